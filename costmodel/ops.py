@@ -1,0 +1,252 @@
+"""The ops a serving step is made of, with exact FLOP and byte counts.
+
+Every size may be an integer or an integer array; arrays broadcast, so one op object can stand for a whole curve.
+Byte counts are compulsory traffic: each operand read once, each result written once.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = int | NDArray[np.int64]
+Floats = float | NDArray[np.float64]
+
+# Bytes per stored element.
+DTYPE_BYTES: Final[dict[str, float]] = {
+    "fp32": 4,
+    "tf32": 4,
+    "bf16": 2,
+    "fp16": 2,
+    "fp8": 1,
+    "int8": 1,
+    "int4": 0.5,
+    "fp4": 0.5,
+    "mxfp4": 0.53125,  # 4 bits and one shared 8-bit exponent per 32 elements
+    "nvfp4": 0.5625,  # 4 bits and one 8-bit scale per 16 elements
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheme:
+    """A GEMM's number format: what the weights and activations are stored in, and which unit computes."""
+
+    weight: str
+    activation: str
+    compute: str
+
+
+# The `dtype` column of gemm and moe rows -> what it means.
+SCHEMES: Final[dict[str, Scheme]] = {
+    "fp32": Scheme(weight="fp32", activation="fp32", compute="fp32"),
+    "bf16": Scheme(weight="bf16", activation="bf16", compute="bf16"),
+    "fp16": Scheme(weight="fp16", activation="fp16", compute="fp16"),
+    "fp8": Scheme(weight="fp8", activation="fp8", compute="fp8"),
+    "fp8_block": Scheme(weight="fp8", activation="fp8", compute="fp8"),
+    "w8a8": Scheme(weight="int8", activation="int8", compute="int8"),
+    "w8a16": Scheme(weight="int8", activation="bf16", compute="bf16"),
+    "w4a16": Scheme(weight="int4", activation="bf16", compute="bf16"),
+    "w4a8": Scheme(weight="int4", activation="fp8", compute="fp8"),
+    "mxfp4": Scheme(weight="mxfp4", activation="bf16", compute="bf16"),
+    "nvfp4": Scheme(weight="nvfp4", activation="nvfp4", compute="fp4"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemm:
+    """C[m, n] = A[m, k] B[k, n]; ``m`` tokens; output in 16 bits (32 for fp32)."""
+
+    m: Ints
+    n: Ints
+    k: Ints
+    dtype: str = "bf16"
+
+    def flop(self) -> Floats:
+        """Two per multiply-add."""
+        return 2.0 * self.m * self.n * self.k
+
+    def io_bytes(self) -> Floats:
+        """Activations in, weights, result out."""
+        scheme = SCHEMES[self.dtype]
+        weight, activation = DTYPE_BYTES[scheme.weight], DTYPE_BYTES[scheme.activation]
+        out = 4 if self.dtype == "fp32" else 2
+        return (
+            1.0 * self.m * self.k * activation + 1.0 * self.n * self.k * weight + 1.0 * self.m * self.n * out
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """One attention call: equal prefill chunks, decode sequences, or both (columns as ``profiles_db.schema``)."""
+
+    num_heads: Ints
+    num_kv_heads: Ints
+    head_dim: int
+    v_head_dim: int
+    dtype: str = "bf16"
+    kv_dtype: str = "bf16"
+    variant: str = "gqa"
+    window: int = 0
+    num_prefill: Ints = 0
+    prefill_q: Ints = 0
+    prefill_kv: Ints = 0
+    num_decode: Ints = 0
+    decode_q: Ints = 1
+    decode_kv: Ints = 0
+    decode_kv_max: Ints = 0
+
+    @property
+    def phase(self) -> str:
+        """``prefill``, ``decode`` or ``mixed``."""
+        has_prefill, has_decode = bool(np.any(self.num_prefill)), bool(np.any(self.num_decode))
+        return "mixed" if has_prefill and has_decode else "prefill" if has_prefill else "decode"
+
+    def prefill_pairs(self) -> Floats:
+        """(query, key) pairs of the prefill chunks under the causal triangle, cut by the window."""
+        return np.asarray(self.num_prefill) * _causal_pairs(self.prefill_q, self.prefill_kv, self.window)
+
+    def decode_pairs(self) -> Floats:
+        """(query, key) pairs of the decode sequences."""
+        return np.asarray(self.num_decode) * _causal_pairs(self.decode_q, self.decode_kv, self.window)
+
+    def flop(self) -> Floats:
+        """QK^T and PV: two FLOP per pair, head and element of each."""
+        pairs = self.prefill_pairs() + self.decode_pairs()
+        return 2.0 * pairs * self.num_heads * (self.head_dim + self.v_head_dim)
+
+    def io_bytes(self) -> Floats:
+        """Queries in and results out in 16 bits; keys and values read once per sequence."""
+        q_tokens = np.asarray(self.num_prefill) * self.prefill_q + np.asarray(self.num_decode) * self.decode_q
+        kv_tokens = np.asarray(self.num_prefill) * _visible(
+            self.prefill_kv, self.prefill_q, self.window
+        ) + np.asarray(self.num_decode) * _visible(self.decode_kv, self.decode_q, self.window)
+        return (
+            2.0 * q_tokens * self.num_heads * (self.head_dim + self.v_head_dim) + kv_tokens * self.kv_bytes()
+        )
+
+    def kv_bytes(self) -> Floats:
+        """Bytes of one token's keys and values in one layer (MLA: the latent is key and value at once)."""
+        width = self.head_dim if self.variant == "mla" else self.head_dim + self.v_head_dim
+        return DTYPE_BYTES[self.kv_dtype] * np.asarray(self.num_kv_heads) * float(width)
+
+
+def _causal_pairs(q: Ints, kv: Ints, window: int) -> Floats:
+    """Pairs (query, key) of q queries at the end of kv tokens: query i sees min(kv - q + i + 1, window) keys."""
+    q, kv = np.asarray(q, dtype=np.float64), np.asarray(kv, dtype=np.float64)
+    full = q * (kv - q) + q * (q + 1) / 2
+    if not window:
+        return full
+    # The first `short` queries see fewer keys than the window; the others see exactly `window`.
+    short = np.clip(window - (kv - q), 0, q)
+    return short * (kv - q) + short * (short + 1) / 2 + (q - short) * window
+
+
+def _visible(kv: Ints, q: Ints, window: int) -> Floats:
+    """Keys that at least one of the q queries sees."""
+    kv = np.asarray(kv, dtype=np.float64)
+    return np.minimum(kv, window + np.asarray(q) - 1.0) if window else kv
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moe:
+    """The routed experts of one layer on one rank: both GEMMs, activation and combine (router excluded)."""
+
+    num_tokens: Ints
+    hidden: int
+    inter: int
+    num_experts: int
+    topk: int
+    tp: int = 1
+    ep: int = 1
+    dtype: str = "bf16"
+    routing: str = "balanced"
+
+    @property
+    def local_experts(self) -> int:
+        """Experts this rank holds."""
+        return -(-self.num_experts // self.ep)
+
+    @property
+    def local_inter(self) -> int:
+        """Inner width of this rank's shard of an expert."""
+        return self.inter // self.tp
+
+    def active_experts(self) -> Floats:
+        """Expected distinct local experts hit by uniform routing: E_local (1 - (1 - k/E)^T)."""
+        miss = (1.0 - self.topk / self.num_experts) ** np.asarray(self.num_tokens, dtype=np.float64)
+        return self.local_experts * (1.0 - miss)
+
+    def routed_tokens(self) -> Floats:
+        """Expected (token, expert) pairs that land on this rank."""
+        return (
+            np.asarray(self.num_tokens, dtype=np.float64) * self.topk * self.local_experts / self.num_experts
+        )
+
+    def flop(self) -> Floats:
+        """Gate, up and down projections of every routed pair."""
+        return 6.0 * self.routed_tokens() * self.hidden * self.local_inter
+
+    def io_bytes(self) -> Floats:
+        """Weights of the active experts, activations in, inner result out and in, result out."""
+        scheme = SCHEMES[self.dtype]
+        weights = self.active_experts() * 3.0 * self.hidden * self.local_inter * DTYPE_BYTES[scheme.weight]
+        per_pair = self.hidden * DTYPE_BYTES[scheme.activation] + 2.0 * self.hidden + 6.0 * self.local_inter
+        return weights + self.routed_tokens() * per_pair
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elementwise:
+    """A memory-bound small op: ``rows`` tokens of ``width`` elements moving ``bytes_per_row`` bytes each."""
+
+    op: str
+    rows: Ints
+    width: int
+    bytes_per_row: float
+    dtype: str = "bf16"
+
+    def flop(self) -> Floats:
+        """Not compute-bound: counted as none."""
+        return 0.0 * np.asarray(self.rows)
+
+    def io_bytes(self) -> Floats:
+        """Bytes read plus written."""
+        return np.asarray(self.rows) * float(self.bytes_per_row)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collective:
+    """A collective or point-to-point transfer; ``message_bytes`` is nccl-tests' S.
+
+    ``group_stride`` is the distance between neighbouring ranks of the group in device order, so that a group that
+    jumps across nodes is priced on the links it really uses.
+    """
+
+    kind: str  # all_reduce | all_gather | reduce_scatter | all_to_all | send_recv
+    message_bytes: Ints
+    ranks: int
+    group_stride: int = 1
+    dtype: str = "bf16"
+
+    def flop(self) -> Floats:
+        """Reduction arithmetic is never the bound: counted as none."""
+        return 0.0 * np.asarray(self.message_bytes)
+
+    def wire_bytes(self) -> Floats:
+        """Bytes each rank must send: S times nccl-tests' bus factor."""
+        return np.asarray(self.message_bytes) * bus_factor(self.kind, self.ranks)
+
+
+def bus_factor(kind: str, ranks: int) -> float:
+    """Busbw / algbw as nccl-tests defines it."""
+    if kind == "all_reduce":
+        return 2.0 * (ranks - 1) / ranks
+    if kind in {"all_gather", "reduce_scatter", "all_to_all"}:
+        return (ranks - 1) / ranks
+    if kind == "send_recv":
+        return 1.0
+    msg = f"unknown collective {kind!r}"
+    raise ValueError(msg)
+
+
+Op = Gemm | Attention | Moe | Elementwise | Collective

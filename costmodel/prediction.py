@@ -1,0 +1,50 @@
+"""What a cost model answers, and the one protocol every cost model follows."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_specs.cluster import ClusterSpec
+from costmodel.ops import Op
+
+
+class Source(IntEnum):
+    """Where a predicted number comes from, best first."""
+
+    MEASURED = 0  # this very point was measured
+    FITTED = 1  # interpolated inside the measured domain
+    BORROWED = 2  # utilisation of the nearest measured shape
+    EXTRAPOLATED = 3  # outside the measured domain, by the named policy
+    ANALYTIC = 4  # no measurement: roofline with calibrated constants
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Latency per call with a 90 % interval; all arrays have the op's broadcast shape.
+
+    ``energy_j`` is the energy of one device per call (NaN where unknown); ``source`` holds ``Source`` codes.
+    """
+
+    latency_s: NDArray[np.float64]
+    low_s: NDArray[np.float64]
+    high_s: NDArray[np.float64]
+    energy_j: NDArray[np.float64]
+    source: NDArray[np.int8]
+
+
+class CostModel(Protocol):
+    """Prices ops on one cluster at one clock."""
+
+    @property
+    def cluster(self) -> ClusterSpec:
+        """The cluster the ops run on."""
+
+    @property
+    def clock_mhz(self) -> float | None:
+        """Locked SM clock, None when unlocked."""
+
+    def predict(self, op: Op) -> Prediction:
+        """Price ``op``; raises ``CostModelError`` where the out-of-domain policy is ``raise``."""

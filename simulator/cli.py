@@ -1,0 +1,87 @@
+"""The `apex` command: a group that imports a subcommand's module only when it runs.
+
+`apex --help` must stay instant, so the group knows each command's one-line help and the place of its code as text.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+# name -> (module, attribute, one-line help)
+_COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
+    "search": (
+        "simulator.commands.search",
+        "search",
+        "Find the best plan for a model, a cluster and a trace.",
+    ),
+    "simulate": ("simulator.commands.simulate", "simulate", "Simulate one plan."),
+    "trace": ("simulator.commands.trace", "trace", "Generate, convert or describe a request trace."),
+    "models": ("simulator.commands.models", "models", "List bundled models, or show one."),
+    "clusters": (
+        "simulator.commands.clusters",
+        "clusters",
+        "List bundled clusters and devices, or show one.",
+    ),
+    "shapes": ("simulator.commands.shapes", "shapes", "Write the op shapes a search will ask for."),
+    "profile": ("profiler.cli", "profile", "Measure this machine's ops into Parquet."),
+    "doctor": ("profiler.cli", "doctor", "Check whether this machine can be measured well."),
+    "fit": ("costmodel.cli", "fit", "Turn measurements into a fitted cost model."),
+    "compare": ("costmodel.cli", "compare", "Show fitted against measured, with held-out error."),
+    "db": ("profiles_db.cli", "db", "List, show, verify, merge or export measurements."),
+    "import": ("profiles_db.cli", "import_group", "Import other tools' measurements."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Resolves subcommands by string, so that one command never pays for another's imports."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+@click.group(
+    cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(package_name="apex-planner", prog_name="apex")
+def apex() -> None:
+    """Find how to serve an LLM on a cluster without renting the cluster."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a user's mistake ends in one message, a hint and exit code 2, never a traceback."""
+    try:
+        code = apex.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ValueError as error:
+        # Every package's user-facing error is a ValueError that carries a hint; any other is a defect of ours.
+        if not hasattr(error, "hint"):
+            raise
+        click.echo(f"error: {error}", err=True)
+        if error.hint:
+            click.echo(f"hint: {error.hint}", err=True)
+        sys.exit(getattr(error, "exit_code", 2))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""The batching limits and rules one engine replica runs under (vLLM's names)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+PolicyName = Literal["vllm-v1", "vllm-v0", "sglang", "orca"]
+RouterName = Literal["round_robin", "vllm", "least_outstanding", "prefix"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """What the scheduler of one replica may do; tokens, blocks and sequences are counts."""
+
+    policy: PolicyName
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    block_size: int
+    num_gpu_blocks: int  # usable blocks (the null block already taken off)
+    enable_chunked_prefill: bool = True
+    enable_prefix_caching: bool = False
+    async_scheduling: bool = True
+    reserve_full_isl: bool = True  # admit only when free blocks cover the whole sequence
+    watermark_blocks: int = 0
+    long_prefill_token_threshold: int = 0
+    num_speculative_tokens: int = 0
+    speculative_acceptance: float = (
+        0.0  # probability that one draft token is accepted, given the one before it was
+    )
+    frontend_s: float = 0.0  # client, HTTP and tokeniser time added to each request's TTFT

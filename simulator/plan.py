@@ -1,0 +1,117 @@
+"""How a model is laid out on a cluster: replicas, stages, tensor, expert and attention-data parallelism, formats.
+
+Text form: ``dp2-pp2-tp4``; ``ep8`` where experts are whole instead of sharded; ``attn.dp8-moe.ep8`` where attention
+runs data-parallel inside the replica while the experts span it; formats and clock as suffixes: ``tp4-w.fp8-kv.fp8``,
+``tp4-f1410``.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from simulator.errors import InputError
+
+_AXES: Final = {"dp": "dp", "pp": "pp", "tp": "tp", "ep": "ep", "attn.dp": "attention_dp", "moe.ep": "ep"}
+_PART: Final = re.compile(r"^(attn\.dp|moe\.ep|dp|pp|tp|ep|f)(\d+)$|^(w|kv)\.([a-z0-9_]+)$")
+
+WEIGHT_DTYPES: Final = (
+    "bf16",
+    "fp16",
+    "fp8",
+    "fp8_block",
+    "w8a8",
+    "w4a16",
+    "w8a16",
+    "mxfp4",
+    "nvfp4",
+    "fp32",
+)
+KV_DTYPES: Final = ("bf16", "fp16", "fp8", "fp32")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One layout. A replica spans ``pp * tp * attention_dp`` devices, the plan ``dp`` times as many.
+
+    ``ep`` of 1 shards every expert over the replica's ``tp * attention_dp`` ranks; otherwise it must equal that
+    product and experts are whole. ``weight_dtype`` and ``kv_dtype`` of None keep the checkpoint's own.
+    """
+
+    dp: int = 1
+    pp: int = 1
+    tp: int = 1
+    attention_dp: int = 1
+    ep: int = 1
+    weight_dtype: str | None = None
+    kv_dtype: str | None = None
+    clock_mhz: float | None = None
+
+    @property
+    def stage_ranks(self) -> int:
+        """Devices of one pipeline stage of one replica."""
+        return self.tp * self.attention_dp
+
+    @property
+    def replica_devices(self) -> int:
+        """Devices of one model replica."""
+        return self.pp * self.stage_ranks
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of the whole plan."""
+        return self.dp * self.replica_devices
+
+    def __str__(self) -> str:
+        """Canonical text form; ``parse_plan`` reads it back."""
+        parts = [f"dp{self.dp}"] if self.dp > 1 else []
+        if self.pp > 1:
+            parts.append(f"pp{self.pp}")
+        if self.attention_dp > 1:
+            parts.append(f"attn.dp{self.attention_dp}")
+        if self.tp > 1:
+            parts.append(f"tp{self.tp}")
+        if self.ep > 1:
+            parts.append(f"moe.ep{self.ep}" if self.attention_dp > 1 else f"ep{self.ep}")
+        if not parts:
+            parts.append("tp1")
+        if self.weight_dtype:
+            parts.append(f"w.{self.weight_dtype}")
+        if self.kv_dtype:
+            parts.append(f"kv.{self.kv_dtype}")
+        if self.clock_mhz:
+            parts.append(f"f{self.clock_mhz:g}")
+        return "-".join(parts)
+
+
+def parse_plan(text: str) -> Plan:
+    """Read a plan's text form; raises ``InputError`` naming the part that is wrong."""
+    values: dict[str, int | str | float] = {}
+    for part in text.strip().lower().split("-"):
+        match = _PART.match(part)
+        if match is None:
+            raise InputError(
+                f"plan {text!r}: part {part!r} is not one of dpN, ppN, tpN, epN, attn.dpN, moe.epN, w.DTYPE, kv.DTYPE, fMHZ",
+                hint="for example dp2-tp4, pp2-tp4-kv.fp8 or attn.dp8-moe.ep8",
+            )
+        axis, degree, tensor, dtype = match.groups()
+        if axis is not None and axis != "f":
+            key, value = _AXES[axis], int(degree)
+            if value < 1:
+                raise InputError(f"plan {text!r}: {axis} is {value}, must be >= 1")
+        elif axis == "f":
+            key, value = "clock_mhz", float(degree)  # type: ignore[assignment]
+        else:
+            key, value = ("weight_dtype" if tensor == "w" else "kv_dtype"), dtype  # type: ignore[assignment]
+            known = WEIGHT_DTYPES if tensor == "w" else KV_DTYPES
+            if dtype not in known:
+                raise InputError(f"plan {text!r}: {tensor}.{dtype} is not one of {', '.join(known)}")
+        if key in values:
+            raise InputError(f"plan {text!r}: {part!r} sets {key} a second time")
+        values[key] = value
+    plan = Plan(**values)  # type: ignore[arg-type]
+    if plan.ep not in {1, plan.stage_ranks}:
+        raise InputError(
+            f"plan {text!r}: ep is {plan.ep}, must be 1 or tp x attn.dp = {plan.stage_ranks}",
+            hint="engines keep experts whole over exactly the ranks of a stage, or shard every one of them",
+        )
+    return plan

@@ -1,0 +1,49 @@
+"""What one iteration of one replica costs, as the engine sees it: integer tables compiled once per plan.
+
+All times are int64 **picoseconds**: sums of integers are associative, so a leap over a thousand decode steps ends on
+exactly the same clock as a thousand single steps. One iteration of stage ``s`` that schedules ``T`` tokens, of which
+``B`` sequences decode over ``K`` tokens of KV in total and the prefill chunks hold ``W`` causal (query, key) pairs over
+``V`` tokens of KV, and that samples ``S`` rows, keeps the GPU busy for
+
+    (decode_only ? token_decode[s, T] : token_mixed[s, T])
+    + sample[s, S] + decode(B, K) [+ windowed(B, Kw)] + prefill(W, V)
+
+where ``decode`` interpolates linearly in K between its knots for every B, and linearly in B between its knots;
+``windowed`` does the same for the sliding-window layers over Kw = sum of min(kv, window); ``prefill`` is
+max(pairs(W), reads(V)), piecewise linear in each. CUDA-graph padding is already inside the token tables. The host
+needs ``host_step + host_seq * (sequences in the step)``: a floor under the step when scheduling is asynchronous, an
+addend when it is not.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTables:
+    """Cost of a step of one model replica with ``stages`` pipeline stages; see the module for the formula."""
+
+    token_mixed_ps: I64  # [stages, max_num_batched_tokens + 1]
+    token_decode_ps: I64  # [stages, max_num_batched_tokens + 1]: steps without prefill (full CUDA graphs)
+    sample_ps: I64  # [stages, max_num_seqs + 1]; zero on all but the last stage
+    send_ps: I64  # [stages, max_num_batched_tokens + 1]: hand-over to the next stage; zero on the last
+    decode_batch_knots: I64  # [nb], ascending, first 1, last >= max_num_seqs
+    decode_kv_knots: I64  # [nk], ascending, first 0, last >= all KV tokens of the replica
+    decode_ps: I64  # [stages, nb, nk]
+    windowed_ps: I64  # [stages, nb, nk]: sliding-window layers on the same knots; zeros where there are none
+    window_tokens: int  # 0 = no sliding-window layers
+    prefill_pair_knots: I64  # [np], ascending, first 0
+    prefill_pair_ps: I64  # [stages, np]
+    prefill_kv_knots: I64  # [nv], ascending, first 0
+    prefill_kv_ps: I64  # [stages, nv]
+    host_step_ps: int
+    host_seq_ps: int
+
+    @property
+    def stages(self) -> int:
+        """Pipeline stages."""
+        return int(self.token_mixed_ps.shape[0])

@@ -1,0 +1,52 @@
+"""A request workload in memory: struct of arrays, arrival order, plus how the client offers it."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenLoop:
+    """Requests arrive when the trace says, whatever the server does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedLoop:
+    """At most ``concurrency`` requests are in flight; the next is sent when one finishes.
+
+    ``warmup`` requests at the head of the workload are a phase of their own: they run to completion first and are
+    left out of every statistic, as benchmark clients do.
+    """
+
+    concurrency: int
+    warmup: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixBlocks:
+    """Prefix-unique ids of each request's prompt blocks: request i owns ``ids[offsets[i]:offsets[i + 1]]``."""
+
+    block_tokens: int
+    offsets: NDArray[np.int64]  # [n + 1]
+    ids: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """``n`` requests sorted by arrival; arrivals in seconds from the start, lengths in tokens."""
+
+    name: str
+    arrival_s: NDArray[np.float64]  # [n], ascending
+    prompt_tokens: NDArray[np.int64]  # [n], > 0
+    output_tokens: NDArray[np.int64]  # [n], >= 0
+    client: OpenLoop | ClosedLoop = field(default_factory=OpenLoop)
+    prefix: PrefixBlocks | None = None
+    # Multi-turn sessions: request i is sent `think_s[i]` after request `after[i]` finished (-1: at arrival_s[i]).
+    after: NDArray[np.int64] | None = None
+    think_s: NDArray[np.float64] | None = None
+    # Replica that served the request in the recorded run, for replays; None lets the router decide.
+    replica: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
