@@ -1,0 +1,1 @@
+"""What hardware is: device, link and cluster specs, one TOML each."""

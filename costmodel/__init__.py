@@ -1,0 +1,1 @@
+"""What an op will cost: ops, roofline, fitted forms, prediction, comparison."""

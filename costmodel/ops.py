@@ -71,9 +71,7 @@ class Gemm:
         scheme = SCHEMES[self.dtype]
         weight, activation = DTYPE_BYTES[scheme.weight], DTYPE_BYTES[scheme.activation]
         out = 4 if self.dtype == "fp32" else 2
-        return (
-            1.0 * self.m * self.k * activation + 1.0 * self.n * self.k * weight + 1.0 * self.m * self.n * out
-        )
+        return 1.0 * self.m * self.k * activation + 1.0 * self.n * self.k * weight + 1.0 * self.m * self.n * out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,12 +116,10 @@ class Attention:
     def io_bytes(self) -> Floats:
         """Queries in and results out in 16 bits; keys and values read once per sequence."""
         q_tokens = np.asarray(self.num_prefill) * self.prefill_q + np.asarray(self.num_decode) * self.decode_q
-        kv_tokens = np.asarray(self.num_prefill) * _visible(
-            self.prefill_kv, self.prefill_q, self.window
-        ) + np.asarray(self.num_decode) * _visible(self.decode_kv, self.decode_q, self.window)
-        return (
-            2.0 * q_tokens * self.num_heads * (self.head_dim + self.v_head_dim) + kv_tokens * self.kv_bytes()
-        )
+        kv_tokens = np.asarray(self.num_prefill) * _visible(self.prefill_kv, self.prefill_q, self.window) + np.asarray(
+            self.num_decode
+        ) * _visible(self.decode_kv, self.decode_q, self.window)
+        return 2.0 * q_tokens * self.num_heads * (self.head_dim + self.v_head_dim) + kv_tokens * self.kv_bytes()
 
     def kv_bytes(self) -> Floats:
         """Bytes of one token's keys and values in one layer (MLA: the latent is key and value at once)."""
@@ -179,9 +175,7 @@ class Moe:
 
     def routed_tokens(self) -> Floats:
         """Expected (token, expert) pairs that land on this rank."""
-        return (
-            np.asarray(self.num_tokens, dtype=np.float64) * self.topk * self.local_experts / self.num_experts
-        )
+        return np.asarray(self.num_tokens, dtype=np.float64) * self.topk * self.local_experts / self.num_experts
 
     def flop(self) -> Floats:
         """Gate, up and down projections of every routed pair."""

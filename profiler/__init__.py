@@ -1,0 +1,1 @@
+"""Measuring ops: kernels, timer, collectives, clocks and energy, the torchrun worker."""

@@ -1,0 +1,1 @@
+"""What serving will do: model, plan, memory, step cost, engine, workload, metrics, search."""

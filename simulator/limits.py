@@ -24,7 +24,5 @@ class EngineLimits:
     watermark_blocks: int = 0
     long_prefill_token_threshold: int = 0
     num_speculative_tokens: int = 0
-    speculative_acceptance: float = (
-        0.0  # probability that one draft token is accepted, given the one before it was
-    )
+    speculative_acceptance: float = 0.0  # probability that one draft token is accepted, given the one before it was
     frontend_s: float = 0.0  # client, HTTP and tokeniser time added to each request's TTFT

@@ -1,0 +1,1 @@
+"""Subcommands of apex, one file each, imported when run."""

@@ -1,0 +1,1 @@
+"""The exact iteration-level event loop."""

@@ -1,0 +1,1 @@
+"""Model IR: blocks, cells and tasks from a Hugging Face config."""

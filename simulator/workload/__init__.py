@@ -1,0 +1,1 @@
+"""Request workloads: traces and generators."""
