@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = int | NDArray[np.int64]
-Floats = float | NDArray[np.float64]
+Array = NDArray[np.float64]
 
 # Bytes per stored element.
 DTYPE_BYTES: Final[dict[str, float]] = {
@@ -62,16 +62,17 @@ class Gemm:
     k: Ints
     dtype: str = "bf16"
 
-    def flop(self) -> Floats:
+    def flop(self) -> Array:
         """Two per multiply-add."""
-        return 2.0 * self.m * self.n * self.k
+        return 2.0 * _float(self.m) * self.n * self.k
 
-    def io_bytes(self) -> Floats:
+    def io_bytes(self) -> Array:
         """Activations in, weights, result out."""
         scheme = SCHEMES[self.dtype]
         weight, activation = DTYPE_BYTES[scheme.weight], DTYPE_BYTES[scheme.activation]
         out = 4 if self.dtype == "fp32" else 2
-        return 1.0 * self.m * self.k * activation + 1.0 * self.n * self.k * weight + 1.0 * self.m * self.n * out
+        m, n, k = _float(self.m), _float(self.n), _float(self.k)
+        return m * k * activation + n * k * weight + m * n * out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,48 +101,51 @@ class Attention:
         has_prefill, has_decode = bool(np.any(self.num_prefill)), bool(np.any(self.num_decode))
         return "mixed" if has_prefill and has_decode else "prefill" if has_prefill else "decode"
 
-    def prefill_pairs(self) -> Floats:
+    def prefill_pairs(self) -> Array:
         """(query, key) pairs of the prefill chunks under the causal triangle, cut by the window."""
-        return np.asarray(self.num_prefill) * _causal_pairs(self.prefill_q, self.prefill_kv, self.window)
+        return _float(self.num_prefill) * _causal_pairs(self.prefill_q, self.prefill_kv, self.window)
 
-    def decode_pairs(self) -> Floats:
+    def decode_pairs(self) -> Array:
         """(query, key) pairs of the decode sequences."""
-        return np.asarray(self.num_decode) * _causal_pairs(self.decode_q, self.decode_kv, self.window)
+        return _float(self.num_decode) * _causal_pairs(self.decode_q, self.decode_kv, self.window)
 
-    def flop(self) -> Floats:
+    def flop(self) -> Array:
         """QK^T and PV: two FLOP per pair, head and element of each."""
         pairs = self.prefill_pairs() + self.decode_pairs()
-        return 2.0 * pairs * self.num_heads * (self.head_dim + self.v_head_dim)
+        return _float(2.0 * pairs * self.num_heads * (self.head_dim + self.v_head_dim))
 
-    def io_bytes(self) -> Floats:
-        """Queries in and results out in 16 bits; keys and values read once per sequence."""
-        q_tokens = np.asarray(self.num_prefill) * self.prefill_q + np.asarray(self.num_decode) * self.decode_q
-        kv_tokens = np.asarray(self.num_prefill) * _visible(self.prefill_kv, self.prefill_q, self.window) + np.asarray(
-            self.num_decode
-        ) * _visible(self.decode_kv, self.decode_q, self.window)
+    def io_bytes(self) -> Array:
+        """Bytes of queries and results in 16 bits, and of keys and values read once per sequence."""
+        num_prefill, num_decode = _float(self.num_prefill), _float(self.num_decode)
+        q_tokens = num_prefill * self.prefill_q + num_decode * self.decode_q
+        kv_tokens = num_prefill * _visible(self.prefill_kv, self.prefill_q, self.window)
+        kv_tokens = kv_tokens + num_decode * _visible(self.decode_kv, self.decode_q, self.window)
         return 2.0 * q_tokens * self.num_heads * (self.head_dim + self.v_head_dim) + kv_tokens * self.kv_bytes()
 
-    def kv_bytes(self) -> Floats:
+    def kv_bytes(self) -> Array:
         """Bytes of one token's keys and values in one layer (MLA: the latent is key and value at once)."""
         width = self.head_dim if self.variant == "mla" else self.head_dim + self.v_head_dim
-        return DTYPE_BYTES[self.kv_dtype] * np.asarray(self.num_kv_heads) * float(width)
+        return DTYPE_BYTES[self.kv_dtype] * float(width) * _float(self.num_kv_heads)
 
 
-def _causal_pairs(q: Ints, kv: Ints, window: int) -> Floats:
+def _float(x: float | Ints | NDArray[np.floating]) -> Array:
+    return np.asarray(x, dtype=np.float64)
+
+
+def _causal_pairs(q: Ints, kv: Ints, window: int) -> Array:
     """Pairs (query, key) of q queries at the end of kv tokens: query i sees min(kv - q + i + 1, window) keys."""
-    q, kv = np.asarray(q, dtype=np.float64), np.asarray(kv, dtype=np.float64)
-    full = q * (kv - q) + q * (q + 1) / 2
+    queries = _float(q)
+    prefix = _float(kv) - queries
     if not window:
-        return full
+        return _float(queries * prefix + queries * (queries + 1) / 2)
     # The first `short` queries see fewer keys than the window; the others see exactly `window`.
-    short = np.clip(window - (kv - q), 0, q)
-    return short * (kv - q) + short * (short + 1) / 2 + (q - short) * window
+    short = np.clip(window - prefix, 0, queries)
+    return _float(short * prefix + short * (short + 1) / 2 + (queries - short) * window)
 
 
-def _visible(kv: Ints, q: Ints, window: int) -> Floats:
+def _visible(kv: Ints, q: Ints, window: int) -> Array:
     """Keys that at least one of the q queries sees."""
-    kv = np.asarray(kv, dtype=np.float64)
-    return np.minimum(kv, window + np.asarray(q) - 1.0) if window else kv
+    return _float(np.minimum(_float(kv), window + _float(q) - 1.0)) if window else _float(kv)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,20 +172,20 @@ class Moe:
         """Inner width of this rank's shard of an expert."""
         return self.inter // self.tp
 
-    def active_experts(self) -> Floats:
-        """Expected distinct local experts hit by uniform routing: E_local (1 - (1 - k/E)^T)."""
-        miss = (1.0 - self.topk / self.num_experts) ** np.asarray(self.num_tokens, dtype=np.float64)
+    def active_experts(self) -> Array:
+        """Distinct local experts that uniform routing hits on average: E_local (1 - (1 - k/E)^T)."""
+        miss = (1.0 - self.topk / self.num_experts) ** _float(self.num_tokens)
         return self.local_experts * (1.0 - miss)
 
-    def routed_tokens(self) -> Floats:
-        """Expected (token, expert) pairs that land on this rank."""
-        return np.asarray(self.num_tokens, dtype=np.float64) * self.topk * self.local_experts / self.num_experts
+    def routed_tokens(self) -> Array:
+        """(token, expert) pairs that land on this rank on average."""
+        return _float(self.num_tokens) * self.topk * self.local_experts / self.num_experts
 
-    def flop(self) -> Floats:
+    def flop(self) -> Array:
         """Gate, up and down projections of every routed pair."""
         return 6.0 * self.routed_tokens() * self.hidden * self.local_inter
 
-    def io_bytes(self) -> Floats:
+    def io_bytes(self) -> Array:
         """Weights of the active experts, activations in, inner result out and in, result out."""
         scheme = SCHEMES[self.dtype]
         weights = self.active_experts() * 3.0 * self.hidden * self.local_inter * DTYPE_BYTES[scheme.weight]
@@ -199,13 +203,13 @@ class Elementwise:
     bytes_per_row: float
     dtype: str = "bf16"
 
-    def flop(self) -> Floats:
+    def flop(self) -> Array:
         """Not compute-bound: counted as none."""
-        return 0.0 * np.asarray(self.rows)
+        return 0.0 * _float(self.rows)
 
-    def io_bytes(self) -> Floats:
+    def io_bytes(self) -> Array:
         """Bytes read plus written."""
-        return np.asarray(self.rows) * float(self.bytes_per_row)
+        return _float(self.rows) * float(self.bytes_per_row)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,13 +226,13 @@ class Collective:
     group_stride: int = 1
     dtype: str = "bf16"
 
-    def flop(self) -> Floats:
+    def flop(self) -> Array:
         """Reduction arithmetic is never the bound: counted as none."""
-        return 0.0 * np.asarray(self.message_bytes)
+        return 0.0 * _float(self.message_bytes)
 
-    def wire_bytes(self) -> Floats:
+    def wire_bytes(self) -> Array:
         """Bytes each rank must send: S times nccl-tests' bus factor."""
-        return np.asarray(self.message_bytes) * bus_factor(self.kind, self.ranks)
+        return _float(self.message_bytes) * bus_factor(self.kind, self.ranks)
 
 
 def bus_factor(kind: str, ranks: int) -> float:

@@ -1,0 +1,148 @@
+"""Op costs with no measurement at all: roofline times calibrated efficiencies, plus launch floors.
+
+Compute and memory times join as a p-norm (p = 4), which rounds the knee of the roofline as measured kernels do. A
+collective is alpha-beta per level of its hierarchy; on NVLink every peer is one hop away, as in one- and two-shot
+all-reduce kernels. The constants and their sources stand in the device's TOML.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_specs.cluster import ClusterSpec
+from costmodel.hierarchy import hops, level_share
+from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
+from costmodel.power import PowerModel
+from costmodel.prediction import Prediction, Source
+from costmodel.roofline import compute_dtype, peak_flop_per_s, roofline
+
+Array = NDArray[np.float64]
+
+_KNEE = 4.0
+# Of a kernel's floor, the part that stays when it has work to do: 1.5 us of 2.4 us inside CUDA graphs.
+_RAMP_FRAC = 0.625
+# Align, two grouped GEMMs, activation, sum.
+_MOE_KERNELS = 5
+# Half-width of the 90 % interval in natural log: factor 1.8 either way.
+_LOG_HALF_WIDTH = 0.6
+
+
+class AnalyticCosts:
+    """Prices ops from ``DeviceSpec.analytic`` alone; every answer is labelled ``Source.ANALYTIC``."""
+
+    def __init__(self, cluster: ClusterSpec, clock_mhz: float | None = None) -> None:
+        self.cluster = cluster
+        self.clock_mhz = clock_mhz
+        self.power = PowerModel.from_device(cluster.device)
+        constants = cluster.device.analytic
+        self._floor_s = constants.kernel_floor_s.value
+        self._ramp_s = _RAMP_FRAC * self._floor_s
+        self._stream = cluster.device.memory_bytes_per_s * constants.memory_efficiency.value
+        self._gemm_efficiency = {str(name): constant.value for name, constant in constants.gemm_efficiency.items()}
+
+    def predict(self, op: Op) -> Prediction:
+        """Price ``op``; sizes outside any data are no error here, there is no domain to leave."""
+        match op:
+            case Gemm():
+                latency_s = self._gemm(op)
+            case Attention():
+                latency_s = self._attention(op)
+            case Moe():
+                latency_s = self._moe(op)
+            case Elementwise():
+                ramp_s = self._ramp_s + np.asarray(op.io_bytes()) / self._stream
+                latency_s = np.maximum(self._floor_s, ramp_s)
+            case Collective():
+                latency_s = self._collective(op)
+        return self._prediction(op, np.asarray(latency_s, dtype=np.float64))
+
+    def _prediction(self, op: Op, latency_s: Array) -> Prediction:
+        work = roofline(op, self.cluster, self.clock_mhz)
+        is_link = isinstance(op, Collective)
+        energy_j = self.power.energy_j(
+            latency_s,
+            dtype=compute_dtype(op),
+            flop=work.flop,
+            memory_bytes=0.0 if is_link else work.bytes,
+            link_bytes=work.bytes if is_link else 0.0,
+            clock_mhz=self.clock_mhz,
+        )
+        return Prediction(
+            latency_s=latency_s,
+            low_s=np.maximum(latency_s * np.exp(-_LOG_HALF_WIDTH), work.floor_s),
+            high_s=latency_s * np.exp(_LOG_HALF_WIDTH),
+            energy_j=energy_j,
+            source=np.full(latency_s.shape, Source.ANALYTIC, dtype=np.int8),
+        )
+
+    def _compute_rate(self, dtype: str, efficiency: float | None = None) -> float:
+        if efficiency is None:
+            efficiency = self._gemm_efficiency.get(dtype, min(self._gemm_efficiency.values()))
+        return efficiency * peak_flop_per_s(self.cluster.device, dtype, self.clock_mhz)
+
+    def _gemm(self, op: Gemm) -> Array:
+        compute_s = op.flop() / self._compute_rate(compute_dtype(op))
+        return np.maximum(self._floor_s, self._ramp_s + _knee(compute_s, op.io_bytes() / self._stream))
+
+    def _moe(self, op: Moe) -> Array:
+        compute_s = op.flop() / self._compute_rate(compute_dtype(op))
+        return _MOE_KERNELS * self._ramp_s + _knee(compute_s, op.io_bytes() / self._stream)
+
+    def _attention(self, op: Attention) -> Array:
+        """Price prefill and decode tokens of one call: their work adds up, the launch is paid once."""
+        constants = self.cluster.device.analytic
+        rate = self._compute_rate(op.dtype, constants.attention_efficiency.value)
+        decode_stream = self.cluster.device.memory_bytes_per_s * constants.decode_attention_efficiency.value
+        seconds = np.asarray(0.0)
+        if np.any(op.num_prefill):
+            part = _phase(op, prefill=True)
+            seconds = seconds + _knee(part.flop() / rate, part.io_bytes() / self._stream)
+        if np.any(op.num_decode):
+            part = _phase(op, prefill=False)
+            seconds = seconds + _knee(part.flop() / rate, part.io_bytes() / decode_stream)
+        return np.maximum(self._floor_s, self._ramp_s + seconds)
+
+    def _collective(self, op: Collective) -> Array:
+        constants = self.cluster.device.analytic
+        message = np.asarray(op.message_bytes, dtype=np.float64)
+        path = hops(self.cluster, op.ranks, op.group_stride)
+        if not path:
+            return 0.0 * message
+        seconds = constants.collective_floor_s.value + 0.0 * message
+        for hop in path:
+            if op.kind in {"send_recv", "all_to_all"} or hop.link.kind == "nvlink":
+                steps = 1.0
+            else:
+                steps = float(np.ceil(np.log2(hop.members)))
+            if op.kind == "all_reduce":
+                steps *= 2.0
+            rate = hop.link.bandwidth_bytes_per_s * constants.link_efficiency.value
+            seconds = seconds + steps * hop.link.latency_s + message * level_share(op.kind, hop, op.ranks) / rate
+        return seconds
+
+
+def _knee(compute_s: Array, memory_s: Array) -> Array:
+    """Join two bounds; the p-norm is scaled by the larger so that small times keep their precision."""
+    larger = np.maximum(np.maximum(compute_s, memory_s), 1e-30)
+    smaller = np.minimum(compute_s, memory_s)
+    return np.asarray(larger * (1.0 + (smaller / larger) ** _KNEE) ** (1.0 / _KNEE))
+
+
+def _phase(op: Attention, *, prefill: bool) -> Attention:
+    """Keep the prefill chunks or the decode sequences of a call."""
+    return Attention(
+        num_heads=op.num_heads,
+        num_kv_heads=op.num_kv_heads,
+        head_dim=op.head_dim,
+        v_head_dim=op.v_head_dim,
+        dtype=op.dtype,
+        kv_dtype=op.kv_dtype,
+        variant=op.variant,
+        window=op.window,
+        num_prefill=op.num_prefill if prefill else 0,
+        prefill_q=op.prefill_q,
+        prefill_kv=op.prefill_kv,
+        num_decode=0 if prefill else op.num_decode,
+        decode_q=op.decode_q,
+        decode_kv=op.decode_kv,
+        decode_kv_max=op.decode_kv_max,
+    )

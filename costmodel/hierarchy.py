@@ -1,0 +1,48 @@
+"""Which links a group of ranks uses: its shape on the cluster's levels, and the bytes each level carries.
+
+A group of ``ranks`` devices, ``stride`` apart, falls into sub-groups at each level. A collective runs as a
+hierarchy: reduce-scatter inside, the remaining share across, all-gather back inside.
+"""
+
+from dataclasses import dataclass
+
+from cluster_specs.cluster import ClusterSpec, LinkSpec
+from costmodel.errors import CostModelError
+from costmodel.ops import bus_factor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hop:
+    """One level a group communicates over: ``members`` peers at this level, each standing for ``inner`` ranks."""
+
+    link: LinkSpec
+    members: int
+    inner: int
+
+
+def hops(cluster: ClusterSpec, ranks: int, stride: int = 1) -> tuple[Hop, ...]:
+    """Return the levels that ``ranks`` devices spaced ``stride`` apart really use, innermost first.
+
+    Raises ``CostModelError`` when the group does not fit the cluster.
+    """
+    if ranks > 1 and (ranks - 1) * stride >= cluster.num_devices:
+        msg = f"a group of {ranks} ranks, {stride} apart, does not fit cluster {cluster.name} ({cluster.num_devices})"
+        raise CostModelError(msg, hint="use a larger cluster or a smaller group")
+    found, inner = [], 1
+    for link in cluster.levels:
+        reached = min(ranks, max(1, link.group_size // stride))
+        members = -(-ranks // inner) if reached == ranks else reached // inner
+        if members > 1:
+            found.append(Hop(link=link, members=members, inner=inner))
+            inner *= members
+        if reached == ranks:
+            break
+    return tuple(found)
+
+
+def level_share(kind: str, hop: Hop, ranks: int) -> float:
+    """Bytes a rank sends over this level per byte of message (nccl-tests' S)."""
+    if kind == "all_to_all":
+        # Of the S bytes a rank holds, those for peers in other sub-groups of this level, in the same one above it.
+        return hop.inner * (hop.members - 1) / ranks
+    return bus_factor(kind, hop.members) / (1.0 if kind == "send_recv" else hop.inner)
