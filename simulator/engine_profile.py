@@ -1,0 +1,117 @@
+"""What differs between serving engines and their versions: defaults, batching rules and host time, by name.
+
+One TOML per profile in ``engine_profiles/``. The times are the only physical constants outside the cost model: they
+describe the engine's own code, not the hardware, and carry their source.
+"""
+
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from simulator.errors import InputError
+from simulator.limits import PolicyName, RouterName
+
+_FOLDER: Final = Path(__file__).parent / "engine_profiles"
+_Seconds = Annotated[float, Field(ge=0, lt=1)]
+_Count = Annotated[int, Field(gt=0)]
+
+
+class _Profile(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HostTime(_Profile):
+    """Time the engine's own code takes; ``source`` says where the figures come from."""
+
+    step_s: _Seconds  # host work of one step, hidden behind the GPU where scheduling is asynchronous
+    sequence_s: _Seconds  # per sequence and step, on the critical path (sampled token to next input)
+    frontend_s: _Seconds  # HTTP, tokeniser and client, once per request
+    all_reduce_s: _Seconds  # added to each all-reduce between separately captured graph pieces
+    source: str = Field(min_length=1)
+
+
+class BatchLimits(_Profile):
+    """Default batch limits of devices with at least ``min_memory_gib`` of memory (vLLM decides by memory size)."""
+
+    min_memory_gib: Annotated[float, Field(ge=0)]
+    max_num_batched_tokens: _Count
+    max_num_seqs: _Count
+
+
+class GraphCapture(_Profile):
+    """CUDA-graph capture: which steps run as graphs, and the token counts they are padded to."""
+
+    decode: Literal["full", "piecewise", "none"]
+    mixed: Literal["piecewise", "none"]
+    sizes: Annotated[list[_Count], Field(min_length=0)]
+    # Sizes go on in steps up to this many tokens.
+    max_tokens: Annotated[int, Field(ge=0)]
+    step: _Count
+
+
+class EngineProfile(_Profile):
+    """Named defaults of one engine version."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    name: str
+    engine: Literal["vllm", "sglang", "orca"]
+    version: str
+    policy: PolicyName
+    router: RouterName
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]
+    block_size: _Count
+    enable_chunked_prefill: bool
+    enable_prefix_caching: bool
+    async_scheduling: bool
+    reserve_full_isl: bool
+    fused_all_reduce_norm: bool
+    limits: Annotated[list[BatchLimits], Field(min_length=1)]
+    graphs: GraphCapture
+    host: HostTime
+
+    def batch_limits(self, memory_bytes: int) -> BatchLimits:
+        """Return the limits of the largest memory class the device reaches."""
+        memory_gib = memory_bytes / 2**30
+        classes = sorted(self.limits, key=lambda item: item.min_memory_gib)
+        return [item for item in classes if memory_gib >= item.min_memory_gib][-1]
+
+    def capture_sizes(self, max_num_seqs: int) -> list[int]:
+        """Token counts a captured graph exists for, ascending; none above twice ``max_num_seqs``."""
+        graphs = self.graphs
+        top = min(graphs.max_tokens, 2 * max_num_seqs)
+        last = graphs.sizes[-1] if graphs.sizes else 0
+        return [
+            size
+            for size in [*graphs.sizes, *range(last + graphs.step, graphs.max_tokens + 1, graphs.step)]
+            if size <= top
+        ]
+
+
+def bundled_profiles() -> list[str]:
+    """Return the names of the bundled engine profiles, sorted."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def load_profile(name_or_path: str) -> EngineProfile:
+    """Read an engine profile by bundled name or TOML path; raises ``InputError``."""
+    path = Path(name_or_path) if name_or_path.endswith(".toml") else _FOLDER / f"{name_or_path}.toml"
+    if not path.is_file():
+        known = bundled_profiles()
+        close = get_close_matches(name_or_path, known, n=2)
+        raise InputError(
+            f"{name_or_path!r} is no engine profile",
+            hint=f"did you mean {' or '.join(close)}?" if close else f"bundled: {', '.join(known)}; or a .toml path",
+        )
+    try:
+        return EngineProfile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}", hint="an engine profile is a UTF-8 TOML file") from error
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, item['loc']))} is {item.get('input')!r}: {item['msg']}"
+            for item in error.errors(include_url=False)
+        )
+        raise InputError(f"{path}: {faults}", hint="the bundled profiles show every key") from error
