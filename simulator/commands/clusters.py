@@ -30,13 +30,13 @@ def clusters(name: str | None, as_json: bool) -> None:
 
 
 def _describe(cluster: "ClusterSpec") -> str:
-    device = cluster.device
+    device, clock = cluster.device, cluster.device.clock
     lines = [
         f"{cluster.name}: {cluster.nodes} x {cluster.devices_per_node} {device.title}",
         f"  memory     {device.memory_bytes / 2**30:.2f} GiB at {device.memory_bytes_per_s / 1e12:.3g} TB/s",
         "  peak       "
         + ", ".join(f"{dtype} {rate / 1e12:.4g} TFLOP/s" for dtype, rate in device.peak_flop_per_s.items()),
-        f"  clock      {device.clock.base_mhz:g}-{device.clock.max_mhz:g} MHz, peaks at {device.clock.reference_mhz:g} MHz",
+        f"  clock      {clock.base_mhz:g}-{clock.max_mhz:g} MHz, peaks at {clock.reference_mhz:g}",
         f"  power      {device.idle_w:g} W idle, {device.tdp_w:g} W TDP",
     ]
     lines += [

@@ -1,0 +1,50 @@
+# Every target sets up what it needs in .venv; nothing outside the checkout is touched.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# The tests measure this machine's CPU, so they need torch; any build will do.
+TORCH ?= torch==2.13.0
+SLICE ?= 9m
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test check format bench docs gpu-campaign clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.core ## Install apex into .venv (no torch)
+
+setup-dev: $(VENV)/.dev ## Install apex with torch and the development tools
+
+demo: $(VENV)/.core ## Best plan of Llama-3.1-70B on 8 x H100 for a bundled chat trace
+	$(BIN)/apex search --model llama-3.1-70b --cluster h100-sxm-8 --trace chat-synthetic
+
+test: $(VENV)/.dev ## Run the test suite
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+check: $(VENV)/.dev ## Lint, types, import borders, generated docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## Rewrite the code in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the virtual environment and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+# torch goes first: with a build already there, nothing that depends on it fetches another.
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(PIP) $(TORCH)
+	$(PIP) --editable '.[dev,profile,fit,report]'
+	@touch $@ $(VENV)/.core
