@@ -1,8 +1,8 @@
-"""The one error a person measuring a machine can cause."""
+"""The one error a person's profiling request can cause."""
 
 
 class ProfilerError(ValueError):
-    """A manifest, option, output folder or machine that cannot be used; ``hint`` says what to do next."""
+    """A machine, manifest, folder or option that cannot be profiled with; ``hint`` says what to do next."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)

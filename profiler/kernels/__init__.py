@@ -1,0 +1,1 @@
+"""The kernels that are measured, by where they come from."""

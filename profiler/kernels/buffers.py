@@ -1,0 +1,96 @@
+"""Operand memory: hot activations that the previous kernel just wrote, cold weights and KV that come from memory.
+
+Cold operands are views that walk through a pool several times larger than the last-level cache, so that no call finds
+its weights there. Values are random (zeros draw far less power and can take shortcuts); one random tile is repeated
+over the pool, which costs milliseconds instead of seconds and leaves the addresses distinct.
+"""
+
+import math
+from typing import Final
+
+import torch
+
+from profiler.errors import ProfilerError
+
+TORCH_DTYPES: Final[dict[str, torch.dtype]] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8": torch.float8_e4m3fn,
+    "int8": torch.int8,
+    "int32": torch.int32,
+}
+_TILE_NUMEL: Final = 1 << 20
+_ALIGN_BYTES: Final = 256
+_MAX_COPIES: Final = 2048
+
+
+class Buffers:
+    """Random operands of one device; ``cold_bytes`` is the footprint cold operands rotate over."""
+
+    def __init__(self, device: torch.device, *, cold_bytes: int, seed: int) -> None:
+        self.device = device
+        self.cold_bytes = cold_bytes
+        self.is_cold = True
+        self._generator = torch.Generator(device=device).manual_seed(seed)
+        self._pools: dict[torch.dtype, torch.Tensor] = {}
+
+    def random(self, shape: tuple[int, ...], dtype: str | torch.dtype) -> torch.Tensor:
+        """Return a fresh random tensor: standard normal, or uniform over the range for integers."""
+        kind = TORCH_DTYPES[dtype] if isinstance(dtype, str) else dtype
+        if kind == torch.int8:
+            return torch.randint(-127, 128, shape, dtype=kind, device=self.device, generator=self._generator)
+        if kind == torch.int32:
+            return torch.randint(-(2**20), 2**20, shape, dtype=kind, device=self.device, generator=self._generator)
+        values = torch.randn(shape, device=self.device, generator=self._generator)
+        return values.to(kind)
+
+    def integers(self, shape: tuple[int, ...], high: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+        """Return uniform integers in [0, high)."""
+        return torch.randint(0, high, shape, dtype=dtype, device=self.device, generator=self._generator)
+
+    def rotating(self, shape: tuple[int, ...], dtype: str | torch.dtype) -> list[torch.Tensor]:
+        """Return views of ``shape`` to use in turn: enough to overflow the cache when cold, one when hot."""
+        kind = TORCH_DTYPES[dtype] if isinstance(dtype, str) else dtype
+        if any(size <= 0 for size in shape):
+            raise ProfilerError(f"operand shape {shape} has a side that is not positive")
+        numel = math.prod(shape)
+        align = _ALIGN_BYTES // kind.itemsize
+        step = -(-numel // align) * align
+        copies = 1
+        if self.is_cold:
+            copies = min(max(2, math.ceil(self.cold_bytes / (step * kind.itemsize))), _MAX_COPIES)
+        pool = self._pool(kind, step * copies)
+        return [pool[i * step : i * step + numel].view(shape) for i in range(copies)]
+
+    def release(self) -> None:
+        """Forget all pools, so that the next operands start from free memory."""
+        self._pools.clear()
+
+    def _pool(self, kind: torch.dtype, numel: int) -> torch.Tensor:
+        pool = self._pools.get(kind)
+        if pool is None or pool.numel() < numel:
+            self._pools.pop(kind, None)
+            tile = self.random((min(_TILE_NUMEL, numel),), kind)
+            # 8-bit floats have no repeat kernel: repeat their bytes.
+            raw = tile.view(torch.uint8) if kind.itemsize == 1 else tile
+            pool = raw.repeat(-(-numel // tile.numel())).view(kind)
+            self._pools[kind] = pool
+        return pool
+
+
+def cache_bytes(device: torch.device) -> int:
+    """Return the size of the last-level cache that cold operands must overflow."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).L2_cache_size)
+    from pathlib import Path
+
+    sizes = [_size_bytes(path.read_text()) for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max(sizes, default=32 << 20)
+
+
+def _size_bytes(text: str) -> int:
+    """Read the kernel's cache size text, such as ``32768K``."""
+    digits = text.strip()
+    factor = {"K": 1 << 10, "M": 1 << 20}.get(digits[-1], 1)
+    return int(digits.rstrip("KM")) * factor

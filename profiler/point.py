@@ -1,0 +1,127 @@
+"""What is measured: an op of one shape (`OpShape`), and that op placed on a kernel, clock and cache state (`Point`).
+
+A point's key is the key of the row it becomes (`profiles_db.schema.Family.key_columns`), so "already measured" and
+"the same measurement" mean the same thing to the planner, the journal and the store.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
+from profiler.errors import ProfilerError
+from profiles_db.schema import FAMILIES
+
+Value = str | int | bool | float | None
+Key = tuple[Value, ...]
+
+# Families whose points every rank takes part in; all others are measured by one rank alone.
+COLLECTIVE_FAMILIES: Final = frozenset({"collective"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpShape:
+    """One op to run: ``values`` are the family's shape columns in the schema's order."""
+
+    family: str
+    values: tuple[Value, ...]
+    dtype: str
+
+    @classmethod
+    def of(cls, family: str, *, dtype: str, **shape: Value) -> "OpShape":
+        """Build from named shape columns; raises ``ProfilerError`` where a column is missing or unknown."""
+        columns = FAMILIES[family].shape_columns
+        missing, unknown = set(columns) - set(shape), set(shape) - set(columns)
+        if missing or unknown:
+            raise ProfilerError(
+                f"{family} shape: missing columns {sorted(missing)}, unknown columns {sorted(unknown)}",
+                hint=f"a {family} shape is {', '.join(columns)}",
+            )
+        return cls(family=family, values=tuple(shape[column] for column in columns), dtype=dtype)
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """Shape columns by name."""
+        return dict(zip(FAMILIES[self.family].shape_columns, self.values, strict=True))
+
+    def __str__(self) -> str:
+        """Short text for progress lines and error messages."""
+        return f"{self.family} {self.dtype} " + " ".join(f"{name}={value}" for name, value in self.shape.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """An op shape, the kernel that runs it (``backend`` column), and the state it is measured in."""
+
+    op: OpShape
+    device: str
+    backend: str
+    launch: str
+    cache: str
+    clock_mhz: float | None = None
+
+    @property
+    def family(self) -> str:
+        """Op family of the row."""
+        return self.op.family
+
+    @property
+    def key(self) -> Key:
+        """Values of the family's key columns: equal keys are one measurement."""
+        return (*self.op.values, self.device, self.backend, self.op.dtype, self.clock_mhz, self.launch, self.cache)
+
+    @property
+    def identity(self) -> tuple[str, Key]:
+        """Family and key: unique over all families."""
+        return self.family, self.key
+
+    @property
+    def columns(self) -> dict[str, Value]:
+        """Shape and context columns of the row."""
+        return dict(zip(FAMILIES[self.family].key_columns, self.key, strict=True))
+
+    def at(self, clock_mhz: float | None) -> "Point":
+        """Return the same point at another locked clock."""
+        return replace(self, clock_mhz=clock_mhz)
+
+    def __str__(self) -> str:
+        """Short text for progress lines."""
+        clock = f" @ {self.clock_mhz:g} MHz" if self.clock_mhz else ""
+        return f"{self.op} [{self.backend}, {self.cache}, {self.launch}]{clock}"
+
+
+def row_identity(family: str, row: Mapping[str, Any]) -> tuple[str, Key]:
+    """Return the identity of the point a row (column -> value) was measured for."""
+    return family, tuple(row[column] for column in FAMILIES[family].key_columns)
+
+
+def counted(points: Iterable[Point]) -> dict[tuple[str, str, str], int]:
+    """Count points per (family, dtype, backend), in order of first appearance."""
+    counts: dict[tuple[str, str, str], int] = {}
+    for point in points:
+        group = point.family, point.op.dtype, point.backend
+        counts[group] = counts.get(group, 0) + 1
+    return counts
+
+
+def cost_op(op: OpShape) -> Op | None:
+    """Return the op as the cost model counts it, None where it counts none (whole steps)."""
+    shape = op.shape
+    match op.family:
+        case "gemm":
+            return Gemm(m=shape["m"], n=shape["n"], k=shape["k"], dtype=op.dtype)
+        case "attention":
+            sizes = {name: value for name, value in shape.items() if name != "phase"}
+            return Attention(dtype=op.dtype, **sizes)
+        case "moe":
+            return Moe(dtype=op.dtype, **shape)
+        case "elementwise":
+            per_row = shape["io_bytes"] / shape["rows"]
+            return Elementwise(
+                op=shape["op"], rows=shape["rows"], width=shape["width"], bytes_per_row=per_row, dtype=op.dtype
+            )
+        case "collective":
+            return Collective(
+                kind=shape["kind"], message_bytes=shape["message_bytes"], ranks=shape["ranks"], dtype=op.dtype
+            )
+    return None
