@@ -73,7 +73,7 @@ class Nvml:
 
     def __init__(self) -> None:
         try:
-            import pynvml  # noqa: PLC0415 - only a machine that is measured has it
+            import pynvml
         except ImportError as error:
             raise NvmlError(
                 "the NVML binding is not installed", code=0, hint="pip install 'apex-planner[profile]'"
@@ -169,7 +169,7 @@ class Gpu:
         return float(self._query("nvmlDeviceGetPowerUsage")) / 1e3
 
     def power_limit_w(self) -> float:
-        """The power limit in force."""
+        """Read the power limit in force."""
         return float(self._query("nvmlDeviceGetEnforcedPowerLimit")) / 1e3
 
     def temperature_c(self) -> float:
@@ -221,7 +221,7 @@ class Gpu:
         return int(info.total), int(info.used)
 
     def compute_process_ids(self) -> tuple[int, ...]:
-        """Processes with a compute context on the GPU (of this PID namespace's view)."""
+        """List processes with a compute context on the GPU, as far as this PID namespace shows them."""
         return tuple(int(entry.pid) for entry in self._query("nvmlDeviceGetComputeRunningProcesses"))
 
     def uncorrected_ecc_errors(self) -> int:
@@ -247,7 +247,7 @@ class Gpu:
         return gen, width, max_gen, max_width
 
     def active_nvlinks(self) -> int:
-        """Number of NVLink lanes that are up; 0 where the device has none."""
+        """Count the NVLink lanes that are up; 0 where the device has none."""
         active = 0
         for link in range(int(self._pynvml.NVML_NVLINK_MAX_LINKS)):
             try:
@@ -280,7 +280,7 @@ class Gpu:
 
 
 def _field_number(field: Any) -> float:
-    """The number in NVML's tagged union (0 double, 1 unsigned, 2 and 3 unsigned long, 4 long long, 5 int, 6 short)."""
+    """Read NVML's tagged union (0 double, 1 unsigned, 2 and 3 unsigned long, 4 long long, 5 int, 6 short)."""
     members = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
     return float(getattr(field.value, members[field.valueType]))
 
