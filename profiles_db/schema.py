@@ -5,14 +5,18 @@ result. Units live in the column name and again in the Parquet field metadata (`
 a column still knows what it holds.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 STATUSES: Final = ("ok", "oom", "unsupported", "throttled", "timeout", "error")
+TIMED_STATUSES: Final = ("ok", "throttled")  # rows that carry a latency
+LAUNCHES: Final = ("graph", "eager")
+CACHES: Final = ("cold", "hot")
 
 _UNIT_OF_SUFFIX: Final = {
     "_bytes_per_s": "B/s",
@@ -64,6 +68,7 @@ COMMON: Final = (
     _field("note", _STR, nullable=True),
     _field("origin", _STR),  # measured | imported:<tool> | analytic
     _field("run_id", _STR),
+    _field("framework", _STR, nullable=True),  # engine the kernel was run through, "vllm-0.24.0"; null = none
 )
 
 
@@ -90,8 +95,12 @@ class Family:
         """Columns that identify a point: equal keys are repeats of one measurement."""
         return (*self.shape_columns, *CONTEXT)
 
+    def key_of(self, row: Mapping[str, object]) -> tuple[object, ...]:
+        """Key of one row as ``Store.keys`` gives it; a nullable context column may be absent from ``row``."""
+        return tuple(row.get(column) for column in self.key_columns)
 
-CONTEXT: Final = ("device", "backend", "dtype", "clock_mhz", "launch", "cache")
+
+CONTEXT: Final = ("device", "backend", "dtype", "clock_mhz", "launch", "cache", "framework")
 
 # C[m, n] = A[m, k] B[k, n]; m is the token count. `scaling`: none | tensor | row | group128 (how low-precision
 # operands are scaled). `quantise` is true where the timing includes quantising the activations.

@@ -1,0 +1,137 @@
+"""One Parquet file of the store: written whole or not at all, read whole or refused.
+
+A writer fills a hidden temporary file in the target folder, flushes it to disk, renames it and flushes the folder; the
+rename is atomic on POSIX and NTFS, so a reader sees either no file or a complete one, and a killed writer leaves only a
+temporary file that no reader looks at. Page checksums make flipped bits as visible as a missing tail.
+"""
+
+import contextlib
+import os
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from profiles_db.errors import ProfilesError
+from profiles_db.schema import SCHEMA_VERSION
+from profiles_db.validation import check_rows, conform
+
+TEMPORARY_SUFFIX: Final = ".tmp"
+
+_VERSION_KEY: Final = b"apex_schema_version"
+_FAMILY_KEY: Final = b"apex_family"
+
+
+class DamagedFileError(ProfilesError):
+    """A file that is cut short, overwritten or otherwise not Parquet any more."""
+
+
+def write_atomically(table: pa.Table, path: Path) -> None:
+    """Write ``table`` to ``path`` whole or not at all; raises ``ProfilesError`` when the disk refuses."""
+    _write(path, lambda stream: pq.write_table(table, stream, compression="zstd", write_page_checksum=True))
+
+
+def write_text_atomically(text: str, path: Path) -> None:
+    """Write ``text`` to ``path`` whole or not at all; raises ``ProfilesError`` when the disk refuses."""
+    _write(path, lambda stream: stream.write(text.encode()))
+
+
+def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as stream:
+            fill(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise ProfilesError(
+            f"{path}: cannot be written: {error.strerror or error}",
+            hint="give a writable place (a profile database: --db DIR or APEX_DB)",
+        ) from error
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself durable; Windows has no such handle and needs none."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_checked(path: Path, family: str) -> pa.Table:
+    """Read one file of ``family``, upgraded to this schema version, every value checked.
+
+    Raises ``DamagedFileError`` for a file that cannot be read to its end, ``ProfilesError`` for one that breaks the
+    contract (family, newer version, columns, units, values).
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read()
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DamagedFileError(f"{path}: damaged or not Parquet: {reason}") from error
+    place = str(path)
+    table = _upgraded(table, family, place)
+    table = conform(table, family, place, stored=True)
+    check_rows(table, family, place)
+    return table
+
+
+def replaced_names(path: Path) -> frozenset[str]:
+    """Names of the files that this one was compacted from, empty for a damaged file (reading it will name it)."""
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+    except (pa.ArrowException, OSError, ValueError):
+        return frozenset()
+    listed = metadata.get(REPLACES_KEY, b"").decode()
+    return frozenset(listed.split("\n")) if listed else frozenset()
+
+
+REPLACES_KEY: Final = b"apex_replaces"
+
+
+def _upgraded(table: pa.Table, family: str, place: str) -> pa.Table:
+    metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
+    found = metadata.get(_FAMILY_KEY, b"").decode()
+    if found != family:
+        raise ProfilesError(
+            f"{place}: holds family {found or 'unknown'!r}, expected {family!r}",
+            hint="profile files are written by apex; other tools' tables go through `apex import`",
+        )
+    text = metadata.get(_VERSION_KEY, b"").decode()
+    if not text.isdigit() or int(text) < 1:
+        raise ProfilesError(f"{place}: apex_schema_version is {text!r}, must be a number from 1 to {SCHEMA_VERSION}")
+    version = int(text)
+    if version > SCHEMA_VERSION:
+        raise ProfilesError(
+            f"{place}: schema version {version} is newer than this apex understands ({SCHEMA_VERSION})",
+            hint="upgrade apex-planner",
+        )
+    for step in range(version, SCHEMA_VERSION):
+        table = _UPGRADES[step](table, family)
+    return table
+
+
+def _add_framework(table: pa.Table, family: str) -> pa.Table:
+    """Version 1 did not record the engine a kernel was run through."""
+    if family == "run":
+        return table
+    return table.append_column(pa.field("framework", pa.string()), pa.nulls(table.num_rows, pa.string()))
+
+
+# From version v to v + 1.
+_UPGRADES: Final[Mapping[int, Callable[[pa.Table, str], pa.Table]]] = {1: _add_framework}

@@ -1,0 +1,276 @@
+"""The layered store: the user's own measurements above, the bundled read-only ones beneath.
+
+A layer is a folder of ``<device>/<family>/*.parquet``; any outside tool reads the files directly. Files are only ever
+added (or compacted into one that names what it replaces), under names no two writers can share, so concurrent writers
+never lose each other's rows. Rows with equal keys are repeats of one measurement: all are kept, and a reader may ask
+for their median. A key the user has measured, with whatever status, hides the bundled rows of that key.
+"""
+
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from profiles_db.errors import ProfilesError
+from profiles_db.parquet_files import DamagedFileError, read_checked, replaced_names, write_atomically
+from profiles_db.repeats import median_of_repeats, without_keys_of
+from profiles_db.schema import FAMILIES
+from profiles_db.validation import check_rows, conform, schema_of
+
+QUARANTINE: Final = "quarantine"
+BUNDLED: Final = Path(__file__).parent / "data"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One folder of measurements."""
+
+    root: Path
+    is_writable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """One Parquet file of a layer."""
+
+    layer: Layer
+    device: str
+    family: str
+    path: Path
+
+
+def default_folder() -> Path:
+    """Platform's data folder for the user's own measurements."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return base / "apex" / "profiles"
+
+
+def open_store(db: Path | None = None, *, bundled: Path | None = BUNDLED) -> "Store":
+    """Open the user's layer (``db``, else ``$APEX_DB``, else the platform's data folder) above the bundled one.
+
+    Nothing is created until the first append. Raises ``ProfilesError`` when the user's layer is not a folder.
+    """
+    root = db or (Path(os.environ["APEX_DB"]) if os.environ.get("APEX_DB") else default_folder())
+    if root.exists() and not root.is_dir():
+        raise ProfilesError(f"{root}: is a file, the profile database is a folder", hint="give a folder with --db DIR")
+    layers = [Layer(root=root, is_writable=True)]
+    if bundled is not None and bundled.is_dir() and bundled.resolve() != root.resolve():
+        layers.append(Layer(root=bundled, is_writable=False))
+    return Store(tuple(layers))
+
+
+class Store:
+    """Measurements of all layers as one; the first layer is the user's and the only one written to."""
+
+    __slots__ = ("layers",)
+
+    def __init__(self, layers: tuple[Layer, ...]) -> None:
+        self.layers = layers
+
+    @property
+    def root(self) -> Path:
+        """Folder of the user's own layer."""
+        return self.layers[0].root
+
+    def iter_files(self, family: str | None = None, device: str | None = None) -> Iterator[StoredFile]:
+        """Files in force, by layer, device, family and name; compacted-away files and temporary ones are left out."""
+        for layer in self.layers:
+            for device_folder in _folders(layer.root):
+                if device_folder.name == QUARANTINE or (device is not None and device_folder.name != device):
+                    continue
+                for family_folder in _folders(device_folder):
+                    name = family_folder.name
+                    if (name not in FAMILIES and name != "run") or (family is not None and name != family):
+                        continue
+                    for path in _in_force(family_folder):
+                        yield StoredFile(layer=layer, device=device_folder.name, family=name, path=path)
+
+    def devices(self) -> tuple[str, ...]:
+        """Devices that have at least one file."""
+        return tuple(sorted({file.device for file in self.iter_files()}))
+
+    def append(self, family: str, rows: pa.Table | Sequence[Mapping[str, object]], run_id: str) -> tuple[Path, ...]:
+        """Add rows to the user's layer, one new file per device; returns the files (none for no rows).
+
+        Every row is checked before anything is written; ``run_id`` is filled in where the rows leave it out. Raises
+        ``ProfilesError`` naming family, row, column and value.
+        """
+        place = f"append to {family}"
+        schema = schema_of(family)
+        table = rows if isinstance(rows, pa.Table) else _table_of(rows, schema, run_id, place)
+        if "run_id" not in table.column_names:
+            table = table.append_column("run_id", pa.array([run_id] * table.num_rows, pa.string()))
+        table = conform(table, family, place, stored=False)
+        check_rows(table, family, place)
+        foreign = pc.index(pc.not_equal(table["run_id"], run_id), pa.scalar(value=True)).as_py()
+        if foreign >= 0:
+            raise ProfilesError(
+                f"{place}: row {foreign}: run_id is {table['run_id'][foreign].as_py()!r}, not {run_id!r}"
+            )
+        written = []
+        for device in pc.unique(table["device"]).to_pylist():
+            _check_folder_name(device, place)
+            part = table.filter(pc.equal(table["device"], device))
+            path = self.root / device / family / f"{_file_stem(run_id)}-{uuid.uuid4().hex}.parquet"
+            write_atomically(part, path)
+            written.append(path)
+        return tuple(written)
+
+    def read(
+        self,
+        family: str,
+        *,
+        device: str | None = None,
+        columns: Sequence[str] | None = None,
+        statuses: Sequence[str] | None = ("ok",),
+        where: Mapping[str, object] | None = None,
+        repeats: Literal["keep", "median"] = "keep",
+    ) -> pa.Table:
+        """Rows of ``family`` across layers, the user's winning on equal keys.
+
+        ``statuses`` None takes every status; ``where`` keeps rows whose column equals the value, or is one of the
+        values of a tuple or list (None matches null). ``repeats="median"`` folds rows of equal key into one, with an
+        extra column ``repeats`` that counts them. Raises ``ProfilesError`` for a file that breaks the contract; damaged
+        files of the user's layer are moved aside first, so that the next call goes on without them.
+        """
+        schema = schema_of(family)
+        tables: list[pa.Table] = []
+        for layer in self.layers:
+            table = self._read_layer(layer, family, device)
+            for above in tables:
+                table = without_keys_of(table, above, FAMILIES[family].key_columns) if family != "run" else table
+            tables.append(table)
+        table = pa.concat_tables(tables)
+        if statuses is not None and family != "run":
+            table = table.filter(pc.is_in(table["status"], value_set=pa.array(statuses, pa.string())))
+        for column, wanted in (where or {}).items():
+            table = table.filter(_matches(table, column, wanted))
+        extra: tuple[str, ...] = ()
+        if repeats == "median" and family != "run":
+            table = median_of_repeats(table, FAMILIES[family].key_columns)
+            extra = ("repeats",)
+        if columns is None:
+            return table
+        unknown = [name for name in columns if name not in schema.names]
+        if unknown:
+            raise ProfilesError(f"column {unknown[0]} is not part of the {family} schema")
+        return table.select([*columns, *extra])
+
+    def keys(
+        self, family: str, device: str | None = None, *, statuses: Sequence[str] | None = None
+    ) -> set[tuple[object, ...]]:
+        """Keys (``Family.key_columns``) already in the user's own layer, so that a run can resume."""
+        table = self._read_layer(self.layers[0], family, device)
+        if statuses is not None:
+            table = table.filter(pc.is_in(table["status"], value_set=pa.array(statuses, pa.string())))
+        columns = [table[name].to_pylist() for name in FAMILIES[family].key_columns]
+        return set(zip(*columns, strict=True))
+
+    def append_run(self, run: Mapping[str, object]) -> Path:
+        """Record one profiling run; append it again with ``ended_at`` to close it."""
+        (path,) = self.append("run", [run], str(run.get("run_id", "")))
+        return path
+
+    def runs(self, device: str | None = None) -> pa.Table:
+        """One row per run, the closed record where there is one."""
+        table = self.read("run", device=device)
+        latest: dict[str, int] = {}
+        ended = table["ended_at"].to_pylist()
+        for index, run_id in enumerate(table["run_id"].to_pylist()):
+            if run_id not in latest or ended[latest[run_id]] is None:
+                latest[run_id] = index
+        return table.take(pa.array(sorted(latest.values()), pa.int64()))
+
+    def _read_layer(self, layer: Layer, family: str, device: str | None) -> pa.Table:
+        schema = schema_of(family)
+        tables, damaged = [], []
+        for file in Store((layer,)).iter_files(family, device):
+            try:
+                tables.append(_read_stored(file))
+            except FileNotFoundError:
+                if file.path.is_symlink():
+                    raise ProfilesError(f"{file.path}: is a link to a file that does not exist") from None
+                # Compacted away since it was listed: its rows are in the file that replaces it, so list again.
+                return self._read_layer(layer, family, device)
+            except DamagedFileError as error:
+                damaged.append(quarantine(file, error))
+        if damaged:
+            raise ProfilesError(
+                "\n".join(damaged),
+                hint="run the command again to go on without these rows"
+                if layer.is_writable
+                else "the bundled data cannot be repaired in place: reinstall apex-planner",
+            )
+        return pa.concat_tables([schema.empty_table(), *tables])
+
+
+def quarantine(file: StoredFile, error: DamagedFileError) -> str:
+    """Move a damaged file of the user's layer aside (a read-only one stays); returns the sentence to show."""
+    if not file.layer.is_writable:
+        return str(error)
+    target = file.layer.root / QUARANTINE / file.device / file.family / file.path.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file.path.replace(target)
+    return f"{error}; moved to {target}"
+
+
+def _read_stored(file: StoredFile) -> pa.Table:
+    table = read_checked(file.path, file.family)
+    stray = pc.index(pc.not_equal(table["device"], file.device), pa.scalar(value=True)).as_py()
+    if stray >= 0:
+        found = table["device"][stray].as_py()
+        raise ProfilesError(f"{file.path}: row {stray}: device is {found!r}, the folder says {file.device!r}")
+    return table
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+
+
+def _in_force(folder: Path) -> list[Path]:
+    """Parquet files of a folder, less those that a compacted file replaces."""
+    paths = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+    replaced = frozenset[str]().union(*(replaced_names(path) for path in paths))
+    return [path for path in paths if path.name not in replaced]
+
+
+def _matches(table: pa.Table, column: str, wanted: object) -> pa.ChunkedArray:
+    if column not in table.column_names:
+        raise ProfilesError(f"cannot filter by {column}: no such column")
+    values = list(wanted) if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
+    return pc.is_in(table[column], value_set=pa.array(values, table.schema.field(column).type))
+
+
+def _table_of(rows: Sequence[Mapping[str, object]], schema: pa.Schema, run_id: str, place: str) -> pa.Table:
+    """Rows as a table; a non-nullable column that a row leaves out becomes a null and is refused by row later."""
+    unknown = {name for row in rows for name in row} - set(schema.names)
+    if unknown:
+        raise ProfilesError(f"{place}: column {min(unknown)} is not part of the schema")
+    arrays = []
+    for field in schema:
+        values = [row.get(field.name, run_id if field.name == "run_id" else None) for row in rows]
+        try:
+            arrays.append(pa.array(values, field.type))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ProfilesError(f"{place}: column {field.name}: {str(error).splitlines()[0]}") from error
+    return pa.table(arrays, schema=schema)
+
+
+def _check_folder_name(device: str, place: str) -> None:
+    if device == QUARANTINE or not all(char.isalnum() or char in "-._" for char in device) or device.startswith("."):
+        raise ProfilesError(f"{place}: device is {device!r}, must be letters, digits, '-', '.' and '_'")
+
+
+def _file_stem(run_id: str) -> str:
+    return "".join(char if char.isalnum() or char in "-_." else "_" for char in run_id)[:80].lstrip(".") or "run"

@@ -1,0 +1,131 @@
+"""Refuses what breaks the contract: wrong columns, types, units or values, named by file, row, column and value."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from profiles_db.errors import ProfilesError
+from profiles_db.schema import CACHES, FAMILIES, LAUNCHES, RUN, STATUSES, TIMED_STATUSES, unit_of
+
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "status": STATUSES,
+    "launch": LAUNCHES,
+    "cache": CACHES,
+    "phase": ("prefill", "decode", "mixed"),
+    "variant": ("gqa", "mla"),
+    "scaling": ("none", "tensor", "row", "group128"),
+    "kind": ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"),
+}
+
+# Sizes that make no op when they are zero; every other count may be zero.
+_POSITIVE: Final = frozenset(
+    {"m", "n", "k", "num_heads", "num_kv_heads", "head_dim", "v_head_dim", "hidden", "inter", "num_experts", "topk"}
+    | {"tp", "ep", "rows", "width", "io_bytes", "ranks", "nodes", "message_bytes", "layers", "samples", "world_size"}
+    | {"num_tokens", "latency_s", "latency_p10_s", "latency_p90_s", "clock_mhz", "sm_clock_mhz"}
+)
+
+_ORIGIN: Final = r"^(measured|analytic|imported:.+)$"
+
+
+def schema_of(family: str) -> pa.Schema:
+    """Arrow schema of a family's files, ``run`` included; raises ``ProfilesError`` for an unknown family."""
+    if family == "run":
+        return RUN
+    if family not in FAMILIES:
+        raise ProfilesError(f"unknown op family {family!r}", hint=f"one of {', '.join(FAMILIES)}, run")
+    return FAMILIES[family].schema
+
+
+def conform(table: pa.Table, family: str, place: str, *, stored: bool) -> pa.Table:
+    """Give ``table`` exactly the family's columns, order and types.
+
+    A stored file must have every column with its unit; a table about to be written may leave out nullable columns and
+    units, but not contradict them. Raises ``ProfilesError`` naming ``place`` and the column.
+    """
+    schema = schema_of(family)
+    present = set(table.column_names)
+    missing = [field.name for field in schema if field.name not in present and (stored or not field.nullable)]
+    if missing:
+        raise ProfilesError(f"{place}: column {missing[0]} is missing from this {family} table")
+    unknown = sorted(present - set(schema.names))
+    if unknown:
+        raise ProfilesError(
+            f"{place}: column {unknown[0]} is not part of the {family} schema",
+            hint=f"columns: {', '.join(schema.names)}",
+        )
+    columns = []
+    for field in schema:
+        if field.name not in present:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        _check_unit(table.schema.field(field.name), place, stored=stored)
+        try:
+            columns.append(table[field.name].cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise ProfilesError(f"{place}: column {field.name} cannot be read as {field.type}: {reason}") from error
+    return pa.table(columns, schema=schema)
+
+
+def _check_unit(field: pa.Field, place: str, *, stored: bool) -> None:
+    expected = unit_of(field.name)
+    raw = (field.metadata or {}).get(b"unit")
+    found = raw.decode() if raw is not None else None
+    if found == expected or (found is None and not stored):
+        return
+    raise ProfilesError(
+        f"{place}: column {field.name} has unit {found!r} in its metadata, must be {expected!r}",
+        hint="convert the values and write the file again; units are never guessed",
+    )
+
+
+def check_rows(table: pa.Table, family: str, place: str) -> None:
+    """Check every value of a conforming table; raises ``ProfilesError`` at the first bad one."""
+    for field in schema_of(family):
+        column = table[field.name]
+        if not field.nullable:
+            _refuse(pc.is_null(column), table, field.name, place, "must not be null")
+        if pa.types.is_floating(field.type):
+            _refuse(pc.invert(pc.is_finite(column)), table, field.name, place, "must be a finite number")
+        if pa.types.is_integer(field.type) or (pa.types.is_floating(field.type) and field.name != "temperature_c"):
+            if field.name in _POSITIVE:
+                _refuse(pc.less_equal(column, 0), table, field.name, place, "must be > 0")
+            else:
+                _refuse(pc.less(column, 0), table, field.name, place, "must be >= 0")
+        if pa.types.is_string(field.type) and not field.nullable:
+            _refuse(pc.equal(column, ""), table, field.name, place, "must not be empty")
+        if field.name in _CHOICES:
+            choices = _CHOICES[field.name]
+            known = pc.is_in(column, value_set=pa.array(choices))
+            _refuse(pc.invert(known), table, field.name, place, f"must be one of {', '.join(choices)}")
+    origin_known = pc.match_substring_regex(table["origin"], _ORIGIN)
+    _refuse(pc.invert(origin_known), table, "origin", place, "must be measured, analytic or imported:<tool>")
+    if family != "run":
+        _check_timed(table, place)
+    if family == "attention":
+        _check_phase(table, place)
+
+
+def _check_timed(table: pa.Table, place: str) -> None:
+    timed = pc.is_in(table["status"], value_set=pa.array(TIMED_STATUSES))
+    untimed = pc.is_null(table["latency_s"])
+    _refuse(pc.and_(timed, untimed), table, "latency_s", place, "must be given where status is ok or throttled")
+    stray = pc.and_(pc.invert(timed), pc.invert(untimed))
+    _refuse(stray, table, "latency_s", place, "must be null where status is neither ok nor throttled")
+
+
+def _check_phase(table: pa.Table, place: str) -> None:
+    prefills, decodes = pc.greater(table["num_prefill"], 0), pc.greater(table["num_decode"], 0)
+    mixed = pc.and_(prefills, decodes)
+    phase = pc.if_else(mixed, "mixed", pc.if_else(prefills, "prefill", "decode"))
+    wrong = pc.or_(pc.not_equal(table["phase"], phase), pc.invert(pc.or_(prefills, decodes)))
+    _refuse(wrong, table, "phase", place, "must follow from which of num_prefill and num_decode is non-zero")
+
+
+def _refuse(bad: pa.ChunkedArray, table: pa.Table, column: str, place: str, rule: str) -> None:
+    """Raise at the first row where ``bad`` is true."""
+    row = pc.index(pc.fill_null(bad, False), True).as_py()
+    if row >= 0:
+        raise ProfilesError(f"{place}: row {row}: {column} is {table[column][row].as_py()!r}, {rule}")
