@@ -47,6 +47,8 @@ class Workload:
     think_s: NDArray[np.float64] | None = None
     # Replica that served the request in the recorded run, for replays; None lets the router decide.
     replica: NDArray[np.int64] | None = None
+    # What was dropped or assumed when the workload was read or generated; the CLI prints each as one line.
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.arrival_s)

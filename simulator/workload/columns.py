@@ -1,0 +1,173 @@
+"""Columns of a trace as they stand in the file, and their checked conversion to numbers.
+
+Every refusal names file, line, key and value, so that the record can be found with an editor.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.errors import InputError
+
+# Far beyond any context window; a larger "length" is a character count, a timestamp or a wrong column.
+MAX_PLAUSIBLE_TOKENS: Final = 20_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawChunk:
+    """Consecutive records of one file; ``values[key]`` is a list of JSON values or a pyarrow array of text/numbers."""
+
+    path: str
+    line: NDArray[np.int64]  # [n] 1-based line (record number in Parquet) of each record
+    values: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.line)
+
+    def take(self, indices: NDArray[np.int64]) -> "RawChunk":
+        """Return the records at ``indices``."""
+        values = {
+            key: [column[i] for i in indices] if isinstance(column, list) else column.take(indices)
+            for key, column in self.values.items()
+        }
+        return RawChunk(path=self.path, line=self.line[indices], values=values)
+
+    def refuse(self, index: int, key: str, value: object, must: str, *, hint: str = "") -> InputError:
+        """Build the error for record ``index``."""
+        return InputError(f"{self.path}:{self.line[index]}: {key} is {_shown(value)}, must be {must}", hint=hint)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def objects(values: Any) -> Sequence[object]:
+    """Raw values as Python objects."""
+    return values if isinstance(values, list) else values.to_pylist()
+
+
+def _as_array(values: Any) -> NDArray[np.int64] | NDArray[np.float64] | None:
+    """Numbers as int64 where all are whole JSON/CSV integers, else float64; None when one is not a number."""
+    if isinstance(values, list):
+        kinds = set(map(type, values))
+        if not kinds <= {int, float}:
+            return None
+        if kinds <= {int}:
+            try:
+                return np.array(values, dtype=np.int64)
+            except OverflowError:
+                return np.array(values, dtype=np.float64)
+        return np.array(values, dtype=np.float64)
+    import pyarrow as pa
+
+    for kind in (pa.int64(), pa.float64()):
+        try:
+            cast = values.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+        if cast.null_count:
+            return None
+        return np.asarray(cast.to_numpy())
+    return None
+
+
+def _parsed(value: object) -> float:
+    """One value as a float; NaN when it is not a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+def numbers(chunk: RawChunk, key: str, *, minimum: float = 0.0) -> NDArray[np.int64] | NDArray[np.float64]:
+    """Column ``key`` as finite numbers >= ``minimum``, whole columns as int64; InputError at the first that is not."""
+    array = _as_array(chunk.values[key])
+    if array is not None and (array.dtype.kind == "i" or bool(np.isfinite(array).all())):
+        low = array < minimum
+        if not low.any():
+            return array
+        index = int(np.argmax(low))
+        raise chunk.refuse(index, key, array[index].item(), f">= {minimum:g}")
+    for index, value in enumerate(objects(chunk.values[key])):
+        number = _parsed(value)
+        is_text_in_json = isinstance(chunk.values[key], list) and isinstance(value, str)
+        if not math.isfinite(number) or is_text_in_json:
+            raise chunk.refuse(index, key, value, f"a number >= {minimum:g}")
+    raise AssertionError("a column that is not numeric has a value that is not")
+
+
+def whole_numbers(chunk: RawChunk, key: str, *, minimum: int, maximum: int | None = None) -> NDArray[np.int64]:
+    """Column ``key`` as whole numbers within [minimum, maximum]; InputError at the first that is not."""
+    array = numbers(chunk, key, minimum=float(minimum))
+    if array.dtype.kind == "f":
+        broken = array != np.floor(array)
+        if broken.any():
+            index = int(np.argmax(broken))
+            raise chunk.refuse(index, key, float(array[index]), "a whole number")
+    if maximum is not None and (array > maximum).any():
+        index = int(np.argmax(array > maximum))
+        raise chunk.refuse(
+            index,
+            key,
+            array[index].item(),
+            f"<= {maximum}",
+            hint="no model reads that many tokens; if it counts something else, name another column with --column",
+        )
+    return array.astype(np.int64, copy=False)
+
+
+def calendar_ns(chunk: RawChunk, key: str) -> NDArray[np.int64]:
+    """Column ``key`` of ISO 8601 times, as nanoseconds since 1970; InputError names the line."""
+    import pyarrow as pa
+
+    values = pa.array(objects(chunk.values[key])) if isinstance(chunk.values[key], list) else chunk.values[key]
+    for kind in (pa.timestamp("ns"), pa.timestamp("ns", tz="UTC")):
+        try:
+            parsed = values.cast(kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            continue
+        if not parsed.null_count:
+            return np.asarray(parsed.cast(pa.int64()).to_numpy())
+    for index, value in enumerate(objects(values)):
+        if not _is_calendar_time(value):
+            raise chunk.refuse(
+                index, key, value, "a date and time like 2023-11-16 18:17:03.9799600", hint="or pass --time-unit"
+            )
+    raise InputError(
+        f"{chunk.path}: {key} mixes times with and without an offset from UTC", hint="write all of them in one form"
+    )
+
+
+def _is_calendar_time(value: object) -> bool:
+    import pyarrow as pa
+
+    for kind in (pa.timestamp("ns"), pa.timestamp("ns", tz="UTC")):
+        try:
+            return bool(pa.array([value], pa.string()).cast(kind).null_count == 0)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            continue
+    return False
+
+
+def block_ids(chunk: RawChunk, key: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Column ``key`` of lists of block ids as (counts[n], flat ids); InputError at the first that is none."""
+    rows = objects(chunk.values[key])
+    for index, row in enumerate(rows):
+        if not isinstance(row, list) or not set(map(type, row)) <= {int}:
+            raise chunk.refuse(index, key, row, "a list of whole numbers")
+    counts = np.fromiter((len(row) for row in rows if isinstance(row, list)), dtype=np.int64, count=len(rows))
+    flat = np.fromiter(_flattened(rows), dtype=np.int64, count=int(counts.sum()))
+    return counts, flat
+
+
+def _flattened(rows: Sequence[object]) -> Iterator[int]:
+    for row in rows:
+        if isinstance(row, list):
+            yield from row

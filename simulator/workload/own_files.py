@@ -1,0 +1,211 @@
+"""Our own workload files: CSV and JSONL for people, Parquet for everything a `Workload` can hold.
+
+Columns ``arrival_s, prompt_tokens, output_tokens`` and, when the workload has them, ``replica, after, think_s,
+prefix_ids``. What belongs to the whole (client, block size) is a first line ``{"apex_workload": 1, ...}`` in JSONL and
+file metadata in Parquet; plain CSV has no place for it and refuses such a workload.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from simulator.errors import InputError
+from simulator.workload.columns import RawChunk
+from simulator.workload.text_traces import open_bytes
+from simulator.workload.workload import ClosedLoop, OpenLoop, Workload
+
+OutputFormat = Literal["csv", "jsonl", "parquet", "apex"]
+_HEADER_KEY: Final = "apex_workload"
+_HEADER_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileHeader:
+    """What a file says about the workload as a whole; ``lines`` it takes at the head of a JSONL file."""
+
+    client: OpenLoop | ClosedLoop | None = None
+    block_tokens: int | None = None
+    lines: int = 0
+
+
+def read_jsonl_header(path: Path, first: Mapping[str, Any]) -> tuple[FileHeader, Mapping[str, Any]]:
+    """Return the header of a JSONL file (empty when its first record is a request) and the first request."""
+    if _HEADER_KEY not in first:
+        return FileHeader(), first
+    header = _parsed_header(path, first, lines=1)
+    with open_bytes(path) as file:
+        for number, line in enumerate(file, start=1):
+            if number > 1 and not line.isspace():
+                try:
+                    record = json.loads(line)
+                except ValueError as error:
+                    raise InputError(f"{path}:{number}: not a JSON object: {error}") from error
+                return header, record if isinstance(record, dict) else {}
+    raise InputError(f"{path}: the trace is empty, must hold at least one request")
+
+
+def _parsed_header(path: Path, header: Mapping[str, Any], *, lines: int) -> FileHeader:
+    version = header.get(_HEADER_KEY)
+    if version != _HEADER_VERSION:
+        raise InputError(
+            f"{path}: workload file version is {version!r}, must be {_HEADER_VERSION}", hint="update apex-planner"
+        )
+    block_tokens = header.get("block_tokens")
+    if block_tokens is not None and (type(block_tokens) is not int or block_tokens < 1):
+        raise InputError(f"{path}: block_tokens is {block_tokens!r}, must be a whole number >= 1")
+    client = header.get("client")
+    if client is None:
+        return FileHeader(block_tokens=block_tokens, lines=lines)
+    concurrency = client.get("concurrency") if isinstance(client, dict) else None
+    warmup = client.get("warmup", 0) if isinstance(client, dict) else None
+    if type(concurrency) is not int or concurrency < 1 or type(warmup) is not int or warmup < 0:
+        raise InputError(f"{path}: client is {client!r}, must be like {{'concurrency': 64, 'warmup': 128}}")
+    return FileHeader(client=ClosedLoop(concurrency=concurrency, warmup=warmup), block_tokens=block_tokens, lines=lines)
+
+
+def _header_of(workload: Workload) -> dict[str, Any]:
+    header: dict[str, Any] = {}
+    if workload.prefix is not None:
+        header["block_tokens"] = workload.prefix.block_tokens
+    if isinstance(workload.client, ClosedLoop):
+        header["client"] = asdict(workload.client)
+    return header
+
+
+def _open_parquet(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such trace file", hint="check the path") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: damaged or not a Parquet file: {error}", hint="write it again") from error
+
+
+def parquet_keys(path: Path) -> list[str]:
+    """Return the column names of a Parquet trace."""
+    return list(_open_parquet(path).schema_arrow.names)
+
+
+def parquet_header(path: Path) -> FileHeader:
+    """Return what the file's metadata says about the whole workload."""
+    metadata = _open_parquet(path).schema_arrow.metadata or {}
+    text = metadata.get(_HEADER_KEY.encode())
+    return FileHeader() if text is None else _parsed_header(path, json.loads(text), lines=0)
+
+
+def iter_parquet(
+    path: Path, required: Sequence[str], optional: Sequence[str], chunk_requests: int
+) -> Iterator[RawChunk]:
+    """Yield the rows of a Parquet trace as columns, ``chunk_requests`` at a time."""
+    import pyarrow as pa
+
+    file = _open_parquet(path)
+    names = file.schema_arrow.names
+    for key in required:
+        if key not in names:
+            raise InputError(f"{path}: has no column {key!r}", hint=f"its columns are {', '.join(names)}")
+    keys = [*required, *(key for key in optional if key in names)]
+    first = 1
+    try:
+        for batch in file.iter_batches(batch_size=chunk_requests, columns=keys):
+            line = np.arange(first, first + batch.num_rows, dtype=np.int64)
+            first += batch.num_rows
+            yield RawChunk(path=str(path), line=line, values={key: batch.column(key) for key in keys})
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: damaged after record {first - 1}: {error}", hint="write it again") from error
+
+
+def write_trace(workload: Workload, path: str | Path, *, format: OutputFormat | None = None) -> None:  # noqa: A002
+    """Write a workload whole or not at all; the format follows the suffix unless given.
+
+    ``apex`` is the JSONL of the APEX traces (arrivals to the nanosecond). Raises InputError for an unknown suffix or
+    for a workload that holds more than the format can (prefix blocks, turns, a closed-loop client).
+    """
+    path = Path(path)
+    chosen = format or {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}.get(path.suffix)
+    if chosen is None:
+        raise InputError(
+            f"{path}: cannot tell the format from the suffix {path.suffix!r}", hint="use .csv, .jsonl or .parquet"
+        )
+    if chosen in {"csv", "apex"} and (_header_of(workload) or workload.after is not None):
+        raise InputError(
+            f"{path}: {chosen} cannot hold prefix blocks, follow-up turns or a closed-loop client",
+            hint="write .parquet or .jsonl",
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(descriptor)
+    try:
+        if chosen == "parquet":
+            _write_parquet(workload, Path(temporary))
+        else:
+            with Path(temporary).open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(_lines(workload, chosen))
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _columns(workload: Workload) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {
+        "arrival_s": workload.arrival_s.tolist(),
+        "prompt_tokens": workload.prompt_tokens.tolist(),
+        "output_tokens": workload.output_tokens.tolist(),
+    }
+    for name in ("replica", "after", "think_s"):
+        values = getattr(workload, name)
+        if values is not None:
+            columns[name] = values.tolist()
+    if workload.prefix is not None:
+        ids, bounds = workload.prefix.ids.tolist(), workload.prefix.offsets.tolist()
+        columns["prefix_ids"] = [ids[start:end] for start, end in pairwise(bounds)]
+    return columns
+
+
+def _lines(workload: Workload, form: str) -> Iterator[str]:
+    columns = _columns(workload)
+    names = list(columns)
+    rows = zip(*columns.values(), strict=True)
+    if form == "csv":
+        yield ",".join(names) + "\n"
+        yield from (",".join(map(repr, row)) + "\n" for row in rows)
+        return
+    if form == "apex":
+        apex_names = ("StartTimeOffset", "ContextTokens", "GeneratedTokens", "Replica")
+        for arrival_s, *rest in rows:
+            values = dict(zip(apex_names, (round(arrival_s * 1e9), *rest), strict=False))
+            yield json.dumps(values) + "\n"
+        return
+    header = _header_of(workload)
+    if header:
+        yield json.dumps({_HEADER_KEY: _HEADER_VERSION, **header}) + "\n"
+    yield from (json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows)
+
+
+def _write_parquet(workload: Workload, path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, Any] = {
+        "arrival_s": pa.array(workload.arrival_s),
+        "prompt_tokens": pa.array(workload.prompt_tokens),
+        "output_tokens": pa.array(workload.output_tokens),
+    }
+    for name in ("replica", "after", "think_s"):
+        values = getattr(workload, name)
+        if values is not None:
+            columns[name] = pa.array(values)
+    if workload.prefix is not None:
+        columns["prefix_ids"] = pa.LargeListArray.from_arrays(workload.prefix.offsets, workload.prefix.ids)
+    header = {_HEADER_KEY: json.dumps({_HEADER_KEY: _HEADER_VERSION, **_header_of(workload)})}
+    pq.write_table(pa.table(columns).replace_schema_metadata(header), path, compression="zstd")
