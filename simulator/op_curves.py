@@ -1,0 +1,118 @@
+"""Priced op curves: each distinct op is asked of the cost model once, however many layers, stages and plans share it.
+
+A plan fixes every (n, k) and message width, so what is left of an op is a curve over the token counts of interest.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodel.ops import Elementwise, Op
+from costmodel.prediction import CostModel
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Latency with its 90 % interval, energy, FLOP and memory bytes of one rank, at the points asked for."""
+
+    latency_s: Array
+    low_s: Array
+    high_s: Array
+    energy_j: Array
+    flop: Array
+    io_bytes: Array
+
+
+def label(op: Op) -> str:
+    """Name an op's line in a time breakdown."""
+    if isinstance(op, Elementwise):
+        return op.op
+    if hasattr(op, "kind"):
+        return str(op.kind)
+    return type(op).__name__.lower()
+
+
+class OpCurves:
+    """Prices ops through one cost model and remembers every curve."""
+
+    def __init__(self, costs: CostModel) -> None:
+        self.costs = costs
+        self._known: dict[tuple[object, ...], Curve] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def price(self, op: Op) -> Curve:
+        """Return the curve of ``op``, one value per point of its array fields."""
+        key = (type(op), *(_key(getattr(op, field.name)) for field in fields(op)))
+        curve = self._known.get(key)
+        if curve is None:
+            found = self.costs.predict(op)
+            shape = found.latency_s.shape
+            moved = op.io_bytes() if hasattr(op, "io_bytes") else 0.0
+            curve = Curve(
+                latency_s=found.latency_s,
+                low_s=found.low_s,
+                high_s=found.high_s,
+                energy_j=found.energy_j,
+                flop=np.broadcast_to(np.asarray(op.flop(), dtype=np.float64), shape),
+                io_bytes=np.broadcast_to(np.asarray(moved, dtype=np.float64), shape),
+            )
+            self._known[key] = curve
+        return curve
+
+
+def _key(value: object) -> object:
+    return value.tobytes() if isinstance(value, np.ndarray) else value
+
+
+class StepSum:
+    """Sum of op curves over one step, by label.
+
+    Errors of one op are the same in every layer that runs it, errors of different ops are independent: half-widths
+    add up within an op and in quadrature across ops.
+    """
+
+    def __init__(self, points: int) -> None:
+        self.latency_s = np.zeros(points)
+        self.energy_j = np.zeros(points)
+        self.flop = np.zeros(points)
+        self.io_bytes = np.zeros(points)
+        self.by_label: dict[str, Array] = {}
+        self._widths: dict[str, tuple[Array, Array]] = {}
+
+    def add(self, name: str, curve: Curve, times: float = 1.0) -> None:
+        """Add ``times`` calls of an op."""
+        self.latency_s = self.latency_s + times * curve.latency_s
+        self.energy_j = self.energy_j + times * curve.energy_j
+        self.flop = self.flop + times * curve.flop
+        self.io_bytes = self.io_bytes + times * curve.io_bytes
+        self.by_label[name] = self.by_label.get(name, 0.0) + times * curve.latency_s
+        low, high = self._widths.get(name, (0.0, 0.0))
+        self._widths[name] = (
+            low + times * (curve.latency_s - curve.low_s),
+            high + times * (curve.high_s - curve.latency_s),
+        )
+
+    def add_all(self, ops: Iterable[Op], curves: OpCurves, times: float = 1.0) -> None:
+        """Price and add a list of ops, each ``times`` over."""
+        for op in ops:
+            self.add(label(op), curves.price(op), times)
+
+    @property
+    def low_s(self) -> Array:
+        """Lower end of the 90 % interval of the sum."""
+        return self.latency_s - _quadrature([low for low, _ in self._widths.values()], self.latency_s)
+
+    @property
+    def high_s(self) -> Array:
+        """Upper end of the 90 % interval of the sum."""
+        return self.latency_s + _quadrature([high for _, high in self._widths.values()], self.latency_s)
+
+
+def _quadrature(widths: list[Array], like: Array) -> Array:
+    return np.sqrt(sum((width**2 for width in widths), np.zeros_like(like)))

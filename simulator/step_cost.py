@@ -1,0 +1,249 @@
+"""Compiling a plan: from the ops of its layers to the integer tables one simulated step is looked up in.
+
+Ops that depend on the token count alone become one curve over T, evaluated at the CUDA-graph sizes and at tile-edge
+knots above them; attention keeps its own variables (see ``simulator.step_tables``). A pipeline stage is its blocks'
+curves times their counts, so a trillion-parameter model costs no more to compile than a small one.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodel.ops import Attention
+from simulator.engine_profile import EngineProfile
+from simulator.model.cell import AttentionTemplate, KernelChoices
+from simulator.model.spec import Block, ModelSpec
+from simulator.op_curves import OpCurves, StepSum, label
+from simulator.plan import Plan
+from simulator.step_tables import StepTables
+
+I64 = NDArray[np.int64]
+Array = NDArray[np.float64]
+End = Literal["low", "middle", "high"]
+
+_PS_PER_S: Final = 1e12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepShape:
+    """The largest step the tables must answer for."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    kv_tokens: int  # KV capacity of one replica
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knots:
+    """Where curves are evaluated: tokens, sampled rows, (batch, total KV) of decode, pairs and KV of prefill."""
+
+    tokens: I64
+    rows: I64
+    batch: I64
+    kv: I64
+    pairs: I64
+    reads: I64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSums:
+    """Priced ops of one rank of one pipeline stage, at the knots; what tables, energy and breakdown are made from."""
+
+    tokens: StepSum
+    samples: StepSum
+    sends: StepSum
+    decode: StepSum  # (batch, kv) knots, flattened
+    windowed: StepSum  # likewise, sliding-window layers
+    prefill: StepSum
+    reads: StepSum
+    all_reduces: int  # calls per step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledPlan:
+    """A plan's priced stages and how to lay them out as tables."""
+
+    stages: tuple[StageSums, ...]
+    knots: Knots
+    shape: StepShape
+    profile: EngineProfile
+    window_tokens: int
+
+    def padded_tokens(self, *, captured: bool) -> I64:
+        """Tokens a step of T tokens really runs with: [max_num_batched_tokens + 1]."""
+        tokens = np.arange(self.shape.max_num_batched_tokens + 1, dtype=np.int64)
+        sizes = np.asarray(self.profile.capture_sizes(self.shape.max_num_seqs), dtype=np.int64)
+        if not captured or not len(sizes):
+            return tokens
+        position = np.searchsorted(sizes, tokens)
+        return np.where(tokens <= sizes[-1], sizes[np.minimum(position, len(sizes) - 1)], tokens)
+
+    def tables(self, end: End = "middle") -> StepTables:
+        """Return the step tables of the best estimate, or of either end of its 90 % interval."""
+        knots, host = self.knots, self.profile.host
+        grid = (len(knots.batch), len(knots.kv))
+        rows = np.arange(self.shape.max_num_seqs + 1)
+        last = len(self.stages) - 1
+        return StepTables(
+            token_mixed_ps=self._token_table(self.profile.graphs.mixed, end),
+            token_decode_ps=self._token_table(self.profile.graphs.decode, end),
+            sample_ps=np.stack(
+                [
+                    _dense(rows, knots.rows, _seconds(stage.samples, end))
+                    + (_to_ps(rows * host.sequence_s) if index == last else 0)
+                    for index, stage in enumerate(self.stages)
+                ]
+            ),
+            send_ps=self._tokens_dense([_seconds(stage.sends, end) for stage in self.stages], captured=True),
+            decode_batch_knots=knots.batch,
+            decode_kv_knots=knots.kv,
+            decode_ps=np.stack([_to_ps(_seconds(stage.decode, end)).reshape(grid) for stage in self.stages]),
+            windowed_ps=np.stack([_to_ps(_seconds(stage.windowed, end)).reshape(grid) for stage in self.stages]),
+            window_tokens=self.window_tokens,
+            prefill_pair_knots=knots.pairs,
+            prefill_pair_ps=np.stack([_to_ps(_seconds(stage.prefill, end)) for stage in self.stages]),
+            prefill_kv_knots=knots.reads,
+            prefill_kv_ps=np.stack([_to_ps(_seconds(stage.reads, end)) for stage in self.stages]),
+            host_step_ps=round(host.step_s * _PS_PER_S),
+            host_seq_ps=0,  # the per-sequence part is on the critical path: it is inside sample_ps
+        )
+
+    def _token_table(self, mode: Literal["full", "piecewise", "none"], end: End) -> I64:
+        """Dense token table of steps that run in one graph mode; pieces add host time around each all-reduce."""
+        gap_s = self.profile.host.all_reduce_s if mode == "piecewise" else 0.0
+        curves = [_seconds(stage.tokens, end) + gap_s * stage.all_reduces for stage in self.stages]
+        return self._tokens_dense(curves, captured=mode != "none")
+
+    def _tokens_dense(self, curves: list[Array], *, captured: bool) -> I64:
+        tokens = self.padded_tokens(captured=captured)
+        return np.stack([_dense(tokens, self.knots.tokens, curve) for curve in curves])
+
+
+def compile_plan(
+    model: ModelSpec, plan: Plan, curves: OpCurves, profile: EngineProfile, shape: StepShape, kernels: KernelChoices
+) -> CompiledPlan:
+    """Price every op one rank of each stage of ``plan`` runs."""
+    window = max((call.decode.window for block in model.unique_blocks for call in block.attention(plan)), default=0)
+    knots = _knots(profile, shape)
+    last = plan.pp - 1
+    stages = []
+    for index, blocks in enumerate(model.stage_blocks(plan.pp)):
+        stage = _layers(plan, curves, kernels, knots, shape, blocks)
+        if index == 0:
+            stage.tokens.add_all(model.embedding_ops(plan, knots.tokens), curves)
+        if index == last:
+            stage.tokens.add_all(model.final_norm_ops(plan, knots.tokens, kernels), curves)
+            stage.samples.add_all(model.head_ops(plan, knots.rows), curves)
+        else:
+            stage.sends.add_all(model.send_ops(plan, knots.tokens), curves)
+        stages.append(stage)
+    return CompiledPlan(stages=tuple(stages), knots=knots, shape=shape, profile=profile, window_tokens=window)
+
+
+def _layers(
+    plan: Plan,
+    curves: OpCurves,
+    kernels: KernelChoices,
+    knots: Knots,
+    shape: StepShape,
+    blocks: tuple[tuple[Block, int], ...],
+) -> StageSums:
+    """Price the layers of one stage, without embedding, head and hand-over."""
+    grid = len(knots.batch) * len(knots.kv)
+    stage = StageSums(
+        tokens=StepSum(len(knots.tokens)),
+        samples=StepSum(len(knots.rows)),
+        sends=StepSum(len(knots.tokens)),
+        decode=StepSum(grid),
+        windowed=StepSum(grid),
+        prefill=StepSum(len(knots.pairs)),
+        reads=StepSum(len(knots.reads)),
+        all_reduces=sum(
+            count * sum(label(op) == "all_reduce" for op in block.token_ops(plan, 1, kernels)) for block, count in blocks
+        ),
+    )
+    for block, count in blocks:
+        stage.tokens.add_all(block.token_ops(plan, knots.tokens, kernels), curves, count)
+        for call in block.attention(plan):
+            _add_attention(stage, call, curves, knots, shape, count)
+    return stage
+
+
+def _add_attention(
+    stage: StageSums, call: AttentionTemplate, curves: OpCurves, knots: Knots, shape: StepShape, count: int
+) -> None:
+    """Price one attention call, its batch left open, on the knots of its own variables."""
+    tokens = np.maximum(knots.tokens, 1)
+    if call.fixed_kv_tokens:
+        # Cross attention: every token of the step attends to the same number of keys, so tokens alone decide.
+        op = replace(call.decode, num_decode=tokens, decode_kv=call.fixed_kv_tokens, decode_kv_max=call.fixed_kv_tokens)
+        stage.tokens.add("attention", curves.price(op), count)
+        return
+    mean_kv = np.maximum(1, knots.kv[None, :] // knots.batch[:, None])
+    if call.decode.window:
+        mean_kv = np.minimum(mean_kv, call.decode.window)
+    decode = replace(
+        call.decode,
+        num_decode=np.repeat(knots.batch, len(knots.kv)),
+        decode_kv=mean_kv.ravel(),
+        decode_kv_max=mean_kv.ravel(),
+    )
+    sums = stage.windowed if call.decode.window else stage.decode
+    sums.add("attention", curves.price(decode), count)
+    if call.prefill.window:
+        # A windowed chunk costs its tokens times the window: the token count alone decides.
+        windowed = replace(call.prefill, num_prefill=1, prefill_q=tokens, prefill_kv=tokens)
+        stage.tokens.add("attention", curves.price(windowed), count)
+        return
+    stage.prefill.add("attention", curves.price(_prefill(call.prefill, knots.pairs, shape)), count)
+    keys = np.maximum(knots.reads, 1)
+    if call.context_gemm is not None:
+        stage.reads.add("gemm", curves.price(replace(call.context_gemm, m=keys)), count)
+    else:
+        single = replace(call.decode, num_decode=1, decode_kv=keys, decode_kv_max=keys)
+        stage.reads.add("attention", curves.price(single), count)
+
+
+def _prefill(call: Attention, pairs: I64, shape: StepShape) -> Attention:
+    """One chunk with about ``pairs`` causal pairs: a whole prompt while it fits the budget, then over a prefix."""
+    whole = np.sqrt(2.0 * np.maximum(pairs, 1))
+    chunk = np.clip(np.rint(whole), 1, shape.max_num_batched_tokens).astype(np.int64)
+    keys = np.maximum(np.rint(pairs / chunk + (chunk - 1) / 2).astype(np.int64), chunk)
+    return replace(call, num_prefill=1, prefill_q=chunk, prefill_kv=keys)
+
+
+def _knots(profile: EngineProfile, shape: StepShape) -> Knots:
+    budget, seqs = shape.max_num_batched_tokens, shape.max_num_seqs
+    captured = profile.capture_sizes(seqs)
+    tokens = {size for size in [*captured, *_steps(1, budget, 8)] if size <= budget} | {budget}
+    largest_pairs = budget * shape.max_model_len
+    return Knots(
+        tokens=np.asarray(sorted(tokens), dtype=np.int64),
+        rows=np.asarray(_steps(1, seqs, 2), dtype=np.int64),
+        batch=np.asarray(_steps(1, seqs, 2), dtype=np.int64),
+        kv=np.asarray([0, *_steps(64, max(shape.kv_tokens, 128), 2)], dtype=np.int64),
+        pairs=np.asarray([0, *_steps(256, max(largest_pairs, 512), 1)], dtype=np.int64),
+        reads=np.asarray([0, *_steps(512, max(shape.kv_tokens, 1024), 1)], dtype=np.int64),
+    )
+
+
+def _steps(first: int, last: int, per_octave: int) -> list[int]:
+    """Whole numbers from first to last, ``per_octave`` to a doubling, both ends included."""
+    count = max(2, round(per_octave * np.log2(last / first)) + 1) if last > first else 1
+    return sorted({round(value) for value in np.geomspace(first, last, count)} | {last})
+
+
+def _seconds(total: StepSum, end: End) -> Array:
+    return {"low": total.low_s, "middle": total.latency_s, "high": total.high_s}[end]
+
+
+def _to_ps(seconds: Array) -> I64:
+    return np.rint(seconds * _PS_PER_S).astype(np.int64)
+
+
+def _dense(points: I64, knots: I64, seconds: Array) -> I64:
+    """Evaluate a curve at every point; a step of nothing costs nothing."""
+    return np.where(points > 0, _to_ps(np.interp(points, knots, seconds)), 0)
