@@ -1,0 +1,192 @@
+"""The collectives an engine calls, on NCCL, gloo and vLLM's custom all-reduce, with sizes as nccl-tests defines them.
+
+``message_bytes`` is nccl-tests' S: the tensor of an all-reduce, the gathered result of an all-gather, the whole input
+of a reduce-scatter or all-to-all on one rank, the message of a send/recv (a ring: every rank sends to the next and
+receives from the one before). ``algbw = S / t`` and ``busbw = algbw * f``, f as in `costmodel.ops.bus_factor`.
+Source: nccl-tests, PERFORMANCE.md.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import torch
+import torch.distributed as dist
+
+from costmodel.ops import bus_factor
+from profiler.backend import Unsupported
+
+KINDS: Final = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
+CUSTOM_ALL_REDUCE: Final = "vllm.custom_all_reduce"
+# torch 2.13 renamed these two and warns at the old names.
+_ALL_GATHER: Final[Callable[..., Any]] = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_REDUCE_SCATTER: Final[Callable[..., Any]] = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+_DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "int8": torch.int8}
+
+
+def algbw_bytes_per_s(message_bytes: int, latency_s: float) -> float:
+    """Payload over time."""
+    return message_bytes / latency_s
+
+
+def busbw_bytes_per_s(kind: str, ranks: int, message_bytes: int, latency_s: float) -> float:
+    """Rate each rank's link must carry: comparable with the link's peak whatever the kind and the number of ranks."""
+    return algbw_bytes_per_s(message_bytes, latency_s) * bus_factor(kind, ranks)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedCollective:
+    """A collective ready to run: ``launch`` enqueues it once; ``capture`` surrounds the recording of a CUDA graph."""
+
+    launch: Callable[[], object]
+    capture: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Communicator:
+    """The process groups of one sibling group: ``data`` carries the collective, ``host`` is gloo over equal ranks."""
+
+    ranks: tuple[int, ...]
+    data: dist.ProcessGroup
+    host: dist.ProcessGroup
+    device: torch.device
+
+
+class CollectiveKernel(Protocol):
+    """One path a collective can take, named as the ``backend`` column names it."""
+
+    @property
+    def name(self) -> str:
+        """Label of the path: ``nccl``, ``gloo``, ``vllm.custom_all_reduce``."""
+
+    def kinds(self) -> Sequence[str]:
+        """Return the collectives this path has."""
+
+    def prepare(self, kind: str, message_bytes: int, dtype: str, communicator: Communicator) -> PreparedCollective:
+        """Allocate operands; every rank of the group calls it. Raises ``Unsupported`` on all of them or on none."""
+
+
+class TorchCollectives:
+    """torch.distributed on the group's own backend: NCCL on GPUs, gloo on CPUs."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """``nccl`` or ``gloo``."""
+        return self._name
+
+    def kinds(self) -> Sequence[str]:
+        """Every kind."""
+        return KINDS
+
+    def prepare(self, kind: str, message_bytes: int, dtype: str, communicator: Communicator) -> PreparedCollective:
+        """Allocate random operands of nccl-tests' sizes."""
+        group, device, ranks = communicator.data, communicator.device, len(communicator.ranks)
+        whole = _operand(message_bytes, dtype, device)
+        if kind == "all_reduce":
+            # Averaging keeps the values bounded over many in-place repeats; gloo has no average, maximum does as well.
+            op = dist.ReduceOp.MAX if self._name == "gloo" else dist.ReduceOp.AVG
+            return PreparedCollective(lambda: dist.all_reduce(whole, op=op, group=group))
+        if kind == "send_recv":
+            return PreparedCollective(_ring(whole, communicator))
+        if whole.numel() % ranks:
+            raise Unsupported(f"{kind} of {message_bytes} bytes of {dtype} does not split over {ranks} ranks")
+        part = whole[: whole.numel() // ranks].clone()
+        if kind == "all_gather":
+            return PreparedCollective(lambda: _ALL_GATHER(whole, part, group=group))
+        if kind == "reduce_scatter":
+            return PreparedCollective(lambda: _REDUCE_SCATTER(part, whole, group=group))
+        if kind == "all_to_all":
+            received = torch.empty_like(whole)
+            return PreparedCollective(lambda: dist.all_to_all_single(received, whole, group=group))
+        raise Unsupported(f"unknown collective {kind!r}; known: {', '.join(KINDS)}")
+
+
+class VllmCustomAllReduce:
+    """vLLM's one- and two-shot all-reduce over peer memory, the path of small messages inside a node."""
+
+    __slots__ = ("_instances", "_max_bytes")
+
+    def __init__(self, *, max_bytes: int = 8 << 20) -> None:
+        self._max_bytes = max_bytes
+        self._instances: dict[tuple[int, ...], Any] = {}
+
+    @property
+    def name(self) -> str:
+        """``vllm.custom_all_reduce``."""
+        return CUSTOM_ALL_REDUCE
+
+    def kinds(self) -> Sequence[str]:
+        """All-reduce alone."""
+        return ("all_reduce",)
+
+    def prepare(self, kind: str, message_bytes: int, dtype: str, communicator: Communicator) -> PreparedCollective:
+        """Build vLLM's communicator for the group once; unsupported where vLLM itself would fall back to NCCL."""
+        if kind != "all_reduce":
+            raise Unsupported(f"{self.name} has no {kind}")
+        custom = self._instance(communicator)
+        operand = _operand(message_bytes, dtype, communicator.device)
+        if custom.disabled or not custom.should_custom_ar(operand):
+            raise Unsupported(
+                f"{self.name} declines {message_bytes} bytes over {len(communicator.ranks)} ranks (vLLM would use NCCL)"
+            )
+        return PreparedCollective(lambda: custom.custom_all_reduce(operand), capture=custom.capture)
+
+    def _instance(self, communicator: Communicator) -> Any:
+        if communicator.ranks not in self._instances:
+            from vllm.distributed.device_communicators.custom_all_reduce import CustomAllreduce
+
+            custom = CustomAllreduce(communicator.host, communicator.device, max_size=self._max_bytes)
+            if hasattr(custom, "finalize_p2p"):  # newer releases check peer access in a second, collective step
+                custom.finalize_p2p()
+            self._instances[communicator.ranks] = custom
+        return self._instances[communicator.ranks]
+
+
+def collective_kernels(device: torch.device) -> tuple[CollectiveKernel, ...]:
+    """Return every path collectives can take on this device, the generic one first."""
+    if device.type != "cuda":
+        return (TorchCollectives("gloo"),)
+    kernels: list[CollectiveKernel] = [TorchCollectives("nccl")]
+    from importlib.util import find_spec
+
+    if find_spec("vllm") is not None:
+        kernels.append(VllmCustomAllReduce())
+    return tuple(kernels)
+
+
+def _operand(message_bytes: int, dtype: str, device: torch.device) -> torch.Tensor:
+    if dtype not in _DTYPES:
+        raise Unsupported(f"collectives of {dtype} are not measured; known: {', '.join(_DTYPES)}")
+    kind = _DTYPES[dtype]
+    numel, rest = divmod(message_bytes, kind.itemsize)
+    if rest or numel < 1:
+        raise Unsupported(f"{message_bytes} bytes is no whole number of {dtype} elements")
+    if kind is torch.int8:
+        return torch.randint(-127, 128, (numel,), dtype=kind, device=device)
+    return torch.randn(numel, dtype=torch.float32, device=device).to(kind)
+
+
+def _ring(message: torch.Tensor, communicator: Communicator) -> Callable[[], object]:
+    """Every rank sends to the next and receives from the one before, in one batch."""
+    ranks, group = communicator.ranks, communicator.data
+    place = ranks.index(dist.get_rank())
+    after, before = ranks[(place + 1) % len(ranks)], ranks[place - 1]
+    received = torch.empty_like(message)
+
+    def launch() -> None:
+        works = dist.batch_isend_irecv(
+            [
+                dist.P2POp(dist.isend, message, after, group),
+                dist.P2POp(dist.irecv, received, before, group),
+            ]
+        )
+        for work in works:
+            work.wait()
+
+    return launch
