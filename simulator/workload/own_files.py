@@ -7,7 +7,6 @@ file metadata in Parquet; plain CSV has no place for it and refuses such a workl
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -142,18 +141,20 @@ def write_trace(workload: Workload, path: str | Path, *, format: OutputFormat | 
             f"{path}: {chosen} cannot hold prefix blocks, follow-up turns or a closed-loop client",
             hint="write .parquet or .jsonl",
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(descriptor)
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: folder {path.parent} does not exist", hint="create it first")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if chosen == "parquet":
-            _write_parquet(workload, Path(temporary))
+            _write_parquet(workload, temporary)
         else:
-            with Path(temporary).open("w", encoding="utf-8", newline="\n") as file:
+            with temporary.open("w", encoding="utf-8", newline="\n") as file:
                 file.writelines(_lines(workload, chosen))
-        Path(temporary).replace(path)
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _columns(workload: Workload) -> dict[str, list[Any]]:

@@ -15,7 +15,8 @@ def scale_workload(
 ) -> Workload:
     """Return the workload at ``rate_scale`` x its rate and ``length_scale`` x its (prompt, output) lengths, >= 1 token.
 
-    Lengths round to the nearest token; a request of 0 output tokens stays one. Raises InputError for a factor that is
+    Lengths round to the nearest token; a request of 0 output tokens stays one. Think times stay: a higher rate means
+    more users, not faster ones. Raises InputError for a factor that is
     not positive, and for prompts that carry prefix-block ids (scaled, they would no longer share what they share).
     """
     prompt_scale, output_scale = length_scale if isinstance(length_scale, tuple) else (length_scale, length_scale)
@@ -32,7 +33,6 @@ def scale_workload(
     return replace(
         workload,
         arrival_s=workload.arrival_s / rate_scale,
-        think_s=None if workload.think_s is None else workload.think_s / rate_scale,
         prompt_tokens=_scaled(workload.prompt_tokens, prompt_scale),
         output_tokens=_scaled(workload.output_tokens, output_scale),
     )

@@ -1,6 +1,6 @@
 """A request workload in memory: struct of arrays, arrival order, plus how the client offers it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,3 +52,23 @@ class Workload:
 
     def __len__(self) -> int:
         return len(self.arrival_s)
+
+    def head(self, count: int) -> "Workload":
+        """Return the first ``count`` requests (all of them when there are fewer)."""
+        if count >= len(self):
+            return self
+
+        prefix = self.prefix
+        if prefix is not None:
+            offsets = prefix.offsets[: count + 1]
+            prefix = replace(prefix, offsets=offsets, ids=prefix.ids[: offsets[-1]])
+        return replace(
+            self,
+            arrival_s=self.arrival_s[:count],
+            prompt_tokens=self.prompt_tokens[:count],
+            output_tokens=self.output_tokens[:count],
+            prefix=prefix,
+            after=None if self.after is None else self.after[:count],
+            think_s=None if self.think_s is None else self.think_s[:count],
+            replica=None if self.replica is None else self.replica[:count],
+        )

@@ -1,0 +1,197 @@
+"""A workload from one line of text: a trace file, a bundled trace, or a generator with its settings.
+
+chat-synthetic                                     bundled trace
+traces/mine.jsonl                                  file of any format `read_trace` knows
+synthetic:chat,rate=2,n=1000,seed=0                open loop; mix = chat, code, summarization, long-context, reasoning
+synthetic:isl=512,osl=128,rate=2,n=1000            open loop with fixed lengths (isl_cv= / osl_cv= make them lognormal)
+closed:isl=1024,osl=1024,concurrency=64            closed loop as a benchmark client offers it
+sessions:chat,rate=0.5,n=200,turns=4,system=500    multi-turn sessions with shared prefixes; n and rate count sessions
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+from simulator.errors import InputError
+from simulator.workload.arrivals import ArrivalName
+from simulator.workload.client import BenchmarkClient, DrawName
+from simulator.workload.generate import LENGTH_MIXES, LengthMix, generate_workload, length_mix
+from simulator.workload.lengths import Fixed, LengthDistribution, Lognormal, Uniform
+from simulator.workload.scale import scale_workload
+from simulator.workload.sessions import Sessions, generate_sessions
+from simulator.workload.trace import read_trace
+from simulator.workload.workload import Workload
+
+Number = TypeVar("Number", int, float)
+
+# The bundled trace and the text that generates it (`apex trace generate` with it writes the same bytes).
+BUNDLED_TRACES: Final[Mapping[str, str]] = {"chat-synthetic": "synthetic:chat,rate=2,n=1000,seed=0"}
+_LONGEST_TOKENS: Final = 131_072
+
+
+def parse_workload(
+    text: str,
+    *,
+    rate_scale: float = 1.0,
+    length_scale: float | tuple[float, float] = 1.0,
+    limit: int | None = None,
+    **reading: Any,
+) -> Workload:
+    """Return the workload ``text`` names; ``reading`` goes to `read_trace` for files.
+
+    Raises InputError naming the setting, its value and what it must be.
+    """
+    if text in BUNDLED_TRACES:
+        with resources.as_file(resources.files("simulator.workload") / "data" / f"{text}.csv") as path:
+            return read_trace(path, rate_scale=rate_scale, length_scale=length_scale, limit=limit, **reading)
+    scheme, colon, rest = text.partition(":")
+    if not colon or scheme not in _GENERATORS:
+        if not Path(text).exists():
+            raise InputError(
+                f"--trace {text}: no such trace file, bundled trace or generator",
+                hint=f"bundled: {', '.join(BUNDLED_TRACES)}; generators: {', '.join(f'{g}:...' for g in _GENERATORS)}",
+            )
+        return read_trace(text, rate_scale=rate_scale, length_scale=length_scale, limit=limit, **reading)
+    if reading:
+        raise InputError(f"--trace {text}: a generator takes no {', '.join(reading)}", hint="these are for trace files")
+    settings = _Settings.parse(text, rest)
+    workload = _GENERATORS[scheme](settings)
+    settings.refuse_unknown()
+    workload = scale_workload(workload, rate_scale, length_scale)
+    return workload if limit is None else workload.head(limit)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Settings:
+    """The ``word,key=value,...`` part of a generator's text, consumed key by key."""
+
+    text: str
+    word: str | None
+    values: dict[str, str]
+    asked: list[str]
+
+    @classmethod
+    def parse(cls, text: str, rest: str) -> "_Settings":
+        word, values = None, {}
+        for position, item in enumerate(rest.split(",")):
+            key, equals, value = (part.strip() for part in item.partition("="))
+            if not equals and position == 0:
+                word = key or None
+            elif not equals or not key or not value:
+                raise InputError(f"--trace {text}: {item!r} is not key=value", hint="e.g. synthetic:chat,rate=2,n=1000")
+            elif key in values:
+                raise InputError(f"--trace {text}: {key} is given twice")
+            else:
+                values[key] = value
+        return cls(text=text, word=word, values=values, asked=[])
+
+    def number(self, key: str, default: Number | None, kind: type[Number]) -> Number:
+        """Take ``key`` as an int or float; InputError when it is neither, or missing without default."""
+        self.asked.append(key)
+        text = self.values.get(key)
+        if text is None:
+            if default is None:
+                raise InputError(f"--trace {self.text}: {key} is missing", hint=f"add {key}=...")
+            return default
+        try:
+            return kind(text)
+        except ValueError:
+            noun = "a whole number" if kind is int else "a number"
+            raise InputError(f"--trace {self.text}: {key} is {text!r}, must be {noun}") from None
+
+    def word_of(self, key: str, default: str) -> str:
+        """Take ``key`` as a word."""
+        self.asked.append(key)
+        return self.values.get(key, default)
+
+    def refuse_unknown(self) -> None:
+        """Raise InputError for settings that no one asked for."""
+        for key in self.values:
+            if key not in self.asked:
+                raise InputError(
+                    f"--trace {self.text}: setting {key!r} is not known", hint=f"settings are {', '.join(self.asked)}"
+                )
+
+
+def _lengths(settings: _Settings, key: str, default: LengthDistribution | None) -> LengthDistribution:
+    """``key`` as one length, a range low-high, or with ``key_cv`` the mean of a lognormal."""
+    text = settings.word_of(key, "")
+    cv = settings.number(f"{key}_cv", 0.0, float)
+    if not text:
+        if default is not None:
+            return default
+        raise InputError(
+            f"--trace {settings.text}: {key} is missing",
+            hint=f"name a mix ({', '.join(LENGTH_MIXES)}) or add {key}=...",
+        )
+    low, dash, high = text.partition("-")
+    if not all(part.isdecimal() for part in ((low, high) if dash else (low,))):
+        raise InputError(
+            f"--trace {settings.text}: {key} is {text!r}, must be a length like 512 or a range like 64-512"
+        )
+    if dash:
+        return Uniform(low=int(low), high=int(high))
+    return Lognormal(mean=int(low), cv=cv, maximum=max(_LONGEST_TOKENS, int(low))) if cv else Fixed(tokens=int(low))
+
+
+def _mix(settings: _Settings) -> LengthMix:
+    named = None if settings.word is None else length_mix(settings.word)
+    return LengthMix(
+        prompt=_lengths(settings, "isl", named.prompt if named else None),
+        output=_lengths(settings, "osl", named.output if named else None),
+    )
+
+
+def _synthetic(settings: _Settings) -> Workload:
+    mix = _mix(settings)
+    cv = settings.number("cv", 1.0, float)
+    return generate_workload(
+        settings.number("n", 1000, int),
+        mix=mix,
+        process=cast("ArrivalName", settings.word_of("arrivals", "poisson" if cv == 1.0 else "gamma")),
+        rate_per_s=settings.number("rate", 1.0, float),
+        arrival_cv=cv,
+        seed=settings.number("seed", 0, int),
+        name=f"synthetic-{settings.word or 'lengths'}",
+    )
+
+
+def _closed(settings: _Settings) -> Workload:
+    return BenchmarkClient(
+        prompt_tokens=settings.number("isl", None, int),
+        output_tokens=settings.number("osl", None, int),
+        concurrency=settings.number("concurrency", None, int),
+        range_ratio=settings.number("ratio", 0.8, float),
+        draw=cast("DrawName", settings.word_of("draw", "benchmark-serving")),
+        prompts_per_slot=settings.number("prompts_per_slot", 10, int),
+        warmup_per_slot=settings.number("warmup_per_slot", 2, int),
+        special_tokens=settings.number("special_tokens", 0, int),
+        seed=settings.number("seed", 0, int),
+    ).workload()
+
+
+def _sessions(settings: _Settings) -> Workload:
+    mix = _mix(settings)
+    return generate_sessions(
+        Sessions(
+            count=settings.number("n", 100, int),
+            question=mix.prompt,
+            answer=mix.output,
+            rate_per_s=settings.number("rate", 1.0, float),
+            mean_turns=settings.number("turns", 4.0, float),
+            mean_think_s=settings.number("think_s", 10.0, float),
+            system_prompt_tokens=settings.number("system", 0, int),
+            max_prompt_tokens=settings.number("max_prompt", 32_768, int),
+            block_tokens=settings.number("block", 16, int),
+            seed=settings.number("seed", 0, int),
+        )
+    )
+
+
+_GENERATORS: Final[Mapping[str, Callable[[_Settings], Workload]]] = {
+    "synthetic": _synthetic,
+    "closed": _closed,
+    "sessions": _sessions,
+}
