@@ -1,0 +1,81 @@
+"""From a Hugging Face config to a `ModelSpec`: the registry of architectures and what all of them share.
+
+A reader is registered for one or more values of `model_type`. Keys that change the computation in a way no cell
+models are refused; the many metadata keys of real configs are ignored.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from simulator.errors import InputError
+from simulator.model.hf_config import HfConfig
+from simulator.model.spec import ModelSpec
+
+Reader = Callable[[HfConfig, str], ModelSpec]
+
+ARCHITECTURES: Final[dict[str, Reader]] = {}
+
+# Keys that change what a layer computes, with what they mean; no bundled cell covers them.
+_UNSUPPORTED: Final[Mapping[str, str]] = {
+    "index_topk": "sparse attention chosen by an indexer is not modelled",
+    "attn_output_gate": "gated attention output is not modelled",
+    "linear_num_key_heads": "linear attention layers are not modelled",
+    "mamba_d_state": "state-space layers are not modelled",
+    "state_size": "state-space layers are not modelled",
+    "ssm_cfg": "state-space layers are not modelled",
+    "num_kv_shared_layers": "layers that share another layer's KV are not modelled",
+    "cross_attention_layers": "interleaved cross-attention layers are not modelled",
+    "add_cross_attention": "cross attention in this architecture is not modelled",
+    "zero_expert_num": "identity experts are not modelled",
+}
+
+
+def architecture(*model_types: str) -> Callable[[Reader], Reader]:
+    """Register a reader: read configs of these ``model_type`` values with the decorated function."""
+
+    def register(reader: Reader) -> Reader:
+        for model_type in model_types:
+            known = ARCHITECTURES.get(model_type)
+            if known is not None and known.__qualname__ != reader.__qualname__:
+                msg = f"model type {model_type!r} is already read by {known.__qualname__}"
+                raise ValueError(msg)
+            ARCHITECTURES[model_type] = reader
+        return reader
+
+    return register
+
+
+def from_hf_config(source: str | Path | Mapping[str, Any] | HfConfig, *, name: str | None = None) -> ModelSpec:
+    """Read a config.json (or the folder that holds one, or its parsed content) into a ``ModelSpec``.
+
+    Raises ``InputError`` naming file, key, value and limit for anything that cannot be understood or is not supported.
+    """
+    if isinstance(source, HfConfig):
+        config = source
+    elif isinstance(source, Mapping):
+        config = HfConfig(source, name or "config")
+    else:
+        config = HfConfig.from_file(Path(source))
+        if name is None:
+            path = Path(source)
+            name = path.parent.name if path.name == "config.json" and path.parent.name else path.stem
+    reader = _reader_of(config)
+    for key, because in _UNSUPPORTED.items():
+        config.refuse(key, because=because, hint="register a cell for it: docs/custom_cells.md")
+    return reader(config, name or config.text("_name_or_path", "") or config.text("model_type", "model"))
+
+
+def _reader_of(config: HfConfig) -> Reader:
+    """Return the reader of a config's ``model_type``."""
+    import simulator.model.families  # noqa: F401 - registers the bundled readers; they import this module
+
+    model_type = config.text("model_type")
+    reader = ARCHITECTURES.get(model_type)
+    if reader is None:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise InputError(
+            f"{config.place}: model_type {model_type!r} is not supported, must be one of {known}",
+            hint="a new architecture is one file: docs/custom_cells.md",
+        )
+    return reader

@@ -1,0 +1,93 @@
+"""What a cell is: a sublayer with a residual around it, which knows its weights, its KV and the ops it runs.
+
+A cell is a bag of tasks (heads, filters, experts) that a plan maps to ranks. It lives in one file, is registered by
+name, and is a frozen value: equal cells are one cell, however many layers repeat it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol, TypeVar, runtime_checkable
+
+from costmodel.ops import Attention, Gemm, Ints, Op
+from simulator.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelChoices:
+    """What an engine fuses, and how tokens travel to experts that live on other ranks.
+
+    ``activation_quantisation``: ``separate`` kernels; ``fused`` into the norm or activation before the GEMM where
+    there is one; ``in_gemm`` when the GEMM's own price already includes it.
+    """
+
+    activation_quantisation: Literal["separate", "fused", "in_gemm"] = "separate"
+    all2all: Literal["allgather_reducescatter", "deepep"] = "allgather_reducescatter"
+    moe_routing: str = "balanced"
+
+
+DEFAULT_KERNELS: Final = KernelChoices()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionTemplate:
+    """One rank's attention calls with the batch left open: ``dataclasses.replace`` fills in the counts.
+
+    ``window`` of the ops bounds the keys a query sees. ``context_gemm`` (MLA) runs once per step over the *cached*
+    context tokens of the prefill chunks (its ``m``), which must be expanded before they can be attended to.
+    ``fixed_kv_tokens`` is set where keys do not grow with the sequence (cross attention).
+    """
+
+    prefill: Attention
+    decode: Attention
+    context_gemm: Gemm | None = None
+    fixed_kv_tokens: int = 0
+
+
+@runtime_checkable
+class Cell(Protocol):
+    """The contract of a cell; every byte and op is that of one rank under ``plan``."""
+
+    def parameters(self) -> int:
+        """Parameters of the whole cell, exact."""
+
+    def active_parameters(self) -> int:
+        """Parameters one token meets (fewer than all in a mixture of experts)."""
+
+    def weight_bytes(self, plan: Plan) -> int:
+        """Bytes of weights on one rank, replicated parts included."""
+
+    def kv_bytes_per_token(self, plan: Plan) -> float:
+        """Bytes of KV cache one token of context takes on one rank."""
+
+    def token_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
+        """Every op of one rank whose cost depends only on the ``m`` tokens of the step, in execution order."""
+
+    def attention(self, plan: Plan) -> AttentionTemplate | None:
+        """Return the attention calls, which depend on the lengths too; None where there are none."""
+
+    def refusal(self, plan: Plan) -> str | None:
+        """Why ``plan`` cannot shard this cell; None when it can."""
+
+
+CellType = TypeVar("CellType", bound=type)
+
+CELL_KINDS: Final[dict[str, type]] = {}
+
+
+def register_cell(kind: str) -> Callable[[CellType], CellType]:
+    """Class decorator: make a cell known by ``kind``; a second class under one name is a programming error."""
+
+    def register(cell: CellType) -> CellType:
+        known = CELL_KINDS.get(kind)
+        if known is not None and known.__qualname__ != cell.__qualname__:
+            msg = f"cell kind {kind!r} is already registered by {known.__qualname__}"
+            raise ValueError(msg)
+        CELL_KINDS[kind] = cell
+        return cell
+
+    return register
+
+
+def kind_of(cell: Cell) -> str:
+    """Return the name a cell's class is registered under."""
+    return next(kind for kind, known in CELL_KINDS.items() if known is type(cell))

@@ -1,0 +1,119 @@
+"""Self-attention with grouped keys: MHA, GQA and MQA, with or without a sliding window, rope, qk-norm and biases.
+
+Per rank: `nh / tp` query heads and `max(1, nkv / tp)` key/value heads (replicated when there are fewer than ranks).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from costmodel.ops import DTYPE_BYTES, Attention, Collective, Elementwise, Ints, Op
+from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
+from simulator.model.collectives import tensor_all_reduce
+from simulator.model.linear import Linear, WeightFormat, activation_dtype, kv_dtype
+from simulator.model.norm import Norm
+from simulator.plan import Plan
+
+
+@register_cell("attention")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfAttention:
+    """Norm, fused qkv projection, optional per-head norm and rope, attention, output projection, all-reduce."""
+
+    hidden: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: str
+    weights: WeightFormat
+    norm: Norm
+    post_norm: Norm | None = None
+    qk_norm: Literal["none", "head", "layer"] = "none"  # RMSNorm of q and k: per head, or over all heads together
+    qkv_bias: bool = False
+    output_bias: bool = False
+    has_rope: bool = True
+    has_sinks: bool = False  # one learned logit per query head
+    window: int = 0  # keys a query sees; 0 = all
+
+    def parameters(self) -> int:
+        """Projections, norms and sinks."""
+        return sum(linear.parameters() for linear in self._linears(Plan())) + self._replicated_parameters()
+
+    def active_parameters(self) -> int:
+        """Every token meets all of them."""
+        return self.parameters()
+
+    def weight_bytes(self, plan: Plan) -> int:
+        """Projections of this rank's heads; norms replicated; keys and values replicated below one head per rank."""
+        element = DTYPE_BYTES[activation_dtype(plan, self.dtype)]
+        return sum(linear.stored_bytes() for linear in self._linears(plan)) + int(
+            self._replicated_parameters() * element
+        )
+
+    def kv_bytes_per_token(self, plan: Plan) -> float:
+        """Keys and values of this rank's heads."""
+        return 2 * self._kv_heads(plan) * self.head_dim * DTYPE_BYTES[kv_dtype(plan, self.dtype)]
+
+    def token_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
+        """All but the attention call itself."""
+        qkv, output = self._linears(plan)
+        dtype = activation_dtype(plan, self.dtype)
+        element = DTYPE_BYTES[dtype]
+        heads, kv_heads = self.num_heads // plan.tp, self._kv_heads(plan)
+        qk_width = (heads + kv_heads) * self.head_dim
+        ops = [*self.norm.add_into(m, dtype, qkv, kernels), qkv.gemm(m)]
+        both_ways = 2 * qk_width * element
+        if self.qk_norm == "layer" and plan.tp > 1:
+            # The two fp32 sums of squares of each token span the heads of all ranks.
+            ops.append(Collective(kind="all_reduce", message_bytes=8 * m, ranks=plan.tp, dtype="fp32"))
+        if self.qk_norm != "none":
+            ops.append(Elementwise(op="qk_norm", rows=m, width=qk_width, bytes_per_row=both_ways, dtype=dtype))
+        if self.has_rope:
+            ops.append(Elementwise(op="rope", rows=m, width=qk_width, bytes_per_row=both_ways, dtype=dtype))
+        kv_width = 2 * kv_heads * self.head_dim
+        moved = kv_width * (element + DTYPE_BYTES[kv_dtype(plan, self.dtype)])
+        ops.append(Elementwise(op="kv_write", rows=m, width=kv_width, bytes_per_row=moved, dtype=dtype))
+        if kernels.activation_quantisation != "in_gemm":
+            ops += output.quantise(m)
+        ops.append(output.gemm(m))
+        ops += tensor_all_reduce(plan, m, self.hidden, dtype)
+        if self.post_norm is not None:
+            ops.append(self.post_norm.plain(m, dtype))
+        return ops
+
+    def attention(self, plan: Plan) -> AttentionTemplate:
+        """Return the same call shape for prefill and decode: engines run both in one batch."""
+        call = Attention(
+            num_heads=self.num_heads // plan.tp,
+            num_kv_heads=self._kv_heads(plan),
+            head_dim=self.head_dim,
+            v_head_dim=self.head_dim,
+            dtype=activation_dtype(plan, self.dtype),
+            kv_dtype=kv_dtype(plan, self.dtype),
+            window=self.window,
+        )
+        return AttentionTemplate(prefill=call, decode=call)
+
+    def refusal(self, plan: Plan) -> str | None:
+        """Whole query heads per rank; key/value heads split evenly or replicated evenly."""
+        if self.num_heads % plan.tp:
+            return f"tp is {plan.tp}, must divide the {self.num_heads} attention heads"
+        if self.num_kv_heads % plan.tp and plan.tp % self.num_kv_heads:
+            return f"tp is {plan.tp}, must divide or be a multiple of the {self.num_kv_heads} key/value heads"
+        return next((reason for linear in self._linears(plan) if (reason := linear.refusal())), None)
+
+    def _kv_heads(self, plan: Plan) -> int:
+        return max(1, self.num_kv_heads // plan.tp)
+
+    def _linears(self, plan: Plan) -> tuple[Linear, Linear]:
+        weights, dtype = self.weights.under(plan), activation_dtype(plan, self.dtype)
+        heads = self.num_heads // plan.tp
+        qkv_width = (heads + 2 * self._kv_heads(plan)) * self.head_dim
+        return (
+            Linear(n=qkv_width, k=self.hidden, weights=weights, dtype=dtype, bias=self.qkv_bias),
+            Linear(n=self.hidden, k=heads * self.head_dim, weights=weights, dtype=dtype, bias=self.output_bias),
+        )
+
+    def _replicated_parameters(self) -> int:
+        norms = self.norm.parameters() + (self.post_norm.parameters() if self.post_norm else 0)
+        heads = {"none": 0, "head": 2, "layer": self.num_heads + self.num_kv_heads}[self.qk_norm]
+        return norms + heads * self.head_dim + (self.num_heads if self.has_sinks else 0)

@@ -1,0 +1,109 @@
+"""Dense feed-forward: gated (SwiGLU, GeGLU) or plain (GELU, ReLU), its inner width sharded over the tensor axis."""
+
+from dataclasses import dataclass
+
+from costmodel.ops import DTYPE_BYTES, Elementwise, Ints, Op
+from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
+from simulator.model.collectives import tensor_all_reduce
+from simulator.model.linear import Linear, WeightFormat, activation_dtype
+from simulator.model.norm import Norm
+from simulator.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedForward:
+    """The two (gated: fused three) matrices and the activation between them, without norm, residual or collective."""
+
+    hidden: int
+    inter: int
+    dtype: str
+    weights: WeightFormat
+    gated: bool = True
+    activation: str = "silu"
+    bias: bool = False
+
+    def linears(self, plan: Plan) -> tuple[Linear, Linear]:
+        """Up (gate and up as one matrix) and down, as one rank of the tensor axis holds them."""
+        weights, dtype = self.weights.under(plan), activation_dtype(plan, self.dtype)
+        inter = self.inter // plan.tp
+        up_width = 2 * inter if self.gated else inter
+        return (
+            Linear(n=up_width, k=self.hidden, weights=weights, dtype=dtype, bias=self.bias),
+            Linear(n=self.hidden, k=inter, weights=weights, dtype=dtype, bias=self.bias),
+        )
+
+    def parameters(self) -> int:
+        """Both matrices and biases."""
+        return sum(linear.parameters() for linear in self.linears(Plan()))
+
+    def weight_bytes(self, plan: Plan) -> int:
+        """Both shards."""
+        return sum(linear.stored_bytes() for linear in self.linears(plan))
+
+    def token_ops(self, plan: Plan, m: Ints, kernels: KernelChoices) -> list[Op]:
+        """Up GEMM, activation, rounding where the format needs it, down GEMM; the input is already rounded."""
+        up, down = self.linears(plan)
+        dtype = activation_dtype(plan, self.dtype)
+        read, write = up.n * DTYPE_BYTES[dtype], down.k * DTYPE_BYTES[dtype]
+        name = f"{self.activation}_mul" if self.gated else self.activation
+        follow: list[Op] = []
+        if down.quantises_activations and kernels.activation_quantisation == "fused":
+            name, write = f"{name}_quantise", down.quantised_row_bytes()
+        elif kernels.activation_quantisation == "separate":
+            follow = down.quantise(m)
+        activation = Elementwise(op=name, rows=m, width=down.k, bytes_per_row=read + write, dtype=dtype)
+        return [up.gemm(m), activation, *follow, down.gemm(m)]
+
+    def refusal(self, plan: Plan) -> str | None:
+        """Say whether the inner width splits evenly, quantised blocks included."""
+        if self.inter % plan.tp:
+            return f"tp is {plan.tp}, must divide the feed-forward width {self.inter}"
+        return next((reason for linear in self.linears(plan) if (reason := linear.refusal())), None)
+
+
+@register_cell("mlp")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mlp:
+    """Norm, feed-forward, all-reduce."""
+
+    feed_forward: FeedForward
+    norm: Norm
+    post_norm: Norm | None = None
+
+    def parameters(self) -> int:
+        """Matrices and norms."""
+        return self.feed_forward.parameters() + self._norm_parameters()
+
+    def active_parameters(self) -> int:
+        """Every token meets all of them."""
+        return self.parameters()
+
+    def weight_bytes(self, plan: Plan) -> int:
+        """Shards of the matrices; norms replicated."""
+        element = DTYPE_BYTES[activation_dtype(plan, self.feed_forward.dtype)]
+        return self.feed_forward.weight_bytes(plan) + int(self._norm_parameters() * element)
+
+    def kv_bytes_per_token(self, plan: Plan) -> float:  # noqa: ARG002 - the contract of a cell
+        """Keep nothing."""
+        return 0.0
+
+    def token_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
+        """Everything: a feed-forward depends on the token count alone."""
+        dtype = activation_dtype(plan, self.feed_forward.dtype)
+        up, _ = self.feed_forward.linears(plan)
+        ops = [*self.norm.add_into(m, dtype, up, kernels), *self.feed_forward.token_ops(plan, m, kernels)]
+        ops += tensor_all_reduce(plan, m, self.feed_forward.hidden, dtype)
+        if self.post_norm is not None:
+            ops.append(self.post_norm.plain(m, dtype))
+        return ops
+
+    def attention(self, plan: Plan) -> None:  # noqa: ARG002 - the contract of a cell
+        """Attends to nothing."""
+        return
+
+    def refusal(self, plan: Plan) -> str | None:
+        """As the feed-forward."""
+        return self.feed_forward.refusal(plan)
+
+    def _norm_parameters(self) -> int:
+        return self.norm.parameters() + (self.post_norm.parameters() if self.post_norm else 0)

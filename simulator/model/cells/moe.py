@@ -1,0 +1,206 @@
+"""Mixture of experts: router, routed experts, optional shared expert, and the transfers that bring tokens to experts.
+
+With `ep` = 1 every expert is sharded over the stage's tp x attention_dp ranks; otherwise each rank holds whole
+experts. Where attention runs data-parallel, every rank brings its own m tokens and the experts see all
+m x attention_dp of them: tokens and their top-k choices are gathered before and scattered back after.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodel.ops import DTYPE_BYTES, SCHEMES, Collective, Elementwise, Ints, Moe, Op
+from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
+from simulator.model.cells.mlp import FeedForward
+from simulator.model.collectives import tensor_all_gather, tensor_all_reduce
+from simulator.model.linear import Linear, WeightFormat, activation_dtype
+from simulator.model.norm import Norm
+from simulator.plan import Plan
+
+
+@register_cell("moe")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixtureOfExperts:
+    """Norm, router, top-k, dispatch, experts, combine, and the shared expert beside them."""
+
+    hidden: int
+    inter: int  # of one routed expert
+    num_experts: int
+    topk: int
+    dtype: str
+    weights: WeightFormat
+    norm: Norm
+    router_bias: bool = False
+    expert_bias: bool = False
+    correction_bias: bool = False  # one learned score offset per expert, used in the choice only
+    shared: FeedForward | None = None
+    shared_gate: bool = False  # the shared expert is scaled by a learned sigmoid gate
+
+    def parameters(self) -> int:
+        """All experts, router, shared expert and norm."""
+        return self.num_experts * self._expert_parameters() + self._unrouted_parameters()
+
+    def active_parameters(self) -> int:
+        """``topk`` experts and everything that is not routed."""
+        return self.topk * self._expert_parameters() + self._unrouted_parameters()
+
+    def weight_bytes(self, plan: Plan) -> int:
+        """Count this rank's experts or shards; router, norm and gate replicated; shared expert on the tp axis."""
+        dtype = activation_dtype(plan, self.dtype)
+        experts, shards = self._layout(plan)
+        routed = -(-self.num_experts // experts) * sum(
+            linear.stored_bytes() for linear in self._expert_linears(plan, shards)
+        )
+        shared = self.shared.weight_bytes(self._outside_experts(plan)) if self.shared else 0
+        replicated = self._router(dtype).stored_bytes() + self.norm.weight_bytes(dtype)
+        replicated += 4 * self.num_experts if self.correction_bias else 0
+        replicated += int(self.hidden * DTYPE_BYTES[dtype]) if self.shared_gate else 0
+        return routed + shared + replicated
+
+    def kv_bytes_per_token(self, plan: Plan) -> float:  # noqa: ARG002 - the contract of a cell
+        """Keep nothing."""
+        return 0.0
+
+    def token_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
+        """Everything; ``m`` is the tokens of one attention-data rank, padded to the most loaded of them.
+
+        Rounding of the experts' inputs and the weighted sum of their outputs are inside the ``Moe`` op.
+        """
+        dtype = activation_dtype(plan, self.dtype)
+        element = DTYPE_BYTES[dtype]
+        router = self._router(dtype)
+        own = -(-m // plan.tp) if self._is_sequence_parallel(plan) else m
+        ops = [*self.norm.add_into(m, dtype, router, kernels), router.gemm(own)]
+        choice = 4.0 * self.num_experts + 8.0 * self.topk  # fp32 scores in, fp32 weights and int32 ids out
+        ops.append(Elementwise(op="topk", rows=own, width=self.num_experts, bytes_per_row=choice, dtype=dtype))
+        if self.shared is not None:
+            outside = self._outside_experts(plan)
+            if kernels.activation_quantisation != "in_gemm":
+                ops += self.shared.linears(outside)[0].quantise(own)
+            ops += self.shared.token_ops(outside, own, kernels)
+        experts, shards = self._layout(plan)
+        routed = Moe(
+            num_tokens=m * plan.attention_dp,
+            hidden=self.hidden,
+            inter=self.inter,
+            num_experts=self.num_experts,
+            topk=self.topk,
+            tp=shards,
+            ep=experts,
+            dtype=self.weights.under(plan).scheme,
+            routing=kernels.moe_routing,
+        )
+        before, after, regather = self._transfers(plan, m, dtype, kernels)
+        ops += [*before, routed, *after]
+        if self.shared is not None:
+            reads = 3 * self.hidden * element
+            ops.append(Elementwise(op="add", rows=own, width=self.hidden, bytes_per_row=reads, dtype=dtype))
+        ops += regather
+        if not self._is_sequence_parallel(plan):
+            ops += tensor_all_reduce(plan, m, self.hidden, dtype)
+        return ops
+
+    def attention(self, plan: Plan) -> None:  # noqa: ARG002 - the contract of a cell
+        """Attends to nothing."""
+        return
+
+    def refusal(self, plan: Plan) -> str | None:
+        """Whole experts must spread over ranks, sharded ones must split evenly."""
+        experts, shards = self._layout(plan)
+        if experts > self.num_experts:
+            return f"ep is {experts}, must be at most the {self.num_experts} experts"
+        if self.num_experts % experts:
+            return f"ep is {experts}, must divide the {self.num_experts} experts"
+        if self.inter % shards:
+            return f"experts are sharded over {shards} ranks, which must divide their width {self.inter}"
+        linears = self._expert_linears(plan, shards)
+        shared = self.shared.refusal(self._outside_experts(plan)) if self.shared else None
+        return shared or next((reason for linear in linears if (reason := linear.refusal())), None)
+
+    def _layout(self, plan: Plan) -> tuple[int, int]:
+        """(ranks that experts are spread over, ranks that each expert is sharded over)."""
+        return (plan.ep, 1) if plan.ep > 1 else (1, plan.stage_ranks)
+
+    @staticmethod
+    def _is_sequence_parallel(plan: Plan) -> bool:
+        """Each tensor rank routes its own slice of the tokens, so none is sent twice."""
+        return plan.ep > 1 and plan.tp > 1 and plan.attention_dp > 1
+
+    def _outside_experts(self, plan: Plan) -> Plan:
+        """How the shared expert is laid out: whole on every rank where each has its own slice of the tokens."""
+        return dataclasses.replace(plan, tp=1, ep=1) if self._is_sequence_parallel(plan) else plan
+
+    def _transfers(
+        self, plan: Plan, m: Ints, dtype: str, kernels: KernelChoices
+    ) -> tuple[list[Op], list[Op], list[Op]]:
+        """Ops before and after the experts, and the gathering of token slices; none while all ranks share tokens."""
+        if plan.attention_dp == 1:
+            return [], [], []
+        spread = self._is_sequence_parallel(plan)
+        ranks, stride = (plan.stage_ranks, 1) if spread else (plan.attention_dp, plan.tp)
+        regather = tensor_all_gather(plan, m, self.hidden, dtype) if spread else []
+        element = int(DTYPE_BYTES[dtype])
+        if kernels.all2all == "deepep" and plan.ep > 1:
+            own = m / plan.tp if spread else m
+            copies = ranks * (1.0 - (1.0 - 1.0 / ranks) ** self.topk)  # expected distinct ranks of topk choices
+            sent = DTYPE_BYTES[SCHEMES[self.weights.under(plan).scheme].activation]
+            out, back = (
+                Collective(
+                    kind="all_to_all",
+                    message_bytes=_whole(own * copies * self.hidden * width),
+                    ranks=ranks,
+                    group_stride=stride,
+                    dtype=dtype,
+                )
+                for width in (sent, element)
+            )
+            return [out], [back], regather
+        tokens = m * plan.attention_dp
+        gather = Collective(
+            kind="all_gather",
+            message_bytes=tokens * (self.hidden * element + 8 * self.topk),
+            ranks=ranks,
+            group_stride=stride,
+            dtype=dtype,
+        )
+        scatter = Collective(
+            kind="reduce_scatter",
+            message_bytes=tokens * self.hidden * element,
+            ranks=ranks,
+            group_stride=stride,
+            dtype=dtype,
+        )
+        return [gather], [scatter], regather
+
+    def _router(self, dtype: str) -> Linear:
+        return Linear(
+            n=self.num_experts,
+            k=self.hidden,
+            weights=WeightFormat(scheme=dtype),
+            dtype=dtype,
+            bias=self.router_bias,
+        )
+
+    def _expert_linears(self, plan: Plan, shards: int) -> tuple[Linear, Linear]:
+        weights, dtype = self.weights.under(plan), activation_dtype(plan, self.dtype)
+        inter = self.inter // shards
+        return (
+            Linear(n=2 * inter, k=self.hidden, weights=weights, dtype=dtype, bias=self.expert_bias),
+            Linear(n=self.hidden, k=inter, weights=weights, dtype=dtype, bias=self.expert_bias),
+        )
+
+    def _expert_parameters(self) -> int:
+        return sum(linear.parameters() for linear in self._expert_linears(Plan(), 1))
+
+    def _unrouted_parameters(self) -> int:
+        shared = self.shared.parameters() if self.shared else 0
+        router = self._router(self.dtype).parameters() + (self.num_experts if self.correction_bias else 0)
+        return shared + router + self.norm.parameters() + (self.hidden if self.shared_gate else 0)
+
+
+def _whole(size: float | NDArray[np.floating]) -> Ints:
+    """Round a byte count up."""
+    return math.ceil(size) if isinstance(size, float) else np.ceil(size).astype(np.int64)

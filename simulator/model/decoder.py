@@ -1,0 +1,177 @@
+"""What decoder configs have in common: sizes with Hugging Face's fallbacks, formats, windows, and assembly."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from simulator.model.cells.attention import SelfAttention
+from simulator.model.cells.mlp import FeedForward, Mlp
+from simulator.model.hf_config import HfConfig
+from simulator.model.norm import Norm
+from simulator.model.quantisation import Quantisation, read_quantisation
+from simulator.model.spec import Block, Embedding, ModelSpec
+
+# Engines run checkpoints stored in 32 bits in 16: bf16, unless the plan casts to another format.
+_DTYPES: Final = {"bfloat16": "bf16", "float16": "fp16", "float32": "bf16"}
+_ACTIVATIONS: Final = {
+    "silu": "silu",
+    "swish": "silu",
+    "swiglu": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu",
+    "gelu_fast": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "gelu_python": "gelu",
+    "relu": "relu",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoder:
+    """Sizes every decoder has, read once."""
+
+    config: HfConfig
+    hidden: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    inter: int
+    vocab: int
+    max_position: int
+    dtype: str
+    activation: str
+    quantisation: Quantisation
+
+    @classmethod
+    def read(cls, config: HfConfig, *, outer: HfConfig | None = None) -> "Decoder":
+        """Read and cross-check; formats of a multimodal wrapper stand in its ``outer`` config."""
+        hidden = config.integer("hidden_size")
+        heads = config.integer("num_attention_heads")
+        kv_heads = config.integer("num_key_value_heads", heads)
+        if heads % kv_heads:
+            raise config.fault("num_key_value_heads", f"a divisor of num_attention_heads = {heads}")
+        if "head_dim" not in config and hidden % heads:
+            raise config.fault("num_attention_heads", f"a divisor of hidden_size = {hidden} when head_dim is absent")
+        dtype = dtype_of(config, outer)
+        formats = outer if outer is not None and "quantization_config" in outer else config
+        return cls(
+            config=config,
+            hidden=hidden,
+            num_layers=config.integer("num_hidden_layers"),
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=config.integer("head_dim", hidden // heads),
+            inter=config.integer("intermediate_size"),
+            vocab=config.integer("vocab_size"),
+            max_position=config.integer("max_position_embeddings"),
+            dtype=dtype,
+            activation=activation_of(config, "hidden_act", "hidden_activation"),
+            quantisation=read_quantisation(formats, dtype),
+        )
+
+    @property
+    def norm(self) -> Norm:
+        """The RMSNorm over the hidden width."""
+        return Norm(kind="rmsnorm", width=self.hidden)
+
+    def attention(self, layer: int, **traits: object) -> SelfAttention:
+        """Return the self-attention cell of one layer; ``traits`` are further fields of the cell."""
+        return SelfAttention(
+            hidden=self.hidden,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            dtype=self.dtype,
+            weights=self.quantisation.of(f"model.layers.{layer}.self_attn"),
+            norm=self.norm,
+            **traits,  # type: ignore[arg-type] # checked by the cell's own signature
+        )
+
+    def feed_forward(self, module: str, inter: int, *, bias: bool = False) -> FeedForward:
+        """Return a gated feed-forward, in the format of ``module``."""
+        return FeedForward(
+            hidden=self.hidden,
+            inter=inter,
+            dtype=self.dtype,
+            weights=self.quantisation.of(module),
+            activation=self.activation,
+            bias=bias,
+        )
+
+    def mlp(self, layer: int, *, bias: bool = False, post_norm: Norm | None = None) -> Mlp:
+        """Return the dense MLP cell of one layer."""
+        dense = self.feed_forward(f"model.layers.{layer}.mlp", self.inter, bias=bias)
+        return Mlp(feed_forward=dense, norm=self.norm, post_norm=post_norm)
+
+    def assemble(self, name: str, block: Callable[[int], Block], *, tied_default: bool = False) -> ModelSpec:
+        """Build every layer, keep each distinct one once."""
+        unique, layers = distinct([block(layer) for layer in range(self.num_layers)])
+        return ModelSpec(
+            name=name,
+            architecture=self.config.text("model_type"),
+            hidden_size=self.hidden,
+            vocab_size=self.vocab,
+            max_position=self.max_position,
+            dtype=self.dtype,
+            quantisation=self.quantisation.scheme,
+            tied_embeddings=self.config.flag("tie_word_embeddings", default=tied_default),
+            unique_blocks=unique,
+            layers=layers,
+            embedding=Embedding(width=self.hidden),
+            final_norm=self.norm,
+        )
+
+
+def distinct(blocks: list[Block]) -> tuple[tuple[Block, ...], tuple[int, ...]]:
+    """Return unique blocks in order of first occurrence, and each layer's index among them."""
+    index: dict[Block, int] = {}
+    layers = tuple(index.setdefault(block, len(index)) for block in blocks)
+    return tuple(index), layers
+
+
+def dtype_of(config: HfConfig, outer: HfConfig | None = None) -> str:
+    """Return the format a checkpoint runs in (``torch_dtype``, or ``dtype`` as newer configs spell it)."""
+    for place in (config, outer):
+        for key in ("torch_dtype", "dtype"):
+            if place is not None and key in place:
+                stated = place.text(key)
+                if stated not in _DTYPES:
+                    raise place.fault(key, f"one of {', '.join(_DTYPES)}")
+                return _DTYPES[stated]
+    return "bf16"
+
+
+def activation_of(config: HfConfig, *keys: str) -> str:
+    """Return the activation's name as ops spell it."""
+    for key in keys:
+        if key in config:
+            stated = config.text(key)
+            if stated not in _ACTIVATIONS:
+                raise config.fault(key, f"one of {', '.join(_ACTIVATIONS)}")
+            return _ACTIVATIONS[stated]
+    raise config.fault(keys[0], f"one of {', '.join(_ACTIVATIONS)}")
+
+
+def layer_windows(config: HfConfig, num_layers: int, *, pattern_default: int = 0) -> tuple[int, ...]:
+    """Keys a query sees in each layer, 0 = all.
+
+    ``layer_types`` decides; else ``sliding_window_pattern`` p (every p-th layer is full); else every layer slides,
+    from ``max_window_layers`` on where that is given.
+    """
+    window = config.integer("sliding_window", 0, least=0)
+    if not window or not config.flag("use_sliding_window", default=True):
+        return (0,) * num_layers
+    types = config.strings("layer_types")
+    if types:
+        if len(types) != num_layers:
+            raise config.fault("layer_types", f"a list of num_hidden_layers = {num_layers} names")
+        unknown = sorted(set(types) - {"sliding_attention", "full_attention"})
+        if unknown:
+            raise config.fault("layer_types", f"made of sliding_attention and full_attention, not {unknown[0]}")
+        return tuple(window if kind == "sliding_attention" else 0 for kind in types)
+    pattern = config.integer("sliding_window_pattern", pattern_default, least=0)
+    if pattern:
+        return tuple(0 if (layer + 1) % pattern == 0 else window for layer in range(num_layers))
+    first = config.integer("max_window_layers", 0, least=0)
+    return tuple(window if layer >= first else 0 for layer in range(num_layers))

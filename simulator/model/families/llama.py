@@ -1,0 +1,28 @@
+"""Llama 2 and 3, Mistral, Yi, Qwen2, Qwen2.5 and Qwen3 dense: grouped attention and a SwiGLU MLP, pre-norm."""
+
+from simulator.model.architectures import architecture
+from simulator.model.decoder import Decoder, layer_windows
+from simulator.model.hf_config import HfConfig
+from simulator.model.spec import Block, ModelSpec
+
+
+@architecture("llama", "mistral", "qwen2", "qwen3")
+def read_llama(config: HfConfig, name: str) -> ModelSpec:
+    """Biases: ``attention_bias`` on all four projections (Llama); Qwen2 always on q, k and v; qk-norm: Qwen3."""
+    decoder = Decoder.read(config)
+    model_type = config.text("model_type")
+    bias = config.flag("attention_bias", default=False)
+    mlp_bias = config.flag("mlp_bias", default=False)
+    windows = layer_windows(config, decoder.num_layers)
+
+    def block(layer: int) -> Block:
+        attention = decoder.attention(
+            layer,
+            window=windows[layer],
+            qkv_bias=bias or model_type == "qwen2",
+            output_bias=bias,
+            qk_norm="head" if model_type == "qwen3" else "none",
+        )
+        return Block(cells=(attention, decoder.mlp(layer, bias=mlp_bias)))
+
+    return decoder.assemble(name, block)

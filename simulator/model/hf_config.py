@@ -1,0 +1,123 @@
+"""Typed reading of a Hugging Face `config.json`: every fault names file, key, value and what was expected."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from simulator.errors import InputError
+
+
+class HfConfig:
+    """One (sub-)config: a mapping, the place it came from, and readers that check type and range."""
+
+    __slots__ = ("_values", "place")
+
+    def __init__(self, values: Mapping[str, Any], place: str) -> None:
+        self._values = values
+        self.place = place
+
+    @classmethod
+    def from_file(cls, path: Path) -> "HfConfig":
+        """Read a JSON file (or the ``config.json`` of a folder)."""
+        file = path / "config.json" if path.is_dir() else path
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise InputError(
+                f"{file}: cannot be read: {reason}", hint="give the path of a Hugging Face config.json"
+            ) from error
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{file}: line {error.lineno} column {error.colno}: not JSON: {error.msg}",
+                hint="the file may be cut short; download it again",
+            ) from error
+        if not isinstance(values, dict):
+            raise InputError(f"{file}: holds a {type(values).__name__}, must be an object of config keys")
+        return cls(values, str(file))
+
+    def __contains__(self, key: str) -> bool:
+        return self._values.get(key) is not None
+
+    def keys(self) -> tuple[str, ...]:
+        """Keys in file order."""
+        return tuple(self._values)
+
+    def raw(self, key: str) -> Any:
+        """Return a value as it stands, None when absent."""
+        return self._values.get(key)
+
+    def fault(self, key: str, must: str, *, hint: str = "") -> InputError:
+        """Return an error about ``key``: what it is and what it must be."""
+        if key not in self._values:
+            return InputError(f"{self.place}: key {key!r} is missing, must be {must}", hint=hint)
+        return InputError(f"{self.place}: key {key!r} is {self._values[key]!r}, must be {must}", hint=hint)
+
+    def integer(self, key: str, default: int | None = None, *, least: int = 1) -> int:
+        """Return a whole number of at least ``least``; a null or absent key takes ``default`` where one is given."""
+        value = self._values.get(key)
+        if value is None and default is not None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise self.fault(key, f"an integer >= {least}")
+        return value
+
+    def first_integer(self, *keys: str, default: int | None = None) -> int:
+        """Return the first of several spellings that is present."""
+        for key in keys:
+            if key in self:
+                return self.integer(key)
+        return self.integer(keys[0], default)
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """Return a boolean."""
+        value = self._values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self.fault(key, "true or false")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """Return a string."""
+        value = self._values.get(key)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str):
+            raise self.fault(key, "a string")
+        return value
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        """Return a list of strings, empty when absent."""
+        value = self._values.get(key)
+        if value is None:
+            return ()
+        if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(one, str) for one in value):
+            raise self.fault(key, "a list of strings")
+        return tuple(value)
+
+    def integers(self, key: str) -> tuple[int, ...]:
+        """Return a list of whole numbers, empty when absent."""
+        value = self._values.get(key)
+        if value is None:
+            return ()
+        if not isinstance(value, Sequence) or not all(isinstance(one, int) for one in value):
+            raise self.fault(key, "a list of integers")
+        return tuple(value)
+
+    def section(self, key: str) -> "HfConfig | None":
+        """Return a nested config, None when absent."""
+        value = self._values.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise self.fault(key, "an object")
+        return HfConfig(value, f"{self.place}: {key}")
+
+    def refuse(self, key: str, *, because: str, hint: str = "") -> None:
+        """Fail when a key that changes the computation is set to anything but null, false, zero or empty."""
+        if self._values.get(key):
+            raise self.fault(key, f"absent or false: {because}", hint=hint)

@@ -1,0 +1,105 @@
+"""A weight matrix as one rank holds it: its parameters, the bytes it is stored in and the GEMM it costs.
+
+Stored bytes count what a checkpoint keeps beside the elements: one fp32 scale per output channel (fp8, w8a8, w8a16),
+one fp32 scale per 128 x 128 block (fp8_block), one 16-bit scale per group along k (w4a16, w4a8) and the shared
+exponents of the micro-scaling formats, which `costmodel.ops.DTYPE_BYTES` already holds.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from costmodel.ops import DTYPE_BYTES, SCHEMES, Elementwise, Gemm, Ints, Op
+from simulator.plan import Plan
+
+UNQUANTISED: Final = ("bf16", "fp16", "fp32")
+FP8_BLOCK: Final = 128  # rows and columns that share one scale in block-quantised checkpoints
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFormat:
+    """How a checkpoint stores a class of matrices: a name of ``costmodel.ops.SCHEMES`` and its group length in k."""
+
+    scheme: str
+    group_size: int = 128
+
+    @property
+    def is_quantised(self) -> bool:
+        """Stored in fewer bits than the model computes its norms and residuals in."""
+        return self.scheme not in UNQUANTISED
+
+    def under(self, plan: Plan) -> "WeightFormat":
+        """Return the format ``plan`` runs: its own where it names one and the checkpoint is not already quantised."""
+        if plan.weight_dtype is None or self.is_quantised:
+            return self
+        return WeightFormat(scheme=plan.weight_dtype)
+
+
+def activation_dtype(plan: Plan, dtype: str) -> str:
+    """Format of residual stream, norms and attention: the model's ``dtype`` unless the plan casts the whole model."""
+    return plan.weight_dtype if plan.weight_dtype in UNQUANTISED else dtype
+
+
+def kv_dtype(plan: Plan, dtype: str) -> str:
+    """Format of the KV cache: the plan's, else that of the activations."""
+    return plan.kv_dtype or activation_dtype(plan, dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """``y[m, n] = x[m, k] W[n, k]^T (+ b)``; ``n`` and ``k`` are those of the holder (whole model or one rank)."""
+
+    n: int
+    k: int
+    weights: WeightFormat
+    dtype: str  # of the bias and of x before any activation quantisation
+    bias: bool = False
+
+    def parameters(self) -> int:
+        """Weights and bias; scales of a quantised checkpoint are not parameters."""
+        return self.n * self.k + (self.n if self.bias else 0)
+
+    def stored_bytes(self) -> int:
+        """Bytes in device memory, scales and bias included."""
+        scheme = self.weights.scheme
+        elements = self.n * self.k * DTYPE_BYTES[SCHEMES[scheme].weight]
+        if scheme == "fp8_block":
+            scales = 4 * math.ceil(self.n / FP8_BLOCK) * math.ceil(self.k / FP8_BLOCK)
+        elif scheme in {"w4a16", "w4a8"}:
+            scales = 2 * self.n * (math.ceil(self.k / self.weights.group_size) if self.weights.group_size > 0 else 1)
+        elif scheme in {"fp8", "w8a8", "w8a16"}:
+            scales = 4 * self.n
+        else:
+            scales = 0
+        return math.ceil(elements) + scales + (int(self.n * DTYPE_BYTES[self.dtype]) if self.bias else 0)
+
+    def refusal(self) -> str | None:
+        """Why no kernel takes this shard: block scales must not straddle two ranks."""
+        scheme = self.weights.scheme
+        if scheme == "fp8_block" and (self.n % FP8_BLOCK or self.k % FP8_BLOCK):
+            return f"a rank's weight shard is {self.n} x {self.k}, must be whole {FP8_BLOCK} x {FP8_BLOCK} fp8 blocks"
+        if scheme in {"w4a16", "w4a8"} and self.weights.group_size > 0 and self.k % self.weights.group_size:
+            return f"a rank's weight shard has k = {self.k}, must be whole groups of {self.weights.group_size}"
+        return None
+
+    def gemm(self, m: Ints) -> Gemm:
+        """Return the GEMM over ``m`` tokens."""
+        return Gemm(m=m, n=self.n, k=self.k, dtype=self.weights.scheme)
+
+    @property
+    def quantises_activations(self) -> bool:
+        """Whether x is rounded to fewer bits before the GEMM."""
+        return SCHEMES[self.weights.scheme].activation not in UNQUANTISED
+
+    def quantised_row_bytes(self) -> float:
+        """Bytes of one quantised row of x: the elements and its fp32 scales (one per row, or per 128 elements)."""
+        element = DTYPE_BYTES[SCHEMES[self.weights.scheme].activation]
+        scales = math.ceil(self.k / FP8_BLOCK) if self.weights.scheme == "fp8_block" else 1
+        return self.k * element + 4 * scales
+
+    def quantise(self, m: Ints) -> list[Op]:
+        """Return the kernel that rounds x dynamically, if this format needs one."""
+        if not self.quantises_activations:
+            return []
+        moved = self.k * DTYPE_BYTES[self.dtype] + self.quantised_row_bytes()
+        return [Elementwise(op="quantise", rows=m, width=self.k, bytes_per_row=moved, dtype=self.dtype)]

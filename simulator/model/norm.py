@@ -1,0 +1,43 @@
+"""Normalisation: its parameters and the kernel it costs, fused with the residual add and the activation rounding.
+
+Compiled engines run `residual += x; y = norm(residual)` as one kernel that reads and writes both operands once.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from costmodel.ops import DTYPE_BYTES, Elementwise, Ints, Op
+from simulator.model.cell import KernelChoices
+from simulator.model.linear import Linear
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Norm:
+    """RMSNorm (scale) or LayerNorm (scale and shift) over ``width`` elements."""
+
+    kind: Literal["rmsnorm", "layernorm"]
+    width: int
+
+    def parameters(self) -> int:
+        """Scale, and shift where there is one."""
+        return self.width * (2 if self.kind == "layernorm" else 1)
+
+    def weight_bytes(self, dtype: str) -> int:
+        """Replicated on every rank."""
+        return int(self.parameters() * DTYPE_BYTES[dtype])
+
+    def plain(self, m: Ints, dtype: str) -> Elementwise:
+        """Return the norm alone: one read, one write."""
+        moved = 2 * self.width * DTYPE_BYTES[dtype]
+        return Elementwise(op=self.kind, rows=m, width=self.width, bytes_per_row=moved, dtype=dtype)
+
+    def add_into(self, m: Ints, dtype: str, consumer: Linear, kernels: KernelChoices) -> list[Op]:
+        """Residual add and norm as one kernel, then the rounding ``consumer`` needs, fused or not."""
+        element = DTYPE_BYTES[dtype]
+        name, moved = f"add_{self.kind}", 4 * self.width * element
+        follow: list[Op] = []
+        if consumer.quantises_activations and kernels.activation_quantisation == "fused":
+            name, moved = f"{name}_quantise", 3 * self.width * element + consumer.quantised_row_bytes()
+        elif kernels.activation_quantisation == "separate":
+            follow = consumer.quantise(m)
+        return [Elementwise(op=name, rows=m, width=self.width, bytes_per_row=moved, dtype=dtype), *follow]

@@ -1,0 +1,113 @@
+"""The `quantization_config` of a checkpoint: which scheme its matrices are stored in, and which are left alone.
+
+Covers fp8 (per tensor or channel, and 128 x 128 blocks), fbgemm_fp8, mxfp4, awq and gptq (4-bit weights), int8
+(8-bit gptq weights) and compressed-tensors (w8a8, fp8, w4a16, w8a16, nvfp4). Anything else is refused by name.
+"""
+
+import re
+from dataclasses import dataclass
+
+from simulator.model.hf_config import HfConfig
+from simulator.model.linear import FP8_BLOCK, WeightFormat
+
+_KNOWN = "fp8, fbgemm_fp8, mxfp4, awq, gptq, compressed-tensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantisation:
+    """The checkpoint's format, and patterns of module paths that stay in ``dtype``."""
+
+    dtype: str
+    quantised: WeightFormat | None = None
+    ignored: tuple[str, ...] = ()
+    experts_only: bool = False
+
+    @property
+    def scheme(self) -> str | None:
+        """Scheme of the quantised matrices, None when there are none."""
+        return self.quantised.scheme if self.quantised else None
+
+    def of(self, module: str) -> WeightFormat:
+        """Format of one module's matrices, by its path, for example ``model.layers.3.mlp.experts``."""
+        plain = WeightFormat(scheme=self.dtype)
+        if self.quantised is None or (self.experts_only and not module.endswith(".experts")):
+            return plain
+        return plain if any(_matches(pattern, module) for pattern in self.ignored) else self.quantised
+
+
+def read_quantisation(config: HfConfig, dtype: str) -> Quantisation:
+    """Read ``quantization_config``; absent means unquantised."""
+    section = config.section("quantization_config")
+    if section is None:
+        return Quantisation(dtype=dtype)
+    method = section.text("quant_method", "")
+    if method == "fp8":
+        block = section.integers("weight_block_size")
+        if block and block != (FP8_BLOCK, FP8_BLOCK):
+            raise section.fault("weight_block_size", f"[{FP8_BLOCK}, {FP8_BLOCK}] or absent")
+        ignored = (*section.strings("modules_to_not_convert"), *section.strings("ignored_layers"))
+        scheme = "fp8_block" if block else "fp8"
+        return Quantisation(dtype=dtype, quantised=WeightFormat(scheme=scheme), ignored=ignored)
+    if method == "fbgemm_fp8":
+        ignored = section.strings("modules_to_not_convert")
+        return Quantisation(dtype=dtype, quantised=WeightFormat(scheme="fp8"), ignored=ignored)
+    if method == "mxfp4":
+        return Quantisation(dtype=dtype, quantised=WeightFormat(scheme="mxfp4"), experts_only=True)
+    if method in {"awq", "gptq"}:
+        bits = section.integer("bits", 4)
+        if bits not in {4, 8}:
+            raise section.fault("bits", "4 or 8")
+        weights = WeightFormat(scheme="w4a16" if bits == 4 else "w8a16", group_size=_group_size(section, "group_size"))
+        ignored = ("lm_head", *section.strings("modules_to_not_convert"))
+        return Quantisation(dtype=dtype, quantised=weights, ignored=ignored)
+    if method == "compressed-tensors":
+        return Quantisation(
+            dtype=dtype, quantised=_compressed_tensors(section), ignored=("lm_head", *section.strings("ignore"))
+        )
+    raise section.fault("quant_method", f"one of {_KNOWN}", hint="use the unquantised checkpoint's config.json")
+
+
+def _compressed_tensors(section: HfConfig) -> WeightFormat:
+    """Scheme of the one config group a compressed-tensors checkpoint has."""
+    groups = section.section("config_groups")
+    names = () if groups is None else groups.keys()
+    if groups is None or len(names) != 1:
+        raise section.fault("config_groups", "an object with exactly one group")
+    group = groups.section(names[0])
+    weights = group.section("weights") if group else None
+    if group is None or weights is None:
+        raise groups.fault(names[0], "a group with a weights section")
+    inputs = group.section("input_activations")
+    bits, kind = weights.integer("num_bits"), weights.text("type", "int")
+    input_bits = inputs.integer("num_bits") if inputs else 16
+    schemes = {
+        ("float", 8, 8): "fp8",
+        ("int", 8, 8): "w8a8",
+        ("int", 8, 16): "w8a16",
+        ("float", 8, 16): "w8a16",
+        ("int", 4, 16): "w4a16",
+        ("int", 4, 8): "w4a8",
+        ("float", 4, 4): "nvfp4",
+    }
+    scheme = schemes.get((kind, bits, input_bits))
+    if scheme is None:
+        raise weights.fault(
+            "num_bits", f"a supported format; {kind} {bits}-bit weights with {input_bits}-bit inputs is not"
+        )
+    if scheme == "fp8" and weights.raw("strategy") == "block":
+        scheme = "fp8_block"
+    return WeightFormat(scheme=scheme, group_size=_group_size(weights, "group_size"))
+
+
+def _group_size(section: HfConfig, key: str) -> int:
+    """Elements of k that share one scale; -1 = the whole row."""
+    return section.integer(key, 128, least=-1)
+
+
+def _matches(pattern: str, module: str) -> bool:
+    """Whether a checkpoint's pattern names this module: a regex (`re:`), a glob part, or a path or prefix of one."""
+    if pattern.startswith("re:"):
+        return re.match(pattern[3:], module) is not None
+    if "*" in pattern:
+        return re.match(re.escape(pattern).replace(r"\*", "[^.]+"), module) is not None
+    return module == pattern or f".{module}.".find(f".{pattern}.") >= 0 or pattern.startswith(f"{module}.")

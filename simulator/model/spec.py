@@ -1,0 +1,241 @@
+"""A model as the simulator sees it: a few unique blocks and the order they repeat in.
+
+The repetition is what makes large models cheap: a step's cost is that of the unique blocks times their counts,
+whether a model has 8 billion or a trillion parameters.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Final
+
+from costmodel.ops import DTYPE_BYTES, Collective, Elementwise, Ints, Op
+from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, Cell, KernelChoices
+from simulator.model.collectives import tensor_all_gather, tensor_all_reduce
+from simulator.model.linear import Linear, WeightFormat, activation_dtype
+from simulator.model.norm import Norm
+from simulator.plan import Plan
+
+VOCAB_PADDING: Final = 64  # engines pad the vocabulary to whole blocks of this many rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One layer: its cells in execution order."""
+
+    cells: tuple[Cell, ...]
+
+    def parameters(self) -> int:
+        """Parameters of all cells."""
+        return sum(cell.parameters() for cell in self.cells)
+
+    def active_parameters(self) -> int:
+        """Parameters one token meets."""
+        return sum(cell.active_parameters() for cell in self.cells)
+
+    def weight_bytes(self, plan: Plan) -> int:
+        """Weights of one rank."""
+        return sum(cell.weight_bytes(plan) for cell in self.cells)
+
+    def kv_bytes_per_token(self, plan: Plan) -> float:
+        """KV cache of one rank."""
+        return sum(cell.kv_bytes_per_token(plan) for cell in self.cells)
+
+    def token_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
+        """Ops of one rank whose cost depends on the token count alone."""
+        return [op for cell in self.cells for op in cell.token_ops(plan, m, kernels)]
+
+    def attention(self, plan: Plan) -> list[AttentionTemplate]:
+        """Attention calls of one rank, batch left open."""
+        return [call for cell in self.cells if (call := cell.attention(plan)) is not None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """Token rows, learned positions, an optional norm and an optional projection to the hidden width."""
+
+    width: int  # of a token row; differs from the hidden width only where it is projected
+    positions: int = 0  # rows of a learned position table
+    norm: Norm | None = None
+    projected: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A decoder (or the decoder half of an encoder-decoder) with its embedding and head.
+
+    ``layers[i]`` indexes ``unique_blocks``. ``quantisation`` is the checkpoint's scheme, None when unquantised.
+    """
+
+    name: str
+    architecture: str
+    hidden_size: int
+    vocab_size: int
+    max_position: int
+    dtype: str
+    quantisation: str | None
+    tied_embeddings: bool
+    unique_blocks: tuple[Block, ...]
+    layers: tuple[int, ...]
+    embedding: Embedding
+    final_norm: Norm | None
+    head_bias: bool = False
+    head_weights: WeightFormat = field(default_factory=lambda: WeightFormat(scheme="bf16"))
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the decoder."""
+        return len(self.layers)
+
+    @property
+    def blocks(self) -> tuple[tuple[Block, int], ...]:
+        """Runs of equal layers, in order."""
+        return tuple((self.unique_blocks[index], len(list(run))) for index, run in groupby(self.layers))
+
+    def stage_blocks(self, pp: int) -> tuple[tuple[tuple[Block, int], ...], ...]:
+        """For every pipeline stage, its unique blocks and how often each occurs in it."""
+        stages, start = [], 0
+        for length in stage_layers(self.num_layers, pp):
+            counts = Counter(self.layers[start : start + length])
+            stages.append(tuple((self.unique_blocks[index], count) for index, count in sorted(counts.items())))
+            start += length
+        return tuple(stages)
+
+    def parameters(self) -> int:
+        """Parameters of the whole model, exact; a tied head is counted once."""
+        return sum(block.parameters() * count for block, count in self.blocks) + self._outer_parameters()
+
+    def active_parameters(self) -> int:
+        """Parameters one token meets: of the experts only the chosen ones."""
+        return sum(block.active_parameters() * count for block, count in self.blocks) + self._outer_parameters()
+
+    def kv_bytes_per_token(self, plan: Plan | None = None) -> int:
+        """KV cache per token over all layers, on one rank of every stage together; windows not taken into account."""
+        plan = plan or Plan()
+        return round(sum(block.kv_bytes_per_token(plan) * count for block, count in self.blocks))
+
+    def stage_weight_bytes(self, plan: Plan) -> tuple[int, ...]:
+        """Weights of one rank of every pipeline stage."""
+        stages = [
+            sum(block.weight_bytes(plan) * count for block, count in blocks) for blocks in self.stage_blocks(plan.pp)
+        ]
+        dtype = activation_dtype(plan, self.dtype)
+        stages[0] += self._embedding_bytes(plan, dtype)
+        if not (self.tied_embeddings and plan.pp == 1):
+            stages[-1] += self._head(plan).stored_bytes()
+        if self.final_norm is not None:
+            stages[-1] += self.final_norm.weight_bytes(dtype)
+        return tuple(stages)
+
+    def embedding_ops(self, plan: Plan, m: Ints) -> list[Op]:
+        """Vocabulary-parallel gather and its all-reduce, once per step on the first stage."""
+        dtype = activation_dtype(plan, self.dtype)
+        width = self.embedding.width
+        moved = (2 if not self.embedding.positions else 4) * width * DTYPE_BYTES[dtype]
+        ops: list[Op] = [Elementwise(op="embedding", rows=m, width=width, bytes_per_row=moved, dtype=dtype)]
+        ops += tensor_all_reduce(plan, m, width, dtype)
+        if self.embedding.projected:
+            ops.append(self._projection(dtype).gemm(m))
+        if self.embedding.norm is not None:
+            ops.append(self.embedding.norm.plain(m, dtype))
+        return ops
+
+    def final_norm_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
+        """Residual add and final norm over all ``m`` tokens of the step, on the last stage."""
+        if self.final_norm is None:
+            return []
+        dtype = activation_dtype(plan, self.dtype)
+        return self.final_norm.add_into(m, dtype, self._head(plan), kernels)
+
+    def head_ops(self, plan: Plan, rows: Ints) -> list[Op]:
+        """Head GEMM on the sampled rows only, logits gathered over the tensor axis, sampler; on the last stage.
+
+        The sampler casts 16-bit logits to fp32 and reads them once more to draw: 10 bytes per logit.
+        """
+        dtype = activation_dtype(plan, self.dtype)
+        head = self._head(plan)
+        ops: list[Op] = [
+            Elementwise(
+                op="gather_rows",
+                rows=rows,
+                width=self.hidden_size,
+                bytes_per_row=2 * self.hidden_size * DTYPE_BYTES[dtype],
+                dtype=dtype,
+            )
+        ]
+        if self.embedding.projected:
+            ops.append(self._projection(dtype).gemm(rows))
+        ops.append(head.gemm(rows))
+        ops += tensor_all_gather(plan, rows, head.n * plan.tp, dtype)
+        moved = self.vocab_size * (DTYPE_BYTES[dtype] + 8)
+        ops.append(Elementwise(op="sampler", rows=rows, width=self.vocab_size, bytes_per_row=moved, dtype=dtype))
+        return ops
+
+    def send_ops(self, plan: Plan, m: Ints) -> list[Op]:
+        """Hidden state and residual to the next stage: each tensor rank sends its share, the receivers gather it."""
+        if plan.pp == 1:
+            return []
+        dtype = activation_dtype(plan, self.dtype)
+        payload = 2 * self.hidden_size
+        sent = m * payload * int(DTYPE_BYTES[dtype]) // plan.tp
+        hop = Collective(kind="send_recv", message_bytes=sent, ranks=2, group_stride=plan.stage_ranks, dtype=dtype)
+        return [hop, *tensor_all_gather(plan, m, payload, dtype)]
+
+    def refusal(self, plan: Plan) -> str | None:
+        """Why the model's shapes cannot be laid out as ``plan``; None when they can."""
+        if plan.pp > self.num_layers:
+            return f"pp is {plan.pp}, must be at most the {self.num_layers} layers"
+        padded = padded_vocab(self.vocab_size)
+        if padded % plan.tp:
+            return f"tp is {plan.tp}, must divide the padded vocabulary {padded}"
+        if (plan.ep > 1 or plan.attention_dp > 1) and not self.has_experts:
+            axis = "ep" if plan.ep > 1 else "attn.dp"
+            return f"{axis} is above 1, but {self.name} has no experts"
+        return next(
+            (reason for block in self.unique_blocks for cell in block.cells if (reason := cell.refusal(plan))), None
+        )
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether some layer is a mixture of experts."""
+        return any(block.active_parameters() != block.parameters() for block in self.unique_blocks)
+
+    def _outer_parameters(self) -> int:
+        tokens = self.vocab_size * self.embedding.width
+        positions = self.embedding.positions * self.hidden_size
+        projections = 2 * self._projection(self.dtype).parameters() if self.embedding.projected else 0
+        norms = sum(norm.parameters() for norm in (self.embedding.norm, self.final_norm) if norm is not None)
+        head = (0 if self.tied_embeddings else tokens) + (self.vocab_size if self.head_bias else 0)
+        return tokens + positions + projections + norms + head
+
+    def _embedding_bytes(self, plan: Plan, dtype: str) -> int:
+        rows = padded_vocab(self.vocab_size) // plan.tp * self.embedding.width
+        replicated = self.embedding.positions * self.hidden_size
+        if self.embedding.projected:
+            replicated += 2 * self.hidden_size * self.embedding.width
+        norm = self.embedding.norm.weight_bytes(dtype) if self.embedding.norm else 0
+        return math.ceil((rows + replicated) * DTYPE_BYTES[dtype]) + norm
+
+    def _head(self, plan: Plan) -> Linear:
+        dtype = activation_dtype(plan, self.dtype)
+        weights = self.head_weights if self.head_weights.is_quantised else WeightFormat(scheme=dtype)
+        rows = padded_vocab(self.vocab_size) // plan.tp
+        return Linear(n=rows, k=self.embedding.width, weights=weights, dtype=dtype, bias=self.head_bias)
+
+    def _projection(self, dtype: str) -> Linear:
+        return Linear(n=self.hidden_size, k=self.embedding.width, weights=WeightFormat(scheme=dtype), dtype=dtype)
+
+
+def padded_vocab(vocab_size: int) -> int:
+    """Vocabulary rows engines allocate."""
+    return -(-vocab_size // VOCAB_PADDING) * VOCAB_PADDING
+
+
+def stage_layers(num_layers: int, pp: int) -> tuple[int, ...]:
+    """Layers of each stage as vLLM splits them: even, leftovers from the second-to-last stage backwards."""
+    even, left = divmod(num_layers, pp)
+    stages = [even] * pp
+    for index in range(left):
+        stages[pp - 2 - index] += 1
+    return tuple(stages)
