@@ -1,0 +1,169 @@
+"""Where a run's numbers come from: the row of the run table, and the check that all ranks come from the same place."""
+
+import hashlib
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from profiler.errors import ProfilerError
+from profiler.nvml import Gpu, Nvml, NvmlError
+from profiler.topology import read_topology
+
+# What may not differ between the ranks of one run: rows of two software stacks would end up under one run_id.
+_SAME_ON_ALL_RANKS: Final = (
+    "driver_version",
+    "cuda_version",
+    "nccl_version",
+    "torch_version",
+    "triton_version",
+    "vllm_version",
+    "tool_version",
+    "git_commit",
+)
+_MACHINE_ID: Final = Path("/etc/machine-id")
+
+
+def collect_provenance(
+    *,
+    run_id: str,
+    device: str,
+    world_size: int,
+    nvml: Nvml | None = None,
+    gpu: Gpu | None = None,
+    idle_power_w: float | None = None,
+    command: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Return the run's row (columns of `profiles_db.schema.RUN`), started now and not ended; unknown values are None.
+
+    ``gpu`` is this rank's GPU; ``nvml`` lists those of the node. ``idle_power_w`` is the mean of the idle windows, set
+    again at the end together with ``ended_at``.
+    """
+    return {
+        "run_id": run_id,
+        "device": device,
+        "origin": "measured",
+        "host_hash": host_hash(),
+        "started_at": datetime.now(UTC),
+        "ended_at": None,
+        "world_size": world_size,
+        **software_versions(nvml),
+        "git_commit": git_commit(),
+        "topology": _topology(nvml),
+        "idle_power_w": idle_power_w,
+        "power_limit_w": _power_limit_w(gpu),
+        "command": shlex.join(sys.argv if command is None else command),
+    }
+
+
+def software_versions(nvml: Nvml | None = None) -> dict[str, str | None]:
+    """Versions of what decides a kernel's speed; None where not installed."""
+    return {
+        "driver_version": _driver_version(nvml),
+        "cuda_version": _torch_cuda_version(nvml),
+        "nccl_version": _nccl_version(),
+        "torch_version": installed_version("torch"),
+        "triton_version": installed_version("triton"),
+        "vllm_version": installed_version("vllm"),
+        "tool_version": installed_version("apex-planner"),
+    }
+
+
+def host_hash(machine_id: Path = _MACHINE_ID) -> str:
+    """Twelve hex digits that tell hosts apart without naming them."""
+    try:
+        identity = machine_id.read_text(encoding="ascii").strip()
+    except OSError:
+        identity = ""
+    return hashlib.sha256(f"{identity}/{platform.node()}".encode()).hexdigest()[:12]
+
+
+def git_commit(folder: Path = Path(__file__).parent) -> str | None:
+    """Commit of the working copy the code runs from, with ``-dirty`` when files differ; None when installed."""
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return described.stdout.strip() or None if described.returncode == 0 else None
+
+
+def require_same_software(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ``ProfilerError`` naming each version that differs between the ranks (``rows[rank]`` is a rank's row)."""
+    differences = []
+    for column in _SAME_ON_ALL_RANKS:
+        ranks_of: dict[object, list[int]] = {}
+        for rank, row in enumerate(rows):
+            ranks_of.setdefault(row[column], []).append(rank)
+        if len(ranks_of) > 1:
+            found = ", ".join(f"{value} on rank {_ranges(ranks)}" for value, ranks in ranks_of.items())
+            differences.append(f"{column}: {found}")
+    if differences:
+        raise ProfilerError(
+            f"the ranks run different software: {'; '.join(differences)}",
+            hint="a run is one software stack: start it with the same image and driver on every node",
+        )
+
+
+def installed_version(distribution: str) -> str | None:
+    """Version of an installed distribution, without importing it."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _driver_version(nvml: Nvml | None) -> str | None:
+    try:
+        return nvml.driver_version() if nvml is not None else None
+    except NvmlError:
+        return None
+
+
+def _torch_cuda_version(nvml: Nvml | None) -> str | None:
+    """CUDA that torch was built for, which is what its kernels use; else the newest the driver supports."""
+    if "torch" in sys.modules:
+        built_for: str | None = sys.modules["torch"].version.cuda
+        if built_for is not None:
+            return built_for
+    try:
+        return nvml.cuda_version() if nvml is not None else None
+    except NvmlError:
+        return None
+
+
+def _nccl_version() -> str | None:
+    """NCCL inside the imported torch; a process that never imported torch runs no NCCL."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.distributed.is_nccl_available():
+        return None
+    return ".".join(str(part) for part in torch.cuda.nccl.version())
+
+
+def _topology(nvml: Nvml | None) -> str:
+    try:
+        gpus = nvml.gpus() if nvml is not None else []
+    except NvmlError:
+        gpus = []
+    return str(read_topology(gpus))
+
+
+def _power_limit_w(gpu: Gpu | None) -> float | None:
+    try:
+        return gpu.power_limit_w() if gpu is not None else None
+    except NvmlError:
+        return None
+
+
+def _ranges(ranks: Sequence[int]) -> str:
+    return ", ".join(str(rank) for rank in ranks[:8]) + (", ..." if len(ranks) > 8 else "")
