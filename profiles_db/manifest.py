@@ -2,7 +2,7 @@
 
 One JSON document, so that a person can read and edit it: per op family a list of column names and a list of rows.
 
-    {"apex_shape_manifest": 1, "families": {"gemm": {"columns": ["m", "n", "k", ..., "dtype"], "rows": [[1, ...], ...]}}}
+    {"apex_shape_manifest": 1, "families": {"gemm": {"columns": ["m", "n", ..., "dtype"], "rows": [[1, ...], ...]}}}
 
 A family's columns are its shape columns and ``dtype``; units are those of the column names, as in the store.
 """

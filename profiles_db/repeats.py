@@ -5,6 +5,7 @@ by key through dictionary codes, and everything else is integer arithmetic.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -60,8 +61,16 @@ def median_of_repeats(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     return table.take(pa.array(middle[picked])).append_column(field, pa.array(counts[picked], pa.int64()))
 
 
-def repeat_spread(table: pa.Table, columns: Sequence[str]) -> NDArray[np.float64]:
-    """Relative spread (max - min) / median of every key measured more than once."""
+@dataclass(frozen=True, slots=True)
+class RepeatSpread:
+    """Relative spread (max - min) / median of every key measured more than once, and how many rows those keys hold."""
+
+    spread: NDArray[np.float64]
+    rows: int
+
+
+def repeat_spread(table: pa.Table, columns: Sequence[str]) -> RepeatSpread:
+    """Return how far repeats of one key are apart; every row of ``table`` must have a latency."""
     ids = key_ids(table, columns)
     latency = table["latency_s"].combine_chunks().to_numpy(zero_copy_only=False)
     order = np.lexsort((latency, ids))
@@ -70,6 +79,5 @@ def repeat_spread(table: pa.Table, columns: Sequence[str]) -> NDArray[np.float64
     starts = np.cumsum(counts) - counts
     repeated = counts > 1
     first, count = starts[repeated], counts[repeated]
-    middle = (sorted_latency[first + (count - 1) // 2] + sorted_latency[first + count // 2]) / 2
-    spread: NDArray[np.float64] = (sorted_latency[first + count - 1] - sorted_latency[first]) / middle
-    return spread
+    median = (sorted_latency[first + (count - 1) // 2] + sorted_latency[first + count // 2]) / 2
+    return RepeatSpread((sorted_latency[first + count - 1] - sorted_latency[first]) / median, int(count.sum()))

@@ -102,7 +102,7 @@ class Family:
 
 CONTEXT: Final = ("device", "backend", "dtype", "clock_mhz", "launch", "cache", "framework")
 
-# C[m, n] = A[m, k] B[k, n]; m is the token count. `scaling`: none | tensor | row | group128 (how low-precision
+# C[m, n] = A[m, k] B[k, n]; m is the token count. `scaling`: none | tensor | row | group<size> (how low-precision
 # operands are scaled). `quantise` is true where the timing includes quantising the activations.
 GEMM: Final = Family(
     "gemm",

@@ -15,7 +15,7 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "cache": CACHES,
     "phase": ("prefill", "decode", "mixed"),
     "variant": ("gqa", "mla"),
-    "scaling": ("none", "tensor", "row", "group128"),
+    "scaling": ("none", "tensor", "row", "group16", "group32", "group128"),
     "kind": ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"),
 }
 
