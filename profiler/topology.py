@@ -58,7 +58,7 @@ def read_topology(gpus: Sequence[Gpu], *, sysfs: Path = _SYSFS) -> Topology:
         gpu_names=tuple(gpu.name for gpu in gpus),
         paths=tuple(tuple("SELF" if a is b else _path(a, b) for b in gpus) for a in gpus),
         nvlinks_per_gpu=tuple(_nvlinks(gpu) for gpu in gpus),
-        ports=tuple([*_rdma_ports(sysfs), *_ethernet_ports(sysfs)]),
+        ports=(*_rdma_ports(sysfs), *_ethernet_ports(sysfs)),
     )
 
 

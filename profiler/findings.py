@@ -1,0 +1,16 @@
+"""What a look at a machine found: one value per finding, each with its fix."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["ok", "info", "warning", "failure"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One fact about the machine. A ``failure`` makes measurements wrong or impossible, a ``warning`` worse."""
+
+    topic: str
+    severity: Severity
+    text: str
+    fix: str = ""
