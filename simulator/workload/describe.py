@@ -13,10 +13,10 @@ _PERCENTILES: Final = (50, 90, 95, 99)
 def describe_workload(workload: Workload) -> dict[str, Any]:
     """Return the figures as a JSON-ready dict; an undefined figure (the rate of a closed loop) is None.
 
-    Rates count requests that arrive on their own, not turns that follow another. ``arrival_gap_cv`` is standard deviation over mean of the gaps between arrivals (1 for Poisson);
-    ``peak_to_mean_rate`` compares the busiest sixtieth of the trace with the average; ``reusable_prompt_tokens_frac``
-    is the share of prompt tokens in leading blocks that an earlier request already had, the hit rate of an infinite
-    prefix cache.
+    Rates count requests that arrive on their own, not turns that follow another. ``arrival_gap_cv`` is standard
+    deviation over mean of the gaps between arrivals (1 for Poisson); ``peak_to_mean_rate`` compares the busiest
+    sixtieth of the trace with the average; ``reusable_prompt_tokens_frac`` is the share of prompt tokens in leading
+    blocks that an earlier request already had, the hit rate of an infinite prefix cache.
     """
     arrival_s = workload.arrival_s if workload.after is None else workload.arrival_s[workload.after < 0]
     span_s = float(arrival_s[-1] - arrival_s[0])

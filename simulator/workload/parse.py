@@ -50,12 +50,12 @@ def parse_workload(
     if not colon or scheme not in _GENERATORS:
         if not Path(text).exists():
             raise InputError(
-                f"--trace {text}: no such trace file, bundled trace or generator",
+                f"trace {text}: no such trace file, bundled trace or generator",
                 hint=f"bundled: {', '.join(BUNDLED_TRACES)}; generators: {', '.join(f'{g}:...' for g in _GENERATORS)}",
             )
         return read_trace(text, rate_scale=rate_scale, length_scale=length_scale, limit=limit, **reading)
     if reading:
-        raise InputError(f"--trace {text}: a generator takes no {', '.join(reading)}", hint="these are for trace files")
+        raise InputError(f"trace {text}: a generator takes no {', '.join(reading)}", hint="these are for trace files")
     settings = _Settings.parse(text, rest)
     workload = _GENERATORS[scheme](settings)
     settings.refuse_unknown()
@@ -80,9 +80,9 @@ class _Settings:
             if not equals and position == 0:
                 word = key or None
             elif not equals or not key or not value:
-                raise InputError(f"--trace {text}: {item!r} is not key=value", hint="e.g. synthetic:chat,rate=2,n=1000")
+                raise InputError(f"trace {text}: {item!r} is not key=value", hint="e.g. synthetic:chat,rate=2,n=1000")
             elif key in values:
-                raise InputError(f"--trace {text}: {key} is given twice")
+                raise InputError(f"trace {text}: {key} is given twice")
             else:
                 values[key] = value
         return cls(text=text, word=word, values=values, asked=[])
@@ -93,13 +93,13 @@ class _Settings:
         text = self.values.get(key)
         if text is None:
             if default is None:
-                raise InputError(f"--trace {self.text}: {key} is missing", hint=f"add {key}=...")
+                raise InputError(f"trace {self.text}: {key} is missing", hint=f"add {key}=...")
             return default
         try:
             return kind(text)
         except ValueError:
             noun = "a whole number" if kind is int else "a number"
-            raise InputError(f"--trace {self.text}: {key} is {text!r}, must be {noun}") from None
+            raise InputError(f"trace {self.text}: {key} is {text!r}, must be {noun}") from None
 
     def word_of(self, key: str, default: str) -> str:
         """Take ``key`` as a word."""
@@ -111,7 +111,7 @@ class _Settings:
         for key in self.values:
             if key not in self.asked:
                 raise InputError(
-                    f"--trace {self.text}: setting {key!r} is not known", hint=f"settings are {', '.join(self.asked)}"
+                    f"trace {self.text}: setting {key!r} is not known", hint=f"settings are {', '.join(self.asked)}"
                 )
 
 
@@ -123,13 +123,13 @@ def _lengths(settings: _Settings, key: str, default: LengthDistribution | None) 
         if default is not None:
             return default
         raise InputError(
-            f"--trace {settings.text}: {key} is missing",
+            f"trace {settings.text}: {key} is missing",
             hint=f"name a mix ({', '.join(LENGTH_MIXES)}) or add {key}=...",
         )
     low, dash, high = text.partition("-")
     if not all(part.isdecimal() for part in ((low, high) if dash else (low,))):
         raise InputError(
-            f"--trace {settings.text}: {key} is {text!r}, must be a length like 512 or a range like 64-512"
+            f"trace {settings.text}: {key} is {text!r}, must be a length like 512 or a range like 64-512"
         )
     if dash:
         return Uniform(low=int(low), high=int(high))

@@ -158,17 +158,22 @@ class RecordChecker:
         if self.kept == 0:
             dropped = f" ({self.failed} failed requests dropped)" if self.failed else ""
             raise InputError(f"{self.path}: the trace is empty, must hold at least one request{dropped}")
-        span_s = self.last_s - self.first_s
-        if self.fmt.unit_is_certain or self.fmt.time_unit is None or self.kept < 2 or span_s <= 0:
-            return
-        gap_s = span_s / (self.kept - 1)
-        if not _MIN_MEAN_GAP_S <= gap_s <= _MAX_MEAN_GAP_S:
+        gap_s = self._implausible_gap_s()
+        if gap_s is not None and not self.fmt.unit_is_certain:
             raise InputError(
                 f"{self.path}: {self.fmt.time} read in {self.fmt.time_unit!r} puts one request every {gap_s:.3g} s, "
                 f"plausible is {_MIN_MEAN_GAP_S:g} to {_MAX_MEAN_GAP_S:g} s",
                 hint=f"is it in another unit? pass --time-unit s, ms, us or ns (--time-unit {self.fmt.time_unit} "
                 "if it is right as it is)",
             )
+
+    def _implausible_gap_s(self) -> float | None:
+        """Mean gap between arrivals when no service would see it; None when it is plausible or undefined."""
+        span_s = self.last_s - self.first_s
+        if self.fmt.time_unit is None or self.kept < 2 or span_s <= 0:
+            return None
+        gap_s = span_s / (self.kept - 1)
+        return None if _MIN_MEAN_GAP_S <= gap_s <= _MAX_MEAN_GAP_S else gap_s
 
     def notes(self) -> tuple[str, ...]:
         """Say what was dropped or stands out, one sentence each."""
@@ -177,6 +182,8 @@ class RecordChecker:
             found.append(f"{self.path}: dropped {self.failed} failed requests (0 response tokens), kept {self.kept}")
         if self.zero_output:
             found.append(f"{self.path}: {self.zero_output} requests generate 0 tokens; kept")
+        if (gap_s := self._implausible_gap_s()) is not None:
+            found.append(f"{self.path}: one request every {gap_s:.3g} s is unusual; is the time unit right?")
         if self.orphan_turns:
             found.append(
                 f"{self.path}: {self.orphan_turns} turns name a parent that is not in the trace; kept as roots"

@@ -1,0 +1,115 @@
+"""`apex trace`: generate, convert and describe request traces."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from simulator.commands.trace_options import load_workload, trace_options
+
+if TYPE_CHECKING:
+    from simulator.workload.own_files import OutputFormat
+
+_WORKLOAD_HELP = """
+\b
+Workloads as one line of text:
+  synthetic:chat,rate=2,n=1000,seed=0          open loop; also code, summarization, long-context, reasoning
+  synthetic:isl=64-512,osl=128,rate=2,n=1000   lengths fixed, uniform low-high, or lognormal with isl_cv=, osl_cv=
+  closed:isl=1024,osl=1024,concurrency=64      closed loop exactly as a benchmark client draws and sends it
+  sessions:chat,rate=0.5,n=200,turns=4         multi-turn sessions with shared prefixes (system=, think_s=, block=)
+Arrivals: arrivals=poisson|gamma|constant|burst, cv= (of the gaps).
+"""
+
+_to_option = click.option(
+    "--to",
+    "output_format",
+    type=click.Choice(["csv", "jsonl", "parquet", "apex"]),
+    help="Format to write, when the suffix does not say (apex: JSONL of the APEX traces).",
+)
+
+
+@click.group(no_args_is_help=True)
+def trace() -> None:
+    """Generate, convert or describe a request trace."""
+
+
+@trace.command(epilog=_WORKLOAD_HELP)
+@click.argument("workload")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="File to write.")
+@_to_option
+def generate(workload: str, out: Path, output_format: "OutputFormat | None") -> None:
+    """Draw the WORKLOAD and write it; the same text always writes the same file."""
+    from simulator.workload.own_files import write_trace
+    from simulator.workload.parse import parse_workload
+
+    drawn = parse_workload(workload)
+    for note in drawn.notes:
+        click.echo(f"note: {note}", err=True)
+    write_trace(drawn, out, format=output_format)
+    click.echo(f"{out}: {len(drawn)} requests", err=True)
+
+
+@trace.command()
+@click.argument("source")
+@click.argument("out", type=click.Path(path_type=Path))
+@_to_option
+@trace_options
+def convert(source: str, out: Path, output_format: "OutputFormat | None", **reading: Any) -> None:
+    """Read the trace SOURCE (any known format), scale or cut it, and write it to OUT."""
+    from simulator.workload.own_files import write_trace
+
+    workload = load_workload(source, **reading)
+    write_trace(workload, out, format=output_format)
+    click.echo(f"{out}: {len(workload)} requests", err=True)
+
+
+@trace.command()
+@click.argument("source")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@trace_options
+def describe(source: str, as_json: bool, **reading: Any) -> None:
+    """Print counts, rates, length percentiles, burstiness and prefix sharing of a trace."""
+    from simulator.workload.describe import describe_workload
+
+    figures = describe_workload(load_workload(source, **reading))
+    if as_json:
+        click.echo(json.dumps({"schema": 1, **figures}, indent=2))
+        return
+    click.echo(_table(figures))
+
+
+def _table(figures: dict[str, Any]) -> str:
+    rows = [
+        ("requests", f"{figures['requests']:,}"),
+        ("client", figures["client"] + _if_any(figures["warmup_requests"], ", {:,} warm-up requests")),
+        ("span", f"{figures['span_s']:,.1f} s"),
+        ("rate", _or_dash(figures["rate_per_s"], "{:.3g} requests/s")),
+        ("busiest 1/60 of the span", _or_dash(figures["peak_to_mean_rate"], "{:.2f} x the mean rate")),
+        ("gaps between arrivals", _or_dash(figures["arrival_gap_cv"], "cv {:.2f} (Poisson: 1)")),
+        ("prompt-output correlation", _or_dash(figures["prompt_output_correlation"], "{:+.2f}")),
+        ("follow-up turns", f"{figures['turns_after_another']:,}"),
+        ("prompt tokens seen before", _shared(figures)),
+    ]
+    lines = [f"{label:<26} {value}" for label, value in rows]
+    columns = ("mean", "cv", "min", "p50", "p90", "p95", "p99", "max", "total")
+    lines += ["", f"{'tokens':<10}" + "".join(f"{column:>13}" for column in columns)]
+    for label in ("prompt", "output"):
+        summary = figures[f"{label}_tokens"]
+        cells = (f"{summary[c]:>13.2f}" if c == "cv" else f"{summary[c]:>13,.0f}" for c in columns)
+        lines.append(f"{label:<10}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def _if_any(count: int, form: str) -> str:
+    return form.format(count) if count else ""
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _shared(figures: dict[str, Any]) -> str:
+    if figures["reusable_prompt_tokens_frac"] is None:
+        return "not recorded"
+    return f"{figures['reusable_prompt_tokens_frac']:.1%} (blocks of {figures['prefix_block_tokens']})"

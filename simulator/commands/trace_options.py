@@ -1,0 +1,106 @@
+"""The options that say how a trace is read, shared by every command that takes one."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from simulator.workload.workload import Workload
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for text in values:
+        role, equals, key = text.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{text!r} is not ROLE=KEY, e.g. prompt=input_len")
+        pairs[role] = key
+    return pairs
+
+
+def _length_scale(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[float, float]:
+    parts = text.split(",")
+    try:
+        factors = [float(part) for part in parts]
+    except ValueError:
+        factors = []
+    if len(factors) not in {1, 2}:
+        raise click.BadParameter(f"{text!r} is not a number or two, e.g. 0.5 or 1,0.5 (prompt,output)")
+    return factors[0], factors[-1]
+
+
+_OPTIONS = (
+    click.option("--rate-scale", type=float, default=1.0, help="Multiply the arrival rate."),
+    click.option(
+        "--length-scale",
+        default="1",
+        callback=_length_scale,
+        metavar="X[,Y]",
+        help="Multiply the lengths; two numbers: prompt, output.",
+    ),
+    click.option("--limit", type=click.IntRange(min=1), help="Use the first N requests only."),
+    click.option("--format", "trace_format", default="auto", metavar="NAME", help="Trace format, when not recognised."),
+    click.option("--time-unit", type=click.Choice(["s", "ms", "us", "ns"]), help="Unit of the arrival times."),
+    click.option("--block-tokens", type=click.IntRange(min=1), help="Tokens per prefix block."),
+    click.option(
+        "--column",
+        "columns",
+        multiple=True,
+        callback=_pairs,
+        metavar="ROLE=KEY",
+        help="Read a role (time, prompt, output, replica, hash_ids, request_id, parent_id) from another key.",
+    ),
+    click.option("--sort", is_flag=True, help="Order the requests by arrival first."),
+    click.option(
+        "--turns",
+        type=click.Choice(["recorded", "after_parent"]),
+        default="recorded",
+        help="Send follow-up turns at their recorded time, or once the turn before has finished.",
+    ),
+)
+
+
+def trace_options(command: Command) -> Command:
+    """Add the reading options to a command; pass what click collects to `load_workload`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def load_workload(
+    trace: str,
+    *,
+    rate_scale: float,
+    length_scale: tuple[float, float],
+    limit: int | None,
+    trace_format: str,
+    time_unit: str | None,
+    block_tokens: int | None,
+    columns: dict[str, str],
+    sort: bool,
+    turns: str,
+) -> "Workload":
+    """Read or generate the workload ``trace`` names and print its notes to stderr; raises InputError."""
+    from simulator.workload.parse import parse_workload
+
+    chosen: dict[str, Any] = {
+        "format": trace_format if trace_format != "auto" else None,
+        "time_unit": time_unit,
+        "block_tokens": block_tokens,
+        "columns": columns,
+        "sort": sort,
+        "turns": turns if turns != "recorded" else None,
+    }
+    workload = parse_workload(
+        trace,
+        rate_scale=rate_scale,
+        length_scale=length_scale,
+        limit=limit,
+        **{name: value for name, value in chosen.items() if value},
+    )
+    for note in workload.notes:
+        click.echo(f"note: {note}", err=True)
+    return workload
