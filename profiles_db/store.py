@@ -239,10 +239,18 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _in_force(folder: Path) -> list[Path]:
-    """Parquet files of a folder, less those that a compacted file replaces."""
-    paths = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
-    replaced = frozenset[str]().union(*(replaced_names(path) for path in paths))
-    return [path for path in paths if path.name not in replaced]
+    """Parquet files of a folder, less those that a compacted file stands for.
+
+    Of two compacted files, one of which stands for all that the other does, the larger is in force: compactors that ran
+    at once never show a row twice.
+    """
+    replaced = {path: replaced_names(path) for path in sorted(folder.glob("*.parquet")) if path.name[0] != "."}
+    compacted = {path: names for path, names in replaced.items() if names}
+    return [
+        path
+        for path, own in replaced.items()
+        if not any(path.name in names or (own and own < names) for names in compacted.values())
+    ]
 
 
 def _matches(table: pa.Table, column: str, wanted: object) -> pa.ChunkedArray:

@@ -82,12 +82,12 @@ Mapper = Callable[[Sieve, Origin], Mapped]
 
 def _renamed(column: pa.ChunkedArray, names: Mapping[str, str]) -> pa.ChunkedArray:
     """Map every value through ``names``; a value without an entry becomes null."""
-    keys, values = pa.array(list(names)), pa.array(list(names.values()))
+    keys, values = pa.array(list(names), pa.string()), pa.array(list(names.values()), pa.string())
     return values.take(pc.index_in(column.combine_chunks().cast(pa.string()), value_set=keys))
 
 
 def _known(column: pa.ChunkedArray, names: Mapping[str, object]) -> pa.ChunkedArray:
-    return pc.is_in(column.cast(pa.string()), value_set=pa.array(list(names)))
+    return pc.is_in(column.cast(pa.string()), value_set=pa.array(list(names), pa.string()))
 
 
 def _drop_unknown_formats(sieve: Sieve, column: str, names: Mapping[str, object]) -> None:

@@ -1,0 +1,62 @@
+"""Brings rows of several databases together, and many small files into one."""
+
+import hashlib
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from profiles_db.parquet_files import REPLACES_KEY, read_checked, replaced_names, write_atomically
+from profiles_db.repeats import without_keys_of
+from profiles_db.schema import FAMILIES
+from profiles_db.store import Store, StoredFile
+from profiles_db.validation import schema_of
+
+# A row is the same measurement, not a repeat, when key, run and every time agree.
+_SAME: Final = ("run_id", "status", "latency_s", "latency_p10_s", "latency_p90_s")
+
+
+def merge_from(target: Store, source: Store) -> list[dict[str, Any]]:
+    """Append the rows of ``source`` that ``target``'s own layer lacks; returns one count per device and family."""
+    counts: dict[tuple[str, str], dict[str, int]] = {}
+    for file in source.iter_files():
+        rows = read_checked(file.path, file.family)
+        own = Store((target.layers[0],)).read(file.family, device=file.device, statuses=None)
+        fresh = without_keys_of(rows, own, _identity(file.family))
+        for run_id in pc.unique(fresh["run_id"]).to_pylist():
+            target.append(file.family, fresh.filter(pc.equal(fresh["run_id"], run_id)), run_id)
+        count = counts.setdefault((file.device, file.family), {"rows": 0, "copied": 0})
+        count["rows"] += rows.num_rows
+        count["copied"] += fresh.num_rows
+    return [{"device": device, "family": family, **count} for (device, family), count in counts.items()]
+
+
+def _identity(family: str) -> tuple[str, ...]:
+    if family == "run":
+        return tuple(schema_of("run").names)
+    return (*FAMILIES[family].key_columns, *_SAME)
+
+
+def compact_files(store: Store) -> list[dict[str, Any]]:
+    """Fold the files of each device and family of the user's layer into one; returns what was folded.
+
+    The new file names everything it stands for before the old ones are deleted, so a reader never sees a row twice or
+    not at all, and compactors that run at once agree (see ``Store.iter_files``).
+    """
+    groups: dict[tuple[str, str], list[StoredFile]] = {}
+    for file in Store((store.layers[0],)).iter_files():
+        groups.setdefault((file.device, file.family), []).append(file)
+    folded = []
+    for (device, family), files in groups.items():
+        if len(files) < 2:
+            continue
+        rows = pa.concat_tables([read_checked(file.path, family) for file in files])
+        replaced = frozenset[str]().union(*(replaced_names(file.path) | {file.path.name} for file in files))
+        listed = "\n".join(sorted(replaced))
+        metadata = {**(rows.schema.metadata or {}), REPLACES_KEY: listed.encode()}
+        name = f"compact-{hashlib.sha256(listed.encode()).hexdigest()[:32]}.parquet"
+        write_atomically(rows.replace_schema_metadata(metadata), files[0].path.with_name(name))
+        for file in files:
+            file.path.unlink(missing_ok=True)
+        folded.append({"device": device, "family": family, "rows": rows.num_rows, "copied": len(files)})
+    return folded

@@ -1,0 +1,169 @@
+"""Checks a whole store: files that break the contract, rows that no machine can have measured, repeats that disagree.
+
+The limits are above any device sold, so a row beyond one is wrong whatever it ran on:
+
+    any op                at least 0.2 us
+    GEMM, MoE             at most 2e16 FLOP/s (dense 4-bit of a 2025 GPU: 1.5e16)
+    elementwise           at most 1e14 B/s (first-level caches of a whole GPU)
+    collective            at most 2e12 B/s of bus bandwidth per rank (NVLink 5: 9e11)
+
+A point is an outlier when it takes more than twice as long as a larger one of the same curve.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from profiles_db.errors import ProfilesError
+from profiles_db.parquet_files import TEMPORARY_SUFFIX, DamagedFileError, read_checked
+from profiles_db.repeats import key_ids, repeat_spread
+from profiles_db.schema import FAMILIES
+from profiles_db.store import QUARANTINE, Store
+
+_SHORTEST_S: Final = 2e-7
+_MOST_FLOP_PER_S: Final = 2e16
+_MOST_BYTES_PER_S: Final = 1e14
+_MOST_BUS_BYTES_PER_S: Final = 2e12
+_OUTLIER: Final = 2.0
+
+# The column along which more work must not take less time, all others of the key equal.
+_WORK: Final = {
+    "gemm": "m",
+    "moe": "num_tokens",
+    "elementwise": "rows",
+    "collective": "message_bytes",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing worth knowing; serious ones need a person."""
+
+    kind: str  # damaged | contract | impossible | outlier | repeats | no run record | left over | quarantined
+    place: str
+    rows: int
+    detail: str
+    is_serious: bool
+
+    def as_row(self) -> dict[str, Any]:
+        """Row to print."""
+        return {
+            "kind": self.kind,
+            "serious": "yes" if self.is_serious else "no",
+            "rows": self.rows,
+            "place": self.place,
+            "detail": self.detail,
+        }
+
+
+def verify(store: Store) -> list[Finding]:
+    """Read every file of every layer and report; nothing is moved or changed."""
+    findings = list(_left_overs(store))
+    tables: dict[tuple[str, str], list[pa.Table]] = {}
+    recorded: set[str] = set()
+    for file in store.iter_files():
+        try:
+            table = read_checked(file.path, file.family)
+        except DamagedFileError as error:
+            findings.append(_serious("damaged", file.path, str(error)))
+        except ProfilesError as error:
+            findings.append(_serious("contract", file.path, str(error)))
+        else:
+            if file.family == "run":
+                recorded |= set(table["run_id"].to_pylist())
+            else:
+                tables.setdefault((file.device, file.family), []).append(table)
+    for (device, family), parts in tables.items():
+        findings += _check_family(pa.concat_tables(parts), f"{device}/{family}", family, recorded)
+    return sorted(findings, key=lambda finding: (not finding.is_serious, finding.kind, finding.place))
+
+
+def _serious(kind: str, path: object, detail: str) -> Finding:
+    return Finding(kind=kind, place=str(path), rows=0, detail=detail.removeprefix(f"{path}: "), is_serious=True)
+
+
+def _left_overs(store: Store) -> Iterator[Finding]:
+    for path in sorted(store.root.rglob(f".*{TEMPORARY_SUFFIX}")) if store.root.is_dir() else []:
+        detail = "temporary file of a writer that is running or was killed; no reader looks at it"
+        yield Finding(kind="left over", place=str(path), rows=0, detail=detail, is_serious=False)
+    for path in sorted((store.root / QUARANTINE).rglob("*.parquet")):
+        detail = "damaged file that was moved aside"
+        yield Finding(kind="quarantined", place=str(path), rows=0, detail=detail, is_serious=False)
+
+
+def _check_family(table: pa.Table, place: str, family: str, recorded: set[str]) -> Iterator[Finding]:
+    orphans = sorted(set(pc.unique(table["run_id"]).to_pylist()) - recorded)
+    if orphans:
+        rows = pc.sum(pc.is_in(table["run_id"], value_set=pa.array(orphans))).as_py()
+        yield Finding(kind="no run record", place=place, rows=rows, detail=", ".join(orphans), is_serious=False)
+    timed = table.filter(pc.is_valid(table["latency_s"]))
+    if not timed.num_rows:
+        return
+    for rule, bad in _impossible(timed, family):
+        if bad.any():
+            detail = f"{rule}; first: {_describe(timed, family, int(np.argmax(bad)))}"
+            yield Finding(kind="impossible", place=place, rows=int(bad.sum()), detail=detail, is_serious=True)
+    outliers = _outliers(timed, family)
+    if outliers.any():
+        detail = f"over {_OUTLIER:g} x a larger op of its curve; first: "
+        detail += _describe(timed, family, int(np.argmax(outliers)))
+        yield Finding(kind="outlier", place=place, rows=int(outliers.sum()), detail=detail, is_serious=False)
+    repeats = repeat_spread(timed, FAMILIES[family].key_columns)
+    if len(repeats.spread):
+        median, p90, worst = np.percentile(repeats.spread, [50, 90, 100])
+        detail = f"{len(repeats.spread)} points measured more than once; (max - min) / median: "
+        detail += f"median {median:.1%}, p90 {p90:.1%}, max {worst:.1%}"
+        yield Finding(kind="repeats", place=place, rows=repeats.rows, detail=detail, is_serious=False)
+
+
+def _impossible(table: pa.Table, family: str) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    latency = _floats(table, "latency_s")
+    yield f"shorter than {_SHORTEST_S} s", latency < _SHORTEST_S
+    if family == "gemm":
+        flop = 2 * _floats(table, "m") * _floats(table, "n") * _floats(table, "k")
+        yield f"faster than {_MOST_FLOP_PER_S:g} FLOP/s", flop / latency > _MOST_FLOP_PER_S
+    elif family == "moe":
+        pairs = _floats(table, "num_tokens") * _floats(table, "topk") / (_floats(table, "ep") * _floats(table, "tp"))
+        flop = 6 * pairs * _floats(table, "hidden") * _floats(table, "inter")
+        yield f"faster than {_MOST_FLOP_PER_S:g} FLOP/s", flop / latency > _MOST_FLOP_PER_S
+    elif family == "elementwise":
+        rate = _floats(table, "io_bytes") / latency
+        yield f"faster than {_MOST_BYTES_PER_S:g} B/s", rate > _MOST_BYTES_PER_S
+    elif family == "collective":
+        ranks = _floats(table, "ranks")
+        doubled = np.where(table["kind"].to_numpy(zero_copy_only=False) == "all_reduce", 2.0, 1.0)
+        rate = _floats(table, "message_bytes") / latency * doubled * (ranks - 1) / ranks
+        yield f"faster than {_MOST_BUS_BYTES_PER_S:g} B/s of bus bandwidth", rate > _MOST_BUS_BYTES_PER_S
+    for column, sign in (("latency_p10_s", 1.0), ("latency_p90_s", -1.0)):
+        quantile = _floats(table, column)
+        wrong = np.isfinite(quantile) & (sign * (quantile - latency) > 1e-12)
+        yield f"{column} on the wrong side of the median", wrong
+
+
+def _outliers(table: pa.Table, family: str) -> NDArray[np.bool_]:
+    outliers = np.zeros(table.num_rows, dtype=np.bool_)
+    if family not in _WORK:
+        return outliers
+    work, latency = _floats(table, _WORK[family]), _floats(table, "latency_s")
+    derived = {_WORK[family], "io_bytes"}  # io_bytes grows with the rows of an elementwise op
+    curve = key_ids(table, [name for name in FAMILIES[family].key_columns if name not in derived])
+    order = np.lexsort((latency, work, curve))
+    larger = (curve[order][1:] == curve[order][:-1]) & (work[order][1:] > work[order][:-1])
+    outliers[order[:-1]] = larger & (latency[order][:-1] > _OUTLIER * latency[order][1:])
+    return outliers
+
+
+def _floats(table: pa.Table, column: str) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = table[column].cast(pa.float64()).to_numpy()
+    return values
+
+
+def _describe(table: pa.Table, family: str, row: int) -> str:
+    point = table.slice(row, 1).to_pylist()[0]
+    names = (*FAMILIES[family].shape_columns, "dtype", "backend", "latency_s")
+    return ", ".join(f"{name} {point[name]}" for name in names)
