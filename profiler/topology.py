@@ -24,6 +24,10 @@ class NetworkPort:
     bits_per_s: float
     is_up: bool
 
+    def __str__(self) -> str:
+        """Kind and rate, such as ``RoCE 400 Gb/s``."""
+        return f"{self.link} {self.bits_per_s / 1e9:g} Gb/s" if self.bits_per_s else self.link
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
@@ -44,7 +48,7 @@ class Topology:
         parts = [f"{count}x {name}" for name, count in Counter(self.gpu_names).items()] or ["no GPU"]
         if pairs := self._pair_paths():
             parts.append("/".join(sorted(pairs)))
-        up = Counter(f"{port.link} {port.bits_per_s / 1e9:g} Gb/s" for port in self.ports if port.is_up)
+        up = Counter(str(port) for port in self.ports if port.is_up)
         parts += [f"{count}x {port}" for port, count in sorted(up.items())]
         return "; ".join(parts)
 
