@@ -23,7 +23,7 @@ from profiles_db.errors import ProfilesError
 from profiles_db.parquet_files import TEMPORARY_SUFFIX, DamagedFileError, read_checked
 from profiles_db.repeats import key_ids, repeat_spread
 from profiles_db.schema import FAMILIES
-from profiles_db.store import QUARANTINE, Store
+from profiles_db.store import QUARANTINE, Store, StoredFile
 
 _SHORTEST_S: Final = 2e-7
 _MOST_FLOP_PER_S: Final = 2e16
@@ -64,22 +64,24 @@ class Finding:
 def verify(store: Store) -> list[Finding]:
     """Read every file of every layer and report; nothing is moved or changed."""
     findings = list(_left_overs(store))
-    tables: dict[tuple[str, str], list[pa.Table]] = {}
-    recorded: set[str] = set()
+    groups: dict[tuple[str, str], list[StoredFile]] = {}
     for file in store.iter_files():
-        try:
-            table = read_checked(file.path, file.family)
-        except DamagedFileError as error:
-            findings.append(_serious("damaged", file.path, str(error)))
-        except ProfilesError as error:
-            findings.append(_serious("contract", file.path, str(error)))
-        else:
-            if file.family == "run":
-                recorded |= set(table["run_id"].to_pylist())
-            else:
-                tables.setdefault((file.device, file.family), []).append(table)
-    for (device, family), parts in tables.items():
-        findings += _check_family(pa.concat_tables(parts), f"{device}/{family}", family, recorded)
+        groups.setdefault((file.device, file.family), []).append(file)
+    recorded: set[str] = set()
+    # Run records first: the other families refer to them. One group at a time keeps the memory bounded.
+    for (device, family), files in sorted(groups.items(), key=lambda group: group[0][1] != "run"):
+        tables = []
+        for file in files:
+            try:
+                tables.append(read_checked(file.path, family))
+            except DamagedFileError as error:
+                findings.append(_serious("damaged", file.path, str(error)))
+            except ProfilesError as error:
+                findings.append(_serious("contract", file.path, str(error)))
+        if tables and family == "run":
+            recorded |= set(pa.concat_tables(tables)["run_id"].to_pylist())
+        elif tables:
+            findings += _check_family(pa.concat_tables(tables), f"{device}/{family}", family, recorded)
     return sorted(findings, key=lambda finding: (not finding.is_serious, finding.kind, finding.place))
 
 
