@@ -128,9 +128,7 @@ def _lengths(settings: _Settings, key: str, default: LengthDistribution | None) 
         )
     low, dash, high = text.partition("-")
     if not all(part.isdecimal() for part in ((low, high) if dash else (low,))):
-        raise InputError(
-            f"trace {settings.text}: {key} is {text!r}, must be a length like 512 or a range like 64-512"
-        )
+        raise InputError(f"trace {settings.text}: {key} is {text!r}, must be a length like 512 or a range like 64-512")
     if dash:
         return Uniform(low=int(low), high=int(high))
     return Lognormal(mean=int(low), cv=cv, maximum=max(_LONGEST_TOKENS, int(low))) if cv else Fixed(tokens=int(low))

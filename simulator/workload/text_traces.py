@@ -28,12 +28,14 @@ def open_bytes(path: Path) -> BinaryIO:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _line_blocks(path: Path, chunk_requests: int) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield (number of the first line, lines) for blocks of about ``chunk_requests`` lines."""
-    first = 1
+def _line_blocks(path: Path, chunk_requests: int, head_lines: int) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield (number of the first line, lines) for blocks of ``chunk_requests`` lines after the head."""
+    first = head_lines + 1
     with open_bytes(path) as file:
         try:
             block: list[bytes] = []
+            for _ in range(head_lines):
+                file.readline()
             for line in file:
                 block.append(line)
                 if len(block) == chunk_requests:
@@ -89,12 +91,10 @@ def iter_jsonl(
     path: Path, required: Sequence[str], optional: Sequence[str], chunk_requests: int, *, header_lines: int = 0
 ) -> Iterator[RawChunk]:
     """Yield the records of a JSONL file as columns; an optional key must be in all records of a chunk or in none."""
-    for first, block in _line_blocks(path, chunk_requests):
+    for first, block in _line_blocks(path, chunk_requests, header_lines):
         if first == 1 and block[0].startswith(_BOM):
             block[0] = block[0].removeprefix(_BOM)
-        numbered = [
-            (first + i, line) for i, line in enumerate(block) if first + i > header_lines and not line.isspace()
-        ]
+        numbered = [(number, line) for number, line in enumerate(block, start=first) if not line.isspace()]
         if not numbered:
             continue
         if numbered[-1][0] - numbered[0][0] + 1 == len(numbered):
@@ -138,16 +138,14 @@ def iter_csv(path: Path, required: Sequence[str], optional: Sequence[str], chunk
     for key in keys:
         if header.count(key) > 1:
             raise InputError(f"{path}:1: column {key!r} appears {header.count(key)} times, must appear once")
-    for first, block in _line_blocks(path, chunk_requests):
+    for first, block in _line_blocks(path, chunk_requests, 1):
         while block and block[-1].isspace():
             block.pop()
-        start = 1 if first == 1 else 0
-        lines = block[start:]
-        if not lines:
+        if not block:
             continue
         try:
             table = pa_csv.read_csv(
-                io.BytesIO(b"".join(lines)),
+                io.BytesIO(b"".join(block)),
                 read_options=pa_csv.ReadOptions(column_names=header, use_threads=False),
                 parse_options=pa_csv.ParseOptions(ignore_empty_lines=False),
                 convert_options=pa_csv.ConvertOptions(
@@ -155,9 +153,9 @@ def iter_csv(path: Path, required: Sequence[str], optional: Sequence[str], chunk
                 ),
             )
         except pa.ArrowInvalid:
-            _refuse_bad_row(path, first + start, lines, header)
+            _refuse_bad_row(path, first, block, header)
             raise
-        line_numbers = np.arange(first + start, first + start + table.num_rows, dtype=np.int64)
+        line_numbers = np.arange(first, first + table.num_rows, dtype=np.int64)
         yield RawChunk(path=str(path), line=line_numbers, values={key: table.column(key) for key in keys})
 
 
