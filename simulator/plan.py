@@ -12,7 +12,7 @@ from typing import Final
 from simulator.errors import InputError
 
 _AXES: Final = {"dp": "dp", "pp": "pp", "tp": "tp", "ep": "ep", "attn.dp": "attention_dp", "moe.ep": "ep"}
-_PART: Final = re.compile(r"^(attn\.dp|moe\.ep|dp|pp|tp|ep|f)(\d+)$|^(w|kv)\.([a-z0-9_]+)$")
+_PART: Final = re.compile(r"^(attn\.dp|moe\.ep|dp|pp|tp|ep)(\d+)$|^f(\d+(?:\.\d+)?)$|^(w|kv)\.([a-z0-9_]+)$")
 
 WEIGHT_DTYPES: Final = (
     "bf16",
@@ -93,18 +93,7 @@ def parse_plan(text: str) -> Plan:
                 f"plan {text!r}: part {part!r} is not one of dpN, ppN, tpN, epN, attn.dpN, moe.epN, w.DTYPE, kv.DTYPE, fMHZ",
                 hint="for example dp2-tp4, pp2-tp4-kv.fp8 or attn.dp8-moe.ep8",
             )
-        axis, degree, tensor, dtype = match.groups()
-        if axis is not None and axis != "f":
-            key, value = _AXES[axis], int(degree)
-            if value < 1:
-                raise InputError(f"plan {text!r}: {axis} is {value}, must be >= 1")
-        elif axis == "f":
-            key, value = "clock_mhz", float(degree)  # type: ignore[assignment]
-        else:
-            key, value = ("weight_dtype" if tensor == "w" else "kv_dtype"), dtype  # type: ignore[assignment]
-            known = WEIGHT_DTYPES if tensor == "w" else KV_DTYPES
-            if dtype not in known:
-                raise InputError(f"plan {text!r}: {tensor}.{dtype} is not one of {', '.join(known)}")
+        key, value = _read_part(text, match)
         if key in values:
             raise InputError(f"plan {text!r}: {part!r} sets {key} a second time")
         values[key] = value
@@ -115,3 +104,20 @@ def parse_plan(text: str) -> Plan:
             hint="engines keep experts whole over exactly the ranks of a stage, or shard every one of them",
         )
     return plan
+
+
+def _read_part(text: str, match: re.Match[str]) -> tuple[str, int | str | float]:
+    """Field and value of one part of a plan's text."""
+    axis, degree, clock, tensor, dtype = match.groups()
+    if axis is not None:
+        if int(degree) < 1:
+            raise InputError(f"plan {text!r}: {axis} is {degree}, must be >= 1")
+        return _AXES[axis], int(degree)
+    if clock is not None:
+        if not float(clock) > 0:
+            raise InputError(f"plan {text!r}: clock f is {clock} MHz, must be > 0")
+        return "clock_mhz", float(clock)
+    known = WEIGHT_DTYPES if tensor == "w" else KV_DTYPES
+    if dtype not in known:
+        raise InputError(f"plan {text!r}: {tensor}.{dtype} is not one of {', '.join(known)}")
+    return ("weight_dtype" if tensor == "w" else "kv_dtype"), dtype

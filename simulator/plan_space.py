@@ -1,0 +1,158 @@
+"""Every plan of a model on a cluster, each with the reason it cannot run, if there is one.
+
+A plan uses `dp x pp x attention_dp x tp` devices; with experts, `ep` is 1 (every expert sharded) or all ranks of a
+stage (whole experts). Nothing is dropped: an impossible plan stays in the list with its reason.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from cluster_specs.cluster import ClusterSpec
+from cluster_specs.device import DeviceSpec
+from costmodel.ops import SCHEMES
+from simulator.memory import device_memory
+from simulator.model.linear import activation_dtype
+from simulator.model.spec import ModelSpec
+from simulator.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A plan, and why it cannot run (None when nothing speaks against it before memory is looked at)."""
+
+    plan: Plan
+    reason: str | None
+
+
+def enumerate_plans(
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    *,
+    allow_fewer_devices: bool = False,
+    tp_across_nodes: bool = False,
+    weight_dtypes: Sequence[str | None] = (None,),
+    kv_dtypes: Sequence[str | None] = (None,),
+    clocks_mhz: Sequence[float | None] = (None,),
+) -> list[Candidate]:
+    """Every plan on all devices of ``cluster`` (or on fewer as well), most replicas first; deterministic order.
+
+    A weight format of None keeps the checkpoint's, cast to fp16 where the device has no bf16 unit (the plan then
+    says so). Attention-data and expert parallelism are tried for models with experts only.
+    """
+    candidates = []
+    for dp, pp, attention_dp, tp in _degrees(model, cluster.num_devices, allow_fewer_devices=allow_fewer_devices):
+        ranks = tp * attention_dp
+        experts = (1, ranks) if model.has_experts and ranks > 1 else (1,)
+        for ep, weights, kv, clock in product(experts, weight_dtypes, kv_dtypes, clocks_mhz):
+            plan = Plan(
+                dp=dp,
+                pp=pp,
+                tp=tp,
+                attention_dp=attention_dp,
+                ep=ep,
+                weight_dtype=weights or native_cast(model, cluster.device),
+                kv_dtype=kv,
+                clock_mhz=clock,
+            )
+            reason = check_plan(model, plan, cluster, tp_across_nodes=tp_across_nodes)
+            candidates.append(Candidate(plan=plan, reason=reason))
+    return candidates
+
+
+def check_plan(model: ModelSpec, plan: Plan, cluster: ClusterSpec, *, tp_across_nodes: bool = False) -> str | None:
+    """Why ``plan`` cannot run ``model`` on ``cluster`` whatever the memory; None when it can.
+
+    A tensor-parallel group must lie inside one node unless ``tp_across_nodes``: two all-reduces per layer over the
+    network are never worth it, and engines place ranks that way.
+    """
+    if plan.num_devices > cluster.num_devices:
+        return f"needs {plan.num_devices} devices, {cluster.name} has {cluster.num_devices}"
+    if plan.ep not in {1, plan.stage_ranks}:
+        return f"ep is {plan.ep}, must be 1 or tp x attn.dp = {plan.stage_ranks}"
+    if not tp_across_nodes and cluster.devices_per_node % plan.tp:
+        return (
+            f"tp is {plan.tp}, must divide the {cluster.devices_per_node} devices of a node so that groups stay in one"
+        )
+    device = cluster.device
+    if plan.clock_mhz is not None and plan.clock_mhz > device.clock.max_mhz:
+        return f"clock is {plan.clock_mhz:g} MHz, must be at most {device.clock.max_mhz:g} MHz on {device.name}"
+    return _format_refusal(model, plan, device) or model.refusal(plan)
+
+
+def native_cast(model: ModelSpec, device: DeviceSpec) -> str | None:
+    """Return the format the whole model must be cast to because ``device`` lacks its own; None when it need not be."""
+    if model.dtype == "bf16" and "bf16" not in device.peak_flop_per_s and model.quantisation is None:
+        return "fp16"
+    return None
+
+
+def _format_refusal(model: ModelSpec, plan: Plan, device: DeviceSpec) -> str | None:
+    """Why the number formats of ``plan`` do not fit checkpoint or device."""
+    stored, asked = model.quantisation, plan.weight_dtype
+    if stored is not None and asked is not None and asked != stored:
+        return f"weight format is {asked}, but the checkpoint of {model.name} is stored as {stored}"
+    for scheme in {asked or stored or model.dtype, activation_dtype(plan, model.dtype)}:
+        unit = SCHEMES[scheme].compute
+        if unit not in device.peak_flop_per_s:
+            return f"{scheme} needs {unit} arithmetic, {device.name} has {', '.join(device.peak_flop_per_s)}"
+    return None
+
+
+def _degrees(model: ModelSpec, devices: int, *, allow_fewer_devices: bool) -> Iterator[tuple[int, int, int, int]]:
+    """(dp, pp, attention_dp, tp) whose product is the device count, or any up to it."""
+    totals = range(devices, 0, -1) if allow_fewer_devices else (devices,)
+    for total in totals:
+        for dp in reversed(_divisors(total)):
+            for pp in _divisors(total // dp):
+                ranks = total // dp // pp
+                for attention_dp in _divisors(ranks) if model.has_experts else (1,):
+                    yield dp, pp, attention_dp, ranks // attention_dp
+
+
+def _divisors(number: int) -> list[int]:
+    return [degree for degree in range(1, number + 1) if number % degree == 0]
+
+
+def smallest_fit(
+    model: ModelSpec,
+    device: DeviceSpec,
+    *,
+    gpu_memory_utilization: float,
+    block_size: int,
+    max_num_batched_tokens: int,
+    max_num_seqs: int,
+    max_model_len: int,
+    weight_dtype: str | None = None,
+    kv_dtype: str | None = None,
+    devices_per_node: int = 8,
+    most_devices: int = 1024,
+) -> Plan | None:
+    """Find the plan on the fewest devices (a power of two) that holds the model and one longest request.
+
+    None when no count up to ``most_devices`` will do, or the device lacks the model's number format.
+    """
+    cast = weight_dtype or native_cast(model, device)
+    count = 1
+    while count <= most_devices:
+        for tp in reversed(_divisors(min(count, devices_per_node))):
+            plan = Plan(tp=tp, pp=count // tp, weight_dtype=cast, kv_dtype=kv_dtype)
+            if count % tp or _format_refusal(model, plan, device):
+                continue
+            for layout in (plan, replace(plan, ep=tp)) if model.has_experts and tp > 1 else (plan,):
+                if model.refusal(layout) is not None:
+                    continue
+                budget = device_memory(
+                    model,
+                    layout,
+                    device,
+                    gpu_memory_utilization=gpu_memory_utilization,
+                    block_size=block_size,
+                    max_num_batched_tokens=max_num_batched_tokens,
+                    max_num_seqs=max_num_seqs,
+                    max_model_len=max_model_len,
+                )
+                if budget.fits:
+                    return layout
+        count *= 2
+    return None
