@@ -65,7 +65,7 @@ def _check_shared_memory(root: Path) -> list[Finding]:
         Finding(
             topic="host",
             severity="warning",
-            text=f"shared memory (/dev/shm) holds {size / 2**20:.0f} MiB: collectives between ranks of this node may fail",
+            text=f"shared memory (/dev/shm) holds {size / 2**20:.0f} MiB: collectives inside this node may fail",
             fix="start the container with --shm-size=16g or --ipc=host",
         )
     ]
