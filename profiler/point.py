@@ -67,8 +67,10 @@ class Point:
 
     @property
     def key(self) -> Key:
-        """Values of the family's key columns: equal keys are one measurement."""
-        return (*self.op.values, self.device, self.backend, self.op.dtype, self.clock_mhz, self.launch, self.cache)
+        """Values of the family's key columns: equal keys are one measurement; no engine framework stands around it."""
+        framework = None
+        context = (self.device, self.backend, self.op.dtype, self.clock_mhz, self.launch, self.cache, framework)
+        return (*self.op.values, *context)
 
     @property
     def identity(self) -> tuple[str, Key]:
