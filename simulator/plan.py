@@ -90,7 +90,8 @@ def parse_plan(text: str) -> Plan:
         match = _PART.match(part)
         if match is None:
             raise InputError(
-                f"plan {text!r}: part {part!r} is not one of dpN, ppN, tpN, epN, attn.dpN, moe.epN, w.DTYPE, kv.DTYPE, fMHZ",
+                f"plan {text!r}: part {part!r} is not one of dpN, ppN, tpN, epN, attn.dpN, moe.epN, w.DTYPE, kv.DTYPE, "
+                "fMHZ",
                 hint="for example dp2-tp4, pp2-tp4-kv.fp8 or attn.dp8-moe.ep8",
             )
         key, value = _read_part(text, match)

@@ -1,0 +1,136 @@
+"""`apex models`: which models are bundled, and what a model is made of."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from simulator.model.spec import ModelSpec
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.pass_context
+def models(context: click.Context, as_json: bool) -> None:
+    """List bundled models, or show one."""
+    if context.invoked_subcommand is None:
+        _print_list(as_json=as_json)
+
+
+@models.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def list_models(as_json: bool) -> None:
+    """List bundled models with their parameters and KV cache per token."""
+    _print_list(as_json=as_json)
+
+
+@models.command()
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--extension", multiple=True, metavar="FILE", help="Python file that registers a custom cell.")
+def show(model: str, as_json: bool, extension: tuple[str, ...]) -> None:
+    """Show MODEL (a bundled name or the path of a config.json): parameters, KV cache and every kind of layer."""
+    import json
+
+    from simulator.model.bundled import load_model
+    from simulator.model.extension import load_extension
+
+    for file in extension:
+        load_extension(file)
+    spec = load_model(model)
+    click.echo(json.dumps(_summary(spec), indent=2) if as_json else _describe(spec))
+
+
+def _print_list(*, as_json: bool) -> None:
+    import json
+
+    from simulator.model.bundled import bundled_models, load_model
+
+    specs = [load_model(name) for name in bundled_models()]
+    if as_json:
+        click.echo(json.dumps([_totals(spec) for spec in specs], indent=2))
+        return
+    click.echo(f"{'model':20} {'params':>10} {'active':>10} {'KV/token':>10} {'layers':>6} {'context':>8}  weights")
+    for spec in specs:
+        click.echo(
+            f"{spec.name:20} {_count(spec.parameters()):>10} {_count(spec.active_parameters()):>10} "
+            f"{spec.kv_bytes_per_token() / 1024:>6.1f} KiB {spec.num_layers:>6} {spec.max_position:>8}  "
+            f"{spec.quantisation or spec.dtype}"
+        )
+
+
+def _totals(spec: "ModelSpec") -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "architecture": spec.architecture,
+        "parameters": spec.parameters(),
+        "active_parameters": spec.active_parameters(),
+        "kv_bytes_per_token": spec.kv_bytes_per_token(),
+        "layers": spec.num_layers,
+        "hidden_size": spec.hidden_size,
+        "vocab_size": spec.vocab_size,
+        "max_position": spec.max_position,
+        "dtype": spec.dtype,
+        "quantisation": spec.quantisation,
+        "tied_embeddings": spec.tied_embeddings,
+    }
+
+
+def _summary(spec: "ModelSpec") -> dict[str, Any]:
+    from simulator.model.cell import kind_of
+    from simulator.plan import Plan
+
+    plan = Plan()
+    ((*blocks,),) = spec.stage_blocks(1)
+    return _totals(spec) | {
+        "weight_bytes": sum(spec.stage_weight_bytes(plan)),
+        "blocks": [
+            {
+                "layers": count,
+                "cells": [
+                    {
+                        "kind": kind_of(cell),
+                        "parameters": cell.parameters(),
+                        "active_parameters": cell.active_parameters(),
+                        "weight_bytes": cell.weight_bytes(plan),
+                        "kv_bytes_per_token": cell.kv_bytes_per_token(plan),
+                        "window": call.decode.window if (call := cell.attention(plan)) is not None else 0,
+                    }
+                    for cell in block.cells
+                ],
+            }
+            for block, count in blocks
+        ],
+    }
+
+
+def _describe(spec: "ModelSpec") -> str:
+    summary = _summary(spec)
+    lines = [
+        f"{spec.name} ({spec.architecture})",
+        f"  parameters     {_count(spec.parameters())} ({_count(spec.active_parameters())} active per token)",
+        f"  weights        {summary['weight_bytes'] / 2**30:.2f} GiB as {spec.quantisation or spec.dtype}",
+        f"  KV cache       {spec.kv_bytes_per_token()} bytes per token over {spec.num_layers} layers",
+        f"  hidden, vocab  {spec.hidden_size}, {spec.vocab_size}"
+        f"{' (embedding and head tied)' if spec.tied_embeddings else ''}",
+        f"  context        {spec.max_position} tokens",
+    ]
+    for block in summary["blocks"]:
+        lines.append(f"  {block['layers']} layers of")
+        for cell in block["cells"]:
+            active = cell["active_parameters"]
+            notes = [f"{_count(active)} active"] if active != cell["parameters"] else []
+            if cell["kv_bytes_per_token"]:
+                notes.append(f"{cell['kv_bytes_per_token']:g} KV bytes per token")
+            if cell["window"]:
+                notes.append(f"window {cell['window']}")
+            lines.append(f"    {cell['kind']:18} {_count(cell['parameters']):>10}  {', '.join(notes)}".rstrip())
+    return "\n".join(lines)
+
+
+def _count(number: int) -> str:
+    """Write a parameter count as people say it."""
+    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return str(number)
