@@ -1,0 +1,32 @@
+"""Compile the engine's functions; one entry per policy is cached on disk, keyed by every engine source file.
+
+numba checks only the file of a cached function, not the files of the functions it calls. So nothing here is cached by
+itself: the entry alone is, and it closes over a fingerprint of all sources, which numba makes part of the cache key.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def kernel(function: Function) -> Function:
+    """Compile ``function`` when first called from compiled code; keeps its Python signature for the type checker."""
+    return cast(Function, numba.njit(nogil=True)(function))
+
+
+def cached_entry(function: Function) -> Function:
+    """Compile ``function`` with a disk cache; it must close over ``source_fingerprint()``."""
+    return cast(Function, numba.njit(nogil=True, cache=True)(function))
+
+
+def source_fingerprint() -> str:
+    """Hash of the engine's sources: a change to any of them is a cache miss."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
