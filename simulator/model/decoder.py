@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from simulator.model.block import Block, distinct
 from simulator.model.cells.attention import SelfAttention
 from simulator.model.cells.mlp import FeedForward, Mlp
 from simulator.model.hf_config import HfConfig
 from simulator.model.norm import Norm
 from simulator.model.quantisation import Quantisation, read_quantisation
-from simulator.model.spec import Block, Embedding, ModelSpec
+from simulator.model.spec import Embedding, ModelSpec
 
 # Engines run checkpoints stored in 32 bits in 16: bf16, unless the plan casts to another format.
 _DTYPES: Final = {"bfloat16": "bf16", "float16": "fp16", "float32": "bf16"}
@@ -22,6 +23,7 @@ _ACTIVATIONS: Final = {
     "gelu_fast": "gelu",
     "gelu_pytorch_tanh": "gelu",
     "gelu_python": "gelu",
+    "quick_gelu": "gelu",
     "relu": "relu",
 }
 
@@ -123,13 +125,6 @@ class Decoder:
         )
 
 
-def distinct(blocks: list[Block]) -> tuple[tuple[Block, ...], tuple[int, ...]]:
-    """Return unique blocks in order of first occurrence, and each layer's index among them."""
-    index: dict[Block, int] = {}
-    layers = tuple(index.setdefault(block, len(index)) for block in blocks)
-    return tuple(index), layers
-
-
 def dtype_of(config: HfConfig, outer: HfConfig | None = None) -> str:
     """Return the format a checkpoint runs in (``torch_dtype``, or ``dtype`` as newer configs spell it)."""
     for place in (config, outer):
@@ -159,16 +154,18 @@ def layer_windows(config: HfConfig, num_layers: int, *, pattern_default: int = 0
     ``layer_types`` decides; else ``sliding_window_pattern`` p (every p-th layer is full); else every layer slides,
     from ``max_window_layers`` on where that is given.
     """
+    types = config.strings("layer_types")
+    if types and len(types) != num_layers:
+        raise config.fault("layer_types", f"a list of num_hidden_layers = {num_layers} names")
+    unknown = sorted(set(types) - {"sliding_attention", "full_attention"})
+    if unknown:
+        raise config.fault("layer_types", f"made of sliding_attention and full_attention, not {unknown[0]}")
     window = config.integer("sliding_window", 0, least=0)
+    if "sliding_attention" in types and not window:
+        raise config.fault("sliding_window", "an integer >= 1, because layer_types names sliding_attention")
     if not window or not config.flag("use_sliding_window", default=True):
         return (0,) * num_layers
-    types = config.strings("layer_types")
     if types:
-        if len(types) != num_layers:
-            raise config.fault("layer_types", f"a list of num_hidden_layers = {num_layers} names")
-        unknown = sorted(set(types) - {"sliding_attention", "full_attention"})
-        if unknown:
-            raise config.fault("layer_types", f"made of sliding_attention and full_attention, not {unknown[0]}")
         return tuple(window if kind == "sliding_attention" else 0 for kind in types)
     pattern = config.integer("sliding_window_pattern", pattern_default, least=0)
     if pattern:

@@ -11,44 +11,17 @@ from itertools import groupby
 from typing import Final
 
 from costmodel.ops import DTYPE_BYTES, Collective, Elementwise, Ints, Op
-from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, Cell, KernelChoices
+from simulator.model.block import Block
+from simulator.model.cell import DEFAULT_KERNELS, KernelChoices
 from simulator.model.collectives import tensor_all_gather, tensor_all_reduce
+from simulator.model.encoder import Encoder
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
 from simulator.model.norm import Norm
 from simulator.plan import Plan
 
+__all__ = ["Block", "Embedding", "ModelSpec", "padded_vocab", "stage_layers"]
+
 VOCAB_PADDING: Final = 64  # engines pad the vocabulary to whole blocks of this many rows
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """One layer: its cells in execution order."""
-
-    cells: tuple[Cell, ...]
-
-    def parameters(self) -> int:
-        """Parameters of all cells."""
-        return sum(cell.parameters() for cell in self.cells)
-
-    def active_parameters(self) -> int:
-        """Parameters one token meets."""
-        return sum(cell.active_parameters() for cell in self.cells)
-
-    def weight_bytes(self, plan: Plan) -> int:
-        """Weights of one rank."""
-        return sum(cell.weight_bytes(plan) for cell in self.cells)
-
-    def kv_bytes_per_token(self, plan: Plan) -> float:
-        """KV cache of one rank."""
-        return sum(cell.kv_bytes_per_token(plan) for cell in self.cells)
-
-    def token_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
-        """Ops of one rank whose cost depends on the token count alone."""
-        return [op for cell in self.cells for op in cell.token_ops(plan, m, kernels)]
-
-    def attention(self, plan: Plan) -> list[AttentionTemplate]:
-        """Attention calls of one rank, batch left open."""
-        return [call for cell in self.cells if (call := cell.attention(plan)) is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +55,7 @@ class ModelSpec:
     final_norm: Norm | None
     head_bias: bool = False
     head_weights: WeightFormat = field(default_factory=lambda: WeightFormat(scheme="bf16"))
+    encoder: Encoder | None = None
 
     @property
     def num_layers(self) -> int:
@@ -104,10 +78,11 @@ class ModelSpec:
 
     def parameters(self) -> int:
         """Parameters of the whole model, exact; a tied head is counted once."""
-        return sum(block.parameters() * count for block, count in self.blocks) + self._outer_parameters()
+        tower = self.encoder.parameters() if self.encoder else 0
+        return sum(block.parameters() * count for block, count in self.blocks) + self._outer_parameters() + tower
 
     def active_parameters(self) -> int:
-        """Parameters one token meets: of the experts only the chosen ones."""
+        """Parameters one decoder token meets: of the experts only the chosen ones; an encoder is not among them."""
         return sum(block.active_parameters() * count for block, count in self.blocks) + self._outer_parameters()
 
     def kv_bytes_per_token(self, plan: Plan | None = None) -> int:
@@ -121,7 +96,7 @@ class ModelSpec:
             sum(block.weight_bytes(plan) * count for block, count in blocks) for blocks in self.stage_blocks(plan.pp)
         ]
         dtype = activation_dtype(plan, self.dtype)
-        stages[0] += self._embedding_bytes(plan, dtype)
+        stages[0] += self._embedding_bytes(plan, dtype) + (self.encoder.weight_bytes(plan) if self.encoder else 0)
         if not (self.tied_embeddings and plan.pp == 1):
             stages[-1] += self._head(plan).stored_bytes()
         if self.final_norm is not None:
@@ -192,9 +167,9 @@ class ModelSpec:
         if (plan.ep > 1 or plan.attention_dp > 1) and not self.has_experts:
             axis = "ep" if plan.ep > 1 else "attn.dp"
             return f"{axis} is above 1, but {self.name} has no experts"
-        return next(
-            (reason for block in self.unique_blocks for cell in block.cells if (reason := cell.refusal(plan))), None
-        )
+        cells = (cell for block in self.unique_blocks for cell in block.cells)
+        reason = next((reason for cell in cells if (reason := cell.refusal(plan))), None)
+        return reason or (self.encoder.refusal(plan) if self.encoder else None)
 
     @property
     def has_experts(self) -> bool:

@@ -29,14 +29,17 @@ class SelfAttention:
     post_norm: Norm | None = None
     qk_norm: Literal["none", "head", "layer"] = "none"  # RMSNorm of q and k: per head, or over all heads together
     qkv_bias: bool = False
+    has_key_bias: bool = True
     output_bias: bool = False
     has_rope: bool = True
     has_sinks: bool = False  # one learned logit per query head
+    position_buckets: int = 0  # learned relative-position biases per head
     window: int = 0  # keys a query sees; 0 = all
 
     def parameters(self) -> int:
         """Projections, norms and sinks."""
-        return sum(linear.parameters() for linear in self._linears(Plan())) + self._replicated_parameters()
+        absent = 0 if self.has_key_bias or not self.qkv_bias else self.num_kv_heads * self.head_dim
+        return sum(linear.parameters() for linear in self.linears(Plan())) + self._replicated_parameters() - absent
 
     def active_parameters(self) -> int:
         """Every token meets all of them."""
@@ -45,7 +48,7 @@ class SelfAttention:
     def weight_bytes(self, plan: Plan) -> int:
         """Projections of this rank's heads; norms replicated; keys and values replicated below one head per rank."""
         element = DTYPE_BYTES[activation_dtype(plan, self.dtype)]
-        return sum(linear.stored_bytes() for linear in self._linears(plan)) + int(
+        return sum(linear.stored_bytes() for linear in self.linears(plan)) + int(
             self._replicated_parameters() * element
         )
 
@@ -55,7 +58,7 @@ class SelfAttention:
 
     def token_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
         """All but the attention call itself."""
-        qkv, output = self._linears(plan)
+        qkv, output = self.linears(plan)
         dtype = activation_dtype(plan, self.dtype)
         element = DTYPE_BYTES[dtype]
         heads, kv_heads = self.num_heads // plan.tp, self._kv_heads(plan)
@@ -99,12 +102,13 @@ class SelfAttention:
             return f"tp is {plan.tp}, must divide the {self.num_heads} attention heads"
         if self.num_kv_heads % plan.tp and plan.tp % self.num_kv_heads:
             return f"tp is {plan.tp}, must divide or be a multiple of the {self.num_kv_heads} key/value heads"
-        return next((reason for linear in self._linears(plan) if (reason := linear.refusal())), None)
+        return next((reason for linear in self.linears(plan) if (reason := linear.refusal())), None)
 
     def _kv_heads(self, plan: Plan) -> int:
         return max(1, self.num_kv_heads // plan.tp)
 
-    def _linears(self, plan: Plan) -> tuple[Linear, Linear]:
+    def linears(self, plan: Plan) -> tuple[Linear, Linear]:
+        """Fused query, key and value projection, and output projection, as one rank holds them."""
         weights, dtype = self.weights.under(plan), activation_dtype(plan, self.dtype)
         heads = self.num_heads // plan.tp
         qkv_width = (heads + 2 * self._kv_heads(plan)) * self.head_dim
@@ -116,4 +120,5 @@ class SelfAttention:
     def _replicated_parameters(self) -> int:
         norms = self.norm.parameters() + (self.post_norm.parameters() if self.post_norm else 0)
         heads = {"none": 0, "head": 2, "layer": self.num_heads + self.num_kv_heads}[self.qk_norm]
-        return norms + heads * self.head_dim + (self.num_heads if self.has_sinks else 0)
+        per_head = self.num_heads * (self.position_buckets + int(self.has_sinks))
+        return norms + heads * self.head_dim + per_head

@@ -55,7 +55,7 @@ class FeedForward:
         return [up.gemm(m), activation, *follow, down.gemm(m)]
 
     def refusal(self, plan: Plan) -> str | None:
-        """Say whether the inner width splits evenly, quantised blocks included."""
+        """Why the inner width does not split evenly, quantised blocks included."""
         if self.inter % plan.tp:
             return f"tp is {plan.tp}, must divide the feed-forward width {self.inter}"
         return next((reason for linear in self.linears(plan) if (reason := linear.refusal())), None)

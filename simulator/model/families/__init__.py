@@ -1,5 +1,5 @@
 """Readers of Hugging Face architectures, one file per family; importing this package registers them."""
 
-from simulator.model.families import deepseek, gemma, gpt_oss, llama, mixture
+from simulator.model.families import classic, deepseek, encoder_decoder, gemma, gpt_oss, llama, mixture, vision
 
-__all__ = ["deepseek", "gemma", "gpt_oss", "llama", "mixture"]
+__all__ = ["classic", "deepseek", "encoder_decoder", "gemma", "gpt_oss", "llama", "mixture", "vision"]

@@ -1,11 +1,12 @@
 """DeepSeek-V2, V3 and R1: latent attention, first layers dense, then routed experts beside shared ones."""
 
 from simulator.model.architectures import architecture
+from simulator.model.block import Block
 from simulator.model.cells.latent_attention import LatentAttention
 from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.decoder import Decoder
 from simulator.model.hf_config import HfConfig
-from simulator.model.spec import Block, ModelSpec
+from simulator.model.spec import ModelSpec
 
 
 @architecture("deepseek_v2", "deepseek_v3", "kimi_k2")

@@ -1,9 +1,14 @@
 """Gemma 3: five local layers to one global, four norms per layer, qk-norm, GeGLU, tied embeddings by default."""
 
+from dataclasses import replace
+
 from simulator.model.architectures import architecture
+from simulator.model.block import Block
 from simulator.model.decoder import Decoder, layer_windows
+from simulator.model.families.vision import vision_tower
 from simulator.model.hf_config import HfConfig
-from simulator.model.spec import Block, ModelSpec
+from simulator.model.linear import Linear, WeightFormat
+from simulator.model.spec import ModelSpec
 
 
 @architecture("gemma3_text")
@@ -14,11 +19,26 @@ def read_gemma(config: HfConfig, name: str) -> ModelSpec:
 
 @architecture("gemma3")
 def read_gemma_multimodal(config: HfConfig, name: str) -> ModelSpec:
-    """Read ``text_config``; the vision tower is not part of the step cost."""
+    """Read ``text_config``, and the SigLIP tower where there is a ``vision_config``."""
     text = config.section("text_config")
     if text is None:
         raise config.fault("text_config", "an object with the text decoder's keys")
-    return gemma_decoder(Decoder.read(text, outer=config), name)
+    decoder = gemma_decoder(Decoder.read(text, outer=config), name)
+    vision = config.section("vision_config")
+    if vision is None:
+        return decoder
+    width = vision.integer("hidden_size")
+    projector = Linear(n=decoder.hidden_size, k=width, weights=WeightFormat(scheme=decoder.dtype), dtype=decoder.dtype)
+    tower = vision_tower(
+        vision,
+        decoder.dtype,
+        outputs=config.integer("mm_tokens_per_image", 256),
+        projector=(projector,),
+        class_token=False,
+        patch_bias=True,
+    )
+    tower = replace(tower, other_parameters=tower.other_parameters + width)  # RMSNorm before the projector
+    return replace(decoder, encoder=tower)
 
 
 def gemma_decoder(decoder: Decoder, name: str) -> ModelSpec:

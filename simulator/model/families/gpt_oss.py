@@ -1,10 +1,11 @@
 """gpt-oss: sliding and full layers in turn, attention sinks, biases everywhere, experts in MXFP4."""
 
 from simulator.model.architectures import architecture
+from simulator.model.block import Block
 from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.decoder import Decoder, layer_windows
 from simulator.model.hf_config import HfConfig
-from simulator.model.spec import Block, ModelSpec
+from simulator.model.spec import ModelSpec
 
 
 @architecture("gpt_oss")

@@ -1,15 +1,18 @@
 """Llama 2 and 3, Mistral, Yi, Qwen2, Qwen2.5 and Qwen3 dense: grouped attention and a SwiGLU MLP, pre-norm."""
 
 from simulator.model.architectures import architecture
+from simulator.model.block import Block
 from simulator.model.decoder import Decoder, layer_windows
 from simulator.model.hf_config import HfConfig
-from simulator.model.spec import Block, ModelSpec
+from simulator.model.spec import ModelSpec
 
 
 @architecture("llama", "mistral", "qwen2", "qwen3")
 def read_llama(config: HfConfig, name: str) -> ModelSpec:
     """Biases: ``attention_bias`` on all four projections (Llama); Qwen2 always on q, k and v; qk-norm: Qwen3."""
     decoder = Decoder.read(config)
+    for key in ("num_local_experts", "num_experts", "n_routed_experts"):
+        config.refuse(key, because="this architecture is dense", hint="is model_type right?")
     model_type = config.text("model_type")
     bias = config.flag("attention_bias", default=False)
     mlp_bias = config.flag("mlp_bias", default=False)

@@ -3,16 +3,19 @@
 from typing import Literal
 
 from simulator.model.architectures import architecture
+from simulator.model.block import Block
 from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.decoder import Decoder, layer_windows
 from simulator.model.hf_config import HfConfig
-from simulator.model.spec import Block, ModelSpec
+from simulator.model.spec import ModelSpec
 
 
 @architecture("mixtral", "qwen2_moe", "qwen3_moe", "minimax_m2")
 def read_mixture(config: HfConfig, name: str) -> ModelSpec:
     """Dense layers: ``mlp_only_layers`` and those ``decoder_sparse_step`` leaves out (Qwen)."""
     decoder = Decoder.read(config)
+    if 0 in config.integers("attn_type_list"):
+        raise config.fault("attn_type_list", "all 1: linear attention layers are not modelled")
     model_type = config.text("model_type")
     windows = layer_windows(config, decoder.num_layers)
     dense = set(config.integers("mlp_only_layers"))

@@ -1,0 +1,53 @@
+"""Bidirectional self-attention of an encoder: every token of an item sees every other, nothing is cached."""
+
+from dataclasses import dataclass, replace
+
+from costmodel.ops import Attention, Elementwise, Ints, Op
+from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
+from simulator.model.cells.attention import SelfAttention
+from simulator.plan import Plan
+
+
+@register_cell("encoder_attention")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderAttention:
+    """The projections of a self-attention cell without its KV cache."""
+
+    projections: SelfAttention
+
+    def parameters(self) -> int:
+        """As the projections."""
+        return self.projections.parameters()
+
+    def active_parameters(self) -> int:
+        """Every token meets all of them."""
+        return self.parameters()
+
+    def weight_bytes(self, plan: Plan) -> int:
+        """As the projections."""
+        return self.projections.weight_bytes(plan)
+
+    def kv_bytes_per_token(self, plan: Plan) -> float:  # noqa: ARG002 - the contract of a cell
+        """Keep nothing."""
+        return 0.0
+
+    def token_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
+        """All but the attention call; nothing is written to a cache."""
+        ops = self.projections.token_ops(plan, m, kernels)
+        return [op for op in ops if not (isinstance(op, Elementwise) and op.op == "kv_write")]
+
+    def attention(self, plan: Plan) -> None:  # noqa: ARG002 - the contract of a cell
+        """Attend to no cache; ``item_attention`` is the call over one item."""
+        return
+
+    def item_attention(self, plan: Plan, tokens: int) -> Attention:
+        """Attention of one item of ``tokens`` tokens, each of which sees all.
+
+        n queries at the end of n + (n - 1) / 2 keys see n^2 pairs under the causal triangle: the same FLOPs.
+        """
+        call = self.projections.attention(plan).prefill
+        return replace(call, num_prefill=1, prefill_q=tokens, prefill_kv=tokens + (tokens - 1) // 2)
+
+    def refusal(self, plan: Plan) -> str | None:
+        """As the projections."""
+        return self.projections.refusal(plan)

@@ -1,0 +1,86 @@
+"""Vision towers in front of a text decoder: SigLIP (Gemma 3) and CLIP (LLaVA) transformers over image patches."""
+
+from dataclasses import replace
+
+from simulator.model.architectures import architecture, from_hf_config
+from simulator.model.block import Block
+from simulator.model.cells.attention import SelfAttention
+from simulator.model.cells.encoder_attention import EncoderAttention
+from simulator.model.cells.mlp import FeedForward, Mlp
+from simulator.model.decoder import activation_of
+from simulator.model.encoder import Encoder
+from simulator.model.hf_config import HfConfig
+from simulator.model.linear import Linear, WeightFormat
+from simulator.model.norm import Norm
+from simulator.model.spec import ModelSpec
+
+
+@architecture("llava")
+def read_llava(config: HfConfig, name: str) -> ModelSpec:
+    """Any supported text decoder behind a CLIP tower whose second-to-last layer feeds a two-matrix projector."""
+    text, vision = config.section("text_config"), config.section("vision_config")
+    if text is None or vision is None:
+        raise config.fault("text_config" if text is None else "vision_config", "an object")
+    decoder = from_hf_config(text, name=name)
+    if "quantization_config" in config:
+        raise config.fault("quantization_config", "absent: quantised LLaVA checkpoints are not modelled")
+    hidden, width = decoder.hidden_size, vision.integer("hidden_size")
+    plain = WeightFormat(scheme=decoder.dtype)
+    projector = (
+        Linear(n=hidden, k=width, weights=plain, dtype=decoder.dtype, bias=True),
+        Linear(n=hidden, k=hidden, weights=plain, dtype=decoder.dtype, bias=True),
+    )
+    patches = (vision.integer("image_size") // vision.integer("patch_size")) ** 2
+    tower = vision_tower(
+        vision, decoder.dtype, outputs=patches, projector=projector, class_token=True, patch_bias=False
+    )
+    return replace(decoder, architecture="llava", encoder=tower)
+
+
+def vision_tower(
+    config: HfConfig, dtype: str, *, outputs: int, projector: tuple[Linear, ...], class_token: bool, patch_bias: bool
+) -> Encoder:
+    """Read a SigLIP or CLIP ``vision_config``; CLIP has a class token and a norm before the first layer."""
+    width, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+    image, patch = config.integer("image_size"), config.integer("patch_size")
+    if width % heads:
+        raise config.fault("num_attention_heads", f"a divisor of hidden_size = {width}")
+    if image % patch:
+        raise config.fault("patch_size", f"a divisor of image_size = {image}")
+    norm, plain = Norm(kind="layernorm", width=width), WeightFormat(scheme=dtype)
+    attention = SelfAttention(
+        hidden=width,
+        num_heads=heads,
+        num_kv_heads=heads,
+        head_dim=width // heads,
+        dtype=dtype,
+        weights=plain,
+        norm=norm,
+        qkv_bias=True,
+        output_bias=True,
+        has_rope=False,
+    )
+    feed_forward = FeedForward(
+        hidden=width,
+        inter=config.integer("intermediate_size"),
+        dtype=dtype,
+        weights=plain,
+        gated=False,
+        activation=activation_of(config, "hidden_act"),
+        bias=True,
+    )
+    block = Block(cells=(EncoderAttention(projections=attention), Mlp(feed_forward=feed_forward, norm=norm)))
+    tokens = (image // patch) ** 2 + (1 if class_token else 0)
+    pixels = config.integer("num_channels", 3) * patch * patch
+    outer_norms = norm.parameters() * (2 if class_token else 1)
+    return Encoder(
+        kind="vision",
+        dtype=dtype,
+        unique_blocks=(block,),
+        layers=(0,) * config.integer("num_hidden_layers"),
+        tokens=tokens,
+        outputs=outputs,
+        front=(Linear(n=width, k=pixels, weights=plain, dtype=dtype, bias=patch_bias),),
+        projector=projector,
+        other_parameters=tokens * width + outer_norms + (width if class_token else 0),
+    )
