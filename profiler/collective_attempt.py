@@ -62,8 +62,13 @@ class CollectiveAttempt:
         except torch.OutOfMemoryError as error:
             self.status, self.note = "oom", first_line(error)
         except (RuntimeError, TimeoutError) as error:
-            is_hung = any(word in str(error).lower() for word in _HUNG_WORDS)
-            self.status, self.note = ("timeout" if is_hung else "error"), first_line(error)
+            if any(word in str(error).lower() for word in _HUNG_WORDS):
+                self.status, self.note = (
+                    "timeout",
+                    f"the collective did not end within {self._timeout_s:g} s on all ranks",
+                )
+            else:
+                self.status, self.note = "error", first_line(error)
 
     def prepare(self, kernel: CollectiveKernel, kind: str, message_bytes: int, dtype: str) -> None:
         """Allocate operands."""
@@ -140,7 +145,7 @@ class CollectiveAttempt:
         deadline = time.perf_counter() + self._timeout_s
         while not done.query():
             if time.perf_counter() > deadline:
-                raise TimeoutError(f"timed out: the collective did not end within {self._timeout_s:g} s")
+                raise TimeoutError("the device timed out")
             time.sleep(_POLL_S)
 
 

@@ -14,7 +14,7 @@ from typing import Final
 import torch
 import torch.distributed as dist
 
-from profiler.collective_attempt import SEVERITY, CollectiveAttempt, first_line
+from profiler.collective_attempt import SEVERITY, CollectiveAttempt
 from profiler.collectives import CollectiveKernel, Communicator, collective_kernels
 from profiler.errors import ProfilerError
 from profiler.point import Point
@@ -166,7 +166,7 @@ class CollectiveBench:
             exchange()
         except RuntimeError as error:
             raise RanksLost(
-                f"a rank stopped answering while collectives were measured: {first_line(error)}",
+                "a rank stopped answering while collectives were measured",
                 hint="look for the first error of the other ranks; the same command resumes",
             ) from error
 

@@ -25,11 +25,15 @@ class StoppingRule(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class MedianConfidence:
-    """Stop when half the median's interval is within ``relative`` of it, or when ``max_s`` of wall time is spent."""
+    """Stop when half the median's interval is within ``relative`` of it, or when ``max_s`` of wall time is spent.
+
+    ``min_s`` keeps a quiet stretch of a few milliseconds from settling the matter.
+    """
 
     relative: float = 0.01
     confidence: float = 0.95
     min_samples: int = 10
+    min_s: float = 0.0
     max_s: float = 0.5
     _sorted: list[float] = field(default_factory=list)
     _spent_s: float = 0.0
@@ -51,7 +55,7 @@ class MedianConfidence:
     @property
     def reason(self) -> str | None:
         """``settled`` when the interval is tight, ``time`` when the cap is reached first."""
-        if self.half_width <= self.relative:
+        if self._spent_s >= self.min_s and self.half_width <= self.relative:
             return "settled"
         # Two samples are the least from which a spread can be told at all.
         if self._spent_s >= self.max_s and len(self._sorted) >= 2:

@@ -59,9 +59,15 @@ class Buffers:
         step = -(-numel // align) * align
         copies = 1
         if self.is_cold:
-            copies = min(max(2, math.ceil(self.cold_bytes / (step * kind.itemsize))), _MAX_COPIES)
+            copies = min(math.ceil(self.cold_bytes / (step * kind.itemsize)), _MAX_COPIES)
         pool = self._pool(kind, step * copies)
         return [pool[i * step : i * step + numel].view(shape) for i in range(copies)]
+
+    def table(self, width: int, dtype: str) -> torch.Tensor:
+        """Return a table of rows of ``width`` that overflows the cache, for ops that look single rows up."""
+        kind = TORCH_DTYPES[dtype]
+        rows = max(math.ceil(self.cold_bytes / (width * kind.itemsize)), 2)
+        return self._pool(kind, rows * width)[: rows * width].view(rows, width)
 
     def release(self) -> None:
         """Forget all pools, so that the next operands start from free memory."""

@@ -1,0 +1,34 @@
+"""One rank of a profile under torchrun: ``torchrun --nproc-per-node 8 -m profiler --budget 20m``."""
+
+import sys
+
+import click
+
+from profiler.cli import profile
+
+
+def main() -> None:
+    """Run the command; a person's mistake ends in one message, a hint and exit code 2, said by one rank of a node."""
+    from profiler.ranks import Place
+
+    try:
+        code = profile.main(prog_name="python -m profiler", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except ValueError as error:
+        # Every package's error for a person is a ValueError that carries a hint; any other is a defect of ours.
+        if not hasattr(error, "hint"):
+            raise
+        if Place.from_environment().local_rank == 0:
+            click.echo(f"error: {error}", err=True)
+            if error.hint:
+                click.echo(f"hint: {error.hint}", err=True)
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

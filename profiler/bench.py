@@ -1,0 +1,177 @@
+"""One rank's bench: turns a point into a row, whatever happens to it.
+
+Every outcome is a row: ``ok``, ``oom``, ``unsupported`` (the kernel refuses the shape or format), ``throttled``,
+``timeout`` (a call takes longer than a point may) or ``error``; a row that carries no time says why in ``note``.
+"""
+
+import gc
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from profiler.backend import KernelBackend, Prepared, Unsupported
+from profiler.energy import EnergyMeter
+from profiler.point import OpShape, Point
+from profiler.throttle import ThrottleCounters
+from profiler.timing import (
+    CpuStopwatch,
+    CudaStopwatch,
+    Measurement,
+    PointTimeoutError,
+    Stopwatch,
+    TimingPolicy,
+    take_samples,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from profiler.kernels.buffers import Buffers
+
+Row = dict[str, Any]
+# Torch raises plain RuntimeError for most refusals of a kernel; these words tell a refusal from a defect.
+_REFUSALS: Final = ("not implemented", "not supported", "unsupported", "must be", "expected", "invalid", "should be")
+
+
+class Bench:
+    """Measures compute points on one device; the instruments that the device lacks simply answer nothing."""
+
+    def __init__(
+        self,
+        device: "torch.device",
+        backends: Sequence[KernelBackend],
+        buffers: "Buffers",
+        *,
+        policy: TimingPolicy,
+        throttle: ThrottleCounters,
+        energy: EnergyMeter | None = None,
+        sm_clock_mhz: Callable[[], float | None] = lambda: None,
+        temperature_c: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        self.device = device
+        self._backends = backends
+        self._buffers = buffers
+        self._policy = policy
+        self._throttle = throttle
+        self._energy = energy
+        self._sm_clock_mhz = sm_clock_mhz
+        self._temperature_c = temperature_c
+
+    @property
+    def launch(self) -> str:
+        """Launch mode points of this device are planned with."""
+        return "graph" if self.device.type == "cuda" else "eager"
+
+    def place(self, op: OpShape, *, device_name: str, cache: str, clock_mhz: float | None = None) -> list[Point]:
+        """Return the points of ``op``: the first kernel of every backend that has one (empty where none has)."""
+        kernels = [list(backend.kernels_for(op))[:1] for backend in self._backends]
+        return [
+            Point(op=op, device=device_name, backend=label, launch=self.launch, cache=cache, clock_mhz=clock_mhz)
+            for labels in kernels
+            for label in labels
+        ]
+
+    def measure(self, point: Point, *, with_energy: bool = False) -> list[Row]:
+        """Measure one point; never raises for what the point itself does wrong.
+
+        One row, or two where a kernel planned as a CUDA graph could only run eagerly: the point's own, and the one
+        that was measured.
+        """
+        row: Row = {**point.columns, "origin": "measured"}
+        result = self._outcome(point, with_energy=with_energy)
+        if result.get("launch", point.launch) == point.launch:
+            return [row | result]
+        refused = {"status": "unsupported", "note": f"not graph-captured, measured eagerly: {result['note']}"}
+        return [row | refused, row | result]
+
+    def _outcome(self, point: Point, *, with_energy: bool) -> Row:
+        import torch
+
+        try:
+            return self._measured(point, with_energy=with_energy)
+        except Unsupported as error:
+            return {"status": "unsupported", "note": str(error)}
+        except PointTimeoutError as error:
+            return {"status": "timeout", "note": str(error)}
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            self._free()
+            return {"status": "oom", "note": _first_line(error)}
+        except (RuntimeError, ValueError, TypeError) as error:
+            row = verdict_of(error)
+            if row["status"] == "oom":
+                self._free()
+            return row
+
+    def _free(self) -> None:
+        """Give memory back, so that the next point starts from an empty device."""
+        import torch
+
+        self._buffers.release()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _measured(self, point: Point, *, with_energy: bool) -> Row:
+        self._buffers.is_cold = point.cache == "cold"
+        prepared = self._prepare(point)
+        stopwatch = self.stopwatch(prepared)
+        measured = take_samples(stopwatch, self._policy.rule(), self._throttle)
+        row = columns_of(measured)
+        row["sm_clock_mhz"] = self._sm_clock_mhz()
+        row["temperature_c"] = self._temperature_c()
+        if isinstance(stopwatch, CudaStopwatch):
+            row["note"] = _joined(row["note"], stopwatch.note)
+            if with_energy and self._energy is not None:
+                energy = self._energy.measure(
+                    stopwatch.run, synchronize=stopwatch.synchronize, calls_per_launch=stopwatch.calls
+                )
+                row |= {"energy_j": energy.energy_j, "power_w": energy.power_w}
+                row["temperature_c"] = energy.temperature_c or row["temperature_c"]
+                row["note"] = _joined(row["note"], energy.note)
+        return row
+
+    def _prepare(self, point: Point) -> Prepared:
+        for backend in self._backends:
+            if point.backend in backend.kernels_for(point.op):
+                return backend.prepare(point.op, point.backend, self._buffers)
+        raise Unsupported(f"no backend here has kernel {point.backend} for {point.op}")
+
+    def stopwatch(self, prepared: Prepared) -> Stopwatch:
+        """Return the way calls are timed on this device, warmed up."""
+        if self.device.type == "cuda":
+            return CudaStopwatch(prepared, self._policy, self.device)
+        return CpuStopwatch(prepared, self._policy)
+
+
+def columns_of(measured: Measurement) -> Row:
+    """Return the result columns of a row."""
+    parts = [f"stopped by {measured.stopped}" if measured.stopped != "settled" else ""]
+    if measured.dropped:
+        parts.append(f"{measured.dropped} throttled samples dropped")
+    parts.append(measured.throttle_note)
+    return {
+        "latency_s": measured.quantile_s(0.5),
+        "latency_p10_s": measured.quantile_s(0.1),
+        "latency_p90_s": measured.quantile_s(0.9),
+        "samples": len(measured.samples_s),
+        "launch": measured.launch,
+        "status": "throttled" if measured.is_throttled else "ok",
+        "note": _joined(*parts),
+    }
+
+
+def verdict_of(error: Exception) -> Row:
+    """Tell a kernel's refusal of a shape from a failure."""
+    text = _first_line(error)
+    lowered = text.lower()
+    if "out of memory" in lowered or "can't allocate memory" in lowered or "not enough memory" in lowered:
+        return {"status": "oom", "note": text}
+    status = "unsupported" if any(word in lowered for word in _REFUSALS) else "error"
+    return {"status": status, "note": f"{type(error).__name__}: {text}"}
+
+
+def _joined(*parts: str | None) -> str | None:
+    return "; ".join(part for part in parts if part) or None
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]

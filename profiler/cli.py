@@ -1,0 +1,158 @@
+"""`apex profile`: options, the summary, and nothing else; `apex doctor` is found here too.
+
+The same command measures with one process, starts several on this node (``--nproc-per-node``), or is one rank of a run
+that torchrun started (``python -m profiler``).
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from profiler.doctor import doctor
+
+if TYPE_CHECKING:
+    from profiler.request import ProfileRequest
+    from profiler.run import Outcome
+
+__all__ = ["doctor", "profile"]
+
+
+def _strings(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:  # noqa: ARG001
+    """Split a comma-separated option; None where it was not given."""
+    return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _integers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """Split a comma-separated option of whole numbers."""
+    try:
+        return tuple(int(part) for part in _strings(ctx, param, value) or ())
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a comma-separated list of whole numbers", ctx, param) from error
+
+
+@click.command()
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--device-name", help="Name for the rows' device column.  [default: the bundled spec this device is]")
+@click.option(
+    "--manifest",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Shapes to measure, written by `apex shapes`.  [default: a general grid]",
+)
+@click.option("--families", callback=_strings, help="Op families, comma-separated.  [default: all of the manifest]")
+@click.option("--dtypes", callback=_strings, help="Formats, comma-separated: bf16,fp8,w8a8,fp32,fp16,w8a16,w4a16.")
+@click.option("--cache", "caches", callback=_strings, default="cold", show_default=True, help="cold, hot or both.")
+@click.option("--clocks", "clocks_mhz", callback=_integers, help="SM clocks to lock, e.g. 1980,1410,810.")
+@click.option(
+    "--energy",
+    type=click.Choice(["none", "some", "all"]),
+    default="none",
+    show_default=True,
+    help="Measure joules of no point, of one in eight, or of all (about 7 s each).",
+)
+@click.option("--budget", help="Stop after this long, e.g. 60s, 20m, 1h.  [default: when the plan is fulfilled]")
+@click.option("--target-error", type=float, default=0.02, show_default=True, help="Held-out error to stop at.")
+@click.option("--exhaustive", is_flag=True, help="Measure every point instead of stopping at the target error.")
+@click.option("--db", type=click.Path(path_type=Path, file_okay=False), help="Output folder.  [default: APEX_DB]")
+@click.option("--nproc-per-node", type=click.IntRange(1), default=1, show_default=True, help="Ranks to start here.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads per rank.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--dry-run", is_flag=True, help="Print what would be measured and what it would cost, then stop.")
+@click.option("--self-test", is_flag=True, help="Measure known quantities against the device's spec, then stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+@click.pass_context
+def profile(ctx: click.Context, /, *, nproc_per_node: int, as_json: bool, self_test: bool, **options: Any) -> None:
+    """Measure this machine's ops into Parquet. The same command resumes a run that was cut off."""
+    from profiler.ranks import Place
+
+    request = _request(**options)
+    place = Place.from_environment()
+    if self_test:
+        ctx.exit(_self_test(request, place))
+    if request.dry_run:
+        _dry_run(request, nproc_per_node, as_json=as_json)
+        return
+    if nproc_per_node > 1 and place.world_size == 1:
+        from profiler.supervisor import supervise
+
+        ctx.exit(supervise(nproc_per_node, _rank_arguments(sys.argv), request))
+    outcome = _measure(request, place)
+    if place.rank == 0:
+        click.echo(json.dumps(asdict(outcome)) if as_json else _summary(outcome))
+    ctx.exit({"SIGINT": 130, "SIGTERM": 143}.get(outcome.stopped_by or "", 0))
+
+
+def _request(**options: Any) -> "ProfileRequest":
+    """Check what click cannot; raises ``ProfilerError``."""
+    from profiler.duration import parse_duration_s
+    from profiler.errors import ProfilerError
+    from profiler.request import ProfileRequest
+    from profiler.timing import TimingPolicy
+    from profiles_db.store import open_store
+
+    budget = options.pop("budget")
+    db = open_store(options.pop("db"), bundled=None).root
+    caches = options["caches"]
+    if not caches or set(caches) - {"cold", "hot"}:
+        raise ProfilerError(f"--cache is {','.join(caches)!r}, must be cold, hot or cold,hot")
+    if options["target_error"] <= 0:
+        raise ProfilerError(f"--target-error is {options['target_error']:g}, must be > 0", hint="0.02 means 2 %")
+    return ProfileRequest(
+        **options,
+        db=db,
+        budget_s=parse_duration_s(budget, "--budget") if budget else None,
+        policy=TimingPolicy(),
+        command=("apex", "profile", *sys.argv[1:]),
+    )
+
+
+def _rank_arguments(argv: list[str]) -> list[str]:
+    """Return this command's own options for a rank: all but the program and command names."""
+    start = argv.index("profile") + 1 if "profile" in argv[:2] else 1
+    return argv[start:]
+
+
+def _measure(request: "ProfileRequest", place: Any) -> "Outcome":
+    from profiler.session import profile as run_profile
+
+    return run_profile(request, place, lambda line: click.echo(line, err=True))
+
+
+def _summary(outcome: "Outcome") -> str:
+    """Lines for a person."""
+    from profiler.duration import format_duration
+
+    statuses = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items())) or "none"
+    lines = [
+        f"device {outcome.device}, run {outcome.run_id}: {outcome.measured} rows in {format_duration(outcome.wall_s)} "
+        f"({statuses}); {outcome.already} already measured"
+    ]
+    if outcome.drift_frac is not None:
+        lines.append(f"drift: {outcome.drift_points} points measured again, median change {outcome.drift_frac:+.1%}")
+    lines += [f"note: {note}" for note in outcome.notes]
+    lines += [f"left out: {sentence}" for sentence in outcome.left_out]
+    if outcome.stopped_by:
+        lines.append(f"stopped by {outcome.stopped_by}; the same command resumes")
+    return "\n".join(lines)
+
+
+def _dry_run(request: "ProfileRequest", nproc_per_node: int, *, as_json: bool) -> None:
+    from profiler.dry_run import describe, survey
+
+    surveyed = survey(request, nproc_per_node)
+    click.echo(json.dumps(asdict(surveyed)) if as_json else describe(surveyed))
+
+
+def _self_test(request: "ProfileRequest", place: Any) -> Literal[0, 1]:
+    from cluster_specs.load import load_device
+    from profiler.machine import Machine
+    from profiler.selftest import self_test
+
+    with Machine.open(request.device, request.device_name, place, threads=request.threads) as machine:
+        result = self_test(load_device(machine.name), machine.device, gpu=machine.gpu)
+    for line in result.lines():
+        click.echo(line)
+    return 0 if result.is_trusted else 1

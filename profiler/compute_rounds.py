@@ -1,0 +1,80 @@
+"""Compute points, round by round.
+
+Rank 0 announces the next points, ranks take them from a shared counter until none is left, and the rows are stored
+before the next round is planned.
+"""
+
+from collections.abc import Callable, Sequence
+
+from profiler.bench import Bench
+from profiler.duration import format_duration
+from profiler.journal import Entry
+from profiler.planner import Planner
+from profiler.point import Point, row_identity
+from profiler.run import Run
+
+_ROUND_POINTS_PER_RANK = 24
+
+
+class ComputeRounds:
+    """Measures what planners ask for; remembers this rank's own points for the drift check."""
+
+    def __init__(
+        self, run: Run, bench: Bench, *, budget_share: float, hang_s: float, wants_energy: Callable[[Point], bool]
+    ) -> None:
+        self._run = run
+        self._bench = bench
+        self._share = budget_share
+        self._hang_s = hang_s
+        self._wants_energy = wants_energy
+        self._rounds = 0
+        self._measured = 0
+        self.timed: list[tuple[Point, float]] = []
+
+    def fulfil(self, planner: Planner | None) -> None:
+        """Measure until the plan (rank 0's; None elsewhere) is fulfilled or time is up; all ranks call it together."""
+        run = self._run
+        started_s = run.spent_s
+        while True:
+            wanted: Sequence[Point] = []
+            if planner is not None and not run.is_over(self._share):
+                wanted = planner.next_points(_ROUND_POINTS_PER_RANK * run.ranks.place.world_size)
+            wanted = run.ranks.share(wanted)
+            if not wanted:
+                return
+            parts = run.ranks.collect((self._measure(wanted), run.stop.name))
+            run.stop.name = run.stop.name or next((name for _, name in parts if name), None)
+            entries = [entry for part, _ in parts for entry in part]
+            run.store(entries)
+            if planner is not None:
+                points = {point.identity: point for point in wanted}
+                named = [(row_identity(entry.family, entry.row), entry.row) for entry in entries]
+                planner.learn((points[identity], row) for identity, row in named if identity in points)
+                self._measured += len(entries)
+                run.talk(self._progress(planner, run.spent_s - started_s))
+
+    def _measure(self, wanted: Sequence[Point]) -> list[Entry]:
+        """Take points from the shared counter until the round is empty or time is up."""
+        run = self._run
+        self._rounds += 1
+        queue = f"round-{self._rounds}"
+        entries: list[Entry] = []
+        while not run.is_over(self._share) and (index := run.ranks.take(queue)) < len(wanted):
+            point = wanted[index]
+            with run.in_flight(point, self._hang_s):
+                rows = self._bench.measure(point, with_energy=self._wants_energy(point))
+            run.journal.commit(point.family, run.outcome.run_id, rows)
+            entries += run.entries(point, rows)
+            if rows[-1]["status"] == "ok":
+                self.timed.append((point, rows[-1]["latency_s"]))
+        return entries
+
+    def _progress(self, planner: Planner, spent_s: float) -> str:
+        """One line: time so far, the plan's own words, time to the end at the present rate."""
+        line = f"[{format_duration(self._run.spent_s)}] {planner.progress()}"
+        if not planner.remaining or not self._measured:
+            return line
+        left_s = planner.remaining * spent_s / self._measured
+        if self._run.left_s is not None:
+            left_s = min(left_s, self._run.left_s)
+        return f"{line}, at most {format_duration(left_s)} to go"

@@ -1,0 +1,172 @@
+"""Attention of torch: one variable-length paged call where flash attention runs, SDPA per group elsewhere.
+
+A call covers ``num_prefill`` equal chunks of ``prefill_q`` queries at the end of ``prefill_kv`` keys and ``num_decode``
+sequences of ``decode_q`` queries. Where ``decode_kv_max`` exceeds the mean ``decode_kv``, one sequence has the maximum
+and the others share the rest equally. Decode with one query packs the query heads of a KV head as rows of one
+attention matrix (flash decoding's GQA packing), which needs no mask and no repeated keys.
+"""
+
+import inspect
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+
+from profiler.backend import Prepared, Unsupported
+from profiler.kernels.buffers import Buffers
+from profiler.point import OpShape
+
+# Flash attention's paged KV wants pages in multiples of 256 tokens.
+PAGE_TOKENS: Final = 256
+_FLASH_MAX_HEAD_DIM: Final = 256
+
+
+def attention_kernels(op: OpShape, device: torch.device) -> Sequence[str]:
+    """Return the labels of torch's attention kernels for this op on this device."""
+    if op.dtype not in {"bf16", "fp16", "fp32"} or op.shape["kv_dtype"] != op.dtype:
+        return ()
+    fits_flash = op.shape["head_dim"] <= _FLASH_MAX_HEAD_DIM and op.dtype != "fp32"
+    if device.type == "cuda" and fits_flash and varlen_parameters():
+        return ("torch.varlen_attn",)
+    return ("torch.sdpa",)
+
+
+def varlen_parameters() -> frozenset[str]:
+    """Return the parameters this torch's ``varlen_attn`` takes; empty where there is none (torch < 2.10)."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return frozenset()
+    return frozenset(inspect.signature(varlen_attn).parameters)
+
+
+def decode_lengths(count: int, mean: int, longest: int) -> list[int]:
+    """Return ``count`` KV lengths with the given mean and maximum; raises ``Unsupported`` if none exist."""
+    if count == 0:
+        return []
+    if count == 1 or longest == mean:
+        return [longest] * count
+    rest = (count * mean - longest) / (count - 1)
+    if longest < mean or rest < 1:
+        raise Unsupported(f"no {count} positive lengths have mean {mean} and maximum {longest}")
+    return [longest, *[round(rest)] * (count - 1)]
+
+
+def prepare_attention(op: OpShape, kernel: str, buffers: Buffers) -> Prepared:
+    """Return the launch of one attention call; raises ``Unsupported`` for what the kernel cannot run."""
+    shape = op.shape
+    if shape["num_heads"] % shape["num_kv_heads"]:
+        raise Unsupported(f"{shape['num_heads']} query heads are no multiple of {shape['num_kv_heads']} KV heads")
+    if shape["num_prefill"] and shape["prefill_q"] > shape["prefill_kv"]:
+        raise Unsupported(f"prefill_q {shape['prefill_q']} exceeds prefill_kv {shape['prefill_kv']}")
+    if kernel == "torch.varlen_attn":
+        return _varlen(op, buffers)
+    launches: list[Prepared] = []
+    if shape["num_prefill"]:
+        launches.append(_sdpa_chunks(op, shape["num_prefill"], shape["prefill_q"], shape["prefill_kv"], buffers))
+    for length, count in _groups(decode_lengths(shape["num_decode"], shape["decode_kv"], shape["decode_kv_max"])):
+        launches.append(_sdpa_chunks(op, count, shape["decode_q"], length, buffers))
+    if not launches:
+        raise Unsupported("neither prefill chunks nor decode sequences")
+
+    def launch(i: int) -> None:
+        for part in launches:
+            part.launch(i)
+
+    return Prepared(launch, max(part.copies for part in launches))
+
+
+def _groups(lengths: list[int]) -> list[tuple[int, int]]:
+    """Count equal lengths."""
+    return [(length, lengths.count(length)) for length in dict.fromkeys(lengths)]
+
+
+def _sdpa_chunks(op: OpShape, count: int, q: int, kv: int, buffers: Buffers) -> Prepared:
+    """``count`` equal sequences of ``q`` queries that end ``kv`` keys."""
+    shape = op.shape
+    heads, kv_heads, head_dim, window = (
+        shape["num_heads"],
+        shape["num_kv_heads"],
+        shape["head_dim"],
+        shape["window"],
+    )
+    is_latent = shape["variant"] == "mla" and kv_heads == 1
+    visible = min(kv, window + q - 1) if window else kv
+    # MLA's latent is key and value at once; other values are padded to the key's width, as engines do for flash.
+    pairs = buffers.rotating((1 if is_latent else 2, count, kv_heads, visible, head_dim), op.dtype)
+    keys, values = [pair[0] for pair in pairs], [pair[-1] for pair in pairs]
+    options: dict[str, Any] = {}
+    if q == 1:
+        queries = buffers.random((count, kv_heads, heads // kv_heads, head_dim), op.dtype)
+    else:
+        queries = buffers.random((count, heads, q, head_dim), op.dtype)
+        options["enable_gqa"] = heads != kv_heads
+        if q == visible and not window:
+            options["is_causal"] = True
+        else:
+            options["attn_mask"] = _mask(q, visible, window, buffers.device)
+    copies = len(keys)
+    return Prepared(
+        lambda i: F.scaled_dot_product_attention(queries, keys[i % copies], values[i % copies], **options), copies
+    )
+
+
+def _mask(q: int, kv: int, window: int, device: torch.device) -> torch.Tensor:
+    """Lower-right aligned causal mask, cut by the window: query i sits at key kv - q + i."""
+    position = torch.arange(kv - q, kv, device=device)[:, None]
+    key = torch.arange(kv, device=device)[None, :]
+    mask = key <= position
+    return mask & (key > position - window) if window else mask
+
+
+def _varlen(op: OpShape, buffers: Buffers) -> Prepared:
+    """One flash call over all sequences, paged where this torch can."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    shape, known = op.shape, varlen_parameters()
+    lengths_q = [shape["prefill_q"]] * shape["num_prefill"] + [shape["decode_q"]] * shape["num_decode"]
+    lengths_kv = [shape["prefill_kv"]] * shape["num_prefill"]
+    lengths_kv += decode_lengths(shape["num_decode"], shape["decode_kv"], shape["decode_kv_max"])
+    if not lengths_q:
+        raise Unsupported("neither prefill chunks nor decode sequences")
+    device, head_dim = buffers.device, shape["head_dim"]
+    options: dict[str, Any] = {}
+    if "window_size" in known:
+        options["window_size"] = (shape["window"] - 1, 0) if shape["window"] else (-1, 0)
+    elif shape["window"]:
+        raise Unsupported("this torch's varlen_attn takes no sliding window")
+    else:
+        options["is_causal"] = True
+    if "enable_gqa" in known:
+        options["enable_gqa"] = shape["num_heads"] != shape["num_kv_heads"]
+    queries = buffers.random((sum(lengths_q), shape["num_heads"], head_dim), op.dtype)
+    cu_q = _offsets(lengths_q, device)
+    kv_width = (shape["num_kv_heads"], head_dim)
+    if {"block_table", "seqused_k"} <= known:
+        pages = [math.ceil(length / PAGE_TOKENS) for length in lengths_kv]
+        total = sum(pages)
+        table = torch.zeros((len(pages), max(pages)), dtype=torch.int32)
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(0)).to(torch.int32)
+        for row, (start, count) in enumerate(zip(accumulate(pages[:-1], initial=0), pages, strict=True)):
+            table[row, :count] = order[start : start + count]
+        options["block_table"] = table.to(device)
+        options["seqused_k"] = torch.tensor(lengths_kv, dtype=torch.int32, device=device)
+        pairs = buffers.rotating((2, total, PAGE_TOKENS, *kv_width), op.dtype)
+        cu_k = None
+    else:
+        pairs = buffers.rotating((2, sum(lengths_kv), *kv_width), op.dtype)
+        cu_k = _offsets(lengths_kv, device)
+    longest_q, longest_kv, copies = max(lengths_q), max(lengths_kv), len(pairs)
+
+    def launch(i: int) -> object:
+        keys, values = pairs[i % copies]
+        return varlen_attn(queries, keys, values, cu_q, cu_k, longest_q, longest_kv, **options)
+
+    return Prepared(launch, copies)
+
+
+def _offsets(lengths: list[int], device: torch.device) -> torch.Tensor:
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)

@@ -1,0 +1,83 @@
+"""Routed experts of one layer on one rank in torch: gather, gate-up GEMM, SiLU-mul, down GEMM, weighted combine.
+
+The rank holds experts [0, E / ep) with an inner width of ``inter / tp`` and sees every token of the group;
+pairs routed elsewhere cost it nothing. Experts run as one grouped GEMM where torch has one, one by one on a CPU.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+
+from profiler.backend import Prepared, Unsupported
+from profiler.kernels.buffers import Buffers
+from profiler.kernels.elementwise import silu_mul
+from profiler.kernels.routing import route
+from profiler.point import OpShape
+
+GroupedMm = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def moe_kernels(op: OpShape, device: torch.device) -> Sequence[str]:
+    """Return the label of torch's expert kernel for this format and device."""
+    if op.dtype not in {"bf16", "fp16", "fp32"}:
+        return ()
+    if device.type == "cpu":
+        return ("torch.expert_loop",)
+    return ("torch.grouped_mm",) if op.dtype == "bf16" and _torch_grouped_mm() is not None else ()
+
+
+def _torch_grouped_mm() -> Callable[..., torch.Tensor] | None:
+    """Torch's grouped GEMM under its public name (2.10 on) or the one before."""
+    return getattr(F, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
+
+
+def expert_loop(x: torch.Tensor, weights: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """Multiply rows ``offsets[e-1]:offsets[e]`` of [pairs, k] by expert e of [experts, n, k]."""
+    parts, start = [], 0
+    for expert, end in enumerate(offsets.tolist()):
+        if end > start:
+            parts.append(F.linear(x[start:end], weights[expert]))
+        start = end
+    return torch.cat(parts) if parts else x.new_zeros((0, weights.shape[1]))
+
+
+def prepare_moe(op: OpShape, kernel: str, buffers: Buffers) -> Prepared:
+    """Return the launch of the expert layer; raises ``Unsupported`` for a sharding that does not divide."""
+    if kernel == "torch.expert_loop":
+        return prepare_experts(op, expert_loop, buffers)
+    grouped = _torch_grouped_mm()
+    assert grouped is not None
+    return prepare_experts(op, lambda x, w, offsets: grouped(x, w.transpose(-2, -1), offs=offsets), buffers)
+
+
+def prepare_experts(op: OpShape, grouped_mm: GroupedMm, buffers: Buffers) -> Prepared:
+    """Build the expert layer around any grouped GEMM (x [pairs, k], w [experts, n, k], offsets [experts])."""
+    shape = op.shape
+    experts, tp, ep = shape["num_experts"], shape["tp"], shape["ep"]
+    if experts % ep or shape["inter"] % tp:
+        raise Unsupported(f"{experts} experts over ep={ep} and inner width {shape['inter']} over tp={tp} do not divide")
+    local, inter, hidden = experts // ep, shape["inter"] // tp, shape["hidden"]
+    tokens = buffers.random((shape["num_tokens"], hidden), op.dtype)
+    ids = route(shape["num_tokens"], experts, shape["topk"], shape["routing"], seed=0, device=buffers.device)
+    rows, offsets = _by_expert(ids, local)
+    scale = torch.full((len(rows), 1), 1.0 / shape["topk"], device=buffers.device, dtype=tokens.dtype)
+    gate_up = buffers.rotating((local, 2 * inter, hidden), op.dtype)
+    down = buffers.rotating((local, hidden, inter), op.dtype)
+    copies = max(len(gate_up), len(down))
+
+    def launch(i: int) -> torch.Tensor:
+        inner = silu_mul(grouped_mm(tokens[rows], gate_up[i % len(gate_up)], offsets))
+        result = grouped_mm(inner, down[i % len(down)], offsets)
+        return torch.zeros_like(tokens).index_add_(0, rows, result * scale)
+
+    return Prepared(launch, copies)
+
+
+def _by_expert(ids: torch.Tensor, local: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token index of each local (token, expert) pair sorted by expert, and the end of each expert's run."""
+    flat = ids.flatten()
+    order = torch.argsort(flat, stable=True)
+    order = order[flat[order] < local]
+    ends = torch.cumsum(torch.bincount(flat[order], minlength=local), 0).to(torch.int32)
+    return order // ids.shape[1], ends

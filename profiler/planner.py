@@ -1,0 +1,63 @@
+"""Which points come next: the seam between a fixed list and an adaptive plan."""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from profiler.point import Point
+
+Row = Mapping[str, Any]
+
+
+class Planner(Protocol):
+    """Rank 0's plan over one clock and its compute points."""
+
+    def next_points(self, limit: int) -> list[Point]:
+        """Return up to ``limit`` points to measure next, none when the plan is fulfilled."""
+
+    def learn(self, rows: Iterable[tuple[Point, Row]]) -> None:
+        """Take what was measured."""
+
+    def progress(self) -> str:
+        """One clause for the progress line."""
+
+    @property
+    def remaining(self) -> int:
+        """Points that may still be measured."""
+
+    def left_out(self) -> list[str]:
+        """Sentences on what was not measured and why, for the end of the run."""
+
+
+class FixedPlan:
+    """Every point once, in a random order that depends on the seed alone."""
+
+    def __init__(self, points: Sequence[Point], *, seed: int) -> None:
+        self._todo = {point.identity: point for point in points}
+        order = list(self._todo)
+        random.Random(seed).shuffle(order)  # noqa: S311 - an order of measurement, not a secret
+        self._order = order
+        self._total = len(order)
+
+    def next_points(self, limit: int) -> list[Point]:
+        """Return the next points of the order that nobody has measured yet."""
+        self._order = [identity for identity in self._order if identity in self._todo]
+        return [self._todo[identity] for identity in self._order[:limit]]
+
+    def learn(self, rows: Iterable[tuple[Point, Row]]) -> None:
+        """Strike measured points off."""
+        for point, _ in rows:
+            self._todo.pop(point.identity, None)
+
+    def progress(self) -> str:
+        """Points done of all."""
+        return f"{self._total - len(self._todo)}/{self._total} points"
+
+    @property
+    def remaining(self) -> int:
+        """Points not yet measured."""
+        return len(self._todo)
+
+    def left_out(self) -> list[str]:
+        """Name the number of points the budget did not reach."""
+        return [f"{len(self._todo)} points not reached"] if self._todo else []

@@ -1,0 +1,31 @@
+"""What a person asked to be measured, in one value."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from profiler.timing import TimingPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileRequest:
+    """One profiling command; None means the default for the device found."""
+
+    db: Path
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device_name: str | None = None
+    manifest: Path | None = None
+    families: tuple[str, ...] | None = None
+    dtypes: tuple[str, ...] | None = None
+    caches: tuple[str, ...] = ("cold",)
+    clocks_mhz: tuple[int, ...] = ()
+    energy: Literal["none", "some", "all"] = "none"
+    budget_s: float | None = None
+    target_error: float = 0.02
+    exhaustive: bool = False
+    seed: int = 0
+    threads: int = 1
+    dry_run: bool = False
+    collective_timeout_s: float = 30.0
+    policy: TimingPolicy = field(default_factory=TimingPolicy)
+    command: tuple[str, ...] = ()

@@ -1,0 +1,120 @@
+"""The state of one run on one rank: its siblings, its books, its clock, and whether somebody has asked it to stop."""
+
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from profiler.journal import Entry, Journal
+from profiler.ledger import Ledger
+from profiler.point import Point
+from profiler.ranks import Ranks
+from profiler.watchdog import Watchdog
+
+Row = dict[str, Any]
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What a run did, for the summary; complete on rank 0 only."""
+
+    device: str
+    run_id: str
+    measured: int = 0
+    recovered: int = 0
+    already: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    stopped_by: str | None = None
+    wall_s: float = 0.0
+    drift_frac: float | None = None
+    drift_points: int = 0
+
+
+class StopSignal:
+    """SIGINT or SIGTERM asks for an end after the point in flight; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals over, and give them back at the end."""
+        previous = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal's signature
+        if self.name is not None:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
+
+
+class Run:
+    """One rank's run; ``ledger`` is None on every rank but the first, ``talk`` prints there alone."""
+
+    def __init__(
+        self,
+        *,
+        ranks: Ranks,
+        journal: Journal,
+        ledger: Ledger | None,
+        outcome: Outcome,
+        stop: StopSignal,
+        started_s: float,
+        budget_s: float | None,
+        talk: Callable[[str], None],
+    ) -> None:
+        self.ranks = ranks
+        self.journal = journal
+        self.ledger = ledger
+        self.outcome = outcome
+        self.talk = talk
+        self.stop = stop
+        self._started_s = started_s
+        self._budget_s = budget_s
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds since the process started on this run."""
+        return time.monotonic() - self._started_s
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds of the budget that are left, None without one."""
+        return None if self._budget_s is None else max(self._budget_s - self.spent_s, 0.0)
+
+    def is_over(self, share: float = 1.0) -> bool:
+        """Whether to begin no further point: stopped, or this ``share`` of the budget is spent."""
+        if self.stop.name is not None:
+            return True
+        return self._budget_s is not None and self.spent_s > self._budget_s * share
+
+    @contextmanager
+    def in_flight(self, point: Point, limit_s: float) -> Iterator[None]:
+        """Mark ``point`` as being measured, and end the process should it hang for ``limit_s``."""
+        self.journal.begin(point, self.outcome.run_id)
+        with Watchdog(self.journal, limit_s):
+            yield
+
+    def entries(self, point: Point, rows: Iterable[Row]) -> list[Entry]:
+        """Return rows as this run's journal entries."""
+        return [Entry(family=point.family, run_id=self.outcome.run_id, row=row) for row in rows]
+
+    def store(self, entries: Sequence[Entry]) -> None:
+        """Store rows on rank 0, then let every rank forget its journal; all ranks call it together."""
+        if self.ledger is not None:
+            self.ledger.add(entries)
+            self.outcome.measured += len(entries)
+            for entry in entries:
+                status = entry.row["status"]
+                self.outcome.statuses[status] = self.outcome.statuses.get(status, 0) + 1
+        self.ranks.collect(None)  # the rows are safe before anybody forgets one
+        self.journal.clear()

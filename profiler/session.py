@@ -1,0 +1,235 @@
+"""One profiling run on one rank, from an empty process to a closed run row.
+
+Every rank opens its machine and agrees with the others on software and device; rank 0 locks the folder, recovers what a
+dead run left, plans, and writes. Collectives come first and may take a third of the budget, compute points follow clock
+by clock, and a share of them is measured again at the end.
+"""
+
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, Final, Literal, cast
+
+from profiler.adaptive import AdaptivePlan
+from profiler.backend import kernel_backends
+from profiler.bench import Bench
+from profiler.collective_bench import CollectiveBench
+from profiler.collective_rounds import measure_collectives
+from profiler.compute_rounds import ComputeRounds
+from profiler.drift import drift_frac, measure_drift
+from profiler.energy import EnergyMeter
+from profiler.errors import ProfilerError
+from profiler.journal import FolderLock, Journal
+from profiler.ledger import Ledger
+from profiler.machine import Machine
+from profiler.planner import FixedPlan, Planner
+from profiler.point import Point
+from profiler.provenance import collect_provenance, require_same_software
+from profiler.rank_groups import GroupLayout, default_levels, group_layouts
+from profiler.ranks import Place, Ranks
+from profiler.request import ProfileRequest
+from profiler.run import Outcome, Run, StopSignal
+from profiler.workload import Workload, place_collectives, place_workload, wanted_shapes
+
+_COLLECTIVES_SHARE: Final = 0.35
+_COMPUTE_SHARE: Final = 0.95
+_ENERGY_EVERY: Final = 8
+
+
+def profile(request: ProfileRequest, place: Place, talk: Callable[[str], None]) -> Outcome:
+    """Run one rank's part of a profile; raises ``ProfilerError`` (on every rank alike) for what makes it impossible."""
+    started_s = time.monotonic()
+    silent: Callable[[str], None] = lambda _: None  # noqa: E731 - a name for what the other ranks say
+    with ExitStack() as stack:
+        stop = StopSignal()
+        stack.enter_context(stop.listening())
+        machine = stack.enter_context(Machine.open(request.device, request.device_name, place, threads=request.threads))
+        ranks = Ranks(place, machine.device)
+        stack.callback(ranks.close)
+        ledger, outcome = _open_books(request, machine, ranks, stack)
+        run = Run(
+            ranks=ranks,
+            journal=Journal(request.db, place.rank),
+            ledger=ledger,
+            outcome=outcome,
+            stop=stop,
+            started_s=started_s,
+            budget_s=request.budget_s,
+            talk=talk if ranks.is_first else silent,
+        )
+        provenance = _agree_on_provenance(request, machine, ranks, outcome.run_id)
+        if outcome.recovered:
+            run.talk(f"recovered {outcome.recovered} rows of a run that was cut off")
+        if ledger is not None:
+            ledger.record_run(provenance, ended=False)
+        _measure(run, request, machine, stack)
+        if ledger is not None:
+            ledger.record_run(provenance, ended=True)
+        outcome.wall_s = run.spent_s
+        outcome.stopped_by = stop.name
+        return outcome
+
+
+def _open_books(
+    request: ProfileRequest, machine: Machine, ranks: Ranks, stack: ExitStack
+) -> tuple[Ledger | None, Outcome]:
+    """Lock the folder on rank 0 and recover what dead runs left; a failure there is raised on every rank."""
+    ledger: Ledger | None = None
+    shared: Outcome | ValueError | None = None
+    if ranks.is_first:
+        run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
+        try:
+            stack.enter_context(FolderLock(request.db))
+            ledger = Ledger(request.db, machine.name)
+            recovered, torn = ledger.recover()
+            shared = Outcome(device=machine.name, run_id=run_id, recovered=recovered)
+            if torn:
+                shared.notes.append(f"{torn} journal lines were cut off by the death of an earlier run")
+        except ValueError as error:  # every mistake a person can make is one, with a hint
+            shared = error
+    shared = ranks.share(shared)
+    if isinstance(shared, ValueError):
+        raise shared
+    assert shared is not None
+    # A rank on another node may not see rank 0's folder: its journal needs one of its own.
+    (request.db / ".profile").mkdir(parents=True, exist_ok=True)
+    return ledger, shared
+
+
+def _agree_on_provenance(request: ProfileRequest, machine: Machine, ranks: Ranks, run_id: str) -> dict[str, Any]:
+    """Return the run's row; raises ``ProfilerError`` where the ranks differ in device or software."""
+    mine = collect_provenance(
+        run_id=run_id,
+        device=machine.name,
+        world_size=ranks.place.world_size,
+        nvml=machine.nvml,
+        gpu=machine.gpu,
+        idle_power_w=EnergyMeter(machine.gpu).idle_power_w() if request.energy != "none" else None,
+        command=request.command or None,
+    )
+    rows = ranks.collect(mine)
+    names = sorted({row["device"] for row in rows})
+    if len(names) > 1:
+        raise ProfilerError(
+            f"the ranks run on different devices: {', '.join(names)}", hint="profile each kind of device by itself"
+        )
+    require_same_software(rows)
+    return mine
+
+
+def open_bench(request: ProfileRequest, machine: Machine) -> Bench:
+    """Return this rank's bench with the instruments its device has."""
+    from profiler.kernels.buffers import Buffers, cache_bytes
+
+    return Bench(
+        machine.device,
+        kernel_backends(machine.device),
+        Buffers(machine.device, cold_bytes=3 * cache_bytes(machine.device), seed=request.seed),
+        policy=request.policy,
+        throttle=machine.throttle,
+        energy=EnergyMeter(machine.gpu) if request.energy != "none" else None,
+        sm_clock_mhz=machine.sm_clock_mhz,
+        temperature_c=machine.temperature_c,
+    )
+
+
+def layouts_of(machine: Machine, place: Place) -> list[GroupLayout]:
+    """Return the groups collectives are measured over: none for a single rank."""
+    if place.world_size == 1:
+        return []
+    has_nvlink = machine.gpu is not None and machine.gpu.active_nvlinks() > 0
+    levels = default_levels(place.world_size, place.ranks_per_node, device_kind=machine.kind, has_nvlink=has_nvlink)
+    return group_layouts(place.world_size, place.ranks_per_node, levels)
+
+
+def plan_workload(request: ProfileRequest, machine: Machine, bench: Bench, place: Place) -> Workload:
+    """Return everything this run could measure."""
+    layouts = layouts_of(machine, place)
+    kind = cast(Literal["cpu", "cuda"], machine.kind)
+    return place_workload(wanted_shapes(request, kind, layouts), bench, request, machine.name, layouts)
+
+
+def _measure(run: Run, request: ProfileRequest, machine: Machine, stack: ExitStack) -> None:
+    place = run.ranks.place
+    bench = open_bench(request, machine)
+    workload = plan_workload(request, machine, bench, place)
+    for note in workload.notes:
+        run.talk(note)
+    run.outcome.notes += workload.notes
+    if workload.collectives:
+        _measure_collectives(run, request, machine, workload, stack)
+    rounds = ComputeRounds(
+        run,
+        bench,
+        budget_share=_COMPUTE_SHARE,
+        hang_s=3 * request.policy.point_timeout_s,
+        wants_energy=lambda point: _wants_energy(request, point),
+    )
+    with machine.clocks() as control:
+        for clock_mhz in request.clocks_mhz or (None,):
+            in_force: float | None = None
+            if clock_mhz is not None:
+                lock = control.lock(clock_mhz)
+                in_force = run.ranks.share(lock.clock_mhz)
+                if lock.note:
+                    run.talk(lock.note)
+                    run.outcome.notes.append(lock.note)
+            planner = _planner(request, [point.at(in_force) for point in workload.compute], run)
+            rounds.fulfil(planner)
+            if planner is not None:
+                run.outcome.left_out += planner.left_out()
+            if clock_mhz is not None and in_force is None:
+                break  # the rest of the sweep would measure the same unlocked clock again
+    ratios = measure_drift(run, bench, rounds.timed, seed=request.seed)
+    run.outcome.drift_frac, run.outcome.drift_points = drift_frac(ratios), len(ratios)
+
+
+def _measure_collectives(
+    run: Run, request: ProfileRequest, machine: Machine, workload: Workload, stack: ExitStack
+) -> None:
+    layouts = layouts_of(machine, run.ranks.place)
+    bench = CollectiveBench(machine.device, layouts, timeout_s=request.collective_timeout_s)
+    stack.callback(bench.close)
+    kernels = {op.shape["kind"]: bench.kernels_for(op.shape["kind"]) for op in workload.collectives}
+    points = place_collectives(workload.collectives, kernels, bench.launches(), machine.name, seed=request.seed)
+    if run.ledger is not None:
+        todo = [point for point in points if point not in run.ledger]
+        run.outcome.already += len(points) - len(todo)
+        points = todo
+    missed = measure_collectives(
+        run,
+        bench,
+        run.ranks.share(points),
+        request.policy,
+        budget_share=_COLLECTIVES_SHARE,
+        hang_s=5 * request.collective_timeout_s + 60,
+    )
+    if missed:
+        run.outcome.left_out.append(f"{missed} collective points not reached")
+
+
+def _planner(request: ProfileRequest, points: list[Point], run: Run) -> Planner | None:
+    """Return rank 0's plan over what is not yet stored; None on the other ranks."""
+    if run.ledger is None:
+        return None
+    todo = [point for point in points if point not in run.ledger]
+    run.outcome.already += len(points) - len(todo)
+    if request.exhaustive or not todo:
+        return FixedPlan(todo, seed=request.seed)
+    plan = AdaptivePlan(points, target_error=request.target_error, seed=request.seed)
+    known = {point.identity: point for point in points}
+    plan.learn(
+        (known[identity], row)
+        for family in sorted({point.family for point in points})
+        for identity, row in run.ledger.stored(family)
+        if identity in known
+    )
+    return plan
+
+
+def _wants_energy(request: ProfileRequest, point: Point) -> bool:
+    """Energy takes seconds per point: ``some`` measures one in eight, chosen by the shape alone."""
+    if request.energy == "some":
+        return sum(map(ord, str(point.op))) % _ENERGY_EVERY == 0
+    return request.energy == "all"

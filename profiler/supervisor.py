@@ -1,0 +1,110 @@
+"""Starts the ranks of one node and keeps the run going when one of them dies: the journal makes a restart cheap.
+
+What torchrun does for many nodes, without its reports: a rank's own message is all a person sees. A rank that is
+killed, crashes or ends itself over a hung point takes its siblings down; all start again and the run resumes.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+from typing import Final
+
+import click
+
+from profiler.request import ProfileRequest
+
+_MAX_RESTARTS: Final = 5
+# Ranks that outlive a dead sibling finish the point in flight, or sit in a collective that never ends.
+_GRACE_S: Final = 10.0
+_POLL_S: Final = 0.05
+# Ends that starting again cannot mend: done, a person's mistake, stopped by a signal.
+_FINAL_CODES: Final = frozenset({0, 1, 2, 130, 143})
+
+
+def supervise(world_size: int, arguments: Sequence[str], request: ProfileRequest) -> int:
+    """Run ``world_size`` ranks until they end by themselves; returns the exit code."""
+    deadline_s = None if request.budget_s is None else time.monotonic() + request.budget_s
+    heard: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's signature
+        heard.append(number)
+
+    previous = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for restart in range(_MAX_RESTARTS + 1):
+            extra = [] if deadline_s is None else ["--budget", f"{max(deadline_s - time.monotonic(), 1.0):.1f}s"]
+            ranks = _start(world_size, [*arguments, *extra], restart)
+            code = _wait(ranks, heard)
+            if code in _FINAL_CODES or heard:
+                return code
+            click.echo(f"a rank ended with {_name(code)}; starting again ({restart + 1}/{_MAX_RESTARTS})", err=True)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    click.echo(f"error: ranks died {_MAX_RESTARTS + 1} times; rows measured so far are stored", err=True)
+    click.echo("hint: the same command resumes; see the messages above for what the ranks died of", err=True)
+    return 1
+
+
+def _start(world_size: int, arguments: Sequence[str], restart: int) -> list[subprocess.Popen[bytes]]:
+    port = _free_port()
+    ranks = []
+    for rank in range(world_size):
+        environment = {
+            **os.environ,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world_size),
+            "LOCAL_WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "TORCHELASTIC_RESTART_COUNT": str(restart),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        }
+        command = [sys.executable, "-m", "profiler", *arguments]
+        # A session of its own: Ctrl-C reaches the ranks once, through this process, not twice.
+        ranks.append(subprocess.Popen(command, env=environment, start_new_session=True))
+    return ranks
+
+
+def _wait(ranks: list[subprocess.Popen[bytes]], heard: list[int]) -> int:
+    """Wait for all; the first bad end decides the code and ends the others."""
+    forwarded = 0
+    code = 0
+    end_by: float | None = None
+    try:
+        while any(rank.poll() is None for rank in ranks):
+            for number in heard[forwarded:]:
+                for rank in ranks:
+                    rank.send_signal(number)
+            forwarded = len(heard)
+            failed = next((rank.returncode for rank in ranks if rank.returncode not in {None, 0}), None)
+            if failed is not None and end_by is None:
+                code, end_by = failed, time.monotonic() + _GRACE_S
+                for rank in ranks:
+                    rank.terminate()
+            if end_by is not None and time.monotonic() > end_by:
+                for rank in ranks:
+                    rank.kill()
+            time.sleep(_POLL_S)
+    finally:
+        for rank in ranks:
+            if rank.poll() is None:
+                rank.kill()
+                rank.wait()
+    return code or next((rank.returncode for rank in ranks if rank.returncode), 0)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _name(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
