@@ -6,8 +6,6 @@ The limits are above any device sold, so a row beyond one is wrong whatever it r
     GEMM, MoE             at most 2e16 FLOP/s (dense 4-bit of a 2025 GPU: 1.5e16)
     elementwise           at most 1e14 B/s (first-level caches of a whole GPU)
     collective            at most 2e12 B/s of bus bandwidth per rank (NVLink 5: 9e11)
-
-A point is an outlier when it takes more than twice as long as a larger one of the same curve.
 """
 
 from collections.abc import Iterator
@@ -20,8 +18,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from profiles_db.errors import ProfilesError
+from profiles_db.outliers import OUTLIER_FACTOR, slower_than_larger
 from profiles_db.parquet_files import TEMPORARY_SUFFIX, DamagedFileError, read_checked
-from profiles_db.repeats import key_ids, repeat_spread
+from profiles_db.repeats import repeat_spread
 from profiles_db.schema import FAMILIES
 from profiles_db.store import QUARANTINE, Store, StoredFile
 
@@ -29,15 +28,6 @@ _SHORTEST_S: Final = 2e-7
 _MOST_FLOP_PER_S: Final = 2e16
 _MOST_BYTES_PER_S: Final = 1e14
 _MOST_BUS_BYTES_PER_S: Final = 2e12
-_OUTLIER: Final = 2.0
-
-# The column along which more work must not take less time, all others of the key equal.
-_WORK: Final = {
-    "gemm": "m",
-    "moe": "num_tokens",
-    "elementwise": "rows",
-    "collective": "message_bytes",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +100,9 @@ def _check_family(table: pa.Table, place: str, family: str, recorded: set[str]) 
         if bad.any():
             detail = f"{rule}; first: {_describe(timed, family, int(np.argmax(bad)))}"
             yield Finding(kind="impossible", place=place, rows=int(bad.sum()), detail=detail, is_serious=True)
-    outliers = _outliers(timed, family)
+    outliers = slower_than_larger(timed, family)
     if outliers.any():
-        detail = f"over {_OUTLIER:g} x a larger op of its curve; first: "
+        detail = f"over {OUTLIER_FACTOR:g} x a larger op of its curve; first: "
         detail += _describe(timed, family, int(np.argmax(outliers)))
         yield Finding(kind="outlier", place=place, rows=int(outliers.sum()), detail=detail, is_serious=False)
     repeats = repeat_spread(timed, FAMILIES[family].key_columns)
@@ -145,19 +135,6 @@ def _impossible(table: pa.Table, family: str) -> Iterator[tuple[str, NDArray[np.
         quantile = _floats(table, column)
         wrong = np.isfinite(quantile) & (sign * (quantile - latency) > 1e-12)
         yield f"{column} on the wrong side of the median", wrong
-
-
-def _outliers(table: pa.Table, family: str) -> NDArray[np.bool_]:
-    outliers = np.zeros(table.num_rows, dtype=np.bool_)
-    if family not in _WORK:
-        return outliers
-    work, latency = _floats(table, _WORK[family]), _floats(table, "latency_s")
-    derived = {_WORK[family], "io_bytes"}  # io_bytes grows with the rows of an elementwise op
-    curve = key_ids(table, [name for name in FAMILIES[family].key_columns if name not in derived])
-    order = np.lexsort((latency, work, curve))
-    larger = (curve[order][1:] == curve[order][:-1]) & (work[order][1:] > work[order][:-1])
-    outliers[order[:-1]] = larger & (latency[order][:-1] > _OUTLIER * latency[order][1:])
-    return outliers
 
 
 def _floats(table: pa.Table, column: str) -> NDArray[np.float64]:

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from profiles_db.errors import ProfilesError
 from profiles_db.importers.aiconfigurator_tables import MAPPERS, UNMAPPED, Origin, sick_collectives
-from profiles_db.importers.counting import Sieve, TableCount, repeatability
+from profiles_db.importers.counting import Sieve, TableCount
+from profiles_db.importers.delivery import deliver
 from profiles_db.importers.rows import family_rows
 from profiles_db.repeats import without_keys_of
 from profiles_db.schema import FAMILIES
@@ -214,7 +215,6 @@ def _import_table(wheel: Wheel, item: ForeignTable, store: Store, run_id: str, *
         reason = UNMAPPED.get(item.table, "no op family holds it")
         return TableCount(table=label, family=None, rows_in=rows_in, kept=0, dropped={reason: rows_in})
     sieve = Sieve(_read_foreign(item))
-    rows_in = sieve.table.num_rows
     sieve.drop_unfit_latency()
     _drop_relabelled_copies(sieve, item, wheel)
     origin = Origin(
@@ -236,22 +236,7 @@ def _import_table(wheel: Wheel, item: ForeignTable, store: Store, run_id: str, *
     rows = family_rows(family.name, sieve.table.num_rows, {**mapped.columns, **fixed})
     if family.name == "collective" and rows.num_rows:
         rows = _without_sick(sieve, rows, include_unfit=include_unfit)
-    repeats = repeatability(rows, family.key_columns)
-    present = store.read(family.name, device=system.device, statuses=None, where={"run_id": run_id})
-    fresh = without_keys_of(rows, present, (*family.key_columns, "latency_s"))
-    if fresh.num_rows < rows.num_rows:
-        sieve.dropped["already in the store"] += rows.num_rows - fresh.num_rows
-    if fresh.num_rows:
-        store.append(family.name, fresh, run_id)
-    return TableCount(
-        table=label,
-        family=family.name,
-        rows_in=rows_in,
-        kept=fresh.num_rows,
-        dropped=dict(sieve.dropped),
-        notes=tuple(sieve.notes),
-        repeats=repeats,
-    )
+    return deliver(store, rows, sieve, label=label, family=family.name, run_id=run_id)
 
 
 def _read_foreign(item: ForeignTable) -> pa.Table:

@@ -1,0 +1,34 @@
+"""The last step of every importer: rows into the store, once, and the count of what became of a foreign table."""
+
+import pyarrow as pa
+
+from profiles_db.importers.counting import Sieve, TableCount, repeatability
+from profiles_db.repeats import without_keys_of
+from profiles_db.schema import FAMILIES
+from profiles_db.store import Store
+
+
+def deliver(store: Store, rows: pa.Table, sieve: Sieve, *, label: str, family: str, run_id: str) -> TableCount:
+    """Append the rows that ``store`` does not hold from the same run yet, so that an import can be repeated.
+
+    ``rows`` are what is left of ``sieve``'s table, mapped to ``family``.
+    """
+    key_columns = FAMILIES[family].key_columns
+    repeats = repeatability(rows, key_columns)
+    fresh = rows
+    for device in rows["device"].unique().to_pylist():
+        present = store.read(family, device=device, statuses=None, where={"run_id": run_id})
+        fresh = without_keys_of(fresh, present, (*key_columns, "latency_s"))
+    if fresh.num_rows < rows.num_rows:
+        sieve.dropped["already in the store"] += rows.num_rows - fresh.num_rows
+    if fresh.num_rows:
+        store.append(family, fresh, run_id)
+    return TableCount(
+        table=label,
+        family=family,
+        rows_in=fresh.num_rows + sum(sieve.dropped.values()),
+        kept=fresh.num_rows,
+        dropped=dict(sieve.dropped),
+        notes=tuple(sieve.notes),
+        repeats=repeats,
+    )
