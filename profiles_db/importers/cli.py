@@ -4,8 +4,9 @@ stdout carries one row per foreign table (or ``--json``), stderr the reasons. Ex
 that cannot be used.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +15,8 @@ from profiles_db.terminal import DB_OPTION, JSON_OPTION, opened, print_rows
 if TYPE_CHECKING:
     from profiles_db.importers.counting import TableCount
     from profiles_db.store import Store
+
+_DEVICE = click.option("--device", help="Name of the device here, for example h100-sxm; default: as the files say.")
 
 
 @click.group(name="import")
@@ -67,6 +70,96 @@ def aiconfigurator_command(
     for items in picked:
         counts += import_tables(wheel, items, store, include_unfit=include_unfit)
     _print_counts(counts, store, as_json=as_json)
+
+
+@import_group.command("apex-plus")
+@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@DB_OPTION
+@_DEVICE
+@click.option("--include-unfit", is_flag=True, help="Keep outliers, labelled, instead of dropping them.")
+@JSON_OPTION
+def apex_plus_command(path: Path, *, db: Path | None, device: str | None, include_unfit: bool, as_json: bool) -> None:
+    """Import apex_plus profile tables: one CSV file, or all under PATH."""
+    from profiles_db.importers.apex_plus import import_apex_plus
+
+    store = opened(db, must_exist=False)
+    _print_counts(import_apex_plus(path, store, device=device, include_unfit=include_unfit), store, as_json=as_json)
+
+
+@import_group.command("vidur")
+@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@DB_OPTION
+@_DEVICE
+@JSON_OPTION
+def vidur_command(path: Path, *, db: Path | None, device: str | None, as_json: bool) -> None:
+    """Import Vidur's profiling CSVs: one file, or all under PATH (its data/profiling)."""
+    from profiles_db.importers.vidur import import_vidur
+
+    store = opened(db, must_exist=False)
+    _print_counts(import_vidur(path, store, device=device), store, as_json=as_json)
+
+
+@import_group.command("nccl-tests")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@DB_OPTION
+@_DEVICE
+@click.option("--kind", help="all_reduce, all_gather ...; default: as the output or the file name says.")
+@click.option("--level", help="Link level, for example nvlink; default: by device, or network over several nodes.")
+@click.option("--in-place", is_flag=True, help="Take the in-place figures instead of the out-of-place ones.")
+@JSON_OPTION
+def nccl_tests_command(
+    paths: tuple[Path, ...],
+    *,
+    db: Path | None,
+    device: str | None,
+    kind: str | None,
+    level: str | None,
+    in_place: bool,
+    as_json: bool,
+) -> None:
+    """Import nccl-tests outputs (text, or the JSON of -J), one program run per file."""
+    from profiles_db.importers.nccl_tests import import_nccl_tests
+
+    store = opened(db, must_exist=False)
+    placement = "in_place" if in_place else "out_of_place"
+    counts = import_nccl_tests(paths, store, device=device, kind=kind, level=level, placement=placement)
+    _print_counts(counts, store, as_json=as_json)
+
+
+@import_group.command("vllm-bench")
+@click.argument("path", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@DB_OPTION
+@_DEVICE
+@click.option("--requests", type=click.Path(path_type=Path, dir_okay=False), help="Write one row per request here.")
+@JSON_OPTION
+def vllm_bench_command(
+    path: Path, *, db: Path | None, device: str | None, requests: Path | None, as_json: bool
+) -> None:
+    """Read a vLLM benchmark's JSON: `serve` prints a summary in seconds, `forward` is stored as steps."""
+    from profiles_db.exporting import export
+    from profiles_db.importers.vllm_forward import import_forward
+    from profiles_db.importers.vllm_serve import is_serve_result, load_json, read_serve
+
+    document = load_json(path)
+    if not is_serve_result(document):
+        store = opened(db, must_exist=False)
+        _print_counts([import_forward(path, document, store, device=device)], store, as_json=as_json)
+        return
+    result = read_serve(path, document)
+    print_rows([_flat(result.summary)], as_json=as_json)
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
+    if requests is not None and result.requests is not None:
+        export(result.requests, requests)
+        click.echo(f"{result.requests.num_rows} requests to {requests}", err=True)
+
+
+def _flat(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a metric's statistics columns of their own: ``ttft_s.mean``."""
+    flat: dict[str, Any] = {}
+    for name, value in summary.items():
+        flat |= {f"{name}.{key}": number for key, number in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def _print_counts(counts: "list[TableCount]", store: "Store", *, as_json: bool) -> None:
