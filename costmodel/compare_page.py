@@ -1,0 +1,93 @@
+"""One self-contained HTML page of tables and figures (SVG inside the page); nothing is loaded from elsewhere."""
+
+import html
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PNG_DOTS_PER_INCH: Final = 120
+_STYLE: Final = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { padding: 2px 10px; text-align: right; border-bottom: 1px solid #eee; }
+th { border-bottom: 1px solid #888; } td.text, th.text { text-align: left; }
+figure { margin: 1.2rem 0; } figcaption { color: #444; max-width: 60rem; } svg { max-width: 100%; height: auto; }
+.scroll { overflow-x: auto; }
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedFigure:
+    """A figure with the stem of its file and a sentence on how to read it."""
+
+    name: str
+    caption: str
+    figure: "Figure"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A heading, remarks, a table (rows of equal keys) and figures, each of which may be empty."""
+
+    title: str
+    remarks: Sequence[str] = ()
+    rows: Sequence[Mapping[str, Any]] = ()
+    figures: Sequence[NamedFigure] = ()
+
+
+def write_page(folder: Path, title: str, sections: Iterable[Section]) -> list[Path]:
+    """Write ``index.html`` and one PNG per figure into ``folder``; return the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written, parts = [], [f"<h1>{html.escape(title)}</h1>"]
+    for section in sections:
+        parts.append(f"<h2>{html.escape(section.title)}</h2>")
+        parts += [f"<p>{html.escape(remark)}</p>" for remark in section.remarks]
+        if section.rows:
+            parts.append(_table(section.rows))
+        for named in section.figures:
+            path = folder / f"{named.name}.png"
+            named.figure.savefig(path, dpi=_PNG_DOTS_PER_INCH)
+            written.append(path)
+            parts.append(f"<figure>{_svg(named)}<figcaption>{html.escape(named.caption)}</figcaption></figure>")
+    page = folder / "index.html"
+    page.write_text(
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n",
+        encoding="utf-8",
+    )
+    return [page, *written]
+
+
+def _svg(named: NamedFigure) -> str:
+    buffer = io.StringIO()
+    # Element ids are derived from the salt: figures on one page must not share them.
+    import matplotlib as mpl
+
+    with mpl.rc_context({"svg.hashsalt": named.name, "svg.fonttype": "none"}):
+        named.figure.savefig(buffer, format="svg", dpi=_PNG_DOTS_PER_INCH, metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    header = list(rows[0])
+    is_text = {name: isinstance(rows[0][name], str) for name in header}
+    css = {name: ' class="text"' if is_text[name] else "" for name in header}
+    lines = ["".join(f"<th{css[name]}>{html.escape(name)}</th>" for name in header)]
+    lines += ["".join(f"<td{css[name]}>{html.escape(cell(row[name]))}</td>" for name in header) for row in rows]
+    return '<div class="scroll"><table>' + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"
+
+
+def cell(value: object) -> str:
+    """One table cell as a person reads it."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
