@@ -18,7 +18,7 @@ from profiler.nvml import Gpu, NvmlError
 _BATCH_S: Final = 0.005  # how finely a move of the counter is seen: 0.25 % of a window
 _MIN_UPDATES: Final = 10  # fewer moves than this in a window leave an edge worth more than a tenth of it
 _T = TypeVar("_T")
-_STUCK_S: Final = 3.0  # no counter is slower than a tenth of this
+_STUCK_S: Final = 1.0  # ten times the period of the slowest counter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Energy:
     """Energy of one kernel: columns ``energy_j`` (per call) and ``power_w`` (mean), or None with a ``note`` saying why.
 
     ``call_s`` is the steady time per call during the windows, ``sampled_power_w`` the mean of the instantaneous power
-    readings beside them (a cross-check of the counter), ``spread_frac`` the relative range of the windows kept.
+    readings beside them (a cross-check of the counter), ``spread_frac`` the relative range of the last windows.
     """
 
     energy_j: float | None = None

@@ -51,7 +51,7 @@ def default_levels(world_size: int, ranks_per_node: int, *, device_kind: str, ha
 def group_layouts(
     world_size: int, ranks_per_node: int, levels: Sequence[LinkLevel], *, sizes: Iterable[int] | None = None
 ) -> list[GroupLayout]:
-    """Enumerate the layouts of a world, innermost level first; ``sizes`` keeps only groups of these many ranks.
+    """Enumerate the layouts of a world, innermost level first; ``sizes`` asks for groups of these many ranks alone.
 
     Without ``sizes``: powers of two, three times a power of two from six on (TP 6), and whole levels. Raises
     ``ProfilerError`` where the levels do not fit the world.
@@ -61,7 +61,7 @@ def group_layouts(
             f"{world_size} ranks do not fill nodes of {ranks_per_node}", hint="start the same number on every node"
         )
     wanted = None if sizes is None else frozenset(sizes)
-    layouts: list[GroupLayout] = []
+    layouts: dict[tuple[int, int, str], GroupLayout] = {}
     inner = 1
     for level in levels:
         size = min(level.group_size, world_size)
@@ -71,30 +71,22 @@ def group_layouts(
                 f"into whole groups of {inner}",
                 hint="give the cluster this run really has, or start one rank per device of whole nodes",
             )
-        if size == inner:
-            continue  # the world ends inside this level
-        layouts += [
-            GroupLayout(
-                ranks=len(groups[0]),
-                nodes=len({rank // ranks_per_node for rank in groups[0]}),
-                level=level.name,
-                groups=groups,
-            )
-            for groups in (
-                _siblings(range(0, world_size, size), size, inner=inner, units=units, per_unit=per_unit)
-                for units in _counts(size // inner, at_least=2)
-                for per_unit in _counts(inner, at_least=1)
-            )
-            if wanted is None or len(groups[0]) in wanted
-        ]
+        for units in _counts(size // inner, at_least=2, also=wanted or ()):
+            for per_unit in _counts(inner, at_least=1, also=wanted or ()):
+                groups = _siblings(range(0, world_size, size), size, inner=inner, units=units, per_unit=per_unit)
+                nodes = len({rank // ranks_per_node for rank in groups[0]})
+                layout = GroupLayout(ranks=units * per_unit, nodes=nodes, level=level.name, groups=groups)
+                # Two layouts a row cannot tell apart (three levels inside a node): fewer units is how plans place them.
+                if wanted is None or layout.ranks in wanted:
+                    layouts.setdefault(layout.key, layout)
         inner = size
-    return layouts
+    return list(layouts.values())
 
 
-def _counts(limit: int, *, at_least: int) -> list[int]:
+def _counts(limit: int, *, at_least: int, also: Iterable[int]) -> list[int]:
     powers = [1 << exponent for exponent in range(limit.bit_length())]
     triples = [3 * power for power in powers if power > 1]
-    return sorted({count for count in (*powers, *triples, limit) if at_least <= count <= limit})
+    return sorted({count for count in (*powers, *triples, *also, limit) if at_least <= count <= limit})
 
 
 def _siblings(level_starts: range, size: int, *, inner: int, units: int, per_unit: int) -> tuple[tuple[int, ...], ...]:

@@ -19,13 +19,13 @@ class FakeNvml:
     def __init__(self, library: Path, folder: Path) -> None:
         self.library = library
         self._state = folder / "nvml.state"
-        self._values: dict[str, object] = {"origin_s": time.monotonic() - 1000}
+        self.values: dict[str, object] = {"origin_s": time.monotonic() - 1000}
         self.set()
 
     def set(self, **values: object) -> None:
         """Change what the driver answers from now on; ``__`` in a key stands for a dot."""
-        self._values |= {key.replace("__", "."): value for key, value in values.items()}
-        text = "".join(f"{key}={value}\n" for key, value in self._values.items())
+        self.values |= {key.replace("__", "."): value for key, value in values.items()}
+        text = "".join(f"{key}={value}\n" for key, value in self.values.items())
         written = self._state.with_suffix(".new")
         written.write_text(text)
         written.replace(self._state)
@@ -36,12 +36,18 @@ class FakeNvml:
 
     def changes(self) -> list[tuple[str, int, int]]:
         """(``lock`` or ``reset``, GPU, MHz) of every call that changed a GPU, in order."""
+        return [(name, int(gpu), int(mhz)) for name, gpu, mhz, _ in self._log()]
+
+    def last_changed_by(self) -> int:
+        """Process that changed a GPU last."""
+        return int(self._log()[-1][3])
+
+    def _log(self) -> list[list[str]]:
         log = self._state.with_name(self._state.name + ".log")
-        lines = log.read_text().splitlines() if log.exists() else []
-        return [(name, int(gpu), int(mhz)) for name, gpu, mhz, _ in (line.split() for line in lines)]
+        return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
 
     def locked_mhz(self, gpu: int = 0) -> int | None:
-        """The clock the driver holds a GPU at, None when free."""
+        """Return the clock the driver holds a GPU at, None when free."""
         lock = self._state.with_name(f"{self._state.name}.lock{gpu}")
         return int(lock.read_text()) if lock.exists() else None
 
@@ -67,9 +73,7 @@ def fake_nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def fake_nvml(
-    fake_nvml_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[FakeNvml]:
+def fake_nvml(fake_nvml_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
     pynvml = pytest.importorskip("pynvml")
     fake = FakeNvml(fake_nvml_library, tmp_path)
     for name in ("LD_LIBRARY_PATH", "FAKE_NVML_STATE"):

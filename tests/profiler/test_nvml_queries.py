@@ -22,7 +22,7 @@ def test_queries_answer_in_si_units(fake_nvml):
 
 
 def test_a_gpu_is_found_by_uuid_with_and_without_prefix(fake_nvml):
-    """torch names a GPU without the prefix NVML wants."""
+    """A GPU is found by the UUID torch prints, which is without the prefix NVML wants."""
     fake_nvml.set(gpus=3)
     with Nvml() as nvml:
         assert nvml.gpu("GPU-fake-2").uuid == "GPU-fake-2"

@@ -1,0 +1,227 @@
+"""Locking clocks: what is in force is what is reported, and every way out gives the clock back."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from profiler.clocks import NvmlClocks, open_clock_control, sm_clock_under_load
+from profiler.nvml import Nvml, NvmlError
+
+
+@pytest.fixture
+def gpu(fake_nvml):
+    with Nvml() as nvml:
+        yield nvml.gpus()[0]
+
+
+def _load() -> None:
+    time.sleep(0.005)
+
+
+def test_a_lock_is_read_back_under_load_and_restored(fake_nvml, gpu):
+    """The row's clock is the one asked for, the driver is free again afterwards."""
+    with NvmlClocks(gpu, _load) as clocks:
+        lock = clocks.lock(1410)
+        assert (lock.clock_mhz, lock.sm_clock_mhz, lock.note) == (1410, 1410, "")
+        assert fake_nvml.locked_mhz() == 1410
+    assert fake_nvml.locked_mhz() is None
+    assert fake_nvml.changes() == [("lock", 0, 1410), ("reset", 0, 0)]
+
+
+def test_a_sweep_moves_the_lock_and_restores_once(fake_nvml, gpu):
+    """Clocks of a sweep replace each other without being given back in between."""
+    with NvmlClocks(gpu, _load) as clocks:
+        assert [clocks.lock(mhz).clock_mhz for mhz in (1980, 1410, 810)] == [1980, 1410, 810]
+    assert [name for name, _, _ in fake_nvml.changes()] == ["lock", "lock", "lock", "reset"]
+
+
+def test_a_clock_between_two_steps_is_asked_for_by_the_nearest(fake_nvml, gpu):
+    """A request that is no supported step is snapped by us, and said."""
+    with NvmlClocks(gpu, _load) as clocks:
+        lock = clocks.lock(1000)
+    assert lock.clock_mhz == 1005
+    assert "1000 MHz is no supported clock" in lock.note
+
+
+def test_a_clock_snapped_elsewhere_by_the_driver_is_reported_as_it_is(fake_nvml, gpu):
+    """The row carries the clock in force, never the one wished for."""
+    fake_nvml.set(snap_mhz=1200)
+    with NvmlClocks(gpu, _load) as clocks:
+        lock = clocks.lock(1410)
+    assert (lock.requested_mhz, lock.clock_mhz, lock.sm_clock_mhz) == (1410, 1200, 1200)
+    assert "asked for 1410 MHz, the driver locked 1200 MHz" in lock.note
+
+
+def test_a_power_cap_below_the_lock_keeps_the_lock_and_is_named(fake_nvml, gpu):
+    """A GPU pulled below its lock by the power cap is locked still; both clocks and the cause are told."""
+    fake_nvml.set(cap_mhz=1755, reasons=0x4)
+    with NvmlClocks(gpu, _load) as clocks:
+        lock = clocks.lock(1980)
+    assert (lock.clock_mhz, lock.sm_clock_mhz) == (1980, 1755)
+    assert "sw_power_cap" in lock.note
+
+
+def test_a_lock_the_driver_accepts_but_does_not_apply_is_no_lock(fake_nvml, gpu):
+    """A clock that runs above its lock is reported unlocked, and the useless lock is taken back."""
+    fake_nvml.set(ignore_lock=1)
+    with NvmlClocks(gpu, _load) as clocks:
+        lock = clocks.lock(1410)
+        assert (lock.clock_mhz, lock.sm_clock_mhz) == (None, 1980)
+        assert "1980" in lock.note
+        assert fake_nvml.locked_mhz() is None
+
+
+@pytest.mark.parametrize(("code", "word"), [(4, "Permission"), (3, "Not Supported"), (15, "lost")])
+def test_a_refused_lock_is_one_sentence_and_the_run_goes_on_unlocked(fake_nvml, gpu, code, word):
+    """Without permission nothing raises, nothing is left behind, and the clock under load is known all the same."""
+    fake_nvml.fail("nvmlDeviceSetGpuLockedClocks", code)
+    with NvmlClocks(gpu, _load) as clocks:
+        lock = clocks.lock(1410)
+        assert (lock.clock_mhz, lock.sm_clock_mhz) == (None, 1980)
+        assert lock.note == clocks.refusal
+        assert word in lock.note
+        assert "clock_mhz = null" in lock.note
+    assert fake_nvml.changes() == []
+
+
+def test_an_unreadable_clock_leaves_the_lock_and_says_so(fake_nvml, gpu):
+    """A lock that cannot be read back is reported as asked, with the doubt in the note."""
+    fake_nvml.fail("nvmlDeviceGetClockInfo", 3)
+    with NvmlClocks(gpu, _load) as clocks:
+        lock = clocks.lock(1410)
+        assert (lock.clock_mhz, lock.sm_clock_mhz) == (1410, None)
+        assert "cannot be read back" in lock.note
+
+
+def test_an_exception_gives_the_clock_back_and_passes_through(fake_nvml, gpu):
+    """Whatever ends a sweep ends the lock."""
+
+    def sweep() -> None:
+        with NvmlClocks(gpu, _load) as clocks:
+            clocks.lock(1410)
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        sweep()
+    assert fake_nvml.changes() == [("lock", 0, 1410), ("reset", 0, 0)]
+    assert fake_nvml.locked_mhz() is None
+
+
+def test_a_failing_restore_names_the_gpu_and_the_command(fake_nvml, gpu):
+    """When the driver refuses to take the clock back, the person learns what to type."""
+    clocks = NvmlClocks(gpu, _load)
+    clocks.lock(1410)
+    fake_nvml.fail("nvmlDeviceResetGpuLockedClocks", 15)
+    with pytest.raises(NvmlError, match="GPU-fake-0 keeps its locked clock") as caught:
+        clocks.restore()
+    assert "nvidia-smi --reset-gpu-clocks" in caught.value.hint
+    fake_nvml.fail("nvmlDeviceResetGpuLockedClocks", 0)
+    clocks.restore()
+
+
+def test_a_load_that_fails_while_the_clock_is_read_is_not_hidden(fake_nvml, gpu):
+    """An error of the load reaches the caller instead of an idle clock."""
+
+    def broken() -> None:
+        raise MemoryError("no room for the load")
+
+    with pytest.raises(MemoryError, match="no room"):
+        sm_clock_under_load(gpu, broken)
+
+
+def test_without_a_gpu_the_control_refuses_by_name():
+    """A CPU run takes the same path and says why its rows are unlocked."""
+    with open_clock_control(None, why="a CPU's clock is not ours to lock") as clocks:
+        lock = clocks.lock(1410)
+        assert lock.clock_mhz is None
+        assert lock.note == clocks.refusal == "a CPU's clock is not ours to lock"
+        assert clocks.supported_mhz() == ()
+
+
+_CHILD = """
+import os, signal, sys, time
+from profiler.clocks import NvmlClocks
+from profiler.nvml import Nvml
+gpu = Nvml().gpus()[0]
+clocks = NvmlClocks(gpu)
+clocks.__enter__()
+assert clocks.lock(1410).clock_mhz == 1410
+print("locked", flush=True)
+if sys.argv[1] == "exit":
+    sys.exit(3)
+if sys.argv[1] == "os-exit":
+    os._exit(3)
+if sys.argv[1] == "raise":
+    raise RuntimeError("sibling lost")
+if sys.argv[1] == "fork":
+    worker = os.fork()
+    if worker == 0:
+        clocks.restore()
+        sys.exit(0)
+    os.waitpid(worker, 0)
+    print("worker gone", flush=True)
+if sys.argv[1] == "stuck":
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+time.sleep(60)
+"""
+
+
+def _start(fake_nvml, way):
+    child = subprocess.Popen(
+        [sys.executable, "-c", _CHILD, way],
+        env=fake_nvml.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert child.stdout.readline() == "locked\n"
+    return child
+
+
+def _wait_until_free(fake_nvml):
+    deadline = time.monotonic() + 10
+    while fake_nvml.locked_mhz() is not None:
+        assert time.monotonic() < deadline, "the clock was not given back"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_gives_the_clock_back_and_still_ends_the_process(fake_nvml, number):
+    """The parent sees the death it caused, and the clock is free by then."""
+    with _start(fake_nvml, "sleep") as child:
+        child.send_signal(number)
+        assert child.wait(timeout=10) == -number
+    assert fake_nvml.locked_mhz() is None
+    assert fake_nvml.last_changed_by() == child.pid
+
+
+@pytest.mark.parametrize("way", ["exit", "raise"])
+def test_an_exit_without_leaving_the_context_gives_the_clock_back(fake_nvml, way):
+    """`sys.exit` and an uncaught exception end through atexit."""
+    with _start(fake_nvml, way) as child:
+        assert child.wait(timeout=10) != 0
+    assert fake_nvml.locked_mhz() is None
+
+
+@pytest.mark.parametrize("way", ["os-exit", "sleep", "stuck"])
+def test_a_death_no_handler_sees_is_covered_by_the_watchdog(fake_nvml, way):
+    """SIGKILL, `os._exit` and a process stuck in native code: another process resets the clock."""
+    with _start(fake_nvml, way) as child:
+        if way == "stuck":
+            child.send_signal(signal.SIGTERM)
+        if way != "os-exit":
+            child.kill()
+        child.wait(timeout=10)
+        _wait_until_free(fake_nvml)
+
+
+def test_a_forked_child_does_not_give_back_its_parents_clock(fake_nvml):
+    """Only the process that locked may restore: a worker that exits must not unlock the run."""
+    with _start(fake_nvml, "fork") as child:
+        assert child.stdout.readline() == "worker gone\n"
+        assert fake_nvml.locked_mhz() == 1410
+        child.kill()
+        _wait_until_free(fake_nvml)
