@@ -16,7 +16,8 @@ from profiler.topology import Topology
 _T = TypeVar("_T")
 _HOT_C: Final = 80.0  # slowdown sets in a few degrees above
 _HELD_BACK: Final = frozenset({"hw_slowdown", "sw_thermal", "hw_thermal", "power_brake"})
-_TICK_S: Final = 0.5
+_TICK_S: Final = 0.5  # five periods of the slowest counter
+_TICKS: Final = 4
 
 
 def check_gpu(index: int, gpu: Gpu, *, try_lock: bool = False) -> list[Finding]:
@@ -155,7 +156,7 @@ def _tick_interval_s(gpu: Gpu) -> float | None:
     """Mean time between two moves of the energy counter, None when it moved less than twice."""
     moves = []
     last, deadline = gpu.energy_j(), time.perf_counter() + _TICK_S
-    while time.perf_counter() < deadline:
+    while len(moves) < _TICKS and time.perf_counter() < deadline:
         now = gpu.energy_j()
         if now != last:
             moves.append(time.perf_counter())
