@@ -154,7 +154,7 @@ def _check_energy(topic: str, gpu: Gpu) -> Finding:
 
 def _tick_interval_s(gpu: Gpu) -> float | None:
     """Mean time between two moves of the energy counter, None when it moved less than twice."""
-    moves = []
+    moves: list[float] = []
     last, deadline = gpu.energy_j(), time.perf_counter() + _TICK_S
     while len(moves) < _TICKS and time.perf_counter() < deadline:
         now = gpu.energy_j()

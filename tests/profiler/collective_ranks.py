@@ -9,9 +9,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from profiler.collective_bench import CollectiveBench, RanksLost
-from profiler.collectives import KINDS, PreparedCollective, TorchCollectives
+from profiler.collectives import KINDS, Communicator, PreparedCollective, TorchCollectives
 from profiler.point import OpShape, Point
 from profiler.rank_groups import default_levels, group_layouts
 from profiler.stopping import MedianConfidence
@@ -39,7 +41,7 @@ class Unreliable(TorchCollectives):
 
         def launch():
             if self._way == "sleepy":
-                time.sleep(4)
+                time.sleep(2)
             if self._way == "stopped":
                 os.kill(os.getpid(), signal.SIGKILL)
             if self._way == "broken":
@@ -49,10 +51,35 @@ class Unreliable(TorchCollectives):
         return PreparedCollective(launch)
 
 
+class _Operands(TorchDispatchMode):
+    """Notes the bytes of every tensor a c10d operator is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "c10d":
+            tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+            self.seen[func._schema.name.removeprefix("c10d::")] = [tensor.nbytes for tensor in tensors]
+        return func(*args, **(kwargs or {}))
+
+
+def operands_of(kind: str, message_bytes: int) -> dict[str, list[int]]:
+    """Bytes of the tensors each c10d operator of one collective over the whole world is given."""
+    ranks = tuple(range(dist.get_world_size()))
+    whole = Communicator(ranks=ranks, data=dist.group.WORLD, host=dist.group.WORLD, device=torch.device("cpu"))
+    prepared = TorchCollectives("gloo").prepare(kind, message_bytes, "bf16", whole)
+    with _Operands() as operands:
+        prepared.launch()
+    return operands.seen
+
+
 def main(scenario: str, out: str) -> None:
     dist.init_process_group("gloo")
     world = dist.get_world_size()
-    layouts = group_layouts(world, world, default_levels(world, world, device_kind="cpu", has_nvlink=False))
+    levels = default_levels(world, world, device_kind="cpu", has_nvlink=False)
+    layouts = group_layouts(world, world, levels, sizes=range(2, world + 1))
     paths = [TorchCollectives("gloo"), *(Unreliable(way) for way in ("sleepy", "oom", "broken", "stopped"))]
     bench = CollectiveBench(torch.device("cpu"), layouts, timeout_s=1.0, kernels=paths)
     results = []
@@ -87,11 +114,12 @@ def main(scenario: str, out: str) -> None:
         measure("all_reduce", 2, 4096, "test.stopped")
     else:
         for kind in KINDS:
-            for ranks in (2, world):
+            for ranks in (2, 3, world):
                 measure(kind, ranks, 6144 * ranks)
+            results[-1]["operands"] = operands_of(kind, 6144 * world)
         measure("all_gather", world, 4096 * 2 + 2)
         measure("all_reduce", 2, 4096, dtype="fp8")
-        measure("all_reduce", 4, 4096)
+        measure("all_reduce", 7, 4096)
         measure("all_reduce", 2, 4096, "nccl")
         for backend in ("test.oom", "test.sleepy", "test.broken"):
             measure("all_reduce", 2, 4096, backend)

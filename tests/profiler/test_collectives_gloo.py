@@ -1,4 +1,4 @@
-"""Collectives on a real gloo world of three processes: every kind, agreed results, failures that do not end the run."""
+"""Collectives on a real gloo world of four processes: every kind, agreed results, failures that do not end the run."""
 
 import json
 import os
@@ -47,15 +47,32 @@ def _run_world(world_size, scenario, out, *, timeout_s):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return _run_world(3, "all", tmp_path_factory.mktemp("world") / "results.json", timeout_s=120)
+    return _run_world(4, "all", tmp_path_factory.mktemp("world") / "results.json", timeout_s=120)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_measured_on_every_group_size(results, kind):
-    """A pair (with one rank left over) and the whole world both give times."""
+    """Two pairs at once, three ranks with one left over, and the whole world all give times."""
     of_kind = [result for result in results if result["kind"] == kind and result["backend"] == "gloo"]
-    assert {result["ranks"] for result in of_kind if result["status"] == "ok"} >= {2, 3}
+    assert {result["ranks"] for result in of_kind if result["status"] == "ok"} == {2, 3, 4}
     assert all(result["median_s"] > 0 and result["samples"] >= 2 for result in of_kind if result["status"] == "ok")
+
+
+@pytest.mark.parametrize(
+    ("kind", "whole", "part"),
+    [
+        ("all_reduce", {"allreduce_": 0}, {}),
+        ("all_gather", {"_allgather_base_": 0}, {"_allgather_base_": 1}),
+        ("reduce_scatter", {"_reduce_scatter_base_": 1}, {"_reduce_scatter_base_": 0}),
+        ("all_to_all", {"alltoall_base_": 0}, {}),
+        ("send_recv", {"send": 0, "recv_": 0}, {}),
+    ],
+)
+def test_the_message_is_nccl_tests_total_payload(results, kind, whole, part):
+    """S is the reduced tensor, the gathered result, the input to scatter or exchange, or the message itself."""
+    (operands,) = [r["operands"] for r in results if r["kind"] == kind and "operands" in r]
+    assert {name: operands[name][place] for name, place in whole.items()} == dict.fromkeys(whole, 6144 * 4)
+    assert {name: operands[name][place] for name, place in part.items()} == dict.fromkeys(part, 6144)
 
 
 def test_all_ranks_agree_on_samples_status_and_end(results):
@@ -67,7 +84,7 @@ def test_a_size_that_does_not_split_is_unsupported_with_numbers(results):
     """An illegal size is a status that names the size and the ranks, on all ranks."""
     (illegal,) = [r for r in results if r["kind"] == "all_gather" and r["status"] == "unsupported"]
     assert "8194 bytes" in illegal["note"]
-    assert "3 ranks" in illegal["note"]
+    assert "4 ranks" in illegal["note"]
 
 
 def test_what_this_run_cannot_measure_is_unsupported_by_name(results):
@@ -75,7 +92,7 @@ def test_what_this_run_cannot_measure_is_unsupported_by_name(results):
     notes = [r["note"] for r in results if r["kind"] == "all_reduce" and r["status"] == "unsupported"]
     assert len(notes) == 3
     assert "fp8" in notes[0]
-    assert "4 ranks" in notes[1]
+    assert "7 ranks" in notes[1]
     assert "nccl" in notes[2]
 
 
