@@ -1,0 +1,161 @@
+"""Reading Hugging Face configs: what is understood, and how anything else is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulator.errors import InputError
+from simulator.model.architectures import from_hf_config
+from simulator.model.bundled import load_model
+from simulator.plan import Plan
+
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "max_position_embeddings": 4096,
+    "hidden_act": "silu",
+    "torch_dtype": "bfloat16",
+}
+MIXTRAL = LLAMA | {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
+DEEPSEEK = LLAMA | {
+    "model_type": "deepseek_v2",
+    "kv_lora_rank": 64,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 32,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 128,
+    "first_k_dense_replace": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "said"),
+    [
+        (LLAMA, {"hidden_size": None}, "key 'hidden_size' is None, must be an integer >= 1"),
+        (LLAMA, {"hidden_size": "512"}, "key 'hidden_size' is '512', must be an integer >= 1"),
+        (LLAMA, {"num_hidden_layers": 0}, "key 'num_hidden_layers' is 0, must be an integer >= 1"),
+        (LLAMA, {"num_hidden_layers": 3.5}, "key 'num_hidden_layers' is 3.5"),
+        (LLAMA, {"vocab_size": True}, "key 'vocab_size' is True"),
+        (LLAMA, {"num_key_value_heads": 3}, "must be a divisor of num_attention_heads = 8"),
+        (LLAMA, {"num_attention_heads": 7, "num_key_value_heads": 7}, "a divisor of hidden_size = 512"),
+        (LLAMA, {"hidden_act": "snake"}, "key 'hidden_act' is 'snake', must be one of"),
+        (LLAMA, {"torch_dtype": "int8"}, "key 'torch_dtype' is 'int8', must be one of bfloat16"),
+        (LLAMA, {"tie_word_embeddings": "no"}, "must be true or false"),
+        (LLAMA, {"model_type": "mamba"}, "model_type 'mamba' is not supported, must be one of bloom"),
+        (LLAMA, {"model_type": None}, "key 'model_type' is None, must be a string"),
+        (LLAMA, {"index_topk": 2048}, "sparse attention chosen by an indexer is not modelled"),
+        (LLAMA, {"num_local_experts": 8}, "this architecture is dense"),
+        (LLAMA, {"layer_types": ["full_attention"]}, "a list of num_hidden_layers = 4 names"),
+        (LLAMA, {"layer_types": ["linear_attention"] * 4}, "not linear_attention"),
+        (LLAMA, {"layer_types": ["sliding_attention"] * 4}, "because layer_types names sliding_attention"),
+        (LLAMA, {"layer_types": "full_attention"}, "must be a list of strings"),
+        (LLAMA, {"quantization_config": "fp8"}, "must be an object"),
+        (LLAMA, {"quantization_config": {"quant_method": "bitsandbytes"}}, "must be one of fp8, fbgemm_fp8"),
+        (MIXTRAL, {"num_experts_per_tok": 9}, "must be at most the 8 experts"),
+        (MIXTRAL, {"num_local_experts": None}, "key 'num_local_experts' is None"),
+        (DEEPSEEK, {"first_k_dense_replace": 5}, "must be at most num_hidden_layers = 4"),
+        (DEEPSEEK, {"kv_lora_rank": None}, "key 'kv_lora_rank'"),
+        ({"model_type": "gemma3"}, {}, "key 'text_config' is missing"),
+        ({"model_type": "t5"}, {"feed_forward_proj": "maxout"}, "must be one of relu, gated-gelu"),
+    ],
+)
+def test_a_config_we_cannot_use_is_refused(base: dict[str, Any], changes: dict[str, Any], said: str) -> None:
+    """Missing, mistyped, contradictory and unsupported keys: one message with place, key, value and limit."""
+    with pytest.raises(InputError, match=said) as caught:
+        from_hf_config(base | changes, name="toy.json")
+    assert str(caught.value).startswith("toy.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "not JSON"),
+        (json.dumps(LLAMA).encode()[:100], "line 1 column"),
+        (b"[1, 2]", "holds a list, must be an object"),
+        (b"\xff\xfe\x00", "not UTF-8 text"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    """A damaged file is refused with its path and where it breaks."""
+    file = tmp_path / "config.json"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=said) as caught:
+        load_model(file)
+    assert str(file) in str(caught.value)
+
+
+def test_a_missing_model_suggests_near_names(tmp_path: Path) -> None:
+    """A mistyped name is answered with the nearest bundled ones; a folder without a config with its path."""
+    with pytest.raises(InputError, match="neither a bundled name nor an existing path") as caught:
+        load_model("llama-3-70b")
+    assert "llama-3.1-70b" in caught.value.hint
+    with pytest.raises(InputError, match=r"config\.json: cannot be read"):
+        load_model(tmp_path)
+
+
+def test_metadata_keys_are_ignored() -> None:
+    """Keys that do not change the computation are normal in real configs and change nothing."""
+    extra = {"transformers_version": "4.51", "bos_token_id": 1, "rope_scaling": {"factor": 8.0}, "pretraining_tp": 1}
+    assert from_hf_config(LLAMA | extra, name="a") == from_hf_config(LLAMA, name="a")
+
+
+def test_missing_keys_fall_back_as_hugging_face_does() -> None:
+    """No head_dim: hidden / heads; no key/value heads: as many as heads; no dtype or float32: 16 bits."""
+    bare = {key: value for key, value in LLAMA.items() if key not in {"num_key_value_heads", "torch_dtype"}}
+    model = from_hf_config(bare, name="bare")
+    assert model.kv_bytes_per_token() == 4 * 2 * 512 * 2
+    assert model.dtype == "bf16"
+    assert from_hf_config(LLAMA | {"torch_dtype": "float32"}, name="x").dtype == "bf16"
+    assert from_hf_config(LLAMA | {"torch_dtype": None, "dtype": "float16"}, name="x").dtype == "fp16"
+
+
+def test_a_folder_is_read_by_its_name(tmp_path: Path) -> None:
+    """A checkpoint folder is a model named like the folder."""
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA), encoding="utf-8")
+    assert load_model(folder).name == "my-model"
+    assert load_model(folder) == load_model(folder / "config.json")
+
+
+def test_windows_follow_their_keys() -> None:
+    """A window applies to all layers, to those past max_window_layers, or to none when switched off."""
+
+    def windows(**changes: object) -> list[int]:
+        model = from_hf_config(LLAMA | {"sliding_window": 256} | changes, name="x")
+        return [call.decode.window for block, n in model.blocks for call in block.attention(Plan()) for _ in range(n)]
+
+    assert windows() == [256] * 4
+    assert windows(max_window_layers=3) == [0, 0, 0, 256]
+    assert windows(use_sliding_window=False) == [0] * 4
+    assert windows(layer_types=["sliding_attention", "full_attention"] * 2) == [256, 0] * 2
+
+
+def test_direct_queries_without_a_query_latent() -> None:
+    """DeepSeek-V2-Lite style: q_lora_rank null projects queries straight from the hidden state."""
+    model = from_hf_config(DEEPSEEK | {"q_lora_rank": None}, name="lite")
+    attention = 512 * (64 + 16) + 512 * 8 * 48 + 64 * 8 * 64 + 8 * 32 * 512 + 512 + 64
+    assert model.unique_blocks[0].cells[0].parameters() == attention
+    shared = 3 * 512 * 2 * 128
+    assert model.unique_blocks[1].cells[1].parameters() == 8 * 3 * 512 * 128 + shared + 512 * 8 + 512
+
+
+def test_dense_layers_of_a_qwen_mixture() -> None:
+    """mlp_only_layers and decoder_sparse_step leave layers dense."""
+    base = MIXTRAL | {"model_type": "qwen3_moe", "moe_intermediate_size": 128}
+    kinds = [
+        type(block.cells[1]).__name__
+        for block, count in from_hf_config(base | {"mlp_only_layers": [0], "decoder_sparse_step": 2}, name="x").blocks
+        for _ in range(count)
+    ]
+    assert kinds == ["Mlp", "MixtureOfExperts", "Mlp", "MixtureOfExperts"]

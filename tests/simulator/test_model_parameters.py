@@ -1,0 +1,206 @@
+"""Parameter counts and KV bytes of bundled and hand-written configs against published figures."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulator.model.architectures import from_hf_config
+from simulator.model.bundled import bundled_models, load_model
+
+# Totals the checkpoints' own safetensors headers state (with a tied head counted once).
+PUBLISHED = {
+    "llama-2-7b": 6_738_415_616,
+    "llama-2-70b": 68_976_648_192,
+    "codellama-34b": 33_743_970_304,
+    "deepseek-v3": 671_026_419_200,
+    "gemma-3-27b": 27_009_346_304,
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
+    "llama-3.1-405b": 405_853_388_800,
+    "mistral-nemo-12b": 12_247_782_400,
+    "mistral-large-2407": 122_610_069_504,
+    "mixtral-8x7b": 46_702_792_704,
+    "yi-34b": 34_388_917_248,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen2.5-32b": 32_763_876_352,
+    "qwen2.5-72b": 72_706_203_648,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-32b": 32_762_123_264,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-235b-a22b": 235_093_634_560,
+    "gpt-oss-20b": 20_914_757_184,
+    "gpt-oss-120b": 116_829_156_672,
+}
+
+_CLIP = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "hidden_act": "quick_gelu",
+}
+_SIGLIP = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 896,
+    "patch_size": 14,
+    "hidden_act": "gelu_pytorch_tanh",
+}
+_VICUNA = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32064,
+    "max_position_embeddings": 4096,
+    "hidden_act": "silu",
+}
+_GEMMA_4B = {
+    "hidden_size": 2560,
+    "intermediate_size": 10240,
+    "num_hidden_layers": 34,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "vocab_size": 262208,
+    "max_position_embeddings": 131072,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "sliding_window": 1024,
+}
+
+
+def _gpt2(width: int, layers: int, heads: int) -> dict[str, Any]:
+    return {
+        "model_type": "gpt2",
+        "n_embd": width,
+        "n_layer": layers,
+        "n_head": heads,
+        "n_positions": 1024,
+        "vocab_size": 50257,
+        "activation_function": "gelu_new",
+    }
+
+
+def _opt(width: int, layers: int, heads: int, **more: object) -> dict[str, Any]:
+    sizes = {"hidden_size": width, "ffn_dim": 4 * width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    shared = {"max_position_embeddings": 2048, "vocab_size": 50272, "activation_function": "relu"}
+    return {"model_type": "opt", **sizes, **shared, **more}
+
+
+def _t5(inner: int, **more: object) -> dict[str, Any]:
+    sizes = {"d_model": 768, "d_ff": inner, "d_kv": 64, "num_layers": 12, "num_heads": 12, "vocab_size": 32128}
+    return {"model_type": "t5", **sizes, **more}
+
+
+def _whisper(width: int, layers: int, heads: int, vocab: int, mel: int) -> dict[str, Any]:
+    sides = {}
+    for side in ("encoder", "decoder"):
+        sides |= {f"{side}_layers": layers, f"{side}_attention_heads": heads, f"{side}_ffn_dim": 4 * width}
+    lengths = {"max_source_positions": 1500, "max_target_positions": 448}
+    rest = {"vocab_size": vocab, "num_mel_bins": mel, "activation_function": "gelu"}
+    return {"model_type": "whisper", "d_model": width, **sides, **lengths, **rest}
+
+
+OTHER_FAMILIES: dict[str, tuple[dict[str, Any], int]] = {
+    "gpt2": (_gpt2(768, 12, 12), 124_439_808),
+    "gpt2-xl": (_gpt2(1600, 48, 25), 1_557_611_200),
+    "pythia-6.9b": (
+        {
+            "model_type": "gpt_neox",
+            "hidden_size": 4096,
+            "intermediate_size": 16384,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "max_position_embeddings": 2048,
+            "vocab_size": 50432,
+            "hidden_act": "gelu",
+        },
+        6_857_302_016,
+    ),
+    "bloom-560m": (
+        {"model_type": "bloom", "hidden_size": 1024, "n_layer": 24, "n_head": 16, "vocab_size": 250880},
+        559_214_592,
+    ),
+    "opt-125m": (_opt(768, 12, 12), 125_239_296),
+    "opt-350m": (_opt(1024, 24, 16, word_embed_proj_dim=512, do_layer_norm_before=False), 331_196_416),
+    "t5-base": (_t5(3072), 222_903_552),
+    "flan-t5-base": (_t5(2048, feed_forward_proj="gated-gelu", tie_word_embeddings=False), 247_577_856),
+    "whisper-base": (_whisper(512, 6, 8, 51865, 80), 72_593_920),
+    "whisper-large-v3": (_whisper(1280, 32, 20, 51866, 128), 1_543_490_560),
+    "llava-1.5-7b": ({"model_type": "llava", "text_config": _VICUNA, "vision_config": _CLIP}, 7_063_427_072),
+    "gemma-3-4b-it": (
+        {"model_type": "gemma3", "text_config": _GEMMA_4B | {"model_type": "gemma3_text"}, "vision_config": _SIGLIP},
+        4_300_079_472,
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "total"), PUBLISHED.items())
+def test_bundled_models_have_exactly_their_published_parameters(name: str, total: int) -> None:
+    """A bundled config's parameter count is the one its checkpoint states, to the last parameter."""
+    assert load_model(name).parameters() == total
+
+
+@pytest.mark.parametrize(("name", "case"), OTHER_FAMILIES.items())
+def test_every_family_counts_exactly(name: str, case: tuple[dict[str, Any], int]) -> None:
+    """Older decoders, encoder-decoders and vision wrappers count exactly too."""
+    config, total = case
+    assert from_hf_config(config, name=name).parameters() == total
+
+
+def _reference_rows() -> list[tuple[str, float, float, int]]:
+    """(bundled name, parameters in 1e9, active in 1e9 or the same, KV bytes per token) of the reference table."""
+    reference = Path(__file__).parents[3] / "shared" / "reference" / "engine_and_kernels.md"
+    if not reference.exists():
+        return []
+    rows = []
+    for line in reference.read_text(encoding="utf-8").partition("### 6.3")[2].splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        counts = re.match(r"([\d.]+)(?: \(([\d.]+)\))?", cells[8]) if len(cells) == 11 else None
+        kv = re.match(r"\d+", cells[9]) if len(cells) == 11 else None
+        if counts and kv:
+            name = cells[0].lower().partition("/")[0]
+            rows.append((name, float(counts[1]), float(counts[2] or counts[1]), int(kv[0])))
+    return rows
+
+
+def test_reference_table_agrees() -> None:
+    """Total and active parameters (to the table's digits) and KV bytes per token agree for every row with a total."""
+    rows = _reference_rows()
+    if not rows:
+        pytest.skip("../shared/reference/engine_and_kernels.md is absent")
+    assert len(rows) >= 20
+    for name, total, active, kv in rows:
+        model = load_model(name)
+        assert model.parameters() / 1e9 == pytest.approx(total, abs=0.06), name
+        assert model.active_parameters() / 1e9 == pytest.approx(active, abs=0.06), name
+        assert model.kv_bytes_per_token() == kv, name
+
+
+@pytest.mark.parametrize(("name", "kv"), [("gemma-3-4b", 139264), ("gemma-3-12b", 393216), ("deepseek-v3", 70272)])
+def test_kv_bytes_per_token(name: str, kv: int) -> None:
+    """KV bytes per token follow from heads and widths (MLA: one 576-wide latent per layer)."""
+    assert load_model(name).kv_bytes_per_token() == kv
+
+
+@pytest.mark.parametrize("name", bundled_models())
+def test_repetition_is_kept_out_of_the_model(name: str) -> None:
+    """A model has as many unique blocks as it has kinds of layer (three at most), whatever its size."""
+    model = load_model(name)
+    assert len(model.unique_blocks) <= 3
+    assert sum(count for _, count in model.blocks) == model.num_layers
+
+
+def test_a_trillion_parameters_is_one_block() -> None:
+    """The synthetic trillion-parameter Llama is one block repeated."""
+    model = load_model("llama-1t")
+    assert model.parameters() > 1e12
+    assert len(model.unique_blocks) == 1

@@ -1,0 +1,73 @@
+"""The text form of a plan."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.errors import InputError
+from simulator.plan import KV_DTYPES, WEIGHT_DTYPES, Plan, parse_plan
+
+_degree = st.integers(1, 64)
+
+
+@given(
+    dp=_degree,
+    pp=_degree,
+    tp=_degree,
+    attention_dp=_degree,
+    whole_experts=st.booleans(),
+    weights=st.sampled_from([None, *WEIGHT_DTYPES]),
+    kv=st.sampled_from([None, *KV_DTYPES]),
+    clock=st.one_of(st.none(), st.integers(100, 3000), st.sampled_from([1410.5, 997.25])),
+)
+def test_text_round_trips(
+    *,
+    dp: int,
+    pp: int,
+    tp: int,
+    attention_dp: int,
+    whole_experts: bool,
+    weights: str | None,
+    kv: str | None,
+    clock: float | None,
+) -> None:
+    """Reading a plan's canonical text gives the same plan and the same text again."""
+    plan = Plan(
+        dp=dp,
+        pp=pp,
+        tp=tp,
+        attention_dp=attention_dp,
+        ep=tp * attention_dp if whole_experts else 1,
+        weight_dtype=weights,
+        kv_dtype=kv,
+        clock_mhz=clock,
+    )
+    assert parse_plan(str(plan)) == plan
+    assert str(parse_plan(str(plan))) == str(plan)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tp0", "tp is 0, must be >= 1"),
+        ("f0", "must be > 0"),
+        ("tp4-tp2", "a second time"),
+        ("attn.dp2-attn.dp4", "a second time"),
+        ("tp4-ep2", "must be 1 or tp x attn.dp = 4"),
+        ("tp4-w.int3", "w.int3 is not one of"),
+        ("kv.mxfp4", "kv.mxfp4 is not one of"),
+        ("tensor4", "'tensor4' is not one of"),
+        ("", "'' is not one of"),
+        ("tp-4", "'tp' is not one of"),
+    ],
+)
+def test_bad_text_names_the_part(text: str, said: str) -> None:
+    """Each mistake is one message that names the part and the limit."""
+    with pytest.raises(InputError, match=said):
+        parse_plan(text)
+
+
+def test_devices_multiply() -> None:
+    """A plan's devices are the product of its axes; experts add none."""
+    plan = parse_plan("dp2-pp3-attn.dp4-tp2-moe.ep8")
+    assert (plan.stage_ranks, plan.replica_devices, plan.num_devices) == (8, 24, 48)

@@ -1,0 +1,182 @@
+"""The plan space: complete, without duplicates, and every refusal with its reason."""
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster_specs.load import load_cluster, load_device
+from simulator.engine_support import converted_checkpoint, engines_for
+from simulator.memory import device_memory
+from simulator.model.architectures import from_hf_config
+from simulator.model.bundled import load_model
+from simulator.model.spec import stage_layers
+from simulator.plan import Plan, parse_plan
+from simulator.plan_space import check_plan, enumerate_plans, smallest_fit
+
+_LIMITS: dict[str, Any] = {
+    "gpu_memory_utilization": 0.9,
+    "block_size": 16,
+    "max_num_batched_tokens": 8192,
+    "max_num_seqs": 256,
+    "max_model_len": 8192,
+}
+
+
+def test_dense_plans_are_all_factorisations() -> None:
+    """A dense model on 8 devices has the ten ways to write 8 as dp x pp x tp, each once."""
+    plans = [
+        str(candidate.plan) for candidate in enumerate_plans(load_model("llama-3.1-70b"), load_cluster("h100-sxm-8"))
+    ]
+    assert sorted(plans) == sorted(
+        ["dp8", "dp4-tp2", "dp4-pp2", "dp2-tp4", "dp2-pp2-tp2", "dp2-pp4", "tp8", "pp2-tp4", "pp4-tp2", "pp8"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "cluster", "plans", "feasible"),
+    [
+        ("deepseek-v3", "h200-sxm-8", 36, 36),
+        ("mixtral-8x7b", "h100-sxm-8", 36, 36),
+        ("minimax-m2.5", "h100-sxm-8", 36, 32),
+    ],
+)
+def test_experts_add_attention_data_and_expert_axes(model: str, cluster: str, plans: int, feasible: int) -> None:
+    """With experts every stage layout comes with whole and with sharded experts; none is listed twice."""
+    candidates = enumerate_plans(load_model(model), load_cluster(cluster))
+    assert len({str(candidate.plan) for candidate in candidates}) == len(candidates) == plans
+    assert sum(candidate.reason is None for candidate in candidates) == feasible
+    assert all(candidate.plan.num_devices == 8 for candidate in candidates)
+
+
+def test_fewer_devices_on_request() -> None:
+    """Plans on fewer devices are listed only when asked for, and contain the full ones."""
+    model, cluster = load_model("llama-3.1-8b"), load_cluster("h100-sxm-4")
+    full = {str(candidate.plan) for candidate in enumerate_plans(model, cluster)}
+    fewer = {str(candidate.plan) for candidate in enumerate_plans(model, cluster, allow_fewer_devices=True)}
+    assert full < fewer
+    assert {"tp1", "tp2", "dp3", "pp3"} <= fewer
+
+
+def test_formats_and_clocks_are_axes() -> None:
+    """Each listed weight format, KV format and clock multiplies the space."""
+    candidates = enumerate_plans(
+        load_model("llama-3.1-8b"),
+        load_cluster("h100-sxm-2"),
+        weight_dtypes=(None, "fp8"),
+        kv_dtypes=(None, "fp8"),
+        clocks_mhz=(None, 1410.0),
+    )
+    assert len({str(candidate.plan) for candidate in candidates}) == 3 * 8
+    assert all(candidate.reason is None for candidate in candidates)
+
+
+@pytest.mark.parametrize(
+    ("model", "cluster", "plan", "said"),
+    [
+        ("llama-3.1-8b", "h100-sxm-4", "tp8", "needs 8 devices, h100-sxm-4 has 4"),
+        ("llama-3.1-8b", "h100-sxm-2x8", "tp16", "must divide the 8 devices of a node"),
+        ("qwen2.5-32b", "h100-sxm-2x8", "dp2-tp8", None),
+        ("qwen2.5-7b", "h100-sxm-8", "tp8", "must divide the 28 attention heads"),
+        ("tiny-llama", "h100-sxm-2x8", "pp16", "pp is 16, must be at most the 8 layers"),
+        ("llama-3.1-8b", "h100-sxm-8", "attn.dp8-moe.ep8", "has no experts"),
+        ("deepseek-v3", "a100-sxm-80gb-8", "tp8", "fp8_block needs fp8 arithmetic, a100-sxm-80gb has"),
+        ("llama-3.1-8b", "v100-sxm2-8", "tp8", "bf16 needs bf16 arithmetic"),
+        ("llama-3.1-8b", "v100-sxm2-8", "tp8-w.fp16", None),
+        ("deepseek-v3", "h200-sxm-8", "tp8-w.bf16", "is stored as fp8_block"),
+        ("gpt-oss-120b", "h100-sxm-8", "tp8-w.fp8", "is stored as mxfp4"),
+        ("llama-3.1-8b", "h100-sxm-8", "tp8-f2500", "clock is 2500 MHz, must be at most 1980 MHz"),
+        ("llama-3.1-8b", "h100-sxm-8", "tp8-f1410", None),
+    ],
+)
+def test_refusals_state_value_and_limit(model: str, cluster: str, plan: str, said: str | None) -> None:
+    """What cannot run says why; what can run says nothing."""
+    reason = check_plan(load_model(model), parse_plan(plan), load_cluster(cluster))
+    assert reason is None if said is None else said in (reason or "")
+
+
+def test_tensor_groups_may_cross_nodes_on_request() -> None:
+    """Tensor groups stay inside a node unless asked otherwise."""
+    model, cluster = load_model("llama-3.1-405b"), load_cluster("h100-sxm-2x8")
+    assert check_plan(model, Plan(tp=16), cluster) is not None
+    assert check_plan(model, Plan(tp=16), cluster, tp_across_nodes=True) is None
+
+
+def test_a_model_without_a_native_format_is_cast_in_the_open() -> None:
+    """On a device without bf16 every plan says that it runs in fp16."""
+    candidates = enumerate_plans(load_model("llama-3.1-8b"), load_cluster("v100-sxm2-8"))
+    assert {candidate.plan.weight_dtype for candidate in candidates} == {"fp16"}
+    assert all(candidate.reason is None for candidate in candidates)
+
+
+@given(layers=st.integers(1, 200), pp=st.integers(1, 64))
+def test_stages_share_layers_evenly(layers: int, pp: int) -> None:
+    """Every layer is in one stage, stages differ by at most one layer, and the last never has a leftover one."""
+    if pp > layers:
+        return
+    split = stage_layers(layers, pp)
+    assert (len(split), sum(split)) == (pp, layers)
+    assert max(split) - min(split) <= 1
+    assert split[-1] == layers // pp
+
+
+def test_leftover_layers_go_backwards_from_the_second_to_last_stage() -> None:
+    """As vLLM splits 61 and 126 layers."""
+    assert stage_layers(61, 4) == (15, 15, 16, 15)
+    assert stage_layers(126, 4) == (31, 32, 32, 31)
+    assert stage_layers(7, 4) == (2, 2, 2, 1)
+
+
+@given(layers=st.integers(1, 130), pp=st.integers(1, 16))
+def test_stages_hold_every_layer_once(layers: int, pp: int) -> None:
+    """The blocks of all stages together are the model's."""
+    if pp > layers:
+        return
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "vocab_size": 64}
+    windows = {"sliding_window": 16, "sliding_window_pattern": 3, "max_position_embeddings": 128, "hidden_act": "silu"}
+    model = from_hf_config({"model_type": "llama", "num_hidden_layers": layers, **sizes, **windows}, name="toy")
+    held = [block for stage in model.stage_blocks(pp) for block, count in stage for _ in range(count)]
+    assert len(held) == layers
+    for block in model.unique_blocks:
+        assert held.count(block) == sum(count for other, count in model.blocks if other == block)
+
+
+@pytest.mark.parametrize(("model", "devices"), [("llama-3.1-8b", 1), ("llama-3.1-70b", 2), ("llama-3.1-405b", 16)])
+def test_smallest_fit_is_the_smallest(model: str, devices: int) -> None:
+    """The answer fits, and no layout on half as many devices does."""
+    spec, device = load_model(model), load_device("h100-sxm")
+    plan = smallest_fit(spec, device, **_LIMITS)
+    assert plan is not None
+    assert plan.num_devices == devices
+    assert device_memory(spec, plan, device, **_LIMITS).fits
+    for pp in range(1, int(math.log2(devices)) + 1):
+        half = Plan(pp=2 ** (pp - 1), tp=devices // 2 // 2 ** (pp - 1))
+        assert not device_memory(spec, half, device, **_LIMITS).fits
+
+
+def test_no_cluster_helps_a_format_the_device_lacks() -> None:
+    """Without an fp8 unit no number of devices will do."""
+    assert smallest_fit(load_model("deepseek-v3"), load_device("a100-sxm-80gb"), **_LIMITS) is None
+
+
+def test_engines_say_what_they_cannot_run() -> None:
+    """Both engines run a plain plan; formats, layouts and architectures they lack come with a reason."""
+    llama, t5 = load_model("llama-3.1-8b"), {"model_type": "t5", "d_model": 64, "d_ff": 128, "d_kv": 16}
+    assert engines_for(llama, parse_plan("dp2-tp4")) == {"vllm": None, "sglang": None}
+    assert "does not run w8a16" in (engines_for(llama, parse_plan("tp4-w.w8a16"))["sglang"] or "")
+    assert "not fp32" in (engines_for(llama, parse_plan("tp4-kv.fp32"))["vllm"] or "")
+    stages = engines_for(load_model("deepseek-v3"), parse_plan("pp2-attn.dp8-moe.ep8"))
+    assert stages["vllm"] is None
+    assert "pipeline" in (stages["sglang"] or "")
+    encoder_decoder = from_hf_config(t5 | {"num_layers": 2, "num_heads": 4, "vocab_size": 64}, name="t5")
+    assert "does not serve t5" in (engines_for(encoder_decoder, Plan())["vllm"] or "")
+
+
+def test_formats_an_engine_cannot_make_need_a_checkpoint() -> None:
+    """fp8 is made while loading; int8 and int4 need a converted checkpoint; a checkpoint's own format needs none."""
+    llama = load_model("llama-3.1-8b")
+    assert converted_checkpoint(llama, parse_plan("tp1-w.fp8")) is None
+    assert converted_checkpoint(llama, parse_plan("tp1-w.w4a16")) == "w4a16"
+    assert converted_checkpoint(load_model("gpt-oss-20b"), parse_plan("tp1-w.mxfp4")) is None
