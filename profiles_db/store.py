@@ -115,12 +115,13 @@ class Store:
         check_rows(table, family, place)
         foreign = pc.index(pc.not_equal(table["run_id"], run_id), pa.scalar(value=True)).as_py()
         if foreign >= 0:
-            raise ProfilesError(
-                f"{place}: row {foreign}: run_id is {table['run_id'][foreign].as_py()!r}, not {run_id!r}"
-            )
-        written = []
-        for device in pc.unique(table["device"]).to_pylist():
+            found = table["run_id"][foreign].as_py()
+            raise ProfilesError(f"{place}: row {foreign}: run_id is {found!r}, must be {run_id!r}")
+        devices = pc.unique(table["device"]).to_pylist()
+        for device in devices:
             _check_folder_name(device, place)
+        written = []
+        for device in devices:
             part = table.filter(pc.equal(table["device"], device))
             path = self.root / device / family / f"{_file_stem(run_id)}-{uuid.uuid4().hex}.parquet"
             write_atomically(part, path)
@@ -244,13 +245,23 @@ def _in_force(folder: Path) -> list[Path]:
     Of two compacted files, one of which stands for all that the other does, the larger is in force: compactors that ran
     at once never show a row twice.
     """
-    replaced = {path: replaced_names(path) for path in sorted(folder.glob("*.parquet")) if path.name[0] != "."}
+    replaced = {path: replaced_names(path) for path in _settled_listing(folder)}
     compacted = {path: names for path, names in replaced.items() if names}
     return [
         path
         for path, own in replaced.items()
         if not any(path.name in names or (own and own < names) for names in compacted.values())
     ]
+
+
+def _settled_listing(folder: Path) -> list[Path]:
+    """List a folder's Parquet files; twice alike, so that no compaction took place between two parts of a listing."""
+    before: list[Path] | None = None
+    while True:
+        listed = sorted(path for path in folder.glob("*.parquet") if path.name[0] != ".")
+        if listed == before:
+            return listed
+        before = listed
 
 
 def _matches(table: pa.Table, column: str, wanted: object) -> pa.ChunkedArray:

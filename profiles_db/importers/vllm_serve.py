@@ -109,7 +109,7 @@ def _requests(path: Path, document: Mapping[str, Any]) -> pa.Table:
         _list(document, key, path) for key in ("input_lens", "output_lens", "ttfts", "itls")
     )
     count = len(prompts)
-    starts = _list(document, "start_times", path) if "start_times" in document else [None] * count
+    starts: Sequence[Any] = _list(document, "start_times", path) if "start_times" in document else [None] * count
     errors = _list(document, "errors", path) if "errors" in document else [""] * count
     for key, column in (
         ("output_lens", outputs),

@@ -1,0 +1,151 @@
+"""Files that are cut, flipped, newer, older or foreign are named and never half-read."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from profiles_db.errors import ProfilesError
+from profiles_db.schema import SCHEMA_VERSION
+from profiles_db.store import QUARANTINE, Store, open_store
+
+GemmRow = Callable[..., dict[str, Any]]
+
+
+def _rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    pq.write_table(change(pq.ParquetFile(path).read()), path)
+
+
+def _with_metadata(table: pa.Table, **changes: str) -> pa.Table:
+    return table.replace_schema_metadata(
+        {**table.schema.metadata, **{key.encode(): text for key, text in changes.items()}}
+    )
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(share=st.floats(min_value=0, max_value=0.999))
+def test_a_cut_file_is_moved_aside_and_the_rest_stays(
+    share: float, gemm_row: GemmRow, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Cut anywhere, a file is named once and quarantined; the next read gives exactly the other files' rows."""
+    store = open_store(tmp_path_factory.mktemp("db"), bundled=None)
+    store.append("gemm", [gemm_row(m=1)], "good")
+    (path,) = store.append("gemm", [gemm_row(m=m) for m in range(2, 50)], "cut")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ProfilesError, match="damaged") as caught:
+        store.read("gemm")
+    assert path.name in str(caught.value)
+    assert (store.root / QUARANTINE / "h100-sxm" / "gemm" / path.name).exists()
+    assert store.read("gemm")["m"].to_pylist() == [1]
+
+
+def test_a_flipped_byte_is_noticed(store: Store, gemm_row: GemmRow) -> None:
+    """Damage inside a data page fails its checksum instead of becoming a wrong latency."""
+    (path,) = store.append("gemm", [gemm_row(latency_s=1e-5 * (1 + m), m=m + 1) for m in range(100)], "a")
+    column = pq.ParquetFile(path).metadata.row_group(0).column(store.read("gemm").schema.get_field_index("latency_s"))
+    content = bytearray(path.read_bytes())
+    content[column.data_page_offset + column.total_compressed_size // 2] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(ProfilesError, match="damaged"):
+        store.read("gemm")
+
+
+def test_a_damaged_bundled_file_is_only_named(tmp_path: Path, gemm_row: GemmRow) -> None:
+    """The read-only layer is not written to, not even to repair it."""
+    (path,) = open_store(tmp_path / "bundled", bundled=None).append("gemm", [gemm_row()], "vendor")
+    path.write_bytes(path.read_bytes()[:100])
+    store = open_store(tmp_path / "own", bundled=tmp_path / "bundled")
+    with pytest.raises(ProfilesError, match="damaged") as caught:
+        store.read("gemm")
+    assert path.exists()
+    assert "reinstall" in caught.value.hint
+
+
+def test_a_newer_schema_is_refused_in_one_sentence(store: Store, gemm_row: GemmRow) -> None:
+    """A file of a later version is neither read nor moved."""
+    (path,) = store.append("gemm", [gemm_row()], "a")
+    _rewrite(path, lambda table: _with_metadata(table, apex_schema_version=str(SCHEMA_VERSION + 1)))
+    with pytest.raises(ProfilesError, match=f"schema version {SCHEMA_VERSION + 1} is newer") as caught:
+        store.read("gemm")
+    assert "\n" not in str(caught.value)
+    assert path.exists()
+
+
+def test_version_1_is_upgraded_in_memory(store: Store, gemm_row: GemmRow) -> None:
+    """A version 1 file, which had no framework column, reads as today's and stays as it is on disk."""
+    (path,) = store.append("gemm", [gemm_row(m=7)], "a")
+    _rewrite(path, lambda table: _with_metadata(table.drop_columns(["framework"]), apex_schema_version="1"))
+    content = path.read_bytes()
+    (row,) = store.read("gemm").to_pylist()
+    assert (row["m"], row["framework"]) == (7, None)
+    assert path.read_bytes() == content
+
+
+def _without_unit(table: pa.Table) -> pa.Table:
+    index = table.schema.get_field_index("latency_s")
+    return table.set_column(index, pa.field("latency_s", pa.float64()), table["latency_s"])
+
+
+def _in_milliseconds(table: pa.Table) -> pa.Table:
+    index = table.schema.get_field_index("latency_s")
+    return table.set_column(index, pa.field("latency_s", pa.float64(), metadata={"unit": "ms"}), table["latency_s"])
+
+
+def _with_latency(value: float) -> Callable[[pa.Table], pa.Table]:
+    def change(table: pa.Table) -> pa.Table:
+        index = table.schema.get_field_index("latency_s")
+        return table.set_column(index, table.schema.field("latency_s"), pa.array([value]))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_without_unit, "latency_s has unit None"),
+        (_in_milliseconds, "latency_s has unit 'ms'"),
+        (lambda table: table.drop_columns(["n"]), "column n is missing"),
+        (lambda table: _with_metadata(table, apex_family="moe"), "holds family 'moe', expected 'gemm'"),
+        (lambda table: table.replace_schema_metadata({}), "holds family 'unknown'"),
+        (lambda table: _with_metadata(table, apex_schema_version="next"), "apex_schema_version is 'next'"),
+        (_with_latency(float("nan")), "row 0: latency_s is nan"),
+        (_with_latency(0.0), r"row 0: latency_s is 0\.0"),
+        (_with_latency(-1.0), r"row 0: latency_s is -1\.0"),
+    ],
+)
+def test_a_stored_file_that_breaks_the_contract_is_named_and_left(
+    change: Callable[[pa.Table], pa.Table], words: str, store: Store, gemm_row: GemmRow
+) -> None:
+    """A readable file that is wrong is refused by file, place and value, and not moved: it may be someone's work."""
+    (path,) = store.append("gemm", [gemm_row()], "a")
+    _rewrite(path, change)
+    with pytest.raises(ProfilesError, match=words) as caught:
+        store.read("gemm")
+    assert str(path) in str(caught.value)
+    assert path.exists()
+
+
+def test_a_row_of_another_device_is_refused(store: Store, gemm_row: GemmRow) -> None:
+    """A file copied into another device's folder does not lend it its numbers."""
+    (path,) = store.append("gemm", [gemm_row()], "a")
+    target = store.root / "l40s" / "gemm" / path.name
+    target.parent.mkdir(parents=True)
+    path.rename(target)
+    with pytest.raises(ProfilesError, match="device is 'h100-sxm', the folder says 'l40s'"):
+        store.read("gemm")
+
+
+def test_an_unwritable_folder_is_one_sentence(tmp_path: Path, gemm_row: GemmRow) -> None:
+    """Where the database cannot be written, the path and what to do are said."""
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db" / "h100-sxm").write_text("a file where a folder should be")
+    store = open_store(tmp_path / "db", bundled=None)
+    with pytest.raises(ProfilesError, match="cannot be written") as caught:
+        store.append("gemm", [gemm_row()], "a")
+    assert "--db" in caught.value.hint
