@@ -6,10 +6,10 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profiles_db.parquet_files import REPLACES_KEY, read_checked, replaced_names, write_atomically
+from profiles_db.parquet_files import REPLACES_KEY, replaced_names, write_atomically
 from profiles_db.repeats import without_keys_of
 from profiles_db.schema import FAMILIES
-from profiles_db.store import Store, StoredFile
+from profiles_db.store import Store, StoredFile, read_stored
 from profiles_db.validation import schema_of
 
 # A row is the same measurement, not a repeat, when key, run and every time agree.
@@ -20,7 +20,7 @@ def merge_from(target: Store, source: Store) -> list[dict[str, Any]]:
     """Append the rows of ``source`` that ``target``'s own layer lacks; returns one count per device and family."""
     counts: dict[tuple[str, str], dict[str, int]] = {}
     for file in source.iter_files():
-        rows = read_checked(file.path, file.family)
+        rows = read_stored(file)
         own = Store((target.layers[0],)).read(file.family, device=file.device, statuses=None)
         fresh = without_keys_of(rows, own, _identity(file.family))
         for run_id in pc.unique(fresh["run_id"]).to_pylist():
@@ -50,7 +50,7 @@ def compact_files(store: Store) -> list[dict[str, Any]]:
     for (device, family), files in groups.items():
         if len(files) < 2:
             continue
-        rows = pa.concat_tables([read_checked(file.path, family) for file in files])
+        rows = pa.concat_tables([read_stored(file) for file in files])
         replaced = frozenset[str]().union(*(replaced_names(file.path) | {file.path.name} for file in files))
         listed = "\n".join(sorted(replaced))
         metadata = {**(rows.schema.metadata or {}), REPLACES_KEY: listed.encode()}

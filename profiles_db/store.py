@@ -198,7 +198,7 @@ class Store:
         tables, damaged = [], []
         for file in Store((layer,)).iter_files(family, device):
             try:
-                tables.append(_read_stored(file))
+                tables.append(read_stored(file))
             except FileNotFoundError:
                 if file.path.is_symlink():
                     raise ProfilesError(f"{file.path}: is a link to a file that does not exist") from None
@@ -226,7 +226,8 @@ def quarantine(file: StoredFile, error: DamagedFileError) -> str:
     return f"{error}; moved to {target}"
 
 
-def _read_stored(file: StoredFile) -> pa.Table:
+def read_stored(file: StoredFile) -> pa.Table:
+    """Read one file of a layer, checked; raises as ``read_checked`` does, and for rows of another device."""
     table = read_checked(file.path, file.family)
     stray = pc.index(pc.not_equal(table["device"], file.device), pa.scalar(value=True)).as_py()
     if stray >= 0:

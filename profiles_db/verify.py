@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from profiles_db.errors import ProfilesError
 from profiles_db.outliers import OUTLIER_FACTOR, slower_than_larger
-from profiles_db.parquet_files import TEMPORARY_SUFFIX, DamagedFileError, read_checked
+from profiles_db.parquet_files import TEMPORARY_SUFFIX, DamagedFileError
 from profiles_db.repeats import repeat_spread
 from profiles_db.schema import FAMILIES
-from profiles_db.store import QUARANTINE, Store, StoredFile
+from profiles_db.store import QUARANTINE, Store, StoredFile, read_stored
 
 _SHORTEST_S: Final = 2e-7
 _MOST_FLOP_PER_S: Final = 2e16
@@ -63,7 +63,7 @@ def verify(store: Store) -> list[Finding]:
         tables = []
         for file in files:
             try:
-                tables.append(read_checked(file.path, family))
+                tables.append(read_stored(file))
             except DamagedFileError as error:
                 findings.append(_serious("damaged", file.path, str(error)))
             except ProfilesError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -53,7 +54,7 @@ def test_files_lie_where_outside_tools_look(store: Store, gemm_row: GemmRow) -> 
     """A file is at device/family/*.parquet, one per device, and plain Parquet with units."""
     written = store.append("gemm", [gemm_row(), gemm_row(device="cpu")], "run-1")
     assert {path.relative_to(store.root).parts[:2] for path in written} == {("h100-sxm", "gemm"), ("cpu", "gemm")}
-    schema = pa.parquet.read_schema(written[0])
+    schema = pq.read_schema(written[0])
     assert schema.field("latency_s").metadata[b"unit"] == b"s"
     assert schema.metadata[b"apex_family"] == b"gemm"
 
