@@ -123,88 +123,86 @@ class CompiledPlan:
 
 
 def compile_plan(
-    model: ModelSpec, plan: Plan, curves: OpCurves, profile: EngineProfile, shape: StepShape, kernels: KernelChoices
+    model: ModelSpec, plan: Plan, curves: OpCurves, *, profile: EngineProfile, shape: StepShape, kernels: KernelChoices
 ) -> CompiledPlan:
     """Price every op one rank of each stage of ``plan`` runs."""
     window = max((call.decode.window for block in model.unique_blocks for call in block.attention(plan)), default=0)
     knots = _knots(profile, shape)
-    last = plan.pp - 1
-    stages = []
-    for index, blocks in enumerate(model.stage_blocks(plan.pp)):
-        stage = _layers(plan, curves, kernels, knots, shape, blocks)
-        if index == 0:
-            stage.tokens.add_all(model.embedding_ops(plan, knots.tokens), curves)
-        if index == last:
-            stage.tokens.add_all(model.final_norm_ops(plan, knots.tokens, kernels), curves)
-            stage.samples.add_all(model.head_ops(plan, knots.rows), curves)
-        else:
-            stage.sends.add_all(model.send_ops(plan, knots.tokens), curves)
-        stages.append(stage)
+    compiler = _Compiler(plan=plan, curves=curves, kernels=kernels, knots=knots, shape=shape)
+    stages = [compiler.layers(blocks) for blocks in model.stage_blocks(plan.pp)]
+    first, last = stages[0], stages[-1]
+    first.tokens.add_all(model.embedding_ops(plan, knots.tokens), curves)
+    last.tokens.add_all(model.final_norm_ops(plan, knots.tokens, kernels), curves)
+    last.samples.add_all(model.head_ops(plan, knots.rows), curves)
+    for stage in stages[:-1]:
+        stage.sends.add_all(model.send_ops(plan, knots.tokens), curves)
     return CompiledPlan(stages=tuple(stages), knots=knots, shape=shape, profile=profile, window_tokens=window)
 
 
-def _layers(
-    plan: Plan,
-    curves: OpCurves,
-    kernels: KernelChoices,
-    knots: Knots,
-    shape: StepShape,
-    blocks: tuple[tuple[Block, int], ...],
-) -> StageSums:
-    """Price the layers of one stage, without embedding, head and hand-over."""
-    grid = len(knots.batch) * len(knots.kv)
-    stage = StageSums(
-        tokens=StepSum(len(knots.tokens)),
-        samples=StepSum(len(knots.rows)),
-        sends=StepSum(len(knots.tokens)),
-        decode=StepSum(grid),
-        windowed=StepSum(grid),
-        prefill=StepSum(len(knots.pairs)),
-        reads=StepSum(len(knots.reads)),
-        all_reduces=sum(
-            count * sum(label(op) == "all_reduce" for op in block.token_ops(plan, 1, kernels)) for block, count in blocks
-        ),
-    )
-    for block, count in blocks:
-        stage.tokens.add_all(block.token_ops(plan, knots.tokens, kernels), curves, count)
-        for call in block.attention(plan):
-            _add_attention(stage, call, curves, knots, shape, count)
-    return stage
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Compiler:
+    """Prices the layers of one plan's stages, without embedding, head and hand-over."""
 
+    plan: Plan
+    curves: OpCurves
+    kernels: KernelChoices
+    knots: Knots
+    shape: StepShape
 
-def _add_attention(
-    stage: StageSums, call: AttentionTemplate, curves: OpCurves, knots: Knots, shape: StepShape, count: int
-) -> None:
-    """Price one attention call, its batch left open, on the knots of its own variables."""
-    tokens = np.maximum(knots.tokens, 1)
-    if call.fixed_kv_tokens:
-        # Cross attention: every token of the step attends to the same number of keys, so tokens alone decide.
-        op = replace(call.decode, num_decode=tokens, decode_kv=call.fixed_kv_tokens, decode_kv_max=call.fixed_kv_tokens)
-        stage.tokens.add("attention", curves.price(op), count)
-        return
-    mean_kv = np.maximum(1, knots.kv[None, :] // knots.batch[:, None])
-    if call.decode.window:
-        mean_kv = np.minimum(mean_kv, call.decode.window)
-    decode = replace(
-        call.decode,
-        num_decode=np.repeat(knots.batch, len(knots.kv)),
-        decode_kv=mean_kv.ravel(),
-        decode_kv_max=mean_kv.ravel(),
-    )
-    sums = stage.windowed if call.decode.window else stage.decode
-    sums.add("attention", curves.price(decode), count)
-    if call.prefill.window:
-        # A windowed chunk costs its tokens times the window: the token count alone decides.
-        windowed = replace(call.prefill, num_prefill=1, prefill_q=tokens, prefill_kv=tokens)
-        stage.tokens.add("attention", curves.price(windowed), count)
-        return
-    stage.prefill.add("attention", curves.price(_prefill(call.prefill, knots.pairs, shape)), count)
-    keys = np.maximum(knots.reads, 1)
-    if call.context_gemm is not None:
-        stage.reads.add("gemm", curves.price(replace(call.context_gemm, m=keys)), count)
-    else:
-        single = replace(call.decode, num_decode=1, decode_kv=keys, decode_kv_max=keys)
-        stage.reads.add("attention", curves.price(single), count)
+    def layers(self, blocks: tuple[tuple[Block, int], ...]) -> StageSums:
+        """Sum the blocks of one stage, each as often as it occurs."""
+        knots = self.knots
+        grid = len(knots.batch) * len(knots.kv)
+        stage = StageSums(
+            tokens=StepSum(len(knots.tokens)),
+            samples=StepSum(len(knots.rows)),
+            sends=StepSum(len(knots.tokens)),
+            decode=StepSum(grid),
+            windowed=StepSum(grid),
+            prefill=StepSum(len(knots.pairs)),
+            reads=StepSum(len(knots.reads)),
+            all_reduces=sum(count * self._all_reduces(block) for block, count in blocks),
+        )
+        for block, count in blocks:
+            stage.tokens.add_all(block.token_ops(self.plan, knots.tokens, self.kernels), self.curves, count)
+            for call in block.attention(self.plan):
+                self._add_attention(stage, call, count)
+        return stage
+
+    def _all_reduces(self, block: Block) -> int:
+        return sum(label(op) == "all_reduce" for op in block.token_ops(self.plan, 1, self.kernels))
+
+    def _add_attention(self, stage: StageSums, call: AttentionTemplate, count: int) -> None:
+        """Price one attention call, its batch left open, on the knots of its own variables."""
+        knots, price = self.knots, self.curves.price
+        if call.fixed_kv_tokens:
+            # Cross attention: every token of the step attends to the same number of keys, so tokens alone decide.
+            keys = call.fixed_kv_tokens
+            cross = replace(call.decode, num_decode=knots.tokens, decode_kv=keys, decode_kv_max=keys)
+            stage.tokens.add("attention", price(cross), count)
+            return
+        mean_kv = np.maximum(1, knots.kv[None, :] // knots.batch[:, None])
+        if call.decode.window:
+            mean_kv = np.minimum(mean_kv, call.decode.window)
+        decode = replace(
+            call.decode,
+            num_decode=np.repeat(knots.batch, len(knots.kv)),
+            decode_kv=mean_kv.ravel(),
+            decode_kv_max=mean_kv.ravel(),
+        )
+        (stage.windowed if call.decode.window else stage.decode).add("attention", price(decode), count)
+        if call.prefill.window:
+            # A windowed chunk costs its tokens times the window: the token count alone decides.
+            chunk = replace(call.prefill, num_prefill=1, prefill_q=knots.tokens, prefill_kv=knots.tokens)
+            stage.tokens.add("attention", price(chunk), count)
+            return
+        stage.prefill.add("attention", price(_prefill(call.prefill, knots.pairs, self.shape)), count)
+        read = np.maximum(knots.reads, 1)
+        if call.context_gemm is not None:
+            stage.reads.add("gemm", price(replace(call.context_gemm, m=read)), count)
+        else:
+            single = replace(call.decode, num_decode=1, decode_kv=read, decode_kv_max=read)
+            stage.reads.add("attention", price(single), count)
 
 
 def _prefill(call: Attention, pairs: I64, shape: StepShape) -> Attention:
@@ -240,10 +238,13 @@ def _seconds(total: StepSum, end: End) -> Array:
     return {"low": total.low_s, "middle": total.latency_s, "high": total.high_s}[end]
 
 
-def _to_ps(seconds: Array) -> I64:
-    return np.rint(seconds * _PS_PER_S).astype(np.int64)
+def _to_ps(seconds: NDArray[np.floating]) -> I64:
+    ps: I64 = np.rint(seconds * _PS_PER_S).astype(np.int64)
+    return ps
 
 
 def _dense(points: I64, knots: I64, seconds: Array) -> I64:
     """Evaluate a curve at every point; a step of nothing costs nothing."""
-    return np.where(points > 0, _to_ps(np.interp(points, knots, seconds)), 0)
+    dense: I64 = _to_ps(np.interp(points, knots, seconds))
+    dense[points == 0] = 0
+    return dense

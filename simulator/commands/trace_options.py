@@ -62,6 +62,11 @@ _OPTIONS = (
     ),
 )
 
+# What click calls them: the keyword arguments of `load_workload`.
+TRACE_OPTION_NAMES = (
+    "rate_scale", "length_scale", "limit", "trace_format", "time_unit", "block_tokens", "columns", "sort", "turns",
+)  # fmt: skip
+
 
 def trace_options(command: Command) -> Command:
     """Add the reading options to a command; pass what click collects to `load_workload`."""

@@ -1,0 +1,160 @@
+"""`apex search`: the best plans of a model on a cluster for a trace."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from simulator.commands.serving_options import load_serving, serving_options
+from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, trace_options
+from simulator.errors import EXIT_INFEASIBLE
+
+if TYPE_CHECKING:
+    from simulator.search import SearchResult
+    from simulator.serving import Serving
+    from simulator.workload.workload import Workload
+
+
+def _listed(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[str | None, ...]:
+    """Split a comma-separated list; ``default`` keeps the checkpoint's or the device's own."""
+    if text is None:
+        return (None,)
+    return tuple(None if item.strip() == "default" else item.strip() for item in text.split(","))
+
+
+@click.command()
+@serving_options
+@click.option("--objective", default="e2e_s.mean", metavar="METRIC", help="What to rank by.")
+@click.option("--plan", "plans", multiple=True, metavar="PLAN", help="Search these plans only (dp2-tp4 ...).")
+@click.option("--weights", callback=_listed, metavar="DTYPE,...", help="Weight formats to try (bf16,fp8,w8a8 ...).")
+@click.option("--kv", callback=_listed, metavar="DTYPE,...", help="KV-cache formats to try (bf16,fp8).")
+@click.option("--clocks", callback=_listed, metavar="MHZ,...", help="Locked SM clocks to try.")
+@click.option("--fewer-devices", is_flag=True, help="Also try plans that leave devices unused.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads; all cores without it.")
+@click.option("--top", type=click.IntRange(min=1), default=10, help="Rows of the table.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, every plan in it.")
+@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the JSON to a file.")
+@trace_options
+@click.pass_context
+def search(
+    context: click.Context,
+    *,
+    trace: str,
+    objective: str,
+    slos: tuple[str, ...],
+    plans: tuple[str, ...],
+    weights: tuple[str | None, ...],
+    kv: tuple[str | None, ...],
+    clocks: tuple[str | None, ...],
+    fewer_devices: bool,
+    threads: int | None,
+    top: int,
+    as_json: bool,
+    out: Path | None,
+    **options: Any,
+) -> None:
+    """Find the best plan for a model, a cluster and a request trace.
+
+    Every plan replays the trace under the engine's batching rules; plans that cannot start are listed with the reason.
+    Exit code 3 when none can.
+    """
+    import time
+
+    from simulator.commands.tables import search_table
+    from simulator.objective import parse_objective, parse_slo
+    from simulator.plan import parse_plan
+    from simulator.search import Axes
+    from simulator.search import search as run_search
+
+    started = time.perf_counter()
+    aim, limits = parse_objective(objective), [parse_slo(text) for text in slos]
+    chosen = [parse_plan(text) for text in plans] or None
+    axes = Axes(
+        weight_dtypes=_known(weights, "weights"),
+        kv_dtypes=_known(kv, "kv"),
+        clocks_mhz=_clocks(clocks),
+        allow_fewer_devices=fewer_devices,
+    )
+    workload = load_workload(trace, **{name: options.pop(name) for name in TRACE_OPTION_NAMES})
+    serving = load_serving(**options)
+    found = run_search(serving, workload, aim, slos=limits, axes=axes, plans=chosen, threads=threads)
+    found.inputs.update(_inputs(serving, workload, trace, found, limits))
+    if out is not None:
+        _write_whole(out, json.dumps(found.to_json(), indent=2))
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        click.echo(search_table(found, serving, workload, top=top))
+    seconds = time.perf_counter() - started
+    click.echo(f"{len(found.ranked) + len(found.breaking)} plans simulated in {seconds:.1f} s", err=True)
+    if not found.ranked and not found.breaking:
+        _explain_infeasible(serving, workload, found)
+        context.exit(EXIT_INFEASIBLE)
+
+
+def _known(names: tuple[str | None, ...], flag: str) -> tuple[str | None, ...]:
+    from simulator.plan import KV_DTYPES, WEIGHT_DTYPES
+
+    known = KV_DTYPES if flag == "kv" else WEIGHT_DTYPES
+    for name in names:
+        if name is not None and name not in known:
+            raise click.BadParameter(f"{name!r} is not default or one of {', '.join(known)}", param_hint=f"--{flag}")
+    return names
+
+
+def _clocks(texts: tuple[str | None, ...]) -> tuple[float | None, ...]:
+    clocks: list[float | None] = []
+    for text in texts:
+        try:
+            clocks.append(None if text is None else float(text))
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} is no clock in MHz", param_hint="--clocks") from error
+        if clocks[-1] is not None and not clocks[-1] > 0:
+            raise click.BadParameter(f"{text} MHz, must be > 0", param_hint="--clocks")
+    return tuple(clocks)
+
+
+def _inputs(
+    serving: "Serving", workload: "Workload", trace: str, found: "SearchResult", slos: list[Any]
+) -> dict[str, Any]:
+    """Return what the answer depends on, so that a saved result explains itself."""
+    return {
+        "model": serving.model.name,
+        "cluster": serving.cluster.name,
+        "device": serving.cluster.device.name,
+        "engine": serving.profile.name,
+        "costs": serving.curves(None).costs.origin,
+        "trace": trace,
+        "requests": len(workload),
+        "objective": found.objective.path,
+        "slos": [str(slo) for slo in slos],
+    }
+
+
+def _explain_infeasible(serving: "Serving", workload: "Workload", found: "SearchResult") -> None:
+    from simulator.search import smallest_cluster
+
+    closest = found.refused[-1]
+    click.echo(
+        f"error: {serving.model.name} runs on no plan of {serving.cluster.name}; {closest.plan}: {closest.reason}",
+        err=True,
+    )
+    enough = smallest_cluster(serving, workload)
+    if enough is None:
+        click.echo(
+            f"hint: no number of {serving.cluster.device.name} would do; try --weights fp8 or --kv fp8", err=True
+        )
+    else:
+        click.echo(f"hint: the smallest cluster that would do is {enough}", err=True)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file at once or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise click.FileError(str(path), hint=str(error.strerror)) from error

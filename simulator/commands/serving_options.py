@@ -1,0 +1,93 @@
+"""The options that say what is served where and how, shared by the commands that simulate."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from simulator.serving import Serving
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--model", required=True, metavar="NAME|PATH", help="Bundled model or Hugging Face config.json."),
+    click.option("--cluster", required=True, metavar="NAME|TOML", help="Bundled cluster, sized name or TOML file."),
+    click.option("--trace", required=True, metavar="FILE|TEXT", help="Request trace, or a generated one as text."),
+    click.option("--costs", metavar="FILE", help="Fitted cost model (`apex fit`); analytic constants without it."),
+    click.option(
+        "--out-of-domain",
+        type=click.Choice(["roofline", "clip", "raise"]),
+        default="roofline",
+        help="How a fitted model answers outside its measured domain.",
+    ),
+    click.option("--engine", default="vllm-0.33", metavar="NAME|TOML", help="Engine profile."),
+    click.option("--slo", "slos", multiple=True, metavar="METRIC<=LIMIT", help="Limit to keep, e.g. ttft_s.p99<=2."),
+    click.option("--max-num-seqs", type=click.IntRange(min=1), help="Sequences per step and replica."),
+    click.option("--max-num-batched-tokens", type=click.IntRange(min=1), help="Tokens per step and replica."),
+    click.option("--max-model-len", type=click.IntRange(min=1), help="Longest sequence; the trace's own without it."),
+    click.option("--gpu-memory-utilization", type=click.FloatRange(0, 1, min_open=True), help="Share of memory used."),
+    click.option("--num-gpu-blocks", type=click.IntRange(min=2), help="KV blocks, from the log of a real server."),
+    click.option("--block-size", type=click.IntRange(min=1), help="Tokens per KV block."),
+    click.option("--prefix-caching/--no-prefix-caching", default=None, help="Reuse KV of shared prefixes."),
+    click.option("--chunked-prefill/--no-chunked-prefill", default=None, help="Split prompts over steps."),
+    click.option("--async-scheduling/--no-async-scheduling", default=None, help="Schedule one step ahead."),
+    click.option(
+        "--router",
+        type=click.Choice(["round_robin", "vllm", "least_outstanding", "prefix"]),
+        help="How requests are spread over replicas.",
+    ),
+)
+
+
+def serving_options(command: Command) -> Command:
+    """Add the serving options to a command; pass what click collects to `load_serving`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def load_serving(
+    *,
+    model: str,
+    cluster: str,
+    costs: str | None,
+    out_of_domain: str,
+    engine: str,
+    max_num_seqs: int | None,
+    max_num_batched_tokens: int | None,
+    max_model_len: int | None,
+    gpu_memory_utilization: float | None,
+    num_gpu_blocks: int | None,
+    block_size: int | None,
+    prefix_caching: bool | None,
+    chunked_prefill: bool | None,
+    async_scheduling: bool | None,
+    router: Any,
+) -> "Serving":
+    """Read model, cluster, cost model and engine profile; raises each room's own error."""
+    from cluster_specs.load import load_cluster
+    from costmodel.predict import load_costs
+    from simulator.engine_profile import load_profile
+    from simulator.model.bundled import load_model
+    from simulator.serving import Overrides, Serving
+
+    spec = load_cluster(cluster)
+    return Serving(
+        model=load_model(model),
+        cluster=spec,
+        profile=load_profile(engine),
+        costs=lambda clock_mhz: load_costs(costs, spec, clock_mhz, out_of_domain=out_of_domain),
+        overrides=Overrides(
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_model_len=max_model_len,
+            gpu_memory_utilization=gpu_memory_utilization,
+            num_gpu_blocks=num_gpu_blocks,
+            block_size=block_size,
+            enable_prefix_caching=prefix_caching,
+            enable_chunked_prefill=chunked_prefill,
+            async_scheduling=async_scheduling,
+            router=router,
+        ),
+    )

@@ -1,0 +1,32 @@
+"""`apex simulate`: one plan, in detail."""
+
+import json
+from typing import Any
+
+import click
+
+from simulator.commands.serving_options import load_serving, serving_options
+from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, trace_options
+
+
+@click.command()
+@click.option("--plan", "plan_text", required=True, metavar="PLAN", help="For example dp2-tp4 or pp2-tp4-kv.fp8.")
+@serving_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@trace_options
+def simulate(*, plan_text: str, trace: str, slos: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Simulate one plan. Exit code 3 when it cannot start."""
+    from simulator.commands.tables import plan_table
+    from simulator.objective import parse_slo
+    from simulator.plan import parse_plan
+    from simulator.serving import Refusal
+    from simulator.simulate import InfeasibleError, replay
+
+    plan, limits = parse_plan(plan_text), [parse_slo(text) for text in slos]
+    workload = load_workload(trace, **{name: options.pop(name) for name in TRACE_OPTION_NAMES})
+    serving = load_serving(**options)
+    start = serving.start(plan, workload)
+    if isinstance(start, Refusal):
+        raise InfeasibleError(f"plan {plan} cannot start: {start.reason}")
+    result = replay(serving, start, workload, limits)
+    click.echo(json.dumps(result.to_json(), indent=2) if as_json else plan_table(result))

@@ -1,0 +1,132 @@
+"""Every plan of a model on a cluster, judged by replaying the workload on each: refused with a reason, or ranked."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster_specs.cluster import ClusterSpec
+from simulator.errors import InputError
+from simulator.model.spec import ModelSpec
+from simulator.objective import Objective, Slo
+from simulator.plan import Plan
+from simulator.plan_space import enumerate_plans, smallest_fit
+from simulator.serving import Refusal, Serving
+from simulator.simulate import Result, replay
+from simulator.workload.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axes:
+    """What a search varies beyond the degrees of parallelism; None in a list keeps the default."""
+
+    weight_dtypes: tuple[str | None, ...] = (None,)
+    kv_dtypes: tuple[str | None, ...] = (None,)
+    clocks_mhz: tuple[float | None, ...] = (None,)
+    allow_fewer_devices: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """Plans best first, then those that break a limit, then the refused ones."""
+
+    ranked: tuple[Result, ...]
+    breaking: tuple[tuple[Result, tuple[Slo, ...]], ...]
+    refused: tuple[Refusal, ...]
+    objective: Objective
+    inputs: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole search as plain values, schema 1."""
+        simulated = len(self.ranked) + len(self.breaking)
+        return {
+            "schema": 1,
+            "inputs": self.inputs,
+            "counts": {
+                "enumerated": simulated + len(self.refused),
+                "rejected": len(self.refused),
+                "pruned": 0,  # a plan is simulated in milliseconds: none is ruled out by a bound
+                "simulated": simulated,
+            },
+            "plans": [
+                *({**result.to_json(), "breaks": []} for result in self.ranked),
+                *({**result.to_json(), "breaks": [str(slo) for slo in slos]} for result, slos in self.breaking),
+            ],
+            "rejected": [{"plan": str(refusal.plan), "reason": refusal.reason} for refusal in self.refused],
+        }
+
+
+def search(
+    serving: Serving,
+    workload: Workload,
+    objective: Objective,
+    *,
+    slos: Sequence[Slo] = (),
+    axes: Axes | None = None,
+    plans: Sequence[Plan] | None = None,
+    threads: int | None = None,
+    on_done: Callable[[int, int], None] | None = None,
+) -> SearchResult:
+    """Simulate every plan (or those of ``plans``) and rank them by ``objective``.
+
+    The engine releases the interpreter lock, so plans run on ``threads`` threads (all cores by default). ``on_done``
+    is called with (finished, total). The result does not depend on the number of threads.
+    """
+    candidates = list(plans) if plans is not None else _plans(serving.model, serving.cluster, axes or Axes())
+    if not candidates:
+        raise InputError("no plan to search", hint="name at least one plan")
+
+    def judge(plan: Plan) -> Result | Refusal:
+        start = serving.start(plan, workload)
+        return start if isinstance(start, Refusal) else replay(serving, start, workload, slos)
+
+    outcomes: list[Result | Refusal] = []
+    with ThreadPoolExecutor(max_workers=threads or os.cpu_count() or 1) as pool:
+        for outcome in pool.map(judge, candidates):
+            outcomes.append(outcome)
+            if on_done is not None:
+                on_done(len(outcomes), len(candidates))
+    results = sorted(
+        (outcome for outcome in outcomes if isinstance(outcome, Result)),
+        key=lambda result: (objective.rank(result.metrics), str(result.plan)),
+    )
+    broken = {id(result): tuple(slo for slo in slos if not slo.holds(result.metrics)) for result in results}
+    return SearchResult(
+        ranked=tuple(result for result in results if not broken[id(result)]),
+        breaking=tuple((result, broken[id(result)]) for result in results if broken[id(result)]),
+        refused=tuple(outcome for outcome in outcomes if isinstance(outcome, Refusal)),
+        objective=objective,
+    )
+
+
+def _plans(model: ModelSpec, cluster: ClusterSpec, axes: Axes) -> list[Plan]:
+    """Every layout; those that cannot run are refused, with their reason, when they are started."""
+    return [
+        candidate.plan
+        for candidate in enumerate_plans(
+            model,
+            cluster,
+            allow_fewer_devices=axes.allow_fewer_devices,
+            weight_dtypes=axes.weight_dtypes,
+            kv_dtypes=axes.kv_dtypes,
+            clocks_mhz=axes.clocks_mhz,
+        )
+    ]
+
+
+def smallest_cluster(serving: Serving, workload: Workload) -> str | None:
+    """Describe the fewest devices of this kind that would hold the model; None when no number would."""
+    profile, overrides, cluster = serving.profile, serving.overrides, serving.cluster
+    defaults = profile.batch_limits(cluster.device.memory_bytes)
+    plan = smallest_fit(
+        serving.model,
+        cluster.device,
+        gpu_memory_utilization=overrides.gpu_memory_utilization or profile.gpu_memory_utilization,
+        block_size=overrides.block_size or profile.block_size,
+        max_num_batched_tokens=overrides.max_num_batched_tokens or defaults.max_num_batched_tokens,
+        max_num_seqs=overrides.max_num_seqs or defaults.max_num_seqs,
+        max_model_len=serving.max_model_len(workload),
+        devices_per_node=cluster.devices_per_node,
+    )
+    return None if plan is None else f"{plan.num_devices} x {cluster.device.name} as {plan}"

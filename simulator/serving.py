@@ -1,0 +1,157 @@
+"""One model served on one cluster: which plans can start, and with which limits and tables each would run.
+
+`Serving` is what stays the same while plans vary, so that everything plans share (priced op curves) is computed once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cluster_specs.cluster import ClusterSpec
+from costmodel.prediction import CostModel
+from simulator.engine_profile import EngineProfile
+from simulator.engine_support import engines_for
+from simulator.errors import InputError
+from simulator.limits import EngineLimits, RouterName
+from simulator.memory import MemoryBudget, plan_memory
+from simulator.model.cell import KernelChoices
+from simulator.model.spec import ModelSpec
+from simulator.op_curves import OpCurves
+from simulator.plan import Plan
+from simulator.plan_space import check_plan
+from simulator.step_cost import CompiledPlan, StepShape, compile_plan
+from simulator.workload.workload import ClosedLoop, Workload
+
+CostSource = Callable[[float | None], CostModel]  # clock in MHz, None = unlocked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """Engine settings the user states; None leaves the engine profile's own default."""
+
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    max_model_len: int | None = None
+    gpu_memory_utilization: float | None = None
+    num_gpu_blocks: int | None = None
+    block_size: int | None = None
+    enable_prefix_caching: bool | None = None
+    enable_chunked_prefill: bool | None = None
+    async_scheduling: bool | None = None
+    router: RouterName | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A plan as an engine would start it: its memory, limits and step tables."""
+
+    plan: Plan
+    memory: MemoryBudget
+    limits: EngineLimits
+    router: RouterName
+    compiled: CompiledPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A plan no engine would start, and why."""
+
+    plan: Plan
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """A model, a cluster, an engine profile and a cost model, with the user's overrides."""
+
+    model: ModelSpec
+    cluster: ClusterSpec
+    profile: EngineProfile
+    costs: CostSource
+    overrides: Overrides = field(default_factory=Overrides)
+    kernels: KernelChoices = field(default_factory=lambda: KernelChoices(activation_quantisation="fused"))
+    _curves: dict[float | None, OpCurves] = field(default_factory=dict, repr=False)
+
+    def max_model_len(self, workload: Workload) -> int:
+        """Longest sequence the engine must accept: the workload's longest request, in whole kilotokens.
+
+        Engines default to the model's whole context, which makes small plans fail to start for lengths nobody sends.
+        """
+        if self.overrides.max_model_len is not None:
+            if self.overrides.max_model_len > self.model.max_position:
+                raise InputError(
+                    f"max_model_len is {self.overrides.max_model_len}, must be at most {self.model.max_position}, "
+                    f"the context of {self.model.name}"
+                )
+            return self.overrides.max_model_len
+        longest = int((workload.prompt_tokens + workload.output_tokens).max(initial=1))
+        return min(self.model.max_position, -(-longest // 1024) * 1024)
+
+    def start(self, plan: Plan, workload: Workload) -> Start | Refusal:
+        """Check, size and compile ``plan`` for ``workload``."""
+        reason = check_plan(self.model, plan, self.cluster) or self._engine_refusal(plan)
+        if reason is not None:
+            return Refusal(plan=plan, reason=reason)
+        profile, overrides = self.profile, self.overrides
+        defaults = profile.batch_limits(self.cluster.device.memory_bytes)
+        max_num_seqs = overrides.max_num_seqs or defaults.max_num_seqs
+        if isinstance(workload.client, ClosedLoop):
+            # No more than the client's own concurrency can ever run; a larger table would only cost time.
+            max_num_seqs = min(max_num_seqs, max(1, workload.client.concurrency))
+        max_model_len = self.max_model_len(workload)
+        chunked = _chosen(overrides.enable_chunked_prefill, profile.enable_chunked_prefill)
+        budget = overrides.max_num_batched_tokens or defaults.max_num_batched_tokens
+        if not chunked:
+            budget = max(budget, max_model_len)
+        memory = plan_memory(
+            self.model,
+            plan,
+            self.cluster,
+            gpu_memory_utilization=overrides.gpu_memory_utilization or profile.gpu_memory_utilization,
+            block_size=overrides.block_size or profile.block_size,
+            max_num_batched_tokens=budget,
+            max_num_seqs=max_num_seqs,
+            max_model_len=max_model_len,
+            num_gpu_blocks=overrides.num_gpu_blocks,
+        )
+        if memory.reason is not None:
+            return Refusal(plan=plan, reason=memory.reason)
+        limits = EngineLimits(
+            policy=profile.policy,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=budget,
+            max_model_len=max_model_len,
+            block_size=memory.block_size,
+            num_gpu_blocks=memory.usable_blocks,
+            enable_chunked_prefill=chunked,
+            enable_prefix_caching=_chosen(overrides.enable_prefix_caching, profile.enable_prefix_caching)
+            and workload.prefix is not None,
+            async_scheduling=_chosen(overrides.async_scheduling, profile.async_scheduling),
+            reserve_full_isl=profile.reserve_full_isl,
+            frontend_s=profile.host.frontend_s,
+        )
+        shape = StepShape(
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=budget,
+            max_model_len=max_model_len,
+            kv_tokens=memory.kv_tokens,
+        )
+        compiled = compile_plan(
+            self.model, plan, self.curves(plan.clock_mhz), profile=profile, shape=shape, kernels=self.kernels
+        )
+        return Start(
+            plan=plan, memory=memory, limits=limits, router=overrides.router or profile.router, compiled=compiled
+        )
+
+    def curves(self, clock_mhz: float | None) -> OpCurves:
+        """Return the op curves at a clock, shared by every plan that runs at it."""
+        if clock_mhz not in self._curves:
+            self._curves[clock_mhz] = OpCurves(self.costs(clock_mhz))
+        return self._curves[clock_mhz]
+
+    def _engine_refusal(self, plan: Plan) -> str | None:
+        """Why the profile's engine cannot run the plan; the idealised orca engine runs anything."""
+        return engines_for(self.model, plan).get(self.profile.engine)
+
+
+def _chosen(stated: bool | None, default: bool) -> bool:
+    return default if stated is None else stated
