@@ -55,6 +55,10 @@ class AnalyticCosts:
                 latency_s = self._collective(op)
         return self._prediction(op, np.asarray(latency_s, dtype=np.float64))
 
+    def includes_quantise(self, dtype: str) -> bool:  # noqa: ARG002 - same question as to a fitted model
+        """Whether GEMM times include quantising the activations: never here."""
+        return False
+
     def _prediction(self, op: Op, latency_s: Array) -> Prediction:
         work = roofline(op, self.cluster, self.clock_mhz)
         is_link = isinstance(op, Collective)
@@ -115,9 +119,17 @@ class AnalyticCosts:
                 steps = float(np.ceil(np.log2(hop.members)))
             if op.kind == "all_reduce":
                 steps *= 2.0
-            rate = hop.link.bandwidth_bytes_per_s * constants.link_efficiency.value
-            seconds = seconds + steps * hop.link.latency_s + message * level_share(op.kind, hop, op.ranks) / rate
-        return seconds
+            seconds = seconds + steps * hop.link.latency_s
+        return np.asarray(seconds + sent_s(op, self.cluster) / constants.link_efficiency.value)
+
+
+def sent_s(op: Collective, cluster: ClusterSpec) -> Array:
+    """Seconds a rank's bytes need on the links of each level at their stated bandwidth, one level after the other."""
+    per_byte_s = sum(
+        level_share(op.kind, hop, op.ranks) / hop.link.bandwidth_bytes_per_s
+        for hop in hops(cluster, op.ranks, op.group_stride)
+    )
+    return np.asarray(op.message_bytes, dtype=np.float64) * per_byte_s
 
 
 def _knee(compute_s: Array, memory_s: Array) -> Array:

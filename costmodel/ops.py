@@ -1,6 +1,7 @@
 """The ops a serving step is made of, with exact FLOP and byte counts.
 
-Every size may be an integer or an integer array; arrays broadcast, so one op object can stand for a whole curve.
+Every size may be an integer or an array; arrays broadcast, so one op object can stand for a whole curve. Arrays of
+floats are for curves prepared between whole sizes.
 Byte counts are compulsory traffic: each operand read once, each result written once.
 """
 
@@ -10,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = int | NDArray[np.int64]
+Ints = int | NDArray[np.int64] | NDArray[np.float64]
 Array = NDArray[np.float64]
 
 # Bytes per stored element.

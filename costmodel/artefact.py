@@ -1,0 +1,207 @@
+"""The fitted model as one Parquet file: a row per knot, everything else in the file's metadata as JSON.
+
+Any tool reads the rows; no pickle, nothing executable. A file of a newer schema, of another kind or cut short is
+refused with one sentence.
+"""
+
+import json
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from costmodel.errors import CostModelError
+from costmodel.holdout import HeldOut
+from costmodel.knots import FamilyKnots, LabelFit
+from costmodel.power import PowerModel
+from costmodel.reference import Reference
+
+FIT_SCHEMA_VERSION: Final = 1
+_KIND: Final = "apex_fit_schema_version"
+_BODY: Final = "apex_fit"
+_MAX_FEATURES: Final = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyReport:
+    """What became of one family's rows; ``why_not`` is empty when it was fitted."""
+
+    family: str
+    rows: int
+    used: int
+    dropped: dict[str, int]
+    suspicious: dict[str, int]
+    labels: dict[str, int]
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where a fit comes from."""
+
+    device: str
+    cluster: str
+    created_at: str
+    tool_version: str
+    run_ids: tuple[str, ...]
+    origins: dict[str, int]
+    frameworks: dict[str, int]
+    is_monotone: bool
+    unlocked_mhz: float
+    quantise_included: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artefact:
+    """Everything a prediction needs, and everything a reader wants to know about it."""
+
+    provenance: Provenance
+    families: dict[str, FamilyKnots]
+    power: PowerModel | None
+    reports: tuple[FamilyReport, ...] = ()
+    held_out: tuple[HeldOut, ...] = field(default_factory=tuple)
+
+
+def save_artefact(artefact: Artefact, path: Path) -> None:
+    """Write the file atomically; raises ``CostModelError`` when the folder cannot be written."""
+    body = {
+        "provenance": asdict(artefact.provenance),
+        "power": asdict(artefact.power) if artefact.power is not None else None,
+        "reports": [asdict(report) for report in artefact.reports],
+        "held_out": [asdict(row) for row in artefact.held_out],
+        "families": {
+            name: {"features": knots.features, "labels": {key: _label_json(fit) for key, fit in knots.labels.items()}}
+            for name, knots in artefact.families.items()
+        },
+    }
+    tables = [_table(knots) for knots in artefact.families.values()]
+    table = pa.concat_tables(tables) if tables else _table_schema().empty_table()
+    table = table.replace_schema_metadata({_KIND: str(FIT_SCHEMA_VERSION), _BODY: json.dumps(body)})
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        pq.write_table(table, temporary, compression="zstd", compression_level=6)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise CostModelError(f"{path}: cannot be written: {error.strerror}", hint="choose another --out") from None
+
+
+def load_artefact(path: Path) -> Artefact:
+    """Read a fitted model; raises ``CostModelError`` naming the file and what is wrong with it."""
+    if not path.is_file():
+        raise CostModelError(f"{path}: no such file", hint="write one with `apex fit --out FILE`")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CostModelError(
+            f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}", hint="fit again with `apex fit`"
+        ) from None
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    if _KIND not in metadata:
+        raise CostModelError(
+            f"{path}: is not a fitted cost model", hint="measurements are fitted first, with `apex fit`"
+        )
+    version = metadata[_KIND]
+    if not version.isdigit() or int(version) > FIT_SCHEMA_VERSION:
+        raise CostModelError(
+            f"{path}: fit schema {version}, this apex reads up to {FIT_SCHEMA_VERSION}", hint="upgrade apex-planner"
+        )
+    try:
+        return _from_parts(table, json.loads(metadata[_BODY]))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise CostModelError(f"{path}: damaged fitted model: {error!r}", hint="fit again with `apex fit`") from None
+
+
+def _label_json(fit: LabelFit) -> dict[str, object]:
+    return {
+        "reference": asdict(fit.reference),
+        "trend_log_s": fit.trend_log_s.tolist(),
+        "trend": fit.trend.tolist(),
+        "log_half_width": fit.log_half_width.tolist(),
+    }
+
+
+def _table_schema() -> pa.Schema:
+    features = [pa.field(f"feature_{index}", pa.float64()) for index in range(_MAX_FEATURES)]
+    return pa.schema(
+        [
+            pa.field("family", pa.dictionary(pa.int32(), pa.string())),
+            pa.field("label", pa.dictionary(pa.int32(), pa.string())),
+            pa.field("shape", pa.int32()),
+            *features,
+            pa.field("x", pa.float64()),
+            pa.field("y", pa.float64()),
+            pa.field("latency_s", pa.float64(), metadata={"unit": "s"}),
+            pa.field("log_residual", pa.float64(), metadata={"unit": "1"}),
+        ]
+    )
+
+
+def _table(knots: FamilyKnots) -> pa.Table:
+    counts = np.diff(knots.start)
+    shape = np.repeat(np.arange(knots.num_shapes, dtype=np.int32), counts)
+    names = sorted(set(knots.label))
+    codes = np.searchsorted(np.array(names), np.array(knots.label)).astype(np.int32)
+    features = [
+        pa.array(np.repeat(knots.shape[:, index], counts))
+        if index < len(knots.features)
+        else pa.nulls(len(shape), pa.float64())
+        for index in range(_MAX_FEATURES)
+    ]
+    family = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(shape), dtype=np.int32)), pa.array([knots.family]))
+    label = pa.DictionaryArray.from_arrays(pa.array(codes[shape]), pa.array(names))
+    latency = pa.array(knots.latency_s, mask=np.isnan(knots.latency_s))
+    columns = [family, label, pa.array(shape), *features, pa.array(knots.x), pa.array(knots.y), latency]
+    return pa.table([*columns, pa.array(knots.residual)], schema=_table_schema())
+
+
+def _from_parts(table: pa.Table, body: dict[str, Any]) -> Artefact:
+    columns = {name: table[name] for name in _table_schema().names}
+    family = columns["family"].combine_chunks()
+    family_codes = family.indices.to_numpy()
+    family_names = family.dictionary.to_pylist()
+    label = columns["label"].combine_chunks()
+    label_codes, label_names = label.indices.to_numpy(), np.array(label.dictionary.to_pylist())
+    arrays = {name: columns[name].to_numpy() for name in columns if name not in {"family", "label"}}
+    families = {}
+    for name, part in body["families"].items():
+        own = slice(0, 0)
+        if name in family_names:
+            found = np.flatnonzero(family_codes == family_names.index(name))
+            own = slice(int(found[0]), int(found[-1]) + 1)
+        features = tuple(part["features"])
+        shape = arrays["shape"][own]
+        first = np.flatnonzero(np.append(True, np.diff(shape) != 0))
+        families[name] = FamilyKnots(
+            family=name,
+            features=features,
+            label=tuple(label_names[label_codes[own][first]].tolist()),
+            shape=np.column_stack([arrays[f"feature_{index}"][own][first] for index in range(len(features))]),
+            start=np.append(first, len(shape)).astype(np.int64),
+            x=arrays["x"][own],
+            y=arrays["y"][own],
+            latency_s=arrays["latency_s"][own],
+            residual=arrays["log_residual"][own],
+            labels={
+                key: LabelFit(
+                    reference=Reference(**fit["reference"]),
+                    trend_log_s=np.array(fit["trend_log_s"]),
+                    trend=np.array(fit["trend"]),
+                    log_half_width=np.array(fit["log_half_width"]),
+                )
+                for key, fit in part["labels"].items()
+            },
+        )
+    head = body["provenance"]
+    head = {key: tuple(value) if isinstance(value, list) else value for key, value in head.items()}
+    return Artefact(
+        provenance=Provenance(**head),
+        families=families,
+        power=PowerModel(**body["power"]) if body["power"] is not None else None,
+        reports=tuple(FamilyReport(**report) for report in body["reports"]),
+        held_out=tuple(HeldOut(**row) for row in body["held_out"]),
+    )

@@ -1,0 +1,202 @@
+"""From measured rows to knots: group by shape, reference and trend per label, residuals, holes filled.
+
+Runs in ``apex fit`` only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodel.knots import FamilyKnots, LabelFit
+from costmodel.reference import Reference
+
+Array = NDArray[np.float64]
+
+_TREND_BINS = 12
+_FEWEST_PER_BIN = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredRows:
+    """Rows of one family: ``label`` and ``shape`` [rows, features] say what, ``x`` and ``y`` how much of it.
+
+    ``flop_s`` and ``bytes_s`` are the two sides of the roofline; ``y`` is all ones for families without it.
+    """
+
+    family: str
+    features: tuple[str, ...]
+    label: NDArray[np.str_]
+    shape: Array
+    x: Array
+    y: Array
+    latency_s: Array
+    flop_s: Array
+    bytes_s: Array
+    efficiency: Mapping[str, tuple[float, float]]  # per label: analytic compute and memory efficiency
+
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> "MeasuredRows":
+        """Keep some rows."""
+        return MeasuredRows(
+            family=self.family,
+            features=self.features,
+            label=self.label[rows],
+            shape=self.shape[rows],
+            x=self.x[rows],
+            y=self.y[rows],
+            latency_s=self.latency_s[rows],
+            flop_s=self.flop_s[rows],
+            bytes_s=self.bytes_s[rows],
+            efficiency=self.efficiency,
+        )
+
+
+def build_knots(rows: MeasuredRows) -> FamilyKnots:
+    """Fit one family; repeats of a point become their median."""
+    rows = _without_repeats(rows)
+    labels: dict[str, LabelFit] = {}
+    residual = np.empty_like(rows.latency_s)
+    for label in np.unique(rows.label).tolist():
+        own = rows.label == label
+        part = rows.take(own)
+        compute, memory = rows.efficiency[label]
+        reference = Reference.fit(part.latency_s, part.flop_s, part.bytes_s, compute=compute, memory=memory)
+        log_s = np.log(reference.seconds(part.flop_s, part.bytes_s))
+        raw = np.log(part.latency_s) - log_s
+        trend_log_s, trend = _running_median(log_s, raw)
+        labels[label] = LabelFit(reference=reference, trend_log_s=trend_log_s, trend=trend)
+        residual[own] = raw - np.interp(log_s, trend_log_s, trend)
+    first = _first_of_shape(rows)
+    start = np.append(np.flatnonzero(first), len(first)).astype(np.int64)
+    knots = FamilyKnots(
+        family=rows.family,
+        features=rows.features,
+        label=tuple(rows.label[first].tolist()),
+        shape=rows.shape[first],
+        start=start,
+        x=rows.x,
+        y=rows.y,
+        latency_s=rows.latency_s,
+        residual=residual,
+        labels=labels,
+    )
+    return knots if np.all(rows.y == 1.0) else _with_full_grids(knots)
+
+
+def _without_repeats(rows: MeasuredRows) -> MeasuredRows:
+    """Sort by label, shape, x, y and keep the row of (lower) median latency of each point."""
+    _, code = np.unique(rows.label, return_inverse=True)
+    columns = [rows.latency_s, rows.y, rows.x, *rows.shape.T[::-1], code]
+    rows = rows.take(np.lexsort(columns))
+    point = np.column_stack([rows.shape, rows.x, rows.y])
+    new = np.ones(len(point), dtype=bool)
+    new[1:] = np.any(point[1:] != point[:-1], axis=1) | (rows.label[1:] != rows.label[:-1])
+    begin = np.flatnonzero(new)
+    count = np.diff(np.append(begin, len(point)))
+    return rows.take(begin + (count - 1) // 2)
+
+
+def _first_of_shape(rows: MeasuredRows) -> NDArray[np.bool_]:
+    first = np.ones(len(rows.x), dtype=bool)
+    first[1:] = np.any(rows.shape[1:] != rows.shape[:-1], axis=1) | (rows.label[1:] != rows.label[:-1])
+    return first
+
+
+def _running_median(log_s: Array, residual: Array) -> tuple[Array, Array]:
+    """Median residual in bins of equal width in log time; one bin when there are few points."""
+    edges = np.linspace(log_s.min(), log_s.max() + 1e-9, _TREND_BINS + 1)
+    bins = np.clip(np.searchsorted(edges, log_s, side="right") - 1, 0, _TREND_BINS - 1)
+    centre, median = [], []
+    for index in range(_TREND_BINS):
+        inside = bins == index
+        if np.count_nonzero(inside) >= _FEWEST_PER_BIN:
+            centre.append(float(np.median(log_s[inside])))
+            median.append(float(np.median(residual[inside])))
+    if not centre:
+        return np.array([float(np.median(log_s))]), np.array([float(np.median(residual))])
+    return np.array(centre), np.array(median)
+
+
+def _with_full_grids(knots: FamilyKnots) -> FamilyKnots:
+    """Give each shape the full grid of its x and y; holes get the residual of their neighbours along both axes."""
+    xs, ys, latencies, residuals, start = [], [], [], [], [0]
+    for shape in range(knots.num_shapes):
+        own = knots.rows(shape)
+        x, column = np.unique(knots.x[own], return_inverse=True)
+        y, row = np.unique(knots.y[own], return_inverse=True)
+        latency = np.full((len(x), len(y)), np.nan)
+        residual = np.full((len(x), len(y)), np.nan)
+        latency[column, row] = knots.latency_s[own]
+        residual[column, row] = knots.residual[own]
+        filled = np.where(np.isnan(residual), fill_from_neighbours(np.log(x), np.log(y), residual), residual)
+        grid_x, grid_y = np.meshgrid(x, y, indexing="ij")
+        xs.append(grid_x.ravel())
+        ys.append(grid_y.ravel())
+        latencies.append(latency.ravel())
+        residuals.append(filled.ravel())
+        start.append(start[-1] + latency.size)
+    return FamilyKnots(
+        family=knots.family,
+        features=knots.features,
+        label=knots.label,
+        shape=knots.shape,
+        start=np.array(start, dtype=np.int64),
+        x=np.concatenate(xs),
+        y=np.concatenate(ys),
+        latency_s=np.concatenate(latencies),
+        residual=np.concatenate(residuals),
+        labels=knots.labels,
+    )
+
+
+def fill_from_neighbours(log_x: Array, log_y: Array, residual: Array) -> Array:
+    """Estimate every cell of a grid from the *other* known cells of its row and its column.
+
+    ``residual`` [nx, ny] with NaN where unknown. Between two known cells of a line the estimate is linear, beyond the
+    last one it is held; bracketed lines win over held ones, two of a kind are averaged. A cell whose row and column
+    know nothing takes the mean of the nearest known cells.
+    """
+    along_y, inside_y = _line_estimates(log_y, residual)
+    along_x, inside_x = (part.T for part in _line_estimates(log_x, residual.T))
+    weight_y: Array = np.where(np.isnan(along_y), 0.0, np.where(inside_y, 1.0, 1e-3))
+    weight_x: Array = np.where(np.isnan(along_x), 0.0, np.where(inside_x, 1.0, 1e-3))
+    total: Array = weight_x + weight_y
+    known_x: Array = np.where(np.isnan(along_x), 0.0, along_x)
+    known_y: Array = np.where(np.isnan(along_y), 0.0, along_y)
+    blend = known_x * weight_x + known_y * weight_y
+    estimate = np.divide(blend, total, out=np.full(residual.shape, np.nan), where=total > 0)
+    for i, j in np.argwhere(np.isnan(estimate)):
+        others = ~np.isnan(residual)
+        others[i, j] = False
+        if not others.any():
+            estimate[i, j] = 0.0
+            continue
+        distance = np.hypot((log_x[:, None] - log_x[i]), (log_y[None, :] - log_y[j]))
+        near = np.argsort(np.where(others, distance, np.inf), axis=None)[:2]
+        known = others.ravel()[near]
+        estimate[i, j] = float(residual.ravel()[near][known].mean())
+    return np.asarray(estimate)
+
+
+def _line_estimates(log_y: Array, residual: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """Estimate each cell from the other known cells of its row [rows, ny]; the flag says it was bracketed."""
+    rows, count = residual.shape
+    known = ~np.isnan(residual)
+    index = np.arange(count)
+    before = np.full((rows, count), -1)
+    after = np.full((rows, count), count)
+    for j in range(1, count):
+        before[:, j] = np.where(known[:, j - 1], index[j - 1], before[:, j - 1])
+    for j in range(count - 2, -1, -1):
+        after[:, j] = np.where(known[:, j + 1], index[j + 1], after[:, j + 1])
+    has_before, has_after = before >= 0, after < count
+    low, high = np.where(has_before, before, 0), np.where(has_after, after, 0)
+    row = np.arange(rows)[:, None]
+    value_low: Array = np.where(has_before, residual[row, low], np.nan)
+    value_high: Array = np.where(has_after, residual[row, high], np.nan)
+    inside = has_before & has_after
+    span = np.where(inside, log_y[high] - log_y[low], 1.0)
+    across = (log_y[None, :] - log_y[low]) / span
+    between = np.asarray(value_low) + across * (np.asarray(value_high) - value_low)
+    return np.asarray(np.where(inside, between, np.where(has_before, value_low, value_high))), inside

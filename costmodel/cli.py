@@ -1,0 +1,48 @@
+"""`apex fit`: a thin shell over the library."""
+
+from pathlib import Path
+
+import click
+
+from profiles_db.terminal import DB_OPTION, JSON_OPTION
+
+
+@click.command()
+@DB_OPTION
+@click.option("--device", help="Device to fit (default: the only one that was measured).")
+@click.option("--cluster", help="Cluster whose links the collectives ran on (default: the device's largest bundled).")
+@click.option("--framework", help="Prefer rows of this engine, nearest version first, e.g. vllm-0.24.0.")
+@click.option("--monotone", is_flag=True, help="Lower cells that are slower than a larger call of the same shape.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write (DEVICE.fit.parquet).")
+@click.option("--constants", is_flag=True, help="Print calibrated analytic constants as TOML; nothing is written.")
+@JSON_OPTION
+def fit(
+    *,
+    db: Path | None,
+    device: str | None,
+    cluster: str | None,
+    framework: str | None,
+    monotone: bool,
+    out: Path | None,
+    constants: bool,
+    as_json: bool,
+) -> None:
+    """Turn measurements into a fitted cost model, with its held-out error."""
+    from costmodel.artefact import save_artefact
+    from costmodel.fit import choose_cluster, choose_device, fit_device
+    from costmodel.report import fit_text, report_json
+    from profiles_db.store import open_store
+
+    store = open_store(db)
+    chosen = choose_device(store, device)
+    spec = choose_cluster(chosen, cluster)
+    if constants:
+        from costmodel.constants import calibrate, constants_toml
+
+        click.echo(constants_toml(calibrate(store, spec, framework=framework)), nl=False)
+        return
+    artefact = fit_device(store, chosen, spec, framework=framework, is_monotone=monotone)
+    path = out or Path(f"{chosen}.fit.parquet")
+    save_artefact(artefact, path)
+    click.echo(report_json(artefact) if as_json else fit_text(artefact))
+    click.echo(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB", err=True)

@@ -1,0 +1,217 @@
+"""Measurements of one device in, fitted model out: every family that has enough rows, with its held-out error.
+
+A family with too few rows is not fitted; the report says how many it needs, and prices fall back to the analytic
+model by name.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_specs.cluster import ClusterSpec
+from cluster_specs.load import bundled_clusters, load_cluster
+from costmodel.artefact import Artefact, FamilyReport, Provenance
+from costmodel.build_knots import MeasuredRows, build_knots
+from costmodel.errors import CostModelError
+from costmodel.forms import attention, collective, elementwise, gemm, moe
+from costmodel.holdout import HeldOut, held_out_errors, summarise, with_intervals
+from costmodel.knots import FamilyKnots
+from costmodel.measurements import Columns, Measurements, read_measurements
+from costmodel.repair import repaired, suspicious
+from profiles_db.store import Store
+
+RowsOf = Callable[[Mapping[str, NDArray[np.generic]], ClusterSpec], MeasuredRows]
+
+_ROWS_OF: Final[Mapping[str, RowsOf]] = {
+    "gemm": gemm.rows_of,
+    "attention": attention.rows_of,
+    "moe": moe.rows_of,
+    "elementwise": elementwise.rows_of,
+    "collective": collective.rows_of,
+}
+# Distinct points one label needs: the reference has three constants, the rest is what can be held out.
+FEWEST_POINTS: Final = 6
+
+
+def fit_device(
+    store: Store,
+    device: str,
+    cluster: ClusterSpec,
+    *,
+    framework: str | None = None,
+    is_monotone: bool = False,
+) -> Artefact:
+    """Fit all families of ``device``; raises ``CostModelError`` when not one family has enough rows."""
+    families: dict[str, FamilyKnots] = {}
+    reports: list[FamilyReport] = []
+    held_out: list[HeldOut] = []
+    run_ids: set[str] = set()
+    origins: dict[str, int] = {}
+    frameworks: dict[str, int] = {}
+    clocks: list[NDArray[np.float64]] = []
+    quantised: set[str] = set()
+    for family in _ROWS_OF:
+        found = read_measurements(store, family, device, framework)
+        report, knots, errors = _fit_family(family, found, cluster, is_monotone=is_monotone)
+        reports.append(report)
+        if knots is None:
+            continue
+        families[family] = knots
+        held_out += errors
+        run_ids.update(found.run_ids)
+        _add(origins, found.origins)
+        _add(frameworks, found.frameworks)
+        clocks.append(_unlocked_clocks(found.columns))
+        if family == "gemm":
+            quantise = found.columns["quantise"].astype(bool)
+            quantised.update(np.unique(found.columns["dtype"][quantise]).astype(np.str_).tolist())
+    if not families:
+        rows = sum(report.rows for report in reports)
+        raise CostModelError(
+            f"{store.root}: {rows} rows of device {device} are too few to fit any family",
+            hint=f"a family needs {FEWEST_POINTS} distinct points; measure with `apex profile`, or `apex import` some",
+        )
+    seen = np.concatenate(clocks)
+    provenance = Provenance(
+        device=device,
+        cluster=cluster.name,
+        created_at=datetime.now(tz=UTC).isoformat(timespec="seconds"),
+        tool_version=_own_version(),
+        run_ids=tuple(sorted(run_ids)),
+        origins=origins,
+        frameworks=frameworks,
+        is_monotone=is_monotone,
+        unlocked_mhz=float(np.median(seen)) if len(seen) else cluster.device.clock.max_mhz,
+        quantise_included=tuple(sorted(quantised)),
+    )
+    return Artefact(
+        provenance=provenance, families=families, power=None, reports=tuple(reports), held_out=tuple(held_out)
+    )
+
+
+def _fit_family(
+    family: str, found: Measurements, cluster: ClusterSpec, *, is_monotone: bool
+) -> tuple[FamilyReport, FamilyKnots | None, list[HeldOut]]:
+    dropped = dict(found.dropped)
+    usable = _usable(family, found.columns, cluster)
+    if not usable.all():
+        dropped[_NOT_USABLE[family]] = int(np.count_nonzero(~usable))
+    columns = {name: column[usable] for name, column in found.columns.items()}
+    rows = _ROWS_OF[family](columns, cluster) if usable.any() else None
+    labels: dict[str, int] = {}
+    few: dict[str, int] = {}
+    if rows is not None:
+        for label in np.unique(rows.label).tolist():
+            own = rows.label == label
+            points = len(np.unique(np.column_stack([rows.shape[own], rows.x[own], rows.y[own]]), axis=0))
+            (labels if points >= FEWEST_POINTS else few)[label] = points
+        for label, points in few.items():
+            dropped[f"{label}: {points} points, {FEWEST_POINTS} needed"] = int(np.count_nonzero(rows.label == label))
+        rows = rows.take(np.isin(rows.label, list(labels)))
+    report = FamilyReport(
+        family=family,
+        rows=found.rows,
+        used=0 if rows is None else found.used - sum(dropped.values()) + sum(found.dropped.values()),
+        dropped=dropped,
+        suspicious={},
+        labels=labels,
+        why_not="" if labels else _why_not(family, found, few),
+    )
+    if rows is None or not labels:
+        return replace(report, used=0), None, []
+    doubtful = suspicious(rows)
+    counts = {label: int(np.count_nonzero(doubtful & (rows.label == label))) for label in labels}
+    faster = np.maximum(rows.flop_s, rows.bytes_s) > rows.latency_s
+    report = replace(
+        report,
+        suspicious={
+            **{f"{label}: slower than a larger call": count for label, count in counts.items() if count},
+            **({"faster than the roofline": int(faster.sum())} if faster.any() else {}),
+        },
+    )
+    # A collective's curve is monotone by construction: its noise is larger than its steps.
+    if is_monotone or family == "collective":
+        rows = repaired(rows)
+    knots = build_knots(rows)
+    errors = held_out_errors(rows, knots)
+    return report, with_intervals(knots, errors), summarise(family, errors)
+
+
+def _usable(family: str, columns: Columns, cluster: ClusterSpec) -> NDArray[np.bool_]:
+    if family == "attention":
+        return attention.usable(columns)
+    if family == "collective":
+        return collective.usable(columns, cluster)
+    return np.ones(len(columns["latency_s"]), dtype=bool)
+
+
+_NOT_USABLE: Final = {
+    "attention": "chunks, mixed calls and unequal lengths are derived, not fitted",
+    "collective": "not on this cluster's levels, or not on the path an engine takes",
+}
+
+
+def _why_not(family: str, found: Measurements, few: Mapping[str, int]) -> str:
+    if not found.rows:
+        return "no rows"
+    have = max(few.values(), default=0)
+    return f"{have} distinct points of one kind, {FEWEST_POINTS} needed: {family} prices are analytic"
+
+
+def _unlocked_clocks(columns: Columns) -> NDArray[np.float64]:
+    seen = columns["sm_clock_mhz"].astype(np.float64)
+    unlocked = np.isnan(columns["clock_mhz"].astype(np.float64)) & ~np.isnan(seen)
+    return seen[unlocked]
+
+
+def _add(total: dict[str, int], part: Mapping[str, int]) -> None:
+    for name, count in part.items():
+        total[name] = total.get(name, 0) + count
+
+
+def _own_version() -> str:
+    try:
+        return version("apex-planner")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def choose_device(store: Store, device: str | None) -> str:
+    """Return the named device, or the only one measured; raises ``CostModelError``."""
+    known = store.devices()
+    if device is not None:
+        if device not in known:
+            raise CostModelError(
+                f"{store.root}: no measurements of device {device!r}, there are some of {', '.join(known) or 'none'}",
+                hint="measure it with `apex profile`, or `apex import` measurements of it",
+            )
+        return device
+    if len(known) != 1:
+        raise CostModelError(
+            f"{store.root}: holds measurements of {len(known)} devices: {', '.join(known) or 'none'}",
+            hint="name one with --device" if known else "measure with `apex profile`, or `apex import` some",
+        )
+    return known[0]
+
+
+def choose_cluster(device: str, cluster: str | None) -> ClusterSpec:
+    """Return the named cluster, or the bundled one of the device with the most links; raises ``CostModelError``."""
+    if cluster is not None:
+        spec = load_cluster(cluster)
+        if spec.device.name != device:
+            raise CostModelError(
+                f"cluster {spec.name} has device {spec.device.name}, the measurements are of {device}",
+                hint="name a cluster of the measured device with --cluster",
+            )
+        return spec
+    specs = [spec for spec in map(load_cluster, bundled_clusters()) if spec.device.name == device]
+    if not specs:
+        raise CostModelError(
+            f"no bundled cluster has device {device}", hint="describe one in a TOML file and name it with --cluster"
+        )
+    return max(specs, key=lambda spec: (len(spec.levels), -spec.num_devices))

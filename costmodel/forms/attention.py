@@ -1,0 +1,311 @@
+"""Attention: a surface over (sequences, length) per heads, head size and window; one for prefill, one for decode.
+
+Prefill is measured over whole prompts. A chunk of q tokens behind a prefix counts as a prompt of equal causal
+(query, key) pairs, and never takes less than reading its keys and values. Decode with unequal lengths costs its
+total, but no less than its longest sequence alone. A mixed call pays its launch once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_specs.cluster import ClusterSpec
+from costmodel.build_knots import MeasuredRows
+from costmodel.domain import OutOfDomain
+from costmodel.forms.columns import joined, measured_rows, numbers, texts
+from costmodel.forms.form import Form, by_group
+from costmodel.knots import FamilyKnots
+from costmodel.lending import grid_residual
+from costmodel.ops import Attention, Op
+from costmodel.prediction import Prediction, Source
+from costmodel.pricing import Pricing, octaves_outside, with_sub_points, work_sides
+from costmodel.surfaces import Surface, SurfaceGrid
+
+Array = NDArray[np.float64]
+
+FEATURES = ("num_heads", "num_kv_heads", "head_dim", "v_head_dim", "window")
+# Beyond the measured grid; further out the last slope goes on.
+_OCTAVES_BEYOND = 5
+
+
+def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) -> MeasuredRows:
+    """Turn attention rows into knots' input; ``usable`` says which rows have a place."""
+    keep = usable(columns)
+    columns = {name: column[keep] for name, column in columns.items()}
+    phase, variant = texts(columns, "phase"), texts(columns, "variant")
+    dtype, kv_dtype = texts(columns, "dtype"), texts(columns, "kv_dtype")
+    is_prefill = phase == "prefill"
+    x = np.where(is_prefill, numbers(columns, "num_prefill"), numbers(columns, "num_decode"))
+    y = np.where(is_prefill, numbers(columns, "prefill_q"), numbers(columns, "decode_kv"))
+    shape = np.column_stack([numbers(columns, name) for name in FEATURES])
+    label = joined(phase, variant, dtype, kv_dtype)
+    flop_s, bytes_s = np.empty_like(x), np.empty_like(x)
+    keys = np.column_stack([shape, np.unique(label, return_inverse=True)[1]])
+    _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    for index, row in enumerate(first.tolist()):
+        own = which.ravel() == index
+        op = _op(str(label[row]), tuple(shape[row].tolist()), x[own], y[own])
+        flop_s[own], bytes_s[own] = work_sides(op, cluster)
+    constants = cluster.device.analytic
+    compute = constants.attention_efficiency.value
+    memory = {
+        "prefill": constants.memory_efficiency.value,
+        "decode": constants.decode_attention_efficiency.value,
+    }
+    efficiency = {name: (compute, memory[name.partition("|")[0]]) for name in np.unique(label).tolist()}
+    return measured_rows(
+        "attention",
+        FEATURES,
+        columns,
+        label=label,
+        shape=shape,
+        x=x,
+        y=y,
+        sides=(flop_s, bytes_s),
+        efficiency=efficiency,
+    )
+
+
+def usable(columns: Mapping[str, NDArray[np.generic]]) -> NDArray[np.bool_]:
+    """Whole prompts and one-token decodes of equal lengths; chunks, mixed calls and skew are derived from those."""
+    phase = texts(columns, "phase")
+    whole = (phase == "prefill") & (columns["prefill_q"] == columns["prefill_kv"])
+    plain = (columns["decode_q"] == 1) & (columns["decode_kv"] == columns["decode_kv_max"])
+    return np.asarray(whole | ((phase == "decode") & plain))
+
+
+def _op(label: str, shape: tuple[float, ...], x: Array, y: Array) -> Attention:
+    """Return whole prompts or one-token decodes: ``x`` sequences of length ``y``."""
+    phase, variant, dtype, kv_dtype = label.partition("@")[0].split("|")
+    num_heads, num_kv_heads, head_dim, v_head_dim, window = (int(value) for value in shape)
+    op = Attention(
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        v_head_dim=v_head_dim,
+        window=window,
+        variant=variant,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+    )
+    if phase == "prefill":
+        return replace(op, num_prefill=x, prefill_q=y, prefill_kv=y)
+    return replace(op, num_decode=x, decode_kv=y, decode_kv_max=y)
+
+
+class AttentionForm(Form):
+    """Prices attention calls; head counts are usually plain integers, so that one op is one surface."""
+
+    def __init__(self, knots: FamilyKnots, pricing: Pricing) -> None:
+        super().__init__(knots, pricing)
+        self._surfaces: dict[tuple[object, ...], tuple[Surface, str] | None] = {}
+
+    def predict(self, op: Op) -> Prediction | None:
+        """Price an attention call; None when its variant was not measured in a phase it has."""
+        assert isinstance(op, Attention)
+        if np.ndim(op.num_heads) == 0 and np.ndim(op.num_kv_heads) == 0:
+            return self._call(op)
+        heads, kv_heads, *sizes = np.broadcast_arrays(
+            op.num_heads,
+            op.num_kv_heads,
+            op.num_prefill,
+            op.prefill_q,
+            op.prefill_kv,
+            op.num_decode,
+            op.decode_q,
+            op.decode_kv,
+            op.decode_kv_max,
+        )
+
+        def price(key: tuple[float, ...], own: NDArray[np.bool_]) -> Prediction | None:
+            num_prefill, prefill_q, prefill_kv, num_decode, decode_q, decode_kv, longest = (
+                size.ravel()[own] for size in sizes
+            )
+            part = replace(
+                op,
+                num_heads=int(key[0]),
+                num_kv_heads=int(key[1]),
+                num_prefill=num_prefill,
+                prefill_q=prefill_q,
+                prefill_kv=prefill_kv,
+                num_decode=num_decode,
+                decode_q=decode_q,
+                decode_kv=decode_kv,
+                decode_kv_max=longest,
+            )
+            return self._call(part)
+
+        return by_group(np.column_stack([heads.ravel(), kv_heads.ravel()]).astype(np.float64), heads.shape, price)
+
+    def _call(self, op: Attention) -> Prediction | None:
+        has_prefill, has_decode = bool(np.any(op.num_prefill)), bool(np.any(op.num_decode))
+        prefill = self._prefill(op) if has_prefill else None
+        decode = self._decode(op) if has_decode or not has_prefill else None
+        if (has_prefill and prefill is None) or (has_decode and decode is None):
+            return None
+        if prefill is None or decode is None:
+            return prefill or decode
+        return self._mixed(op, prefill, decode)
+
+    def _mixed(self, op: Attention, prefill: Prediction, decode: Prediction) -> Prediction:
+        """Add both phases of one call, less the launch that would be paid twice."""
+        fits = self.knots.labels
+        floors = [fits[found[1]].reference.floor_s for found in self._surfaces.values() if found is not None]
+        both = (np.asarray(op.num_prefill) > 0) & (np.asarray(op.num_decode) > 0)
+        launch_s = np.minimum(min(floors), 0.9 * np.minimum(prefill.latency_s, decode.latency_s)) * both
+        latency_s = prefill.latency_s + decode.latency_s - launch_s
+        ratio = latency_s / (prefill.latency_s + decode.latency_s)
+        return Prediction(
+            latency_s=latency_s,
+            low_s=(prefill.low_s + decode.low_s) * ratio,
+            high_s=(prefill.high_s + decode.high_s) * ratio,
+            energy_j=(prefill.energy_j + decode.energy_j) * ratio,
+            source=np.maximum(np.maximum(prefill.source, decode.source), np.int8(Source.BORROWED)),
+        )
+
+    def _prefill(self, op: Attention) -> Prediction | None:
+        found = self._surface("prefill", op)
+        if found is None:
+            return None
+        surface, label = found
+        count, q, kv = np.broadcast_arrays(
+            *(np.asarray(size, dtype=np.float64) for size in (op.num_prefill, op.prefill_q, op.prefill_kv))
+        )
+        prefix = kv > q
+        if not prefix.any():
+            return _masked(surface.predict(count, np.maximum(q, 1.0)), count > 0)
+        pairs = np.asarray(op.prefill_pairs()) / np.maximum(count, 1.0)
+        whole = surface.predict(count, np.where(prefix, equal_work_length(pairs, op.window), np.maximum(q, 1.0)))
+        fit = self.knots.labels[label]
+        chunk = replace(op, num_decode=0)
+        # Reading the prefix bounds short chunks behind long ones.
+        _, bytes_s = work_sides(chunk, self.pricing.cluster)
+        reading_s = fit.reference.floor_s + bytes_s / fit.reference.memory_efficiency
+        latency_s = np.where(prefix, np.maximum(whole.latency_s, reading_s), whole.latency_s)
+        spread = np.exp(np.where(prefix, fit.log_half_width[Source.BORROWED].max(), 0.0))
+        ratio = latency_s / whole.latency_s
+        derived = Prediction(
+            latency_s=latency_s,
+            low_s=whole.low_s * ratio / spread,
+            high_s=whole.high_s * ratio * spread,
+            energy_j=whole.energy_j * ratio,
+            source=np.where(prefix, np.maximum(whole.source, Source.BORROWED), whole.source).astype(np.int8),
+        )
+        return _masked(derived, count > 0)
+
+    def _decode(self, op: Attention) -> Prediction | None:
+        found = self._surface("decode", op)
+        if found is None:
+            return None
+        surface, label = found
+        count, kv, longest = np.broadcast_arrays(
+            *(np.asarray(size, dtype=np.float64) for size in (op.num_decode, op.decode_kv, op.decode_kv_max))
+        )
+        total = surface.predict(count, np.maximum(kv, 1.0))
+        if np.any(longest > kv):
+            alone = surface.predict(np.ones_like(longest), np.maximum(longest, 1.0))
+            total = _slower(total, alone)
+        if np.any(np.asarray(op.decode_q) > 1):
+            reference = self.knots.labels[label].reference
+            single = replace(op, num_prefill=0, decode_q=1)
+            sides = (work_sides(replace(single, decode_q=op.decode_q), self.pricing.cluster),)
+            ratio = reference.seconds(*sides[0]) / reference.seconds(*work_sides(single, self.pricing.cluster))
+            total = _scaled(total, ratio)
+        return _masked(total, count > 0)
+
+    def _surface(self, phase: str, op: Attention) -> tuple[Surface, str] | None:
+        shape = (op.num_heads, op.num_kv_heads, op.head_dim, op.v_head_dim, op.window)
+        key = (phase, op.variant, op.dtype, op.kv_dtype, *shape)
+        if key not in self._surfaces:
+            self._surfaces[key] = self._prepare(phase, op)
+        return self._surfaces[key]
+
+    def _prepare(self, phase: str, op: Attention) -> tuple[Surface, str] | None:
+        wanted = f"{phase}|{op.variant}|{op.dtype}|{op.kv_dtype}"
+        label = self.full_label(wanted) or self._other_format(phase, op.variant)
+        if label is None:
+            return None
+        knots, fit = self.knots, self.knots.labels[label]
+        shape = tuple(
+            float(np.asarray(value)) for value in (op.num_heads, op.num_kv_heads, op.head_dim, op.v_head_dim, op.window)
+        )
+        lent, is_lent = self.lenders_of(label, shape)
+        is_lent = is_lent or not label.startswith(wanted)
+        rows = np.concatenate([np.arange(*knots.rows(int(index)).indices(len(knots.x))) for index in lent.shapes])
+        knot_x, knot_y = np.unique(knots.x[rows]), np.unique(knots.y[rows])
+        x = with_sub_points(knot_x, low=1.0, octaves_beyond=_OCTAVES_BEYOND)
+        y = with_sub_points(knot_y, low=1.0, octaves_beyond=_OCTAVES_BEYOND)
+        measured_s = np.full((len(x), len(y)), np.nan)
+        if not is_lent:
+            own = knots.rows(int(lent.shapes[0]))
+            measured_s[np.searchsorted(x, knots.x[own]), np.searchsorted(y, knots.y[own])] = knots.latency_s[own]
+        outside = np.maximum(
+            octaves_outside(x, knot_x[0], knot_x[-1])[:, None], octaves_outside(y, knot_y[0], knot_y[-1])[None, :]
+        )
+        grid_op = _op(wanted, shape, x[:, None], y[None, :])
+        residual = grid_residual(knots, lent, np.log(x), np.log(y))
+        priced = self.pricing.price(
+            grid_op, fit, residual, measured_s=measured_s, octaves_outside=outside, is_lent=is_lent
+        )
+        latency_s = priced.latency_s
+        if self.pricing.policy is OutOfDomain.CLIP:
+            edge_x = np.clip(np.arange(len(x)), *np.searchsorted(x, knot_x[[0, -1]]))
+            edge_y = np.clip(np.arange(len(y)), *np.searchsorted(y, knot_y[[0, -1]]))
+            latency_s = latency_s[np.ix_(edge_x, edge_y)]
+        between = priced.body.copy()
+        between[:-1] = np.maximum(between[:-1], priced.body[1:])
+        between[:, :-1] = np.maximum(between[:, :-1], priced.body[:, 1:])
+        grid = SurfaceGrid(
+            x=x,
+            y=y,
+            latency_s=latency_s,
+            power_w=priced.power_w,
+            source=priced.source,
+            log_half_width=priced.log_half_width,
+            source_between=between,
+            log_half_width_between=self.pricing.half_width(fit, grid_op, between, outside),
+        )
+        return Surface(grid), label
+
+    def _other_format(self, phase: str, variant: str) -> str | None:
+        """Return another number format of the same phase and variant, to borrow from."""
+        known = sorted(label for label in self.knots.labels if label.startswith(f"{phase}|{variant}|"))
+        return known[0] if known else None
+
+
+def equal_work_length(pairs: Array, window: int) -> Array:
+    """Length of the whole prompt that holds ``pairs`` causal (query, key) pairs under the window."""
+    triangle = (np.sqrt(1.0 + 8.0 * pairs) - 1.0) / 2.0
+    if not window:
+        return np.asarray(np.maximum(triangle, 1.0))
+    band = pairs / window + (window - 1.0) / 2.0
+    return np.asarray(np.maximum(np.where(triangle <= window, triangle, band), 1.0))
+
+
+def _masked(prediction: Prediction, keep: NDArray[np.bool_]) -> Prediction:
+    """Zero cost where there are no sequences."""
+    return prediction if keep.all() else _scaled(prediction, keep.astype(np.float64))
+
+
+def _scaled(prediction: Prediction, ratio: Array) -> Prediction:
+    return replace(
+        prediction,
+        latency_s=prediction.latency_s * ratio,
+        low_s=prediction.low_s * ratio,
+        high_s=prediction.high_s * ratio,
+        energy_j=prediction.energy_j * ratio,
+    )
+
+
+def _slower(a: Prediction, b: Prediction) -> Prediction:
+    """Take the slower of two, point by point."""
+    first = a.latency_s >= b.latency_s
+    return Prediction(
+        latency_s=np.where(first, a.latency_s, b.latency_s),
+        low_s=np.where(first, a.low_s, b.low_s),
+        high_s=np.where(first, a.high_s, b.high_s),
+        energy_j=np.where(first, a.energy_j, b.energy_j),
+        source=np.where(first, a.source, b.source),
+    )

@@ -1,0 +1,118 @@
+"""What every family's form shares: its knots, which clock's knots to use, and the points of a prepared curve."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodel.curves import CurvePoints
+from costmodel.domain import OutOfDomain
+from costmodel.knots import FamilyKnots
+from costmodel.lending import Lenders, curve_residual, lenders
+from costmodel.ops import Op
+from costmodel.prediction import Prediction
+from costmodel.pricing import Pricing, octaves_outside, with_sub_points
+
+Array = NDArray[np.float64]
+PREDICTION_FIELDS: Final = ("latency_s", "low_s", "high_s", "energy_j", "source")
+
+
+class Form:
+    """Prices ops of one family from its knots at the measured clock nearest to the one asked for."""
+
+    def __init__(self, knots: FamilyKnots, pricing: Pricing) -> None:
+        self.knots = knots
+        self._suffix, measured_mhz = _nearest_clock(knots.labels, pricing)
+        self.pricing = replace(pricing, measured_mhz=measured_mhz)
+        shapes = zip(knots.label, knots.shape.tolist(), strict=True)
+        self._shape_index = {(label, *shape): index for index, (label, shape) in enumerate(shapes)}
+
+    def full_label(self, label: str) -> str | None:
+        """Return the label at the clock in use, or None when nothing of it was measured."""
+        found = label + self._suffix
+        return found if found in self.knots.labels else None
+
+    def lenders_of(self, label: str, shape: tuple[float, ...]) -> tuple[Lenders, bool]:
+        """Return the shape itself when it was measured, else its lenders, and whether it has to borrow."""
+        own = self._shape_index.get((label, *shape))
+        if own is None:
+            return lenders(self.knots, label, np.asarray(shape, dtype=np.float64)), True
+        return Lenders(shapes=np.array([own]), weights=np.ones(1), log_shift=np.zeros(1)), False
+
+    def curve_points(
+        self, label: str, shape: tuple[float, ...], op_at: Callable[[Array], Op], *, domain_end: float = 0.0
+    ) -> CurvePoints:
+        """Prepare one curve; ``op_at`` gives the op at an array of sizes, ``domain_end`` may widen its domain."""
+        knots, fit = self.knots, self.knots.labels[label]
+        lent, is_lent = self.lenders_of(label, shape)
+        lender_x = [
+            knots.x[knots.rows(int(index))] / np.exp(shift)
+            for index, shift in zip(lent.shapes, lent.log_shift, strict=True)
+        ]
+        knot_x = np.unique(np.concatenate(lender_x))
+        low, high = float(knot_x[0]), max(float(knot_x[-1]), domain_end)
+        x = with_sub_points(knot_x, low=min(1.0, low))
+        measured_s = np.full_like(x, np.nan)
+        if not is_lent:
+            measured_s[np.searchsorted(x, lender_x[0])] = knots.latency_s[knots.rows(int(lent.shapes[0]))]
+        outside = octaves_outside(x, low, high)
+        op = op_at(x)
+        residual = curve_residual(knots, lent, np.log(x))
+        priced = self.pricing.price(op, fit, residual, measured_s=measured_s, octaves_outside=outside, is_lent=is_lent)
+        latency_s = priced.latency_s
+        if self.pricing.policy is OutOfDomain.CLIP:
+            latency_s = latency_s[np.clip(np.arange(len(x)), *np.searchsorted(x, (low, high)))]
+        between = np.maximum(priced.body, np.append(priced.body[1:], priced.body[-1]))
+        return CurvePoints(
+            position=x,
+            x=x,
+            latency_s=latency_s,
+            power_w=priced.power_w,
+            source=priced.source,
+            log_half_width=priced.log_half_width,
+            source_between=between,
+            log_half_width_between=self.pricing.half_width(fit, op, between, outside),
+        )
+
+
+def by_group(
+    keys: Array, shape: tuple[int, ...], price: Callable[[tuple[float, ...], NDArray[np.bool_]], Prediction | None]
+) -> Prediction | None:
+    """Price the rows of each distinct key [rows, parts] together; None as soon as one key has no price."""
+    distinct, which = np.unique(keys, axis=0, return_inverse=True)
+    which = which.ravel()
+    whole = empty_prediction(shape)
+    for index, key in enumerate(distinct.tolist()):
+        own = which == index
+        part = price(tuple(key), own)
+        if part is None:
+            return None
+        for name in PREDICTION_FIELDS:
+            getattr(whole, name).ravel()[own] = getattr(part, name)
+    return whole
+
+
+def empty_prediction(shape: tuple[int, ...]) -> Prediction:
+    """Return a prediction to be written into."""
+    return Prediction(
+        latency_s=np.empty(shape),
+        low_s=np.empty(shape),
+        high_s=np.empty(shape),
+        energy_j=np.empty(shape),
+        source=np.empty(shape, dtype=np.int8),
+    )
+
+
+def _nearest_clock(labels: Iterable[str], pricing: Pricing) -> tuple[str, float]:
+    """Choose the label suffix whose clock is nearest to the one asked for; unlocked rows count as the top clock."""
+    top = pricing.measured_mhz
+    clocks = {("@" + tail if mark else ""): float(tail) if mark else top for _, mark, tail in _split(labels)}
+    wanted = pricing.clock_mhz if pricing.clock_mhz is not None else top
+    suffix = min(clocks, key=lambda found: (abs(np.log(clocks[found] / wanted)), found))
+    return suffix, clocks[suffix]
+
+
+def _split(labels: Iterable[str]) -> list[tuple[str, str, str]]:
+    return [label.partition("@") for label in labels]

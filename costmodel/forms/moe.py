@@ -1,0 +1,94 @@
+"""MoE: for fixed experts, widths and sharding a curve in tokens; distinct active experts carry the decode side.
+
+The reference reads the weights of E (1 - (1 - k/E)^T) experts, as uniform routing hits; what skewed routing changes
+is in the residuals, measured per routing. A shape that was not measured borrows at equal pairs per expert.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_specs.cluster import ClusterSpec
+from costmodel.build_knots import MeasuredRows
+from costmodel.curves import Curve
+from costmodel.forms.columns import gemm_efficiency, joined, measured_rows, numbers, texts
+from costmodel.forms.form import Form
+from costmodel.knots import FamilyKnots
+from costmodel.ops import Moe, Op
+from costmodel.prediction import Prediction
+from costmodel.pricing import Pricing, work_sides
+
+Array = NDArray[np.float64]
+
+FEATURES = ("hidden", "inter", "num_experts", "topk", "tp", "ep")
+
+
+def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) -> MeasuredRows:
+    """Turn moe rows into knots' input."""
+    dtype, routing, tokens = texts(columns, "dtype"), texts(columns, "routing"), numbers(columns, "num_tokens")
+    shape = np.column_stack([numbers(columns, name) for name in FEATURES])
+    flop_s, bytes_s = np.empty_like(tokens), np.empty_like(tokens)
+    keys = np.column_stack([shape, np.unique(dtype, return_inverse=True)[1]])
+    _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    for index, row in enumerate(first.tolist()):
+        own = which.ravel() == index
+        flop_s[own], bytes_s[own] = work_sides(_op(shape[row], str(dtype[row]), "balanced", tokens[own]), cluster)
+    label = joined(dtype, routing)
+    efficiency = {name: gemm_efficiency(cluster, name.partition("|")[0]) for name in np.unique(label).tolist()}
+    return measured_rows(
+        "moe",
+        FEATURES,
+        columns,
+        label=label,
+        shape=shape,
+        x=tokens,
+        y=None,
+        sides=(flop_s, bytes_s),
+        efficiency=efficiency,
+    )
+
+
+def _op(shape: Array | tuple[float, ...], dtype: str, routing: str, tokens: Array) -> Moe:
+    hidden, inter, num_experts, topk, tp, ep = (int(value) for value in shape)
+    return Moe(
+        num_tokens=tokens,
+        hidden=hidden,
+        inter=inter,
+        num_experts=num_experts,
+        topk=topk,
+        tp=tp,
+        ep=ep,
+        dtype=dtype,
+        routing=routing,
+    )
+
+
+class MoeForm(Form):
+    """Prices routed experts."""
+
+    def __init__(self, knots: FamilyKnots, pricing: Pricing) -> None:
+        super().__init__(knots, pricing)
+        self._curves: dict[tuple[object, ...], Curve | None] = {}
+
+    def predict(self, op: Op) -> Prediction | None:
+        """Price routed experts; None when their number format was not measured."""
+        assert isinstance(op, Moe)
+        key = (op.dtype, op.routing, op.hidden, op.inter, op.num_experts, op.topk, op.tp, op.ep)
+        if key not in self._curves:
+            self._curves[key] = self._prepare(op)
+        curve = self._curves[key]
+        return None if curve is None else curve.predict(np.asarray(op.num_tokens, dtype=np.float64))
+
+    def _prepare(self, op: Moe) -> Curve | None:
+        label = self.full_label(f"{op.dtype}|{op.routing}") or self._other_routing(op.dtype)
+        if label is None:
+            return None
+        shape = (op.hidden, op.inter, op.num_experts, op.topk, op.tp, op.ep)
+        points = self.curve_points(label, shape, lambda tokens: _op(shape, op.dtype, op.routing, tokens))
+        return Curve(points)
+
+    def _other_routing(self, dtype: str) -> str | None:
+        """Return the least skewed routing measured for a number format."""
+        known = sorted(label for label in self.knots.labels if label.startswith(f"{dtype}|"))
+        return known[0] if known else None

@@ -1,0 +1,81 @@
+"""What a fit learns about one op family: measured points of each shape as residuals of a reference time.
+
+A *shape* is everything about an op but its running sizes (a GEMM's n and k; an attention's heads); its *knots* are the
+points measured over the running sizes ``x`` (tokens, bytes) and, for attention, ``y`` (sequence length). Each knot
+keeps its latency and its log residual
+
+    residual = ln(latency / reference_s) - trend(ln reference_s)
+
+where the trend is the running median over all shapes of one label. Residuals are interpolated, held beyond the ends,
+and lent to shapes that were not measured; the reference and the trend carry the physics.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodel.prediction import Source
+from costmodel.reference import REGIMES, Reference
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelFit:
+    """What all shapes of one label share.
+
+    ``log_half_width`` [source, regime] is the 90 % interval's half-width in natural log; ``j_per_s`` is not kept here:
+    power comes from the device's power model.
+    """
+
+    reference: Reference
+    trend_log_s: Array
+    trend: Array
+    log_half_width: Array = field(default_factory=lambda: np.full((len(Source), len(REGIMES)), 0.3))
+
+    def expected_log_s(self, flop_s: Array, bytes_s: Array) -> Array:
+        """Log of reference time times trend."""
+        log_s = np.log(self.reference.seconds(flop_s, bytes_s))
+        return np.asarray(log_s + np.interp(log_s, self.trend_log_s, self.trend))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyKnots:
+    """Knots of one family, grouped by shape; shape ``s`` owns rows ``start[s]:start[s + 1]``, ascending in x, then y.
+
+    Rows of a family with ``y`` form a full grid per shape; cells that were not measured hold a filled-in residual and
+    a NaN latency.
+    """
+
+    family: str
+    features: tuple[str, ...]
+    label: tuple[str, ...]  # per shape
+    shape: Array  # [shapes, features]
+    start: NDArray[np.int64]  # [shapes + 1]
+    x: Array
+    y: Array
+    latency_s: Array
+    residual: Array
+    labels: dict[str, LabelFit]
+
+    @property
+    def num_shapes(self) -> int:
+        """Shapes measured."""
+        return len(self.label)
+
+    def rows(self, shape: int) -> slice:
+        """Rows of one shape."""
+        return slice(int(self.start[shape]), int(self.start[shape + 1]))
+
+    def of_label(self, label: str) -> NDArray[np.int64]:
+        """Return the shapes of one label."""
+        return np.flatnonzero(np.asarray(self.label) == label)
+
+
+def nearest(distance: Array, count: int = 4, power: float = 2.0) -> tuple[NDArray[np.int64], Array]:
+    """Choose the nearest shapes and their inverse-distance weights; shapes at infinite distance never lend."""
+    usable = np.flatnonzero(np.isfinite(distance))
+    order = usable[np.argsort(distance[usable], kind="stable")][:count]
+    weight = 1.0 / np.maximum(distance[order], 1e-6) ** power
+    return order, weight / weight.sum() if len(order) else weight

@@ -1,0 +1,110 @@
+"""Prices from a fitted model, with the analytic model where nothing was measured; both are said by name.
+
+An op's family, number format and shape lead to a prepared curve or surface; from then on a prediction is a table
+look-up. What no label covers goes to ``AnalyticCosts`` and is labelled so. Every point outside the measured domain
+follows the policy and is counted in ``queries``.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from cluster_specs.cluster import ClusterSpec
+from costmodel.analytic import AnalyticCosts
+from costmodel.artefact import Artefact, load_artefact
+from costmodel.domain import OutOfDomain, QueryCount
+from costmodel.errors import CostModelError
+from costmodel.forms.attention import AttentionForm
+from costmodel.forms.collective import CollectiveForm
+from costmodel.forms.elementwise import ElementwiseForm
+from costmodel.forms.gemm import GemmForm
+from costmodel.forms.moe import MoeForm
+from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
+from costmodel.power import PowerModel
+from costmodel.prediction import CostModel, Prediction, Source
+from costmodel.pricing import Pricing
+
+AnyForm = GemmForm | AttentionForm | MoeForm | ElementwiseForm | CollectiveForm
+
+_FORMS: Final[Mapping[str, type[AnyForm]]] = {
+    "gemm": GemmForm,
+    "attention": AttentionForm,
+    "moe": MoeForm,
+    "elementwise": ElementwiseForm,
+    "collective": CollectiveForm,
+}
+_FAMILY_OF: Final[Mapping[type[Op], str]] = {
+    Gemm: "gemm",
+    Attention: "attention",
+    Moe: "moe",
+    Elementwise: "elementwise",
+    Collective: "collective",
+}
+
+
+class FittedCosts:
+    """Prices ops on one cluster at one clock from a fitted model of its device."""
+
+    def __init__(
+        self,
+        artefact: Artefact,
+        cluster: ClusterSpec,
+        clock_mhz: float | None = None,
+        *,
+        out_of_domain: str = "roofline",
+    ) -> None:
+        if artefact.provenance.device != cluster.device.name:
+            raise CostModelError(
+                f"the fitted model is of device {artefact.provenance.device}, cluster {cluster.name} has "
+                f"{cluster.device.name}",
+                hint="fit the measurements of this device, or choose a cluster of that one",
+            )
+        self.artefact = artefact
+        self.cluster = cluster
+        self.clock_mhz = clock_mhz
+        self.queries = QueryCount()
+        self._policy = OutOfDomain.parse(out_of_domain)
+        self._analytic = AnalyticCosts(cluster, clock_mhz)
+        pricing = Pricing(
+            cluster=cluster,
+            clock_mhz=clock_mhz,
+            measured_mhz=artefact.provenance.unlocked_mhz,
+            policy=self._policy,
+            power=artefact.power or PowerModel.from_device(cluster.device),
+        )
+        self._forms = {name: _FORMS[name](knots, pricing) for name, knots in artefact.families.items()}
+
+    def predict(self, op: Op) -> Prediction:
+        """Price ``op``; raises ``CostModelError`` under the policy ``raise`` for sizes outside the measured domain."""
+        family = _FAMILY_OF[type(op)]
+        form = self._forms.get(family)
+        found = form.predict(op) if form is not None else None
+        counts = self.queries
+        if found is None:
+            found = self._analytic.predict(op)
+            counts.analytic[family] = counts.analytic.get(family, 0) + found.source.size
+        counts.asked += found.source.size
+        outside = int(np.count_nonzero(found.source == Source.EXTRAPOLATED))
+        if outside:
+            if self._policy is OutOfDomain.RAISE:
+                raise CostModelError(
+                    f"{outside} of {found.source.size} sizes of {op} lie outside the measured range",
+                    hint="measure them, or choose out_of_domain=roofline",
+                )
+            counts.extrapolated[family] = counts.extrapolated.get(family, 0) + outside
+        return found
+
+    def includes_quantise(self, dtype: str) -> bool:
+        """Whether the measured GEMM times of ``dtype`` include quantising the activations."""
+        return dtype in self.artefact.provenance.quantise_included
+
+
+def load_costs(
+    path: Path | None, cluster: ClusterSpec, clock_mhz: float | None = None, *, out_of_domain: str = "roofline"
+) -> CostModel:
+    """Open a fitted model, or the analytic one when ``path`` is None; raises ``CostModelError``."""
+    if path is None:
+        return AnalyticCosts(cluster, clock_mhz)
+    return FittedCosts(load_artefact(path), cluster, clock_mhz, out_of_domain=out_of_domain)

@@ -1,0 +1,51 @@
+"""What `apex fit` tells a person: rows used and left out, and how wrong each label is on what it has not seen."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from costmodel.artefact import Artefact
+from costmodel.holdout import QUESTIONS, HeldOut
+
+
+def report_json(artefact: Artefact) -> str:
+    """Report as JSON: provenance, families, held-out errors as fractions of 1."""
+    body: dict[str, Any] = {
+        "schema": 1,
+        "provenance": asdict(artefact.provenance),
+        "families": [asdict(report) for report in artefact.reports],
+        "held_out": [asdict(row) for row in artefact.held_out],
+    }
+    return json.dumps(body, indent=2)
+
+
+def fit_text(artefact: Artefact) -> str:
+    """Report as text: one line per label, then what was left out."""
+    lines = [
+        f"{'family':<12} {'label':<28} {'held out':<8} {'points':>7} {'median':>7} {'p90':>7} {'bias':>7} {'cover':>6}"
+    ]
+    lines += [_line(row) for row in overall(artefact.held_out)]
+    for report in artefact.reports:
+        if report.why_not:
+            lines.append(f"not fitted: {report.family}: {report.why_not}")
+        for reason, count in report.dropped.items():
+            lines.append(f"left out {count} {report.family} rows: {reason}")
+        for reason, count in report.suspicious.items():
+            lines.append(f"suspicious {count} {report.family} rows: {reason}")
+    return "\n".join(lines)
+
+
+def overall(rows: Iterable[HeldOut]) -> list[HeldOut]:
+    """Return the rows over all regimes, by family, label and question."""
+    order = {question: index for index, question in enumerate(QUESTIONS)}
+    chosen = [row for row in rows if row.regime == "all"]
+    return sorted(chosen, key=lambda row: (row.family, row.label, order[row.question]))
+
+
+def _line(row: HeldOut) -> str:
+    cover = f"{row.coverage:6.1%}" if row.coverage == row.coverage else "     -"
+    return (
+        f"{row.family:<12} {row.label:<28} {row.question:<8} {row.points:>7} {row.median:>7.2%} {row.p90:>7.2%} "
+        f"{row.bias:>+7.2%} {cover}"
+    )
