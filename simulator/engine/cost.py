@@ -4,52 +4,83 @@ Decode attention is linear in KV tokens between two knots. Its slope is rounded 
 cost of n steps of one batch is an arithmetic series in integers and a leap ends on the same clock as n single steps.
 """
 
+from simulator.engine import layout
 from simulator.engine.jit import kernel
-from simulator.engine.layout import FRACTION_BITS, I64, Costs
+from simulator.engine.layout import I64
 
 
 @kernel
-def segment(knots: I64, x: int, hint: int) -> int:
+def segment(costs: I64, knots: int, count: int, x: int, hint: int) -> int:
     """Index j with knots[j] <= x < knots[j + 1], the end segments reaching on for ever; walks from ``hint``."""
-    last = len(knots) - 2
     j = hint
-    while j < last and x >= knots[j + 1]:
+    while j < count - 2 and x >= costs[knots + j + 1]:
         j += 1
-    while j > 0 and x < knots[j]:
+    while j > 0 and x < costs[knots + j]:
         j -= 1
     return j
 
 
 @kernel
-def decode_line(costs: Costs, table: I64, batch: int, j: int) -> tuple[int, int]:
-    """Cost at the lower knot of KV segment ``j`` and slope per KV token, both in 2^-12 ps, of ``batch`` sequences."""
-    b = costs.batch_index[batch]
-    low = table[b, j]
-    high = table[b, j + 1]
-    over = batch - costs.batch_knots[b]
+def kv_segment(costs: I64, tokens: int, hint: int) -> int:
+    """Segment of the decode tables that ``tokens`` of KV fall into."""
+    return segment(costs, costs[layout.KV_KNOTS], costs[layout.NUM_KV_KNOTS], tokens, hint)
+
+
+@kernel
+def steps_in_segment(costs: I64, j: int, tokens: int, growth: int) -> int:
+    """Steps that stay in KV segment ``j`` when each adds ``growth`` tokens to ``tokens``."""
+    if j >= costs[layout.NUM_KV_KNOTS] - 2:
+        return layout.NEVER
+    return (costs[costs[layout.KV_KNOTS] + j + 1] - tokens + growth - 1) // growth
+
+
+@kernel
+def decode_line(costs: I64, table: int, stage: int, batch: int, j: int, tokens: int) -> tuple[int, int]:
+    """Decode attention of ``batch`` sequences over ``tokens`` of KV, and its slope per token, both in 2^-12 ps."""
+    b = costs[costs[layout.BATCH_INDEX] + batch]
+    width = costs[layout.NUM_KV_KNOTS]
+    row = table + (stage * costs[layout.NUM_BATCH_KNOTS] + b) * width + j
+    low = costs[row]
+    high = costs[row + 1]
+    knot = costs[layout.BATCH_KNOTS] + b
+    over = batch - costs[knot]
     if over > 0:
-        width = costs.batch_knots[b + 1] - costs.batch_knots[b]
-        low += (table[b + 1, j] - low) * over // width
-        high += (table[b + 1, j + 1] - high) * over // width
-    slope = ((high - low) << FRACTION_BITS) // (costs.kv_knots[j + 1] - costs.kv_knots[j])
-    return low << FRACTION_BITS, slope
+        step = costs[knot + 1] - costs[knot]
+        low += (costs[row + width] - low) * over // step
+        high += (costs[row + width + 1] - high) * over // step
+    kv_knot = costs[layout.KV_KNOTS] + j
+    slope = ((high - low) << layout.FRACTION_BITS) // (costs[kv_knot + 1] - costs[kv_knot])
+    return (low << layout.FRACTION_BITS) + slope * (tokens - costs[kv_knot]), slope
 
 
 @kernel
-def interpolate(knots: I64, values: I64, x: int) -> int:
+def interpolate(costs: I64, knots: int, count: int, values: int, x: int) -> int:
     """Piecewise linear value at ``x`` in ps, the last segment reaching on for ever."""
-    j = segment(knots, x, 0)
-    low = values[j]
-    share = float(x - knots[j]) / float(knots[j + 1] - knots[j])
-    return low + int(float(values[j + 1] - low) * share)
+    j = segment(costs, knots, count, x, 0)
+    low = costs[values + j]
+    share = float(x - costs[knots + j]) / float(costs[knots + j + 1] - costs[knots + j])
+    return low + int(float(costs[values + j + 1] - low) * share)
 
 
 @kernel
-def prefill_cost(costs: Costs, stage: int, pairs: int, reads: int) -> int:
+def prefill_cost(costs: I64, stage: int, pairs: int, reads: int) -> int:
     """Attention of a step's prefill chunks in ps: the slower of arithmetic and KV reads."""
     if pairs == 0:
         return 0
-    return max(
-        interpolate(costs.pair_knots, costs.pairs[stage], pairs),
-        interpolate(costs.read_knots, costs.reads[stage], reads),
-    )
+    count = costs[layout.NUM_PAIR_KNOTS]
+    work = interpolate(costs, costs[layout.PAIR_KNOTS], count, costs[layout.PAIRS] + stage * count, pairs)
+    count = costs[layout.NUM_READ_KNOTS]
+    return max(work, interpolate(costs, costs[layout.READ_KNOTS], count, costs[layout.READS] + stage * count, reads))
+
+
+@kernel
+def token_cost(costs: I64, stage: int, tokens: int, prefills: int) -> int:
+    """Everything that depends on the number of tokens alone, in ps."""
+    table = costs[layout.TOKEN_MIXED] if prefills > 0 else costs[layout.TOKEN_DECODE]
+    return costs[table + stage * costs[layout.TOKEN_STRIDE] + tokens]
+
+
+@kernel
+def sample_cost(costs: I64, stage: int, rows: int) -> int:
+    """Sampling of ``rows`` sequences in ps."""
+    return costs[costs[layout.SAMPLE] + stage * costs[layout.SAMPLE_STRIDE] + rows]

@@ -1,43 +1,43 @@
-"""Binary min-heap over two parallel rows: int64 keys and their payloads."""
+"""Binary min-heap in a stretch of the state: ``capacity`` keys, then as many payloads."""
 
 from simulator.engine.jit import kernel
 from simulator.engine.layout import I64
 
 
 @kernel
-def push(keys: I64, values: I64, size: int, key: int, value: int) -> int:
-    """Add one entry; returns the new size. The rows must have room."""
+def push(state: I64, heap: int, capacity: int, size: int, key: int, payload: int) -> int:
+    """Add one entry; returns the new size. The heap must have room."""
     at = size
     while at > 0:
         parent = (at - 1) >> 1
-        if keys[parent] <= key:
+        if state[heap + parent] <= key:
             break
-        keys[at] = keys[parent]
-        values[at] = values[parent]
+        state[heap + at] = state[heap + parent]
+        state[heap + capacity + at] = state[heap + capacity + parent]
         at = parent
-    keys[at] = key
-    values[at] = value
+    state[heap + at] = key
+    state[heap + capacity + at] = payload
     return size + 1
 
 
 @kernel
-def pop(keys: I64, values: I64, size: int) -> int:
+def pop(state: I64, heap: int, capacity: int, size: int) -> int:
     """Drop the smallest entry; returns the new size."""
     size -= 1
-    key = keys[size]
-    value = values[size]
+    key = state[heap + size]
+    payload = state[heap + capacity + size]
     at = 0
     while True:
         child = 2 * at + 1
         if child >= size:
             break
-        if child + 1 < size and keys[child + 1] < keys[child]:
+        if child + 1 < size and state[heap + child + 1] < state[heap + child]:
             child += 1
-        if keys[child] >= key:
+        if state[heap + child] >= key:
             break
-        keys[at] = keys[child]
-        values[at] = values[child]
+        state[heap + at] = state[heap + child]
+        state[heap + capacity + at] = state[heap + capacity + child]
         at = child
-    keys[at] = key
-    values[at] = value
+    state[heap + at] = key
+    state[heap + capacity + at] = payload
     return size

@@ -1,26 +1,76 @@
-"""Where the engine keeps its state: arrays whose columns are named here, shared by all compiled functions.
+"""Where the engine keeps its state: one flat int64 array, cut into rows whose columns are named here.
 
-One row of ``request`` per request and one row of ``replica`` per replica keep what an event touches on a cache line
-or two. A replica's decoding sequences are not touched by a step at all: they share the counter ``EPOCH``, the number of
-decode steps the replica has run, and differ only in ``FINISH_EPOCH``, the value of that counter at which each of them
-has its last token. A decoding request therefore holds ``prompt + output - 1 - (FINISH_EPOCH - EPOCH)`` tokens of KV.
+Compiled functions take the array and the offset of a row: ``state[req + layout.PROMPT]``, ``state[rep + layout.END]``.
+Offsets also serve as links between rows, NONE ends a list. One array instead of forty keeps calls cheap (numba counts
+references per array) and a run resumable.
+
+``req`` is the row of a request, ``rep`` of a replica, ``grp`` of a decode group: the requests that decode in the same
+micro-batch, one group per replica without pipeline stages. A group's sequences are not touched by a step at all. They
+share the counter ``EPOCH``, the decode steps their group has run, and differ only in ``FINISH_EPOCH``, its value when
+they have their last token. A decoding request therefore holds ``PROMPT + OUTPUT - 1 - (FINISH_EPOCH - EPOCH)`` tokens
+of KV.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 I64 = NDArray[np.int64]
-I32 = NDArray[np.int32]
-U8 = NDArray[np.uint8]
-F64 = NDArray[np.float64]
 
 FRACTION_BITS: Final = 12  # clocks carry 2^-12 ps, so that a slope per KV token is an integer
+FRACTION_MASK: Final = (1 << FRACTION_BITS) - 1
+ADMISSION_BITS: Final = 32  # low bits of a heap key: place in the running list
 NEVER: Final = 1 << 62
 NONE: Final = -1
 
-# request columns
+# --- header: rules of the run, then the client's and the router's few counters -------------------------------------
+POLICY: Final = 0
+MAX_SEQS: Final = 1
+MAX_TOKENS: Final = 2
+MAX_MODEL_LEN: Final = 3
+BLOCK_SIZE: Final = 4
+NUM_BLOCKS: Final = 5
+IS_CHUNKED: Final = 6
+IS_CACHING: Final = 7
+IS_ASYNC: Final = 8
+GATES_FULL_SEQUENCE: Final = 9
+RESERVES_OUTPUT: Final = 10
+WATERMARK: Final = 11
+LONG_PREFILL: Final = 12
+WINDOW: Final = 13
+HOST_STEP: Final = 14  # ps
+HOST_SEQ: Final = 15  # ps
+FRONTEND: Final = 16  # ps
+IS_LEAPING: Final = 17
+ROUTER: Final = 18
+IS_CLOSED: Final = 19
+CONCURRENCY: Final = 20
+WARMUP: Final = 21
+UNIT_TOKENS: Final = 22
+UNIT_BLOCKS: Final = 23
+HORIZON: Final = 24  # ps; decisions from here on wait for the next part of the workload
+STAGES: Final = 25
+DEPTH: Final = 26  # decode groups per replica = micro-batches in flight
+REQUESTS: Final = 27  # offset and number of request rows
+NUM_REQUESTS: Final = 28
+REPLICAS: Final = 29
+NUM_REPLICAS: Final = 30
+PENDING: Final = 31  # heap of arrivals that follow a finish: times, then what arrives
+PENDING_CAPACITY: Final = 32
+PENDING_SIZE: Final = 33
+LOG: Final = 34
+LOG_CAPACITY: Final = 35
+LOG_SIZE: Final = 36  # rows asked for; only the first LOG_CAPACITY are kept
+NEXT_REQUEST: Final = 37  # index of the next request of the open-loop list or of the closed loop
+SEND_LIMIT: Final = 38  # requests the closed loop may send in this phase
+PHASE_LEFT: Final = 39  # warm-up requests not yet answered
+BURST_LEFT: Final = 40  # opening sends of the closed loop still to come
+TURN: Final = 41  # round robin
+LAST_TICK: Final = 42
+HEADER_COLUMNS: Final = 43
+
+# --- request -------------------------------------------------------------------------------------------------------
 ARRIVAL: Final = 0  # ps, when the client sends it
 PROMPT: Final = 1
 OUTPUT: Final = 2
@@ -29,120 +79,139 @@ FIRST_TOKEN: Final = 4  # ps
 FINISH: Final = 5  # ps
 STATUS: Final = 6
 PREEMPTIONS: Final = 7
-HIT_TOKENS: Final = 8  # prompt tokens found in the prefix cache, first admission
-REPLICA: Final = 9
-COMPUTED: Final = 10  # tokens with KV while prefilling
+HIT_TOKENS: Final = 8  # prompt tokens found in the prefix cache at the first admission
+REPLICA: Final = 9  # number of the replica
+COMPUTED: Final = 10  # tokens with KV; exact only while not decoding
 TARGET: Final = 11  # tokens the prefill must reach: prompt + already generated
 GENERATED: Final = 12  # output tokens so far; exact only while not decoding
 FINISH_EPOCH: Final = 13
-ADMISSION: Final = 14  # running number of the last admission: order in the running list
+ADMISSION: Final = 14  # running number of the last admission
 PREVIOUS: Final = 15  # neighbours in the running or the waiting list
 NEXT: Final = 16
-NEXT_FINISHED: Final = 17  # chain of finishes a router has not seen
-NEXT_RELEASING: Final = 18  # chain of requests whose slot and blocks are released after the next decision
-SHARED_UNITS: Final = 19  # prefix-cache units this request holds a reference on
-REQUEST_COLUMNS: Final = 20
+NEXT_FINISHED: Final = 17  # finishes a router has not seen yet
+NEXT_RELEASING: Final = 18  # finished, slot and blocks still held
+GROUP: Final = 19  # decode group
+FIRST_UNIT: Final = 20  # prefix units of the prompt, UNIT_COLUMNS each
+NUM_UNITS: Final = 21
+SHARED_UNITS: Final = 22  # those it holds a reference on
+FIRST_CHILD: Final = 23  # first request sent after this one, and the next one sent after the same
+NEXT_CHILD: Final = 24
+THINK: Final = 25  # ps between that finish and this arrival
+REQUEST_COLUMNS: Final = 26
 
 # STATUS values
 UNSENT: Final = 0
 WAITING: Final = 1
 PREFILLING: Final = 2
 DECODING: Final = 3
-RELEASING: Final = 4  # last token scheduled, slot and blocks still held (asynchronous scheduling)
+RELEASING: Final = 4  # last token scheduled, slot and blocks still held
 FINISHED: Final = 5
 REJECTED_CONTEXT: Final = 6  # prompt + output exceed max_model_len
 REJECTED_KV: Final = 7  # its KV can never fit
 REJECTED_BUDGET: Final = 8  # whole-prompt policies: the prompt exceeds the token budget
 
-# replica columns
+# one prefix unit of one request
+UNIT: Final = 0  # number of the unit
+HELD: Final = 1  # 1 = the request holds a reference on it
+UNIT_COLUMNS: Final = 2
+
+# one unit in the prefix cache of one replica
+USERS: Final = 0  # requests that hold it; NONE = not cached
+UNIT_PREVIOUS: Final = 1
+UNIT_NEXT: Final = 2
+CACHE_COLUMNS: Final = 3
+
+# --- decode group --------------------------------------------------------------------------------------------------
+EPOCH: Final = 0
+DECODERS: Final = 1
+DECODE_KV: Final = 2  # tokens of KV over all its requests
+HEAP: Final = 3  # finish heap: keys FINISH_EPOCH << 32 | ADMISSION, then requests
+HEAP_SIZE: Final = 4
+HEAP_CAPACITY: Final = 5
+RESIDUE: Final = 6  # counts of requests by the epoch (mod block size) at which they need a block
+KV_SEGMENT: Final = 7  # where the last look-up in the tables ended
+WINDOW_KV: Final = 8  # sum of min(kv, window)
+WINDOW_OPEN: Final = 9  # requests with less KV than the window
+WINDOW_HEAP: Final = 10  # same as HEAP, by the epoch at which a request fills the window
+WINDOW_HEAP_SIZE: Final = 11
+WINDOW_SEGMENT: Final = 12
+GROUP_COLUMNS: Final = 13
+
+# --- replica -------------------------------------------------------------------------------------------------------
 DECISION: Final = 0  # ps of the next scheduling decision
-KEY: Final = 1  # ps of the last decision of the proposed leap; NEVER when idle
+KEY: Final = 1  # ps of the last decision of what is proposed; NEVER when idle
 END: Final = 2  # end of the last launched step
 END_FRACTION: Final = 3
 LEAP: Final = 4  # steps proposed; 0 = a full scheduling pass is due
 STEP_COST: Final = 5  # first step of the leap, 2^-12 ps
 STEP_GROWTH: Final = 6  # what each further step adds, 2^-12 ps
-LEAP_START: Final = 8
-LEAP_START_FRACTION: Final = 9
-RUN_HEAD: Final = 10
-RUN_TAIL: Final = 11
-RUN_COUNT: Final = 12
-WAIT_HEAD: Final = 13
-WAIT_TAIL: Final = 14
-WAIT_COUNT: Final = 15
-PARTIALS: Final = 16  # running requests still in prefill
-BLOCKED: Final = 17  # 1 = the head of the waiting queue cannot be admitted before something is released
-FREE: Final = 18  # free blocks without cached content
-CACHED_FREE: Final = 19  # prefix-cache units nobody references
-RELEASING_HEAD: Final = 20
-NEXT_ADMISSION: Final = 21
-EPOCH: Final = 22
-DECODERS: Final = 23
-DECODE_KV: Final = 24  # tokens of KV over all decoding requests
-HEAP_SIZE: Final = 25
-KV_SEGMENT: Final = 26  # search hint
-LRU_HEAD: Final = 27
-LRU_TAIL: Final = 28
-OUTSTANDING: Final = 29  # as a router sees them
-FINISHED_HEAD: Final = 30
-FINISHED_TAIL: Final = 31
-SEEN_WAITING: Final = 32  # the router's last snapshot
-SEEN_RUNNING: Final = 33
-SEEN_USED: Final = 34
-WINDOW_KV: Final = 35  # sum of min(kv, window) over decoding requests
-WINDOW_OPEN: Final = 36  # decoding requests with less KV than the window
-WINDOW_HEAP_SIZE: Final = 37
-WINDOW_SEGMENT: Final = 38
-RELEASING_TAIL: Final = 39
-STARVED_HEAD: Final = 40  # decoding requests the token budget did not reach in this step
-STEP_TOKEN: Final = 41  # ps, parts of STEP_COST
-STEP_SAMPLE: Final = 42
-STEP_ATTENTION: Final = 43  # 2^-12 ps, and its growth per step
-ATTENTION_GROWTH: Final = 44
-REPLICA_COLUMNS: Final = 45
+STEP_TOKEN: Final = 7  # ps, parts of STEP_COST
+STEP_SAMPLE: Final = 8
+STEP_ATTENTION: Final = 9  # 2^-12 ps, and its growth per step
+ATTENTION_GROWTH: Final = 10
+LEAP_START: Final = 11
+LEAP_START_FRACTION: Final = 12
+RUN_HEAD: Final = 13
+RUN_TAIL: Final = 14
+RUN_COUNT: Final = 15
+WAIT_HEAD: Final = 16
+WAIT_TAIL: Final = 17
+WAIT_COUNT: Final = 18
+PARTIALS: Final = 19  # running requests in prefill: how many, and their rows in list order
+PARTIAL_LIST: Final = 20
+BLOCKED: Final = 21  # 1 = the head of the waiting queue cannot be admitted before something is released
+FREE: Final = 22  # free blocks without cached content
+CACHED_FREE: Final = 23  # prefix units nobody holds
+RELEASING_HEAD: Final = 24
+RELEASING_TAIL: Final = 25
+STARVED_HEAD: Final = 26  # decoding requests the token budget did not reach in this step
+NEXT_ADMISSION: Final = 27
+LRU_HEAD: Final = 28
+LRU_TAIL: Final = 29
+CACHE: Final = 30
+GROUPS: Final = 31
+SLOT: Final = 32  # which group the next step runs
+OUTSTANDING: Final = 33  # as a router sees them
+FINISHED_HEAD: Final = 34
+FINISHED_TAIL: Final = 35
+SEEN_WAITING: Final = 36  # the router's last snapshot
+SEEN_RUNNING: Final = 37
+SEEN_USED: Final = 38
+STAGE_FREE: Final = 39  # ps at which each pipeline stage is free
+NUMBER: Final = 40
+# sums over the replica's steps
+STEPS: Final = 41
+BUSY: Final = 42  # ps
+TOKEN_TIME: Final = 43  # ps
+ATTENTION_TIME: Final = 44  # ps
+ATTENTION_FRACTION: Final = 45
+SAMPLE_TIME: Final = 46  # ps
+HOST_TIME: Final = 47  # ps not hidden behind the device
+HOST_FRACTION: Final = 48
+SEND_TIME: Final = 49  # ps
+BUBBLE_TIME: Final = 50  # ps a pipeline stage waits between its steps, summed over stages
+LAST_END: Final = 51  # ps
+PREFILL_TOKENS: Final = 52
+DECODE_TOKENS: Final = 53
+DECODE_KV_READS: Final = 54
+PREFILL_PAIRS: Final = 55
+PREFILL_KV_READS: Final = 56
+SAMPLED_ROWS: Final = 57
+DECODE_STEPS: Final = 58  # steps without prefill
+PREEMPTED: Final = 59
+HITS: Final = 60  # prompt tokens taken from the prefix cache, every admission
+EVICTED_UNITS: Final = 61
+PEAK_BLOCKS: Final = 62
+USED_BLOCK_TIME: Final = 63  # block microseconds
+RUNNING_TIME: Final = 64  # sequence microseconds
+HISTOGRAM: Final = 65  # steps by number of sequences
+REPLICA_COLUMNS: Final = 66
 
-# total columns (sums over a replica's steps)
-STEPS: Final = 0
-BUSY: Final = 1  # ps
-TOKEN_TIME: Final = 2  # ps
-ATTENTION_TIME: Final = 3  # ps; its fraction is in ATTENTION_FRACTION
-SAMPLE_TIME: Final = 4  # ps
-HOST_TIME: Final = 5  # ps not hidden behind the device; its fraction is in HOST_FRACTION
-PREFILL_TOKENS: Final = 6
-DECODE_TOKENS: Final = 7
-DECODE_KV_READS: Final = 8
-PREFILL_PAIRS: Final = 9
-PREFILL_KV_READS: Final = 10
-SAMPLED_ROWS: Final = 11
-DECODE_STEPS: Final = 12  # steps without prefill
-PREEMPTED: Final = 13
-HITS: Final = 14  # prompt tokens taken from the prefix cache, every admission
-PEAK_BLOCKS: Final = 15
-SEND_TIME: Final = 16
-BUBBLE_TIME: Final = 17  # ps a pipeline stage waits although the replica has work, summed over stages
-LAST_END: Final = 18  # ps
-EVICTED_UNITS: Final = 19
-DUMMY_STEPS: Final = 20
-ATTENTION_FRACTION: Final = 21
-HOST_FRACTION: Final = 22
-TOTAL_COLUMNS: Final = 23
-
-# globe entries (client and router)
-NEXT_REQUEST: Final = 0  # next request of the open-loop list or of the closed loop
-PENDING_SIZE: Final = 1
-PHASE_LEFT: Final = 2  # warm-up requests not yet answered
-ROUND_ROBIN: Final = 3
-LAST_TICK: Final = 4
-LOG_ROWS: Final = 5
-LIMIT: Final = 6  # requests the closed loop may send in this phase
-BURST_LEFT: Final = 7  # opening sends of the closed loop still to come
-GLOBE_COLUMNS: Final = 8
-
-# log columns
+# --- iteration log -------------------------------------------------------------------------------------------------
 LOG_REPLICA: Final = 0
-LOG_DECISION: Final = 1
-LOG_START: Final = 2
-LOG_END: Final = 3
+LOG_DECISION: Final = 1  # ps
+LOG_START: Final = 2  # ps
+LOG_END: Final = 3  # ps
 LOG_PREFILL_TOKENS: Final = 4
 LOG_DECODES: Final = 5
 LOG_PREFILLS: Final = 6
@@ -152,6 +221,28 @@ LOG_RUNNING: Final = 9
 LOG_WAITING: Final = 10
 LOG_FREE: Final = 11
 LOG_COLUMNS: Final = 12
+
+# --- step tables: header of the second array, offsets and lengths ---------------------------------------------------
+TOKEN_MIXED: Final = 0
+TOKEN_DECODE: Final = 1
+SAMPLE: Final = 2
+SEND: Final = 3
+TOKEN_STRIDE: Final = 4  # entries per stage of the three tables above over tokens
+SAMPLE_STRIDE: Final = 5
+BATCH_INDEX: Final = 6  # lower batch knot of every batch size
+BATCH_KNOTS: Final = 7
+NUM_BATCH_KNOTS: Final = 8
+KV_KNOTS: Final = 9
+NUM_KV_KNOTS: Final = 10
+DECODE: Final = 11
+WINDOWED: Final = 12
+PAIR_KNOTS: Final = 13
+NUM_PAIR_KNOTS: Final = 14
+PAIRS: Final = 15
+READ_KNOTS: Final = 16
+NUM_READ_KNOTS: Final = 17
+READS: Final = 18
+COST_COLUMNS: Final = 19
 
 # policies and routers
 VLLM_V1: Final = 0
@@ -163,80 +254,3 @@ VLLM_ROUTER: Final = 1
 LEAST_OUTSTANDING_ROUTER: Final = 2
 PREFIX_ROUTER: Final = 3
 RECORDED_ROUTER: Final = 4
-
-
-class Rules(NamedTuple):
-    """What stays fixed during a run; counts are tokens, blocks and sequences, flags are 0 or 1."""
-
-    policy: int
-    max_seqs: int
-    max_tokens: int
-    max_model_len: int
-    block_size: int
-    num_blocks: int
-    is_chunked: int
-    is_caching: int
-    is_async: int
-    gates_full_sequence: int
-    reserves_output: int
-    watermark: int
-    long_prefill: int
-    window: int
-    host_step_ps: int
-    host_seq_ps: int
-    frontend_ps: int
-    is_leaping: int
-    router: int
-    is_closed: int
-    concurrency: int
-    warmup: int
-    unit_tokens: int
-    unit_blocks: int
-    horizon_ps: int
-
-
-class Costs(NamedTuple):
-    """The step tables as arrays; see ``StepTables``."""
-
-    token_mixed: I64
-    token_decode: I64
-    sample: I64
-    send: I64
-    batch_index: I64  # [max_seqs + 1]: lower batch knot of every batch size
-    batch_knots: I64
-    kv_knots: I64
-    decode: I64
-    windowed: I64
-    pair_knots: I64
-    pairs: I64
-    read_knots: I64
-    reads: I64
-
-
-class State(NamedTuple):
-    """Everything that changes during a run."""
-
-    request: I64  # [n, REQUEST_COLUMNS]
-    replica: I64  # [dp, REPLICA_COLUMNS]
-    total: I64  # [dp, TOTAL_COLUMNS]
-    integral: F64  # [dp, 2]: used blocks x ps, running sequences x ps
-    histogram: I64  # [dp, max_seqs + 1]: steps by number of sequences
-    heap_key: I64  # [dp, capacity]: finish epoch << 32 | admission
-    heap_request: I64
-    window_key: I64  # same, for the epoch at which a request fills the window
-    window_request: I64
-    residue: I64  # [dp, block_size]: decoding requests by the epoch (mod block size) at which they need a block
-    partial: I64  # [dp, max_seqs]: running requests in prefill, list order
-    pending_time: I64  # heap of future arrivals that depend on a finish
-    pending_request: I64
-    first_child: I64  # [n] or [0]: request sent after this one finished
-    next_child: I64
-    think: I64  # [n] or [0], ps
-    unit_offset: I64  # [n + 1] or [1]
-    unit: I32  # dense unit ids
-    unit_held: U8  # 1 = the request holds a reference on that unit
-    unit_users: I32  # [dp, units]; -1 = not cached
-    unit_previous: I32
-    unit_next: I32
-    globe: I64
-    log: I64

@@ -5,198 +5,192 @@ keys and of the known arrivals is carried out. Whatever a step causes happens af
 ever taken without an arrival it should have seen.
 """
 
-from simulator.engine.heap import pop, push
+from typing import Final
+
+from simulator.engine import layout
+from simulator.engine.heap import pop
 from simulator.engine.jit import kernel
-from simulator.engine.layout import (
-    ARRIVAL,
-    BLOCKED,
-    BURST_LEFT,
-    DECISION,
-    END,
-    FINISH,
-    KEY,
-    LEAP,
-    LIMIT,
-    NEVER,
-    NEXT_REQUEST,
-    NONE,
-    OUTPUT,
-    OUTSTANDING,
-    PENDING_SIZE,
-    PHASE_LEFT,
-    PROMPT,
-    REJECTED_BUDGET,
-    REJECTED_CONTEXT,
-    REJECTED_KV,
-    RELEASING_HEAD,
-    REPLICA,
-    RUN_COUNT,
-    STATUS,
-    TARGET,
-    UNSENT,
-    WAIT_COUNT,
-    Costs,
-    Rules,
-    State,
-)
+from simulator.engine.layout import I64, NEVER, NONE
 from simulator.engine.leap import commit, propose, steps_decided_before, wait_for_output
-from simulator.engine.router import next_tick, route, take_snapshot
+from simulator.engine.router import TICK_PS, next_tick, route, take_snapshot
 from simulator.engine.scheduler_v1 import schedule_v1
 from simulator.engine.sequences import enqueue
-from simulator.engine.step import announce_finish
+from simulator.engine.step import announce_finish, expect_arrival
 
-DONE = 0
-STUCK = 1
+DONE: Final = 0
+STUCK: Final = 1
 
 
 @kernel
-def start_clients(state: State, rules: Rules) -> None:
-    """First sends of a closed loop: the whole concurrency at once, warm-up phase first."""
-    if rules.is_closed == 0:
+def start_clients(state: I64) -> None:
+    """Send the first requests of a closed loop: the whole concurrency at once, warm-up phase first."""
+    if state[layout.IS_CLOSED] == 0:
         return
-    globe = state.globe
-    globe[PHASE_LEFT] = rules.warmup
-    globe[LIMIT] = rules.warmup if rules.warmup > 0 else len(state.request)
-    globe[BURST_LEFT] = min(rules.concurrency, globe[LIMIT])
-    for _ in range(globe[BURST_LEFT]):
-        globe[PENDING_SIZE] = push(
-            state.pending_time, state.pending_request, globe[PENDING_SIZE], rules.frontend_ps, NONE
-        )
+    warmup = state[layout.WARMUP]
+    state[layout.PHASE_LEFT] = warmup
+    state[layout.SEND_LIMIT] = warmup if warmup > 0 else state[layout.NUM_REQUESTS]
+    state[layout.BURST_LEFT] = min(state[layout.CONCURRENCY], state[layout.SEND_LIMIT])
+    for _ in range(state[layout.BURST_LEFT]):
+        expect_arrival(state, state[layout.FRONTEND], NONE)
 
 
 @kernel
-def _next_unsent(state: State) -> int:
-    """First request of the list that is not sent yet and waits for nobody."""
-    globe = state.globe
-    request = state.request
-    while globe[NEXT_REQUEST] < len(request):
-        i = globe[NEXT_REQUEST]
-        if request[i, STATUS] == UNSENT and request[i, ARRIVAL] != NONE:
-            return i
-        globe[NEXT_REQUEST] += 1
+def _request_row(state: I64, index: int) -> int:
+    return state[layout.REQUESTS] + index * layout.REQUEST_COLUMNS
+
+
+@kernel
+def _next_listed(state: I64) -> int:
+    """First request of the open-loop list that is not sent yet and follows no other."""
+    while state[layout.NEXT_REQUEST] < state[layout.NUM_REQUESTS]:
+        req = _request_row(state, state[layout.NEXT_REQUEST])
+        if state[req + layout.STATUS] == layout.UNSENT and state[req + layout.THINK] == NONE:
+            return req
+        state[layout.NEXT_REQUEST] += 1
     return NONE
 
 
 @kernel
-def _send_from_slot(state: State, rules: Rules, time: int) -> int:
-    """Request a free client slot sends at ``time``, or NONE; opens the measured phase when the warm-up is over."""
-    globe = state.globe
-    if globe[BURST_LEFT] > 0:
-        globe[BURST_LEFT] -= 1
-    elif globe[PHASE_LEFT] > 0:
-        globe[PHASE_LEFT] -= 1
-        if globe[PHASE_LEFT] == 0:
-            globe[LIMIT] = len(state.request)
-            for _ in range(min(rules.concurrency, globe[LIMIT] - globe[NEXT_REQUEST]) - 1):
-                globe[PENDING_SIZE] = push(state.pending_time, state.pending_request, globe[PENDING_SIZE], time, NONE)
-    if globe[NEXT_REQUEST] >= globe[LIMIT]:
+def _send_from_slot(state: I64, time: int) -> int:
+    """Request that a free client slot sends at ``time``, or NONE; opens the measured phase after the warm-up."""
+    if state[layout.BURST_LEFT] > 0:
+        state[layout.BURST_LEFT] -= 1
+    elif state[layout.PHASE_LEFT] > 0:
+        state[layout.PHASE_LEFT] -= 1
+        if state[layout.PHASE_LEFT] == 0:
+            state[layout.SEND_LIMIT] = state[layout.NUM_REQUESTS]
+            left = state[layout.NUM_REQUESTS] - state[layout.NEXT_REQUEST]
+            for _ in range(min(state[layout.CONCURRENCY], left) - 1):
+                expect_arrival(state, time, NONE)
+    if state[layout.NEXT_REQUEST] >= state[layout.SEND_LIMIT]:
         return NONE
-    i = globe[NEXT_REQUEST]
-    globe[NEXT_REQUEST] += 1
-    state.request[i, ARRIVAL] = time - rules.frontend_ps
-    return i
+    req = _request_row(state, state[layout.NEXT_REQUEST])
+    state[layout.NEXT_REQUEST] += 1
+    state[req + layout.ARRIVAL] = time - state[layout.FRONTEND]
+    return req
 
 
 @kernel
-def _rejection(state: State, rules: Rules, i: int) -> int:
+def _rejection(state: I64, req: int) -> int:
     """Status of a request that can never run, else 0."""
-    prompt = state.request[i, PROMPT]
-    kv = prompt + state.request[i, OUTPUT] - 1
-    if kv + 1 > rules.max_model_len:
-        return REJECTED_CONTEXT
-    if (kv + rules.block_size - 1) // rules.block_size > rules.num_blocks:
-        return REJECTED_KV
-    if rules.is_chunked == 0 and kv > rules.max_tokens:
-        return REJECTED_BUDGET
+    kv = state[req + layout.PROMPT] + state[req + layout.OUTPUT] - 1
+    if kv + 1 > state[layout.MAX_MODEL_LEN]:
+        return layout.REJECTED_CONTEXT
+    size = state[layout.BLOCK_SIZE]
+    if (kv + size - 1) // size > state[layout.NUM_BLOCKS]:
+        return layout.REJECTED_KV
+    if state[layout.IS_CHUNKED] == 0 and kv > state[layout.MAX_TOKENS]:
+        return layout.REJECTED_BUDGET
     return 0
 
 
 @kernel
-def _deliver(state: State, rules: Rules, costs: Costs, i: int, time: int) -> None:
-    """Request ``i`` reaches a replica's queue at ``time``."""
-    request = state.request
-    r = route(state, rules, i, time)
-    request[i, REPLICA] = r
-    status = _rejection(state, rules, i)
-    rep = state.replica[r]
-    rep[OUTSTANDING] += 1
+def _deliver(state: I64, costs: I64, req: int, time: int) -> None:
+    """Let a request reach a replica's queue at ``time``."""
+    state[req + layout.TARGET] = state[req + layout.PROMPT]
+    rep = route(state, req, time)
+    grp = state[rep + layout.GROUPS]
+    state[req + layout.REPLICA] = state[rep + layout.NUMBER]
+    state[rep + layout.OUTSTANDING] += 1
+    status = _rejection(state, req)
     if status > 0:
-        request[i, STATUS] = status
-        request[i, FINISH] = time
-        announce_finish(state, rules, r, i, time)
+        state[req + layout.STATUS] = status
+        state[req + layout.FINISH] = time
+        announce_finish(state, rep, req, time)
         return
-    request[i, TARGET] = request[i, PROMPT]
-    if rep[KEY] == NEVER:
-        enqueue(state, r, i)
-        rep[BLOCKED] = 0
-        rep[DECISION] = max(time, rep[END])
-        rep[KEY] = rep[DECISION]
-    elif rep[LEAP] == 0 or rep[WAIT_COUNT] > 0:
-        enqueue(state, r, i)
-    elif rep[RUN_COUNT] >= rules.max_seqs and rep[RELEASING_HEAD] == NONE:
-        enqueue(state, r, i)
-        rep[BLOCKED] = 1
+    if state[rep + layout.KEY] == NEVER:
+        enqueue(state, rep, req)
+        state[rep + layout.BLOCKED] = 0
+        state[rep + layout.DECISION] = max(time, state[rep + layout.END])
+        state[rep + layout.KEY] = state[rep + layout.DECISION]
+    elif state[rep + layout.LEAP] == 0 or state[rep + layout.WAIT_COUNT] > 0:
+        enqueue(state, rep, req)
+    elif state[rep + layout.RUN_COUNT] >= state[layout.MAX_SEQS] and state[rep + layout.RELEASING_HEAD] == NONE:
+        enqueue(state, rep, req)
+        state[rep + layout.BLOCKED] = 1
     else:
-        steps = steps_decided_before(state, rules, r, time)
-        if steps > 0:
-            commit(state, rules, r, steps)
-        enqueue(state, r, i)
-        rep[BLOCKED] = 0
-        propose(state, rules, costs, r)
+        _cut(state, rep, grp, time)
+        enqueue(state, rep, req)
+        state[rep + layout.BLOCKED] = 0
+        propose(state, costs, rep, grp)
 
 
 @kernel
-def _advance(state: State, rules: Rules, costs: Costs, r: int) -> bool:
-    """Carry out what replica ``r`` proposed; False if it can never go on."""
-    rep = state.replica[r]
-    if rep[LEAP] > 0:
-        commit(state, rules, r, rep[LEAP])
-    elif not schedule_v1(state, rules, costs, r):
-        if rep[RUN_COUNT] == 0 and rep[BLOCKED] == 1 and rep[DECISION] >= rep[END]:
+def _cut(state: I64, rep: int, grp: int, time: int) -> None:
+    """Run the part of the proposed stretch that is decided before ``time``."""
+    steps = steps_decided_before(state, rep, time)
+    if steps > 0:
+        commit(state, rep, grp, steps)
+
+
+@kernel
+def _take_snapshots(state: I64, costs: I64, time: int) -> None:
+    """Show the router every replica as it stands at ``time``."""
+    state[layout.LAST_TICK] = time // TICK_PS
+    for number in range(state[layout.NUM_REPLICAS]):
+        rep = state[layout.REPLICAS] + number * layout.REPLICA_COLUMNS
+        if state[rep + layout.LEAP] > 0:
+            grp = state[rep + layout.GROUPS]
+            _cut(state, rep, grp, time)
+            propose(state, costs, rep, grp)
+        take_snapshot(state, rep)
+
+
+@kernel
+def _advance(state: I64, costs: I64, rep: int) -> bool:
+    """Carry out what a replica proposed; False if it can never go on."""
+    grp = state[rep + layout.GROUPS]
+    if state[rep + layout.LEAP] > 0:
+        commit(state, rep, grp, state[rep + layout.LEAP])
+    elif not schedule_v1(state, costs, rep, grp):
+        is_empty = state[rep + layout.RUN_COUNT] == 0 and state[rep + layout.BLOCKED] == 1
+        if is_empty and state[rep + layout.DECISION] >= state[rep + layout.END]:
             return False
-        wait_for_output(state, rules, r)
-    propose(state, rules, costs, r)
+        wait_for_output(state, rep)
+    propose(state, costs, rep, grp)
     return True
 
 
 @kernel
-def run_events(state: State, rules: Rules, costs: Costs) -> int:
-    """Run until nothing is left to do before ``rules.horizon_ps``; DONE, or STUCK which is a defect."""
-    globe = state.globe
-    dp = len(state.replica)
+def run_events(state: I64, costs: I64) -> int:
+    """Run until nothing is left to do before the horizon; DONE, or STUCK which is a defect."""
+    replicas = state[layout.REPLICAS]
     while True:
-        r = 0
-        key = state.replica[0, KEY]
-        for q in range(1, dp):
-            if state.replica[q, KEY] < key:
-                r = q
-                key = state.replica[q, KEY]
-        i = NONE
+        rep = replicas
+        key = state[rep + layout.KEY]
+        for number in range(1, state[layout.NUM_REPLICAS]):
+            other = replicas + number * layout.REPLICA_COLUMNS
+            if state[other + layout.KEY] < key:
+                rep = other
+                key = state[other + layout.KEY]
+        req = NONE
         arrival = NEVER
-        if rules.is_closed == 0:
-            i = _next_unsent(state)
-            if i != NONE:
-                arrival = state.request[i, ARRIVAL] + rules.frontend_ps
-        is_pending = globe[PENDING_SIZE] > 0 and state.pending_time[0] < arrival
+        if state[layout.IS_CLOSED] == 0:
+            req = _next_listed(state)
+            if req != NONE:
+                arrival = state[req + layout.ARRIVAL] + state[layout.FRONTEND]
+        is_pending = state[layout.PENDING_SIZE] > 0 and state[state[layout.PENDING]] < arrival
         if is_pending:
-            arrival = state.pending_time[0]
-        if min(arrival, key) >= rules.horizon_ps:
+            arrival = state[state[layout.PENDING]]
+        if min(arrival, key) >= state[layout.HORIZON]:
             return DONE
-        tick = next_tick(state, rules, arrival)
-        if (tick if tick >= 0 else arrival) > key:
-            if not _advance(state, rules, costs, r):
+        tick = next_tick(state, arrival)
+        if (arrival if tick == NONE else tick) > key:
+            if not _advance(state, costs, rep):
                 return STUCK
             continue
-        if tick >= 0:
-            take_snapshot(state, rules, costs, tick)
+        if tick != NONE:
+            _take_snapshots(state, costs, tick)
             continue
         if is_pending:
-            i = state.pending_request[0]
-            globe[PENDING_SIZE] = pop(state.pending_time, state.pending_request, globe[PENDING_SIZE])
-            if rules.is_closed == 1:
-                i = _send_from_slot(state, rules, arrival)
-                if i == NONE:
+            heap = state[layout.PENDING]
+            capacity = state[layout.PENDING_CAPACITY]
+            req = state[heap + capacity]
+            state[layout.PENDING_SIZE] = pop(state, heap, capacity, state[layout.PENDING_SIZE])
+            if state[layout.IS_CLOSED] == 1:
+                req = _send_from_slot(state, arrival)
+                if req == NONE:
                     continue
         else:
-            globe[NEXT_REQUEST] += 1
-        _deliver(state, rules, costs, i, arrival)
+            state[layout.NEXT_REQUEST] += 1
+        _deliver(state, costs, req, arrival)

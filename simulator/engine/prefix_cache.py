@@ -6,129 +6,128 @@ user is gone until blocks are needed. Least recently used goes first; of one req
 second copy of a unit that is already cached stays private to its request and goes back as plain blocks.
 """
 
+from simulator.engine import layout
 from simulator.engine.jit import kernel
-from simulator.engine.layout import (
-    CACHED_FREE,
-    EVICTED_UNITS,
-    FREE,
-    LRU_HEAD,
-    LRU_TAIL,
-    NONE,
-    PROMPT,
-    SHARED_UNITS,
-    TARGET,
-    Rules,
-    State,
-)
+from simulator.engine.layout import I64, NONE
 
 
 @kernel
-def _unlink(state: State, r: int, unit: int) -> None:
-    before = state.unit_previous[r, unit]
-    after = state.unit_next[r, unit]
+def _cached(state: I64, rep: int, unit_row: int) -> int:
+    """Row of a request's unit in the replica's cache."""
+    return state[rep + layout.CACHE] + state[unit_row + layout.UNIT] * layout.CACHE_COLUMNS
+
+
+@kernel
+def _unlink(state: I64, rep: int, unit: int) -> None:
+    before = state[unit + layout.UNIT_PREVIOUS]
+    after = state[unit + layout.UNIT_NEXT]
     if before == NONE:
-        state.replica[r, LRU_HEAD] = after
+        state[rep + layout.LRU_HEAD] = after
     else:
-        state.unit_next[r, before] = after
+        state[before + layout.UNIT_NEXT] = after
     if after == NONE:
-        state.replica[r, LRU_TAIL] = before
+        state[rep + layout.LRU_TAIL] = before
     else:
-        state.unit_previous[r, after] = before
-    state.replica[r, CACHED_FREE] -= 1
+        state[after + layout.UNIT_PREVIOUS] = before
+    state[rep + layout.CACHED_FREE] -= 1
 
 
 @kernel
-def _append(state: State, r: int, unit: int) -> None:
-    tail = state.replica[r, LRU_TAIL]
-    state.unit_previous[r, unit] = tail
-    state.unit_next[r, unit] = NONE
+def _append(state: I64, rep: int, unit: int) -> None:
+    tail = state[rep + layout.LRU_TAIL]
+    state[unit + layout.UNIT_PREVIOUS] = tail
+    state[unit + layout.UNIT_NEXT] = NONE
     if tail == NONE:
-        state.replica[r, LRU_HEAD] = unit
+        state[rep + layout.LRU_HEAD] = unit
     else:
-        state.unit_next[r, tail] = unit
-    state.replica[r, LRU_TAIL] = unit
-    state.replica[r, CACHED_FREE] += 1
+        state[tail + layout.UNIT_NEXT] = unit
+    state[rep + layout.LRU_TAIL] = unit
+    state[rep + layout.CACHED_FREE] += 1
 
 
 @kernel
-def make_room(state: State, rules: Rules, r: int, blocks: int) -> None:
-    """Take ``blocks`` from the free blocks, giving up cached units where plain ones do not suffice."""
-    rep = state.replica[r]
-    while rep[FREE] < blocks:
-        unit = rep[LRU_HEAD]
-        _unlink(state, r, unit)
-        state.unit_users[r, unit] = -1
-        rep[FREE] += rules.unit_blocks
-        state.total[r, EVICTED_UNITS] += 1
-    rep[FREE] -= blocks
+def free_blocks(state: I64, rep: int) -> int:
+    """Blocks that can be allocated: empty ones, and cached ones nobody uses."""
+    return state[rep + layout.FREE] + state[rep + layout.CACHED_FREE] * state[layout.UNIT_BLOCKS]
 
 
 @kernel
-def match(state: State, rules: Rules, r: int, i: int) -> tuple[int, int]:
-    """Leading units of request ``i`` that are cached, and how many of them nobody uses.
+def allocate(state: I64, rep: int, blocks: int) -> None:
+    """Take ``blocks``, giving up cached units where empty blocks do not suffice; there must be enough."""
+    while state[rep + layout.FREE] < blocks:
+        unit = state[rep + layout.LRU_HEAD]
+        _unlink(state, rep, unit)
+        state[unit + layout.USERS] = NONE
+        state[rep + layout.FREE] += state[layout.UNIT_BLOCKS]
+        state[rep + layout.EVICTED_UNITS] += 1
+    state[rep + layout.FREE] -= blocks
+
+
+@kernel
+def match(state: I64, rep: int, req: int) -> tuple[int, int]:
+    """Leading units of a request's prompt that are cached, and how many of them nobody uses.
 
     The last token is always computed, so at most ``TARGET - 1`` tokens are found.
     """
-    if rules.is_caching == 0:
+    if state[layout.IS_CACHING] == 0:
         return 0, 0
-    start = state.unit_offset[i]
-    limit = min(
-        (state.request[i, TARGET] - 1) // rules.unit_tokens,
-        min(state.request[i, PROMPT] // rules.unit_tokens, state.unit_offset[i + 1] - start),
-    )
+    limit = min(state[req + layout.NUM_UNITS], (state[req + layout.TARGET] - 1) // state[layout.UNIT_TOKENS])
+    row = state[req + layout.FIRST_UNIT]
     found = 0
     unused = 0
     while found < limit:
-        users = state.unit_users[r, state.unit[start + found]]
-        if users < 0:
+        users = state[_cached(state, rep, row) + layout.USERS]
+        if users == NONE:
             break
         if users == 0:
             unused += 1
         found += 1
+        row += layout.UNIT_COLUMNS
     return found, unused
 
 
 @kernel
-def take(state: State, r: int, i: int, found: int) -> None:
-    """Let request ``i`` use its first ``found`` units."""
-    start = state.unit_offset[i]
-    for at in range(start, start + found):
-        unit = state.unit[at]
-        if state.unit_users[r, unit] == 0:
-            _unlink(state, r, unit)
-        state.unit_users[r, unit] += 1
-        state.unit_held[at] = 1
-    state.request[i, SHARED_UNITS] = found
+def take(state: I64, rep: int, req: int, found: int) -> None:
+    """Let a request use the first ``found`` units of its prompt."""
+    row = state[req + layout.FIRST_UNIT]
+    for _ in range(found):
+        unit = _cached(state, rep, row)
+        if state[unit + layout.USERS] == 0:
+            _unlink(state, rep, unit)
+        state[unit + layout.USERS] += 1
+        state[row + layout.HELD] = 1
+        row += layout.UNIT_COLUMNS
+    state[req + layout.SHARED_UNITS] = found
 
 
 @kernel
-def publish(state: State, rules: Rules, r: int, i: int, before: int, after: int) -> None:
-    """Hash the units of request ``i`` that a chunk from token ``before`` to ``after`` completes."""
-    start = state.unit_offset[i]
-    limit = min(min(after, state.request[i, PROMPT]) // rules.unit_tokens, state.unit_offset[i + 1] - start)
-    for at in range(start + before // rules.unit_tokens, start + limit):
-        unit = state.unit[at]
-        if state.unit_users[r, unit] < 0:
-            state.unit_users[r, unit] = 1
-            state.unit_held[at] = 1
-            state.request[i, SHARED_UNITS] += 1
+def publish(state: I64, rep: int, req: int, before: int, after: int) -> None:
+    """Hash the units that a chunk from token ``before`` to token ``after`` completes."""
+    size = state[layout.UNIT_TOKENS]
+    last = min(after // size, state[req + layout.NUM_UNITS])
+    for k in range(before // size, last):
+        row = state[req + layout.FIRST_UNIT] + k * layout.UNIT_COLUMNS
+        unit = _cached(state, rep, row)
+        if state[unit + layout.USERS] == NONE:
+            state[unit + layout.USERS] = 1
+            state[row + layout.HELD] = 1
+            state[req + layout.SHARED_UNITS] += 1
 
 
 @kernel
-def give_back(state: State, rules: Rules, r: int, i: int, blocks: int) -> None:
-    """Free the ``blocks`` request ``i`` holds; shared units go to the end of the queue, tail first."""
-    shared = state.request[i, SHARED_UNITS]
-    state.replica[r, FREE] += blocks - shared * rules.unit_blocks
-    if shared == 0:
-        return
-    start = state.unit_offset[i]
-    at = state.unit_offset[i + 1] - 1
-    while at >= start:
-        if state.unit_held[at] == 1:
-            unit = state.unit[at]
-            state.unit_held[at] = 0
-            state.unit_users[r, unit] -= 1
-            if state.unit_users[r, unit] == 0:
-                _append(state, r, unit)
-        at -= 1
-    state.request[i, SHARED_UNITS] = 0
+def give_back(state: I64, rep: int, req: int, blocks: int) -> None:
+    """Free the ``blocks`` a request holds; its shared units go to the end of the queue, tail first."""
+    shared = state[req + layout.SHARED_UNITS]
+    state[rep + layout.FREE] += blocks - shared * state[layout.UNIT_BLOCKS]
+    k = state[req + layout.NUM_UNITS] - 1
+    while shared > 0:
+        row = state[req + layout.FIRST_UNIT] + k * layout.UNIT_COLUMNS
+        if state[row + layout.HELD] == 1:
+            unit = _cached(state, rep, row)
+            state[row + layout.HELD] = 0
+            state[unit + layout.USERS] -= 1
+            if state[unit + layout.USERS] == 0:
+                _append(state, rep, unit)
+            shared -= 1
+        k -= 1
+    state[req + layout.SHARED_UNITS] = 0

@@ -7,11 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.engine import layout
+from simulator.workload.workload import Workload
 
 I64 = NDArray[np.int64]
-F64 = NDArray[np.float64]
-
-PS_PER_S: Final = 1e12
 
 STATUS_NAMES: Final = {
     layout.FINISHED: "finished",
@@ -45,8 +43,8 @@ class ReplicaTotals:
     prefix_hit_tokens: I64
     evicted_units: I64
     peak_blocks: I64
-    used_block_ps: F64  # integral of used KV blocks over busy time; blocks taken linear within a leap
-    running_ps: F64  # integral of running sequences over busy time
+    used_block_us: I64  # integral of used KV blocks over busy time; blocks taken linear within a leap
+    running_us: I64  # integral of sequences in the step over busy time
     batch_histogram: I64  # [dp, max_num_seqs + 1]: steps by sequences in the step
 
     @property
@@ -94,9 +92,13 @@ class EngineResult:
         return {name: count for name, count in found.items() if count}
 
 
-def totals_from_state(state: layout.State) -> ReplicaTotals:
-    """Read the totals out of the engine's arrays."""
-    column = state.total.T.copy()
+def totals_from_state(state: I64) -> ReplicaTotals:
+    """Read the sums out of the engine's state."""
+    dp = int(state[layout.NUM_REPLICAS])
+    first = int(state[layout.REPLICAS])
+    rows = state[first : first + dp * layout.REPLICA_COLUMNS].reshape(dp, layout.REPLICA_COLUMNS)
+    column = rows.T.copy()
+    bins = int(state[layout.MAX_SEQS]) + 1
     return ReplicaTotals(
         steps=column[layout.STEPS],
         decode_steps=column[layout.DECODE_STEPS],
@@ -118,33 +120,36 @@ def totals_from_state(state: layout.State) -> ReplicaTotals:
         prefix_hit_tokens=column[layout.HITS],
         evicted_units=column[layout.EVICTED_UNITS],
         peak_blocks=column[layout.PEAK_BLOCKS],
-        used_block_ps=state.integral[:, 0].copy(),
-        running_ps=state.integral[:, 1].copy(),
-        batch_histogram=state.histogram,
+        used_block_us=column[layout.USED_BLOCK_TIME],
+        running_us=column[layout.RUNNING_TIME],
+        batch_histogram=np.stack([state[at : at + bins] for at in column[layout.HISTOGRAM]]),
     )
 
 
-def result_from_state(state: layout.State, rules: layout.Rules, output_tokens: I64) -> EngineResult:
-    """Read the result out of the engine's arrays; ``output_tokens`` are those the workload asked for."""
-    request = state.request
-    measured = np.ones(len(request), dtype=np.bool_)
-    measured[: rules.warmup] = False
+def result_from_state(state: I64, workload: Workload) -> EngineResult:
+    """Read the result out of the engine's state."""
+    n = len(workload)
+    first = int(state[layout.REQUESTS])
+    column = state[first : first + n * layout.REQUEST_COLUMNS].reshape(n, layout.REQUEST_COLUMNS)
+    measured = np.ones(n, dtype=np.bool_)
+    measured[: state[layout.WARMUP]] = False
     log = None
-    if len(state.log):
-        log = state.log[: state.globe[layout.LOG_ROWS]].copy()
+    if state[layout.LOG_CAPACITY]:
+        at = int(state[layout.LOG])
+        log = state[at : at + state[layout.LOG_SIZE] * layout.LOG_COLUMNS].reshape(-1, layout.LOG_COLUMNS).copy()
     return EngineResult(
-        arrival_ps=request[:, layout.ARRIVAL].copy(),
-        scheduled_ps=request[:, layout.SCHEDULED].copy(),
-        first_token_ps=request[:, layout.FIRST_TOKEN].copy(),
-        finish_ps=request[:, layout.FINISH].copy(),
-        status=request[:, layout.STATUS].copy(),
-        preemptions=request[:, layout.PREEMPTIONS].copy(),
-        hit_tokens=request[:, layout.HIT_TOKENS].copy(),
-        replica=request[:, layout.REPLICA].copy(),
-        prompt_tokens=request[:, layout.PROMPT].copy(),
-        output_tokens=output_tokens,
+        arrival_ps=column[:, layout.ARRIVAL].copy(),
+        scheduled_ps=column[:, layout.SCHEDULED].copy(),
+        first_token_ps=column[:, layout.FIRST_TOKEN].copy(),
+        finish_ps=column[:, layout.FINISH].copy(),
+        status=column[:, layout.STATUS].copy(),
+        preemptions=column[:, layout.PREEMPTIONS].copy(),
+        hit_tokens=column[:, layout.HIT_TOKENS].copy(),
+        replica=column[:, layout.REPLICA].copy(),
+        prompt_tokens=workload.prompt_tokens,
+        output_tokens=workload.output_tokens,
         measured=measured,
         replicas=totals_from_state(state),
-        num_gpu_blocks=rules.num_blocks,
+        num_gpu_blocks=int(state[layout.NUM_BLOCKS]),
         log=log,
     )

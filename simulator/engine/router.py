@@ -3,106 +3,83 @@
 vLLM (0.33, internal load balancing) sends a request to the lowest
 ``max(own in flight, waiting + running) + 6 waiting max(0, kv_usage - 1/2)``; waiting, running and KV use are snapshots
 taken every 100 ms, the requests in flight are the front end's own count; ties go round. A finish counts for a router
-only from the moment it happens.
+only from the moment it happens. The prefix router takes the replica with the longest cached prefix, then the least
+outstanding.
 """
 
+from typing import Final
+
+from simulator.engine import layout
 from simulator.engine.jit import kernel
-from simulator.engine.layout import (
-    FINISH,
-    FINISHED_HEAD,
-    FINISHED_TAIL,
-    KEY,
-    LAST_TICK,
-    LEAP,
-    LEAST_OUTSTANDING_ROUTER,
-    NEXT_FINISHED,
-    NONE,
-    OUTSTANDING,
-    PREFIX_ROUTER,
-    RECORDED_ROUTER,
-    REPLICA,
-    ROUND_ROBIN,
-    RUN_COUNT,
-    SEEN_RUNNING,
-    SEEN_USED,
-    SEEN_WAITING,
-    VLLM_ROUTER,
-    WAIT_COUNT,
-    Costs,
-    Rules,
-    State,
-)
-from simulator.engine.leap import commit, propose, steps_decided_before
-from simulator.engine.prefix_cache import match
-from simulator.engine.step import free_blocks
+from simulator.engine.layout import I64, NONE
+from simulator.engine.prefix_cache import free_blocks, match
 
-TICK_PS = 100_000_000_000
+TICK_PS: Final = 100_000_000_000
 
 
 @kernel
-def next_tick(state: State, rules: Rules, arrival: int) -> int:
-    """Time of the snapshot a request arriving at ``arrival`` is judged by, or -1 if it was taken already."""
-    if rules.router != VLLM_ROUTER:
-        return -1
+def next_tick(state: I64, arrival: int) -> int:
+    """Time of the snapshot an arrival is judged by, or NONE if it was taken already."""
+    if state[layout.ROUTER] != layout.VLLM_ROUTER:
+        return NONE
     tick = arrival // TICK_PS
-    return tick * TICK_PS if tick > state.globe[LAST_TICK] else -1
+    return tick * TICK_PS if tick > state[layout.LAST_TICK] else NONE
 
 
 @kernel
-def take_snapshot(state: State, rules: Rules, costs: Costs, time: int) -> None:
-    """Record what every replica has told the front end by ``time``."""
-    state.globe[LAST_TICK] = time // TICK_PS
-    for r in range(len(state.replica)):
-        rep = state.replica[r]
-        if rep[LEAP] > 0 and rep[KEY] >= time:
-            steps = steps_decided_before(state, rules, r, time)
-            if steps > 0:
-                commit(state, rules, r, steps)
-                propose(state, rules, costs, r)
-        rep[SEEN_WAITING] = rep[WAIT_COUNT]
-        rep[SEEN_RUNNING] = rep[RUN_COUNT]
-        rep[SEEN_USED] = rules.num_blocks - free_blocks(state, rules, r)
+def take_snapshot(state: I64, rep: int) -> None:
+    """Record what a replica tells the front end."""
+    state[rep + layout.SEEN_WAITING] = state[rep + layout.WAIT_COUNT]
+    state[rep + layout.SEEN_RUNNING] = state[rep + layout.RUN_COUNT]
+    state[rep + layout.SEEN_USED] = state[layout.NUM_BLOCKS] - free_blocks(state, rep)
 
 
 @kernel
-def _count_outstanding(state: State, r: int, time: int) -> None:
-    rep = state.replica[r]
-    i = rep[FINISHED_HEAD]
-    while i != NONE and state.request[i, FINISH] <= time:
-        rep[OUTSTANDING] -= 1
-        i = state.request[i, NEXT_FINISHED]
-    rep[FINISHED_HEAD] = i
-    if i == NONE:
-        rep[FINISHED_TAIL] = NONE
+def _count_outstanding(state: I64, rep: int, time: int) -> None:
+    req = state[rep + layout.FINISHED_HEAD]
+    while req != NONE and state[req + layout.FINISH] <= time:
+        state[rep + layout.OUTSTANDING] -= 1
+        req = state[req + layout.NEXT_FINISHED]
+    state[rep + layout.FINISHED_HEAD] = req
+    if req == NONE:
+        state[rep + layout.FINISHED_TAIL] = NONE
 
 
 @kernel
-def route(state: State, rules: Rules, i: int, time: int) -> int:
-    """Replica for request ``i`` that arrives at ``time``."""
-    dp = len(state.replica)
+def _score(state: I64, rep: int, req: int) -> float:
+    """Load of a replica as the router sees it; the lowest wins."""
+    outstanding = float(state[rep + layout.OUTSTANDING])
+    if state[layout.ROUTER] == layout.PREFIX_ROUTER:
+        found, _ = match(state, rep, req)
+        return outstanding - float(found) * float(1 << 32)
+    if state[layout.ROUTER] == layout.VLLM_ROUTER:
+        waiting = float(state[rep + layout.SEEN_WAITING])
+        usage = float(state[rep + layout.SEEN_USED]) / float(state[layout.NUM_BLOCKS])
+        load = max(outstanding, waiting + float(state[rep + layout.SEEN_RUNNING]))
+        return load + 6.0 * waiting * max(0.0, usage - 0.5)
+    return outstanding
+
+
+@kernel
+def route(state: I64, req: int, time: int) -> int:
+    """Row of the replica for a request that arrives at ``time``."""
+    replicas = state[layout.REPLICAS]
+    dp = state[layout.NUM_REPLICAS]
     if dp == 1:
-        return 0
-    if rules.router == RECORDED_ROUTER:
-        return state.request[i, REPLICA]
-    turn = state.globe[ROUND_ROBIN]
-    state.globe[ROUND_ROBIN] = (turn + 1) % dp
-    if rules.router < VLLM_ROUTER:
-        return turn
-    best = -1
+        return replicas
+    if state[layout.ROUTER] == layout.RECORDED_ROUTER:
+        return replicas + state[req + layout.REPLICA] * layout.REPLICA_COLUMNS
+    turn = state[layout.TURN]
+    state[layout.TURN] = (turn + 1) % dp
+    if state[layout.ROUTER] == layout.ROUND_ROBIN_ROUTER:
+        return replicas + turn * layout.REPLICA_COLUMNS
+    best = NONE
     best_score = 0.0
     for step in range(dp):
-        r = (turn + step) % dp
-        _count_outstanding(state, r, time)
-        rep = state.replica[r]
-        score = float(rep[OUTSTANDING])
-        if rules.router == VLLM_ROUTER:
-            usage = float(rep[SEEN_USED]) / float(rules.num_blocks)
-            score = max(score, float(rep[SEEN_WAITING] + rep[SEEN_RUNNING]))
-            score += 6.0 * float(rep[SEEN_WAITING]) * max(0.0, usage - 0.5)
-        elif rules.router == PREFIX_ROUTER:
-            found, _ = match(state, rules, r, i)
-            score -= float(found) * float(1 << 32)
-        if best < 0 or score < best_score:
-            best = r
+        rep = replicas + (turn + step) % dp * layout.REPLICA_COLUMNS
+        _count_outstanding(state, rep, time)
+        score = _score(state, rep, req)
+        if best == NONE or score < best_score:
+            best = rep
             best_score = score
     return best

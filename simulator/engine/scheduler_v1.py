@@ -7,226 +7,220 @@ until budget, slots or blocks are used up and never skips one that does not fit.
 prompts and with blocks reserved for the whole answer.
 """
 
+from simulator.engine import layout
 from simulator.engine.jit import kernel
-from simulator.engine.layout import (
-    ADMISSION,
-    BLOCKED,
-    COMPUTED,
-    DECISION,
-    DECODERS,
-    DECODING,
-    EPOCH,
-    HIT_TOKENS,
-    HITS,
-    NEXT,
-    NEXT_ADMISSION,
-    NEXT_RELEASING,
-    NONE,
-    OUTPUT,
-    PARTIALS,
-    PROMPT,
-    RELEASING,
-    RUN_COUNT,
-    RUN_HEAD,
-    RUN_TAIL,
-    SCHEDULED,
-    STARVED_HEAD,
-    STATUS,
-    TARGET,
-    WAIT_COUNT,
-    WAIT_HEAD,
-    Costs,
-    Rules,
-    State,
-)
-from simulator.engine.prefix_cache import make_room, match, publish, take
-from simulator.engine.sequences import admit, kv_tokens, preempt, stop_decoding
-from simulator.engine.step import free_blocks, launch
+from simulator.engine.layout import I64, NONE
+from simulator.engine.prefix_cache import allocate, free_blocks, match, publish, take
+from simulator.engine.sequences import admit, blocks_for, kv_tokens, preempt, stop_decoding
+from simulator.engine.step import launch
 
 
 @kernel
-def _blocks(tokens: int, block_size: int) -> int:
-    return (tokens + block_size - 1) // block_size
-
-
-@kernel
-def _chunk_limit(state: State, rules: Rules, r: int) -> int:
+def _chunk_limit(state: I64, rep: int) -> int:
     """Longest chunk one prefill may take; the threshold is ignored for a request on its own."""
-    rep = state.replica[r]
-    if rules.long_prefill > 0 and rep[RUN_COUNT] + rep[WAIT_COUNT] > 1:
-        return rules.long_prefill
-    return rules.max_tokens
+    if state[layout.LONG_PREFILL] > 0 and state[rep + layout.RUN_COUNT] + state[rep + layout.WAIT_COUNT] > 1:
+        return state[layout.LONG_PREFILL]
+    return state[layout.MAX_TOKENS]
 
 
 @kernel
-def _fits_without_order(state: State, rules: Rules, r: int) -> bool:
+def _growth(state: I64, before: int, after: int) -> int:
+    """Blocks a request needs on top of those it holds to go from ``before`` to ``after`` tokens."""
+    if state[layout.RESERVES_OUTPUT] == 1:
+        return 0
+    return blocks_for(state, after) - blocks_for(state, before)
+
+
+@kernel
+def _decode_growth(state: I64, grp: int) -> int:
+    """Blocks the decoding sequences of a group need for their next step."""
+    if state[layout.RESERVES_OUTPUT] == 1:
+        return 0
+    return state[state[grp + layout.RESIDUE] + state[grp + layout.EPOCH] % state[layout.BLOCK_SIZE]]
+
+
+@kernel
+def _fits_in_any_order(state: I64, rep: int, grp: int) -> bool:
     """Whether every running request gets what it asks for, so that the order of the walk does not matter."""
-    rep = state.replica[r]
-    request = state.request
-    left = rules.max_tokens - rep[DECODERS]
+    left = state[layout.MAX_TOKENS] - state[grp + layout.DECODERS]
     if left < 0:
         return False
-    need = 0 if rules.reserves_output == 1 else state.residue[r, rep[EPOCH] % rules.block_size]
-    limit = _chunk_limit(state, rules, r)
-    for at in range(rep[PARTIALS]):
-        i = state.partial[r, at]
-        done = request[i, COMPUTED]
-        chunk = min(request[i, TARGET] - done, limit)
+    need = _decode_growth(state, grp)
+    limit = _chunk_limit(state, rep)
+    for at in range(state[rep + layout.PARTIALS]):
+        req = state[state[rep + layout.PARTIAL_LIST] + at]
+        done = state[req + layout.COMPUTED]
+        chunk = min(state[req + layout.TARGET] - done, limit)
         if chunk > left:
-            if i != rep[RUN_TAIL]:
+            if req != state[rep + layout.RUN_TAIL]:
                 return False
             chunk = left
         left -= chunk
-        if rules.reserves_output == 0:
-            need += _blocks(done + chunk, rules.block_size) - _blocks(done, rules.block_size)
-    return need <= free_blocks(state, rules, r)
+        need += _growth(state, done, done + chunk)
+    return need <= free_blocks(state, rep)
 
 
 @kernel
-def _continue_prefill(state: State, rules: Rules, r: int, i: int, chunk: int) -> None:
-    done = state.request[i, COMPUTED]
-    state.request[i, COMPUTED] = done + chunk
-    if rules.is_caching == 1:
-        publish(state, rules, r, i, done, done + chunk)
+def prefill_chunk(state: I64, rep: int, req: int, chunk: int) -> tuple[int, int]:
+    """Schedule the next ``chunk`` tokens of a request whose blocks are there: (pairs, KV reads)."""
+    done = state[req + layout.COMPUTED]
+    state[req + layout.COMPUTED] = done + chunk
+    if state[layout.IS_CACHING] == 1:
+        publish(state, rep, req, done, done + chunk)
+    return chunk * done + chunk * (chunk + 1) // 2, done + chunk
 
 
 @kernel
-def _run_unordered(state: State, rules: Rules, r: int) -> tuple[int, int, int, int]:
+def _run_in_any_order(state: I64, rep: int, grp: int) -> tuple[int, int, int, int]:
     """Pass 1 when everything fits: (prefill tokens, prefills, pairs, reads)."""
-    rep = state.replica[r]
-    request = state.request
-    if rules.reserves_output == 0:
-        make_room(state, rules, r, state.residue[r, rep[EPOCH] % rules.block_size])
-    left = rules.max_tokens - rep[DECODERS]
-    limit = _chunk_limit(state, rules, r)
+    allocate(state, rep, _decode_growth(state, grp))
+    left = state[layout.MAX_TOKENS] - state[grp + layout.DECODERS]
+    limit = _chunk_limit(state, rep)
     tokens = 0
     prefills = 0
     pairs = 0
     reads = 0
-    for at in range(rep[PARTIALS]):
-        i = state.partial[r, at]
-        done = request[i, COMPUTED]
-        chunk = min(min(request[i, TARGET] - done, limit), left - tokens)
+    for at in range(state[rep + layout.PARTIALS]):
+        req = state[state[rep + layout.PARTIAL_LIST] + at]
+        done = state[req + layout.COMPUTED]
+        chunk = min(min(state[req + layout.TARGET] - done, limit), left - tokens)
         if chunk == 0:
             continue
-        if rules.reserves_output == 0:
-            make_room(state, rules, r, _blocks(done + chunk, rules.block_size) - _blocks(done, rules.block_size))
-        _continue_prefill(state, rules, r, i, chunk)
+        allocate(state, rep, _growth(state, done, done + chunk))
+        more_pairs, more_reads = prefill_chunk(state, rep, req, chunk)
         tokens += chunk
         prefills += 1
-        pairs += chunk * done + chunk * (chunk + 1) // 2
-        reads += done + chunk
+        pairs += more_pairs
+        reads += more_reads
     return tokens, prefills, pairs, reads
 
 
 @kernel
-def _run_in_order(state: State, rules: Rules, r: int) -> tuple[int, int, int, int, int, int]:
-    """Pass 1 request by request: (prefill tokens, prefills, pairs, reads, budget left, whether one was preempted)."""
-    rep = state.replica[r]
-    request = state.request
-    left = rules.max_tokens
-    limit = _chunk_limit(state, rules, r)
+def _starve(state: I64, rep: int, req: int) -> None:
+    """Take the decoding requests from ``req`` on out of this step: the budget does not reach them."""
+    while req != NONE:
+        if state[req + layout.STATUS] == layout.DECODING:
+            stop_decoding(state, req)
+            state[req + layout.NEXT_RELEASING] = state[rep + layout.STARVED_HEAD]
+            state[rep + layout.STARVED_HEAD] = req
+        req = state[req + layout.NEXT]
+
+
+@kernel
+def _preempt_until_free(state: I64, rep: int, req: int, need: int) -> bool:
+    """Preempt from the tail until ``need`` blocks are free; False if ``req`` itself had to go."""
+    while need > free_blocks(state, rep):
+        victim = state[rep + layout.RUN_TAIL]
+        preempt(state, rep, victim)
+        if victim == req:
+            return False
+    return True
+
+
+@kernel
+def _run_in_order(state: I64, rep: int) -> tuple[int, int, int, int, int]:
+    """Pass 1 request by request: (prefill tokens, prefills, pairs, reads, budget left)."""
+    left = state[layout.MAX_TOKENS]
+    limit = _chunk_limit(state, rep)
     tokens = 0
     prefills = 0
     pairs = 0
     reads = 0
-    preempted = 0
-    i = rep[RUN_HEAD]
-    while i != NONE and left > 0:
-        if request[i, STATUS] == RELEASING:
-            i = request[i, NEXT]
+    req = state[rep + layout.RUN_HEAD]
+    while req != NONE and left > 0:
+        if state[req + layout.STATUS] == layout.RELEASING:
+            req = state[req + layout.NEXT]
             continue
-        is_decoding = request[i, STATUS] == DECODING
-        done = kv_tokens(state, r, i)
-        chunk = 1 if is_decoding else min(min(request[i, TARGET] - done, limit), left)
-        need = 0
-        if rules.reserves_output == 0:
-            need = _blocks(done + chunk, rules.block_size) - _blocks(done, rules.block_size)
-        has_lost = False
-        while need > free_blocks(state, rules, r):
-            victim = rep[RUN_TAIL]
-            preempt(state, rules, r, victim)
-            preempted = 1
-            if victim == i:
-                has_lost = True
-                break
-        if has_lost:
-            return tokens, prefills, pairs, reads, left, preempted
-        make_room(state, rules, r, need)
+        is_decoding = state[req + layout.STATUS] == layout.DECODING
+        done = kv_tokens(state, req)
+        chunk = 1 if is_decoding else min(min(state[req + layout.TARGET] - done, limit), left)
+        need = _growth(state, done, done + chunk)
+        if not _preempt_until_free(state, rep, req, need):
+            return tokens, prefills, pairs, reads, left
+        allocate(state, rep, need)
         left -= chunk
         if not is_decoding:
-            _continue_prefill(state, rules, r, i, chunk)
+            more_pairs, more_reads = prefill_chunk(state, rep, req, chunk)
             tokens += chunk
             prefills += 1
-            pairs += chunk * done + chunk * (chunk + 1) // 2
-            reads += done + chunk
-        i = request[i, NEXT]
-    while i != NONE:
-        if request[i, STATUS] == DECODING:
-            stop_decoding(state, rules, r, i)
-            request[i, NEXT_RELEASING] = rep[STARVED_HEAD]
-            rep[STARVED_HEAD] = i
-        i = request[i, NEXT]
-    return tokens, prefills, pairs, reads, left, preempted
+            pairs += more_pairs
+            reads += more_reads
+        req = state[req + layout.NEXT]
+    _starve(state, rep, req)
+    return tokens, prefills, pairs, reads, left
 
 
 @kernel
-def schedule_v1(state: State, rules: Rules, costs: Costs, r: int) -> bool:
+def _admission(state: I64, rep: int, left: int) -> tuple[int, int, int]:
+    """What the head of the waiting queue may run with ``left`` tokens of budget: (chunk, units found, new blocks).
+
+    A chunk of 0 means that it cannot be admitted now; ``BLOCKED`` says that it cannot be until something is released.
+    """
+    if state[rep + layout.RUN_COUNT] >= state[layout.MAX_SEQS]:
+        state[rep + layout.BLOCKED] = 1
+        return 0, 0, 0
+    req = state[rep + layout.WAIT_HEAD]
+    found, unused = match(state, rep, req)
+    hit = found * state[layout.UNIT_TOKENS]
+    chunk = min(state[req + layout.TARGET] - hit, _chunk_limit(state, rep))
+    if chunk > left:
+        if state[layout.IS_CHUNKED] == 0:
+            return 0, 0, 0
+        chunk = left
+    blocks = blocks_for(state, hit + chunk)
+    if state[layout.RESERVES_OUTPUT] == 1:
+        blocks = blocks_for(state, state[req + layout.PROMPT] + state[req + layout.OUTPUT] - 1)
+    gate = blocks
+    if state[layout.GATES_FULL_SEQUENCE] == 1:
+        gate = max(gate, blocks_for(state, state[req + layout.TARGET]))
+    if state[rep + layout.RUN_COUNT] > 0:
+        gate += state[layout.WATERMARK]
+    if gate - (found - unused) * state[layout.UNIT_BLOCKS] > free_blocks(state, rep):
+        state[rep + layout.BLOCKED] = 1
+        return 0, 0, 0
+    return chunk, found, blocks - found * state[layout.UNIT_BLOCKS]
+
+
+@kernel
+def admit_head(state: I64, rep: int, found: int, blocks: int) -> int:
+    """Admit the head of the waiting queue on ``found`` cached units and ``blocks`` new blocks; returns it."""
+    req = admit(state, rep)
+    hit = found * state[layout.UNIT_TOKENS]
+    if state[req + layout.SCHEDULED] == NONE:
+        state[req + layout.SCHEDULED] = state[rep + layout.DECISION]
+        state[req + layout.HIT_TOKENS] = hit
+    state[rep + layout.HITS] += hit
+    if found > 0:
+        take(state, rep, req, found)
+    state[req + layout.COMPUTED] = hit
+    allocate(state, rep, blocks)
+    return req
+
+
+@kernel
+def schedule_v1(state: I64, costs: I64, rep: int, grp: int) -> bool:
     """Take one decision and launch its step; False if there was nothing to run."""
-    rep = state.replica[r]
-    request = state.request
-    used = rules.num_blocks - free_blocks(state, rules, r)
-    preempted = 0
-    if _fits_without_order(state, rules, r):
-        tokens, prefills, pairs, reads = _run_unordered(state, rules, r)
-        left = rules.max_tokens - rep[DECODERS] - tokens
+    used = state[layout.NUM_BLOCKS] - free_blocks(state, rep)
+    preempted = state[rep + layout.PREEMPTED]
+    if _fits_in_any_order(state, rep, grp):
+        tokens, prefills, pairs, reads = _run_in_any_order(state, rep, grp)
+        left = state[layout.MAX_TOKENS] - state[grp + layout.DECODERS] - tokens
     else:
-        tokens, prefills, pairs, reads, left, preempted = _run_in_order(state, rules, r)
-    rep[BLOCKED] = 0
-    while preempted == 0 and rep[WAIT_COUNT] > 0 and left > 0:
-        if rep[RUN_COUNT] >= rules.max_seqs:
-            rep[BLOCKED] = 1
+        tokens, prefills, pairs, reads, left = _run_in_order(state, rep)
+    state[rep + layout.BLOCKED] = 0
+    may_admit = preempted == state[rep + layout.PREEMPTED]
+    while may_admit and left > 0 and state[rep + layout.WAIT_COUNT] > 0:
+        chunk, found, blocks = _admission(state, rep, left)
+        if chunk == 0:
             break
-        i = rep[WAIT_HEAD]
-        found, unused = match(state, rules, r, i)
-        hit = found * rules.unit_tokens
-        chunk = min(request[i, TARGET] - hit, _chunk_limit(state, rules, r))
-        if chunk > left:
-            if rules.is_chunked == 0:
-                break
-            chunk = left
-        take_blocks = _blocks(hit + chunk, rules.block_size)
-        if rules.reserves_output == 1:
-            take_blocks = _blocks(request[i, PROMPT] + request[i, OUTPUT] - 1, rules.block_size)
-        gate = take_blocks
-        if rules.gates_full_sequence == 1:
-            gate = max(gate, _blocks(request[i, TARGET], rules.block_size))
-        gate += (unused - found) * rules.unit_blocks
-        if rep[RUN_COUNT] > 0:
-            gate += rules.watermark
-        if gate > free_blocks(state, rules, r):
-            rep[BLOCKED] = 1
-            break
-        admit(state, r)
-        request[i, ADMISSION] = rep[NEXT_ADMISSION]
-        rep[NEXT_ADMISSION] += 1
-        state.partial[r, rep[PARTIALS]] = i
-        rep[PARTIALS] += 1
-        if request[i, SCHEDULED] == NONE:
-            request[i, SCHEDULED] = rep[DECISION]
-            request[i, HIT_TOKENS] = hit
-        state.total[r, HITS] += hit
-        if rules.is_caching == 1:
-            take(state, r, i, found)
-        request[i, COMPUTED] = hit
-        make_room(state, rules, r, take_blocks - found * rules.unit_blocks)
-        _continue_prefill(state, rules, r, i, chunk)
+        req = admit_head(state, rep, found, blocks)
+        more_pairs, more_reads = prefill_chunk(state, rep, req, chunk)
         left -= chunk
         tokens += chunk
         prefills += 1
-        pairs += chunk * hit + chunk * (chunk + 1) // 2
-        reads += hit + chunk
-    if rep[DECODERS] + prefills == 0:
+        pairs += more_pairs
+        reads += more_reads
+    if state[grp + layout.DECODERS] + prefills == 0:
         return False
-    launch(state, rules, costs, r, tokens, prefills, pairs, reads, 1, used)
+    launch(state, costs, rep, grp, tokens, prefills, pairs, reads, True, used)
     return True

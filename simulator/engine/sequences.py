@@ -1,333 +1,283 @@
-"""Lists and counters of a replica's requests: waiting, running, decoding, releasing; every change is O(1) or O(log n)."""
+"""Lists and counters of requests: waiting, running, decoding, releasing; every change is O(1) or O(log n)."""
 
+from simulator.engine import layout
 from simulator.engine.heap import push
 from simulator.engine.jit import kernel
-from simulator.engine.layout import (
-    ADMISSION,
-    BLOCKED,
-    COMPUTED,
-    DECODE_KV,
-    DECODERS,
-    DECODING,
-    EPOCH,
-    FINISH_EPOCH,
-    FINISHED,
-    GENERATED,
-    HEAP_SIZE,
-    NEXT,
-    NEXT_RELEASING,
-    NONE,
-    OUTPUT,
-    PARTIALS,
-    PREEMPTED,
-    PREEMPTIONS,
-    PREFILLING,
-    PREVIOUS,
-    PROMPT,
-    RELEASING,
-    RELEASING_HEAD,
-    RELEASING_TAIL,
-    RUN_COUNT,
-    RUN_HEAD,
-    RUN_TAIL,
-    STATUS,
-    TARGET,
-    WAIT_COUNT,
-    WAIT_HEAD,
-    WAIT_TAIL,
-    WAITING,
-    WINDOW_HEAP_SIZE,
-    WINDOW_KV,
-    WINDOW_OPEN,
-    Rules,
-    State,
-)
+from simulator.engine.layout import I64, NONE
 from simulator.engine.prefix_cache import give_back
 
-_ADMISSION_BITS = 32
+
+@kernel
+def blocks_for(state: I64, tokens: int) -> int:
+    """KV blocks that hold ``tokens``."""
+    size = state[layout.BLOCK_SIZE]
+    return (tokens + size - 1) // size
 
 
 @kernel
-def heap_entry(epoch: int, admission: int) -> int:
-    """Order by epoch, then by place in the running list."""
-    return (epoch << _ADMISSION_BITS) | admission
+def kv_tokens(state: I64, req: int) -> int:
+    """Tokens of KV a request holds."""
+    if state[req + layout.STATUS] != layout.DECODING:
+        return state[req + layout.COMPUTED]
+    epochs_left = state[req + layout.FINISH_EPOCH] - state[state[req + layout.GROUP] + layout.EPOCH]
+    return state[req + layout.PROMPT] + state[req + layout.OUTPUT] - 1 - epochs_left
 
 
 @kernel
-def enqueue(state: State, r: int, i: int) -> None:
-    """Put request ``i`` at the end of the waiting queue."""
-    rep = state.replica[r]
-    request = state.request
-    request[i, STATUS] = WAITING
-    request[i, NEXT] = NONE
-    if rep[WAIT_TAIL] == NONE:
-        rep[WAIT_HEAD] = i
+def blocks_held(state: I64, req: int) -> int:
+    """KV blocks a running request holds."""
+    if state[layout.RESERVES_OUTPUT] == 1:
+        return blocks_for(state, state[req + layout.PROMPT] + state[req + layout.OUTPUT] - 1)
+    return blocks_for(state, kv_tokens(state, req))
+
+
+@kernel
+def enqueue(state: I64, rep: int, req: int) -> None:
+    """Put a request at the end of the waiting queue."""
+    state[req + layout.STATUS] = layout.WAITING
+    state[req + layout.NEXT] = NONE
+    tail = state[rep + layout.WAIT_TAIL]
+    if tail == NONE:
+        state[rep + layout.WAIT_HEAD] = req
     else:
-        request[rep[WAIT_TAIL], NEXT] = i
-    rep[WAIT_TAIL] = i
-    rep[WAIT_COUNT] += 1
+        state[tail + layout.NEXT] = req
+    state[rep + layout.WAIT_TAIL] = req
+    state[rep + layout.WAIT_COUNT] += 1
 
 
 @kernel
-def enqueue_front(state: State, r: int, i: int) -> None:
-    """Put request ``i`` before all others in the waiting queue."""
-    rep = state.replica[r]
-    state.request[i, STATUS] = WAITING
-    state.request[i, NEXT] = rep[WAIT_HEAD]
-    rep[WAIT_HEAD] = i
-    if rep[WAIT_TAIL] == NONE:
-        rep[WAIT_TAIL] = i
-    rep[WAIT_COUNT] += 1
+def _enqueue_front(state: I64, rep: int, req: int) -> None:
+    state[req + layout.STATUS] = layout.WAITING
+    state[req + layout.NEXT] = state[rep + layout.WAIT_HEAD]
+    state[rep + layout.WAIT_HEAD] = req
+    if state[rep + layout.WAIT_TAIL] == NONE:
+        state[rep + layout.WAIT_TAIL] = req
+    state[rep + layout.WAIT_COUNT] += 1
 
 
 @kernel
-def admit(state: State, r: int) -> int:
-    """Move the head of the waiting queue to the end of the running list; returns it."""
-    rep = state.replica[r]
-    request = state.request
-    i = rep[WAIT_HEAD]
-    rep[WAIT_HEAD] = request[i, NEXT]
-    if rep[WAIT_HEAD] == NONE:
-        rep[WAIT_TAIL] = NONE
-    rep[WAIT_COUNT] -= 1
-    request[i, STATUS] = PREFILLING
-    request[i, PREVIOUS] = rep[RUN_TAIL]
-    request[i, NEXT] = NONE
-    if rep[RUN_TAIL] == NONE:
-        rep[RUN_HEAD] = i
+def admit(state: I64, rep: int) -> int:
+    """Move the head of the waiting queue to the end of the running list, as a prefill; returns it."""
+    req = state[rep + layout.WAIT_HEAD]
+    state[rep + layout.WAIT_HEAD] = state[req + layout.NEXT]
+    if state[rep + layout.WAIT_HEAD] == NONE:
+        state[rep + layout.WAIT_TAIL] = NONE
+    state[rep + layout.WAIT_COUNT] -= 1
+    state[req + layout.STATUS] = layout.PREFILLING
+    state[req + layout.ADMISSION] = state[rep + layout.NEXT_ADMISSION]
+    state[rep + layout.NEXT_ADMISSION] += 1
+    tail = state[rep + layout.RUN_TAIL]
+    state[req + layout.PREVIOUS] = tail
+    state[req + layout.NEXT] = NONE
+    if tail == NONE:
+        state[rep + layout.RUN_HEAD] = req
     else:
-        request[rep[RUN_TAIL], NEXT] = i
-    rep[RUN_TAIL] = i
-    rep[RUN_COUNT] += 1
-    return i
+        state[tail + layout.NEXT] = req
+    state[rep + layout.RUN_TAIL] = req
+    state[rep + layout.RUN_COUNT] += 1
+    state[state[rep + layout.PARTIAL_LIST] + state[rep + layout.PARTIALS]] = req
+    state[rep + layout.PARTIALS] += 1
+    return req
 
 
 @kernel
-def leave_running(state: State, r: int, i: int) -> None:
-    """Unlink request ``i`` from the running list."""
-    rep = state.replica[r]
-    request = state.request
-    before = request[i, PREVIOUS]
-    after = request[i, NEXT]
+def _leave_running(state: I64, rep: int, req: int) -> None:
+    before = state[req + layout.PREVIOUS]
+    after = state[req + layout.NEXT]
     if before == NONE:
-        rep[RUN_HEAD] = after
+        state[rep + layout.RUN_HEAD] = after
     else:
-        request[before, NEXT] = after
+        state[before + layout.NEXT] = after
     if after == NONE:
-        rep[RUN_TAIL] = before
+        state[rep + layout.RUN_TAIL] = before
     else:
-        request[after, PREVIOUS] = before
-    rep[RUN_COUNT] -= 1
+        state[after + layout.PREVIOUS] = before
+    state[rep + layout.RUN_COUNT] -= 1
 
 
 @kernel
-def kv_tokens(state: State, r: int, i: int) -> int:
-    """Tokens of KV that request ``i`` holds."""
-    request = state.request
-    if request[i, STATUS] == DECODING:
-        return request[i, PROMPT] + request[i, OUTPUT] - 1 - (request[i, FINISH_EPOCH] - state.replica[r, EPOCH])
-    return request[i, COMPUTED]
-
-
-@kernel
-def blocks_held(state: State, rules: Rules, r: int, i: int) -> int:
-    """KV blocks of request ``i``."""
-    if rules.reserves_output == 1:
-        tokens = state.request[i, PROMPT] + max(state.request[i, OUTPUT] - 1, 0)
-    else:
-        tokens = kv_tokens(state, r, i)
-    return (tokens + rules.block_size - 1) // rules.block_size
-
-
-@kernel
-def _compact(state: State, r: int) -> None:
-    """Drop entries of preempted requests from the finish heap."""
-    rep = state.replica[r]
-    keys = state.heap_key[r]
-    values = state.heap_request[r]
-    old = rep[HEAP_SIZE]
-    size = 0
-    for at in range(old):
-        if is_current(state, r, keys[at], values[at]):
-            size = push(keys, values, size, keys[at], values[at])
-    rep[HEAP_SIZE] = size
-
-
-@kernel
-def is_current(state: State, r: int, key: int, i: int) -> bool:  # noqa: ARG001 - same shape as its siblings
-    """Whether a heap entry still speaks of a decoding request, not of one that was preempted since."""
-    request = state.request
-    return request[i, STATUS] == DECODING and key == heap_entry(request[i, FINISH_EPOCH], request[i, ADMISSION])
-
-
-@kernel
-def _compact_window(state: State, rules: Rules, r: int) -> None:
-    rep = state.replica[r]
-    keys = state.window_key[r]
-    values = state.window_request[r]
-    size = 0
-    for at in range(rep[WINDOW_HEAP_SIZE]):
-        if is_window_current(state, rules, r, keys[at], values[at]):
-            size = push(keys, values, size, keys[at], values[at])
-    rep[WINDOW_HEAP_SIZE] = size
-
-
-@kernel
-def window_epoch(state: State, rules: Rules, i: int) -> int:
-    """Epoch at which decoding request ``i`` holds ``window`` tokens."""
-    request = state.request
-    return rules.window - (request[i, PROMPT] + request[i, OUTPUT] - 1 - request[i, FINISH_EPOCH])
-
-
-@kernel
-def is_window_current(state: State, rules: Rules, r: int, key: int, i: int) -> bool:  # noqa: ARG001
-    """``is_current`` for the window heap."""
-    return state.request[i, STATUS] == DECODING and key == heap_entry(
-        window_epoch(state, rules, i), state.request[i, ADMISSION]
+def is_current_finish(state: I64, key: int, req: int) -> bool:
+    """Whether an entry of the finish heap still holds: its request was not preempted or held up since."""
+    return (
+        state[req + layout.STATUS] == layout.DECODING
+        and key == (state[req + layout.FINISH_EPOCH] << layout.ADMISSION_BITS) | state[req + layout.ADMISSION]
     )
 
 
 @kernel
-def start_decoding(state: State, rules: Rules, r: int, i: int) -> None:
-    """Request ``i`` has its prompt computed and decodes from the next epoch on."""
-    rep = state.replica[r]
-    request = state.request
-    request[i, STATUS] = DECODING
-    request[i, FINISH_EPOCH] = rep[EPOCH] + request[i, OUTPUT] - request[i, GENERATED]
-    tokens = request[i, COMPUTED]
-    rep[DECODERS] += 1
-    rep[DECODE_KV] += tokens
-    state.residue[r, (rep[EPOCH] - tokens) % rules.block_size] += 1
-    if rep[HEAP_SIZE] == state.heap_key.shape[1]:
-        _compact(state, r)
-    rep[HEAP_SIZE] = push(
-        state.heap_key[r],
-        state.heap_request[r],
-        rep[HEAP_SIZE],
-        heap_entry(request[i, FINISH_EPOCH], request[i, ADMISSION]),
-        i,
+def _window_key(state: I64, req: int) -> int:
+    """Heap key of the epoch at which a decoding request holds a full window."""
+    before_decode = state[req + layout.PROMPT] + state[req + layout.OUTPUT] - 1 - state[req + layout.FINISH_EPOCH]
+    return ((state[layout.WINDOW] - before_decode) << layout.ADMISSION_BITS) | state[req + layout.ADMISSION]
+
+
+@kernel
+def is_current_window(state: I64, key: int, req: int) -> bool:
+    """``is_current_finish`` for the heap of windows."""
+    return state[req + layout.STATUS] == layout.DECODING and key == _window_key(state, req)
+
+
+@kernel
+def _make_room_for_finish(state: I64, grp: int) -> None:
+    """Drop dead entries when the finish heap is full."""
+    capacity = state[grp + layout.HEAP_CAPACITY]
+    if state[grp + layout.HEAP_SIZE] < capacity:
+        return
+    heap = state[grp + layout.HEAP]
+    size = 0
+    for at in range(capacity):
+        key = state[heap + at]
+        req = state[heap + capacity + at]
+        if is_current_finish(state, key, req):
+            size = push(state, heap, capacity, size, key, req)
+    state[grp + layout.HEAP_SIZE] = size
+
+
+@kernel
+def _make_room_for_window(state: I64, grp: int) -> None:
+    """Drop dead entries when the heap of windows is full."""
+    capacity = state[grp + layout.HEAP_CAPACITY]
+    if state[grp + layout.WINDOW_HEAP_SIZE] < capacity:
+        return
+    heap = state[grp + layout.WINDOW_HEAP]
+    size = 0
+    for at in range(capacity):
+        key = state[heap + at]
+        req = state[heap + capacity + at]
+        if is_current_window(state, key, req):
+            size = push(state, heap, capacity, size, key, req)
+    state[grp + layout.WINDOW_HEAP_SIZE] = size
+
+
+@kernel
+def start_decoding(state: I64, grp: int, req: int) -> None:
+    """Let a request with its target computed decode in group ``grp`` from the next epoch on."""
+    epoch = state[grp + layout.EPOCH]
+    tokens = state[req + layout.COMPUTED]
+    finish_epoch = epoch + state[req + layout.OUTPUT] - state[req + layout.GENERATED]
+    state[req + layout.STATUS] = layout.DECODING
+    state[req + layout.GROUP] = grp
+    state[req + layout.FINISH_EPOCH] = finish_epoch
+    state[grp + layout.DECODERS] += 1
+    state[grp + layout.DECODE_KV] += tokens
+    state[state[grp + layout.RESIDUE] + (epoch - tokens) % state[layout.BLOCK_SIZE]] += 1
+    _make_room_for_finish(state, grp)
+    state[grp + layout.HEAP_SIZE] = push(
+        state,
+        state[grp + layout.HEAP],
+        state[grp + layout.HEAP_CAPACITY],
+        state[grp + layout.HEAP_SIZE],
+        (finish_epoch << layout.ADMISSION_BITS) | state[req + layout.ADMISSION],
+        req,
     )
-    if rules.window > 0:
-        rep[WINDOW_KV] += min(tokens, rules.window)
-        if tokens < rules.window:
-            rep[WINDOW_OPEN] += 1
-            if rep[WINDOW_HEAP_SIZE] == state.window_key.shape[1]:
-                _compact_window(state, rules, r)
-            rep[WINDOW_HEAP_SIZE] = push(
-                state.window_key[r],
-                state.window_request[r],
-                rep[WINDOW_HEAP_SIZE],
-                heap_entry(window_epoch(state, rules, i), request[i, ADMISSION]),
-                i,
+    if state[layout.WINDOW] > 0:
+        state[grp + layout.WINDOW_KV] += min(tokens, state[layout.WINDOW])
+        if tokens < state[layout.WINDOW]:
+            state[grp + layout.WINDOW_OPEN] += 1
+            _make_room_for_window(state, grp)
+            state[grp + layout.WINDOW_HEAP_SIZE] = push(
+                state,
+                state[grp + layout.WINDOW_HEAP],
+                state[grp + layout.HEAP_CAPACITY],
+                state[grp + layout.WINDOW_HEAP_SIZE],
+                _window_key(state, req),
+                req,
             )
 
 
 @kernel
-def stop_decoding(state: State, rules: Rules, r: int, i: int) -> None:
-    """Take request ``i`` out of the decode counters; its heap entries die with its status."""
-    rep = state.replica[r]
-    request = state.request
-    tokens = kv_tokens(state, r, i)
-    request[i, COMPUTED] = tokens
-    request[i, GENERATED] = request[i, OUTPUT] - (request[i, FINISH_EPOCH] - rep[EPOCH])
-    request[i, STATUS] = PREFILLING
-    rep[DECODERS] -= 1
-    rep[DECODE_KV] -= tokens
-    state.residue[r, (rep[EPOCH] - tokens) % rules.block_size] -= 1
-    if rules.window > 0:
-        rep[WINDOW_KV] -= min(tokens, rules.window)
-        if tokens < rules.window:
-            rep[WINDOW_OPEN] -= 1
+def stop_decoding(state: I64, req: int) -> None:
+    """Take a request out of its group's counters; its heap entries die with its status."""
+    grp = state[req + layout.GROUP]
+    tokens = kv_tokens(state, req)
+    epoch = state[grp + layout.EPOCH]
+    state[req + layout.COMPUTED] = tokens
+    state[req + layout.GENERATED] = state[req + layout.OUTPUT] - (state[req + layout.FINISH_EPOCH] - epoch)
+    state[req + layout.STATUS] = layout.PREFILLING
+    state[grp + layout.DECODERS] -= 1
+    state[grp + layout.DECODE_KV] -= tokens
+    state[state[grp + layout.RESIDUE] + (epoch - tokens) % state[layout.BLOCK_SIZE]] -= 1
+    if state[layout.WINDOW] > 0:
+        state[grp + layout.WINDOW_KV] -= min(tokens, state[layout.WINDOW])
+        if tokens < state[layout.WINDOW]:
+            state[grp + layout.WINDOW_OPEN] -= 1
 
 
 @kernel
-def drop_partial(state: State, r: int, i: int) -> None:
-    """Take request ``i`` off the list of running prefills."""
-    rep = state.replica[r]
-    row = state.partial[r]
+def _drop_partial(state: I64, rep: int, req: int) -> None:
+    row = state[rep + layout.PARTIAL_LIST]
     kept = 0
-    for at in range(rep[PARTIALS]):
-        if row[at] != i:
-            row[kept] = row[at]
+    for at in range(state[rep + layout.PARTIALS]):
+        if state[row + at] != req:
+            state[row + kept] = state[row + at]
             kept += 1
-    rep[PARTIALS] = kept
+    state[rep + layout.PARTIALS] = kept
 
 
 @kernel
-def chain_releasing(state: State, r: int, i: int) -> None:
-    """Remember that request ``i`` gives up slot and blocks after the next decision."""
-    rep = state.replica[r]
-    state.request[i, STATUS] = RELEASING
-    state.request[i, NEXT_RELEASING] = NONE
-    if rep[RELEASING_HEAD] == NONE:
-        rep[RELEASING_HEAD] = i
+def hold_for_release(state: I64, rep: int, req: int) -> None:
+    """Keep slot and blocks of a finished request until its output is seen."""
+    state[req + layout.STATUS] = layout.RELEASING
+    state[req + layout.NEXT_RELEASING] = NONE
+    if state[rep + layout.RELEASING_HEAD] == NONE:
+        state[rep + layout.RELEASING_HEAD] = req
     else:
-        state.request[rep[RELEASING_TAIL], NEXT_RELEASING] = i
-    rep[RELEASING_TAIL] = i
+        state[state[rep + layout.RELEASING_TAIL] + layout.NEXT_RELEASING] = req
+    state[rep + layout.RELEASING_TAIL] = req
 
 
 @kernel
-def unchain_releasing(state: State, r: int, i: int) -> None:
-    """Forget request ``i`` again: it has given up its blocks earlier than planned."""
-    rep = state.replica[r]
-    state.request[i, STATUS] = FINISHED
+def _forget_release(state: I64, rep: int, req: int) -> None:
+    state[req + layout.STATUS] = layout.FINISHED
     before = NONE
-    at = rep[RELEASING_HEAD]
-    while at != i:
+    at = state[rep + layout.RELEASING_HEAD]
+    while at != req:
         before = at
-        at = state.request[at, NEXT_RELEASING]
-    after = state.request[i, NEXT_RELEASING]
+        at = state[at + layout.NEXT_RELEASING]
+    after = state[req + layout.NEXT_RELEASING]
     if before == NONE:
-        rep[RELEASING_HEAD] = after
+        state[rep + layout.RELEASING_HEAD] = after
     else:
-        state.request[before, NEXT_RELEASING] = after
+        state[before + layout.NEXT_RELEASING] = after
     if after == NONE:
-        rep[RELEASING_TAIL] = before
+        state[rep + layout.RELEASING_TAIL] = before
 
 
 @kernel
-def release(state: State, rules: Rules, r: int, i: int) -> None:
-    """Free slot and blocks of finished request ``i``."""
-    blocks = blocks_held(state, rules, r, i)
-    leave_running(state, r, i)
-    give_back(state, rules, r, i, blocks)
-    state.request[i, STATUS] = FINISHED
-    state.replica[r, BLOCKED] = 0
+def release_due(state: I64, rep: int) -> None:
+    """Free slots and blocks of requests whose last output is back by the next decision."""
+    req = state[rep + layout.RELEASING_HEAD]
+    while req != NONE and state[req + layout.FINISH] <= state[rep + layout.DECISION]:
+        _leave_running(state, rep, req)
+        give_back(state, rep, req, blocks_held(state, req))
+        state[req + layout.STATUS] = layout.FINISHED
+        state[rep + layout.BLOCKED] = 0
+        req = state[req + layout.NEXT_RELEASING]
+    state[rep + layout.RELEASING_HEAD] = req
+    if req == NONE:
+        state[rep + layout.RELEASING_TAIL] = NONE
 
 
 @kernel
-def release_chain(state: State, rules: Rules, r: int, head: int) -> None:
-    """Free slot and blocks of a chain of finished requests."""
-    i = head
-    while i != NONE:
-        after = state.request[i, NEXT_RELEASING]
-        release(state, rules, r, i)
-        i = after
-
-
-@kernel
-def preempt(state: State, rules: Rules, r: int, i: int) -> None:
-    """Take all blocks from running request ``i``; it starts over at the front of the waiting queue.
+def preempt(state: I64, rep: int, req: int) -> None:
+    """Take all blocks from a running request; it starts over at the front of the waiting queue.
 
     One whose last token is already under way only gives up slot and blocks: it finishes all the same.
     """
-    request = state.request
-    status = request[i, STATUS]
-    if status == DECODING:
-        blocks = blocks_held(state, rules, r, i)
-        stop_decoding(state, rules, r, i)
-    else:
-        blocks = blocks_held(state, rules, r, i)
-        if status == PREFILLING:
-            drop_partial(state, r, i)
-    leave_running(state, r, i)
-    give_back(state, rules, r, i, blocks)
-    state.replica[r, BLOCKED] = 0
-    state.total[r, PREEMPTED] += 1
-    request[i, PREEMPTIONS] += 1
-    if status == RELEASING:
-        unchain_releasing(state, r, i)
+    status = state[req + layout.STATUS]
+    blocks = blocks_held(state, req)
+    if status == layout.DECODING:
+        stop_decoding(state, req)
+    elif status == layout.PREFILLING:
+        _drop_partial(state, rep, req)
+    _leave_running(state, rep, req)
+    give_back(state, rep, req, blocks)
+    state[rep + layout.BLOCKED] = 0
+    state[rep + layout.PREEMPTED] += 1
+    state[req + layout.PREEMPTIONS] += 1
+    if status == layout.RELEASING:
+        _forget_release(state, rep, req)
         return
-    request[i, COMPUTED] = 0
-    request[i, TARGET] = request[i, PROMPT] + request[i, GENERATED]
-    enqueue_front(state, r, i)
+    state[req + layout.COMPUTED] = 0
+    state[req + layout.TARGET] = state[req + layout.PROMPT] + state[req + layout.GENERATED]
+    _enqueue_front(state, rep, req)

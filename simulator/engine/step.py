@@ -2,318 +2,220 @@
 
 A step starts when the device is free and its decision is taken. Synchronous scheduling adds the host's time to the
 device's; asynchronous scheduling hides it, so the host is only a floor, and the next decision is taken at the start of
-this step instead of at its end. A finished request gives up slot and blocks before the next decision (synchronous) or
-before the one after it (asynchronous: its last output is not back yet when the next step is scheduled).
+this step instead of at its end. A finished request keeps slot and blocks until a decision that its last output
+precedes: the next one when scheduling is synchronous, the one after it when it is not.
 """
 
-from simulator.engine.cost import decode_line, prefill_cost, segment
+from simulator.engine import layout
+from simulator.engine.cost import decode_line, kv_segment, prefill_cost, sample_cost, token_cost
 from simulator.engine.heap import pop, push
 from simulator.engine.jit import kernel
-from simulator.engine.layout import (
-    ARRIVAL,
-    ATTENTION_FRACTION,
-    ATTENTION_TIME,
-    BUSY,
-    CACHED_FREE,
-    COMPUTED,
-    DECISION,
-    DECODE_KV,
-    DECODE_KV_READS,
-    DECODE_STEPS,
-    DECODE_TOKENS,
-    DECODERS,
-    END,
-    END_FRACTION,
-    EPOCH,
-    FINISH,
-    FINISHED_HEAD,
-    FINISHED_TAIL,
-    FIRST_TOKEN,
-    FRACTION_BITS,
-    FREE,
-    GENERATED,
-    HEAP_SIZE,
-    HOST_FRACTION,
-    HOST_TIME,
-    I64,
-    KV_SEGMENT,
-    LAST_END,
-    LOG_DECISION,
-    LOG_DECODE_KV,
-    LOG_DECODES,
-    LOG_END,
-    LOG_FREE,
-    LOG_PAIRS,
-    LOG_PREFILL_TOKENS,
-    LOG_PREFILLS,
-    LOG_REPLICA,
-    LOG_ROWS,
-    LOG_RUNNING,
-    LOG_START,
-    LOG_WAITING,
-    NEXT_FINISHED,
-    NEXT_RELEASING,
-    NONE,
-    PARTIALS,
-    PEAK_BLOCKS,
-    PENDING_SIZE,
-    PREFILL_KV_READS,
-    PREFILL_PAIRS,
-    PREFILL_TOKENS,
-    RELEASING_HEAD,
-    RELEASING_TAIL,
-    RUN_COUNT,
-    SAMPLE_TIME,
-    SAMPLED_ROWS,
-    STARVED_HEAD,
-    STEPS,
-    TARGET,
-    TOKEN_TIME,
-    WAIT_COUNT,
-    WINDOW_HEAP_SIZE,
-    WINDOW_KV,
-    WINDOW_OPEN,
-    WINDOW_SEGMENT,
-    Costs,
-    Rules,
-    State,
-)
+from simulator.engine.layout import FRACTION_BITS, FRACTION_MASK, I64, NONE
+from simulator.engine.prefix_cache import free_blocks
 from simulator.engine.sequences import (
-    chain_releasing,
-    is_current,
-    is_window_current,
-    release,
-    release_chain,
+    hold_for_release,
+    is_current_finish,
+    is_current_window,
+    release_due,
     start_decoding,
     stop_decoding,
 )
 
-_MASK = (1 << FRACTION_BITS) - 1
-_ADMISSION_BITS = 32
+
+@kernel
+def add_time(state: I64, column: int, amount: int) -> None:
+    """Add ``amount`` of 2^-12 ps to a sum kept as ps in ``column`` and its fraction in the next one."""
+    amount += state[column + 1]
+    state[column] += amount >> FRACTION_BITS
+    state[column + 1] = amount & FRACTION_MASK
 
 
 @kernel
-def free_blocks(state: State, rules: Rules, r: int) -> int:
-    """Blocks that can be allocated: empty ones and cached ones nobody uses."""
-    return state.replica[r, FREE] + state.replica[r, CACHED_FREE] * rules.unit_blocks
+def add_occupancy(state: I64, rep: int, used_before: int, running: int, duration: int) -> None:
+    """Add ``duration`` ps to the integrals; used blocks count as the mean of both ends."""
+    used = state[layout.NUM_BLOCKS] - free_blocks(state, rep)
+    state[rep + layout.PEAK_BLOCKS] = max(state[rep + layout.PEAK_BLOCKS], used)
+    microseconds = 1e-6 * float(duration)
+    state[rep + layout.USED_BLOCK_TIME] += int(0.5 * float(used_before + used) * microseconds + 0.5)
+    state[rep + layout.RUNNING_TIME] += int(float(running) * microseconds + 0.5)
 
 
 @kernel
 def log_step(
-    state: State, rules: Rules, r: int, start: int, end: int, prefill_tokens: int, prefills: int, pairs: int
+    state: I64, rep: int, grp: int, start: int, end: int, prefill_tokens: int, prefills: int, pairs: int, batch: int
 ) -> None:
     """Write one row of the iteration log, before the step's tokens are counted; rows beyond its end are only counted."""
-    state.globe[LOG_ROWS] += 1
-    if state.globe[LOG_ROWS] > len(state.log):
+    state[layout.LOG_SIZE] += 1
+    if state[layout.LOG_SIZE] > state[layout.LOG_CAPACITY]:
         return
-    row = state.log[state.globe[LOG_ROWS] - 1]
-    rep = state.replica[r]
-    row[LOG_REPLICA] = r
-    row[LOG_DECISION] = rep[DECISION]
-    row[LOG_START] = start
-    row[LOG_END] = end
-    row[LOG_PREFILL_TOKENS] = prefill_tokens
-    row[LOG_DECODES] = rep[DECODERS]
-    row[LOG_PREFILLS] = prefills
-    row[LOG_DECODE_KV] = rep[DECODE_KV] + rep[DECODERS]
-    row[LOG_PAIRS] = pairs
-    row[LOG_RUNNING] = rep[RUN_COUNT]
-    row[LOG_WAITING] = rep[WAIT_COUNT]
-    row[LOG_FREE] = free_blocks(state, rules, r)
+    row = state[layout.LOG] + (state[layout.LOG_SIZE] - 1) * layout.LOG_COLUMNS
+    state[row + layout.LOG_REPLICA] = state[rep + layout.NUMBER]
+    state[row + layout.LOG_DECISION] = state[rep + layout.DECISION]
+    state[row + layout.LOG_START] = start
+    state[row + layout.LOG_END] = end
+    state[row + layout.LOG_PREFILL_TOKENS] = prefill_tokens
+    state[row + layout.LOG_DECODES] = batch
+    state[row + layout.LOG_PREFILLS] = prefills
+    state[row + layout.LOG_DECODE_KV] = state[grp + layout.DECODE_KV] + batch if batch > 0 else 0
+    state[row + layout.LOG_PAIRS] = pairs
+    state[row + layout.LOG_RUNNING] = state[rep + layout.RUN_COUNT]
+    state[row + layout.LOG_WAITING] = state[rep + layout.WAIT_COUNT]
+    state[row + layout.LOG_FREE] = free_blocks(state, rep)
 
 
 @kernel
-def announce_finish(state: State, rules: Rules, r: int, i: int, time: int) -> None:
-    """Tell the client and the router that request ``i`` was answered at ``time``.
+def expect_arrival(state: I64, time: int, payload: int) -> None:
+    """Remember an arrival that a finish has caused."""
+    state[layout.PENDING_SIZE] = push(
+        state, state[layout.PENDING], state[layout.PENDING_CAPACITY], state[layout.PENDING_SIZE], time, payload
+    )
+
+
+@kernel
+def announce_finish(state: I64, rep: int, req: int, time: int) -> None:
+    """Tell the client and the router that a request was answered at ``time``.
 
     What the client sends in return is seen strictly later: it was not there when the next decision was taken.
     """
-    rep = state.replica[r]
-    if rules.is_closed == 1:
-        state.globe[PENDING_SIZE] = push(
-            state.pending_time,
-            state.pending_request,
-            state.globe[PENDING_SIZE],
-            time + max(rules.frontend_ps, 1),
-            NONE,
-        )
-    elif len(state.first_child) > 0:
-        child = state.first_child[i]
-        while child != NONE:
-            state.request[child, ARRIVAL] = time + state.think[child]
-            state.globe[PENDING_SIZE] = push(
-                state.pending_time,
-                state.pending_request,
-                state.globe[PENDING_SIZE],
-                time + max(state.think[child] + rules.frontend_ps, 1),
-                child,
-            )
-            child = state.next_child[child]
-    state.request[i, NEXT_FINISHED] = NONE
-    if rep[FINISHED_TAIL] == NONE:
-        rep[FINISHED_HEAD] = i
+    if state[layout.IS_CLOSED] == 1:
+        expect_arrival(state, time + max(state[layout.FRONTEND], 1), NONE)
+    child = state[req + layout.FIRST_CHILD]
+    while child != NONE:
+        pause = state[child + layout.THINK]
+        state[child + layout.ARRIVAL] = time + pause
+        expect_arrival(state, time + max(pause + state[layout.FRONTEND], 1), child)
+        child = state[child + layout.NEXT_CHILD]
+    state[req + layout.NEXT_FINISHED] = NONE
+    if state[rep + layout.FINISHED_TAIL] == NONE:
+        state[rep + layout.FINISHED_HEAD] = req
     else:
-        state.request[rep[FINISHED_TAIL], NEXT_FINISHED] = i
-    rep[FINISHED_TAIL] = i
+        state[state[rep + layout.FINISHED_TAIL] + layout.NEXT_FINISHED] = req
+    state[rep + layout.FINISHED_TAIL] = req
 
 
 @kernel
-def settle(state: State, rules: Rules, r: int, end: int) -> None:
-    """After a step that ends at ``end``: close windows, finish requests, release what is due."""
-    rep = state.replica[r]
-    epoch = rep[EPOCH]
-    if rules.window > 0:
-        keys = state.window_key[r]
-        values = state.window_request[r]
-        while rep[WINDOW_HEAP_SIZE] > 0 and (keys[0] >> _ADMISSION_BITS) <= epoch:
-            if is_window_current(state, rules, r, keys[0], values[0]):
-                rep[WINDOW_OPEN] -= 1
-            rep[WINDOW_HEAP_SIZE] = pop(keys, values, rep[WINDOW_HEAP_SIZE])
-    due = rep[RELEASING_HEAD]
-    rep[RELEASING_HEAD] = NONE
-    rep[RELEASING_TAIL] = NONE
-    keys = state.heap_key[r]
-    values = state.heap_request[r]
-    while rep[HEAP_SIZE] > 0 and (keys[0] >> _ADMISSION_BITS) <= epoch:
-        i = values[0]
-        current = is_current(state, r, keys[0], i)
-        rep[HEAP_SIZE] = pop(keys, values, rep[HEAP_SIZE])
-        if not current:
-            continue
-        stop_decoding(state, rules, r, i)
-        state.request[i, FINISH] = end
-        announce_finish(state, rules, r, i, end)
-        if rules.is_async == 1:
-            chain_releasing(state, r, i)
-        else:
-            release(state, rules, r, i)
-    release_chain(state, rules, r, due)
+def settle(state: I64, rep: int, grp: int, end: int) -> None:
+    """After a step of ``grp`` that ends at ``end``, and the next decision known: finish and release what is due."""
+    epoch = state[grp + layout.EPOCH]
+    capacity = state[grp + layout.HEAP_CAPACITY]
+    heap = state[grp + layout.WINDOW_HEAP]
+    while state[grp + layout.WINDOW_HEAP_SIZE] > 0 and state[heap] >> layout.ADMISSION_BITS <= epoch:
+        if is_current_window(state, state[heap], state[heap + capacity]):
+            state[grp + layout.WINDOW_OPEN] -= 1
+        state[grp + layout.WINDOW_HEAP_SIZE] = pop(state, heap, capacity, state[grp + layout.WINDOW_HEAP_SIZE])
+    heap = state[grp + layout.HEAP]
+    while state[grp + layout.HEAP_SIZE] > 0 and state[heap] >> layout.ADMISSION_BITS <= epoch:
+        req = state[heap + capacity]
+        if is_current_finish(state, state[heap], req):
+            stop_decoding(state, req)
+            state[req + layout.FINISH] = end
+            announce_finish(state, rep, req, end)
+            hold_for_release(state, rep, req)
+        state[grp + layout.HEAP_SIZE] = pop(state, heap, capacity, state[grp + layout.HEAP_SIZE])
+    release_due(state, rep)
 
 
 @kernel
-def add_time(total: I64, column: int, fraction_column: int, amount: int) -> None:
-    """Add ``amount`` of 2^-12 ps to a total kept as ps and fraction."""
-    amount += total[fraction_column]
-    total[column] += amount >> FRACTION_BITS
-    total[fraction_column] = amount & _MASK
-
-
-@kernel
-def account_blocks(state: State, rules: Rules, r: int, before: int, duration: int) -> None:
-    """Add a stretch of ``duration`` ps to the integrals; used blocks are taken as the mean of both ends."""
-    used = rules.num_blocks - free_blocks(state, rules, r)
-    if used > state.total[r, PEAK_BLOCKS]:
-        state.total[r, PEAK_BLOCKS] = used
-    state.integral[r, 0] += 0.5 * float(before + used) * float(duration)
-    state.integral[r, 1] += float(state.replica[r, RUN_COUNT]) * float(duration)
-
-
-@kernel
-def decode_cost(state: State, rules: Rules, costs: Costs, r: int) -> int:
-    """Attention of one decode step of all decoding sequences, in 2^-12 ps."""
-    rep = state.replica[r]
-    batch = rep[DECODERS]
-    if batch == 0:
-        return 0
-    tokens = rep[DECODE_KV] + batch
-    j = segment(costs.kv_knots, tokens, rep[KV_SEGMENT])
-    rep[KV_SEGMENT] = j
-    low, slope = decode_line(costs, costs.decode[0], batch, j)
-    cost = low + slope * (tokens - costs.kv_knots[j])
-    if rules.window > 0:
-        tokens = rep[WINDOW_KV] + rep[WINDOW_OPEN]
-        j = segment(costs.kv_knots, tokens, rep[WINDOW_SEGMENT])
-        rep[WINDOW_SEGMENT] = j
-        low, slope = decode_line(costs, costs.windowed[0], batch, j)
-        cost += low + slope * (tokens - costs.kv_knots[j])
+def _decode_attention(state: I64, costs: I64, grp: int, stage: int) -> int:
+    """Attention of one decode step of a group in 2^-12 ps."""
+    batch = state[grp + layout.DECODERS]
+    tokens = state[grp + layout.DECODE_KV] + batch
+    j = kv_segment(costs, tokens, state[grp + layout.KV_SEGMENT])
+    state[grp + layout.KV_SEGMENT] = j
+    cost, _ = decode_line(costs, costs[layout.DECODE], stage, batch, j, tokens)
+    if state[layout.WINDOW] > 0:
+        tokens = state[grp + layout.WINDOW_KV] + state[grp + layout.WINDOW_OPEN]
+        j = kv_segment(costs, tokens, state[grp + layout.WINDOW_SEGMENT])
+        state[grp + layout.WINDOW_SEGMENT] = j
+        windowed, _ = decode_line(costs, costs[layout.WINDOWED], stage, batch, j, tokens)
+        cost += windowed
     return cost
 
 
 @kernel
+def _complete_prefills(state: I64, rep: int, grp: int, end: int) -> None:
+    """Give requests whose whole target is computed a token at ``end`` and let them decode."""
+    row = state[rep + layout.PARTIAL_LIST]
+    kept = 0
+    for at in range(state[rep + layout.PARTIALS]):
+        req = state[row + at]
+        if state[req + layout.COMPUTED] < state[req + layout.TARGET]:
+            state[row + kept] = req
+            kept += 1
+            continue
+        state[req + layout.GENERATED] += 1
+        if state[req + layout.FIRST_TOKEN] == NONE:
+            state[req + layout.FIRST_TOKEN] = end
+        start_decoding(state, grp, req)
+    state[rep + layout.PARTIALS] = kept
+
+
+@kernel
+def _count(state: I64, rep: int, batch: int, prefill_tokens: int, prefills: int, pairs: int, reads: int) -> None:
+    state[rep + layout.STEPS] += 1
+    state[rep + layout.PREFILL_TOKENS] += prefill_tokens
+    state[rep + layout.DECODE_TOKENS] += batch
+    state[rep + layout.PREFILL_PAIRS] += pairs
+    state[rep + layout.PREFILL_KV_READS] += reads
+    state[rep + layout.SAMPLED_ROWS] += batch + prefills
+    if prefills == 0:
+        state[rep + layout.DECODE_STEPS] += 1
+    state[state[rep + layout.HISTOGRAM] + batch + prefills] += 1
+
+
+@kernel
 def launch(
-    state: State,
-    rules: Rules,
-    costs: Costs,
-    r: int,
+    state: I64,
+    costs: I64,
+    rep: int,
+    grp: int,
     prefill_tokens: int,
     prefills: int,
     pairs: int,
     reads: int,
-    decodes: int,
+    has_decodes: bool,
     used_before: int,
 ) -> None:
-    """Run the step that was just scheduled: ``decodes`` is 1 if the decoding sequences take part."""
-    rep = state.replica[r]
-    total = state.total[r]
-    batch = rep[DECODERS] * decodes
+    """Run the step that was just scheduled; the group's sequences take part if ``has_decodes``."""
+    batch = state[grp + layout.DECODERS] if has_decodes else 0
     rows = batch + prefills
-    tokens = batch + prefill_tokens
-    token_ps = costs.token_mixed[0, tokens] if prefills > 0 else costs.token_decode[0, tokens]
-    sample_ps = costs.sample[0, rows]
+    token_ps = token_cost(costs, 0, batch + prefill_tokens, prefills)
+    sample_ps = sample_cost(costs, 0, rows)
     attention = prefill_cost(costs, 0, pairs, reads) << FRACTION_BITS
     if batch > 0:
-        attention += decode_cost(state, rules, costs, r)
+        attention += _decode_attention(state, costs, grp, 0)
     device = ((token_ps + sample_ps) << FRACTION_BITS) + attention
-    host = (rules.host_step_ps + rules.host_seq_ps * rows) << FRACTION_BITS
-    duration = max(device, host) if rules.is_async == 1 else device + host
-    if rep[DECISION] > rep[END]:
-        start = rep[DECISION]
+    host = (state[layout.HOST_STEP] + state[layout.HOST_SEQ] * rows) << FRACTION_BITS
+    duration = max(device, host) if state[layout.IS_ASYNC] == 1 else device + host
+    start = state[rep + layout.END]
+    fraction = state[rep + layout.END_FRACTION]
+    if state[rep + layout.DECISION] > start:
+        start = state[rep + layout.DECISION]
         fraction = 0
-    else:
-        start = rep[END]
-        fraction = rep[END_FRACTION]
     clock = fraction + duration
     end = start + (clock >> FRACTION_BITS)
-    if len(state.log) > 0:
-        log_step(state, rules, r, start, end, prefill_tokens, prefills, pairs)
-    total[STEPS] += 1
-    total[BUSY] += end - start
-    total[TOKEN_TIME] += token_ps
-    total[SAMPLE_TIME] += sample_ps
-    add_time(total, ATTENTION_TIME, ATTENTION_FRACTION, attention)
-    add_time(total, HOST_TIME, HOST_FRACTION, duration - device)
-    total[PREFILL_TOKENS] += prefill_tokens
-    total[DECODE_TOKENS] += batch
-    total[PREFILL_PAIRS] += pairs
-    total[PREFILL_KV_READS] += reads
-    total[SAMPLED_ROWS] += rows
-    total[DECODE_STEPS] += 1 if prefills == 0 else 0
-    total[LAST_END] = end
-    state.histogram[r, rows] += 1
-    account_blocks(state, rules, r, used_before, end - start)
+    if state[layout.LOG_CAPACITY] > 0:
+        log_step(state, rep, grp, start, end, prefill_tokens, prefills, pairs, batch)
+    state[rep + layout.BUSY] += end - start
+    state[rep + layout.TOKEN_TIME] += token_ps
+    state[rep + layout.SAMPLE_TIME] += sample_ps
+    add_time(state, rep + layout.ATTENTION_TIME, attention)
+    add_time(state, rep + layout.HOST_TIME, duration - device)
+    _count(state, rep, batch, prefill_tokens, prefills, pairs, reads)
+    add_occupancy(state, rep, used_before, rows, end - start)
     if batch > 0:
-        rep[EPOCH] += 1
-        rep[DECODE_KV] += batch
-        total[DECODE_KV_READS] += rep[DECODE_KV]
-        if rules.window > 0:
-            rep[WINDOW_KV] += rep[WINDOW_OPEN]
-    rep[END] = end
-    rep[END_FRACTION] = clock & _MASK
-    i = rep[STARVED_HEAD]
-    rep[STARVED_HEAD] = NONE
-    while i != NONE:
-        start_decoding(state, rules, r, i)
-        i = state.request[i, NEXT_RELEASING]
-    _complete_prefills(state, rules, r, end)
-    settle(state, rules, r, end)
-    rep[DECISION] = start if rules.is_async == 1 else end
-
-
-@kernel
-def _complete_prefills(state: State, rules: Rules, r: int, end: int) -> None:
-    """Requests whose whole target is computed have a token at ``end`` and decode from now on."""
-    rep = state.replica[r]
-    row = state.partial[r]
-    request = state.request
-    kept = 0
-    for at in range(rep[PARTIALS]):
-        i = row[at]
-        if request[i, COMPUTED] < request[i, TARGET]:
-            row[kept] = i
-            kept += 1
-            continue
-        request[i, GENERATED] += 1
-        if request[i, FIRST_TOKEN] == NONE:
-            request[i, FIRST_TOKEN] = end
-        start_decoding(state, rules, r, i)
-    rep[PARTIALS] = kept
+        state[grp + layout.EPOCH] += 1
+        state[grp + layout.DECODE_KV] += batch
+        state[grp + layout.WINDOW_KV] += state[grp + layout.WINDOW_OPEN]
+        state[rep + layout.DECODE_KV_READS] += state[grp + layout.DECODE_KV]
+    state[rep + layout.END] = end
+    state[rep + layout.END_FRACTION] = clock & FRACTION_MASK
+    state[rep + layout.LAST_END] = end
+    state[rep + layout.DECISION] = start if state[layout.IS_ASYNC] == 1 else end
+    req = state[rep + layout.STARVED_HEAD]
+    state[rep + layout.STARVED_HEAD] = NONE
+    while req != NONE:
+        start_decoding(state, grp, req)
+        req = state[req + layout.NEXT_RELEASING]
+    _complete_prefills(state, rep, grp, end)
+    settle(state, rep, grp, end)

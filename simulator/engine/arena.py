@@ -1,0 +1,238 @@
+"""Lay out the engine's two arrays: the state of a run, and the step tables it looks costs up in."""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.engine import layout
+from simulator.engine.layout import I64, NONE
+from simulator.limits import EngineLimits
+from simulator.step_tables import StepTables
+from simulator.workload.workload import ClosedLoop, PrefixBlocks, Workload
+
+PS_PER_S: Final = 1e12
+
+POLICIES: Final = {"vllm-v1": layout.VLLM_V1, "orca": layout.ORCA}
+ROUTERS: Final = {
+    "round_robin": layout.ROUND_ROBIN_ROUTER,
+    "vllm": layout.VLLM_ROUTER,
+    "least_outstanding": layout.LEAST_OUTSTANDING_ROUTER,
+    "prefix": layout.PREFIX_ROUTER,
+}
+_EMPTY_LISTS: Final = (
+    layout.RUN_HEAD,
+    layout.RUN_TAIL,
+    layout.WAIT_HEAD,
+    layout.WAIT_TAIL,
+    layout.RELEASING_HEAD,
+    layout.RELEASING_TAIL,
+    layout.STARVED_HEAD,
+    layout.LRU_HEAD,
+    layout.LRU_TAIL,
+    layout.FINISHED_HEAD,
+    layout.FINISHED_TAIL,
+)
+
+
+def ps(seconds: NDArray[np.float64]) -> I64:
+    """Whole picoseconds."""
+    return np.round(seconds * PS_PER_S).astype(np.int64)
+
+
+def cost_arena(tables: StepTables, limits: EngineLimits) -> I64:
+    """Header and all step tables in one array."""
+    batch = np.arange(limits.max_num_seqs + 1)
+    knots = tables.decode_batch_knots
+    lower = np.maximum(np.searchsorted(knots, batch, side="right") - 1, 0)
+    header = np.zeros(layout.COST_COLUMNS, dtype=np.int64)
+    parts = [header]
+    size = layout.COST_COLUMNS
+    for column, table in (
+        (layout.TOKEN_MIXED, tables.token_mixed_ps),
+        (layout.TOKEN_DECODE, tables.token_decode_ps),
+        (layout.SAMPLE, tables.sample_ps),
+        (layout.SEND, tables.send_ps),
+        (layout.BATCH_INDEX, lower),
+        (layout.BATCH_KNOTS, knots),
+        (layout.KV_KNOTS, tables.decode_kv_knots),
+        (layout.DECODE, tables.decode_ps),
+        (layout.WINDOWED, tables.windowed_ps),
+        (layout.PAIR_KNOTS, tables.prefill_pair_knots),
+        (layout.PAIRS, tables.prefill_pair_ps),
+        (layout.READ_KNOTS, tables.prefill_kv_knots),
+        (layout.READS, tables.prefill_kv_ps),
+    ):
+        header[column] = size
+        parts.append(table.ravel())
+        size += table.size
+    header[layout.TOKEN_STRIDE] = tables.token_mixed_ps.shape[1]
+    header[layout.SAMPLE_STRIDE] = tables.sample_ps.shape[1]
+    header[layout.NUM_BATCH_KNOTS] = len(knots)
+    header[layout.NUM_KV_KNOTS] = len(tables.decode_kv_knots)
+    header[layout.NUM_PAIR_KNOTS] = len(tables.prefill_pair_knots)
+    header[layout.NUM_READ_KNOTS] = len(tables.prefill_kv_knots)
+    return np.concatenate(parts)
+
+
+def rules_header(tables: StepTables, limits: EngineLimits, workload: Workload, *, router: str, leap: bool) -> I64:
+    """Header of the state: what stays fixed during the run."""
+    is_orca = limits.policy == "orca"
+    unit_tokens = limits.block_size
+    if workload.prefix is not None:
+        unit_tokens = max(workload.prefix.block_tokens, limits.block_size)
+    header = np.zeros(layout.HEADER_COLUMNS, dtype=np.int64)
+    header[layout.POLICY] = POLICIES[limits.policy]
+    header[layout.MAX_SEQS] = limits.max_num_seqs
+    header[layout.MAX_TOKENS] = limits.max_num_batched_tokens
+    header[layout.MAX_MODEL_LEN] = limits.max_model_len
+    header[layout.BLOCK_SIZE] = limits.block_size
+    header[layout.NUM_BLOCKS] = limits.num_gpu_blocks
+    header[layout.IS_CHUNKED] = limits.enable_chunked_prefill and not is_orca
+    header[layout.IS_CACHING] = limits.enable_prefix_caching and workload.prefix is not None and not is_orca
+    header[layout.IS_ASYNC] = limits.async_scheduling and not is_orca
+    header[layout.GATES_FULL_SEQUENCE] = limits.reserve_full_isl
+    header[layout.RESERVES_OUTPUT] = is_orca
+    header[layout.WATERMARK] = limits.watermark_blocks
+    header[layout.LONG_PREFILL] = limits.long_prefill_token_threshold
+    header[layout.WINDOW] = tables.window_tokens
+    header[layout.HOST_STEP] = tables.host_step_ps
+    header[layout.HOST_SEQ] = tables.host_seq_ps
+    header[layout.FRONTEND] = round(limits.frontend_s * PS_PER_S)
+    header[layout.IS_LEAPING] = leap
+    header[layout.ROUTER] = layout.RECORDED_ROUTER if workload.replica is not None else ROUTERS[router]
+    if isinstance(workload.client, ClosedLoop):
+        header[layout.IS_CLOSED] = 1
+        header[layout.CONCURRENCY] = workload.client.concurrency
+        header[layout.WARMUP] = workload.client.warmup
+    header[layout.UNIT_TOKENS] = unit_tokens
+    header[layout.UNIT_BLOCKS] = unit_tokens // limits.block_size
+    header[layout.HORIZON] = layout.NEVER
+    header[layout.STAGES] = tables.stages
+    header[layout.DEPTH] = tables.stages
+    header[layout.LAST_TICK] = NONE
+    return header
+
+
+class Regions:
+    """Hands out stretches of an array that does not exist yet."""
+
+    def __init__(self) -> None:
+        self.size = layout.HEADER_COLUMNS
+
+    def take(self, length: int) -> int:
+        """Offset of a new stretch of ``length`` entries."""
+        offset = self.size
+        self.size += length
+        return offset
+
+
+def state_arena(header: I64, workload: Workload, *, dp: int, log_rows: int) -> I64:
+    """The state at the start of a run."""
+    n = len(workload)
+    regions = Regions()
+    max_seqs = int(header[layout.MAX_SEQS])
+    depth = int(header[layout.DEPTH])
+    capacity = 2 * max_seqs + 16
+    window_capacity = capacity if header[layout.WINDOW] else 0
+    num_pending = int(header[layout.CONCURRENCY]) + 1 if workload.after is None else n + 1
+    units, num_units = _units(header, workload)
+    requests = regions.take(n * layout.REQUEST_COLUMNS)
+    replicas = regions.take(dp * layout.REPLICA_COLUMNS)
+    groups = regions.take(dp * depth * layout.GROUP_COLUMNS)
+    pending = regions.take(2 * num_pending)
+    log = regions.take(log_rows * layout.LOG_COLUMNS)
+    unit_rows = regions.take(0 if units is None else len(units.ids) * layout.UNIT_COLUMNS)
+    replica_regions = regions.take(0)
+    block_size = int(header[layout.BLOCK_SIZE])
+    stages = int(header[layout.STAGES])
+    group_length = 2 * capacity + 2 * window_capacity + block_size
+    cache_length = num_units * layout.CACHE_COLUMNS
+    replica_length = max_seqs + (max_seqs + 1) + stages + cache_length + depth * group_length
+    regions.take(dp * replica_length)
+
+    state = np.zeros(regions.size, dtype=np.int64)
+    state[: layout.HEADER_COLUMNS] = header
+    state[layout.REQUESTS] = requests
+    state[layout.NUM_REQUESTS] = n
+    state[layout.REPLICAS] = replicas
+    state[layout.NUM_REPLICAS] = dp
+    state[layout.PENDING] = pending
+    state[layout.PENDING_CAPACITY] = num_pending
+    state[layout.LOG] = log
+    state[layout.LOG_CAPACITY] = log_rows
+    rows = state[requests : requests + n * layout.REQUEST_COLUMNS].reshape(n, layout.REQUEST_COLUMNS)
+    _fill_requests(rows, workload, requests)
+    if units is not None:
+        columns = state[unit_rows : unit_rows + len(units.ids) * layout.UNIT_COLUMNS].reshape(-1, layout.UNIT_COLUMNS)
+        columns[:, layout.UNIT] = units.ids
+        rows[:, layout.FIRST_UNIT] = unit_rows + units.offsets[:-1] * layout.UNIT_COLUMNS
+        whole = workload.prompt_tokens // int(header[layout.UNIT_TOKENS])
+        rows[:, layout.NUM_UNITS] = np.minimum(np.diff(units.offsets), whole)
+
+    for number in range(dp):
+        rep = state[replicas + number * layout.REPLICA_COLUMNS :][: layout.REPLICA_COLUMNS]
+        at = replica_regions + number * replica_length
+        rep[list(_EMPTY_LISTS)] = NONE
+        rep[layout.NUMBER] = number
+        rep[layout.KEY] = layout.NEVER
+        rep[layout.FREE] = header[layout.NUM_BLOCKS]
+        rep[layout.PARTIAL_LIST] = at
+        rep[layout.HISTOGRAM] = at + max_seqs
+        rep[layout.STAGE_FREE] = at + 2 * max_seqs + 1
+        rep[layout.CACHE] = at + 2 * max_seqs + 1 + stages
+        state[rep[layout.CACHE] :][:cache_length].reshape(-1, layout.CACHE_COLUMNS)[:, layout.USERS] = NONE
+        rep[layout.GROUPS] = groups + number * depth * layout.GROUP_COLUMNS
+        at = int(rep[layout.CACHE]) + cache_length
+        for slot in range(depth):
+            grp = state[int(rep[layout.GROUPS]) + slot * layout.GROUP_COLUMNS :][: layout.GROUP_COLUMNS]
+            grp[layout.HEAP] = at
+            grp[layout.HEAP_CAPACITY] = capacity
+            grp[layout.WINDOW_HEAP] = at + 2 * capacity
+            grp[layout.RESIDUE] = at + 2 * capacity + 2 * window_capacity
+            at += group_length
+    return state
+
+
+def _fill_requests(rows: I64, workload: Workload, requests: int) -> None:
+    rows[:, layout.ARRIVAL] = ps(workload.arrival_s)
+    rows[:, layout.PROMPT] = workload.prompt_tokens
+    # An engine always runs the sampler once: a request for no output ends with its prefill.
+    rows[:, layout.OUTPUT] = np.maximum(workload.output_tokens, 1)
+    rows[:, layout.SCHEDULED : layout.FINISH + 1] = NONE
+    rows[:, layout.FIRST_CHILD : layout.THINK + 1] = NONE
+    if workload.replica is not None:
+        rows[:, layout.REPLICA] = workload.replica
+    if workload.after is None:
+        return
+    followers = np.flatnonzero(workload.after >= 0)
+    think_s = np.zeros(len(workload)) if workload.think_s is None else workload.think_s
+    rows[followers, layout.THINK] = ps(think_s[followers])
+    for i in followers[::-1]:
+        parent = rows[workload.after[i]]
+        rows[i, layout.NEXT_CHILD] = parent[layout.FIRST_CHILD]
+        parent[layout.FIRST_CHILD] = requests + i * layout.REQUEST_COLUMNS
+
+
+def _units(header: I64, workload: Workload) -> tuple[PrefixBlocks | None, int]:
+    """Every request's prefix units with ids from 0 up, and how many there are."""
+    if header[layout.IS_CACHING] == 0 or workload.prefix is None:
+        return None, 0
+    prefix = workload.prefix
+    size = int(header[layout.UNIT_TOKENS])
+    offsets = prefix.offsets.astype(np.int64)
+    ids = prefix.ids
+    per_unit = size // prefix.block_tokens
+    if per_unit > 1:
+        # An id names everything before it too, so the last id inside a KV block names the block.
+        whole = np.diff(offsets) // per_unit
+        starts = np.concatenate([[0], np.cumsum(whole)])
+        place = np.arange(starts[-1]) - np.repeat(starts[:-1], whole)
+        ids = ids[np.repeat(offsets[:-1], whole) + place * per_unit + per_unit - 1]
+        offsets = starts
+    if len(ids) == 0:
+        return PrefixBlocks(block_tokens=size, offsets=offsets, ids=ids), 0
+    if ids.min() < 0 or ids.max() >= 4 * len(ids):
+        known, ids = np.unique(ids, return_inverse=True)
+        return PrefixBlocks(block_tokens=size, offsets=offsets, ids=ids), len(known)
+    return PrefixBlocks(block_tokens=size, offsets=offsets, ids=ids), int(ids.max()) + 1
