@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from profiler.errors import ProfilerError
@@ -43,4 +44,14 @@ def kernel_backends(device: "torch.device") -> tuple[KernelBackend, ...]:
     """Return every backend that can run on ``device``, preferred first."""
     from profiler.kernels.torch_backend import TorchBackend
 
-    return (TorchBackend(device),)
+    backends: list[KernelBackend] = [TorchBackend(device)]
+    if device.type == "cuda":
+        if find_spec("triton") is not None:
+            from profiler.kernels.triton_backend import TritonBackend
+
+            backends.append(TritonBackend())
+        if find_spec("vllm") is not None:
+            from profiler.kernels.vllm_backend import VllmBackend
+
+            backends.append(VllmBackend())
+    return tuple(backends)

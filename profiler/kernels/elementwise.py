@@ -5,14 +5,15 @@ and key heads times head_dim for rope, hidden size for the embedding, vocabulary
 row of a large batch comes from memory), outputs are new.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from profiler.backend import Prepared, Unsupported
-from profiler.kernels.buffers import Buffers
+from profiler.kernels.buffers import TORCH_DTYPES, Buffers
 from profiler.kernels.elementwise_bytes import GROUP, ROPE_HEAD_DIM
 from profiler.kernels.quantise import fp8_group, fp8_row, fp8_tensor, int8_row, int8_tensor
 from profiler.point import OpShape
@@ -20,36 +21,46 @@ from profiler.point import OpShape
 EPSILON: Final = 1e-5
 # Batches of token ids an embedding walks through, so that its rows are not those of the call before.
 _ID_SETS: Final = 64
-_QUANTISE: Final = {
-    ("quantise", "fp8"): fp8_row,
-    ("quantise", "w8a8"): int8_row,
-    ("quantise", "int8"): int8_row,
-    ("quantise_tensor", "fp8"): fp8_tensor,
-    ("quantise_tensor", "w8a8"): int8_tensor,
-    ("quantise_tensor", "int8"): int8_tensor,
-    ("quantise_group", "fp8"): fp8_group,
-}
+_FLOATS: Final = frozenset({"bf16", "fp16", "fp32"})
 _PLAIN: Final = frozenset({"rmsnorm", "add_rmsnorm", "silu_mul", "rope", "embedding", "sampler", "copy"})
+# Ops with a one-byte result, and the format their `dtype` column names.
+_QUANTISING: Final = frozenset(
+    {"quantise", "quantise_tensor", "quantise_group", "rmsnorm_quantise", "silu_mul_quantise"}
+)
+_ONE_BYTE: Final = {"fp8": torch.float8_e4m3fn, "w8a8": torch.int8, "int8": torch.int8}
+
+Quantised = tuple[torch.Tensor, torch.Tensor]
 
 
-def elementwise_kernels(op: OpShape, device: torch.device) -> Sequence[str]:
-    """Return the label of torch's eager kernels where the op is known."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmallOps:
+    """One implementation of the ops that have more than one; quantising ones take the one-byte type."""
+
+    rms_norm: Callable[[torch.Tensor, torch.Tensor], object]
+    add_rms_norm: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], object]
+    silu_mul: Callable[[torch.Tensor], object]
+    rope: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], object]
+    quantise: Callable[[torch.Tensor, torch.dtype], Quantised]
+    rms_norm_quantise: Callable[[torch.Tensor, torch.Tensor, torch.dtype], Quantised]
+    silu_mul_quantise: Callable[[torch.Tensor, torch.dtype], Quantised]
+
+
+def is_known(op: OpShape) -> bool:
+    """Whether this is an op of this module in a format it has."""
     name = op.shape["op"]
-    is_known = name in _PLAIN and op.dtype in {"bf16", "fp16", "fp32"}
-    return (f"torch.eager_{device.type}",) if is_known or (name, op.dtype) in _QUANTISE else ()
+    if name == "quantise_group":
+        return op.dtype == "fp8"
+    return (name in _PLAIN and op.dtype in _FLOATS) or (name in _QUANTISING and op.dtype in _ONE_BYTE)
 
 
-def prepare_elementwise(op: OpShape, buffers: Buffers) -> Prepared:
+def prepare_elementwise(op: OpShape, buffers: Buffers, ops: SmallOps) -> Prepared:
     """Return the launch of one small op; raises ``Unsupported`` for sizes it cannot have."""
     name, rows, width = op.shape["op"], op.shape["rows"], op.shape["width"]
     if min(rows, width) < 1:
         raise Unsupported(f"illegal shape rows={rows} width={width}: both must be at least 1")
-    dtype = op.dtype if op.dtype in {"bf16", "fp16", "fp32"} else "bf16"
-    if (name, op.dtype) in _QUANTISE:
-        if name == "quantise_group" and width % GROUP:
-            raise Unsupported(f"groups of {GROUP} do not divide width {width}")
-        quantise = _QUANTISE[name, op.dtype]
-        return _over(buffers.rotating((rows, width), dtype), quantise)
+    dtype = op.dtype if op.dtype in _FLOATS else "bf16"
+    if name in _QUANTISING:
+        return _quantising(op, buffers, ops)
     if name == "embedding":
         table = buffers.table(width, dtype)
         ids = [buffers.integers((rows,), len(table)) for _ in range(_ID_SETS)]
@@ -59,19 +70,47 @@ def prepare_elementwise(op: OpShape, buffers: Buffers) -> Prepared:
     if name == "copy":
         return _over(buffers.rotating((rows, width), dtype), torch.clone)
     if name == "rope":
-        return _rope(rows, width, dtype, buffers)
+        return _rope(rows, width, dtype, buffers, ops)
     if name == "silu_mul":
-        return _over(buffers.rotating((rows, 2 * width), dtype), silu_mul)
+        return _over(buffers.rotating((rows, 2 * width), dtype), ops.silu_mul)
     weight = buffers.random((width,), dtype)
     if name == "rmsnorm":
-        return _over(buffers.rotating((rows, width), dtype), lambda x: rms_norm(x, weight))
+        return _over(buffers.rotating((rows, width), dtype), lambda x: ops.rms_norm(x, weight))
     residual = buffers.random((rows, width), dtype)
-    return _over(buffers.rotating((rows, width), dtype), lambda x: add_rms_norm(x, residual, weight))
+    return _over(buffers.rotating((rows, width), dtype), lambda x: ops.add_rms_norm(x, residual, weight))
+
+
+def _quantising(op: OpShape, buffers: Buffers, ops: SmallOps) -> Prepared:
+    name, rows, width = op.shape["op"], op.shape["rows"], op.shape["width"]
+    kind = _ONE_BYTE[op.dtype]
+    if name == "silu_mul_quantise":
+        return _over(buffers.rotating((rows, 2 * width), "bf16"), lambda x: ops.silu_mul_quantise(x, kind))
+    inputs = buffers.rotating((rows, width), "bf16")
+    if name == "rmsnorm_quantise":
+        weight = buffers.random((width,), "bf16")
+        return _over(inputs, lambda x: ops.rms_norm_quantise(x, weight, kind))
+    if name == "quantise":
+        return _over(inputs, lambda x: ops.quantise(x, kind))
+    if name == "quantise_tensor":
+        return _over(inputs, int8_tensor if kind == torch.int8 else fp8_tensor)
+    if width % GROUP:
+        raise Unsupported(f"groups of {GROUP} do not divide width {width}")
+    return _over(inputs, fp8_group)
 
 
 def _over(inputs: list[torch.Tensor], call: Callable[[torch.Tensor], object]) -> Prepared:
     copies = len(inputs)
     return Prepared(lambda i: call(inputs[i % copies]), copies)
+
+
+def _rope(rows: int, width: int, dtype: str, buffers: Buffers, ops: SmallOps) -> Prepared:
+    if width % ROPE_HEAD_DIM:
+        raise Unsupported(f"rope is measured with head_dim {ROPE_HEAD_DIM}, which does not divide width {width}")
+    angles = buffers.random((rows, 1, ROPE_HEAD_DIM // 2), "fp32")
+    kind = TORCH_DTYPES[dtype]
+    cos, sin = angles.cos().to(kind), angles.sin().to(kind)
+    inputs = buffers.rotating((rows, width // ROPE_HEAD_DIM, ROPE_HEAD_DIM), dtype)
+    return _over(inputs, lambda x: ops.rope(x, cos, sin))
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -103,11 +142,17 @@ def sample(logits: torch.Tensor) -> torch.Tensor:
     return probabilities.div_(torch.empty_like(probabilities).exponential_(1.0)).argmax(dim=-1)
 
 
-def _rope(rows: int, width: int, dtype: str, buffers: Buffers) -> Prepared:
-    if width % ROPE_HEAD_DIM:
-        raise Unsupported(f"rope is measured with head_dim {ROPE_HEAD_DIM}, which does not divide width {width}")
-    angles = buffers.random((rows, 1, ROPE_HEAD_DIM // 2), "fp32")
-    kind = buffers.random((1,), dtype).dtype
-    cos, sin = angles.cos().to(kind), angles.sin().to(kind)
-    inputs = buffers.rotating((rows, width // ROPE_HEAD_DIM, ROPE_HEAD_DIM), dtype)
-    return _over(inputs, lambda x: rope(x, cos, sin))
+def quantise_row(x: torch.Tensor, kind: torch.dtype) -> Quantised:
+    """Quantise with one scale per row."""
+    return int8_row(x) if kind == torch.int8 else fp8_row(x)
+
+
+TORCH_OPS: Final = SmallOps(
+    rms_norm=rms_norm,
+    add_rms_norm=add_rms_norm,
+    silu_mul=silu_mul,
+    rope=rope,
+    quantise=quantise_row,
+    rms_norm_quantise=lambda x, weight, kind: quantise_row(rms_norm(x, weight), kind),
+    silu_mul_quantise=lambda x, kind: quantise_row(silu_mul(x), kind),
+)

@@ -22,6 +22,10 @@ def row_bytes(op: str, width: int, dtype: str) -> int:
             return 2 * width * size + ROPE_HEAD_DIM * 4
         case "quantise" | "quantise_tensor":
             return width * (size + 1) + 4
+        case "rmsnorm_quantise":
+            return width * (size + 1) + 4
+        case "silu_mul_quantise":
+            return width * (2 * size + 1) + 4
         case "quantise_group":
             return width * (size + 1) + 4 * (width // GROUP)
         case "sampler":

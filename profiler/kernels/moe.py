@@ -5,6 +5,7 @@ pairs routed elsewhere cost it nothing. Experts run as one grouped GEMM where to
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -15,7 +16,8 @@ from profiler.kernels.elementwise import silu_mul
 from profiler.kernels.routing import route
 from profiler.point import OpShape
 
-GroupedMm = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+# (x [pairs, k], w [experts, n, k]) -> [pairs, n] for one fixed routing.
+GroupedMm = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def moe_kernels(op: OpShape, device: torch.device) -> Sequence[str]:
@@ -32,27 +34,32 @@ def _torch_grouped_mm() -> Callable[..., torch.Tensor] | None:
     return getattr(F, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
 
 
-def expert_loop(x: torch.Tensor, weights: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    """Multiply rows ``offsets[e-1]:offsets[e]`` of [pairs, k] by expert e of [experts, n, k]."""
-    parts, start = [], 0
-    for expert, end in enumerate(offsets.tolist()):
-        if end > start:
-            parts.append(F.linear(x[start:end], weights[expert]))
-        start = end
-    return torch.cat(parts) if parts else x.new_zeros((0, weights.shape[1]))
+def expert_loop(offsets: torch.Tensor) -> GroupedMm:
+    """Return a loop over experts: rows ``offsets[e-1]:offsets[e]`` times expert e."""
+    ends = offsets.tolist()
+    runs = [(e, start, end) for e, (start, end) in enumerate(pairwise([0, *ends])) if end > start]
+
+    def multiply(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        parts = [F.linear(x[start:end], weights[expert]) for expert, start, end in runs]
+        return torch.cat(parts) if parts else x.new_zeros((0, weights.shape[1]))
+
+    return multiply
+
+
+def torch_grouped(offsets: torch.Tensor) -> GroupedMm:
+    """Return torch's grouped GEMM."""
+    kernel = _torch_grouped_mm()
+    assert kernel is not None
+    return lambda x, w: kernel(x, w.transpose(-2, -1), offs=offsets)
 
 
 def prepare_moe(op: OpShape, kernel: str, buffers: Buffers) -> Prepared:
     """Return the launch of the expert layer; raises ``Unsupported`` for a sharding that does not divide."""
-    if kernel == "torch.expert_loop":
-        return prepare_experts(op, expert_loop, buffers)
-    grouped = _torch_grouped_mm()
-    assert grouped is not None
-    return prepare_experts(op, lambda x, w, offsets: grouped(x, w.transpose(-2, -1), offs=offsets), buffers)
+    return prepare_experts(op, expert_loop if kernel == "torch.expert_loop" else torch_grouped, buffers)
 
 
-def prepare_experts(op: OpShape, grouped_mm: GroupedMm, buffers: Buffers) -> Prepared:
-    """Build the expert layer around any grouped GEMM (x [pairs, k], w [experts, n, k], offsets [experts])."""
+def prepare_experts(op: OpShape, grouped_for: Callable[[torch.Tensor], GroupedMm], buffers: Buffers) -> Prepared:
+    """Build the expert layer around any grouped GEMM, made for the end of each expert's run of rows [experts]."""
     shape = op.shape
     experts, tp, ep = shape["num_experts"], shape["tp"], shape["ep"]
     if experts % ep or shape["inter"] % tp:
@@ -65,10 +72,11 @@ def prepare_experts(op: OpShape, grouped_mm: GroupedMm, buffers: Buffers) -> Pre
     gate_up = buffers.rotating((local, 2 * inter, hidden), op.dtype)
     down = buffers.rotating((local, hidden, inter), op.dtype)
     copies = max(len(gate_up), len(down))
+    grouped_mm = grouped_for(offsets)
 
     def launch(i: int) -> torch.Tensor:
-        inner = silu_mul(grouped_mm(tokens[rows], gate_up[i % len(gate_up)], offsets))
-        result = grouped_mm(inner, down[i % len(down)], offsets)
+        inner = silu_mul(grouped_mm(tokens[rows], gate_up[i % len(gate_up)]))
+        result = grouped_mm(inner, down[i % len(down)])
         return torch.zeros_like(tokens).index_add_(0, rows, result * scale)
 
     return Prepared(launch, copies)

@@ -7,7 +7,7 @@ import torch
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels.attention import attention_kernels, prepare_attention
 from profiler.kernels.buffers import Buffers
-from profiler.kernels.elementwise import elementwise_kernels, prepare_elementwise
+from profiler.kernels.elementwise import TORCH_OPS, is_known, prepare_elementwise
 from profiler.kernels.gemm import gemm_kernels, prepare_gemm
 from profiler.kernels.moe import moe_kernels, prepare_moe
 from profiler.point import OpShape
@@ -31,7 +31,7 @@ class TorchBackend:
             case "moe":
                 return moe_kernels(op, self._device)
             case "elementwise":
-                return elementwise_kernels(op, self._device)
+                return (f"torch.eager_{self._device.type}",) if is_known(op) else ()
         return ()
 
     def prepare(self, op: OpShape, kernel: str, buffers: Buffers) -> Prepared:
@@ -44,5 +44,5 @@ class TorchBackend:
             case "moe":
                 return prepare_moe(op, kernel, buffers)
             case "elementwise":
-                return prepare_elementwise(op, buffers)
+                return prepare_elementwise(op, buffers, TORCH_OPS)
         raise Unsupported(f"torch has no kernel for family {op.family}")

@@ -1,0 +1,50 @@
+"""Our own Triton kernels behind the backend protocol: fused small ops and the experts' grouped GEMM."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from profiler.backend import Prepared, Unsupported
+from profiler.kernels import triton_rows
+from profiler.kernels.buffers import Buffers
+from profiler.kernels.elementwise import SmallOps, prepare_elementwise
+from profiler.kernels.moe import prepare_experts
+from profiler.kernels.triton_experts import grouped_gemm
+from profiler.point import OpShape
+
+_FLOAT_OPS: Final = frozenset({"rmsnorm", "add_rmsnorm", "silu_mul", "rope"})
+_QUANTISING_OPS: Final = frozenset({"quantise", "rmsnorm_quantise", "silu_mul_quantise"})
+TRITON_OPS: Final = SmallOps(
+    rms_norm=triton_rows.rms_norm,
+    add_rms_norm=triton_rows.add_rms_norm,
+    silu_mul=triton_rows.silu_mul,
+    rope=triton_rows.rope,
+    quantise=triton_rows.quantise,
+    rms_norm_quantise=triton_rows.rms_norm_quantise,
+    silu_mul_quantise=triton_rows.silu_mul_quantise,
+)
+
+
+class TritonBackend:
+    """Kernels that torch has not, or only as several passes over memory."""
+
+    name = "triton"
+
+    def kernels_for(self, op: OpShape) -> Sequence[str]:
+        """Return ``triton`` where a kernel of ours runs ``op``."""
+        if op.family == "moe":
+            return ("triton",) if op.dtype in {"bf16", "fp16"} else ()
+        if op.family != "elementwise":
+            return ()
+        name, dtype = op.shape["op"], op.dtype
+        is_ours = (name in _FLOAT_OPS and dtype in {"bf16", "fp16", "fp32"}) or (
+            name in _QUANTISING_OPS and dtype in {"fp8", "w8a8", "int8"}
+        )
+        return ("triton",) if is_ours else ()
+
+    def prepare(self, op: OpShape, kernel: str, buffers: Buffers) -> Prepared:  # noqa: ARG002 - one kernel per op
+        """Allocate operands and return the launch; raises ``Unsupported`` for rows no program can hold."""
+        if op.family == "moe":
+            return prepare_experts(op, grouped_gemm, buffers)
+        if not triton_rows.fits(op.shape["width"]):
+            raise Unsupported(f"a row of {op.shape['width']} elements does not fit one program")
+        return prepare_elementwise(op, buffers, TRITON_OPS)

@@ -1,0 +1,198 @@
+"""vLLM's own kernels where vLLM is installed: what its engine really runs, instead of torch's nearest relative.
+
+Entry points move between releases: `profiler.vllm_signatures` compares every call made here with the signatures of an
+installed or unpacked vLLM. Weights are column-major [k, n] as vLLM's linear layers hold them.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any, Final
+
+import torch
+
+from profiler.backend import Prepared, Unsupported
+from profiler.kernels.attention import decode_lengths
+from profiler.kernels.buffers import Buffers
+from profiler.kernels.elementwise import EPSILON
+from profiler.kernels.elementwise_bytes import ROPE_HEAD_DIM
+from profiler.kernels.routing import route
+from profiler.point import OpShape
+
+_PAGE_TOKENS: Final = 16
+_SMALL_OPS: Final = {
+    ("rmsnorm", "bf16"): "vllm.rms_norm",
+    ("add_rmsnorm", "bf16"): "vllm.fused_add_rms_norm",
+    ("rope", "bf16"): "vllm.rotary_embedding",
+    ("quantise", "fp8"): "vllm.scaled_fp8_quant",
+    ("quantise", "w8a8"): "vllm.scaled_int8_quant",
+}
+
+
+class VllmBackend:
+    """vLLM's custom ops, flash attention and fused experts."""
+
+    name = "vllm"
+
+    def kernels_for(self, op: OpShape) -> Sequence[str]:
+        """Return vLLM's kernel for ``op`` where its engine has one of its own."""
+        match op.family:
+            case "gemm" if op.dtype in {"fp8", "w8a8"} and op.shape["scaling"] in {"tensor", "row"}:
+                return ("vllm.cutlass_scaled_mm",)
+            case "attention" if op.dtype in {"bf16", "fp16"} and op.shape["variant"] == "gqa":
+                return ("vllm.flash_attn",) if op.shape["kv_dtype"] in {op.dtype, "fp8"} else ()
+            case "moe" if op.dtype == "bf16":
+                return ("vllm.fused_experts",)
+            case "elementwise":
+                label = _SMALL_OPS.get((op.shape["op"], op.dtype))
+                return (label,) if label else ()
+        return ()
+
+    def prepare(self, op: OpShape, kernel: str, buffers: Buffers) -> Prepared:
+        """Allocate operands and return the launch; raises ``Unsupported`` where this vLLM has not the kernel."""
+        try:
+            match op.family:
+                case "gemm":
+                    return _scaled_mm(op, buffers)
+                case "attention":
+                    return _flash_attention(op, buffers)
+                case "moe":
+                    return _experts(op, buffers)
+            return _small_op(op, kernel, buffers)
+        except (ImportError, AttributeError) as error:
+            raise Unsupported(f"this vLLM has no {kernel}: {error}") from error
+
+
+def _over(inputs: list[torch.Tensor], call: Callable[[torch.Tensor], object]) -> Prepared:
+    copies = len(inputs)
+    return Prepared(lambda i: call(inputs[i % copies]), copies)
+
+
+def _scaled_mm(op: OpShape, buffers: Buffers) -> Prepared:
+    from vllm import _custom_ops as ops
+
+    m, n, k = op.shape["m"], op.shape["n"], op.shape["k"]
+    if n % 16 or k % 16:
+        raise Unsupported(f"cutlass_scaled_mm needs n and k in multiples of 16, got n={n} k={k}")
+    is_fp8, is_row = op.dtype == "fp8", op.shape["scaling"] == "row"
+    source = buffers.random((m, k), "bf16")
+
+    def quantise() -> tuple[torch.Tensor, torch.Tensor]:
+        if is_fp8:
+            quantised, scale = ops.scaled_fp8_quant(source, use_per_token_if_dynamic=is_row)
+        else:
+            quantised, scale, _ = ops.scaled_int8_quant(source)
+        return quantised, scale
+
+    ready = quantise()
+    scale_b = torch.full((1, n) if is_row else (1, 1), 0.01, device=buffers.device)
+    weights = [weight.t() for weight in buffers.rotating((n, k), "fp8" if is_fp8 else "int8")]
+
+    def call(weight: torch.Tensor) -> object:
+        activation, scale_a = quantise() if op.shape["quantise"] else ready
+        return ops.cutlass_scaled_mm(activation, weight, scale_a, scale_b, out_dtype=torch.bfloat16)
+
+    return _over(weights, call)
+
+
+def _small_op(op: OpShape, kernel: str, buffers: Buffers) -> Prepared:
+    from vllm import _custom_ops as ops
+
+    rows, width = op.shape["rows"], op.shape["width"]
+    inputs = buffers.rotating((rows, width), "bf16")
+    weight = buffers.random((width,), "bf16")
+    if kernel == "vllm.rms_norm":
+        out = torch.empty_like(inputs[0])
+        return _over(inputs, lambda x: ops.rms_norm(out, x, weight, EPSILON))
+    if kernel == "vllm.fused_add_rms_norm":
+        residual = buffers.random((rows, width), "bf16")
+        return _over(inputs, lambda x: ops.fused_add_rms_norm(x, residual, weight, EPSILON))
+    if kernel == "vllm.scaled_fp8_quant":
+        return _over(inputs, lambda x: ops.scaled_fp8_quant(x, use_per_token_if_dynamic=True))
+    if kernel == "vllm.scaled_int8_quant":
+        return _over(inputs, lambda x: ops.scaled_int8_quant(x, symmetric=True))
+    if width % ROPE_HEAD_DIM:
+        raise Unsupported(f"rope is measured with head_dim {ROPE_HEAD_DIM}, which does not divide width {width}")
+    positions = buffers.integers((rows,), 4096)
+    cache = buffers.random((4096, ROPE_HEAD_DIM), "bf16")
+    # The key argument takes a sixth of the heads or at least one: together query and key make up the width.
+    split = max(width // ROPE_HEAD_DIM // 6, 1) * ROPE_HEAD_DIM if width > ROPE_HEAD_DIM else 0
+    if not split:
+        raise Unsupported("rotary_embedding turns a query and a key: two heads at least")
+    return _over(
+        inputs,
+        lambda x: ops.rotary_embedding(positions, x[:, split:], x[:, :split], ROPE_HEAD_DIM, cache, True),
+    )
+
+
+def _flash_attention(op: OpShape, buffers: Buffers) -> Prepared:
+    from vllm.vllm_flash_attn import flash_attn_varlen_func
+
+    shape, device = op.shape, buffers.device
+    lengths_q = [shape["prefill_q"]] * shape["num_prefill"] + [shape["decode_q"]] * shape["num_decode"]
+    lengths_kv = [shape["prefill_kv"]] * shape["num_prefill"]
+    lengths_kv += decode_lengths(shape["num_decode"], shape["decode_kv"], shape["decode_kv_max"])
+    pages = [-(-length // _PAGE_TOKENS) for length in lengths_kv]
+    order = torch.randperm(sum(pages), generator=torch.Generator().manual_seed(0)).to(torch.int32)
+    table = torch.zeros((len(pages), max(pages)), dtype=torch.int32)
+    for row, (start, count) in enumerate(zip(accumulate(pages[:-1], initial=0), pages, strict=True)):
+        table[row, :count] = order[start : start + count]
+    block_table = table.to(device)
+    used = torch.tensor(lengths_kv, dtype=torch.int32, device=device)
+    cu_q = torch.tensor([0, *accumulate(lengths_q)], dtype=torch.int32, device=device)
+    queries = buffers.random((sum(lengths_q), shape["num_heads"], shape["head_dim"]), op.dtype)
+    is_fp8 = shape["kv_dtype"] == "fp8"
+    options: dict[str, Any] = {}
+    if is_fp8:  # an fp8 cache is read by fp8 queries; one scale per sequence and KV head
+        queries = queries.to(torch.float8_e4m3fn)
+        scales = torch.ones((len(lengths_kv), shape["num_kv_heads"]), device=device)
+        options = {"q_descale": scales, "k_descale": scales, "v_descale": scales}
+    cache = (2, sum(pages), _PAGE_TOKENS, shape["num_kv_heads"], shape["head_dim"])
+    longest_q, longest_kv = max(lengths_q), max(lengths_kv)
+    window = [shape["window"] - 1, 0] if shape["window"] else [-1, -1]
+    return _over(
+        buffers.rotating(cache, shape["kv_dtype"]),
+        lambda kv: flash_attn_varlen_func(
+            queries,
+            kv[0],
+            kv[1],
+            max_seqlen_q=longest_q,
+            cu_seqlens_q=cu_q,
+            max_seqlen_k=longest_kv,
+            seqused_k=used,
+            causal=True,
+            window_size=window,
+            block_table=block_table,
+            **options,
+        ),
+    )
+
+
+def _experts(op: OpShape, buffers: Buffers) -> Prepared:
+    from vllm.model_executor.layers.fused_moe import fused_experts
+
+    shape = op.shape
+    local, inter, hidden = shape["num_experts"] // shape["ep"], shape["inter"] // shape["tp"], shape["hidden"]
+    tokens = buffers.random((shape["num_tokens"], hidden), "bf16")
+    ids = route(
+        shape["num_tokens"], shape["num_experts"], shape["topk"], shape["routing"], seed=0, device=buffers.device
+    ).to(torch.int32)
+    weights = torch.full(ids.shape, 1.0 / shape["topk"], device=buffers.device)
+    expert_map = None
+    if shape["ep"] > 1:
+        expert_map = torch.full((shape["num_experts"],), -1, dtype=torch.int32, device=buffers.device)
+        expert_map[:local] = torch.arange(local, dtype=torch.int32, device=buffers.device)
+    gate_up = buffers.rotating((local, 2 * inter, hidden), "bf16")
+    down = buffers.rotating((local, hidden, inter), "bf16")
+    copies = max(len(gate_up), len(down))
+    return Prepared(
+        lambda i: fused_experts(
+            tokens,
+            gate_up[i % len(gate_up)],
+            down[i % len(down)],
+            weights,
+            ids,
+            global_num_experts=shape["num_experts"],
+            expert_map=expert_map,
+        ),
+        copies,
+    )
