@@ -27,6 +27,7 @@ _UNSUPPORTED: Final[Mapping[str, str]] = {
     "num_kv_shared_layers": "layers that share another layer's KV are not modelled",
     "cross_attention_layers": "interleaved cross-attention layers are not modelled",
     "add_cross_attention": "cross attention in this architecture is not modelled",
+    "quantization": "MLX quantisation is not run by any engine modelled here",
     "zero_expert_num": "identity experts are not modelled",
 }
 

@@ -167,7 +167,8 @@ def layer_windows(config: HfConfig, num_layers: int, *, pattern_default: int = 0
         return (0,) * num_layers
     if types:
         return tuple(window if kind == "sliding_attention" else 0 for kind in types)
-    pattern = config.integer("sliding_window_pattern", pattern_default, least=0)
+    spelling = "_sliding_window_pattern" if "_sliding_window_pattern" in config else "sliding_window_pattern"
+    pattern = config.integer(spelling, pattern_default, least=0)
     if pattern:
         return tuple(0 if (layer + 1) % pattern == 0 else window for layer in range(num_layers))
     first = config.integer("max_window_layers", 0, least=0)

@@ -108,14 +108,17 @@ class HfConfig:
             raise self.fault(key, "a list of integers")
         return tuple(value)
 
-    def section(self, key: str) -> "HfConfig | None":
-        """Return a nested config, None when absent."""
+    def section(self, key: str, defaults: Mapping[str, Any] | None = None) -> "HfConfig | None":
+        """Return a nested config, None when absent.
+
+        Hugging Face writes a nested config without the keys that equal its class's defaults: ``defaults`` are those.
+        """
         value = self._values.get(key)
         if value is None:
             return None
         if not isinstance(value, dict):
             raise self.fault(key, "an object")
-        return HfConfig(value, f"{self.place}: {key}")
+        return HfConfig({**(defaults or {}), **value}, f"{self.place}: {key}")
 
     def refuse(self, key: str, *, because: str, hint: str = "") -> None:
         """Fail when a key that changes the computation is set to anything but null, false, zero or empty."""

@@ -1,16 +1,16 @@
 """The `quantization_config` of a checkpoint: which scheme its matrices are stored in, and which are left alone.
 
-Covers fp8 (per tensor or channel, and 128 x 128 blocks), fbgemm_fp8, mxfp4, awq and gptq (4-bit weights), int8
-(8-bit gptq weights) and compressed-tensors (w8a8, fp8, w4a16, w8a16, nvfp4). Anything else is refused by name.
+Covers fp8 (per tensor or channel, and 128 x 128 blocks), fbgemm_fp8, modelopt (fp8, nvfp4), mxfp4, awq and gptq (4- and
+8-bit weights) and compressed-tensors (w8a8, fp8, w4a16, w8a16, nvfp4). Anything else is refused by name.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from simulator.model.hf_config import HfConfig
 from simulator.model.linear import FP8_BLOCK, WeightFormat
-
-_KNOWN = "fp8, fbgemm_fp8, mxfp4, awq, gptq, compressed-tensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,30 +41,50 @@ def read_quantisation(config: HfConfig, dtype: str) -> Quantisation:
     if section is None:
         return Quantisation(dtype=dtype)
     method = section.text("quant_method", "")
-    if method == "fp8":
-        block = section.integers("weight_block_size")
-        if block and block != (FP8_BLOCK, FP8_BLOCK):
-            raise section.fault("weight_block_size", f"[{FP8_BLOCK}, {FP8_BLOCK}] or absent")
-        ignored = (*section.strings("modules_to_not_convert"), *section.strings("ignored_layers"))
-        scheme = "fp8_block" if block else "fp8"
-        return Quantisation(dtype=dtype, quantised=WeightFormat(scheme=scheme), ignored=ignored)
-    if method == "fbgemm_fp8":
-        ignored = section.strings("modules_to_not_convert")
-        return Quantisation(dtype=dtype, quantised=WeightFormat(scheme="fp8"), ignored=ignored)
-    if method == "mxfp4":
-        return Quantisation(dtype=dtype, quantised=WeightFormat(scheme="mxfp4"), experts_only=True)
-    if method in {"awq", "gptq"}:
-        bits = section.integer("bits", 4)
-        if bits not in {4, 8}:
-            raise section.fault("bits", "4 or 8")
-        weights = WeightFormat(scheme="w4a16" if bits == 4 else "w8a16", group_size=_group_size(section, "group_size"))
-        ignored = ("lm_head", *section.strings("modules_to_not_convert"))
-        return Quantisation(dtype=dtype, quantised=weights, ignored=ignored)
-    if method == "compressed-tensors":
-        return Quantisation(
-            dtype=dtype, quantised=_compressed_tensors(section), ignored=("lm_head", *section.strings("ignore"))
+    if method not in _READERS:
+        raise section.fault(
+            "quant_method", f"one of {', '.join(_READERS)}", hint="use the unquantised checkpoint's config.json"
         )
-    raise section.fault("quant_method", f"one of {_KNOWN}", hint="use the unquantised checkpoint's config.json")
+    return Quantisation(
+        dtype=dtype,
+        quantised=_READERS[method](section),
+        ignored=_ignored_modules(section),
+        experts_only=method == "mxfp4",
+    )
+
+
+def _ignored_modules(section: HfConfig) -> tuple[str, ...]:
+    """Patterns of modules left alone, under the name each tool gives the list; each regular expression is one."""
+    patterns = ["lm_head"]
+    for key in ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules"):
+        for pattern in section.strings(key):
+            try:
+                re.compile(pattern.removeprefix("re:") if pattern.startswith("re:") else "")
+            except re.error as error:
+                raise section.fault(key, f"made of names and regular expressions; {pattern!r}: {error}") from error
+            patterns.append(pattern)
+    return tuple(patterns)
+
+
+def _fp8(section: HfConfig) -> WeightFormat:
+    block = section.integers("weight_block_size")
+    if block and block != (FP8_BLOCK, FP8_BLOCK):
+        raise section.fault("weight_block_size", f"[{FP8_BLOCK}, {FP8_BLOCK}] or absent")
+    return WeightFormat(scheme="fp8_block" if block else "fp8")
+
+
+def _modelopt(section: HfConfig) -> WeightFormat:
+    algorithm = section.text("quant_algo")
+    if algorithm not in {"FP8", "NVFP4"}:
+        raise section.fault("quant_algo", "FP8 or NVFP4")
+    return WeightFormat(scheme=algorithm.lower())
+
+
+def _integer_weights(section: HfConfig) -> WeightFormat:
+    bits = section.integer("bits", 4)
+    if bits not in {4, 8}:
+        raise section.fault("bits", "4 or 8")
+    return WeightFormat(scheme="w4a16" if bits == 4 else "w8a16", group_size=_group_size(section))
 
 
 def _compressed_tensors(section: HfConfig) -> WeightFormat:
@@ -96,12 +116,12 @@ def _compressed_tensors(section: HfConfig) -> WeightFormat:
         )
     if scheme == "fp8" and weights.raw("strategy") == "block":
         scheme = "fp8_block"
-    return WeightFormat(scheme=scheme, group_size=_group_size(weights, "group_size"))
+    return WeightFormat(scheme=scheme, group_size=_group_size(weights))
 
 
-def _group_size(section: HfConfig, key: str) -> int:
+def _group_size(section: HfConfig) -> int:
     """Elements of k that share one scale; -1 = the whole row."""
-    return section.integer(key, 128, least=-1)
+    return section.integer("group_size", 128, least=-1)
 
 
 def _matches(pattern: str, module: str) -> bool:
@@ -111,3 +131,14 @@ def _matches(pattern: str, module: str) -> bool:
     if "*" in pattern:
         return re.match(re.escape(pattern).replace(r"\*", "[^.]+"), module) is not None
     return module == pattern or f".{module}.".find(f".{pattern}.") >= 0 or pattern.startswith(f"{module}.")
+
+
+_READERS: Final[dict[str, Callable[[HfConfig], WeightFormat]]] = {
+    "fp8": _fp8,
+    "fbgemm_fp8": _fp8,
+    "modelopt": _modelopt,
+    "mxfp4": lambda _: WeightFormat(scheme="mxfp4"),
+    "awq": _integer_weights,
+    "gptq": _integer_weights,
+    "compressed-tensors": _compressed_tensors,
+}

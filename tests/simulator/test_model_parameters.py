@@ -42,7 +42,6 @@ _CLIP = {
     "num_attention_heads": 16,
     "image_size": 336,
     "patch_size": 14,
-    "hidden_act": "quick_gelu",
 }
 _SIGLIP = {
     "hidden_size": 1152,
@@ -51,28 +50,14 @@ _SIGLIP = {
     "num_attention_heads": 16,
     "image_size": 896,
     "patch_size": 14,
-    "hidden_act": "gelu_pytorch_tanh",
 }
-_VICUNA = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "vocab_size": 32064,
-    "max_position_embeddings": 4096,
-    "hidden_act": "silu",
-}
+# Nested configs leave out what equals their class's defaults.
+_VICUNA = {"model_type": "llama", "vocab_size": 32064, "max_position_embeddings": 4096}
 _GEMMA_4B = {
+    "model_type": "gemma3_text",
     "hidden_size": 2560,
     "intermediate_size": 10240,
     "num_hidden_layers": 34,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "vocab_size": 262208,
-    "max_position_embeddings": 131072,
-    "hidden_activation": "gelu_pytorch_tanh",
     "sliding_window": 1024,
 }
 
@@ -137,7 +122,7 @@ OTHER_FAMILIES: dict[str, tuple[dict[str, Any], int]] = {
     "whisper-large-v3": (_whisper(1280, 32, 20, 51866, 128), 1_543_490_560),
     "llava-1.5-7b": ({"model_type": "llava", "text_config": _VICUNA, "vision_config": _CLIP}, 7_063_427_072),
     "gemma-3-4b-it": (
-        {"model_type": "gemma3", "text_config": _GEMMA_4B | {"model_type": "gemma3_text"}, "vision_config": _SIGLIP},
+        {"model_type": "gemma3", "text_config": _GEMMA_4B, "vision_config": _SIGLIP},
         4_300_079_472,
     ),
 }

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from simulator.errors import InputError
 from simulator.model.architectures import from_hf_config
 from simulator.model.bundled import load_model
 from simulator.model.cells.attention import SelfAttention
@@ -37,6 +38,8 @@ def _group(bits: int, kind: str, inputs: int | None, **more: object) -> dict[str
         ({"quant_method": "fp8", "activation_scheme": "dynamic"}, "fp8"),
         ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8_block"),
         ({"quant_method": "fbgemm_fp8"}, "fp8"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]}, "fp8"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4"),
         ({"quant_method": "awq", "bits": 4, "group_size": 128}, "w4a16"),
         ({"quant_method": "gptq", "bits": 4, "group_size": 64}, "w4a16"),
         ({"quant_method": "gptq", "bits": 8}, "w8a16"),
@@ -56,6 +59,24 @@ def test_scheme_of_a_checkpoint(config: dict[str, Any] | None, scheme: str | Non
     mlp = block.cells[1]
     assert isinstance(mlp, Mlp)
     assert mlp.feed_forward.weights.scheme == (scheme or "bf16")
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"quant_method": "exl2"}, "key 'quant_method' is 'exl2', must be one of fp8"),
+        ({"quant_method": "gptq", "bits": 3}, "key 'bits' is 3, must be 4 or 8"),
+        ({"quant_method": "fp8", "weight_block_size": [64, 64]}, r"must be \[128, 128\] or absent"),
+        ({"quant_method": "modelopt", "quant_algo": "W4A8"}, "must be FP8 or NVFP4"),
+        ({"quant_method": "fp8", "ignored_layers": ["re:("]}, "made of names and regular expressions"),
+        ({"quant_method": "compressed-tensors", "config_groups": {}}, "exactly one group"),
+        (_group(3, "int", None), "int 3-bit weights with 16-bit inputs is not"),
+    ],
+)
+def test_a_scheme_nobody_runs_is_refused(config: dict[str, Any], said: str) -> None:
+    """A quantisation that is not modelled names the key, the value and what is."""
+    with pytest.raises(InputError, match=said):
+        from_hf_config(BASE | {"quantization_config": config}, name="q")
 
 
 def test_modules_left_alone_make_blocks_of_their_own() -> None:

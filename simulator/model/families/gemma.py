@@ -1,14 +1,27 @@
 """Gemma 3: five local layers to one global, four norms per layer, qk-norm, GeGLU, tied embeddings by default."""
 
 from dataclasses import replace
+from typing import Final
 
 from simulator.model.architectures import architecture
 from simulator.model.block import Block
 from simulator.model.decoder import Decoder, layer_windows
-from simulator.model.families.vision import vision_tower
+from simulator.model.families.vision import SIGLIP_DEFAULTS, vision_tower
 from simulator.model.hf_config import HfConfig
 from simulator.model.linear import Linear, WeightFormat
 from simulator.model.spec import ModelSpec
+
+# What Gemma3TextConfig assumes for keys a multimodal config leaves out.
+_TEXT_DEFAULTS: Final = {
+    "vocab_size": 262208,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 131072,
+    "sliding_window": 4096,
+    "model_type": "gemma3_text",
+}
 
 
 @architecture("gemma3_text")
@@ -20,11 +33,11 @@ def read_gemma(config: HfConfig, name: str) -> ModelSpec:
 @architecture("gemma3")
 def read_gemma_multimodal(config: HfConfig, name: str) -> ModelSpec:
     """Read ``text_config``, and the SigLIP tower where there is a ``vision_config``."""
-    text = config.section("text_config")
+    text = config.section("text_config", _TEXT_DEFAULTS)
     if text is None:
         raise config.fault("text_config", "an object with the text decoder's keys")
     decoder = gemma_decoder(Decoder.read(text, outer=config), name)
-    vision = config.section("vision_config")
+    vision = config.section("vision_config", SIGLIP_DEFAULTS)
     if vision is None:
         return decoder
     width = vision.integer("hidden_size")

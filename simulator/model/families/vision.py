@@ -1,6 +1,7 @@
 """Vision towers in front of a text decoder: SigLIP (Gemma 3) and CLIP (LLaVA) transformers over image patches."""
 
 from dataclasses import replace
+from typing import Final
 
 from simulator.model.architectures import architecture, from_hf_config
 from simulator.model.block import Block
@@ -14,11 +15,28 @@ from simulator.model.linear import Linear, WeightFormat
 from simulator.model.norm import Norm
 from simulator.model.spec import ModelSpec
 
+# What the Hugging Face config classes assume for keys a nested config leaves out.
+SIGLIP_DEFAULTS: Final = {"hidden_act": "gelu_pytorch_tanh", "num_channels": 3}
+_CLIP_DEFAULTS: Final = {"hidden_act": "quick_gelu", "num_channels": 3}
+_LLAMA_DEFAULTS: Final = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+    "hidden_act": "silu",
+}
+
 
 @architecture("llava")
 def read_llava(config: HfConfig, name: str) -> ModelSpec:
     """Any supported text decoder behind a CLIP tower whose second-to-last layer feeds a two-matrix projector."""
-    text, vision = config.section("text_config"), config.section("vision_config")
+    vision = config.section("vision_config", _CLIP_DEFAULTS)
+    text = config.section("text_config")
+    if text is not None and text.text("model_type", "llama") == "llama":
+        text = config.section("text_config", _LLAMA_DEFAULTS)
     if text is None or vision is None:
         raise config.fault("text_config" if text is None else "vision_config", "an object")
     decoder = from_hf_config(text, name=name)
