@@ -26,6 +26,8 @@ RUNTIME_BYTES: Final = 160 * 2**20
 # Channel buffers of NCCL and the staging buffers of a custom all-reduce: the same line is about 0.2 GiB higher where
 # ranks communicate.
 COMMUNICATOR_BYTES: Final = 200 * 2**20
+# Fused experts work through a step in chunks of this many tokens, so their inner results never grow beyond one.
+EXPERT_CHUNK_TOKENS: Final = 16 * 1024
 # One captured graph of one layer: public logs state 0.73 GiB for 86 graphs of 32 layers, 0.55 GiB for 67 of 32.
 GRAPH_LAYER_BYTES: Final = 256 * 2**10
 # Logits in 16 bits and fp32, and top-p by sorting: (fp32 value, int64 index) pairs and the radix sort's second buffer.
@@ -201,9 +203,9 @@ def _transient_bytes(op: Op, element: float) -> float:
     """Bytes of an op's input and output; the fused experts hold their two inner results at once."""
     if isinstance(op, Gemm):
         return float(op.m) * (float(op.n) + float(op.k)) * element
-    if isinstance(op, Moe):
+    if isinstance(op, Moe) and isinstance(op.num_tokens, int):
         wide = max(2 * op.local_inter, op.hidden)
-        pairs = float(op.num_tokens) * op.topk * (wide + op.local_inter)
+        pairs = float(min(op.num_tokens, EXPERT_CHUNK_TOKENS)) * op.topk * (wide + op.local_inter)
         return (pairs + 2.0 * float(op.num_tokens) * op.hidden) * element
     if isinstance(op, Elementwise) and not op.op.startswith("add"):  # the residual add works in place
         return float(op.rows) * op.bytes_per_row
