@@ -51,7 +51,7 @@ class CollectiveAttempt:
         self.status = "ok"
         self.note = ""
 
-    def try_(self, stage: Callable[[], object]) -> None:
+    def step(self, stage: Callable[[], object]) -> None:
         """Run one stage unless an earlier one failed; a failure becomes ``status`` and ``note``."""
         if self.status != "ok":
             return

@@ -94,16 +94,16 @@ class CollectiveBench:
             attempt.warm_up,
         )
         for stage in stages:
-            attempt.try_(stage)
+            attempt.step(stage)
             if (failed := self._agree(attempt, key)) is not None:
                 return failed
         call_s = max(self._slowest([attempt.call_s])[0], 1e-9)
         calls = max(1, min(_MAX_CALLS, int(_SAMPLE_S / call_s)))
         round_samples = max(1, min(_ROUND_SAMPLES, int(_ROUND_S / (calls * call_s))))
-        attempt.try_(lambda: attempt.record(calls, is_graph=point.launch == "graph"))
+        attempt.step(lambda: attempt.record(calls, is_graph=point.launch == "graph"))
         samples: list[float] = []
         while rule.reason is None:
-            attempt.try_(lambda: attempt.run_round(round_samples))
+            attempt.step(lambda: attempt.run_round(round_samples))
             if (failed := self._agree(attempt, key)) is not None:
                 return failed
             *round_s, spent_s = self._slowest([*attempt.samples_s, attempt.spent_s])

@@ -11,13 +11,12 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
-from profiler.nvml import Gpu, NvmlError
+from profiler.nvml import Gpu, NvmlError, answered
 
 _BATCH_S: Final = 0.005  # how finely a move of the counter is seen: 0.25 % of a window
 _MIN_UPDATES: Final = 10  # fewer moves than this in a window leave an edge worth more than a tenth of it
-_T = TypeVar("_T")
 _STUCK_S: Final = 1.0  # ten times the period of the slowest counter
 
 
@@ -92,7 +91,7 @@ class EnergyMeter:
             powers = [run.window_power_w(self._window_s) for _ in range(self._min_windows)]
             while _spread(powers[-self._min_windows :]) > self._max_spread_frac and len(powers) < self._max_windows:
                 powers.append(run.window_power_w(self._window_s))
-            temperature = _optional(self._gpu.temperature_c)
+            temperature = answered(self._gpu.temperature_c)
         except _CounterError as error:
             return Energy(note=str(error))
         kept = powers[-self._min_windows :]
@@ -187,7 +186,7 @@ class _Run:
                 if now_j < self._last_j:
                     raise _CounterError("energy rejected: the counter went backwards (driver reloaded?)")
                 self._last_j = now_j
-                power = _optional(self._gpu.power_w)
+                power = answered(self._gpu.power_w)
                 if power is not None:
                     self._sampled.append(power)
                 return now_s, now_j
@@ -217,7 +216,7 @@ def _why_not(gpu: Gpu | None) -> str:
             return "energy not measured: on MIG the counter is the whole board's, not this instance's"
         gpu.energy_j()
     except NvmlError as error:
-        mode = _optional(gpu.virtualization)
+        mode = answered(gpu.virtualization)
         where = f" on a {mode} device" if mode not in {None, "none", "passthrough"} else ""
         return f"energy not measured{where}: {error}"
     return ""
@@ -226,10 +225,3 @@ def _why_not(gpu: Gpu | None) -> str:
 def _spread(powers: list[float]) -> float:
     mean = statistics.fmean(powers)
     return (max(powers) - min(powers)) / mean if mean > 0 else float("inf")
-
-
-def _optional(query: Callable[[], _T]) -> _T | None:
-    try:
-        return query()
-    except NvmlError:
-        return None

@@ -2,18 +2,17 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from collections.abc import Sequence
+from typing import Final
 
 from cluster_specs.load import load_device
 from profiler.clocks import RESET_COMMAND, NvmlClocks
 from profiler.device_name import spec_name_of
 from profiler.energy import EnergyMeter
 from profiler.findings import Finding, Severity
-from profiler.nvml import Gpu, NvmlError
+from profiler.nvml import Gpu, NvmlError, answered
 from profiler.topology import Topology
 
-_T = TypeVar("_T")
 _HOT_C: Final = 80.0  # slowdown sets in a few degrees above
 _HELD_BACK: Final = frozenset({"hw_slowdown", "sw_thermal", "hw_thermal", "power_brake"})
 _TICK_S: Final = 0.5  # five periods of the slowest counter
@@ -60,7 +59,7 @@ def check_topology(gpus: Sequence[Gpu], topology: Topology) -> list[Finding]:
 
 def _check_identity(topic: str, gpu: Gpu) -> Finding:
     spec = spec_name_of(gpu.name)
-    total, _ = _optional(gpu.memory_bytes) or (0, 0)
+    total, _ = answered(gpu.memory_bytes) or (0, 0)
     text = f"{gpu.name}, {total / 2**30:.1f} GiB, device spec {spec or 'none bundled'}"
     fix = "" if spec else "write a device TOML (see cluster_specs/devices) and give its path"
     return Finding(topic=topic, severity="ok" if spec else "warning", text=text, fix=fix)
@@ -68,16 +67,16 @@ def _check_identity(topic: str, gpu: Gpu) -> Finding:
 
 def _check_sharing(topic: str, gpu: Gpu) -> list[Finding]:
     findings = []
-    if processes := _optional(gpu.compute_process_ids):
+    if processes := answered(gpu.compute_process_ids):
         text = f"used by other processes: {', '.join(map(str, processes))}"
         findings.append(
             Finding(topic=topic, severity="failure", text=text, fix="stop them; a shared GPU cannot be timed")
         )
-    if _optional(gpu.is_mig):
+    if answered(gpu.is_mig):
         text = "MIG is on: an instance is measured, clocks and energy belong to the whole board"
         fix = "sudo nvidia-smi -mig 0 to measure the whole GPU"
         findings.append(Finding(topic=topic, severity="warning", text=text, fix=fix))
-    mode = _optional(gpu.virtualization)
+    mode = answered(gpu.virtualization)
     if mode not in {None, "none", "passthrough"}:
         text = f"virtual GPU ({mode}): time slices of other guests are part of every sample"
         findings.append(Finding(topic=topic, severity="warning", text=text, fix="measure on bare metal or passthrough"))
@@ -86,21 +85,21 @@ def _check_sharing(topic: str, gpu: Gpu) -> list[Finding]:
 
 def _check_health(topic: str, gpu: Gpu) -> list[Finding]:
     findings = []
-    if errors := _optional(gpu.uncorrected_ecc_errors):
+    if errors := answered(gpu.uncorrected_ecc_errors):
         text = f"{errors} uncorrected memory errors since the driver was loaded"
         findings.append(Finding(topic=topic, severity="failure", text=text, fix="reset or replace the GPU"))
-    temperature = _optional(gpu.temperature_c)
+    temperature = answered(gpu.temperature_c)
     if temperature is not None and temperature >= _HOT_C:
         text = f"{temperature:.0f} degC before any load, limit {_HOT_C:.0f}"
         findings.append(Finding(topic=topic, severity="warning", text=text, fix="check cooling and neighbours"))
-    if _optional(gpu.is_persistent) is False:
+    if answered(gpu.is_persistent) is False:
         text = "persistence mode is off: the driver unloads between runs and clears clocks and counters"
         findings.append(Finding(topic=topic, severity="warning", text=text, fix="sudo nvidia-smi -pm 1"))
     return findings
 
 
 def _check_power(topic: str, gpu: Gpu) -> list[Finding]:
-    limit = _optional(gpu.power_limit_w)
+    limit = answered(gpu.power_limit_w)
     spec = spec_name_of(gpu.name)
     if limit is None or spec is None:
         return []
@@ -114,7 +113,7 @@ def _check_power(topic: str, gpu: Gpu) -> list[Finding]:
 
 def _check_pcie(topic: str, gpu: Gpu) -> list[Finding]:
     """Width only: the link's generation drops by itself while the GPU idles."""
-    link = _optional(gpu.pcie_link)
+    link = answered(gpu.pcie_link)
     if link is None or link[1] >= link[3]:
         return []
     text = f"PCIe runs at x{link[1]} of x{link[3]}"
@@ -122,7 +121,7 @@ def _check_pcie(topic: str, gpu: Gpu) -> list[Finding]:
 
 
 def _check_clocks(topic: str, gpu: Gpu, *, try_lock: bool) -> Finding:
-    clocks = _optional(gpu.supported_sm_clocks_mhz)
+    clocks = answered(gpu.supported_sm_clocks_mhz)
     listed = f"SM clocks {clocks[0]}-{clocks[-1]} MHz in {len(clocks)} steps" if clocks else "SM clocks not listed"
     fix = "run as root, or add CAP_SYS_ADMIN to the container; without it rows are unlocked (clock_mhz = null)"
     if not try_lock:
@@ -147,7 +146,7 @@ def _check_energy(topic: str, gpu: Gpu) -> Finding:
     if refusal:
         fix = "energy columns stay empty; the cost model then estimates power"
         return Finding(topic=topic, severity="warning", text=refusal, fix=fix)
-    interval = _optional(lambda: _tick_interval_s(gpu))
+    interval = answered(lambda: _tick_interval_s(gpu))
     moves = f"moves every {interval * 1e3:.0f} ms" if interval else f"did not move for {_TICK_S:g} s"
     return Finding(topic=topic, severity="ok" if interval else "warning", text=f"energy counter {moves}")
 
@@ -166,8 +165,8 @@ def _tick_interval_s(gpu: Gpu) -> float | None:
 
 
 def _check_throttle(topic: str, gpu: Gpu) -> Finding:
-    reasons = _optional(gpu.event_reasons)
-    counters = _optional(gpu.throttle_s) or {}
+    reasons = answered(gpu.event_reasons)
+    counters = answered(gpu.throttle_s) or {}
     counted = [name for name, seconds in counters.items() if seconds is not None]
     if reasons is not None and (held := sorted(reasons & _HELD_BACK)):
         text = f"held back right now by {', '.join(held)}"
@@ -176,11 +175,3 @@ def _check_throttle(topic: str, gpu: Gpu) -> Finding:
         text = "the driver counts no throttling: rows are judged by what is seen at both ends only"
         return Finding(topic=topic, severity="warning", text=text, fix="update the NVIDIA driver")
     return Finding(topic=topic, severity="ok", text=f"throttle counters: {', '.join(counted)}")
-
-
-def _optional(query: Callable[[], _T]) -> _T | None:
-    """Answer None where the device refuses a query that only adds detail."""
-    try:
-        return query()
-    except NvmlError:
-        return None

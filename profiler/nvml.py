@@ -6,9 +6,11 @@ decided by the caller, never here. Source: the NVML API reference and nvidia-ml-
 
 from collections.abc import Callable
 from types import ModuleType, TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from profiler.errors import ProfilerError
+
+_T = TypeVar("_T")
 
 # NVML return codes a caller can tell apart.
 _UNSUPPORTED_CODES: Final = frozenset({3, 13})  # NOT_SUPPORTED, FUNCTION_NOT_FOUND
@@ -61,6 +63,14 @@ class NvmlError(ProfilerError):
     def is_permission(self) -> bool:
         """The query needs root or a capability this process lacks."""
         return self.code == _NO_PERMISSION
+
+
+def answered(query: Callable[[], _T]) -> _T | None:
+    """Return a query's answer, None where the device or driver refuses it: for what only adds detail."""
+    try:
+        return query()
+    except NvmlError:
+        return None
 
 
 class Nvml:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from profiler.errors import ProfilerError
-from profiler.nvml import Gpu, Nvml, NvmlError
+from profiler.nvml import Gpu, Nvml, answered
 from profiler.topology import read_topology
 
 # What may not differ between the ranks of one run: rows of two software stacks would end up under one run_id.
@@ -44,6 +44,7 @@ def collect_provenance(
     ``gpu`` is this rank's GPU; ``nvml`` lists those of the node. ``idle_power_w`` is the mean of the idle windows, set
     again at the end together with ``ended_at``.
     """
+    gpus = (answered(nvml.gpus) if nvml else None) or []
     return {
         "run_id": run_id,
         "device": device,
@@ -54,9 +55,9 @@ def collect_provenance(
         "world_size": world_size,
         **software_versions(nvml),
         "git_commit": git_commit(),
-        "topology": _topology(nvml),
+        "topology": str(read_topology(gpus)),
         "idle_power_w": idle_power_w,
-        "power_limit_w": _power_limit_w(gpu),
+        "power_limit_w": answered(gpu.power_limit_w) if gpu else None,
         "command": shlex.join(sys.argv if command is None else command),
     }
 
@@ -64,7 +65,7 @@ def collect_provenance(
 def software_versions(nvml: Nvml | None = None) -> dict[str, str | None]:
     """Versions of what decides a kernel's speed; None where not installed."""
     return {
-        "driver_version": _driver_version(nvml),
+        "driver_version": answered(nvml.driver_version) if nvml else None,
         "cuda_version": _torch_cuda_version(nvml),
         "nccl_version": _nccl_version(),
         "torch_version": installed_version("torch"),
@@ -123,23 +124,13 @@ def installed_version(distribution: str) -> str | None:
         return None
 
 
-def _driver_version(nvml: Nvml | None) -> str | None:
-    try:
-        return nvml.driver_version() if nvml is not None else None
-    except NvmlError:
-        return None
-
-
 def _torch_cuda_version(nvml: Nvml | None) -> str | None:
     """CUDA that torch was built for, which is what its kernels use; else the newest the driver supports."""
     if "torch" in sys.modules:
         built_for: str | None = sys.modules["torch"].version.cuda
         if built_for is not None:
             return built_for
-    try:
-        return nvml.cuda_version() if nvml is not None else None
-    except NvmlError:
-        return None
+    return answered(nvml.cuda_version) if nvml else None
 
 
 def _nccl_version() -> str | None:
@@ -148,21 +139,6 @@ def _nccl_version() -> str | None:
     if torch is None or not torch.cuda.is_available() or not torch.distributed.is_nccl_available():
         return None
     return ".".join(str(part) for part in torch.cuda.nccl.version())
-
-
-def _topology(nvml: Nvml | None) -> str:
-    try:
-        gpus = nvml.gpus() if nvml is not None else []
-    except NvmlError:
-        gpus = []
-    return str(read_topology(gpus))
-
-
-def _power_limit_w(gpu: Gpu | None) -> float | None:
-    try:
-        return gpu.power_limit_w() if gpu is not None else None
-    except NvmlError:
-        return None
 
 
 def _ranges(ranks: Sequence[int]) -> str:

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from profiler.findings import Finding
-from profiler.nvml import Nvml, NvmlError
+from profiler.nvml import Nvml, answered
 from profiler.provenance import installed_version
 
 _INSTALL: Final = "pip install 'apex-planner[profile]'"
@@ -52,9 +52,8 @@ def _check_torch(nvml: Nvml | None, num_gpus: int) -> list[Finding]:
 
 def _check_driver(nvml: Nvml, torch_cuda: str) -> Finding | None:
     """Compare CUDA versions: a driver runs every CUDA of its own major version and older ones."""
-    try:
-        driver_cuda = nvml.cuda_version()
-    except NvmlError:
+    driver_cuda = answered(nvml.cuda_version)
+    if driver_cuda is None:
         return None
     needed, offered = (int(version.partition(".")[0]) for version in (torch_cuda, driver_cuda))
     if needed <= offered:

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
-from profiler.nvml import Gpu, NvmlError
+from profiler.nvml import Gpu, answered
 
 _REJECTING: Final = frozenset({"sw_thermal", "hw_thermal", "power_brake", "hw_slowdown"})
 _LABELLED: Final = frozenset({"sw_power_cap", "sync_boost", "board_limit", "reliability"})
@@ -65,8 +65,8 @@ class ThrottleCounters:
         """Read the counters now; None where the device answers neither query."""
         if self._gpu is None:
             return None
-        active = _optional_counters(self._gpu)
-        reasons = _optional_reasons(self._gpu)
+        active = answered(self._gpu.throttle_s) or {}
+        reasons = answered(self._gpu.event_reasons)
         if reasons is None and not any(value is not None for value in active.values()):
             return None
         return ThrottleMark(taken_at_s=time.perf_counter(), active_s=active, reasons=reasons or frozenset())
@@ -91,17 +91,3 @@ class ThrottleCounters:
             reasons=start.reasons | end.reasons,
             unknown="" if counted else "throttling seen at both ends only: the driver has no counters",
         )
-
-
-def _optional_counters(gpu: Gpu) -> dict[str, float | None]:
-    try:
-        return gpu.throttle_s()
-    except NvmlError:
-        return {}
-
-
-def _optional_reasons(gpu: Gpu) -> frozenset[str] | None:
-    try:
-        return gpu.event_reasons()
-    except NvmlError:
-        return None

@@ -7,10 +7,11 @@ GPU paths come from NVML, network ports from sysfs (``/sys/class/infiniband`` fo
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from profiler.nvml import Gpu, NvmlError
+from profiler.nvml import Gpu, answered
 
 _SYSFS: Final = Path("/sys")
 
@@ -60,24 +61,10 @@ def read_topology(gpus: Sequence[Gpu], *, sysfs: Path = _SYSFS) -> Topology:
     """Read the node's topology; a path the driver does not tell is ``?``."""
     return Topology(
         gpu_names=tuple(gpu.name for gpu in gpus),
-        paths=tuple(tuple("SELF" if a is b else _path(a, b) for b in gpus) for a in gpus),
-        nvlinks_per_gpu=tuple(_nvlinks(gpu) for gpu in gpus),
+        paths=tuple(tuple("SELF" if a is b else answered(partial(a.path_to, b)) or "?" for b in gpus) for a in gpus),
+        nvlinks_per_gpu=tuple(answered(gpu.active_nvlinks) or 0 for gpu in gpus),
         ports=(*_rdma_ports(sysfs), *_ethernet_ports(sysfs)),
     )
-
-
-def _path(a: Gpu, b: Gpu) -> str:
-    try:
-        return a.path_to(b)
-    except NvmlError:
-        return "?"
-
-
-def _nvlinks(gpu: Gpu) -> int:
-    try:
-        return gpu.active_nvlinks()
-    except NvmlError:
-        return 0
 
 
 def _rdma_ports(sysfs: Path) -> list[NetworkPort]:

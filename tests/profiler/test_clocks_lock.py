@@ -181,9 +181,9 @@ def _start(fake_nvml, way):
     return child
 
 
-def _wait_until_free(fake_nvml):
+def _wait_until_free(fake_nvml, gpu=0):
     deadline = time.monotonic() + 10
-    while fake_nvml.locked_mhz() is not None:
+    while fake_nvml.locked_mhz(gpu) is not None:
         assert time.monotonic() < deadline, "the clock was not given back"
         time.sleep(0.02)
 
@@ -216,6 +216,36 @@ def test_a_death_no_handler_sees_is_covered_by_the_watchdog(fake_nvml, way):
             child.kill()
         child.wait(timeout=10)
         _wait_until_free(fake_nvml)
+
+
+_RANK = """
+import os, time
+from profiler.clocks import NvmlClocks
+from profiler.nvml import Nvml
+rank = int(os.environ["RANK"])
+with NvmlClocks(Nvml().gpus()[rank]) as clocks:
+    assert clocks.lock(1410).clock_mhz == 1410
+    open(f"{os.environ['FAKE_NVML_STATE']}.ready{rank}", "w").close()
+    while not os.path.exists(f"{os.environ['FAKE_NVML_STATE']}.ready{1 - rank}"):
+        time.sleep(0.02)
+    if rank == 1:
+        os._exit(9)
+    time.sleep(60)
+"""
+
+
+def test_a_crash_of_a_sibling_rank_frees_every_gpu(fake_nvml, tmp_path):
+    """Torchrun ends the other ranks: the crashed rank's GPU and its siblings' are all given back."""
+    pytest.importorskip("torch")
+    fake_nvml.set(gpus=2)
+    program = tmp_path / "rank.py"
+    program.write_text(_RANK)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
+    ended = subprocess.run(command, env=fake_nvml.environment, capture_output=True, check=False, timeout=60)
+    assert ended.returncode != 0
+    assert [change for change in fake_nvml.changes() if change[0] == "lock"] != []
+    _wait_until_free(fake_nvml)
+    _wait_until_free(fake_nvml, gpu=1)
 
 
 def test_a_forked_child_does_not_give_back_its_parents_clock(fake_nvml):
