@@ -52,7 +52,8 @@ def aiconfigurator_command(
     as_json: bool,
 ) -> None:
     """Import the tables of the installed aiconfigurator-core wheel."""
-    from profiles_db.importers.aiconfigurator import SYSTEMS, import_tables, open_wheel, select_tables
+    from profiles_db.importers.aiconfigurator import import_tables
+    from profiles_db.importers.aiconfigurator_wheel import SYSTEMS, open_wheel, select_tables
 
     wheel = open_wheel()
     chosen = tuple(SYSTEMS) if "all" in systems else systems
