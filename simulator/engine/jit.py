@@ -7,21 +7,26 @@ itself: the entry alone is, and it closes over a fingerprint of all sources, whi
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import numba
+
+# The engine owns no objects and is called from one place: no reference counts, no wrappers for other callers. Both
+# halve the time of a call and of a compilation.
+_OPTIONS: Final[dict[str, bool]] = {"nogil": True, "_nrt": False}
+_INNER_OPTIONS: Final[dict[str, bool]] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def kernel(function: Function) -> Function:
     """Compile ``function`` when first called from compiled code; keeps its Python signature for the type checker."""
-    return cast(Function, numba.njit(nogil=True)(function))
+    return cast(Function, numba.njit(**_OPTIONS, **_INNER_OPTIONS)(function))
 
 
 def cached_entry(function: Function) -> Function:
     """Compile ``function`` with a disk cache; it must close over ``source_fingerprint()``."""
-    return cast(Function, numba.njit(nogil=True, cache=True)(function))
+    return cast(Function, numba.njit(cache=True, **_OPTIONS)(function))
 
 
 def source_fingerprint() -> str:
