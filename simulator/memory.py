@@ -80,13 +80,14 @@ def plan_memory(
     max_model_len: int,
     num_gpu_blocks: int | None = None,
     captured_graphs: int = 0,
-    sampler_sorts: bool = True,
+    sampler_sorts: bool = False,
     context_tokens: int | None = None,
 ) -> MemoryBudget:
     """Budget of one rank of ``plan`` on a device of ``cluster``.
 
     ``num_gpu_blocks`` (from a server's log) overrides the count. ``captured_graphs`` is how many CUDA graphs the
-    engine sets memory aside for before it sizes the cache (none before vLLM 0.21). ``context_tokens`` is the mean
+    engine sets memory aside for before it sizes the cache (none before vLLM 0.21); ``sampler_sorts`` is true for
+    engines whose sampler sorts the logits for top-p (vLLM before its Triton sampler). ``context_tokens`` is the mean
     context a running request holds: with it, sliding-window layers count only the window; without, all of it, which
     is a lower bound of the capacity.
     """
@@ -118,7 +119,7 @@ def device_memory(
     max_model_len: int,
     num_gpu_blocks: int | None = None,
     captured_graphs: int = 0,
-    sampler_sorts: bool = True,
+    sampler_sorts: bool = False,
     context_tokens: int | None = None,
 ) -> MemoryBudget:
     """As ``plan_memory``, for a device outside any cluster."""

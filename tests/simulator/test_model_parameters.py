@@ -94,6 +94,14 @@ def _whisper(width: int, layers: int, heads: int, vocab: int, mel: int) -> dict[
     return {"model_type": "whisper", "d_model": width, **sides, **lengths, **rest}
 
 
+def _deepseek(width: int, layers: int, heads: int, experts: int, **more: object) -> dict[str, Any]:
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    latent = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+    mixture = {"n_routed_experts": experts, "n_shared_experts": 2, "num_experts_per_tok": 6, "first_k_dense_replace": 1}
+    rest = {"model_type": "deepseek_v2", "vocab_size": 102400, "max_position_embeddings": 163840, "hidden_act": "silu"}
+    return {**sizes, **latent, **mixture, **rest, **more}
+
+
 OTHER_FAMILIES: dict[str, tuple[dict[str, Any], int]] = {
     "gpt2": (_gpt2(768, 12, 12), 124_439_808),
     "gpt2-xl": (_gpt2(1600, 48, 25), 1_557_611_200),
@@ -116,6 +124,31 @@ OTHER_FAMILIES: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "opt-125m": (_opt(768, 12, 12), 125_239_296),
     "opt-350m": (_opt(1024, 24, 16, word_embed_proj_dim=512, do_layer_norm_before=False), 331_196_416),
+    "deepseek-v2-lite": (
+        _deepseek(2048, 27, 16, 64, intermediate_size=10944, moe_intermediate_size=1408, q_lora_rank=None),
+        15_706_484_224,
+    ),
+    "deepseek-v2": (
+        _deepseek(5120, 60, 128, 160, intermediate_size=12288, moe_intermediate_size=1536, q_lora_rank=1536),
+        235_741_434_880,
+    ),
+    "qwen1.5-moe-a2.7b": (
+        {
+            "model_type": "qwen2_moe",
+            "hidden_size": 2048,
+            "intermediate_size": 5632,
+            "moe_intermediate_size": 1408,
+            "shared_expert_intermediate_size": 5632,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "num_experts": 60,
+            "num_experts_per_tok": 4,
+            "vocab_size": 151936,
+            "max_position_embeddings": 8192,
+            "hidden_act": "silu",
+        },
+        14_315_784_192,
+    ),
     "t5-base": (_t5(3072), 222_903_552),
     "flan-t5-base": (_t5(2048, feed_forward_proj="gated-gelu", tie_word_embeddings=False), 247_577_856),
     "whisper-base": (_whisper(512, 6, 8, 51865, 80), 72_593_920),
