@@ -72,9 +72,8 @@ def prepare_attention(op: OpShape, kernel: str, buffers: Buffers) -> Prepared:
     if not launches:
         raise Unsupported("neither prefill chunks nor decode sequences")
 
-    def launch(i: int) -> None:
-        for part in launches:
-            part.launch(i)
+    def launch(i: int) -> list[object]:
+        return [part.launch(i) for part in launches]
 
     return Prepared(launch, max(part.copies for part in launches))
 

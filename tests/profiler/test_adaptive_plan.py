@@ -1,0 +1,127 @@
+"""The adaptive plan on latencies that are known everywhere, so that what it leaves out can be judged."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+
+from profiler.adaptive import AdaptivePlan
+from profiler.grid import attention_shape
+from profiler.planner import FixedPlan
+from profiler.point import OpShape, Point
+from profiler.surrogate import Surrogate, farthest_points
+
+
+def gemm(m, n, k, dtype="bf16"):
+    op = OpShape.of("gemm", dtype=dtype, m=m, n=n, k=k, scaling="none", quantise=False)
+    return Point(op=op, device="cpu", backend="torch.onednn", launch="eager", cache="cold")
+
+
+GRID = [gemm(m, n, k) for m in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) for n in (512, 1024, 4096) for k in (512, 2048)]
+
+
+def latency_s(point, noise=0.0, draw=None):
+    """Return a memory-bound floor that turns compute-bound, with multiplicative noise."""
+    m, n, k = (point.op.shape[name] for name in "mnk")
+    exact = 5e-6 + max(2 * m * n * k / 1e12, 2 * n * k / 1e11)
+    return exact * math.exp(noise * draw.gauss(0, 1)) if draw else exact
+
+
+def fulfil(plan, **noise):
+    """Run a plan against the known latencies; returns the points it measured."""
+    measured = []
+    while batch := plan.next_points(8):
+        plan.learn((point, {"status": "ok", "latency_s": latency_s(point, **noise)}) for point in batch)
+        measured += batch
+    return measured
+
+
+def test_fixed_plan_measures_each_point_once_in_seeded_order():
+    """Every point comes once; the same seed gives the same order, another seed another one."""
+    orders = [[p.key for p in fulfil(FixedPlan(GRID, seed=seed))] for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(p.key for p in GRID) == sorted(orders[2])
+
+
+def test_adaptive_plan_stops_early_at_its_target():
+    """A smooth law is settled with part of the grid, and the error it reports is at the target."""
+    plan = AdaptivePlan(GRID, target_error=0.05, seed=0)
+    measured = fulfil(plan)
+    assert len({p.identity for p in measured}) == len(measured) < len(GRID)
+    assert plan.error <= 0.05
+    assert plan.remaining == len(GRID) - len(measured)
+    assert "not measured, held-out error" in plan.left_out()[0]
+
+
+def test_adaptive_plan_gives_up_chasing_noise():
+    """Where the noise is above the target the plan still ends, at the noise, before the grid is exhausted."""
+    plan = AdaptivePlan(GRID, target_error=0.001, seed=0)
+    assert len(fulfil(plan, noise=0.1, draw=random.Random(3))) < len(GRID)
+
+
+def test_points_that_fail_are_struck_off():
+    """Points without a time are not asked for again, and a series of nothing else ends."""
+    plan = AdaptivePlan(GRID, target_error=0.02, seed=0)
+    asked = []
+    while batch := plan.next_points(8):
+        plan.learn((point, {"status": "unsupported", "latency_s": None}) for point in batch)
+        asked += batch
+    assert len(asked) == len(GRID) == len({p.identity for p in asked})
+
+
+def test_a_resumed_plan_goes_on_where_it_was():
+    """A plan that is told of stored rows never asks for them again and needs no more points in all."""
+    first = AdaptivePlan(GRID, target_error=0.05, seed=0)
+    known = first.next_points(10)
+    rows = [(point, {"status": "ok", "latency_s": latency_s(point)}) for point in known]
+    resumed = AdaptivePlan(GRID, target_error=0.05, seed=0)
+    resumed.learn(rows)
+    asked = fulfil(resumed)
+    assert not {p.identity for p in asked} & {p.identity for p in known}
+
+
+def test_a_short_budget_reaches_every_family():
+    """The first points alternate over families and formats instead of following their sizes."""
+    decode = [
+        Point(
+            op=attention_shape("bf16", (8, 2, 64), decode=(b, 64, 64)),
+            device="cpu",
+            backend="s",
+            launch="eager",
+            cache="cold",
+        )
+        for b in (1, 2, 4)
+    ]
+    plan = AdaptivePlan([*GRID, *(gemm(m, 512, 512, "fp32") for m in (1, 2)), *decode], target_error=0.05, seed=0)
+    first = plan.next_points(6)
+    assert {(p.family, p.op.dtype) for p in first} == {("gemm", "bf16"), ("gemm", "fp32"), ("attention", "bf16")}
+
+
+def test_leave_one_out_equals_refitting_without_the_point():
+    """The closed form equals the residual of a process fitted to all other points with the same kernel."""
+    draw = np.random.default_rng(0)
+    x = draw.uniform(0, 8, (12, 2))
+    y = np.sin(x[:, 0]) + 0.1 * x[:, 1]
+    full = Surrogate(x, y)
+    kernel = full._kernel(x, x) + full._noise_ratio * np.eye(12)
+    residual = y - y.mean()
+    for i, closed in enumerate(full.leave_one_out()):
+        rest = np.delete(np.arange(12), i)
+        refit = kernel[i, rest] @ np.linalg.solve(kernel[np.ix_(rest, rest)], residual[rest])
+        assert closed == pytest.approx(residual[i] - refit, abs=1e-8)
+
+
+def test_most_uncertain_points_spread_out():
+    """The points chosen together are not neighbours: each choice counts as known for the next."""
+    x = np.arange(4.0)[:, None]
+    surrogate = Surrogate(x, np.sin(x[:, 0]))
+    candidates = np.array([[10.0], [10.01], [20.0]])
+    assert sorted(surrogate.most_uncertain(candidates, 2)) in ([0, 2], [1, 2])
+
+
+def test_farthest_points_take_the_corners_first():
+    """The coarse grid starts at the extremes of the range."""
+    x = np.array([[0.0], [1.0], [2.0], [3.0], [9.0]])
+    assert farthest_points(x, 2) == [0, 4]
+    assert farthest_points(x, 1, taken=x[:1]) == [4]

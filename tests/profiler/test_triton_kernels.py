@@ -1,0 +1,29 @@
+"""Our Triton kernels, interpreted on a CPU in a fresh process, compiled where a GPU is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the profiler's kernels need torch")
+pytest.importorskip("triton", reason="Triton is not installed")
+
+
+def test_kernels_equal_their_float64_references():
+    """Every check of triton_checks.py holds."""
+    environment = dict(os.environ)
+    if not torch.cuda.is_available():
+        environment["TRITON_INTERPRET"] = "1"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:xdist",
+        "-q",
+        str(Path(__file__).with_name("triton_checks.py")),
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]

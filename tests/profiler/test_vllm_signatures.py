@@ -1,0 +1,78 @@
+"""The static check of our calls into vLLM, on a made-up package and on real vLLM sources where they are."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import profiler
+from profiler.vllm_signatures import calls_into_vllm, mismatches
+
+OURS = Path(profiler.__file__).parent
+
+
+@pytest.fixture
+def package(tmp_path):
+    """Write a vLLM-like package with a re-export and a class."""
+    root = tmp_path / "vllm"
+    (root / "ops").mkdir(parents=True)
+    (root / "__init__.py").write_text("")
+    (root / "ops" / "__init__.py").write_text("from .inner import norm as rms_norm\n")
+    (root / "ops" / "inner.py").write_text(
+        "def norm(out, x, weight, eps=1e-6, *, fused=False):\n    pass\n"
+        "class Reduce:\n    def __init__(self, group, device, max_size=1):\n        pass\n"
+    )
+    return root
+
+
+def check(tmp_path, package, body):
+    """Mismatches of one line of code against the package."""
+    source = tmp_path / "caller.py"
+    source.write_text(
+        f"from vllm import ops\nfrom vllm.ops import rms_norm\nfrom vllm.ops.inner import Reduce\n{body}\n"
+    )
+    return [str(found) for found in mismatches(calls_into_vllm([source]), package)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["rms_norm(a, b, c)", "ops.rms_norm(a, b, weight=c, fused=True)", "Reduce(g, d, max_size=8)", "rms_norm(*a, **b)"],
+)
+def test_calls_that_bind_pass(tmp_path, package, body):
+    """Calls Python would accept are no mismatch, through re-exports, modules and constructors."""
+    assert check(tmp_path, package, body) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("rms_norm(a, b)", "required parameters not given: weight"),
+        ("rms_norm(a, b, c, d, e)", "5 positional arguments, takes 4"),
+        ("ops.rms_norm(a, b, c, epsilon=1)", "no parameter named epsilon"),
+        ("ops.gone(a)", "no such function or class"),
+        ("Reduce(g)", "required parameters not given: device"),
+    ],
+)
+def test_calls_that_do_not_bind_are_named(tmp_path, package, body, problem):
+    """Every way a call can fail to bind is reported with file, line and the parameter."""
+    (found,) = check(tmp_path, package, body)
+    assert found.startswith("caller.py:4: vllm.ops")
+    assert problem in found
+
+
+def test_our_calls_are_seen():
+    """The check sees the calls of the backend and of the custom all-reduce."""
+    names = {call.function for call in calls_into_vllm([OURS / "kernels/vllm_backend.py", OURS / "collectives.py"])}
+    assert {"cutlass_scaled_mm", "flash_attn_varlen_func", "fused_experts", "CustomAllreduce"} <= names
+
+
+def test_our_calls_bind_to_vllm():
+    """Every call we make binds to the signatures of the vLLM that is installed or unpacked at APEX_VLLM_SOURCE."""
+    spec = find_spec("vllm")
+    given = os.environ.get("APEX_VLLM_SOURCE")
+    if given is None and spec is None:
+        pytest.skip("vLLM is not installed; set APEX_VLLM_SOURCE to the vllm folder of an unpacked wheel")
+    root = Path(given) if given else Path(next(iter(spec.submodule_search_locations)))
+    calls = calls_into_vllm([OURS / "kernels/vllm_backend.py", OURS / "collectives.py"])
+    assert [str(found) for found in mismatches(calls, root)] == []

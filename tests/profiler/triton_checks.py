@@ -1,0 +1,110 @@
+"""Our Triton kernels against float64 references; `test_triton_kernels.py` runs this file in a process of its own.
+
+Triton decides when it is first imported whether kernels are interpreted, so a process that has imported it cannot.
+The interpreter multiplies bf16 as raw integers and rounds FP8 without carrying into the exponent, so there the grouped
+GEMM is tested in fp16 and fp32, and FP8 with values the format holds exactly; a GPU tests all formats.
+"""
+
+import pytest
+import torch
+
+from profiler.kernels import triton_experts as experts
+from profiler.kernels import triton_rows as rows
+
+HAS_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
+GEMM_DTYPES = ["float16", "float32"] + ["bfloat16"] * HAS_GPU
+
+
+def normal(*shape, dtype="float32", seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(getattr(torch, dtype)).to(DEVICE)
+
+
+def norm64(x, weight):
+    x, weight = x.double(), weight.double()
+    return x / torch.sqrt((x**2).mean(-1, keepdim=True) + 1e-5) * weight
+
+
+def silu64(x):
+    gate, up = x.double().chunk(2, dim=-1)
+    return gate * torch.sigmoid(gate) * up
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+@pytest.mark.parametrize("width", [64, 96])
+def test_norm_equals_its_definition(dtype, tolerance, width):
+    """RMS norm is x / rms(x) * w for widths that fill a block and widths that do not."""
+    x, weight = normal(5, width, dtype=dtype), normal(width, dtype=dtype, seed=1)
+    assert torch.allclose(rows.rms_norm(x, weight).double(), norm64(x, weight), rtol=tolerance, atol=tolerance)
+
+
+def test_fused_add_norm_returns_the_norm_and_the_new_residual():
+    """The fused kernel gives the norm of the sum, and the sum itself."""
+    x, residual, weight = normal(3, 96), normal(3, 96, seed=1), normal(96, seed=2)
+    out, total = rows.add_rms_norm(x, residual, weight)
+    assert torch.allclose(total.double(), x.double() + residual.double(), atol=1e-6)
+    assert torch.allclose(out.double(), norm64(x + residual, weight), atol=1e-5)
+
+
+def test_silu_mul_equals_its_definition():
+    """SiLU of the first half times the second half."""
+    x = normal(4, 160)
+    assert torch.allclose(rows.silu_mul(x).double(), silu64(x), atol=1e-6)
+
+
+def test_rope_rotates_halves():
+    """Each head's halves are rotated by the row's angles, which keeps their length."""
+    x, angles = normal(3, 4, 32), normal(3, 1, 16, seed=1)
+    cos, sin = angles.cos(), angles.sin()
+    out = rows.rope(x, cos, sin).double()
+    first, second = x.double().chunk(2, dim=-1)
+    expected = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    assert torch.allclose(out, expected, atol=1e-6)
+    assert torch.allclose(out.norm(dim=-1), x.double().norm(dim=-1), atol=1e-5)
+
+
+def test_int8_quantisation_is_within_half_a_step():
+    """Dequantised rows differ from the source by at most half of the row's scale, alone or fused."""
+    x, weight, wide = normal(5, 96), normal(96, seed=1), normal(5, 192, seed=2)
+    for (quantised, scale), exact in (
+        (rows.quantise(x, torch.int8), x.double()),
+        (rows.rms_norm_quantise(x, weight, torch.int8), norm64(x, weight)),
+        (rows.silu_mul_quantise(wide, torch.int8), silu64(wide)),
+    ):
+        error = (quantised.double() * scale.double() - exact).abs()
+        assert scale.shape == (5, 1)
+        assert bool((error <= scale.double() * 0.5001).all())
+
+
+def test_fp8_quantisation_keeps_what_the_format_holds():
+    """Values that e4m3 holds exactly at the row's scale survive the round trip unchanged."""
+    held = torch.tensor([448.0, 416, 240, 208, 120, 15, 3.5, 1, 0.25, 0, -448, -30], device=DEVICE)
+    x = held * torch.tensor([[2.0**-6], [2.0**-3]], device=DEVICE)
+    quantised, scale = rows.quantise(x, torch.float8_e4m3fn)
+    assert torch.equal(quantised.float() * scale, x)
+
+
+@pytest.mark.parametrize("dtype", GEMM_DTYPES)
+@pytest.mark.parametrize(("n", "k"), [(64, 64), (72, 80)])
+@pytest.mark.parametrize("ends", [[3, 3, 30, 37], [0, 0, 0, 16], [40, 41, 42, 90]])
+def test_grouped_gemm_multiplies_each_row_by_its_expert(dtype, n, k, ends):
+    """Rows between two offsets are multiplied by that expert's weights, empty experts and ragged tiles included."""
+    x, w = normal(ends[-1], k, dtype=dtype), normal(4, n, k, dtype=dtype, seed=1)
+    offsets = torch.tensor(ends, dtype=torch.int32, device=DEVICE)
+    out = experts.grouped_gemm(offsets)(x, w)
+    start = 0
+    for expert, end in enumerate(ends):
+        expected = x[start:end].double() @ w[expert].double().T
+        assert torch.allclose(out[start:end].double(), expected, rtol=2e-3 * (1 + 7 * (dtype == "bfloat16")), atol=0.05)
+        start = end
+
+
+def test_grouped_gemm_of_no_rows_is_empty():
+    """A rank without routed tokens gets an empty result."""
+    out = experts.grouped_gemm(torch.zeros(4, dtype=torch.int32, device=DEVICE))(normal(0, 32), normal(4, 16, 32))
+    assert out.shape == (0, 16)
+
+
+def test_tile_height_follows_the_rows_of_an_expert():
+    """Tiles are the smallest power of two that holds an expert's mean rows, between 16 and 128."""
+    assert [experts._tile_rows(mean) for mean in (0.0, 1, 16, 17, 64.5, 1000)] == [16, 16, 16, 32, 128, 128]
