@@ -58,7 +58,7 @@ FORWARD: dict[str, Any] = {
 
 
 def test_requests_become_seconds_on_a_common_clock() -> None:
-    """TPOT is the decode time per token after the first, starts count from the first request, failures have no times."""
+    """TPOT is decode time per token after the first, starts count from the first request, failures have no times."""
     result = read_serve(PATH, SERVE)
     assert result.requests is not None
     first, second, failed = result.requests.to_pylist()
