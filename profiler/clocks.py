@@ -120,11 +120,15 @@ class UnlockedClocks:
 class NvmlClocks:
     """Locks one GPU's SM clock through NVML; see the module for the ways it is given back."""
 
-    __slots__ = ("_gpu", "_load", "_owner_pid", "_previous", "_refusal", "_watchdog")
+    __slots__ = ("_gpu", "_load", "_owner_pid", "_previous", "_refusal", "_sample_s", "_settle_s", "_watchdog")
 
-    def __init__(self, gpu: Gpu, load: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, gpu: Gpu, load: Callable[[], None] | None = None, *, settle_s: float = 0.2, sample_s: float = 0.3
+    ) -> None:
         self._gpu = gpu
         self._load = load
+        self._settle_s = settle_s
+        self._sample_s = sample_s
         self._refusal = ""
         self._owner_pid: int | None = None
         self._previous: dict[int, signal.Handlers] = {}
@@ -235,7 +239,7 @@ class NvmlClocks:
         try:
             if self._load is None:
                 return self._gpu.sm_clock_mhz(), self._gpu.event_reasons()
-            return sm_clock_under_load(self._gpu, self._load)
+            return sm_clock_under_load(self._gpu, self._load, settle_s=self._settle_s, sample_s=self._sample_s)
         except NvmlError:
             return None, frozenset()
 

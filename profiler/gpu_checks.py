@@ -67,8 +67,8 @@ def _check_identity(topic: str, gpu: Gpu) -> Finding:
 
 def _check_sharing(topic: str, gpu: Gpu) -> list[Finding]:
     findings = []
-    if processes := answered(gpu.compute_process_ids):
-        text = f"used by other processes: {', '.join(map(str, processes))}"
+    if processes := set(answered(gpu.compute_process_ids) or ()) - {os.getpid()}:
+        text = f"used by other processes: {', '.join(map(str, sorted(processes)))}"
         findings.append(
             Finding(topic=topic, severity="failure", text=text, fix="stop them; a shared GPU cannot be timed")
         )

@@ -173,9 +173,9 @@ class Gpu:
 
     def power_w(self) -> float:
         """Power at this instant (field 186), else the driver's running average where the field is missing."""
-        (value,) = self._fields(_FIELD_POWER_INSTANT)
-        if value is not None:
-            return value / 1e3
+        instant = answered(lambda: self._fields(_FIELD_POWER_INSTANT)[0])
+        if instant is not None:
+            return instant / 1e3
         return float(self._query("nvmlDeviceGetPowerUsage")) / 1e3
 
     def power_limit_w(self) -> float:

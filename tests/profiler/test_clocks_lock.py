@@ -21,9 +21,13 @@ def _load() -> None:
     time.sleep(0.005)
 
 
+def _clocks(gpu):
+    return NvmlClocks(gpu, _load, settle_s=0.01, sample_s=0.03)
+
+
 def test_a_lock_is_read_back_under_load_and_restored(fake_nvml, gpu):
     """The row's clock is the one asked for, the driver is free again afterwards."""
-    with NvmlClocks(gpu, _load) as clocks:
+    with _clocks(gpu) as clocks:
         lock = clocks.lock(1410)
         assert (lock.clock_mhz, lock.sm_clock_mhz, lock.note) == (1410, 1410, "")
         assert fake_nvml.locked_mhz() == 1410
@@ -33,14 +37,14 @@ def test_a_lock_is_read_back_under_load_and_restored(fake_nvml, gpu):
 
 def test_a_sweep_moves_the_lock_and_restores_once(fake_nvml, gpu):
     """Clocks of a sweep replace each other without being given back in between."""
-    with NvmlClocks(gpu, _load) as clocks:
+    with _clocks(gpu) as clocks:
         assert [clocks.lock(mhz).clock_mhz for mhz in (1980, 1410, 810)] == [1980, 1410, 810]
     assert [name for name, _, _ in fake_nvml.changes()] == ["lock", "lock", "lock", "reset"]
 
 
 def test_a_clock_between_two_steps_is_asked_for_by_the_nearest(fake_nvml, gpu):
     """A request that is no supported step is snapped by us, and said."""
-    with NvmlClocks(gpu, _load) as clocks:
+    with _clocks(gpu) as clocks:
         lock = clocks.lock(1000)
     assert lock.clock_mhz == 1005
     assert "1000 MHz is no supported clock" in lock.note
@@ -49,7 +53,7 @@ def test_a_clock_between_two_steps_is_asked_for_by_the_nearest(fake_nvml, gpu):
 def test_a_clock_snapped_elsewhere_by_the_driver_is_reported_as_it_is(fake_nvml, gpu):
     """The row carries the clock in force, never the one wished for."""
     fake_nvml.set(snap_mhz=1200)
-    with NvmlClocks(gpu, _load) as clocks:
+    with _clocks(gpu) as clocks:
         lock = clocks.lock(1410)
     assert (lock.requested_mhz, lock.clock_mhz, lock.sm_clock_mhz) == (1410, 1200, 1200)
     assert "asked for 1410 MHz, the driver locked 1200 MHz" in lock.note
@@ -58,7 +62,7 @@ def test_a_clock_snapped_elsewhere_by_the_driver_is_reported_as_it_is(fake_nvml,
 def test_a_power_cap_below_the_lock_keeps_the_lock_and_is_named(fake_nvml, gpu):
     """A GPU pulled below its lock by the power cap is locked still; both clocks and the cause are told."""
     fake_nvml.set(cap_mhz=1755, reasons=0x4)
-    with NvmlClocks(gpu, _load) as clocks:
+    with _clocks(gpu) as clocks:
         lock = clocks.lock(1980)
     assert (lock.clock_mhz, lock.sm_clock_mhz) == (1980, 1755)
     assert "sw_power_cap" in lock.note
@@ -67,7 +71,7 @@ def test_a_power_cap_below_the_lock_keeps_the_lock_and_is_named(fake_nvml, gpu):
 def test_a_lock_the_driver_accepts_but_does_not_apply_is_no_lock(fake_nvml, gpu):
     """A clock that runs above its lock is reported unlocked, and the useless lock is taken back."""
     fake_nvml.set(ignore_lock=1)
-    with NvmlClocks(gpu, _load) as clocks:
+    with _clocks(gpu) as clocks:
         lock = clocks.lock(1410)
         assert (lock.clock_mhz, lock.sm_clock_mhz) == (None, 1980)
         assert "1980" in lock.note
@@ -78,7 +82,7 @@ def test_a_lock_the_driver_accepts_but_does_not_apply_is_no_lock(fake_nvml, gpu)
 def test_a_refused_lock_is_one_sentence_and_the_run_goes_on_unlocked(fake_nvml, gpu, code, word):
     """Without permission nothing raises, nothing is left behind, and the clock under load is known all the same."""
     fake_nvml.fail("nvmlDeviceSetGpuLockedClocks", code)
-    with NvmlClocks(gpu, _load) as clocks:
+    with _clocks(gpu) as clocks:
         lock = clocks.lock(1410)
         assert (lock.clock_mhz, lock.sm_clock_mhz) == (None, 1980)
         assert lock.note == clocks.refusal
@@ -90,7 +94,7 @@ def test_a_refused_lock_is_one_sentence_and_the_run_goes_on_unlocked(fake_nvml, 
 def test_an_unreadable_clock_leaves_the_lock_and_says_so(fake_nvml, gpu):
     """A lock that cannot be read back is reported as asked, with the doubt in the note."""
     fake_nvml.fail("nvmlDeviceGetClockInfo", 3)
-    with NvmlClocks(gpu, _load) as clocks:
+    with _clocks(gpu) as clocks:
         lock = clocks.lock(1410)
         assert (lock.clock_mhz, lock.sm_clock_mhz) == (1410, None)
         assert "cannot be read back" in lock.note
@@ -100,7 +104,7 @@ def test_an_exception_gives_the_clock_back_and_passes_through(fake_nvml, gpu):
     """Whatever ends a sweep ends the lock."""
 
     def sweep() -> None:
-        with NvmlClocks(gpu, _load) as clocks:
+        with _clocks(gpu) as clocks:
             clocks.lock(1410)
             raise InterruptedError
 
@@ -112,7 +116,7 @@ def test_an_exception_gives_the_clock_back_and_passes_through(fake_nvml, gpu):
 
 def test_a_failing_restore_names_the_gpu_and_the_command(fake_nvml, gpu):
     """When the driver refuses to take the clock back, the person learns what to type."""
-    clocks = NvmlClocks(gpu, _load)
+    clocks = _clocks(gpu)
     clocks.lock(1410)
     fake_nvml.fail("nvmlDeviceResetGpuLockedClocks", 15)
     with pytest.raises(NvmlError, match="GPU-fake-0 keeps its locked clock") as caught:

@@ -69,6 +69,8 @@ def test_power_falls_back_to_the_running_average(fake_nvml):
     fake_nvml.set(field_fail__186=3, average_power_mw=123_000)
     with Nvml() as nvml:
         assert nvml.gpus()[0].power_w() == 123
+        fake_nvml.fail("nvmlDeviceGetFieldValues", 13)
+        assert nvml.gpus()[0].power_w() == 123
 
 
 @pytest.mark.parametrize("code", [3, 13, 2])
