@@ -60,7 +60,7 @@ class Decoder:
         return cls(
             config=config,
             hidden=hidden,
-            num_layers=config.integer("num_hidden_layers"),
+            num_layers=config.layers("num_hidden_layers"),
             num_heads=heads,
             num_kv_heads=kv_heads,
             head_dim=config.integer("head_dim", hidden // heads),
@@ -77,8 +77,8 @@ class Decoder:
         """The RMSNorm over the hidden width."""
         return Norm(kind="rmsnorm", width=self.hidden)
 
-    def attention(self, layer: int, **traits: object) -> SelfAttention:
-        """Return the self-attention cell of one layer; ``traits`` are further fields of the cell."""
+    def attention(self, layer: int) -> SelfAttention:
+        """Return the plain self-attention cell of one layer; families replace the fields in which theirs differs."""
         return SelfAttention(
             hidden=self.hidden,
             num_heads=self.num_heads,
@@ -87,7 +87,6 @@ class Decoder:
             dtype=self.dtype,
             weights=self.quantisation.of(f"model.layers.{layer}.self_attn"),
             norm=self.norm,
-            **traits,  # type: ignore[arg-type] # checked by the cell's own signature
         )
 
     def feed_forward(self, module: str, inter: int, *, bias: bool = False) -> FeedForward:

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from simulator.errors import InputError
+
+MOST_LAYERS: Final = 10_000  # ten times the deepest model anyone trained
 
 
 class HfConfig:
@@ -55,6 +57,13 @@ class HfConfig:
         if key not in self._values:
             return InputError(f"{self.place}: key {key!r} is missing, must be {must}", hint=hint)
         return InputError(f"{self.place}: key {key!r} is {self._values[key]!r}, must be {must}", hint=hint)
+
+    def layers(self, key: str, default: int | None = None) -> int:
+        """Return a count of layers, each of which is going to be built."""
+        count = self.integer(key, default)
+        if count > MOST_LAYERS:
+            raise self.fault(key, f"at most {MOST_LAYERS}")
+        return count
 
     def integer(self, key: str, default: int | None = None, *, least: int = 1) -> int:
         """Return a whole number of at least ``least``; a null or absent key takes ``default`` where one is given."""

@@ -44,6 +44,7 @@ DEEPSEEK = LLAMA | {
         (LLAMA, {"hidden_size": None}, "key 'hidden_size' is None, must be an integer >= 1"),
         (LLAMA, {"hidden_size": "512"}, "key 'hidden_size' is '512', must be an integer >= 1"),
         (LLAMA, {"num_hidden_layers": 0}, "key 'num_hidden_layers' is 0, must be an integer >= 1"),
+        (LLAMA, {"num_hidden_layers": 10**9}, "key 'num_hidden_layers' is 1000000000, must be at most 10000"),
         (LLAMA, {"num_hidden_layers": 3.5}, "key 'num_hidden_layers' is 3.5"),
         (LLAMA, {"vocab_size": True}, "key 'vocab_size' is True"),
         (LLAMA, {"num_key_value_heads": 3}, "must be a divisor of num_attention_heads = 8"),

@@ -94,6 +94,12 @@ def _whisper(width: int, layers: int, heads: int, vocab: int, mel: int) -> dict[
     return {"model_type": "whisper", "d_model": width, **sides, **lengths, **rest}
 
 
+def _llama_like(kind: str, *sizes: int) -> dict[str, Any]:
+    keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    named = dict(zip((*keys, "vocab_size"), sizes, strict=True))
+    return {"model_type": kind, "max_position_embeddings": 16384, "hidden_act": "silu", **named}
+
+
 def _deepseek(width: int, layers: int, heads: int, experts: int, **more: object) -> dict[str, Any]:
     sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
     latent = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
@@ -124,6 +130,12 @@ OTHER_FAMILIES: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "opt-125m": (_opt(768, 12, 12), 125_239_296),
     "opt-350m": (_opt(1024, 24, 16, word_embed_proj_dim=512, do_layer_norm_before=False), 331_196_416),
+    "phi-4": (_llama_like("phi3", 5120, 17920, 40, 40, 10, 100352), 14_659_507_200),
+    "granite-3.1-8b": (
+        _llama_like("granite", 4096, 12800, 40, 32, 8, 49155) | {"tie_word_embeddings": True},
+        8_170_848_256,
+    ),
+    "internlm2-7b": (_llama_like("internlm2", 4096, 14336, 32, 32, 8, 92544), 7_737_708_544),
     "deepseek-v2-lite": (
         _deepseek(2048, 27, 16, 64, intermediate_size=10944, moe_intermediate_size=1408, q_lora_rank=None),
         15_706_484_224,

@@ -37,7 +37,7 @@ def read_gpt2(config: HfConfig, name: str) -> ModelSpec:
     sizes = _Sizes(
         hidden=hidden,
         inter=config.integer("n_inner", 4 * hidden),
-        num_layers=config.integer("n_layer"),
+        num_layers=config.layers("n_layer"),
         num_heads=config.integer("n_head"),
         max_position=positions,
         activation=activation_of(config, "activation_function"),
@@ -52,7 +52,7 @@ def read_gpt_neox(config: HfConfig, name: str) -> ModelSpec:
     sizes = _Sizes(
         hidden=hidden,
         inter=config.integer("intermediate_size"),
-        num_layers=config.integer("num_hidden_layers"),
+        num_layers=config.layers("num_hidden_layers"),
         num_heads=config.integer("num_attention_heads"),
         max_position=config.integer("max_position_embeddings"),
         activation=activation_of(config, "hidden_act"),
@@ -69,7 +69,7 @@ def read_bloom(config: HfConfig, name: str) -> ModelSpec:
     sizes = _Sizes(
         hidden=hidden,
         inter=4 * hidden,
-        num_layers=config.first_integer("n_layer", "num_hidden_layers"),
+        num_layers=config.layers("n_layer" if "n_layer" in config else "num_hidden_layers"),
         num_heads=config.first_integer("n_head", "num_attention_heads"),
         max_position=config.integer("seq_length", 2048),
         activation="gelu",
@@ -87,7 +87,7 @@ def read_opt(config: HfConfig, name: str) -> ModelSpec:
     sizes = _Sizes(
         hidden=hidden,
         inter=config.integer("ffn_dim"),
-        num_layers=config.integer("num_hidden_layers"),
+        num_layers=config.layers("num_hidden_layers"),
         num_heads=config.integer("num_attention_heads"),
         max_position=positions,
         activation=activation_of(config, "activation_function"),

@@ -44,14 +44,14 @@ def read_t5(config: HfConfig, name: str) -> ModelSpec:
     )
     mlp, positions = Mlp(feed_forward=feed_forward, norm=norm), config.integer("n_positions", 512)
     cross = CrossAttention(projections=later, encoder_tokens=positions)
-    encoder_layers = config.integer("num_layers")
+    encoder_layers = config.layers("num_layers")
     encoder = [
         Block(cells=(EncoderAttention(projections=first if layer == 0 else later), mlp))
         for layer in range(encoder_layers)
     ]
     decoder = [
         Block(cells=(first if layer == 0 else later, cross, mlp))
-        for layer in range(config.integer("num_decoder_layers", encoder_layers))
+        for layer in range(config.layers("num_decoder_layers", encoder_layers))
     ]
     tower, tower_layers = distinct(encoder)
     unique, layers = distinct(decoder)
@@ -125,14 +125,14 @@ def read_whisper(config: HfConfig, name: str) -> ModelSpec:
         quantisation=None,
         tied_embeddings=config.flag("tie_word_embeddings", default=True),
         unique_blocks=(Block(cells=(own, cross, mlp("decoder"))),),
-        layers=(0,) * config.integer("decoder_layers"),
+        layers=(0,) * config.layers("decoder_layers"),
         embedding=Embedding(width=hidden, positions=targets),
         final_norm=norm,
         encoder=Encoder(
             kind="audio",
             dtype=dtype,
             unique_blocks=(Block(cells=(EncoderAttention(projections=attention("encoder")), mlp("encoder"))),),
-            layers=(0,) * config.integer("encoder_layers"),
+            layers=(0,) * config.layers("encoder_layers"),
             tokens=frames,
             front=tuple(
                 Linear(n=hidden, k=kernel * channels, weights=plain, dtype=dtype, bias=True)

@@ -59,7 +59,7 @@ def gemma_decoder(decoder: Decoder, name: str) -> ModelSpec:
     windows = layer_windows(decoder.config, decoder.num_layers, pattern_default=6)
 
     def block(layer: int) -> Block:
-        attention = decoder.attention(layer, window=windows[layer], qk_norm="head", post_norm=decoder.norm)
+        attention = replace(decoder.attention(layer), window=windows[layer], qk_norm="head", post_norm=decoder.norm)
         return Block(cells=(attention, decoder.mlp(layer, post_norm=decoder.norm)))
 
     return decoder.assemble(name, block, tied_default=True)

@@ -1,5 +1,7 @@
 """gpt-oss: sliding and full layers in turn, attention sinks, biases everywhere, experts in MXFP4."""
 
+from dataclasses import replace
+
 from simulator.model.architectures import architecture
 from simulator.model.block import Block
 from simulator.model.cells.moe import MixtureOfExperts
@@ -22,7 +24,9 @@ def read_gpt_oss(config: HfConfig, name: str) -> ModelSpec:
     bias = config.flag("attention_bias", default=True)
 
     def block(layer: int) -> Block:
-        attention = decoder.attention(layer, window=windows[layer], qkv_bias=bias, output_bias=bias, has_sinks=True)
+        attention = replace(
+            decoder.attention(layer), window=windows[layer], qkv_bias=bias, output_bias=bias, has_sinks=True
+        )
         mixture = MixtureOfExperts(
             hidden=decoder.hidden,
             inter=decoder.inter,

@@ -1,5 +1,6 @@
 """Mixtral, Qwen2-MoE, Qwen3-MoE and MiniMax-M2: grouped attention, and experts in all or some layers."""
 
+from dataclasses import replace
 from typing import Literal
 
 from simulator.model.architectures import architecture
@@ -23,8 +24,11 @@ def read_mixture(config: HfConfig, name: str) -> ModelSpec:
     qk_norm = _qk_norm(config, model_type)
 
     def block(layer: int) -> Block:
-        attention = decoder.attention(
-            layer, window=windows[layer], qkv_bias=_has_qkv_bias(config, model_type), qk_norm=qk_norm
+        attention = replace(
+            decoder.attention(layer),
+            window=windows[layer],
+            qkv_bias=_has_qkv_bias(config, model_type),
+            qk_norm=qk_norm,
         )
         if layer in dense or (layer + 1) % step:
             return Block(cells=(attention, decoder.mlp(layer)))

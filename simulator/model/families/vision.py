@@ -95,7 +95,7 @@ def vision_tower(
         kind="vision",
         dtype=dtype,
         unique_blocks=(block,),
-        layers=(0,) * config.integer("num_hidden_layers"),
+        layers=(0,) * config.layers("num_hidden_layers"),
         tokens=tokens,
         outputs=outputs,
         front=(Linear(n=width, k=pixels, weights=plain, dtype=dtype, bias=patch_bias),),
