@@ -5,15 +5,16 @@ from pathlib import Path
 
 import click
 
-from profiles_db.terminal import DB_OPTION, JSON_OPTION, print_rows
+from profiles_db.terminal import DB_OPTION, JSON_OPTION
 
 
 @click.command()
-@click.argument("sides", nargs=-1, metavar="[A] [B]")
+@click.argument("sides", nargs=-1, metavar="FIT | A B")
 @DB_OPTION
 @click.option("--family", "families", multiple=True, help="gemm, attention, moe, elementwise, collective; repeatable.")
 @click.option("--match", "also", multiple=True, metavar="COLUMN", help="Match on this column too, e.g. backend.")
 @click.option("--widest", type=click.IntRange(min=0), default=3, show_default=True, help="Widest ratios per family.")
+@click.option("--cluster", help="Cluster the fitted model is compared on (default: the one it was fitted on).")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for PNG plots and index.html.")
 @JSON_OPTION
 def compare(
@@ -23,10 +24,14 @@ def compare(
     families: tuple[str, ...],
     also: tuple[str, ...],
     widest: int,
+    cluster: str | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare two sets of measurements A and B point by point.
+    """Show a fitted model against its measurements, or two sets of measurements side by side.
+
+    FIT is a file written by apex fit: prints its held-out error; --out draws measured points over fitted curves,
+    utilisation, bandwidth, error distributions and transfer across clocks.
 
     \b
     A side is a device (h100-sxm), a database folder, or key=value,... of device, origin, framework, backend, dtype,
@@ -35,8 +40,11 @@ def compare(
       apex compare device=h100-sxm,origin=measured device=h100-sxm,framework=vllm-0.24.0
       apex compare device=a100-sxm-80gb,clock=1410 device=a100-sxm-80gb,clock=1095
     """  # noqa: D301 - click's marker for a paragraph to leave as it is
+    if len(sides) == 1:
+        _compare_fit(Path(sides[0]), cluster=cluster, out=out, as_json=as_json)
+        return
     if len(sides) != 2:
-        raise click.UsageError("give two sides, e.g. apex compare h100-sxm h200-sxm")
+        raise click.UsageError("give a fitted model, or two sides, e.g. apex compare h100-sxm h200-sxm")
     _compare_sides(*sides, db=db, families=families, also=also, widest=widest, out=out, as_json=as_json)
 
 
@@ -52,6 +60,7 @@ def _compare_sides(
     as_json: bool,
 ) -> None:
     from costmodel.compare import coverage_notes, match_sides, parse_side, ratio_rows, widest_rows
+    from costmodel.compare_tables import text_table
 
     a, b = parse_side(left, db), parse_side(right, db)
     matches = match_sides(a, b, families=families, also=also)
@@ -61,10 +70,10 @@ def _compare_sides(
         click.echo(json.dumps(document, indent=2))
     else:
         click.echo(f"ratio = latency of {b.label} / latency of {a.label}; regions by the latter\n")
-        print_rows(rows, as_json=False)
+        click.echo(text_table(rows))
         if points:
             click.echo("\nwidest")
-            print_rows(points, as_json=False)
+            click.echo(text_table(points))
     for note in notes:
         click.echo(f"note: {note}", err=True)
     if out is not None:
@@ -74,3 +83,37 @@ def _compare_sides(
         sections = side_sections(a, b, matches, widest=widest)
         for path in write_page(out, f"{b.label} against {a.label}", sections):
             click.echo(f"wrote {path}", err=True)
+
+
+def _compare_fit(path: Path, *, cluster: str | None, out: Path | None, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from cluster_specs.load import load_cluster
+    from costmodel.artefact import load_artefact
+    from costmodel.compare_fit import clock_rows, clock_transfers, held_out_rows, overall
+    from costmodel.compare_tables import text_table
+
+    artefact = load_artefact(path)
+    spec = load_cluster(cluster or artefact.provenance.cluster)
+    rows, clocks = held_out_rows(artefact), clock_rows(clock_transfers(artefact, spec))
+    if as_json:
+        document = {
+            "schema": 1,
+            "fit": str(path),
+            "provenance": asdict(artefact.provenance),
+            "held_out": rows,
+            "clocks": clocks,
+        }
+        click.echo(json.dumps(document, indent=2))
+    else:
+        click.echo(text_table(overall(rows)))
+        if clocks:
+            click.echo("\nlower clocks priced from the highest alone")
+            click.echo(text_table(clocks))
+    if out is not None:
+        from costmodel.compare_fit_page import fit_sections
+        from costmodel.compare_page import write_page
+
+        title = f"{artefact.provenance.device}: fitted against measured"
+        for written in write_page(out, title, fit_sections(artefact, spec)):
+            click.echo(f"wrote {written}", err=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from costmodel.compare_tables import cell, heading, is_text
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -53,6 +55,7 @@ def write_page(folder: Path, title: str, sections: Iterable[Section]) -> list[Pa
         for named in section.figures:
             path = folder / f"{named.name}.png"
             named.figure.savefig(path, dpi=_PNG_DOTS_PER_INCH)
+            named.figure.set_layout_engine("none")  # placed once is enough
             written.append(path)
             parts.append(f"<figure>{_svg(named)}<figcaption>{html.escape(named.caption)}</figcaption></figure>")
     page = folder / "index.html"
@@ -76,18 +79,8 @@ def _svg(named: NamedFigure) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    header = list(rows[0])
-    is_text = {name: isinstance(rows[0][name], str) for name in header}
-    css = {name: ' class="text"' if is_text[name] else "" for name in header}
-    lines = ["".join(f"<th{css[name]}>{html.escape(name)}</th>" for name in header)]
-    lines += ["".join(f"<td{css[name]}>{html.escape(cell(row[name]))}</td>" for name in header) for row in rows]
+    columns = list(rows[0])
+    css = {name: ' class="text"' if is_text(rows, name) else "" for name in columns}
+    lines = ["".join(f"<th{css[name]}>{html.escape(heading(name))}</th>" for name in columns)]
+    lines += ["".join(f"<td{css[name]}>{html.escape(cell(name, row[name]))}</td>" for name in columns) for row in rows]
     return '<div class="scroll"><table>' + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"
-
-
-def cell(value: object) -> str:
-    """One table cell as a person reads it."""
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -181,8 +181,8 @@ def test_command_prints_json_and_writes_a_self_contained_page(fill: Fill, tmp_pa
     assert not any(f'{attribute}="http' in page for attribute in ("src", "href"))
 
 
-def test_command_refuses_one_side_without_a_word_of_traceback() -> None:
-    """A missing side is a usage message."""
+def test_command_refuses_three_sides() -> None:
+    """A third side is a usage message."""
     result = CliRunner().invoke(compare, ["a", "b", "c"])
     assert result.exit_code == 2
-    assert "give two sides" in result.output
+    assert "give a fitted model, or two sides" in result.output

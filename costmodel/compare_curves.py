@@ -1,0 +1,196 @@
+"""From a fitted model to what a plot needs: the op behind a knot, representative shapes, measured series with curves.
+
+A fitted model keeps every measured point (`costmodel.knots`), so fitted and measured are compared from it alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_specs.cluster import ClusterSpec
+from costmodel.build_knots import MeasuredRows
+from costmodel.compare_plots import Band, Series
+from costmodel.forms.columns import gemm_efficiency
+from costmodel.knots import FamilyKnots
+from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
+from costmodel.prediction import CostModel
+from costmodel.pricing import work_sides
+
+Array = NDArray[np.float64]
+
+_SERIES_PER_FIGURE = 6
+_POINTS_PER_CURVE = 160
+
+
+def op_of(knots: FamilyKnots, shape: int, x: Array, y: Array, cluster: ClusterSpec) -> Op:
+    """Return the op of one measured shape at sizes ``x`` and ``y`` (as the family's knots count them)."""
+    parts = knots.label[shape].partition("@")[0].split("|")
+    feature = dict(zip(knots.features, knots.shape[shape].tolist(), strict=True))
+    if knots.family == "gemm":
+        return Gemm(m=x, n=int(feature["n"]), k=int(feature["k"]), dtype=parts[0])
+    if knots.family == "attention":
+        phase, variant, dtype, kv_dtype = parts
+        op = Attention(
+            **{name: int(value) for name, value in feature.items()}, variant=variant, dtype=dtype, kv_dtype=kv_dtype
+        )
+        if phase == "prefill":
+            return replace(op, num_prefill=x, prefill_q=y, prefill_kv=y)
+        return replace(op, num_decode=x, decode_kv=y, decode_kv_max=y)
+    if knots.family == "moe":
+        dtype, routing = parts
+        return Moe(num_tokens=x, dtype=dtype, routing=routing, **{name: int(value) for name, value in feature.items()})
+    if knots.family == "elementwise":
+        width, bytes_per_row = int(feature["width"]), feature["bytes_per_row"]
+        return Elementwise(op=parts[0], rows=x, width=width, bytes_per_row=bytes_per_row)
+    ranks, nodes = int(feature["ranks"]), int(feature["nodes"])
+    stride = cluster.devices_per_node if nodes > 1 and ranks == nodes else 1
+    return Collective(kind=parts[0], message_bytes=x, ranks=ranks, group_stride=stride)
+
+
+def measured_rows_of(knots: FamilyKnots, cluster: ClusterSpec) -> MeasuredRows:
+    """Return the measured points of a fitted family in the form they were fitted from."""
+    counts = np.diff(knots.start)
+    flop_s, bytes_s = np.empty_like(knots.x), np.empty_like(knots.x)
+    for shape in range(knots.num_shapes):
+        own = knots.rows(shape)
+        flop_s[own], bytes_s[own] = work_sides(op_of(knots, shape, knots.x[own], knots.y[own], cluster), cluster)
+    rows = MeasuredRows(
+        family=knots.family,
+        features=knots.features,
+        label=np.repeat(np.asarray(knots.label, dtype=np.str_), counts),
+        shape=np.repeat(knots.shape, counts, axis=0),
+        x=knots.x,
+        y=knots.y,
+        latency_s=knots.latency_s,
+        flop_s=flop_s,
+        bytes_s=bytes_s,
+        efficiency={label: _stand_ins(knots.family, label, cluster) for label in knots.labels},
+    )
+    return rows.take(~np.isnan(knots.latency_s))
+
+
+def _stand_ins(family: str, label: str, cluster: ClusterSpec) -> tuple[float, float]:
+    """Return the analytic compute and memory efficiencies a refit falls back on, as the families' forms choose them."""
+    constants = cluster.device.analytic
+    if family in {"gemm", "moe"}:
+        return gemm_efficiency(cluster, label.partition("@")[0].split("|")[0])
+    if family == "attention":
+        memory = constants.decode_attention_efficiency if label.startswith("decode") else constants.memory_efficiency
+        return constants.attention_efficiency.value, memory.value
+    return 1.0, (constants.memory_efficiency if family == "elementwise" else constants.link_efficiency).value
+
+
+def with_labels(knots: FamilyKnots, labels: Sequence[str]) -> FamilyKnots:
+    """Return the shapes of ``labels`` alone."""
+    keep = np.flatnonzero(np.isin(np.asarray(knots.label), labels))
+    rows = np.concatenate([np.arange(knots.start[i], knots.start[i + 1]) for i in keep])
+    return replace(
+        knots,
+        label=tuple(knots.label[i] for i in keep),
+        shape=knots.shape[keep],
+        start=np.concatenate([[0], np.cumsum(np.diff(knots.start)[keep])]).astype(np.int64),
+        x=knots.x[rows],
+        y=knots.y[rows],
+        latency_s=knots.latency_s[rows],
+        residual=knots.residual[rows],
+        labels={name: fit for name, fit in knots.labels.items() if name in labels},
+    )
+
+
+def clock_of(label: str) -> float | None:
+    """Return the locked clock in MHz that a label was measured at; None when unlocked."""
+    clock = label.partition("@")[2]
+    return float(clock) if clock else None
+
+
+def curve_series(knots: FamilyKnots, label: str, costs: CostModel) -> list[Series]:
+    """Measured points and fitted curves of up to six representative shapes of one label."""
+    if np.any(knots.y != 1.0):
+        return list(_surface_series(knots, label, costs))
+    series = []
+    for shape in _representative(knots, label):
+        own = knots.rows(shape)
+        x = _between(knots, label, knots.x[own])
+        series.append(_series(_shape_name(knots, shape), knots, shape, own_x=knots.x[own], axis=x, costs=costs))
+    return series
+
+
+def _series(name: str, knots: FamilyKnots, shape: int, *, own_x: Array, axis: Array, costs: CostModel) -> Series:
+    found = costs.predict(op_of(knots, shape, axis, np.ones_like(axis), costs.cluster))
+    band = Band(x=axis, y=found.latency_s, low=found.low_s, high=found.high_s)
+    return Series(label=name, x=own_x, y=knots.latency_s[knots.rows(shape)], band=band)
+
+
+def _surface_series(knots: FamilyKnots, label: str, costs: CostModel) -> Iterator[Series]:
+    """Cut the middle shape's surface: prefill along the length, decode along the number of sequences."""
+    shape = _middle(knots, label)
+    own = knots.rows(shape)
+    measured = ~np.isnan(knots.latency_s[own])
+    x, y, latency_s = knots.x[own][measured], knots.y[own][measured], knots.latency_s[own][measured]
+    is_prefill = label.startswith("prefill")
+    along, held = (y, x) if is_prefill else (x, y)
+    unit = "sequence(s)" if is_prefill else "tokens of context"
+    values, counts = np.unique(held, return_counts=True)
+    values = values[counts >= max(3, counts.max() // 2)]
+    for value in values[_spread(len(values))].tolist():
+        points = held == value
+        axis = np.geomspace(along[points].min(), along[points].max(), _POINTS_PER_CURVE)
+        fixed = np.full_like(axis, value)
+        op = op_of(knots, shape, *((fixed, axis) if is_prefill else (axis, fixed)), costs.cluster)
+        found = costs.predict(op)
+        band = Band(x=axis, y=found.latency_s, low=found.low_s, high=found.high_s)
+        yield Series(label=f"{value:,.0f} {unit}", x=along[points], y=latency_s[points], band=band)
+
+
+def surface_shape_name(knots: FamilyKnots, label: str) -> str:
+    """Name the shape whose surface `curve_series` cuts."""
+    return _shape_name(knots, _middle(knots, label))
+
+
+def _middle(knots: FamilyKnots, label: str) -> int:
+    """Return the shape of median latency among those measured at most sizes."""
+    shapes = _by_latency(knots, label)
+    return shapes[len(shapes) // 2]
+
+
+def _representative(knots: FamilyKnots, label: str) -> list[int]:
+    """Return shapes spread evenly over the label's range of latencies, among those measured at most sizes."""
+    shapes = _by_latency(knots, label)
+    return [shapes[i] for i in _spread(len(shapes))]
+
+
+def _by_latency(knots: FamilyKnots, label: str) -> list[int]:
+    """Return the shapes measured at four fifths of the most sizes, by median latency."""
+    shapes = knots.of_label(label).tolist()
+    latencies = [knots.latency_s[knots.rows(shape)] for shape in shapes]
+    counts = [int(np.count_nonzero(~np.isnan(own))) for own in latencies]
+    typical = {shape: float(np.nanmedian(own)) for shape, own in zip(shapes, latencies, strict=True)}
+    return sorted(
+        (s for s, count in zip(shapes, counts, strict=True) if count >= 0.8 * max(counts)), key=lambda s: typical[s]
+    )
+
+
+def _spread(count: int) -> NDArray[np.int64]:
+    """Return up to six indices below ``count``, evenly spread, ends included."""
+    return np.unique(np.rint(np.linspace(0, count - 1, min(_SERIES_PER_FIGURE, count))).astype(np.int64))
+
+
+def _between(knots: FamilyKnots, label: str, own_x: Array) -> Array:
+    """Sizes to draw a curve at; a GEMM's branch is drawn at sizes of its own kind."""
+    axis = np.geomspace(own_x.min(), own_x.max(), _POINTS_PER_CURVE)
+    if knots.family != "gemm":
+        return axis
+    whole = np.where(axis > 16, np.rint(axis / 8) * 8, np.rint(axis))
+    if label.partition("@")[0].endswith("|ragged"):
+        whole = np.where(whole > 16, whole + 1, whole)
+    return np.unique(np.append(whole, own_x))
+
+
+_ABBREVIATED = {"num_heads": "heads", "num_kv_heads": "kv heads", "num_experts": "experts", "bytes_per_row": "B/row"}
+
+
+def _shape_name(knots: FamilyKnots, shape: int) -> str:
+    pairs = zip(knots.features, knots.shape[shape].tolist(), strict=True)
+    return ", ".join(f"{_ABBREVIATED.get(name, name)} {value:,.0f}" for name, value in pairs)

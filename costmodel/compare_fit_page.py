@@ -1,0 +1,201 @@
+"""The page of `apex compare FIT`: a fitted model over the points it was fitted from, family by family."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_specs.cluster import ClusterSpec
+from costmodel.artefact import Artefact
+from costmodel.compare_curves import clock_of, curve_series, op_of, surface_shape_name
+from costmodel.compare_fit import ClockTransfer, clock_rows, clock_transfers, held_out_rows, individual_errors, overall
+from costmodel.compare_page import NamedFigure, Section
+from costmodel.compare_plots import (
+    Band,
+    Series,
+    bandwidth_figure,
+    clocks_figure,
+    curves_figure,
+    heat_map_figure,
+    histogram_figure,
+)
+from costmodel.knots import FamilyKnots
+from costmodel.ops import bus_factor
+from costmodel.predict import FittedCosts
+from costmodel.roofline import roofline
+
+Array = NDArray[np.float64]
+
+_SIZE_LABEL = {
+    "gemm": "m [tokens]",
+    "moe": "tokens of the group",
+    "elementwise": "rows [tokens]",
+    "prefill": "prompt length [tokens]",
+    "decode": "sequences",
+}
+
+
+def fit_sections(artefact: Artefact, cluster: ClusterSpec) -> Iterator[Section]:
+    """Yield overview, error distribution, one section per family, transfer across clocks and errors by region."""
+    head = artefact.provenance
+    device = head.device
+    rows = held_out_rows(artefact)
+    remarks = [
+        f"Fitted {head.created_at} by apex {head.tool_version} on cluster {head.cluster}.",
+        f"Rows used by origin: {_counted(head.origins)}. Frameworks: {_counted(head.frameworks)}.",
+        "Errors are of points the fit has not seen, as fractions of the measured latency. Coverage is how often such a "
+        "point lies in its 90 % interval.",
+    ]
+    yield Section(title="Held-out error", remarks=remarks, rows=overall(rows))
+    yield Section(title="Distribution of held-out errors", figures=list(_histograms(artefact, cluster)))
+    for name, knots in artefact.families.items():
+        figures = list(_family_figures(knots, FittedCosts(artefact, cluster), device))
+        yield Section(title=f"{name}: measured and fitted", figures=figures)
+    transfers = clock_transfers(artefact, cluster)
+    if transfers:
+        yield Section(
+            title="Across clocks: lower clocks priced from the highest alone",
+            rows=clock_rows(transfers),
+            figures=list(_clock_figures(artefact, transfers)),
+        )
+    else:
+        yield Section(title="Across clocks", remarks=["No label was measured at two locked clocks."])
+    yield Section(title="Held-out error by region", rows=[row for row in rows if row["region"] != "all"])
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
+
+
+def _histograms(artefact: Artefact, cluster: ClusterSpec) -> Iterator[NamedFigure]:
+    names = {"point": "point left out", "octave": "largest octave left out", "shape": "shape left out"}
+    for family, errors in individual_errors(artefact, cluster).items():
+        groups = {names[question]: found.error for question, found in errors.items() if len(found.error)}
+        if groups:
+            yield NamedFigure(
+                name=f"error_{family}",
+                caption=f"How far predictions of unseen {family} points are off, all labels together.",
+                figure=histogram_figure(f"{family} on {artefact.provenance.device}: held-out error", groups),
+            )
+
+
+def _family_figures(knots: FamilyKnots, costs: FittedCosts, device: str) -> Iterator[NamedFigure]:
+    if knots.family == "collective":
+        yield from _bandwidth_figures(knots, costs, device)
+        return
+    if knots.family == "gemm":
+        yield from _heat_maps(knots, costs.cluster, device)
+    for label in knots.labels:
+        at_clock = FittedCosts(costs.artefact, costs.cluster, clock_of(label))
+        phase = label.partition("|")[0]
+        size_label = _SIZE_LABEL[phase if knots.family == "attention" else knots.family]
+        title = f"{knots.family} {label.replace('|', ' ')} on {device}"
+        if np.any(knots.y != 1.0):
+            title += f"\n{surface_shape_name(knots, label)}"
+        yield NamedFigure(
+            name=_stem("curves", knots.family, label),
+            caption="Measured points over the fitted curves; shapes are spread evenly over the measured ones.",
+            figure=curves_figure(title, curve_series(knots, label, at_clock), x_label=size_label),
+        )
+
+
+def _stem(*parts: str) -> str:
+    return "_".join(parts).replace("|", "_").replace("@", "_at_").replace(".", "_")
+
+
+def _heat_maps(knots: FamilyKnots, cluster: ClusterSpec, device: str) -> Iterator[NamedFigure]:
+    """One map per number format, of its unlocked points, or else of those at its highest locked clock."""
+    clocks: dict[str, set[float | None]] = {}
+    for label in knots.labels:
+        clocks.setdefault(label.split("|")[0], set()).add(clock_of(label))
+    for dtype, seen in sorted(clocks.items()):
+        clock = None if None in seen else max(mhz for mhz in seen if mhz is not None)
+        m, nk, utilisation = [], [], []
+        for shape, label in enumerate(knots.label):
+            if label.split("|")[0] != dtype or clock_of(label) != clock:
+                continue
+            own = knots.rows(shape)
+            floor_s = roofline(op_of(knots, shape, knots.x[own], knots.y[own], cluster), cluster, clock).floor_s
+            m.append(knots.x[own])
+            nk.append(np.full(len(knots.x[own]), knots.shape[shape].prod()))
+            utilisation.append(floor_s / knots.latency_s[own])
+        at_clock = "" if clock is None else f" at {clock:.0f} MHz"
+        yield NamedFigure(
+            name=_stem("utilisation", dtype),
+            caption="Utilisation is what the fit interpolates: small calls are bound by launches (dark), large ones by "
+            "memory (left) or arithmetic (right).",
+            figure=heat_map_figure(
+                f"gemm {dtype} on {device}{at_clock}: share of the roofline reached",
+                np.concatenate(m),
+                np.concatenate(nk),
+                np.concatenate(utilisation),
+            ),
+        )
+
+
+def _bandwidth_figures(knots: FamilyKnots, costs: FittedCosts, device: str) -> Iterator[NamedFigure]:
+    for label in knots.labels:
+        kind, level = label.partition("@")[0].split("|")
+        link = next(link for link in costs.cluster.levels if link.name == level)
+        algbw: list[Series] = []
+        busbw: list[Series] = []
+        for shape in knots.of_label(label).tolist():
+            own = knots.rows(shape)
+            ranks = int(knots.shape[shape][0])
+            size, latency_s = knots.x[own], knots.latency_s[own]
+            axis = np.geomspace(size.min(), size.max(), 160)
+            found = costs.predict(op_of(knots, shape, axis, np.ones_like(axis), costs.cluster))
+            name = f"{ranks} ranks, {int(knots.shape[shape][1])} node(s)"
+            for series, factor in ((algbw, 1.0), (busbw, bus_factor(kind, ranks))):
+                band = Band(
+                    x=axis,
+                    y=axis / found.latency_s * factor,
+                    low=axis / found.high_s * factor,
+                    high=axis / found.low_s * factor,
+                )
+                series.append(Series(label=name, x=size, y=size / latency_s * factor, band=band))
+        yield NamedFigure(
+            name=_stem("bandwidth", label),
+            caption="algbw = message / time; busbw = algbw x the bus factor of nccl-tests, which equals the link's "
+            "bandwidth when a ring keeps every link busy. A switch that reduces in flight may exceed it.",
+            figure=bandwidth_figure(
+                f"{kind} over {level} on {device}",
+                algbw,
+                busbw,
+                peak_bytes_per_s=link.bandwidth_bytes_per_s,
+                peak_label=f"link peak, {link.bandwidth_bytes_per_s / 1e9:,.0f} GB/s",
+            ),
+        )
+
+
+def _clock_figures(artefact: Artefact, transfers: Sequence[ClockTransfer]) -> Iterator[NamedFigure]:
+    for transfer in transfers:
+        yield NamedFigure(
+            name=_stem("clocks", transfer.family, transfer.label),
+            caption="Measured latency at each locked clock over the latency at the highest one; lines are priced from "
+            "the highest clock alone.",
+            figure=clocks_figure(
+                f"{transfer.family} {transfer.label.replace('|', ' ')} on {artefact.provenance.device}",
+                _clock_series(transfer),
+            ),
+        )
+
+
+def _clock_series(transfer: ClockTransfer) -> list[Series]:
+    """Up to six points spread over the range of sensitivity to the clock."""
+    points: dict[tuple[int, float, float], list[int]] = {}
+    for index, key in enumerate(zip(transfer.shape.tolist(), transfer.x.tolist(), transfer.y.tolist(), strict=True)):
+        points.setdefault(key, []).append(index)
+    most = max(map(len, points.values()))
+    complete = [members for members in points.values() if len(members) == most]
+    complete.sort(key=lambda members: transfer.measured_s[members[0]] / transfer.reference_s[members[0]])
+    picked = np.unique(np.rint(np.linspace(0, len(complete) - 1, min(6, len(complete)))).astype(int))
+    series = []
+    for members in (complete[i] for i in picked):
+        clock = np.append(transfer.clock_mhz[members], transfer.reference_mhz)
+        measured = np.append(transfer.measured_s[members] / transfer.reference_s[members], 1.0)
+        predicted = np.append(transfer.predicted_s[members] / transfer.reference_s[members], 1.0)
+        label = f"{transfer.reference_s[members[0]] * 1e6:,.1f} us at the highest clock"
+        band = Band(x=clock, y=predicted, low=predicted, high=predicted)
+        series.append(Series(label=label, x=clock, y=measured, band=band))
+    return series
