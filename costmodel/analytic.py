@@ -69,6 +69,11 @@ class AnalyticCosts:
                 latency_s = self._collective(op)
         return self._prediction(op, np.asarray(latency_s, dtype=np.float64))
 
+    @property
+    def origin(self) -> str:
+        """Say that nothing of this was measured here."""
+        return f"analytic constants of {self.cluster.device.name}"
+
     def includes_quantise(self, dtype: str) -> bool:  # noqa: ARG002 - same question as to a fitted model
         """Whether GEMM times include quantising the activations: never here."""
         return False

@@ -76,6 +76,13 @@ class FittedCosts:
         )
         self._forms = {name: _FORMS[name](knots, pricing) for name, knots in artefact.families.items()}
 
+    @property
+    def origin(self) -> str:
+        """Name the device, the kinds of rows and when they were fitted."""
+        provenance = self.artefact.provenance
+        rows = ", ".join(f"{count} {name}" for name, count in sorted(provenance.origins.items()))
+        return f"fit of {provenance.device} ({rows}), {provenance.created_at}"
+
     def predict(self, op: Op) -> Prediction:
         """Price ``op``; raises ``CostModelError`` under the policy ``raise`` for sizes outside the measured domain."""
         family = _FAMILY_OF[type(op)]

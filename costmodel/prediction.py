@@ -46,5 +46,12 @@ class CostModel(Protocol):
     def clock_mhz(self) -> float | None:
         """Locked SM clock, None when unlocked."""
 
+    @property
+    def origin(self) -> str:
+        """Say in a few words what the prices rest on."""
+
+    def includes_quantise(self, dtype: str) -> bool:
+        """Whether GEMM prices of ``dtype`` include quantising the activations."""
+
     def predict(self, op: Op) -> Prediction:
         """Price ``op``; raises ``CostModelError`` where the out-of-domain policy is ``raise``."""

@@ -1,29 +1,36 @@
-"""What a search optimises and which limits a plan must keep, as text: ``e2e_s.mean``, ``ttft_s.p99<=2``."""
+"""What a search optimises and which limits hold, as text: ``e2e_s.mean``, ``ttft_s.p99<=2``, ``ttft_s<=2``.
+
+A limit on a statistic (or on a plain metric) binds the plan. A limit on a latency itself binds every single request:
+those that keep all of them count towards the goodput.
+"""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Final
 
 from simulator.errors import InputError
+from simulator.metrics import Slo as RequestSlo
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")
 _LATENCIES: Final = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")
 # Plain metrics and whether less is better.
 _PLAIN: Final = {
     "throughput_tokens_per_s": False,
+    "throughput_total_tokens_per_s": False,
     "throughput_requests_per_s": False,
-    "output_tokens_per_s": False,
     "goodput_requests_per_s": False,
-    "makespan_s": True,
+    "slo_attainment_frac": False,
+    "duration_s": True,
     "energy_j": True,
     "energy_j_per_output_token": True,
     "usd_per_million_output_tokens": True,
     "mfu_frac": False,
     "mbu_frac": False,
 }
-_SLO: Final = re.compile(r"^\s*(?P<path>[a-z0-9_.]+)\s*(?P<sign><=|>=)\s*(?P<limit>[0-9.eE+-]+)\s*$")
+_PER_REQUEST: Final = ("ttft_s", "tpot_s", "e2e_s")
+_LIMIT: Final = re.compile(r"^\s*(?P<path>[a-z0-9_.]+)\s*(?P<sign><=|>=)\s*(?P<bound>[0-9.eE+-]+)\s*$")
 
 Metrics = Mapping[str, object]
 
@@ -58,44 +65,67 @@ class Objective:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slo:
-    """A limit on one metric."""
+class Limit:
+    """A bound on one metric of a plan."""
 
     path: str
-    limit: float
+    bound: float
     at_most: bool
 
     def holds(self, metrics: Metrics) -> bool:
-        """Whether the metric is known and keeps the limit."""
+        """Whether the metric is known and keeps the bound."""
         value = read_metric(metrics, self.path)
-        return value is not None and (value <= self.limit if self.at_most else value >= self.limit)
+        return value is not None and (value <= self.bound if self.at_most else value >= self.bound)
 
     def __str__(self) -> str:
-        """Text form that ``parse_slo`` reads back."""
-        return f"{self.path}{'<=' if self.at_most else '>='}{self.limit:g}"
+        """Text form."""
+        return f"{self.path}{'<=' if self.at_most else '>='}{self.bound:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slo:
+    """What the user asks for: bounds per request, which define goodput, and bounds per plan."""
+
+    per_request: RequestSlo = field(default_factory=RequestSlo)
+    per_plan: tuple[Limit, ...] = ()
+
+    def broken(self, metrics: Metrics) -> tuple[Limit, ...]:
+        """Return the bounds on the plan that its metrics break."""
+        return tuple(limit for limit in self.per_plan if not limit.holds(metrics))
 
 
 def parse_objective(text: str) -> Objective:
     """Read an objective; a latency without a statistic means its mean. Raises ``InputError``."""
-    path = _checked_path(text.strip(), "objective")
+    path = text.strip()
+    path = _checked_path(f"{path}.mean" if path in _LATENCIES else path, "objective")
     return Objective(path=path, less_is_better=_PLAIN.get(path, True))
 
 
-def parse_slo(text: str) -> Slo:
-    """Read a limit such as ``ttft_s.p99<=2``. Raises ``InputError``."""
-    match = _SLO.match(text)
-    if match is None:
-        raise InputError(f"slo {text!r} is not METRIC<=LIMIT or METRIC>=LIMIT", hint="for example ttft_s.p99<=2")
-    try:
-        limit = float(match["limit"])
-    except ValueError as error:
-        raise InputError(f"slo {text!r}: {match['limit']!r} is no number", hint="for example ttft_s.p99<=2") from error
-    return Slo(path=_checked_path(match["path"], "slo"), limit=limit, at_most=match["sign"] == "<=")
+def parse_slo(texts: Sequence[str]) -> Slo:
+    """Read limits such as ``ttft_s.p99<=2`` and ``tpot_s<=0.05``. Raises ``InputError``."""
+    per_request: dict[str, float] = {}
+    per_plan = []
+    for text in texts:
+        match = _LIMIT.match(text)
+        if match is None:
+            raise InputError(f"slo {text!r} is not METRIC<=LIMIT or METRIC>=LIMIT", hint="for example ttft_s.p99<=2")
+        try:
+            bound = float(match["bound"])
+        except ValueError as error:
+            raise InputError(
+                f"slo {text!r}: {match['bound']!r} is no number", hint="for example tpot_s<=0.05"
+            ) from error
+        path, at_most = match["path"], match["sign"] == "<="
+        if path in _PER_REQUEST:
+            if not at_most:
+                raise InputError(f"slo {text!r}: a request's latency can only be bounded from above", hint="use <=")
+            per_request[path] = bound
+        else:
+            per_plan.append(Limit(path=_checked_path(path, "slo"), bound=bound, at_most=at_most))
+    return Slo(per_request=RequestSlo(**per_request), per_plan=tuple(per_plan))
 
 
 def _checked_path(path: str, where: str) -> str:
-    if path in _LATENCIES:
-        return f"{path}.mean"
     known = metric_paths()
     if path not in known:
         close = get_close_matches(path, known, n=3)

@@ -9,7 +9,7 @@ from typing import Any
 from cluster_specs.cluster import ClusterSpec
 from simulator.errors import InputError
 from simulator.model.spec import ModelSpec
-from simulator.objective import Objective, Slo
+from simulator.objective import Limit, Objective, Slo
 from simulator.plan import Plan
 from simulator.plan_space import enumerate_plans, smallest_fit
 from simulator.serving import Refusal, Serving
@@ -32,7 +32,7 @@ class SearchResult:
     """Plans best first, then those that break a limit, then the refused ones."""
 
     ranked: tuple[Result, ...]
-    breaking: tuple[tuple[Result, tuple[Slo, ...]], ...]
+    breaking: tuple[tuple[Result, tuple[Limit, ...]], ...]
     refused: tuple[Refusal, ...]
     objective: Objective
     inputs: dict[str, Any] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class SearchResult:
             },
             "plans": [
                 *({**result.to_json(), "breaks": []} for result in self.ranked),
-                *({**result.to_json(), "breaks": [str(slo) for slo in slos]} for result, slos in self.breaking),
+                *({**result.to_json(), "breaks": [str(limit) for limit in limits]} for result, limits in self.breaking),
             ],
             "rejected": [{"plan": str(refusal.plan), "reason": refusal.reason} for refusal in self.refused],
         }
@@ -62,7 +62,7 @@ def search(
     workload: Workload,
     objective: Objective,
     *,
-    slos: Sequence[Slo] = (),
+    slo: Slo | None = None,
     axes: Axes | None = None,
     plans: Sequence[Plan] | None = None,
     threads: int | None = None,
@@ -79,7 +79,7 @@ def search(
 
     def judge(plan: Plan) -> Result | Refusal:
         start = serving.start(plan, workload)
-        return start if isinstance(start, Refusal) else replay(serving, start, workload, slos)
+        return start if isinstance(start, Refusal) else replay(serving, start, workload, slo)
 
     outcomes: list[Result | Refusal] = []
     with ThreadPoolExecutor(max_workers=threads or os.cpu_count() or 1) as pool:
@@ -91,10 +91,11 @@ def search(
         (outcome for outcome in outcomes if isinstance(outcome, Result)),
         key=lambda result: (objective.rank(result.metrics), str(result.plan)),
     )
-    broken = {id(result): tuple(slo for slo in slos if not slo.holds(result.metrics)) for result in results}
+    wanted = slo or Slo()
+    broken = [wanted.broken(result.metrics) for result in results]
     return SearchResult(
-        ranked=tuple(result for result in results if not broken[id(result)]),
-        breaking=tuple((result, broken[id(result)]) for result in results if broken[id(result)]),
+        ranked=tuple(result for result, limits in zip(results, broken, strict=True) if not limits),
+        breaking=tuple((result, limits) for result, limits in zip(results, broken, strict=True) if limits),
         refused=tuple(outcome for outcome in outcomes if isinstance(outcome, Refusal)),
         objective=objective,
     )

@@ -68,7 +68,6 @@ class Serving:
     profile: EngineProfile
     costs: CostSource
     overrides: Overrides = field(default_factory=Overrides)
-    kernels: KernelChoices = field(default_factory=lambda: KernelChoices(activation_quantisation="fused"))
     _curves: dict[float | None, OpCurves] = field(default_factory=dict, repr=False)
 
     def max_model_len(self, workload: Workload) -> int:
@@ -136,7 +135,7 @@ class Serving:
             kv_tokens=memory.kv_tokens,
         )
         compiled = compile_plan(
-            self.model, plan, self.curves(plan.clock_mhz), profile=profile, shape=shape, kernels=self.kernels
+            self.model, plan, self.curves(plan.clock_mhz), profile=profile, shape=shape, kernels=self.kernels(plan)
         )
         return Start(
             plan=plan, memory=memory, limits=limits, router=overrides.router or profile.router, compiled=compiled
@@ -147,6 +146,12 @@ class Serving:
         if clock_mhz not in self._curves:
             self._curves[clock_mhz] = OpCurves(self.costs(clock_mhz))
         return self._curves[clock_mhz]
+
+    def kernels(self, plan: Plan) -> KernelChoices:
+        """Say what is fused: nothing is priced twice where the measured GEMMs already quantise their inputs."""
+        scheme = plan.weight_dtype or self.model.quantisation or self.model.dtype
+        included = self.curves(plan.clock_mhz).costs.includes_quantise(scheme)
+        return KernelChoices(activation_quantisation="in_gemm" if included else "fused")
 
     def _engine_refusal(self, plan: Plan) -> str | None:
         """Why the profile's engine cannot run the plan; the idealised orca engine runs anything."""

@@ -15,7 +15,6 @@ result = simulate(
 print(result.metrics["ttft_s"]["p99"])
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,7 +92,7 @@ def simulate(
     model: ModelSpec,
     profile: EngineProfile | str = DEFAULT_PROFILE,
     overrides: Overrides | None = None,
-    slos: Sequence[Slo] = (),
+    slo: Slo | None = None,
 ) -> Result:
     """Replay ``workload`` on ``plan``.
 
@@ -115,15 +114,17 @@ def simulate(
     start = serving.start(plan, workload)
     if isinstance(start, Refusal):
         raise InfeasibleError(f"plan {plan} cannot start: {start.reason}")
-    return replay(serving, start, workload, slos)
+    return replay(serving, start, workload, slo)
 
 
-def replay(serving: Serving, start: Start, workload: Workload, slos: Sequence[Slo] = ()) -> Result:
+def replay(serving: Serving, start: Start, workload: Workload, slo: Slo | None = None) -> Result:
     """Run the engine on a started plan and measure what it did."""
     run = run_replicas(start.compiled.tables(), start.limits, workload, dp=start.plan.dp, router=start.router)
-    metrics = summarise(run, slos=slos)
+    summary = summarise(run, (slo or Slo()).per_request)
+    metrics = summary.to_json()
     work = run_work(start.compiled, run, start.plan, serving.cluster)
+    output_tokens = int(run.output_tokens[run.is_finished].sum())
     scheme = start.plan.weight_dtype or serving.model.quantisation or serving.model.dtype
     compute = SCHEMES[scheme].compute
-    metrics |= work_metrics(work, start.plan, serving.cluster, metrics["output_tokens"], compute)
+    metrics |= work_metrics(work, start.plan, serving.cluster, output_tokens, compute)
     return Result(start=start, metrics=metrics, run=run, engines=engines_for(serving.model, start.plan))

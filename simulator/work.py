@@ -7,18 +7,21 @@ its idle power.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.roofline import peak_flop_per_s
-from simulator.engine.result import PS_PER_S, EngineResult
+from simulator.engine.result import EngineResult
 from simulator.op_curves import StepSum
 from simulator.plan import Plan
 from simulator.step_cost import CompiledPlan, Knots, StageSums
 
 Array = NDArray[np.float64]
+
+_S_PER_PS: Final = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +51,7 @@ class _Counts:
 def run_work(compiled: CompiledPlan, result: EngineResult, plan: Plan, cluster: ClusterSpec) -> Work:
     """Add up the work of every rank of every stage of every replica."""
     totals = result.replicas
-    makespan_s = float(totals.last_end_ps.max()) / PS_PER_S
+    makespan_s = float(totals.last_end_ps.max()) * _S_PER_PS
     flop = moved = energy_j = 0.0
     for replica in range(totals.dp):
         counts = _Counts(
@@ -64,7 +67,7 @@ def run_work(compiled: CompiledPlan, result: EngineResult, plan: Plan, cluster: 
         flop += replica_flop * plan.stage_ranks
         moved += replica_bytes * plan.stage_ranks
         energy_j += replica_j * plan.stage_ranks
-    busy_s = float(totals.busy_ps.sum()) / PS_PER_S * plan.replica_devices
+    busy_s = float(totals.busy_ps.sum()) * _S_PER_PS * plan.replica_devices
     total_s = makespan_s * plan.num_devices
     energy_j += cluster.device.idle_w * max(0.0, total_s - busy_s)
     return Work(

@@ -39,6 +39,7 @@ def _listed(_context: click.Context, _parameter: click.Parameter, text: str | No
 @click.pass_context
 def search(
     context: click.Context,
+    /,
     *,
     trace: str,
     objective: str,
@@ -68,7 +69,7 @@ def search(
     from simulator.search import search as run_search
 
     started = time.perf_counter()
-    aim, limits = parse_objective(objective), [parse_slo(text) for text in slos]
+    aim, slo = parse_objective(objective), parse_slo(slos)
     chosen = [parse_plan(text) for text in plans] or None
     axes = Axes(
         weight_dtypes=_known(weights, "weights"),
@@ -78,8 +79,8 @@ def search(
     )
     workload = load_workload(trace, **{name: options.pop(name) for name in TRACE_OPTION_NAMES})
     serving = load_serving(**options)
-    found = run_search(serving, workload, aim, slos=limits, axes=axes, plans=chosen, threads=threads)
-    found.inputs.update(_inputs(serving, workload, trace, found, limits))
+    found = run_search(serving, workload, aim, slo=slo, axes=axes, plans=chosen, threads=threads)
+    found.inputs.update(_inputs(serving, workload, trace, found, slos))
     if out is not None:
         _write_whole(out, json.dumps(found.to_json(), indent=2))
     if as_json:
@@ -116,7 +117,7 @@ def _clocks(texts: tuple[str | None, ...]) -> tuple[float | None, ...]:
 
 
 def _inputs(
-    serving: "Serving", workload: "Workload", trace: str, found: "SearchResult", slos: list[Any]
+    serving: "Serving", workload: "Workload", trace: str, found: "SearchResult", slos: tuple[str, ...]
 ) -> dict[str, Any]:
     """Return what the answer depends on, so that a saved result explains itself."""
     return {
@@ -128,7 +129,7 @@ def _inputs(
         "trace": trace,
         "requests": len(workload),
         "objective": found.objective.path,
-        "slos": [str(slo) for slo in slos],
+        "slos": list(slos),
     }
 
 

@@ -1,6 +1,7 @@
 """The options that say what is served where and how, shared by the commands that simulate."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,7 +15,12 @@ _OPTIONS = (
     click.option("--model", required=True, metavar="NAME|PATH", help="Bundled model or Hugging Face config.json."),
     click.option("--cluster", required=True, metavar="NAME|TOML", help="Bundled cluster, sized name or TOML file."),
     click.option("--trace", required=True, metavar="FILE|TEXT", help="Request trace, or a generated one as text."),
-    click.option("--costs", metavar="FILE", help="Fitted cost model (`apex fit`); analytic constants without it."),
+    click.option(
+        "--costs",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Fitted cost model (`apex fit`); analytic constants without it.",
+    ),
     click.option(
         "--out-of-domain",
         type=click.Choice(["roofline", "clip", "raise"]),
@@ -22,7 +28,13 @@ _OPTIONS = (
         help="How a fitted model answers outside its measured domain.",
     ),
     click.option("--engine", default="vllm-0.33", metavar="NAME|TOML", help="Engine profile."),
-    click.option("--slo", "slos", multiple=True, metavar="METRIC<=LIMIT", help="Limit to keep, e.g. ttft_s.p99<=2."),
+    click.option(
+        "--slo",
+        "slos",
+        multiple=True,
+        metavar="METRIC<=LIMIT",
+        help="Limit: ttft_s.p99<=2 on the plan, ttft_s<=2 on a request (goodput).",
+    ),
     click.option("--max-num-seqs", type=click.IntRange(min=1), help="Sequences per step and replica."),
     click.option("--max-num-batched-tokens", type=click.IntRange(min=1), help="Tokens per step and replica."),
     click.option("--max-model-len", type=click.IntRange(min=1), help="Longest sequence; the trace's own without it."),
@@ -51,7 +63,7 @@ def load_serving(
     *,
     model: str,
     cluster: str,
-    costs: str | None,
+    costs: Path | None,
     out_of_domain: str,
     engine: str,
     max_num_seqs: int | None,

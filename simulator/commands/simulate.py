@@ -22,11 +22,11 @@ def simulate(*, plan_text: str, trace: str, slos: tuple[str, ...], as_json: bool
     from simulator.serving import Refusal
     from simulator.simulate import InfeasibleError, replay
 
-    plan, limits = parse_plan(plan_text), [parse_slo(text) for text in slos]
+    plan, slo = parse_plan(plan_text), parse_slo(slos)
     workload = load_workload(trace, **{name: options.pop(name) for name in TRACE_OPTION_NAMES})
     serving = load_serving(**options)
     start = serving.start(plan, workload)
     if isinstance(start, Refusal):
         raise InfeasibleError(f"plan {plan} cannot start: {start.reason}")
-    result = replay(serving, start, workload, limits)
+    result = replay(serving, start, workload, slo)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else plan_table(result))

@@ -59,7 +59,7 @@ def search_table(found: "SearchResult", serving: "Serving", workload: "Workload"
     for title, _, _ in _COLUMNS:
         table.add_column(title, justify="right", no_wrap=True)
     shown = [(result, "") for result in found.ranked]
-    shown += [(result, ", ".join(map(str, slos))) for result, slos in found.breaking]
+    shown += [(result, ", ".join(map(str, limits))) for result, limits in found.breaking]
     if found.breaking:
         table.add_column("breaks")
     for result, breaks in shown[:top]:
