@@ -12,9 +12,12 @@ from simulator.plan import Plan
 ENGINES: Final = ("vllm", "sglang")
 
 _BOTH: Final = frozenset(
-    "llama mistral phi3 granite internlm2 qwen2 qwen3 mixtral qwen2_moe qwen3_moe minimax_m2 deepseek_v2 deepseek_v3 "
-    "kimi_k2 gpt_oss gemma3 gemma3_text gpt2 llava".split()
-)
+    {
+        "llama", "mistral", "phi3", "granite", "internlm2", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe",
+        "minimax_m2", "glm4_moe", "deepseek_v2", "deepseek_v3", "kimi_k2", "gpt_oss", "gemma3", "gemma3_text", "gpt2",
+        "llava",
+    }
+)  # fmt: skip
 _ARCHITECTURES: Final = {"vllm": _BOTH | {"gpt_neox", "bloom", "opt", "whisper"}, "sglang": _BOTH}
 _WEIGHT_FORMATS: Final[dict[str, frozenset[str]]] = {
     "vllm": frozenset({"fp8", "fp8_block", "w8a8", "w8a16", "w4a16", "w4a8", "mxfp4", "nvfp4", *UNQUANTISED}),

@@ -261,6 +261,28 @@ def test_stages_hand_over_hidden_state_and_residual() -> None:
     assert model.send_ops(parse_plan("tp4"), 16) == []
 
 
+def test_a_tied_head_is_held_once_per_end_of_the_pipeline() -> None:
+    """One stage holds a tied embedding once; two stages need it at both ends."""
+    model = load_model("llama-3.2-1b")
+    table = 2 * 128256 * 2048
+    (whole,) = model.stage_weight_bytes(Plan())
+    first, last = model.stage_weight_bytes(Plan(pp=2))
+    assert first + last == whole + table
+    assert abs(last - first) <= 2 * 2 * 2048
+
+
+def test_embedding_and_final_norm_run_on_every_token() -> None:
+    """The vocabulary-parallel embedding sums over the tensor axis; the final norm sees all tokens of the step."""
+    model = load_model("llama-3.1-8b")
+    lookup, reduce = model.embedding_ops(Plan(tp=2), 64)
+    assert isinstance(lookup, Elementwise)
+    assert isinstance(reduce, Collective)
+    assert (lookup.rows, reduce.kind, reduce.message_bytes) == (64, "all_reduce", 64 * 4096 * 2)
+    (norm,) = model.final_norm_ops(Plan(tp=2), 64)
+    assert isinstance(norm, Elementwise)
+    assert (norm.op, norm.rows) == ("add_rmsnorm", 64)
+
+
 def test_every_bundled_cell_is_registered() -> None:
     """Each cell of each bundled model is known by the kind it is registered under."""
     kinds = {kind_of(cell) for name in bundled_models() for block, _ in load_model(name).blocks for cell in block.cells}

@@ -136,6 +136,12 @@ OTHER_FAMILIES: dict[str, tuple[dict[str, Any], int]] = {
         8_170_848_256,
     ),
     "internlm2-7b": (_llama_like("internlm2", 4096, 14336, 32, 32, 8, 92544), 7_737_708_544),
+    "glm-4.5-air": (
+        _llama_like("glm4_moe", 4096, 10944, 46, 96, 8, 151552)
+        | {"head_dim": 128, "moe_intermediate_size": 1408, "attention_bias": True, "use_qk_norm": False}
+        | {"n_routed_experts": 128, "n_shared_experts": 1, "num_experts_per_tok": 8, "first_k_dense_replace": 1},
+        106_852_245_504,
+    ),
     "deepseek-v2-lite": (
         _deepseek(2048, 27, 16, 64, intermediate_size=10944, moe_intermediate_size=1408, q_lora_rank=None),
         15_706_484_224,

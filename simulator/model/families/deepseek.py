@@ -1,25 +1,31 @@
-"""DeepSeek-V2, V3 and R1: latent attention, first layers dense, then routed experts beside shared ones."""
+"""DeepSeek-V2, V3, R1 and Kimi K2, GLM-4.5: first layers dense, then routed experts beside shared ones.
+
+DeepSeek's attention is latent, GLM's grouped. Multi-token-prediction layers are not part of the model.
+"""
+
+from dataclasses import replace
+from typing import Final
 
 from simulator.model.architectures import architecture
 from simulator.model.block import Block
 from simulator.model.cells.latent_attention import LatentAttention
+from simulator.model.cells.mlp import Mlp
 from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.decoder import Decoder
 from simulator.model.hf_config import HfConfig
 from simulator.model.spec import ModelSpec
 
+# GLM's router always corrects its choice by a learned bias and does not say so in the config.
+_TOPK_METHODS: Final = {"glm4_moe": "noaux_tc"}
+
 
 @architecture("deepseek_v2", "deepseek_v3", "kimi_k2")
 def read_deepseek(config: HfConfig, name: str) -> ModelSpec:
-    """``q_lora_rank`` null projects queries directly; multi-token-prediction layers are not part of the model."""
+    """Latent attention in every layer; ``q_lora_rank`` null projects queries directly."""
     decoder = Decoder.read(config)
-    dense = config.integer("first_k_dense_replace", 0, least=0)
-    every = config.integer("moe_layer_freq", 1)
-    if dense > decoder.num_layers:
-        raise config.fault("first_k_dense_replace", f"at most num_hidden_layers = {decoder.num_layers}")
 
-    def block(layer: int) -> Block:
-        attention = LatentAttention(
+    def attention(layer: int) -> LatentAttention:
+        return LatentAttention(
             hidden=decoder.hidden,
             num_heads=decoder.num_heads,
             q_lora_rank=config.integer("q_lora_rank", 0),
@@ -31,11 +37,33 @@ def read_deepseek(config: HfConfig, name: str) -> ModelSpec:
             weights=decoder.quantisation.of(f"model.layers.{layer}.self_attn"),
             norm=decoder.norm,
         )
-        if layer < dense or layer % every:
-            return Block(cells=(attention, decoder.mlp(layer)))
-        return Block(cells=(attention, _experts(decoder, layer)))
+
+    return decoder.assemble(name, lambda layer: Block(cells=(attention(layer), _feed_forward(decoder, layer))))
+
+
+@architecture("glm4_moe")
+def read_glm(config: HfConfig, name: str) -> ModelSpec:
+    """Grouped attention with biases on q, k and v, and a norm per head where ``use_qk_norm`` says so."""
+    decoder = Decoder.read(config)
+    bias = config.flag("attention_bias", default=False)
+    has_norm = config.flag("use_qk_norm", default=False)
+
+    def block(layer: int) -> Block:
+        attention = replace(decoder.attention(layer), qkv_bias=bias, qk_norm="head" if has_norm else "none")
+        return Block(cells=(attention, _feed_forward(decoder, layer)))
 
     return decoder.assemble(name, block)
+
+
+def _feed_forward(decoder: Decoder, layer: int) -> Mlp | MixtureOfExperts:
+    """Dense in the first layers and, with a frequency, in between; experts elsewhere."""
+    config = decoder.config
+    dense = config.integer("first_k_dense_replace", 0, least=0)
+    if dense > decoder.num_layers:
+        raise config.fault("first_k_dense_replace", f"at most num_hidden_layers = {decoder.num_layers}")
+    if layer < dense or layer % config.integer("moe_layer_freq", 1):
+        return decoder.mlp(layer)
+    return _experts(decoder, layer)
 
 
 def _experts(decoder: Decoder, layer: int) -> MixtureOfExperts:
@@ -54,6 +82,7 @@ def _experts(decoder: Decoder, layer: int) -> MixtureOfExperts:
         dtype=decoder.dtype,
         weights=decoder.quantisation.of(f"{prefix}.experts"),
         norm=decoder.norm,
-        correction_bias=config.text("topk_method", "greedy") == "noaux_tc",
+        correction_bias=config.text("topk_method", _TOPK_METHODS.get(config.text("model_type"), "greedy"))
+        == "noaux_tc",
         shared=decoder.feed_forward(f"{prefix}.shared_experts", shared * inter) if shared else None,
     )
