@@ -197,6 +197,7 @@ class NvmlClocks:
         self._watchdog = subprocess.Popen(
             [sys.executable, "-m", "profiler.clock_watchdog", self._gpu.uuid, str(os.getpid())],
             stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,  # a reader of the dead process's output must not wait for this one
             start_new_session=True,
         )
         atexit.register(self._restore_or_say)

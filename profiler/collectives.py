@@ -9,6 +9,7 @@ Source: nccl-tests, PERFORMANCE.md.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Final, Protocol
 
 import torch
@@ -153,8 +154,6 @@ def collective_kernels(device: torch.device) -> tuple[CollectiveKernel, ...]:
     if device.type != "cuda":
         return (TorchCollectives("gloo"),)
     kernels: list[CollectiveKernel] = [TorchCollectives("nccl")]
-    from importlib.util import find_spec
-
     if find_spec("vllm") is not None:
         kernels.append(VllmCustomAllReduce())
     return tuple(kernels)
