@@ -33,6 +33,7 @@ PUBLISHED = {
     "qwen3-235b-a22b": 235_093_634_560,
     "gpt-oss-20b": 20_914_757_184,
     "gpt-oss-120b": 116_829_156_672,
+    "minimax-m2.5": 228_689_748_992 + 62 * 256,  # the published total leaves out the routers' correction biases
 }
 
 _CLIP = {
@@ -140,7 +141,7 @@ OTHER_FAMILIES: dict[str, tuple[dict[str, Any], int]] = {
         _llama_like("glm4_moe", 4096, 10944, 46, 96, 8, 151552)
         | {"head_dim": 128, "moe_intermediate_size": 1408, "attention_bias": True, "use_qk_norm": False}
         | {"n_routed_experts": 128, "n_shared_experts": 1, "num_experts_per_tok": 8, "first_k_dense_replace": 1},
-        106_852_245_504,
+        106_852_245_504 + 45 * 128,  # the published total leaves out the routers' correction biases
     ),
     "deepseek-v2-lite": (
         _deepseek(2048, 27, 16, 64, intermediate_size=10944, moe_intermediate_size=1408, q_lora_rank=None),

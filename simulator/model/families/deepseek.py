@@ -43,7 +43,7 @@ def read_deepseek(config: HfConfig, name: str) -> ModelSpec:
 
 @architecture("glm4_moe")
 def read_glm(config: HfConfig, name: str) -> ModelSpec:
-    """Grouped attention with biases on q, k and v, and a norm per head where ``use_qk_norm`` says so."""
+    """Read GLM-4.5: grouped attention with biases on q, k and v, and a norm per head where ``use_qk_norm`` says so."""
     decoder = Decoder.read(config)
     bias = config.flag("attention_bias", default=False)
     has_norm = config.flag("use_qk_norm", default=False)
@@ -72,6 +72,7 @@ def _experts(decoder: Decoder, layer: int) -> MixtureOfExperts:
     if topk > experts:
         raise config.fault("num_experts_per_tok", f"at most n_routed_experts = {experts}")
     prefix = f"model.layers.{layer}.mlp"
+    method = config.text("topk_method", _TOPK_METHODS.get(config.text("model_type"), "greedy"))
     inter = config.integer("moe_intermediate_size")
     shared = config.integer("n_shared_experts", 0, least=0)
     return MixtureOfExperts(
@@ -82,7 +83,6 @@ def _experts(decoder: Decoder, layer: int) -> MixtureOfExperts:
         dtype=decoder.dtype,
         weights=decoder.quantisation.of(f"{prefix}.experts"),
         norm=decoder.norm,
-        correction_bias=config.text("topk_method", _TOPK_METHODS.get(config.text("model_type"), "greedy"))
-        == "noaux_tc",
+        correction_bias=method == "noaux_tc",
         shared=decoder.feed_forward(f"{prefix}.shared_experts", shared * inter) if shared else None,
     )
