@@ -26,7 +26,7 @@ def main() -> None:
             click.echo(f"error: {error}", err=True)
             if error.hint:
                 click.echo(f"hint: {error.hint}", err=True)
-        sys.exit(2)
+        sys.exit(getattr(error, "exit_code", 2))
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from profiler.collective_attempt import SEVERITY, CollectiveAttempt
 from profiler.collectives import CollectiveKernel, Communicator, collective_kernels
-from profiler.errors import ProfilerError
+from profiler.errors import RanksLost
 from profiler.point import Point
 from profiler.rank_groups import GroupLayout
 from profiler.stopping import StoppingRule
@@ -25,10 +25,6 @@ _SAMPLE_S: Final = 1e-3  # a sample lasts at least this long, so that the events
 _MAX_CALLS: Final = 50
 _ROUND_SAMPLES: Final = 5
 _ROUND_S: Final = 0.2  # slow collectives exchange after fewer samples, so that the time cap is seen in time
-
-
-class RanksLost(ProfilerError):  # noqa: N818 - a verdict on the run
-    """A rank stopped answering: no collective can be measured any more in this run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The one error a person's profiling request can cause."""
+"""What can end a profiling run: a person's request that cannot be met, or siblings that are gone."""
 
 
 class ProfilerError(ValueError):
@@ -7,3 +7,9 @@ class ProfilerError(ValueError):
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class RanksLost(ProfilerError):  # noqa: N818 - a verdict on the run
+    """A rank stopped answering: this run cannot go on, the same command resumes it."""
+
+    exit_code = 75  # EX_TEMPFAIL: try again

@@ -4,12 +4,13 @@ Compute points are handed out by a shared counter, so that a rank with slow poin
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from profiler.errors import ProfilerError
+from profiler.errors import ProfilerError, RanksLost
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +57,18 @@ class Place:
         )
 
 
+@contextmanager
+def _siblings_answer() -> Iterator[None]:
+    """Turn the exchange's complaint about a dead sibling into ``RanksLost``."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RanksLost(
+            f"a rank stopped answering: {str(error).splitlines()[0]}",
+            hint="look for the first error of the other ranks; the same command resumes",
+        ) from error
+
+
 class Ranks:
     """The exchanges of a run; without siblings they are the identity."""
 
@@ -86,7 +99,8 @@ class Ranks:
         import torch.distributed as dist
 
         box = [value]
-        dist.broadcast_object_list(box, src=0, group=self._host)
+        with _siblings_answer():
+            dist.broadcast_object_list(box, src=0, group=self._host)
         return box[0]
 
     def collect(self, value: Any) -> Sequence[Any]:
@@ -96,7 +110,8 @@ class Ranks:
         import torch.distributed as dist
 
         values: list[Any] = [None] * self.place.world_size
-        dist.all_gather_object(values, value, group=self._host)
+        with _siblings_answer():
+            dist.all_gather_object(values, value, group=self._host)
         return values
 
     def take(self, queue: str) -> int:
@@ -104,7 +119,8 @@ class Ranks:
         if self._counter is None:
             self._taken[queue] = self._taken.get(queue, -1) + 1
             return self._taken[queue]
-        return int(self._counter.add(queue, 1)) - 1
+        with _siblings_answer():
+            return int(self._counter.add(queue, 1)) - 1
 
     def close(self) -> None:
         """Leave the group."""

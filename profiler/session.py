@@ -47,6 +47,8 @@ def profile(request: ProfileRequest, place: Place, talk: Callable[[str], None]) 
         machine = stack.enter_context(Machine.open(request.device, request.device_name, place, threads=request.threads))
         ranks = Ranks(place, machine.device)
         stack.callback(ranks.close)
+        bench = open_bench(request, machine)
+        workload = plan_workload(request, machine, bench, place)
         ledger, outcome = _open_books(request, machine, ranks, stack)
         run = Run(
             ranks=ranks,
@@ -63,7 +65,7 @@ def profile(request: ProfileRequest, place: Place, talk: Callable[[str], None]) 
             run.talk(f"recovered {outcome.recovered} rows of a run that was cut off")
         if ledger is not None:
             ledger.record_run(provenance, ended=False)
-        _measure(run, request, machine, stack)
+        _measure(run, request, machine, bench, workload)
         if ledger is not None:
             ledger.record_run(provenance, ended=True)
         outcome.wall_s = run.spent_s
@@ -150,15 +152,12 @@ def plan_workload(request: ProfileRequest, machine: Machine, bench: Bench, place
     return place_workload(wanted_shapes(request, kind, layouts), bench, request, machine.name, layouts)
 
 
-def _measure(run: Run, request: ProfileRequest, machine: Machine, stack: ExitStack) -> None:
-    place = run.ranks.place
-    bench = open_bench(request, machine)
-    workload = plan_workload(request, machine, bench, place)
+def _measure(run: Run, request: ProfileRequest, machine: Machine, bench: Bench, workload: Workload) -> None:
     for note in workload.notes:
         run.talk(note)
     run.outcome.notes += workload.notes
     if workload.collectives:
-        _measure_collectives(run, request, machine, workload, stack)
+        _measure_collectives(run, request, machine, workload)
     rounds = ComputeRounds(
         run,
         bench,
@@ -185,12 +184,9 @@ def _measure(run: Run, request: ProfileRequest, machine: Machine, stack: ExitSta
     run.outcome.drift_frac, run.outcome.drift_points = drift_frac(ratios), len(ratios)
 
 
-def _measure_collectives(
-    run: Run, request: ProfileRequest, machine: Machine, workload: Workload, stack: ExitStack
-) -> None:
+def _measure_collectives(run: Run, request: ProfileRequest, machine: Machine, workload: Workload) -> None:
     layouts = layouts_of(machine, run.ranks.place)
     bench = CollectiveBench(machine.device, layouts, timeout_s=request.collective_timeout_s)
-    stack.callback(bench.close)
     kernels = {op.shape["kind"]: bench.kernels_for(op.shape["kind"]) for op in workload.collectives}
     points = place_collectives(workload.collectives, kernels, bench.launches(), machine.name, seed=request.seed)
     if run.ledger is not None:
@@ -207,6 +203,7 @@ def _measure_collectives(
     )
     if missed:
         run.outcome.left_out.append(f"{missed} collective points not reached")
+    bench.close()
 
 
 def _planner(request: ProfileRequest, points: list[Point], run: Run) -> Planner | None:

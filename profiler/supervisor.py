@@ -73,9 +73,8 @@ def _start(world_size: int, arguments: Sequence[str], restart: int) -> list[subp
 
 
 def _wait(ranks: list[subprocess.Popen[bytes]], heard: list[int]) -> int:
-    """Wait for all; the first bad end decides the code and ends the others."""
+    """Wait for all; a bad end of one ends the others. Returns the code of the rank that caused it."""
     forwarded = 0
-    code = 0
     end_by: float | None = None
     try:
         while any(rank.poll() is None for rank in ranks):
@@ -83,9 +82,8 @@ def _wait(ranks: list[subprocess.Popen[bytes]], heard: list[int]) -> int:
                 for rank in ranks:
                     rank.send_signal(number)
             forwarded = len(heard)
-            failed = next((rank.returncode for rank in ranks if rank.returncode not in {None, 0}), None)
-            if failed is not None and end_by is None:
-                code, end_by = failed, time.monotonic() + _GRACE_S
+            if end_by is None and any(rank.returncode for rank in ranks):
+                end_by = time.monotonic() + _GRACE_S
                 for rank in ranks:
                     rank.terminate()
             if end_by is not None and time.monotonic() > end_by:
@@ -97,7 +95,9 @@ def _wait(ranks: list[subprocess.Popen[bytes]], heard: list[int]) -> int:
             if rank.poll() is None:
                 rank.kill()
                 rank.wait()
-    return code or next((rank.returncode for rank in ranks if rank.returncode), 0)
+    # A sibling's complaint about a death is no cause; the cause is the rank that ended in a way nobody chose.
+    codes = [rank.returncode for rank in ranks if rank.returncode]
+    return min(codes, key=lambda code: (code in _FINAL_CODES, code), default=0)
 
 
 def _free_port() -> int:

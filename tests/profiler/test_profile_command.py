@@ -1,0 +1,150 @@
+"""The profiler as a person runs it: real processes, real measurements, real deaths."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="measuring needs torch")
+
+from profiles_db.schema import FAMILIES
+from profiles_db.store import open_store
+
+GEMM = ["m", "n", "k", "scaling", "quantise", "dtype"]
+FORMATS = (("bf16", "none"), ("fp8", "row"), ("w8a8", "row"))
+PATIENCE_S = 120
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """Write a small manifest with three GEMM formats, attention, and collectives over two ranks."""
+    columns = list(FAMILIES["attention"].shape_columns)
+    prefill = ["prefill", "gqa", 4, 2, 64, 64, 0, "bf16", 1, 64, 64, 0, 1, 0, 0, "bf16"]
+    decode = ["decode", "gqa", 4, 2, 64, 64, 0, "bf16", 0, 0, 0, 4, 1, 128, 128, "bf16"]
+    reduce = [["all_reduce", 2, 1, "memory", size, "bf16"] for size in (1024, 65536)]
+    families = {
+        "gemm": {
+            "columns": GEMM,
+            "rows": [[m, 256, 128, scaling, False, dtype] for m in (1, 4, 16, 64) for dtype, scaling in FORMATS],
+        },
+        "attention": {"columns": [*columns, "dtype"], "rows": [prefill, decode]},
+        "collective": {"columns": ["kind", "ranks", "nodes", "level", "message_bytes", "dtype"], "rows": reduce},
+    }
+    path = tmp_path / "shapes.json"
+    path.write_text(json.dumps({"apex_shape_manifest": 1, "families": families}))
+    return path
+
+
+def options(manifest, db):
+    return ["--device", "cpu", "--manifest", str(manifest), "--db", str(db), "--exhaustive"]
+
+
+def torchrun(*arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "profiler"]
+    return subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def apex(*arguments, **environment):
+    command = [sys.executable, "-m", "simulator.cli", "profile", *arguments]
+    env = {**os.environ, **environment}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
+def keys(db):
+    """All keys in the store, repeats kept."""
+    store = open_store(db, bundled=None)
+    found = []
+    for name, family in FAMILIES.items():
+        table = store.read(name, statuses=None).select(family.key_columns)
+        found += [(name, *row.values()) for row in table.to_pylist()]
+    return found
+
+
+def wait_for_rows(db):
+    """Wait until a rank has journalled its first row."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not any(path.stat().st_size for path in (db / ".profile").glob("rows-*.jsonl")):
+        assert time.monotonic() < deadline, "no row was measured"
+        time.sleep(0.02)
+
+
+def test_two_torchrun_ranks_measure_a_manifest_and_a_stopped_run_resumes(manifest, tmp_path):
+    """A run ended by SIGTERM and started again has every point of the manifest exactly once, with its provenance."""
+    db = tmp_path / "db"
+    first = torchrun(*options(manifest, db))
+    wait_for_rows(db)
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=PATIENCE_S)
+    assert first.returncode != 0
+    second = torchrun(*options(manifest, db), "--json")
+    out, err = second.communicate(timeout=PATIENCE_S)
+    assert second.returncode == 0, err
+    found = keys(db)
+    assert len(found) == len(set(found)) == 12 + 2 + 2
+    store = open_store(db, bundled=None)
+    table = store.read("gemm")
+    assert set(table["backend"].to_pylist()) == {"torch.onednn", "torch.scaled_mm", "torch.int_mm"}
+    assert all(
+        low <= middle <= high
+        for low, middle, high in zip(
+            *(table[name].to_pylist() for name in ("latency_p10_s", "latency_s", "latency_p90_s")), strict=True
+        )
+    )
+    outcome = json.loads(out.strip().splitlines()[-1])
+    assert outcome["already"] + outcome["measured"] == len(found)
+    runs = {row["run_id"]: row for row in store.runs().to_pylist()}
+    assert set(table["run_id"].to_pylist()) <= set(runs)
+    assert runs[outcome["run_id"]]["world_size"] == 2
+    assert runs[outcome["run_id"]]["ended_at"] is not None
+
+
+def test_a_killed_rank_is_replaced_and_loses_no_row(manifest, tmp_path):
+    """SIGKILL of one rank: the run starts again by itself, and ends with every point exactly once."""
+    db = tmp_path / "db"
+    command = [sys.executable, "-m", "simulator.cli", "profile", *options(manifest, db), "--nproc-per-node", "2"]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_rows(db)
+    ranks = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True).stdout.split()
+    os.kill(int(ranks[1]), signal.SIGKILL)
+    _, err = run.communicate(timeout=PATIENCE_S)
+    assert run.returncode == 0, err
+    assert "a rank ended with SIGKILL; starting again (1/5)" in err
+    assert "Traceback" not in err
+    found = keys(db)
+    assert len(found) == len(set(found)) == 12 + 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (["--budget", "soon"], {}, "--budget is 'soon', must be a positive duration"),
+        (["--device", "cuda"], {"CUDA_VISIBLE_DEVICES": ""}, "--device cuda: torch sees no GPU"),
+        (["--device", "cpu", "--manifest", "gone.json"], {}, "gone.json: cannot be read"),
+        (["--device", "cpu"], {"RANK": "0"}, "WORLD_SIZE"),
+        (["--device", "cpu"], {"RANK": "3", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2",
+                               "MASTER_ADDR": "x", "MASTER_PORT": "1"}, "RANK is 3, must be below WORLD_SIZE 2"),
+        (["--device", "cpu", "--cache", "warm"], {}, "--cache is 'warm'"),
+        (["--device", "cpu", "--families", "conv"], {}, "no general grid for conv"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_message_with_a_hint(arguments, environment, message, tmp_path):
+    """A wrong option, device, manifest or environment ends with code 2 and one message, before anything is written."""
+    done = apex(*arguments, "--db", str(tmp_path / "db"), **environment)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(Path(tmp_path).rglob("*.parquet"))
+
+
+def test_a_dry_run_prices_the_plan_and_writes_nothing(manifest, tmp_path):
+    """The dry run counts the points per format and says what they can cost at most."""
+    done = apex(*options(manifest, tmp_path / "db"), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "gemm        fp8       torch.scaled_mm" in done.stdout
+    assert "time: at most" in done.stdout
+    assert not (tmp_path / "db").exists()
