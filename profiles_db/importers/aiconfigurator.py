@@ -8,10 +8,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from profiles_db.errors import ProfilesError
-from profiles_db.importers.aiconfigurator_tables import MAPPERS, UNMAPPED, Origin, sick_collectives
+from profiles_db.importers.aiconfigurator_collectives import sick_collectives
+from profiles_db.importers.aiconfigurator_columns import Origin
+from profiles_db.importers.aiconfigurator_tables import MAPPERS, UNMAPPED
 from profiles_db.importers.aiconfigurator_wheel import SYSTEMS, ForeignTable, Wheel
 from profiles_db.importers.counting import Sieve, TableCount
-from profiles_db.importers.delivery import deliver
+from profiles_db.importers.delivery import deliver, record_run
 from profiles_db.importers.rows import family_rows
 from profiles_db.repeats import without_keys_of
 from profiles_db.schema import FAMILIES
@@ -39,22 +41,16 @@ def import_tables(
 
 
 def _record_run(wheel: Wheel, item: ForeignTable, store: Store, run_id: str, started: datetime) -> None:
-    device = SYSTEMS[item.system].device
-    if run_id in store.runs(device)["run_id"].to_pylist():
-        return
     version_column = {"vllm": "vllm_version", "nccl": "nccl_version"}.get(item.framework)
-    store.append_run(
-        {
-            "run_id": run_id,
-            "device": device,
-            "origin": wheel.origin,
-            "started_at": started,
-            "ended_at": datetime.now(UTC),
-            "world_size": SYSTEMS[item.system].devices_per_node,
-            "tool_version": f"{wheel.distribution} {wheel.version}: {item.framework} {item.version}",
-            **({version_column: item.version} if version_column else {}),
-        }
-    )
+    run = {
+        "run_id": run_id,
+        "device": SYSTEMS[item.system].device,
+        "origin": wheel.origin,
+        "world_size": SYSTEMS[item.system].devices_per_node,
+        "tool_version": f"{wheel.distribution} {wheel.version}: {item.framework} {item.version}",
+        **({version_column: item.version} if version_column else {}),
+    }
+    record_run(store, run, started)
 
 
 def _import_table(wheel: Wheel, item: ForeignTable, store: Store, run_id: str, *, include_unfit: bool) -> TableCount:

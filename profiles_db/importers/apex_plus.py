@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from profiles_db.errors import ProfilesError
 from profiles_db.importers.counting import Sieve, TableCount
 from profiles_db.importers.csv_files import csv_files, numbers, read_csv
-from profiles_db.importers.delivery import deliver
+from profiles_db.importers.delivery import deliver, record_run
 from profiles_db.importers.device_names import NETWORK, device_name, node_level
 from profiles_db.importers.rows import family_rows
 from profiles_db.outliers import slower_than_larger
@@ -80,16 +80,10 @@ def import_apex_plus(
         run_id = f"apex_plus-{chosen}"
         if run_id not in recorded:
             recorded.add(run_id)
-            _record_run(store, run_id, chosen, started)
+            run = {"run_id": run_id, "device": chosen, "origin": ORIGIN, "world_size": 1}
+            record_run(store, {**run, "tool_version": "apex_plus profile tables"}, started)
         counts.append(_import_file(path, foreign, store, chosen, run_id, include_unfit=include_unfit))
     return counts
-
-
-def _record_run(store: Store, run_id: str, device: str, started: datetime) -> None:
-    if run_id in store.runs(device)["run_id"].to_pylist():
-        return
-    run = {"run_id": run_id, "device": device, "origin": ORIGIN, "started_at": started, "world_size": 1}
-    store.append_run({**run, "ended_at": datetime.now(UTC), "tool_version": "apex_plus profile tables"})
 
 
 def _describe(path: Path, columns: list[str]) -> _Table:
@@ -122,9 +116,7 @@ def _import_file(
         foreign.set_column(foreign.column_names.index("time(us)"), "time(us)", numbers(foreign, "time(us)", path))
     )
     sieve.drop_unfit_latency("time(us)")
-    for value in sieve.column("dtype").unique().to_pylist():
-        if value not in _DTYPES:
-            sieve.drop(pc.equal(sieve.column("dtype"), value), f"number format {value} has no counterpart")
+    sieve.drop_unknown_formats("dtype", _DTYPES)
     if described.family == "gemm":
         columns = _gemm(sieve)
     elif described.family == "attention":

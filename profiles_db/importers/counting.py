@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,6 +69,12 @@ class Sieve:
         self.drop(pc.is_null(latency), "latency missing")
         self.drop(pc.invert(pc.is_finite(self.column(column))), "latency not finite")
         self.drop(pc.less_equal(self.column(column), 0), "latency zero or negative")
+
+    def drop_unknown_formats(self, column: str, names: Container[str]) -> None:
+        """Take out number formats that ``names`` does not translate, each counted by its foreign name."""
+        for value in pc.unique(self.column(column)).to_pylist():
+            if value not in names:
+                self.drop(pc.equal(self.column(column), value), f"number format {value} has no counterpart")
 
     def drop_all(self, reason: str) -> None:
         """Take out everything that is left."""

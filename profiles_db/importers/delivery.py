@@ -1,4 +1,7 @@
-"""The last step of every importer: rows into the store, once, and the count of what became of a foreign table."""
+"""The last step of every importer: run and rows into the store, once, and the count of what became of a table."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import pyarrow as pa
 
@@ -6,6 +9,13 @@ from profiles_db.importers.counting import Sieve, TableCount, repeatability
 from profiles_db.repeats import without_keys_of
 from profiles_db.schema import FAMILIES
 from profiles_db.store import Store
+
+
+def record_run(store: Store, run: Mapping[str, object], started: datetime) -> None:
+    """Record an import as a run that ends now, unless an earlier import of the same did."""
+    device, run_id = str(run["device"]), run["run_id"]
+    if run_id not in store.runs(device)["run_id"].to_pylist():
+        store.append_run({**run, "started_at": started, "ended_at": datetime.now(UTC)})
 
 
 def deliver(store: Store, rows: pa.Table, sieve: Sieve, *, label: str, family: str, run_id: str) -> TableCount:

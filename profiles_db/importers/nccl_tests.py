@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from profiles_db.errors import ProfilesError
 from profiles_db.importers.counting import Sieve, TableCount
-from profiles_db.importers.delivery import deliver
+from profiles_db.importers.delivery import deliver, record_run
 from profiles_db.importers.device_names import NETWORK, device_name, node_level
 from profiles_db.importers.nccl_output import NcclOutput, read_nccl_output
 from profiles_db.importers.rows import family_rows
@@ -120,9 +120,7 @@ def _import_output(path: Path, output: NcclOutput, store: Store, choice: _Choice
     sieve.drop_unfit_latency("time")
     sieve.drop(pc.less_equal(sieve.column("size"), 0), "message of 0 bytes")
     sieve.drop(pc.greater(sieve.column("wrong"), 0), "wrong result")
-    for value in sieve.column("type").unique().to_pylist():
-        if value not in _DTYPES:
-            sieve.drop(pc.equal(sieve.column("type"), value), f"number format {value} has no counterpart")
+    sieve.drop_unknown_formats("type", _DTYPES)
     seconds = sieve.column("time").to_numpy() * US
     stated = sieve.column("algbw").to_numpy() * GB_PER_S
     implied = sieve.column("size").to_numpy() / seconds
@@ -130,11 +128,9 @@ def _import_output(path: Path, output: NcclOutput, store: Store, choice: _Choice
     disagree = np.abs(stated - implied) > _ROUNDING * implied + 0.01 * GB_PER_S
     sieve.drop(disagree, "time and bandwidth disagree")
     nodes = max(len(output.hosts), 1)
-    now = datetime.now(UTC)
     run_id = f"nccl-tests-{choice.device}-{output.ranks}x{nodes}-{path.stem}"
-    if run_id not in store.runs(choice.device)["run_id"].to_pylist():
-        run = {"run_id": run_id, "device": choice.device, "origin": ORIGIN, "started_at": now, "ended_at": now}
-        store.append_run({**run, "world_size": output.ranks, "nccl_version": output.nccl_version})
+    run = {"run_id": run_id, "device": choice.device, "origin": ORIGIN, "world_size": output.ranks}
+    record_run(store, {**run, "nccl_version": output.nccl_version}, datetime.now(UTC))
     rows = family_rows(
         "collective",
         sieve.table.num_rows,

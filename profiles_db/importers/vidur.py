@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from profiles_db.errors import ProfilesError
 from profiles_db.importers.counting import Sieve, TableCount
 from profiles_db.importers.csv_files import csv_files, numbers, read_csv
-from profiles_db.importers.delivery import deliver
+from profiles_db.importers.delivery import deliver, record_run
 from profiles_db.importers.device_names import DEVICE_NAMES, NETWORK, node_level
 from profiles_db.importers.rows import family_rows
 from profiles_db.store import Store
@@ -90,7 +90,8 @@ def import_vidur(root: Path, store: Store, *, device: str | None = None) -> list
         source = _source_of(path, device)
         if source.run_id not in recorded:
             recorded.add(source.run_id)
-            _record_run(store, source, started)
+            run = {"run_id": source.run_id, "device": source.device, "origin": ORIGIN, "world_size": 1}
+            record_run(store, {**run, "tool_version": "vidur profiling tables"}, started)
         if path.stem == "mlp":
             counts += _import_mlp(source, store)
         elif path.stem == "attention":
@@ -109,13 +110,6 @@ def _source_of(path: Path, device: str | None) -> _Source:
         if foreign in DEVICE_NAMES:
             return _Source(path=path, device=DEVICE_NAMES[foreign], node=node)
     raise ProfilesError(f"{path}: no folder on the way names a device", hint="name it with --device")
-
-
-def _record_run(store: Store, source: _Source, started: datetime) -> None:
-    if source.run_id in store.runs(source.device)["run_id"].to_pylist():
-        return
-    run = {"run_id": source.run_id, "device": source.device, "origin": ORIGIN, "started_at": started, "world_size": 1}
-    store.append_run({**run, "ended_at": datetime.now(UTC), "tool_version": "vidur profiling tables"})
 
 
 def _copied_networks(paths: list[Path]) -> dict[Path, Path]:

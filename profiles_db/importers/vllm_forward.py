@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from profiles_db.errors import ProfilesError
 from profiles_db.importers.counting import TableCount
+from profiles_db.importers.delivery import record_run
 from profiles_db.importers.device_names import device_name
 from profiles_db.schema import STEP
 from profiles_db.store import Store
@@ -111,22 +112,15 @@ def import_forward(path: Path, document: Mapping[str, Any], store: Store, *, dev
         else:
             rows.append(row)
     if rows:
-        _record_run(store, run_id, chosen, forward)
+        ranks = forward.tensor_parallel_size * forward.pipeline_parallel_size
+        run = {"run_id": run_id, "device": chosen, "origin": ORIGIN, "world_size": ranks}
+        record_run(store, {**run, "vllm_version": forward.vllm_version}, datetime.now(UTC))
         store.append("step", rows, run_id)
     return TableCount(table=str(path), family="step", rows_in=len(forward.batches), kept=len(rows), dropped=dropped)
 
 
 def _identity(row: Mapping[str, Any]) -> tuple[object, ...]:
     return (*STEP.key_of(row), row["latency_s"])
-
-
-def _record_run(store: Store, run_id: str, device: str, forward: _Forward) -> None:
-    if run_id in store.runs(device)["run_id"].to_pylist():
-        return
-    now = datetime.now(UTC)
-    ranks = forward.tensor_parallel_size * forward.pipeline_parallel_size
-    run = {"run_id": run_id, "device": device, "origin": ORIGIN, "started_at": now, "ended_at": now}
-    store.append_run({**run, "world_size": ranks, "vllm_version": forward.vllm_version})
 
 
 def _row(batch: _Batch, common: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
