@@ -89,5 +89,5 @@ def register_cell(kind: str) -> Callable[[CellType], CellType]:
 
 
 def kind_of(cell: Cell) -> str:
-    """Return the name a cell's class is registered under."""
-    return next(kind for kind, known in CELL_KINDS.items() if known is type(cell))
+    """Return the name a cell's class is registered under, or its class name when it is not."""
+    return next((kind for kind, known in CELL_KINDS.items() if known is type(cell)), type(cell).__name__)

@@ -1,11 +1,15 @@
 """Reading Hugging Face configs: what is understood, and how anything else is refused."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import simulator.model
 from simulator.errors import InputError
 from simulator.model.architectures import from_hf_config
 from simulator.model.bundled import load_model
@@ -160,3 +164,39 @@ def test_dense_layers_of_a_qwen_mixture() -> None:
         for _ in range(count)
     ]
     assert kinds == ["Mlp", "MixtureOfExperts", "Mlp", "MixtureOfExperts"]
+
+
+_CONFIGS = [
+    json.loads(file.read_text(encoding="utf-8"))
+    for file in sorted((Path(simulator.model.__file__).parent / "configs").glob("*.json"))
+]
+_JSON = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-4, 300),
+    st.sampled_from([0, 10**12, 1.5, float("nan"), "", "silu", "re:(", [], [1, 2], ["full_attention"], {}, {"a": {}}]),
+)
+
+
+def _places(config: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """Every (object, key) of a config, nested objects included."""
+    nested = [place for value in config.values() if isinstance(value, dict) for place in _places(value)]
+    return [(config, key) for key in config] + nested
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_no_value_of_any_key_ends_in_anything_but_a_model_or_a_message(data: st.DataObject) -> None:
+    """Whatever stands behind a key of a real config, reading it gives a usable model or an InputError."""
+    config = copy.deepcopy(data.draw(st.sampled_from(_CONFIGS)))
+    holder, key = data.draw(st.sampled_from(_places(config)))
+    if data.draw(st.booleans()):
+        del holder[key]
+    else:
+        holder[key] = data.draw(_JSON)
+    try:
+        model = from_hf_config(config, name="mutated")
+    except InputError:
+        return
+    assert model.parameters() >= model.active_parameters() > 0
+    assert model.refusal(Plan(tp=2)) is None or "must" in str(model.refusal(Plan(tp=2)))
