@@ -133,10 +133,11 @@ def _surface_series(knots: FamilyKnots, label: str, costs: CostModel) -> Iterato
     along, held = (y, x) if is_prefill else (x, y)
     unit = "sequence(s)" if is_prefill else "tokens of context"
     values, counts = np.unique(held, return_counts=True)
-    values = values[counts >= max(3, counts.max() // 2)]
+    values = values[counts >= counts.max() / 2]
     for value in values[_spread(len(values))].tolist():
         points = held == value
-        axis = np.geomspace(along[points].min(), along[points].max(), _POINTS_PER_CURVE)
+        ends = along[points] if np.ptp(along[points]) else along  # a single point says nothing about the range
+        axis = np.geomspace(ends.min(), ends.max(), _POINTS_PER_CURVE)
         fixed = np.full_like(axis, value)
         op = op_of(knots, shape, *((fixed, axis) if is_prefill else (axis, fixed)), costs.cluster)
         found = costs.predict(op)

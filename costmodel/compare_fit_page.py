@@ -43,8 +43,8 @@ def fit_sections(artefact: Artefact, cluster: ClusterSpec) -> Iterator[Section]:
     remarks = [
         f"Fitted {head.created_at} by apex {head.tool_version} on cluster {head.cluster}.",
         f"Rows used by origin: {_counted(head.origins)}. Frameworks: {_counted(head.frameworks)}.",
-        "Errors are of points the fit has not seen, as fractions of the measured latency. Coverage is how often such a "
-        "point lies in its 90 % interval.",
+        "Errors are ln(predicted / measured) of points the fit has not seen: median and 90th percentile of the "
+        "magnitude, mean of the signed value (bias). Coverage is how often such a point lies in its 90 % interval.",
     ]
     yield Section(title="Held-out error", remarks=remarks, rows=overall(rows))
     yield Section(title="Distribution of held-out errors", figures=list(_histograms(artefact, cluster)))

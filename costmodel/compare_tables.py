@@ -1,4 +1,7 @@
-"""Rows as a person reads them: units named by the column's suffix become units in the cell."""
+"""Rows as a person reads them: units named by the column's suffix become units in the cell.
+
+Natural logarithms of ratios (``_log``) are shown as per cent, which they nearly are when small.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +9,7 @@ from typing import Any
 
 def heading(column: str) -> str:
     """Column name without its unit suffix, in words."""
-    for suffix in ("_frac", "_s", "_mhz"):
+    for suffix in ("_frac", "_log", "_s", "_mhz"):
         column = column.removesuffix(suffix)
     return column.replace("_", " ")
 
@@ -16,7 +19,7 @@ def cell(column: str, value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        if column.endswith("_frac"):
+        if column.endswith(("_frac", "_log")):
             return f"{value:+.1%}" if column.startswith("bias") else f"{value:.1%}"
         if column.endswith("_mhz"):
             return f"{value:.0f} MHz"

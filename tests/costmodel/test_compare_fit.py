@@ -167,7 +167,7 @@ def test_lower_clock_is_priced_from_the_highest_alone(artefact: Artefact, cluste
     assert np.median(np.abs(transfer.log_error)) < 0.03
     (summary,) = clock_rows([transfer])
     assert summary["points"] == 32
-    assert summary["median_frac"] == pytest.approx(np.expm1(np.median(np.abs(transfer.log_error))))
+    assert summary["median_log"] == pytest.approx(np.median(np.abs(transfer.log_error)))
 
 
 def test_report_keeps_every_region_and_the_overall_rows(artefact: Artefact) -> None:
