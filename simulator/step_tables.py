@@ -47,3 +47,59 @@ class StepTables:
     def stages(self) -> int:
         """Pipeline stages."""
         return int(self.token_mixed_ps.shape[0])
+
+
+def linear_tables(
+    *,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    step_ps: int,
+    token_ps: int,
+    sample_seq_ps: int = 0,
+    decode_seq_ps: int = 0,
+    decode_kv_ps: int = 0,
+    pair_ps: int = 0,
+    kv_read_ps: int = 0,
+    windowed_kv_ps: int = 0,
+    window_tokens: int = 0,
+    kv_knots: tuple[int, ...] = (0, 1 << 20),
+    stages: int = 1,
+    send_ps: int = 0,
+    host_step_ps: int = 0,
+    host_seq_ps: int = 0,
+) -> StepTables:
+    """Tables of a machine whose every cost is linear: to try the engine, and to check it by hand.
+
+    One step of T tokens, B sequences and K tokens of KV takes ``step_ps + T token_ps + B (sample_seq_ps +
+    decode_seq_ps) + K decode_kv_ps`` per stage, and ``pair_ps`` per causal pair or ``kv_read_ps`` per token of KV,
+    whichever is more, for its prefill chunks. Sampling is on the last stage only.
+    """
+    tokens = np.arange(max_num_batched_tokens + 1, dtype=np.int64)
+    seqs = np.arange(max_num_seqs + 1, dtype=np.int64)
+    token = np.tile(step_ps + tokens * token_ps, (stages, 1))
+    sample = np.zeros((stages, max_num_seqs + 1), dtype=np.int64)
+    sample[-1] = seqs * sample_seq_ps
+    send = np.full((stages, max_num_batched_tokens + 1), send_ps, dtype=np.int64)
+    send[-1] = 0
+    batch = np.array([1, max(2, max_num_seqs)], dtype=np.int64)
+    kv = np.array(kv_knots, dtype=np.int64)
+    decode = batch[:, None] * decode_seq_ps + kv[None, :] * decode_kv_ps
+    windowed = np.broadcast_to(kv * windowed_kv_ps, decode.shape)
+    line = np.array([0, 1 << 20], dtype=np.int64)
+    return StepTables(
+        token_mixed_ps=token,
+        token_decode_ps=token,
+        sample_ps=sample,
+        send_ps=send,
+        decode_batch_knots=batch,
+        decode_kv_knots=kv,
+        decode_ps=np.tile(decode, (stages, 1, 1)),
+        windowed_ps=np.tile(windowed, (stages, 1, 1)),
+        window_tokens=window_tokens,
+        prefill_pair_knots=line,
+        prefill_pair_ps=np.tile(line * pair_ps, (stages, 1)),
+        prefill_kv_knots=line,
+        prefill_kv_ps=np.tile(line * kv_read_ps, (stages, 1)),
+        host_step_ps=host_step_ps,
+        host_seq_ps=host_seq_ps,
+    )

@@ -128,7 +128,7 @@ class Regions:
 
 
 def state_arena(header: I64, workload: Workload, *, dp: int, log_rows: int) -> I64:
-    """The state at the start of a run."""
+    """Lay out the state at the start of a run."""
     n = len(workload)
     regions = Regions()
     max_seqs = int(header[layout.MAX_SEQS])

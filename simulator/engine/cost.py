@@ -6,11 +6,11 @@ cost of n steps of one batch is an arithmetic series in integers and a leap ends
 
 from simulator.engine import layout
 from simulator.engine.jit import kernel
-from simulator.engine.layout import I64
+from simulator.engine.layout import Cells
 
 
 @kernel
-def segment(costs: I64, knots: int, count: int, x: int, hint: int) -> int:
+def segment(costs: Cells, knots: int, count: int, x: int, hint: int) -> int:
     """Index j with knots[j] <= x < knots[j + 1], the end segments reaching on for ever; walks from ``hint``."""
     j = hint
     while j < count - 2 and x >= costs[knots + j + 1]:
@@ -21,21 +21,21 @@ def segment(costs: I64, knots: int, count: int, x: int, hint: int) -> int:
 
 
 @kernel
-def kv_segment(costs: I64, tokens: int, hint: int) -> int:
+def kv_segment(costs: Cells, tokens: int, hint: int) -> int:
     """Segment of the decode tables that ``tokens`` of KV fall into."""
     return segment(costs, costs[layout.KV_KNOTS], costs[layout.NUM_KV_KNOTS], tokens, hint)
 
 
 @kernel
-def steps_in_segment(costs: I64, j: int, tokens: int, growth: int) -> int:
-    """Steps that stay in KV segment ``j`` when each adds ``growth`` tokens to ``tokens``."""
+def steps_in_segment(costs: Cells, j: int, tokens: int, growth: int) -> int:
+    """Count the steps that stay in KV segment ``j`` when each adds ``growth`` tokens to ``tokens``."""
     if j >= costs[layout.NUM_KV_KNOTS] - 2:
         return layout.NEVER
     return (costs[costs[layout.KV_KNOTS] + j + 1] - tokens + growth - 1) // growth
 
 
 @kernel
-def decode_line(costs: I64, table: int, stage: int, batch: int, j: int, tokens: int) -> tuple[int, int]:
+def decode_line(costs: Cells, table: int, stage: int, batch: int, j: int, tokens: int) -> tuple[int, int]:
     """Decode attention of ``batch`` sequences over ``tokens`` of KV, and its slope per token, both in 2^-12 ps."""
     b = costs[costs[layout.BATCH_INDEX] + batch]
     width = costs[layout.NUM_KV_KNOTS]
@@ -54,7 +54,7 @@ def decode_line(costs: I64, table: int, stage: int, batch: int, j: int, tokens: 
 
 
 @kernel
-def interpolate(costs: I64, knots: int, count: int, values: int, x: int) -> int:
+def interpolate(costs: Cells, knots: int, count: int, values: int, x: int) -> int:
     """Piecewise linear value at ``x`` in ps, the last segment reaching on for ever."""
     j = segment(costs, knots, count, x, 0)
     low = costs[values + j]
@@ -63,7 +63,7 @@ def interpolate(costs: I64, knots: int, count: int, values: int, x: int) -> int:
 
 
 @kernel
-def prefill_cost(costs: I64, stage: int, pairs: int, reads: int) -> int:
+def prefill_cost(costs: Cells, stage: int, pairs: int, reads: int) -> int:
     """Attention of a step's prefill chunks in ps: the slower of arithmetic and KV reads."""
     if pairs == 0:
         return 0
@@ -74,13 +74,13 @@ def prefill_cost(costs: I64, stage: int, pairs: int, reads: int) -> int:
 
 
 @kernel
-def token_cost(costs: I64, stage: int, tokens: int, prefills: int) -> int:
+def token_cost(costs: Cells, stage: int, tokens: int, prefills: int) -> int:
     """Everything that depends on the number of tokens alone, in ps."""
     table = costs[layout.TOKEN_MIXED] if prefills > 0 else costs[layout.TOKEN_DECODE]
     return costs[table + stage * costs[layout.TOKEN_STRIDE] + tokens]
 
 
 @kernel
-def sample_cost(costs: I64, stage: int, rows: int) -> int:
-    """Sampling of ``rows`` sequences in ps."""
+def sample_cost(costs: Cells, stage: int, rows: int) -> int:
+    """Look up the sampling of ``rows`` sequences, in ps."""
     return costs[costs[layout.SAMPLE] + stage * costs[layout.SAMPLE_STRIDE] + rows]

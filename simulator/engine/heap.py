@@ -1,11 +1,11 @@
 """Binary min-heap in a stretch of the state: ``capacity`` keys, then as many payloads."""
 
 from simulator.engine.jit import kernel
-from simulator.engine.layout import I64
+from simulator.engine.layout import Cells
 
 
 @kernel
-def push(state: I64, heap: int, capacity: int, size: int, key: int, payload: int) -> int:
+def push(state: Cells, heap: int, capacity: int, size: int, key: int, payload: int) -> int:
     """Add one entry; returns the new size. The heap must have room."""
     at = size
     while at > 0:
@@ -21,7 +21,7 @@ def push(state: I64, heap: int, capacity: int, size: int, key: int, payload: int
 
 
 @kernel
-def pop(state: I64, heap: int, capacity: int, size: int) -> int:
+def pop(state: Cells, heap: int, capacity: int, size: int) -> int:
     """Drop the smallest entry; returns the new size."""
     size -= 1
     key = state[heap + size]

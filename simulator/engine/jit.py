@@ -13,8 +13,8 @@ import numba
 
 # The engine owns no objects and is called from one place: no reference counts, no wrappers for other callers. Both
 # halve the time of a call and of a compilation.
-_OPTIONS: Final[dict[str, bool]] = {"nogil": True, "_nrt": False}
-_INNER_OPTIONS: Final[dict[str, bool]] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_OPTIONS: Final[dict[str, Any]] = {"nogil": True, "_nrt": False}
+_INNER_OPTIONS: Final[dict[str, Any]] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

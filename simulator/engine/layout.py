@@ -11,12 +11,25 @@ they have their last token. A decoding request therefore holds ``PROMPT + OUTPUT
 of KV.
 """
 
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 I64 = NDArray[np.int64]
+
+
+class Cells(Protocol):
+    """An int64 array as compiled code sees it: one integer per place."""
+
+    def __getitem__(self, at: int, /) -> int:
+        """Read one cell."""
+        ...
+
+    def __setitem__(self, at: int, value: int, /) -> None:
+        """Write one cell."""
+        ...
+
 
 FRACTION_BITS: Final = 12  # clocks carry 2^-12 ps, so that a slope per KV token is an integer
 FRACTION_MASK: Final = (1 << FRACTION_BITS) - 1

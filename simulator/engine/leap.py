@@ -12,7 +12,7 @@ from simulator.engine import layout
 from simulator.engine.cost import decode_line, kv_segment, sample_cost, steps_in_segment, token_cost
 from simulator.engine.heap import pop
 from simulator.engine.jit import kernel
-from simulator.engine.layout import FRACTION_BITS, FRACTION_MASK, I64, NEVER, NONE
+from simulator.engine.layout import FRACTION_BITS, FRACTION_MASK, NEVER, NONE, Cells
 from simulator.engine.prefix_cache import allocate, free_blocks
 from simulator.engine.sequences import is_current_finish, is_current_window, release_due
 from simulator.engine.step import add_occupancy, add_time, settle
@@ -25,8 +25,8 @@ def _elapsed(cost: int, growth: int, steps: int) -> int:
 
 
 @kernel
-def _blocks_needed(state: I64, grp: int, steps: int) -> int:
-    """New KV blocks of all decoding sequences over the next ``steps`` steps."""
+def _blocks_needed(state: Cells, grp: int, steps: int) -> int:
+    """Count the new KV blocks of all decoding sequences over the next ``steps`` steps."""
     if state[layout.RESERVES_OUTPUT] == 1:
         return 0
     size = state[layout.BLOCK_SIZE]
@@ -43,7 +43,7 @@ def _blocks_needed(state: I64, grp: int, steps: int) -> int:
 
 
 @kernel
-def _steps_within_blocks(state: I64, rep: int, grp: int, limit: int) -> int:
+def _steps_within_blocks(state: Cells, rep: int, grp: int, limit: int) -> int:
     """Longest stretch, at most ``limit``, that the free blocks can feed."""
     size = state[layout.BLOCK_SIZE]
     free = free_blocks(state, rep)
@@ -64,8 +64,8 @@ def _steps_within_blocks(state: I64, rep: int, grp: int, limit: int) -> int:
 
 
 @kernel
-def _steps_to_finish(state: I64, grp: int) -> int:
-    """Steps until the next finish, that one included; dead entries are dropped on the way."""
+def _steps_to_finish(state: Cells, grp: int) -> int:
+    """Count the steps until the next finish, that one included; dead entries are dropped on the way."""
     heap = state[grp + layout.HEAP]
     capacity = state[grp + layout.HEAP_CAPACITY]
     while not is_current_finish(state, state[heap], state[heap + capacity]):
@@ -74,8 +74,8 @@ def _steps_to_finish(state: I64, grp: int) -> int:
 
 
 @kernel
-def _steps_to_full_window(state: I64, grp: int) -> int:
-    """Steps until the next decoding sequence fills its window; call only while one is open."""
+def _steps_to_full_window(state: Cells, grp: int) -> int:
+    """Count the steps until the next decoding sequence fills its window; call only while one is open."""
     heap = state[grp + layout.WINDOW_HEAP]
     capacity = state[grp + layout.HEAP_CAPACITY]
     while not is_current_window(state, state[heap], state[heap + capacity]):
@@ -84,7 +84,7 @@ def _steps_to_full_window(state: I64, grp: int) -> int:
 
 
 @kernel
-def _attention(state: I64, costs: I64, grp: int) -> tuple[int, int, int]:
+def _attention(state: Cells, costs: Cells, grp: int) -> tuple[int, int, int]:
     """Attention of the group's next step, its growth per step, and the steps for which that growth holds."""
     batch = state[grp + layout.DECODERS]
     tokens = state[grp + layout.DECODE_KV] + batch
@@ -108,7 +108,7 @@ def _attention(state: I64, costs: I64, grp: int) -> tuple[int, int, int]:
 
 
 @kernel
-def propose(state: I64, costs: I64, rep: int, grp: int) -> None:
+def propose(state: Cells, costs: Cells, rep: int, grp: int) -> None:
     """Decide what a replica does next if nothing arrives: idle, one full scheduling pass, or a stretch of decodes."""
     state[rep + layout.LEAP] = 0
     state[rep + layout.KEY] = state[rep + layout.DECISION]
@@ -116,16 +116,17 @@ def propose(state: I64, costs: I64, rep: int, grp: int) -> None:
     if state[rep + layout.PARTIALS] > 0 or (has_waiting and state[rep + layout.BLOCKED] == 0):
         return
     if state[grp + layout.DECODERS] == 0:
-        wait_for_output(state, rep)
-        if not has_waiting:
+        if has_waiting:
+            wait_for_output(state, rep)
+        elif state[rep + layout.DECISION] >= state[rep + layout.END]:
             state[rep + layout.KEY] = NEVER
         return
     batch = state[grp + layout.DECODERS]
     cost, growth, steps = _attention(state, costs, grp)
     steps = min(steps, _steps_to_finish(state, grp))
-    holds = state[rep + layout.RELEASING_HEAD] != NONE
-    if state[layout.IS_LEAPING] == 0 or (holds and (has_waiting or state[layout.LOG_CAPACITY] > 0)):
-        # What is released after the first step may admit somebody, and shows in the log.
+    # What is released after the first step may admit somebody, saves cached units and shows in the log.
+    is_watched = has_waiting or state[layout.IS_CACHING] == 1 or state[layout.LOG_CAPACITY] > 0
+    if state[layout.IS_LEAPING] == 0 or (is_watched and state[rep + layout.RELEASING_HEAD] != NONE):
         steps = 1
     steps = _steps_within_blocks(state, rep, grp, steps)
     if steps == 0:
@@ -150,9 +151,9 @@ def propose(state: I64, costs: I64, rep: int, grp: int) -> None:
 
 
 @kernel
-def _propose_stretch(state: I64, rep: int, cost: int, growth: int, steps: int) -> None:
+def _propose_stretch(state: Cells, rep: int, cost: int, growth: int, steps: int) -> None:
     """Record a stretch and the time of its last decision; its length in 2^-12 ps must stay below 2^62."""
-    steps = min(steps, max(1, NEVER // max(1, max(cost, cost + growth * (steps - 1)))))
+    steps = min(steps, max(1, NEVER // max(1, cost, cost + growth * (steps - 1))))
     start = state[rep + layout.END]
     fraction = state[rep + layout.END_FRACTION]
     if state[rep + layout.DECISION] > start:
@@ -170,7 +171,7 @@ def _propose_stretch(state: I64, rep: int, cost: int, growth: int, steps: int) -
 
 
 @kernel
-def wait_for_output(state: I64, rep: int) -> None:
+def wait_for_output(state: Cells, rep: int) -> None:
     """Take the next decision when the step under way has ended: nothing can run before."""
     state[rep + layout.DECISION] = max(state[rep + layout.DECISION], state[rep + layout.END])
     release_due(state, rep)
@@ -179,7 +180,7 @@ def wait_for_output(state: I64, rep: int) -> None:
 
 
 @kernel
-def steps_decided_before(state: I64, rep: int, time: int) -> int:
+def steps_decided_before(state: Cells, rep: int, time: int) -> int:
     """How many steps of the proposed stretch are decided strictly before ``time``."""
     if time <= state[rep + layout.DECISION]:
         return 0
@@ -202,7 +203,7 @@ def steps_decided_before(state: I64, rep: int, time: int) -> int:
 
 
 @kernel
-def _count(state: I64, rep: int, grp: int, steps: int) -> None:
+def _count(state: Cells, rep: int, grp: int, steps: int) -> None:
     """Add a stretch to the replica's sums."""
     batch = state[grp + layout.DECODERS]
     token = steps * state[rep + layout.STEP_TOKEN]
@@ -222,7 +223,7 @@ def _count(state: I64, rep: int, grp: int, steps: int) -> None:
 
 
 @kernel
-def _log_stretch(state: I64, rep: int, grp: int, steps: int) -> None:
+def _log_stretch(state: Cells, rep: int, grp: int, steps: int) -> None:
     """Write the rows that single steps would have written."""
     free = free_blocks(state, rep)
     start = state[rep + layout.LEAP_START]
@@ -250,7 +251,7 @@ def _log_stretch(state: I64, rep: int, grp: int, steps: int) -> None:
 
 
 @kernel
-def commit(state: I64, rep: int, grp: int, steps: int) -> None:
+def commit(state: Cells, rep: int, grp: int, steps: int) -> None:
     """Run the first ``steps`` steps of the proposed stretch."""
     cost = state[rep + layout.STEP_COST]
     growth = state[rep + layout.STEP_GROWTH]

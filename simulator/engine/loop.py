@@ -10,7 +10,7 @@ from typing import Final
 from simulator.engine import layout
 from simulator.engine.heap import pop
 from simulator.engine.jit import kernel
-from simulator.engine.layout import I64, NEVER, NONE
+from simulator.engine.layout import NEVER, NONE, Cells
 from simulator.engine.leap import commit, propose, steps_decided_before, wait_for_output
 from simulator.engine.router import TICK_PS, next_tick, route, take_snapshot
 from simulator.engine.scheduler_v1 import schedule_v1
@@ -22,7 +22,7 @@ STUCK: Final = 1
 
 
 @kernel
-def start_clients(state: I64) -> None:
+def start_clients(state: Cells) -> None:
     """Send the first requests of a closed loop: the whole concurrency at once, warm-up phase first."""
     if state[layout.IS_CLOSED] == 0:
         return
@@ -35,12 +35,12 @@ def start_clients(state: I64) -> None:
 
 
 @kernel
-def _request_row(state: I64, index: int) -> int:
+def _request_row(state: Cells, index: int) -> int:
     return state[layout.REQUESTS] + index * layout.REQUEST_COLUMNS
 
 
 @kernel
-def _next_listed(state: I64) -> int:
+def _next_listed(state: Cells) -> int:
     """First request of the open-loop list that is not sent yet and follows no other."""
     while state[layout.NEXT_REQUEST] < state[layout.NUM_REQUESTS]:
         req = _request_row(state, state[layout.NEXT_REQUEST])
@@ -51,7 +51,7 @@ def _next_listed(state: I64) -> int:
 
 
 @kernel
-def _send_from_slot(state: I64, time: int) -> int:
+def _send_from_slot(state: Cells, time: int) -> int:
     """Request that a free client slot sends at ``time``, or NONE; opens the measured phase after the warm-up."""
     if state[layout.BURST_LEFT] > 0:
         state[layout.BURST_LEFT] -= 1
@@ -71,7 +71,7 @@ def _send_from_slot(state: I64, time: int) -> int:
 
 
 @kernel
-def _rejection(state: I64, req: int) -> int:
+def _rejection(state: Cells, req: int) -> int:
     """Status of a request that can never run, else 0."""
     kv = state[req + layout.PROMPT] + state[req + layout.OUTPUT] - 1
     if kv + 1 > state[layout.MAX_MODEL_LEN]:
@@ -85,7 +85,7 @@ def _rejection(state: I64, req: int) -> int:
 
 
 @kernel
-def _deliver(state: I64, costs: I64, req: int, time: int) -> None:
+def _deliver(state: Cells, costs: Cells, req: int, time: int) -> None:
     """Let a request reach a replica's queue at ``time``."""
     state[req + layout.TARGET] = state[req + layout.PROMPT]
     rep = route(state, req, time)
@@ -116,7 +116,7 @@ def _deliver(state: I64, costs: I64, req: int, time: int) -> None:
 
 
 @kernel
-def _cut(state: I64, rep: int, grp: int, time: int) -> None:
+def _cut(state: Cells, rep: int, grp: int, time: int) -> None:
     """Run the part of the proposed stretch that is decided before ``time``."""
     steps = steps_decided_before(state, rep, time)
     if steps > 0:
@@ -124,7 +124,7 @@ def _cut(state: I64, rep: int, grp: int, time: int) -> None:
 
 
 @kernel
-def _take_snapshots(state: I64, costs: I64, time: int) -> None:
+def _take_snapshots(state: Cells, costs: Cells, time: int) -> None:
     """Show the router every replica as it stands at ``time``."""
     state[layout.LAST_TICK] = time // TICK_PS
     for number in range(state[layout.NUM_REPLICAS]):
@@ -137,7 +137,7 @@ def _take_snapshots(state: I64, costs: I64, time: int) -> None:
 
 
 @kernel
-def _advance(state: I64, costs: I64, rep: int) -> bool:
+def _advance(state: Cells, costs: Cells, rep: int) -> bool:
     """Carry out what a replica proposed; False if it can never go on."""
     grp = state[rep + layout.GROUPS]
     if state[rep + layout.LEAP] > 0:
@@ -152,7 +152,7 @@ def _advance(state: I64, costs: I64, rep: int) -> bool:
 
 
 @kernel
-def run_events(state: I64, costs: I64) -> int:
+def run_events(state: Cells, costs: Cells) -> int:
     """Run until nothing is left to do before the horizon; DONE, or STUCK which is a defect."""
     replicas = state[layout.REPLICAS]
     while True:

@@ -8,17 +8,17 @@ second copy of a unit that is already cached stays private to its request and go
 
 from simulator.engine import layout
 from simulator.engine.jit import kernel
-from simulator.engine.layout import I64, NONE
+from simulator.engine.layout import NONE, Cells
 
 
 @kernel
-def _cached(state: I64, rep: int, unit_row: int) -> int:
+def _cached(state: Cells, rep: int, unit_row: int) -> int:
     """Row of a request's unit in the replica's cache."""
     return state[rep + layout.CACHE] + state[unit_row + layout.UNIT] * layout.CACHE_COLUMNS
 
 
 @kernel
-def _unlink(state: I64, rep: int, unit: int) -> None:
+def _unlink(state: Cells, rep: int, unit: int) -> None:
     before = state[unit + layout.UNIT_PREVIOUS]
     after = state[unit + layout.UNIT_NEXT]
     if before == NONE:
@@ -33,7 +33,7 @@ def _unlink(state: I64, rep: int, unit: int) -> None:
 
 
 @kernel
-def _append(state: I64, rep: int, unit: int) -> None:
+def _append(state: Cells, rep: int, unit: int) -> None:
     tail = state[rep + layout.LRU_TAIL]
     state[unit + layout.UNIT_PREVIOUS] = tail
     state[unit + layout.UNIT_NEXT] = NONE
@@ -46,13 +46,13 @@ def _append(state: I64, rep: int, unit: int) -> None:
 
 
 @kernel
-def free_blocks(state: I64, rep: int) -> int:
+def free_blocks(state: Cells, rep: int) -> int:
     """Blocks that can be allocated: empty ones, and cached ones nobody uses."""
     return state[rep + layout.FREE] + state[rep + layout.CACHED_FREE] * state[layout.UNIT_BLOCKS]
 
 
 @kernel
-def allocate(state: I64, rep: int, blocks: int) -> None:
+def allocate(state: Cells, rep: int, blocks: int) -> None:
     """Take ``blocks``, giving up cached units where empty blocks do not suffice; there must be enough."""
     while state[rep + layout.FREE] < blocks:
         unit = state[rep + layout.LRU_HEAD]
@@ -64,7 +64,7 @@ def allocate(state: I64, rep: int, blocks: int) -> None:
 
 
 @kernel
-def match(state: I64, rep: int, req: int) -> tuple[int, int]:
+def match(state: Cells, rep: int, req: int) -> tuple[int, int]:
     """Leading units of a request's prompt that are cached, and how many of them nobody uses.
 
     The last token is always computed, so at most ``TARGET - 1`` tokens are found.
@@ -87,7 +87,7 @@ def match(state: I64, rep: int, req: int) -> tuple[int, int]:
 
 
 @kernel
-def take(state: I64, rep: int, req: int, found: int) -> None:
+def take(state: Cells, rep: int, req: int, found: int) -> None:
     """Let a request use the first ``found`` units of its prompt."""
     row = state[req + layout.FIRST_UNIT]
     for _ in range(found):
@@ -101,7 +101,7 @@ def take(state: I64, rep: int, req: int, found: int) -> None:
 
 
 @kernel
-def publish(state: I64, rep: int, req: int, before: int, after: int) -> None:
+def publish(state: Cells, rep: int, req: int, before: int, after: int) -> None:
     """Hash the units that a chunk from token ``before`` to token ``after`` completes."""
     size = state[layout.UNIT_TOKENS]
     last = min(after // size, state[req + layout.NUM_UNITS])
@@ -115,7 +115,7 @@ def publish(state: I64, rep: int, req: int, before: int, after: int) -> None:
 
 
 @kernel
-def give_back(state: I64, rep: int, req: int, blocks: int) -> None:
+def give_back(state: Cells, rep: int, req: int, blocks: int) -> None:
     """Free the ``blocks`` a request holds; its shared units go to the end of the queue, tail first."""
     shared = state[req + layout.SHARED_UNITS]
     state[rep + layout.FREE] += blocks - shared * state[layout.UNIT_BLOCKS]

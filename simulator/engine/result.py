@@ -83,10 +83,10 @@ class EngineResult:
     @property
     def is_finished(self) -> NDArray[np.bool_]:
         """Which requests were answered."""
-        return self.status == layout.FINISHED
+        return np.equal(self.status, layout.FINISHED)
 
     def rejections(self) -> dict[str, int]:
-        """Requests that could not run, by reason; empty if all were answered."""
+        """Count the requests that could not run, by reason; empty if all were answered."""
         found = {name: int(np.count_nonzero(self.status == code)) for code, name in STATUS_NAMES.items()}
         del found["finished"]
         return {name: count for name, count in found.items() if count}

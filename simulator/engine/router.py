@@ -11,14 +11,14 @@ from typing import Final
 
 from simulator.engine import layout
 from simulator.engine.jit import kernel
-from simulator.engine.layout import I64, NONE
+from simulator.engine.layout import NONE, Cells
 from simulator.engine.prefix_cache import free_blocks, match
 
 TICK_PS: Final = 100_000_000_000
 
 
 @kernel
-def next_tick(state: I64, arrival: int) -> int:
+def next_tick(state: Cells, arrival: int) -> int:
     """Time of the snapshot an arrival is judged by, or NONE if it was taken already."""
     if state[layout.ROUTER] != layout.VLLM_ROUTER:
         return NONE
@@ -27,7 +27,7 @@ def next_tick(state: I64, arrival: int) -> int:
 
 
 @kernel
-def take_snapshot(state: I64, rep: int) -> None:
+def take_snapshot(state: Cells, rep: int) -> None:
     """Record what a replica tells the front end."""
     state[rep + layout.SEEN_WAITING] = state[rep + layout.WAIT_COUNT]
     state[rep + layout.SEEN_RUNNING] = state[rep + layout.RUN_COUNT]
@@ -35,7 +35,7 @@ def take_snapshot(state: I64, rep: int) -> None:
 
 
 @kernel
-def _count_outstanding(state: I64, rep: int, time: int) -> None:
+def _count_outstanding(state: Cells, rep: int, time: int) -> None:
     req = state[rep + layout.FINISHED_HEAD]
     while req != NONE and state[req + layout.FINISH] <= time:
         state[rep + layout.OUTSTANDING] -= 1
@@ -46,7 +46,7 @@ def _count_outstanding(state: I64, rep: int, time: int) -> None:
 
 
 @kernel
-def _score(state: I64, rep: int, req: int) -> float:
+def _score(state: Cells, rep: int, req: int) -> float:
     """Load of a replica as the router sees it; the lowest wins."""
     outstanding = float(state[rep + layout.OUTSTANDING])
     if state[layout.ROUTER] == layout.PREFIX_ROUTER:
@@ -61,7 +61,7 @@ def _score(state: I64, rep: int, req: int) -> float:
 
 
 @kernel
-def route(state: I64, req: int, time: int) -> int:
+def route(state: Cells, req: int, time: int) -> int:
     """Row of the replica for a request that arrives at ``time``."""
     replicas = state[layout.REPLICAS]
     dp = state[layout.NUM_REPLICAS]

@@ -27,7 +27,7 @@ _LOG_ROWS: Final = 4096
 
 @cache
 def _entry() -> Callable[[I64, I64, bool], int]:
-    """The compiled loop; a change to any engine source recompiles it."""
+    """Compile the loop or load it; a change to any engine source recompiles it."""
     fingerprint = source_fingerprint()
 
     @cached_entry

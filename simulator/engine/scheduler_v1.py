@@ -9,14 +9,14 @@ prompts and with blocks reserved for the whole answer.
 
 from simulator.engine import layout
 from simulator.engine.jit import kernel
-from simulator.engine.layout import I64, NONE
+from simulator.engine.layout import NONE, Cells
 from simulator.engine.prefix_cache import allocate, free_blocks, match, publish, take
 from simulator.engine.sequences import admit, blocks_for, kv_tokens, preempt, stop_decoding
 from simulator.engine.step import launch
 
 
 @kernel
-def _chunk_limit(state: I64, rep: int) -> int:
+def _chunk_limit(state: Cells, rep: int) -> int:
     """Longest chunk one prefill may take; the threshold is ignored for a request on its own."""
     if state[layout.LONG_PREFILL] > 0 and state[rep + layout.RUN_COUNT] + state[rep + layout.WAIT_COUNT] > 1:
         return state[layout.LONG_PREFILL]
@@ -24,7 +24,7 @@ def _chunk_limit(state: I64, rep: int) -> int:
 
 
 @kernel
-def _growth(state: I64, before: int, after: int) -> int:
+def _growth(state: Cells, before: int, after: int) -> int:
     """Blocks a request needs on top of those it holds to go from ``before`` to ``after`` tokens."""
     if state[layout.RESERVES_OUTPUT] == 1:
         return 0
@@ -32,7 +32,7 @@ def _growth(state: I64, before: int, after: int) -> int:
 
 
 @kernel
-def _decode_growth(state: I64, grp: int) -> int:
+def _decode_growth(state: Cells, grp: int) -> int:
     """Blocks the decoding sequences of a group need for their next step."""
     if state[layout.RESERVES_OUTPUT] == 1:
         return 0
@@ -40,7 +40,7 @@ def _decode_growth(state: I64, grp: int) -> int:
 
 
 @kernel
-def _fits_in_any_order(state: I64, rep: int, grp: int) -> bool:
+def _fits_in_any_order(state: Cells, rep: int, grp: int) -> bool:
     """Whether every running request gets what it asks for, so that the order of the walk does not matter."""
     left = state[layout.MAX_TOKENS] - state[grp + layout.DECODERS]
     if left < 0:
@@ -61,7 +61,7 @@ def _fits_in_any_order(state: I64, rep: int, grp: int) -> bool:
 
 
 @kernel
-def prefill_chunk(state: I64, rep: int, req: int, chunk: int) -> tuple[int, int]:
+def prefill_chunk(state: Cells, rep: int, req: int, chunk: int) -> tuple[int, int]:
     """Schedule the next ``chunk`` tokens of a request whose blocks are there: (pairs, KV reads)."""
     done = state[req + layout.COMPUTED]
     state[req + layout.COMPUTED] = done + chunk
@@ -71,7 +71,7 @@ def prefill_chunk(state: I64, rep: int, req: int, chunk: int) -> tuple[int, int]
 
 
 @kernel
-def _run_in_any_order(state: I64, rep: int, grp: int) -> tuple[int, int, int, int]:
+def _run_in_any_order(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int]:
     """Pass 1 when everything fits: (prefill tokens, prefills, pairs, reads)."""
     allocate(state, rep, _decode_growth(state, grp))
     left = state[layout.MAX_TOKENS] - state[grp + layout.DECODERS]
@@ -83,7 +83,7 @@ def _run_in_any_order(state: I64, rep: int, grp: int) -> tuple[int, int, int, in
     for at in range(state[rep + layout.PARTIALS]):
         req = state[state[rep + layout.PARTIAL_LIST] + at]
         done = state[req + layout.COMPUTED]
-        chunk = min(min(state[req + layout.TARGET] - done, limit), left - tokens)
+        chunk = min(state[req + layout.TARGET] - done, limit, left - tokens)
         if chunk == 0:
             continue
         allocate(state, rep, _growth(state, done, done + chunk))
@@ -96,7 +96,7 @@ def _run_in_any_order(state: I64, rep: int, grp: int) -> tuple[int, int, int, in
 
 
 @kernel
-def _starve(state: I64, rep: int, req: int) -> None:
+def _starve(state: Cells, rep: int, req: int) -> None:
     """Take the decoding requests from ``req`` on out of this step: the budget does not reach them."""
     while req != NONE:
         if state[req + layout.STATUS] == layout.DECODING:
@@ -107,7 +107,7 @@ def _starve(state: I64, rep: int, req: int) -> None:
 
 
 @kernel
-def _preempt_until_free(state: I64, rep: int, req: int, need: int) -> bool:
+def _preempt_until_free(state: Cells, rep: int, req: int, need: int) -> bool:
     """Preempt from the tail until ``need`` blocks are free; False if ``req`` itself had to go."""
     while need > free_blocks(state, rep):
         victim = state[rep + layout.RUN_TAIL]
@@ -118,7 +118,7 @@ def _preempt_until_free(state: I64, rep: int, req: int, need: int) -> bool:
 
 
 @kernel
-def _run_in_order(state: I64, rep: int) -> tuple[int, int, int, int, int]:
+def _run_in_order(state: Cells, rep: int) -> tuple[int, int, int, int, int]:
     """Pass 1 request by request: (prefill tokens, prefills, pairs, reads, budget left)."""
     left = state[layout.MAX_TOKENS]
     limit = _chunk_limit(state, rep)
@@ -133,7 +133,7 @@ def _run_in_order(state: I64, rep: int) -> tuple[int, int, int, int, int]:
             continue
         is_decoding = state[req + layout.STATUS] == layout.DECODING
         done = kv_tokens(state, req)
-        chunk = 1 if is_decoding else min(min(state[req + layout.TARGET] - done, limit), left)
+        chunk = 1 if is_decoding else min(state[req + layout.TARGET] - done, limit, left)
         need = _growth(state, done, done + chunk)
         if not _preempt_until_free(state, rep, req, need):
             return tokens, prefills, pairs, reads, left
@@ -151,8 +151,8 @@ def _run_in_order(state: I64, rep: int) -> tuple[int, int, int, int, int]:
 
 
 @kernel
-def _admission(state: I64, rep: int, left: int) -> tuple[int, int, int]:
-    """What the head of the waiting queue may run with ``left`` tokens of budget: (chunk, units found, new blocks).
+def _admission(state: Cells, rep: int, left: int) -> tuple[int, int, int]:
+    """Decide what the head of the waiting queue may run with ``left`` tokens of budget: (chunk, units found, new blocks).
 
     A chunk of 0 means that it cannot be admitted now; ``BLOCKED`` says that it cannot be until something is released.
     """
@@ -182,7 +182,7 @@ def _admission(state: I64, rep: int, left: int) -> tuple[int, int, int]:
 
 
 @kernel
-def admit_head(state: I64, rep: int, found: int, blocks: int) -> int:
+def admit_head(state: Cells, rep: int, found: int, blocks: int) -> int:
     """Admit the head of the waiting queue on ``found`` cached units and ``blocks`` new blocks; returns it."""
     req = admit(state, rep)
     hit = found * state[layout.UNIT_TOKENS]
@@ -198,7 +198,7 @@ def admit_head(state: I64, rep: int, found: int, blocks: int) -> int:
 
 
 @kernel
-def schedule_v1(state: I64, costs: I64, rep: int, grp: int) -> bool:
+def schedule_v1(state: Cells, costs: Cells, rep: int, grp: int) -> bool:
     """Take one decision and launch its step; False if there was nothing to run."""
     used = state[layout.NUM_BLOCKS] - free_blocks(state, rep)
     preempted = state[rep + layout.PREEMPTED]

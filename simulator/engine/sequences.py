@@ -3,19 +3,19 @@
 from simulator.engine import layout
 from simulator.engine.heap import push
 from simulator.engine.jit import kernel
-from simulator.engine.layout import I64, NONE
+from simulator.engine.layout import NONE, Cells
 from simulator.engine.prefix_cache import give_back
 
 
 @kernel
-def blocks_for(state: I64, tokens: int) -> int:
+def blocks_for(state: Cells, tokens: int) -> int:
     """KV blocks that hold ``tokens``."""
     size = state[layout.BLOCK_SIZE]
     return (tokens + size - 1) // size
 
 
 @kernel
-def kv_tokens(state: I64, req: int) -> int:
+def kv_tokens(state: Cells, req: int) -> int:
     """Tokens of KV a request holds."""
     if state[req + layout.STATUS] != layout.DECODING:
         return state[req + layout.COMPUTED]
@@ -24,7 +24,7 @@ def kv_tokens(state: I64, req: int) -> int:
 
 
 @kernel
-def blocks_held(state: I64, req: int) -> int:
+def blocks_held(state: Cells, req: int) -> int:
     """KV blocks a running request holds."""
     if state[layout.RESERVES_OUTPUT] == 1:
         return blocks_for(state, state[req + layout.PROMPT] + state[req + layout.OUTPUT] - 1)
@@ -32,7 +32,7 @@ def blocks_held(state: I64, req: int) -> int:
 
 
 @kernel
-def enqueue(state: I64, rep: int, req: int) -> None:
+def enqueue(state: Cells, rep: int, req: int) -> None:
     """Put a request at the end of the waiting queue."""
     state[req + layout.STATUS] = layout.WAITING
     state[req + layout.NEXT] = NONE
@@ -46,7 +46,7 @@ def enqueue(state: I64, rep: int, req: int) -> None:
 
 
 @kernel
-def _enqueue_front(state: I64, rep: int, req: int) -> None:
+def _enqueue_front(state: Cells, rep: int, req: int) -> None:
     state[req + layout.STATUS] = layout.WAITING
     state[req + layout.NEXT] = state[rep + layout.WAIT_HEAD]
     state[rep + layout.WAIT_HEAD] = req
@@ -56,7 +56,7 @@ def _enqueue_front(state: I64, rep: int, req: int) -> None:
 
 
 @kernel
-def admit(state: I64, rep: int) -> int:
+def admit(state: Cells, rep: int) -> int:
     """Move the head of the waiting queue to the end of the running list, as a prefill; returns it."""
     req = state[rep + layout.WAIT_HEAD]
     state[rep + layout.WAIT_HEAD] = state[req + layout.NEXT]
@@ -81,7 +81,7 @@ def admit(state: I64, rep: int) -> int:
 
 
 @kernel
-def _leave_running(state: I64, rep: int, req: int) -> None:
+def _leave_running(state: Cells, rep: int, req: int) -> None:
     before = state[req + layout.PREVIOUS]
     after = state[req + layout.NEXT]
     if before == NONE:
@@ -96,7 +96,7 @@ def _leave_running(state: I64, rep: int, req: int) -> None:
 
 
 @kernel
-def is_current_finish(state: I64, key: int, req: int) -> bool:
+def is_current_finish(state: Cells, key: int, req: int) -> bool:
     """Whether an entry of the finish heap still holds: its request was not preempted or held up since."""
     return (
         state[req + layout.STATUS] == layout.DECODING
@@ -105,20 +105,20 @@ def is_current_finish(state: I64, key: int, req: int) -> bool:
 
 
 @kernel
-def _window_key(state: I64, req: int) -> int:
+def _window_key(state: Cells, req: int) -> int:
     """Heap key of the epoch at which a decoding request holds a full window."""
     before_decode = state[req + layout.PROMPT] + state[req + layout.OUTPUT] - 1 - state[req + layout.FINISH_EPOCH]
     return ((state[layout.WINDOW] - before_decode) << layout.ADMISSION_BITS) | state[req + layout.ADMISSION]
 
 
 @kernel
-def is_current_window(state: I64, key: int, req: int) -> bool:
+def is_current_window(state: Cells, key: int, req: int) -> bool:
     """``is_current_finish`` for the heap of windows."""
     return state[req + layout.STATUS] == layout.DECODING and key == _window_key(state, req)
 
 
 @kernel
-def _make_room_for_finish(state: I64, grp: int) -> None:
+def _make_room_for_finish(state: Cells, grp: int) -> None:
     """Drop dead entries when the finish heap is full."""
     capacity = state[grp + layout.HEAP_CAPACITY]
     if state[grp + layout.HEAP_SIZE] < capacity:
@@ -134,7 +134,7 @@ def _make_room_for_finish(state: I64, grp: int) -> None:
 
 
 @kernel
-def _make_room_for_window(state: I64, grp: int) -> None:
+def _make_room_for_window(state: Cells, grp: int) -> None:
     """Drop dead entries when the heap of windows is full."""
     capacity = state[grp + layout.HEAP_CAPACITY]
     if state[grp + layout.WINDOW_HEAP_SIZE] < capacity:
@@ -150,7 +150,7 @@ def _make_room_for_window(state: I64, grp: int) -> None:
 
 
 @kernel
-def start_decoding(state: I64, grp: int, req: int) -> None:
+def start_decoding(state: Cells, grp: int, req: int) -> None:
     """Let a request with its target computed decode in group ``grp`` from the next epoch on."""
     epoch = state[grp + layout.EPOCH]
     tokens = state[req + layout.COMPUTED]
@@ -186,7 +186,7 @@ def start_decoding(state: I64, grp: int, req: int) -> None:
 
 
 @kernel
-def stop_decoding(state: I64, req: int) -> None:
+def stop_decoding(state: Cells, req: int) -> None:
     """Take a request out of its group's counters; its heap entries die with its status."""
     grp = state[req + layout.GROUP]
     tokens = kv_tokens(state, req)
@@ -204,7 +204,7 @@ def stop_decoding(state: I64, req: int) -> None:
 
 
 @kernel
-def _drop_partial(state: I64, rep: int, req: int) -> None:
+def _drop_partial(state: Cells, rep: int, req: int) -> None:
     row = state[rep + layout.PARTIAL_LIST]
     kept = 0
     for at in range(state[rep + layout.PARTIALS]):
@@ -215,7 +215,7 @@ def _drop_partial(state: I64, rep: int, req: int) -> None:
 
 
 @kernel
-def hold_for_release(state: I64, rep: int, req: int) -> None:
+def hold_for_release(state: Cells, rep: int, req: int) -> None:
     """Keep slot and blocks of a finished request until its output is seen."""
     state[req + layout.STATUS] = layout.RELEASING
     state[req + layout.NEXT_RELEASING] = NONE
@@ -227,7 +227,7 @@ def hold_for_release(state: I64, rep: int, req: int) -> None:
 
 
 @kernel
-def _forget_release(state: I64, rep: int, req: int) -> None:
+def _forget_release(state: Cells, rep: int, req: int) -> None:
     state[req + layout.STATUS] = layout.FINISHED
     before = NONE
     at = state[rep + layout.RELEASING_HEAD]
@@ -244,7 +244,7 @@ def _forget_release(state: I64, rep: int, req: int) -> None:
 
 
 @kernel
-def release_due(state: I64, rep: int) -> None:
+def release_due(state: Cells, rep: int) -> None:
     """Free slots and blocks of requests whose last output is back by the next decision."""
     req = state[rep + layout.RELEASING_HEAD]
     while req != NONE and state[req + layout.FINISH] <= state[rep + layout.DECISION]:
@@ -259,7 +259,7 @@ def release_due(state: I64, rep: int) -> None:
 
 
 @kernel
-def preempt(state: I64, rep: int, req: int) -> None:
+def preempt(state: Cells, rep: int, req: int) -> None:
     """Take all blocks from a running request; it starts over at the front of the waiting queue.
 
     One whose last token is already under way only gives up slot and blocks: it finishes all the same.

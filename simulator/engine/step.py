@@ -10,7 +10,7 @@ from simulator.engine import layout
 from simulator.engine.cost import decode_line, kv_segment, prefill_cost, sample_cost, token_cost
 from simulator.engine.heap import pop, push
 from simulator.engine.jit import kernel
-from simulator.engine.layout import FRACTION_BITS, FRACTION_MASK, I64, NONE
+from simulator.engine.layout import FRACTION_BITS, FRACTION_MASK, NONE, Cells
 from simulator.engine.prefix_cache import free_blocks
 from simulator.engine.sequences import (
     hold_for_release,
@@ -23,7 +23,7 @@ from simulator.engine.sequences import (
 
 
 @kernel
-def add_time(state: I64, column: int, amount: int) -> None:
+def add_time(state: Cells, column: int, amount: int) -> None:
     """Add ``amount`` of 2^-12 ps to a sum kept as ps in ``column`` and its fraction in the next one."""
     amount += state[column + 1]
     state[column] += amount >> FRACTION_BITS
@@ -31,7 +31,7 @@ def add_time(state: I64, column: int, amount: int) -> None:
 
 
 @kernel
-def add_occupancy(state: I64, rep: int, used_before: int, running: int, duration: int) -> None:
+def add_occupancy(state: Cells, rep: int, used_before: int, running: int, duration: int) -> None:
     """Add ``duration`` ps to the integrals; used blocks count as the mean of both ends."""
     used = state[layout.NUM_BLOCKS] - free_blocks(state, rep)
     state[rep + layout.PEAK_BLOCKS] = max(state[rep + layout.PEAK_BLOCKS], used)
@@ -42,9 +42,9 @@ def add_occupancy(state: I64, rep: int, used_before: int, running: int, duration
 
 @kernel
 def log_step(
-    state: I64, rep: int, grp: int, start: int, end: int, prefill_tokens: int, prefills: int, pairs: int, batch: int
+    state: Cells, rep: int, grp: int, start: int, end: int, prefill_tokens: int, prefills: int, pairs: int, batch: int
 ) -> None:
-    """Write one row of the iteration log, before the step's tokens are counted; rows beyond its end are only counted."""
+    """Write one row of the iteration log, before the step's tokens count; rows beyond its end are dropped."""
     state[layout.LOG_SIZE] += 1
     if state[layout.LOG_SIZE] > state[layout.LOG_CAPACITY]:
         return
@@ -64,7 +64,7 @@ def log_step(
 
 
 @kernel
-def expect_arrival(state: I64, time: int, payload: int) -> None:
+def expect_arrival(state: Cells, time: int, payload: int) -> None:
     """Remember an arrival that a finish has caused."""
     state[layout.PENDING_SIZE] = push(
         state, state[layout.PENDING], state[layout.PENDING_CAPACITY], state[layout.PENDING_SIZE], time, payload
@@ -72,7 +72,7 @@ def expect_arrival(state: I64, time: int, payload: int) -> None:
 
 
 @kernel
-def announce_finish(state: I64, rep: int, req: int, time: int) -> None:
+def announce_finish(state: Cells, rep: int, req: int, time: int) -> None:
     """Tell the client and the router that a request was answered at ``time``.
 
     What the client sends in return is seen strictly later: it was not there when the next decision was taken.
@@ -94,7 +94,7 @@ def announce_finish(state: I64, rep: int, req: int, time: int) -> None:
 
 
 @kernel
-def settle(state: I64, rep: int, grp: int, end: int) -> None:
+def settle(state: Cells, rep: int, grp: int, end: int) -> None:
     """After a step of ``grp`` that ends at ``end``, and the next decision known: finish and release what is due."""
     epoch = state[grp + layout.EPOCH]
     capacity = state[grp + layout.HEAP_CAPACITY]
@@ -116,7 +116,7 @@ def settle(state: I64, rep: int, grp: int, end: int) -> None:
 
 
 @kernel
-def _decode_attention(state: I64, costs: I64, grp: int, stage: int) -> int:
+def _decode_attention(state: Cells, costs: Cells, grp: int, stage: int) -> int:
     """Attention of one decode step of a group in 2^-12 ps."""
     batch = state[grp + layout.DECODERS]
     tokens = state[grp + layout.DECODE_KV] + batch
@@ -133,7 +133,7 @@ def _decode_attention(state: I64, costs: I64, grp: int, stage: int) -> int:
 
 
 @kernel
-def _complete_prefills(state: I64, rep: int, grp: int, end: int) -> None:
+def _complete_prefills(state: Cells, rep: int, grp: int, end: int) -> None:
     """Give requests whose whole target is computed a token at ``end`` and let them decode."""
     row = state[rep + layout.PARTIAL_LIST]
     kept = 0
@@ -151,7 +151,7 @@ def _complete_prefills(state: I64, rep: int, grp: int, end: int) -> None:
 
 
 @kernel
-def _count(state: I64, rep: int, batch: int, prefill_tokens: int, prefills: int, pairs: int, reads: int) -> None:
+def _count(state: Cells, rep: int, batch: int, prefill_tokens: int, prefills: int, pairs: int, reads: int) -> None:
     state[rep + layout.STEPS] += 1
     state[rep + layout.PREFILL_TOKENS] += prefill_tokens
     state[rep + layout.DECODE_TOKENS] += batch
@@ -165,8 +165,8 @@ def _count(state: I64, rep: int, batch: int, prefill_tokens: int, prefills: int,
 
 @kernel
 def launch(
-    state: I64,
-    costs: I64,
+    state: Cells,
+    costs: Cells,
     rep: int,
     grp: int,
     prefill_tokens: int,

@@ -1,0 +1,430 @@
+"""The compiled engine against a plain scheduler written straight from the rules, request by request, step by step.
+
+The reference below shares no code with the engine: it walks every running request in every step, keeps lists instead of
+counters, and never leaps. Both must agree on every time of every request, to the picosecond.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from simulator.engine.run import run_replicas
+from simulator.limits import EngineLimits
+from simulator.step_tables import StepTables, linear_tables
+from simulator.workload.workload import ClosedLoop, OpenLoop, PrefixBlocks, Workload
+
+Q = 4096  # clock ticks per picosecond
+
+
+@dataclass(eq=False)
+class Request:
+    """One request of the reference."""
+
+    number: int
+    prompt: int
+    output: int
+    units: list[int]
+    arrival: int = 0
+    scheduled: int = -1
+    first: int = -1
+    finish: int = -1
+    computed: int = 0
+    generated: int = 0
+    preemptions: int = 0
+    hit: int = 0
+    blocks: int = 0
+    shared: list[int] = field(default_factory=list)
+    is_decoding: bool = False
+    is_done: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt + self.generated
+
+
+class Cache:
+    """Free blocks and cached units of one replica."""
+
+    def __init__(self, limits: EngineLimits, unit_tokens: int) -> None:
+        self.limits = limits
+        self.unit_tokens = unit_tokens
+        self.unit_blocks = unit_tokens // limits.block_size
+        self.plain = limits.num_gpu_blocks
+        self.users: dict[int, int] = {}
+        self.unused: list[int] = []
+
+    @property
+    def free(self) -> int:
+        return self.plain + len(self.unused) * self.unit_blocks
+
+    def allocate(self, blocks: int) -> None:
+        while self.plain < blocks:
+            del self.users[self.unused.pop(0)]
+            self.plain += self.unit_blocks
+        self.plain -= blocks
+
+    def match(self, request: Request) -> list[int]:
+        whole = min(len(request.units), request.prompt // self.unit_tokens, (request.tokens - 1) // self.unit_tokens)
+        found = []
+        for unit in request.units[:whole]:
+            if unit not in self.users:
+                break
+            found.append(unit)
+        return found
+
+    def take(self, request: Request, units: list[int]) -> None:
+        for unit in units:
+            if self.users[unit] == 0:
+                self.unused.remove(unit)
+            self.users[unit] += 1
+        request.shared = list(units)
+
+    def publish(self, request: Request, chunk: int) -> None:
+        whole = min(len(request.units), request.prompt // self.unit_tokens, request.computed // self.unit_tokens)
+        for unit in request.units[(request.computed - chunk) // self.unit_tokens : whole]:
+            if unit not in self.users:
+                self.users[unit] = 1
+                request.shared.append(unit)
+
+    def give_back(self, request: Request) -> None:
+        self.plain += request.blocks - len(request.shared) * self.unit_blocks
+        for unit in sorted(request.shared, key=request.units.index, reverse=True):
+            self.users[unit] -= 1
+            if self.users[unit] == 0:
+                self.unused.append(unit)
+        request.shared = []
+        request.blocks = 0
+
+
+class Reference:
+    """One replica under vLLM's V1 rules."""
+
+    def __init__(self, tables: StepTables, limits: EngineLimits, workload: Workload, unit_tokens: int) -> None:
+        self.tables, self.limits, self.workload = tables, limits, workload
+        prefix = workload.prefix if limits.enable_prefix_caching else None
+        self.requests = [
+            Request(
+                number=i,
+                prompt=int(workload.prompt_tokens[i]),
+                output=max(1, int(workload.output_tokens[i])),
+                units=[] if prefix is None else [int(u) for u in prefix.ids[prefix.offsets[i] : prefix.offsets[i + 1]]],
+                arrival=round(float(workload.arrival_s[i]) * 1e12),
+            )
+            for i in range(len(workload))
+        ]
+        self.cache = Cache(limits, unit_tokens)
+        self.running: list[Request] = []
+        self.waiting: deque[Request] = deque()
+        self.future: list[tuple[int, int, Request | None]] = []  # visible at, order, request
+        self.flying: list[tuple[int, list[Request]]] = []  # finishes not seen by the scheduler
+        self.steps: list[tuple[int, ...]] = []
+        self.next_send = 0
+        self.order = 0
+        self.frontend = round(limits.frontend_s * 1e12)
+
+    def expect(self, time: int, request: Request | None) -> None:
+        self.future.append((time, self.order, request))
+        self.order += 1
+        self.future.sort(key=lambda entry: entry[:2])
+
+    def blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self.limits.block_size)
+
+    def run(self) -> None:
+        client = self.workload.client
+        if isinstance(client, ClosedLoop):
+            self.phase_end = client.warmup or len(self.requests)
+            self.answers_left = client.warmup
+            self.burst = min(client.concurrency, self.phase_end)
+            for _ in range(self.burst):
+                self.expect(self.frontend, None)
+        else:
+            for request in self.requests:
+                self.expect(request.arrival + self.frontend, request)
+        decision, end = 0, 0  # ps, ticks
+        while True:
+            while self.future and self.future[0][0] <= decision:
+                self.arrive()
+            self.see_outputs(decision)
+            batch = self.schedule(decision)
+            if not batch:
+                if self.preempted_now:
+                    # Everybody was preempted: decide again at once, or when the running step has ended.
+                    decision = max(decision, end // Q)
+                    continue
+                if decision < end // Q:
+                    decision = end // Q
+                elif self.future:
+                    decision = max(decision, self.future[0][0])
+                else:
+                    assert not self.waiting
+                    return
+                continue
+            start = decision * Q if decision > end // Q else end
+            end = start + self.duration(batch)
+            self.finish_step(batch, end // Q)
+            self.steps.append((decision, start // Q, end // Q, sum(n for _, n, _ in batch), len(batch)))
+            decision = start // Q if self.limits.async_scheduling else end // Q
+
+    def arrive(self) -> None:
+        time, _, request = self.future.pop(0)
+        if request is None:
+            client = self.workload.client
+            assert isinstance(client, ClosedLoop)
+            if self.burst:
+                self.burst -= 1
+            elif self.answers_left:
+                self.answers_left -= 1
+                if not self.answers_left:
+                    self.phase_end = len(self.requests)
+                    for _ in range(min(client.concurrency, self.phase_end - self.next_send) - 1):
+                        self.expect(time, None)
+            if self.next_send == self.phase_end:
+                return
+            request = self.requests[self.next_send]
+            self.next_send += 1
+            request.arrival = time - self.frontend
+        last = request.prompt + request.output - 1
+        if last + 1 > self.limits.max_model_len or self.blocks_for(last) > self.limits.num_gpu_blocks:
+            self.answered(time)
+            return
+        self.waiting.append(request)
+
+    def answered(self, time: int) -> None:
+        if isinstance(self.workload.client, ClosedLoop):
+            self.expect(time + max(1, self.frontend), None)
+
+    def see_outputs(self, decision: int) -> None:
+        while self.flying and self.flying[0][0] <= decision:
+            for request in self.flying.pop(0)[1]:
+                if request in self.running:
+                    self.running.remove(request)
+                    self.cache.give_back(request)
+
+    def preempt(self) -> Request:
+        victim = self.running.pop()
+        self.cache.give_back(victim)
+        victim.preemptions += 1
+        self.preempted_now = True
+        if not victim.is_done:
+            victim.computed = 0
+            victim.is_decoding = False
+            self.waiting.appendleft(victim)
+        return victim
+
+    def schedule(self, decision: int) -> list[tuple[Request, int, bool]]:
+        limits, cache = self.limits, self.cache
+        budget = limits.max_num_batched_tokens
+        threshold = limits.long_prefill_token_threshold
+        if len(self.running) + len(self.waiting) <= 1 or not threshold:
+            threshold = budget
+        batch: list[tuple[Request, int, bool]] = []
+        self.preempted_now = False
+        at = 0
+        while at < len(self.running) and budget:
+            request = self.running[at]
+            chunk = 0 if request.is_done else min(request.tokens - request.computed, threshold, budget)
+            if chunk == 0:
+                at += 1
+                continue
+            need = self.blocks_for(request.computed + chunk) - request.blocks
+            while need > cache.free and self.preempt() is not request:
+                pass
+            if request not in self.running:
+                break
+            self.grow(request, chunk, need)
+            batch.append((request, chunk, request.is_decoding))
+            budget -= chunk
+            at += 1
+        while self.waiting and budget and not self.preempted_now and len(self.running) < limits.max_num_seqs:
+            request = self.waiting[0]
+            units = cache.match(request)
+            hit = len(units) * cache.unit_tokens
+            chunk = min(request.tokens - hit, threshold)
+            if chunk > budget and not limits.enable_chunked_prefill:
+                break
+            chunk = min(chunk, budget)
+            goal = request.tokens if limits.reserve_full_isl else hit + chunk
+            need = self.blocks_for(goal) - len(units) * cache.unit_blocks
+            revived = sum(cache.unit_blocks for unit in units if cache.users[unit] == 0)
+            if need + revived + (limits.watermark_blocks if self.running else 0) > cache.free:
+                break
+            self.waiting.popleft()
+            self.running.append(request)
+            cache.take(request, units)
+            request.computed = hit
+            request.blocks = self.blocks_for(hit)
+            if request.scheduled < 0:
+                request.scheduled, request.hit = decision, hit
+            self.grow(request, chunk, self.blocks_for(hit + chunk) - request.blocks)
+            batch.append((request, chunk, False))
+            budget -= chunk
+        return batch
+
+    def grow(self, request: Request, chunk: int, blocks: int) -> None:
+        self.cache.allocate(blocks)
+        request.blocks += blocks
+        request.computed += chunk
+        self.cache.publish(request, chunk)
+
+    def duration(self, batch: list[tuple[Request, int, bool]]) -> int:
+        tables = self.tables
+        decodes = [r for r, _, is_decode in batch if is_decode]
+        prefills = [(r, n) for r, n, is_decode in batch if not is_decode]
+        tokens = sum(n for _, n, _ in batch)
+        rows = len(batch)
+        table = tables.token_mixed_ps if prefills else tables.token_decode_ps
+        ps = int(table[0, tokens]) + int(tables.sample_ps[0, rows])
+        pairs = sum(sum(range(r.computed - n + 1, r.computed + 1)) for r, n in prefills)
+        reads = sum(r.computed for r, _ in prefills)
+        if prefills:
+            ps += max(
+                line(tables.prefill_pair_knots, tables.prefill_pair_ps[0], pairs),
+                line(tables.prefill_kv_knots, tables.prefill_kv_ps[0], reads),
+            )
+        ticks = ps * Q
+        if decodes:
+            ticks += plane(tables, tables.decode_ps[0], len(decodes), sum(r.computed for r in decodes))
+            if tables.window_tokens:
+                kv = sum(min(r.computed, tables.window_tokens) for r in decodes)
+                ticks += plane(tables, tables.windowed_ps[0], len(decodes), kv)
+        host = (tables.host_step_ps + tables.host_seq_ps * rows) * Q
+        return max(ticks, host) if self.limits.async_scheduling else ticks + host
+
+    def finish_step(self, batch: list[tuple[Request, int, bool]], end: int) -> None:
+        done = []
+        for request, _, _ in batch:
+            if request.computed < request.tokens:
+                continue
+            request.generated += 1
+            request.is_decoding = True
+            if request.first < 0:
+                request.first = end
+            if request.generated == request.output:
+                request.finish = end
+                request.is_done = True
+                done.append(request)
+                self.answered(end)
+        self.flying.append((end, done))
+
+
+def line(knots: np.ndarray, values: np.ndarray, x: int) -> int:
+    """Linear between knots, in float64 as the engine documents for prefill."""
+    j = min(max(int(np.searchsorted(knots, x, side="right")) - 1, 0), len(knots) - 2)
+    share = float(x - int(knots[j])) / float(int(knots[j + 1]) - int(knots[j]))
+    return int(values[j]) + int(float(int(values[j + 1]) - int(values[j])) * share)
+
+
+def plane(tables: StepTables, table: np.ndarray, batch: int, kv: int) -> int:
+    """Bilinear decode cost in ticks: floor in the batch, then a slope of whole ticks per token of KV."""
+    knots = tables.decode_batch_knots
+    b = max(int(np.searchsorted(knots, batch, side="right")) - 1, 0)
+    k = tables.decode_kv_knots
+    j = min(max(int(np.searchsorted(k, kv, side="right")) - 1, 0), len(k) - 2)
+
+    def at(column: int) -> int:
+        low = int(table[b, column])
+        if batch == int(knots[b]):
+            return low
+        return low + (int(table[b + 1, column]) - low) * (batch - int(knots[b])) // (int(knots[b + 1]) - int(knots[b]))
+
+    slope = (at(j + 1) - at(j)) * Q // (int(k[j + 1]) - int(k[j]))
+    return at(j) * Q + slope * (kv - int(k[j]))
+
+
+def random_case(seed: int) -> tuple[StepTables, EngineLimits, Workload]:
+    """A small workload under tight limits: long prompts, few blocks, shared prefixes, open and closed loops."""
+    rng = np.random.default_rng(seed)
+    block = int(rng.choice([1, 4, 16]))
+    max_seqs = int(rng.integers(1, 12))
+    max_tokens = int(rng.integers(max(8, max_seqs), 120))
+    is_chunked = bool(rng.random() < 0.8)
+    n = int(rng.integers(1, 60))
+    prompt = rng.integers(1, 100, n)
+    output = rng.integers(0, 80, n)
+    unit = block * int(rng.choice([1, 2]))
+    counts = prompt // unit
+    family = rng.integers(0, 4, n)
+    # A prefix-unique id: requests of a family share their first blocks, the rest is their own.
+    shared = rng.integers(0, 12, n)
+    ids = [
+        int(family[i]) * 1000 + k if k < shared[i] else 10_000 + i * 1000 + k
+        for i in range(n)
+        for k in range(counts[i])
+    ]
+    is_closed = bool(rng.random() < 0.4)
+    concurrency = int(rng.integers(1, 20))
+    warmup = int(rng.integers(0, n)) if rng.random() < 0.5 else 0
+    host = bool(rng.random() < 0.5)
+    window = int(rng.choice([0, 0, 24]))
+    tables = linear_tables(
+        max_num_seqs=max_seqs,
+        max_num_batched_tokens=max_tokens,
+        step_ps=int(rng.integers(1_000, 9_000)),
+        token_ps=int(rng.integers(1, 400)),
+        sample_seq_ps=int(rng.integers(0, 50)),
+        decode_seq_ps=int(rng.integers(0, 99)),
+        decode_kv_ps=int(rng.integers(0, 60)),
+        pair_ps=int(rng.integers(0, 9)),
+        kv_read_ps=int(rng.integers(0, 9)),
+        windowed_kv_ps=int(rng.integers(0, 60)),
+        window_tokens=window,
+        kv_knots=(0, 37, 150, 400, 100_000),
+        host_step_ps=int(rng.integers(0, 12_000)) if host else 0,
+        host_seq_ps=int(rng.integers(0, 500)) if host else 0,
+    )
+    limits = EngineLimits(
+        policy="vllm-v1",
+        max_num_seqs=max_seqs,
+        max_num_batched_tokens=max_tokens if is_chunked else max(max_tokens, 200),
+        max_model_len=int(rng.choice([100, 200])),
+        block_size=block,
+        num_gpu_blocks=int(rng.integers(60, 700)) // block + 2,
+        enable_chunked_prefill=is_chunked,
+        enable_prefix_caching=bool(rng.random() < 0.5),
+        async_scheduling=bool(rng.random() < 0.6),
+        reserve_full_isl=bool(rng.random() < 0.7),
+        watermark_blocks=int(rng.choice([0, 0, 2])),
+        long_prefill_token_threshold=int(rng.choice([0, 0, 5, 30])),
+        frontend_s=float(rng.choice([0.0, 5e-9])),
+    )
+    if not is_chunked:
+        tables = linear_tables(
+            max_num_seqs=max_seqs, max_num_batched_tokens=limits.max_num_batched_tokens, step_ps=5_000, token_ps=90
+        )
+    workload = Workload(
+        name=f"random {seed}",
+        arrival_s=np.cumsum(rng.exponential(rng.choice([1e-9, 30e-9, 300e-9]), n)),
+        prompt_tokens=prompt,
+        output_tokens=output,
+        client=ClosedLoop(concurrency=concurrency, warmup=warmup) if is_closed else OpenLoop(),
+        prefix=PrefixBlocks(
+            block_tokens=unit, offsets=np.concatenate([[0], np.cumsum(counts)]), ids=np.array(ids, dtype=np.int64)
+        ),
+    )
+    return tables, limits, workload
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_every_request_agrees_with_the_reference(seed: int) -> None:
+    """Times, preemptions and prefix hits of every request equal those of the plain scheduler."""
+    tables, limits, workload = random_case(seed)
+    assert workload.prefix is not None
+    reference = Reference(tables, limits, workload, max(workload.prefix.block_tokens, limits.block_size))
+    reference.run()
+    result = run_replicas(tables, limits, workload, log=True)
+    assert result.log is not None
+    rows = [tuple(int(x) for x in row) for row in result.log[:, [1, 2, 3]]]
+    assert rows == [step[:3] for step in reference.steps]
+    for name, expected in (
+        ("arrival_ps", [r.arrival for r in reference.requests]),
+        ("scheduled_ps", [r.scheduled for r in reference.requests]),
+        ("first_token_ps", [r.first for r in reference.requests]),
+        ("preemptions", [r.preemptions for r in reference.requests]),
+        ("hit_tokens", [r.hit for r in reference.requests]),
+    ):
+        assert getattr(result, name).tolist() == expected, name
+    finished = result.is_finished
+    assert result.finish_ps[finished].tolist() == [r.finish for r in reference.requests if r.is_done]
