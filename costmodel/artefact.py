@@ -121,6 +121,7 @@ def _label_json(fit: LabelFit) -> dict[str, object]:
         "reference": asdict(fit.reference),
         "trend_log_s": fit.trend_log_s.tolist(),
         "trend": fit.trend.tolist(),
+        "best_utilisation": fit.best_utilisation,
         "log_half_width": fit.log_half_width.tolist(),
     }
 
@@ -191,6 +192,7 @@ def _from_parts(table: pa.Table, body: dict[str, Any]) -> Artefact:
                     reference=Reference(**fit["reference"]),
                     trend_log_s=np.array(fit["trend_log_s"]),
                     trend=np.array(fit["trend"]),
+                    best_utilisation=fit["best_utilisation"],
                     log_half_width=np.array(fit["log_half_width"]),
                 )
                 for key, fit in part["labels"].items()

@@ -65,7 +65,13 @@ def build_knots(rows: MeasuredRows) -> FamilyKnots:
         log_s = np.log(reference.seconds(part.flop_s, part.bytes_s))
         raw = np.log(part.latency_s) - log_s
         trend_log_s, trend = _running_median(log_s, raw)
-        labels[label] = LabelFit(reference=reference, trend_log_s=trend_log_s, trend=trend)
+        utilisation = np.maximum(part.flop_s, part.bytes_s) / part.latency_s
+        labels[label] = LabelFit(
+            reference=reference,
+            trend_log_s=trend_log_s,
+            trend=trend,
+            best_utilisation=max(1.0, float(utilisation.max())),
+        )
         residual[own] = raw - np.interp(log_s, trend_log_s, trend)
     first = _first_of_shape(rows)
     start = np.append(np.flatnonzero(first), len(first)).astype(np.int64)

@@ -102,7 +102,8 @@ def _calls(found: Measurements, family: str, keep: NDArray[np.bool_], cluster: C
     note = ""
     if family == "gemm" and columns["quantise"].any():
         # Two bytes read and one written per activation: an op of its own in a serving step.
-        moved = 3.0 * columns["m"].astype(np.float64) * columns["k"] * columns["quantise"]
+        m, k = columns["m"].astype(np.float64), columns["k"].astype(np.float64)
+        moved = 3.0 * m * k * columns["quantise"].astype(np.float64)
         latency_s = latency_s - moved / (_QUANTISE_EFFICIENCY * cluster.device.memory_bytes_per_s)
         note = ", less quantising the activations"
     origins = sorted(set(columns["origin"].astype(np.str_).tolist()))

@@ -25,13 +25,15 @@ Array = NDArray[np.float64]
 class LabelFit:
     """What all shapes of one label share.
 
-    ``log_half_width`` [source, regime] is the 90 % interval's half-width in natural log; ``j_per_s`` is not kept here:
-    power comes from the device's power model.
+    ``log_half_width`` [source, regime] is the 90 % interval's half-width in natural log. ``best_utilisation`` is the
+    largest share of the stated peaks any call reached; above 1 where calls live in caches, and then it lowers the bound
+    that estimates are held to.
     """
 
     reference: Reference
     trend_log_s: Array
     trend: Array
+    best_utilisation: float = 1.0
     log_half_width: Array = field(default_factory=lambda: np.full((len(Source), len(REGIMES)), 0.3))
 
     def expected_log_s(self, flop_s: Array, bytes_s: Array) -> Array:

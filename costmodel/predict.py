@@ -73,6 +73,7 @@ class FittedCosts:
             measured_mhz=artefact.provenance.unlocked_mhz,
             policy=self._policy,
             power=artefact.power or PowerModel.from_device(cluster.device),
+            is_monotone=artefact.provenance.is_monotone,
         )
         self._forms = {name: _FORMS[name](knots, pricing) for name, knots in artefact.families.items()}
 

@@ -53,6 +53,7 @@ class Pricing:
     measured_mhz: float
     policy: OutOfDomain
     power: PowerModel
+    is_monotone: bool = False
 
     def price(
         self, op: Op, fit: LabelFit, residual: Array, *, measured_s: Array, octaves_outside: Array, is_lent: bool
@@ -68,7 +69,7 @@ class Pricing:
             latency_s = latency_s * (1.0 + share * (self.measured_mhz / self.clock_mhz - 1.0))
             is_measured = np.zeros_like(is_measured)
         # A measured point may beat the stated peaks (and was reported when fitted); an estimate may not.
-        latency_s = np.where(is_measured, latency_s, np.maximum(latency_s, work.floor_s))
+        latency_s = np.where(is_measured, latency_s, np.maximum(latency_s, work.floor_s / fit.best_utilisation))
         body = np.where(octaves_outside > 0, Source.EXTRAPOLATED, Source.BORROWED if is_lent else Source.FITTED)
         source = np.where(is_measured, Source.MEASURED, body)
         regime = fit.reference.regime(flop_s, bytes_s)
@@ -94,6 +95,15 @@ class Pricing:
         """Half-width of the interval of points of ``op`` that come from ``source``."""
         regime = fit.reference.regime(*work_sides(op, self.cluster))
         return np.asarray(fit.log_half_width[source, regime] * np.maximum(octaves_outside, 1.0))
+
+
+def risen(latency_s: Array) -> Array:
+    """Latency that never falls along any axis; values that already rise along all of them stay as they are."""
+    for axis in range(latency_s.ndim):
+        latency_s = np.flip(np.minimum.accumulate(np.flip(latency_s, axis), axis=axis), axis)
+    for axis in range(latency_s.ndim):
+        latency_s = np.maximum.accumulate(latency_s, axis=axis)
+    return latency_s
 
 
 def work_sides(op: Op, cluster: ClusterSpec) -> tuple[Array, Array]:

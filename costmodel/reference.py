@@ -19,6 +19,9 @@ REGIMES: Final = ("launch", "memory", "compute")
 # A regime's efficiency is learnt from calls this many floors long.
 _LARGE_CALL = 10.0
 _FEWEST_CALLS = 5
+# Below this many calls all three constants are searched for at once.
+_FEW = 200
+_SEARCH_ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,8 @@ class Reference:
     @classmethod
     def fit(cls, latency_s: Array, flop_s: Array, bytes_s: Array, *, compute: float, memory: float) -> Self:
         """Learn the constants from measured calls; ``compute`` and ``memory`` stand in where too few are large."""
+        if len(latency_s) < _FEW:
+            return cls._search(latency_s, flop_s, bytes_s, compute=compute, memory=memory)
         floor_s = float(np.quantile(latency_s, 0.02))
         body_s = latency_s - floor_s
         large = latency_s > _LARGE_CALL * floor_s
@@ -64,3 +69,21 @@ class Reference:
             compute_efficiency=efficiency(flop_s, bytes_s, compute),
             memory_efficiency=efficiency(bytes_s, flop_s, memory),
         )
+
+    @classmethod
+    def _search(cls, latency_s: Array, flop_s: Array, bytes_s: Array, *, compute: float, memory: float) -> Self:
+        """Minimise the mean |ln(reference / latency)| of a few calls, one constant at a time on ever finer steps."""
+        best = np.array([float(latency_s.min()), compute, memory])
+
+        def error(constants: Array) -> float:
+            seconds = constants[0] + np.hypot(flop_s / constants[1], bytes_s / constants[2])
+            return float(np.abs(np.log(seconds / latency_s)).mean())
+
+        span = np.log(32.0)
+        for _ in range(_SEARCH_ROUNDS):
+            for index in (1, 2, 0, 1, 2):
+                candidates = np.repeat(best[None], 33, axis=0)
+                candidates[:, index] *= np.exp(np.linspace(-span, span, 33))
+                best = candidates[int(np.argmin([error(candidate) for candidate in candidates]))]
+            span /= 4.0
+        return cls(floor_s=float(best[0]), compute_efficiency=float(best[1]), memory_efficiency=float(best[2]))

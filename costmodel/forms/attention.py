@@ -20,7 +20,7 @@ from costmodel.knots import FamilyKnots
 from costmodel.lending import grid_residual
 from costmodel.ops import Attention, Op
 from costmodel.prediction import Prediction, Source
-from costmodel.pricing import Pricing, octaves_outside, with_sub_points, work_sides
+from costmodel.pricing import Pricing, octaves_outside, risen, with_sub_points, work_sides
 from costmodel.surfaces import Surface, SurfaceGrid
 
 Array = NDArray[np.float64]
@@ -156,13 +156,16 @@ class AttentionForm(Form):
         both = (np.asarray(op.num_prefill) > 0) & (np.asarray(op.num_decode) > 0)
         launch_s = np.minimum(min(floors), 0.9 * np.minimum(prefill.latency_s, decode.latency_s)) * both
         latency_s = prefill.latency_s + decode.latency_s - launch_s
-        ratio = latency_s / (prefill.latency_s + decode.latency_s)
+        total_s = prefill.latency_s + decode.latency_s
+        ratio = np.divide(latency_s, total_s, out=np.ones_like(total_s), where=both)
+        worst = np.maximum(np.maximum(prefill.source, decode.source), Source.BORROWED)
+        single = np.where(np.asarray(op.num_prefill) > 0, prefill.source, decode.source)
         return Prediction(
             latency_s=latency_s,
             low_s=(prefill.low_s + decode.low_s) * ratio,
             high_s=(prefill.high_s + decode.high_s) * ratio,
             energy_j=(prefill.energy_j + decode.energy_j) * ratio,
-            source=np.maximum(np.maximum(prefill.source, decode.source), np.int8(Source.BORROWED)),
+            source=np.where(both, worst, single).astype(np.int8),
         )
 
     def _prefill(self, op: Attention) -> Prediction | None:
@@ -254,6 +257,8 @@ class AttentionForm(Form):
             edge_x = np.clip(np.arange(len(x)), *np.searchsorted(x, knot_x[[0, -1]]))
             edge_y = np.clip(np.arange(len(y)), *np.searchsorted(y, knot_y[[0, -1]]))
             latency_s = latency_s[np.ix_(edge_x, edge_y)]
+        if self.pricing.is_monotone:
+            latency_s = risen(latency_s)
         between = priced.body.copy()
         between[:-1] = np.maximum(between[:-1], priced.body[1:])
         between[:, :-1] = np.maximum(between[:, :-1], priced.body[:, 1:])

@@ -13,7 +13,7 @@ from costmodel.knots import FamilyKnots
 from costmodel.lending import Lenders, curve_residual, lenders
 from costmodel.ops import Op
 from costmodel.prediction import Prediction
-from costmodel.pricing import Pricing, octaves_outside, with_sub_points
+from costmodel.pricing import Pricing, octaves_outside, risen, with_sub_points
 
 Array = NDArray[np.float64]
 PREDICTION_FIELDS: Final = ("latency_s", "low_s", "high_s", "energy_j", "source")
@@ -41,10 +41,8 @@ class Form:
             return lenders(self.knots, label, np.asarray(shape, dtype=np.float64)), True
         return Lenders(shapes=np.array([own]), weights=np.ones(1), log_shift=np.zeros(1)), False
 
-    def curve_points(
-        self, label: str, shape: tuple[float, ...], op_at: Callable[[Array], Op], *, domain_end: float = 0.0
-    ) -> CurvePoints:
-        """Prepare one curve; ``op_at`` gives the op at an array of sizes, ``domain_end`` may widen its domain."""
+    def curve_points(self, label: str, shape: tuple[float, ...], op_at: Callable[[Array], Op]) -> CurvePoints:
+        """Prepare one curve; ``op_at`` gives the op at an array of sizes."""
         knots, fit = self.knots, self.knots.labels[label]
         lent, is_lent = self.lenders_of(label, shape)
         lender_x = [
@@ -52,7 +50,7 @@ class Form:
             for index, shift in zip(lent.shapes, lent.log_shift, strict=True)
         ]
         knot_x = np.unique(np.concatenate(lender_x))
-        low, high = float(knot_x[0]), max(float(knot_x[-1]), domain_end)
+        low, high = float(knot_x[0]), float(knot_x[-1])
         x = with_sub_points(knot_x, low=min(1.0, low))
         measured_s = np.full_like(x, np.nan)
         if not is_lent:
@@ -64,6 +62,8 @@ class Form:
         latency_s = priced.latency_s
         if self.pricing.policy is OutOfDomain.CLIP:
             latency_s = latency_s[np.clip(np.arange(len(x)), *np.searchsorted(x, (low, high)))]
+        if self.pricing.is_monotone or self.knots.family == "collective":
+            latency_s = risen(latency_s)
         between = np.maximum(priced.body, np.append(priced.body[1:], priced.body[-1]))
         return CurvePoints(
             position=x,

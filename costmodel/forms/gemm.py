@@ -6,6 +6,7 @@ engines pad decode steps to aligned sizes; prefill steps are mostly ragged.
 """
 
 from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,15 @@ _ALWAYS_ALIGNED = 16
 _FEWEST_RAGGED_SIZES = 3
 # Ragged sizes are searched for above every real m.
 _RAGGED_OFFSET = 2.0**40
+_VALUES: Final = (
+    "x",
+    "latency_s",
+    "power_w",
+    "source",
+    "log_half_width",
+    "source_between",
+    "log_half_width_between",
+)
 
 
 def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) -> MeasuredRows:
@@ -104,14 +114,34 @@ class GemmForm(Form):
         aligned = self.curve_points(label, (n, k), lambda m: Gemm(m=m, n=int(n), k=int(k), dtype=dtype))
         if ragged is None:
             return Curve(aligned), False
-        # The largest sizes are measured aligned only; between them the ragged branch keeps its distance.
-        end = float(aligned.x[aligned.source_between < Source.EXTRAPOLATED].max(initial=0.0))
-        branch = self.curve_points(ragged, (n, k), lambda m: Gemm(m=m, n=int(n), k=int(k), dtype=dtype), domain_end=end)
-        return Curve(_one_behind_the_other(aligned, branch)), True
+        branch = self.curve_points(ragged, (n, k), lambda m: Gemm(m=m, n=int(n), k=int(k), dtype=dtype))
+        return Curve(_one_behind_the_other(aligned, _continued(branch, aligned))), True
+
+
+def _continued(ragged: CurvePoints, aligned: CurvePoints) -> CurvePoints:
+    """Keep the ragged branch up to its last measured size; beyond, the aligned branch at the ratio found there."""
+    last = int(np.flatnonzero(ragged.source < Source.EXTRAPOLATED)[-1])
+    end = ragged.x[last]
+    ratio = ragged.latency_s[last] / float(Curve(aligned).predict(np.asarray(end)).latency_s)
+    beyond = aligned.x > end
+    source = np.maximum(aligned.source[beyond], Source.FITTED).astype(np.int8)
+    tail = {
+        "x": aligned.x[beyond],
+        "latency_s": aligned.latency_s[beyond] * ratio,
+        "power_w": aligned.power_w[beyond],
+        "source": source,
+        "log_half_width": np.maximum(aligned.log_half_width[beyond], aligned.log_half_width_between[beyond]),
+        "source_between": aligned.source_between[beyond],
+        "log_half_width_between": aligned.log_half_width_between[beyond],
+    }
+    whole = {name: np.concatenate([getattr(ragged, name)[: last + 1], part]) for name, part in tail.items()}
+    # Between the last ragged size and the next aligned one lies what surrounds the latter.
+    whole["source_between"][last] = aligned.source_between[beyond][0]
+    whole["log_half_width_between"][last] = aligned.log_half_width_between[beyond][0]
+    return CurvePoints(position=whole["x"], **whole)
 
 
 def _one_behind_the_other(aligned: CurvePoints, ragged: CurvePoints) -> CurvePoints:
-    names = ("x", "latency_s", "power_w", "source", "log_half_width", "source_between", "log_half_width_between")
-    both = {name: np.concatenate([getattr(aligned, name), getattr(ragged, name)]) for name in names}
+    both = {name: np.concatenate([getattr(aligned, name), getattr(ragged, name)]) for name in _VALUES}
     position = np.concatenate([aligned.position, ragged.position + _RAGGED_OFFSET])
     return CurvePoints(position=position, **both)
