@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--costs", type=Path)
     parser.add_argument("--device", default="h200-sxm")
     parser.add_argument("--model", default="meta-llama/Llama-3.1-70B", choices=sorted(_MODELS))
-    parser.add_argument("--engine", default="vllm-0.10")
+    parser.add_argument("--engine", default="vllm-0.11")
     options = parser.parse_args()
     points = list(replay_points(options.points, options.device, options.costs, options.model, options.engine))
     for point in sorted(points, key=lambda p: (p.isl, p.osl, p.plan.tp, p.concurrency)):
