@@ -143,7 +143,9 @@ def bandwidth_figure(
 def histogram_figure(title: str, log_ratios: Mapping[str, Array], *, limit: float = 0.5) -> Figure:
     """Distribution of predicted / measured per group as steps; points beyond the axis are counted in the legend."""
     figure, axes = _figure(title)
-    edges = np.linspace(-limit, limit, 81)
+    fewest = min(len(values) for values in log_ratios.values())
+    bins = int(np.clip(2 * np.rint(np.sqrt(fewest)), 8, 80))
+    edges = np.linspace(-limit, limit, bins + 1)
     for index, (label, values) in enumerate(log_ratios.items()):
         beyond = int((np.abs(values) > limit).sum())
         share = np.histogram(values, bins=edges)[0] / len(values)
@@ -156,7 +158,7 @@ def histogram_figure(title: str, log_ratios: Mapping[str, Array], *, limit: floa
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{np.expm1(value):+.0%}" if value else "0%"))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("predicted / measured - 1, for points held out of the fit")
-    axes.set_ylabel(f"share of points per bin of {2 * limit / (len(edges) - 1):.1%}")
+    axes.set_ylabel(f"share of points per bin of {2 * limit / bins:.1%}")
     axes.set_axisbelow(True)
     axes.grid(visible=True, color="#e5e5e5", linewidth=0.6)
     _legend_beside(axes, "held out")
