@@ -97,10 +97,14 @@ class Pricing:
         return np.asarray(fit.log_half_width[source, regime] * np.maximum(octaves_outside, 1.0))
 
 
-def risen(latency_s: Array) -> Array:
-    """Latency that never falls along any axis; values that already rise along all of them stay as they are."""
+def risen(latency_s: Array, is_knot: NDArray[np.bool_]) -> Array:
+    """Latency that never falls along any axis; knots, which must rise already, stay as they are."""
+    low = np.where(is_knot, latency_s, 0.0)
+    high = np.where(is_knot, latency_s, np.inf)
     for axis in range(latency_s.ndim):
-        latency_s = np.flip(np.minimum.accumulate(np.flip(latency_s, axis), axis=axis), axis)
+        low = np.maximum.accumulate(low, axis=axis)
+        high = np.flip(np.minimum.accumulate(np.flip(high, axis), axis=axis), axis)
+    latency_s = np.clip(latency_s, low, high)
     for axis in range(latency_s.ndim):
         latency_s = np.maximum.accumulate(latency_s, axis=axis)
     return latency_s

@@ -258,7 +258,7 @@ class AttentionForm(Form):
             edge_y = np.clip(np.arange(len(y)), *np.searchsorted(y, knot_y[[0, -1]]))
             latency_s = latency_s[np.ix_(edge_x, edge_y)]
         if self.pricing.is_monotone:
-            latency_s = risen(latency_s)
+            latency_s = risen(latency_s, ~np.isnan(measured_s))
         between = priced.body.copy()
         between[:-1] = np.maximum(between[:-1], priced.body[1:])
         between[:, :-1] = np.maximum(between[:, :-1], priced.body[:, 1:])

@@ -63,7 +63,7 @@ class Form:
         if self.pricing.policy is OutOfDomain.CLIP:
             latency_s = latency_s[np.clip(np.arange(len(x)), *np.searchsorted(x, (low, high)))]
         if self.pricing.is_monotone or self.knots.family == "collective":
-            latency_s = risen(latency_s)
+            latency_s = risen(latency_s, ~np.isnan(measured_s))
         between = np.maximum(priced.body, np.append(priced.body[1:], priced.body[-1]))
         return CurvePoints(
             position=x,
