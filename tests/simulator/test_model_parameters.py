@@ -52,6 +52,27 @@ _SIGLIP = {
     "image_size": 896,
     "patch_size": 14,
 }
+_LLAMA4 = {
+    "hidden_size": 5120,
+    "intermediate_size": 8192,
+    "intermediate_size_mlp": 16384,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "num_experts_per_tok": 1,
+    "vocab_size": 202048,
+    "max_position_embeddings": 1048576,
+    "hidden_act": "silu",
+}
+_LLAMA4_VISION = {
+    "hidden_size": 1408,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 34,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
 # Nested configs leave out what equals their class's defaults.
 _VICUNA = {"model_type": "llama", "vocab_size": 32064, "max_position_embeddings": 4096}
 _GEMMA_4B = {
@@ -137,6 +158,18 @@ OTHER_FAMILIES: dict[str, tuple[dict[str, Any], int]] = {
         8_170_848_256,
     ),
     "internlm2-7b": (_llama_like("internlm2", 4096, 14336, 32, 32, 8, 92544), 7_737_708_544),
+    "llama-4-scout": (
+        {"model_type": "llama4", "vision_config": _LLAMA4_VISION, "text_config": _LLAMA4 | {"num_local_experts": 16}},
+        108_641_793_536,
+    ),
+    "llama-4-maverick": (
+        {
+            "model_type": "llama4",
+            "vision_config": _LLAMA4_VISION,
+            "text_config": _LLAMA4 | {"num_local_experts": 128, "interleave_moe_layer_step": 2},
+        },
+        401_583_781_376,
+    ),
     "glm-4.5-air": (
         _llama_like("glm4_moe", 4096, 10944, 46, 96, 8, 151552)
         | {"head_dim": 128, "moe_intermediate_size": 1408, "attention_bias": True, "use_qk_norm": False}

@@ -27,7 +27,7 @@ class SelfAttention:
     weights: WeightFormat
     norm: Norm
     post_norm: Norm | None = None
-    qk_norm: Literal["none", "head", "layer"] = "none"  # RMSNorm of q and k: per head, or over all heads together
+    qk_norm: Literal["none", "unweighted", "head", "layer"] = "none"  # RMSNorm of q and k: per head, or over all heads
     qkv_bias: bool = False
     has_key_bias: bool = True
     output_bias: bool = False
@@ -119,6 +119,6 @@ class SelfAttention:
 
     def _replicated_parameters(self) -> int:
         norms = self.norm.parameters() + (self.post_norm.parameters() if self.post_norm else 0)
-        heads = {"none": 0, "head": 2, "layer": self.num_heads + self.num_kv_heads}[self.qk_norm]
+        heads = {"none": 0, "unweighted": 0, "head": 2, "layer": self.num_heads + self.num_kv_heads}[self.qk_norm]
         per_head = self.num_heads * (self.position_buckets + int(self.has_sinks))
         return norms + heads * self.head_dim + per_head
