@@ -231,9 +231,8 @@ LOG_PREFILLS: Final = 6
 LOG_DECODE_KV: Final = 7
 LOG_PAIRS: Final = 8
 LOG_RUNNING: Final = 9
-LOG_WAITING: Final = 10
-LOG_FREE: Final = 11
-LOG_COLUMNS: Final = 12
+LOG_FREE: Final = 10
+LOG_COLUMNS: Final = 11
 
 # --- step tables: header of the second array, offsets and lengths ---------------------------------------------------
 TOKEN_MIXED: Final = 0

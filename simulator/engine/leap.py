@@ -15,7 +15,7 @@ from simulator.engine.jit import kernel
 from simulator.engine.layout import FRACTION_BITS, FRACTION_MASK, NEVER, NONE, Cells
 from simulator.engine.prefix_cache import allocate, free_blocks
 from simulator.engine.sequences import is_current_finish, is_current_window, release_due
-from simulator.engine.step import add_occupancy, add_time, settle
+from simulator.engine.step import add_occupancy, add_time, note_peak, settle
 
 
 @kernel
@@ -124,8 +124,8 @@ def propose(state: Cells, costs: Cells, rep: int, grp: int) -> None:
     batch = state[grp + layout.DECODERS]
     cost, growth, steps = _attention(state, costs, grp)
     steps = min(steps, _steps_to_finish(state, grp))
-    # What is released after the first step may admit somebody, saves cached units and shows in the log.
-    is_watched = has_waiting or state[layout.IS_CACHING] == 1 or state[layout.LOG_CAPACITY] > 0
+    # What is released after the first step may admit somebody and shows in the log.
+    is_watched = has_waiting or state[layout.LOG_CAPACITY] > 0
     if state[layout.IS_LEAPING] == 0 or (is_watched and state[rep + layout.RELEASING_HEAD] != NONE):
         steps = 1
     steps = _steps_within_blocks(state, rep, grp, steps)
@@ -244,10 +244,20 @@ def _log_stretch(state: Cells, rep: int, grp: int, steps: int) -> None:
             state[row + layout.LOG_DECODE_KV] = state[grp + layout.DECODE_KV] + done * state[grp + layout.DECODERS]
             state[row + layout.LOG_PAIRS] = 0
             state[row + layout.LOG_RUNNING] = state[rep + layout.RUN_COUNT]
-            state[row + layout.LOG_WAITING] = state[rep + layout.WAIT_COUNT]
             state[row + layout.LOG_FREE] = free - _blocks_needed(state, grp, done)
         decision = start if state[layout.IS_ASYNC] == 1 else end
         start = end
+
+
+@kernel
+def _grow_and_release(state: Cells, rep: int, grp: int) -> int:
+    """Take the blocks of a stretch's first step and release what is due before its second; returns the blocks."""
+    need = _blocks_needed(state, grp, 1)
+    allocate(state, rep, need)
+    note_peak(state, rep)
+    state[rep + layout.DECISION] = state[rep + layout.LEAP_START]
+    release_due(state, rep)
+    return need
 
 
 @kernel
@@ -261,7 +271,11 @@ def commit(state: Cells, rep: int, grp: int, steps: int) -> None:
     first = state[rep + layout.LEAP_START]
     fraction = state[rep + layout.LEAP_START_FRACTION]
     used = state[layout.NUM_BLOCKS] - free_blocks(state, rep)
-    allocate(state, rep, _blocks_needed(state, grp, steps))
+    need = _blocks_needed(state, grp, steps)
+    if state[rep + layout.RELEASING_HEAD] != NONE and steps > 1:
+        # Blocks of requests that finished before come back after the first of these steps is scheduled.
+        need -= _grow_and_release(state, rep, grp)
+    allocate(state, rep, need)
     clock = fraction + _elapsed(cost, growth, steps)
     end = first + (clock >> FRACTION_BITS)
     _count(state, rep, grp, steps)

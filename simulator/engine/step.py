@@ -31,10 +31,17 @@ def add_time(state: Cells, column: int, amount: int) -> None:
 
 
 @kernel
-def add_occupancy(state: Cells, rep: int, used_before: int, running: int, duration: int) -> None:
-    """Add ``duration`` ps to the integrals; used blocks count as the mean of both ends."""
+def note_peak(state: Cells, rep: int) -> int:
+    """Count used blocks and remember the most there ever were."""
     used = state[layout.NUM_BLOCKS] - free_blocks(state, rep)
     state[rep + layout.PEAK_BLOCKS] = max(state[rep + layout.PEAK_BLOCKS], used)
+    return used
+
+
+@kernel
+def add_occupancy(state: Cells, rep: int, used_before: int, running: int, duration: int) -> None:
+    """Add ``duration`` ps to the integrals; used blocks count as the mean of both ends."""
+    used = note_peak(state, rep)
     microseconds = 1e-6 * float(duration)
     state[rep + layout.USED_BLOCK_TIME] += int(0.5 * float(used_before + used) * microseconds + 0.5)
     state[rep + layout.RUNNING_TIME] += int(float(running) * microseconds + 0.5)
@@ -59,7 +66,6 @@ def log_step(
     state[row + layout.LOG_DECODE_KV] = state[grp + layout.DECODE_KV] + batch if batch > 0 else 0
     state[row + layout.LOG_PAIRS] = pairs
     state[row + layout.LOG_RUNNING] = state[rep + layout.RUN_COUNT]
-    state[row + layout.LOG_WAITING] = state[rep + layout.WAIT_COUNT]
     state[row + layout.LOG_FREE] = free_blocks(state, rep)
 
 
