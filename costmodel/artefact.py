@@ -146,7 +146,7 @@ def _table(knots: FamilyKnots) -> pa.Table:
     counts = np.diff(knots.start)
     shape = np.repeat(np.arange(knots.num_shapes, dtype=np.int32), counts)
     names = sorted(set(knots.label))
-    codes = np.searchsorted(np.array(names), np.array(knots.label)).astype(np.int32)
+    codes = np.searchsorted(np.array(names), knots.label).astype(np.int32)
     features = [
         pa.array(np.repeat(knots.shape[:, index], counts))
         if index < len(knots.features)

@@ -65,7 +65,7 @@ class Errors:
 def held_out_errors(rows: MeasuredRows, knots: FamilyKnots) -> dict[str, Errors]:
     """Answer the three questions; ``rows`` are what ``knots`` were built from."""
     regime = _regimes(knots, knots.x, knots.y, rows)
-    label = np.repeat(np.asarray(knots.label), np.diff(knots.start))
+    label = np.repeat(knots.label, np.diff(knots.start))
     shape = np.repeat(np.arange(knots.num_shapes), np.diff(knots.start))
     measured = ~np.isnan(knots.latency_s)
     found = {}
@@ -97,7 +97,7 @@ def _regimes(knots: FamilyKnots, x: Array, y: Array, rows: MeasuredRows) -> NDAr
         for row, (row_x, row_y) in enumerate(zip(x[own].tolist(), y[own].tolist(), strict=True), start=own.start):
             sides[row] = key.get((*head, row_x, row_y), (0.0, 0.0))
     regime = np.zeros(len(x), dtype=np.int8)
-    label = np.repeat(np.asarray(knots.label), np.diff(knots.start))
+    label = np.repeat(knots.label, np.diff(knots.start))
     for name, fit in knots.labels.items():
         own_label = label == name
         regime[own_label] = fit.reference.regime(sides[own_label, 0], sides[own_label, 1])

@@ -52,7 +52,7 @@ class FamilyKnots:
 
     family: str
     features: tuple[str, ...]
-    label: tuple[str, ...]  # per shape
+    label: tuple[str, ...]  # [shapes]
     shape: Array  # [shapes, features]
     start: NDArray[np.int64]  # [shapes + 1]
     x: Array
@@ -60,6 +60,12 @@ class FamilyKnots:
     latency_s: Array
     residual: Array
     labels: dict[str, LabelFit]
+    _by_label: dict[str, NDArray[np.int64]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        label = np.asarray(self.label, dtype=np.str_)
+        found = {name: np.flatnonzero(label == name) for name in self.labels}
+        object.__setattr__(self, "_by_label", found)
 
     @property
     def num_shapes(self) -> int:
@@ -72,7 +78,7 @@ class FamilyKnots:
 
     def of_label(self, label: str) -> NDArray[np.int64]:
         """Return the shapes of one label."""
-        return np.flatnonzero(np.asarray(self.label) == label)
+        return self._by_label.get(label, np.zeros(0, dtype=np.int64))
 
 
 def nearest(distance: Array, count: int = 4, power: float = 2.0) -> tuple[NDArray[np.int64], Array]:

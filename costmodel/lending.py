@@ -132,6 +132,19 @@ def grid_residual(knots: FamilyKnots, lent: Lenders, log_x: Array, log_y: Array)
         own = knots.rows(int(shape))
         x, y = np.unique(knots.x[own]), np.unique(knots.y[own])
         grid = knots.residual[own].reshape(len(x), len(y))
-        along_y = np.stack([np.interp(log_y, np.log(y), line) for line in grid])
-        total += weight * np.stack([np.interp(log_x, np.log(x), line) for line in along_y.T], axis=1)
+        total += weight * (_interpolation(log_x, np.log(x)) @ grid @ _interpolation(log_y, np.log(y)).T)
     return total
+
+
+def _interpolation(at: Array, knots: Array) -> Array:
+    """Matrix [at, knots] that interpolates linearly between ascending knots and holds the ends."""
+    matrix = np.zeros((len(at), len(knots)))
+    index = np.arange(len(at))
+    if len(knots) == 1:
+        matrix[:, 0] = 1.0
+        return matrix
+    low = np.clip(np.searchsorted(knots, at, side="right") - 1, 0, len(knots) - 2)
+    share = np.clip((at - knots[low]) / (knots[low + 1] - knots[low]), 0.0, 1.0)
+    matrix[index, low] = 1.0 - share
+    matrix[index, low + 1] = share
+    return matrix
