@@ -3,13 +3,13 @@
 import hashlib
 from typing import Any, Final
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from profiles_db.parquet_files import REPLACES_KEY, replaced_names, write_atomically
+from profiles_db.layers import COMPACTED, StoredFile, names_stood_for, read_stored
+from profiles_db.parquet_files import REPLACES_KEY, write_atomically
 from profiles_db.repeats import without_keys_of
 from profiles_db.schema import FAMILIES
-from profiles_db.store import Store, StoredFile, read_stored
+from profiles_db.store import Store
 from profiles_db.validation import schema_of
 
 # A row is the same measurement, not a repeat, when key, run and every time agree.
@@ -21,7 +21,7 @@ def merge_from(target: Store, source: Store) -> list[dict[str, Any]]:
     counts: dict[tuple[str, str], dict[str, int]] = {}
     for file in source.iter_files():
         rows = read_stored(file)
-        own = Store((target.layers[0],)).read(file.family, device=file.device, statuses=None)
+        own = target.layers[0].read(file.family, file.device)
         fresh = without_keys_of(rows, own, _identity(file.family))
         for run_id in pc.unique(fresh["run_id"]).to_pylist():
             target.append(file.family, fresh.filter(pc.equal(fresh["run_id"], run_id)), run_id)
@@ -41,20 +41,20 @@ def compact_files(store: Store) -> list[dict[str, Any]]:
     """Fold the files of each device and family of the user's layer into one; returns what was folded.
 
     The new file names everything it stands for before the old ones are deleted, so a reader never sees a row twice or
-    not at all, and compactors that run at once agree (see ``Store.iter_files``).
+    not at all, and compactors that run at once agree (see ``Layer.iter_files``).
     """
     groups: dict[tuple[str, str], list[StoredFile]] = {}
-    for file in Store((store.layers[0],)).iter_files():
+    for file in store.layers[0].iter_files():
         groups.setdefault((file.device, file.family), []).append(file)
     folded = []
     for (device, family), files in groups.items():
         if len(files) < 2:
             continue
-        rows = pa.concat_tables([read_stored(file) for file in files])
-        replaced = frozenset[str]().union(*(replaced_names(file.path) | {file.path.name} for file in files))
+        rows = read_stored(*files)
+        replaced = frozenset[str]().union(*(names_stood_for(file) for file in files))
         listed = "\n".join(sorted(replaced))
         metadata = {**(rows.schema.metadata or {}), REPLACES_KEY: listed.encode()}
-        name = f"compact-{hashlib.sha256(listed.encode()).hexdigest()[:32]}.parquet"
+        name = f"{COMPACTED}{hashlib.sha256(listed.encode()).hexdigest()[:32]}.parquet"
         write_atomically(rows.replace_schema_metadata(metadata), files[0].path.with_name(name))
         for file in files:
             file.path.unlink(missing_ok=True)

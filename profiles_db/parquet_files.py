@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from profiles_db.errors import ProfilesError
 from profiles_db.schema import SCHEMA_VERSION
-from profiles_db.validation import check_rows, conform
+from profiles_db.validation import conform
 
 TEMPORARY_SUFFIX: Final = ".tmp"
 
@@ -70,11 +70,11 @@ def _flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def read_checked(path: Path, family: str) -> pa.Table:
-    """Read one file of ``family``, upgraded to this schema version, every value checked.
+def read_conforming(path: Path, family: str) -> pa.Table:
+    """Read one file of ``family``, upgraded to this schema version; its values are not checked yet.
 
     Raises ``DamagedFileError`` for a file that cannot be read to its end, ``ProfilesError`` for one that breaks the
-    contract (family, newer version, columns, units, values).
+    contract (family, newer version, columns, units).
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -85,10 +85,7 @@ def read_checked(path: Path, family: str) -> pa.Table:
         reason = str(error).splitlines()[0]
         raise DamagedFileError(f"{path}: damaged or not Parquet: {reason}") from error
     place = str(path)
-    table = _upgraded(table, family, place)
-    table = conform(table, family, place, stored=True)
-    check_rows(table, family, place)
-    return table
+    return conform(_upgraded(table, family, place), family, place, stored=True)
 
 
 def replaced_names(path: Path) -> frozenset[str]:

@@ -10,7 +10,6 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -18,31 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from profiles_db.errors import ProfilesError
-from profiles_db.parquet_files import DamagedFileError, read_checked, replaced_names, write_atomically
+from profiles_db.layers import QUARANTINE, Layer, StoredFile
+from profiles_db.parquet_files import write_atomically
 from profiles_db.repeats import median_of_repeats, without_keys_of
 from profiles_db.schema import FAMILIES
 from profiles_db.validation import check_rows, conform, schema_of
 
-QUARANTINE: Final = "quarantine"
 BUNDLED: Final = Path(__file__).parent / "data"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """One folder of measurements."""
-
-    root: Path
-    is_writable: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredFile:
-    """One Parquet file of a layer."""
-
-    layer: Layer
-    device: str
-    family: str
-    path: Path
 
 
 def default_folder() -> Path:
@@ -86,15 +67,7 @@ class Store:
     def iter_files(self, family: str | None = None, device: str | None = None) -> Iterator[StoredFile]:
         """Files in force, by layer, device, family and name; compacted-away files and temporary ones are left out."""
         for layer in self.layers:
-            for device_folder in _folders(layer.root):
-                if device_folder.name == QUARANTINE or (device is not None and device_folder.name != device):
-                    continue
-                for family_folder in _folders(device_folder):
-                    name = family_folder.name
-                    if (name not in FAMILIES and name != "run") or (family is not None and name != family):
-                        continue
-                    for path in _in_force(family_folder):
-                        yield StoredFile(layer=layer, device=device_folder.name, family=name, path=path)
+            yield from layer.iter_files(family, device)
 
     def devices(self) -> tuple[str, ...]:
         """Devices that have at least one file."""
@@ -148,7 +121,7 @@ class Store:
         schema = schema_of(family)
         tables: list[pa.Table] = []
         for layer in self.layers:
-            table = self._read_layer(layer, family, device)
+            table = layer.read(family, device)
             for above in tables:
                 table = without_keys_of(table, above, FAMILIES[family].key_columns) if family != "run" else table
             tables.append(table)
@@ -172,7 +145,7 @@ class Store:
         self, family: str, device: str | None = None, *, statuses: Sequence[str] | None = None
     ) -> set[tuple[object, ...]]:
         """Keys (``Family.key_columns``) already in the user's own layer, so that a run can resume."""
-        table = self._read_layer(self.layers[0], family, device)
+        table = self.layers[0].read(family, device)
         if statuses is not None:
             table = table.filter(pc.is_in(table["status"], value_set=pa.array(statuses, pa.string())))
         columns = [table[name].to_pylist() for name in FAMILIES[family].key_columns]
@@ -192,77 +165,6 @@ class Store:
             if run_id not in latest or ended[latest[run_id]] is None:
                 latest[run_id] = index
         return table.take(pa.array(sorted(latest.values()), pa.int64()))
-
-    def _read_layer(self, layer: Layer, family: str, device: str | None) -> pa.Table:
-        schema = schema_of(family)
-        tables, damaged = [], []
-        for file in Store((layer,)).iter_files(family, device):
-            try:
-                tables.append(read_stored(file))
-            except FileNotFoundError:
-                if file.path.is_symlink():
-                    raise ProfilesError(f"{file.path}: is a link to a file that does not exist") from None
-                # Compacted away since it was listed: its rows are in the file that replaces it, so list again.
-                return self._read_layer(layer, family, device)
-            except DamagedFileError as error:
-                damaged.append(quarantine(file, error))
-        if damaged:
-            raise ProfilesError(
-                "\n".join(damaged),
-                hint="run the command again to go on without these rows"
-                if layer.is_writable
-                else "the bundled data cannot be repaired in place: reinstall apex-planner",
-            )
-        return pa.concat_tables([schema.empty_table(), *tables])
-
-
-def quarantine(file: StoredFile, error: DamagedFileError) -> str:
-    """Move a damaged file of the user's layer aside (a read-only one stays); returns the sentence to show."""
-    if not file.layer.is_writable:
-        return str(error)
-    target = file.layer.root / QUARANTINE / file.device / file.family / file.path.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    file.path.replace(target)
-    return f"{error}; moved to {target}"
-
-
-def read_stored(file: StoredFile) -> pa.Table:
-    """Read one file of a layer, checked; raises as ``read_checked`` does, and for rows of another device."""
-    table = read_checked(file.path, file.family)
-    stray = pc.index(pc.not_equal(table["device"], file.device), pa.scalar(value=True)).as_py()
-    if stray >= 0:
-        found = table["device"][stray].as_py()
-        raise ProfilesError(f"{file.path}: row {stray}: device is {found!r}, the folder says {file.device!r}")
-    return table
-
-
-def _folders(parent: Path) -> list[Path]:
-    return sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
-
-
-def _in_force(folder: Path) -> list[Path]:
-    """Parquet files of a folder, less those that a compacted file stands for.
-
-    Of two compacted files, one of which stands for all that the other does, the larger is in force: compactors that ran
-    at once never show a row twice.
-    """
-    replaced = {path: replaced_names(path) for path in _settled_listing(folder)}
-    compacted = {path: names for path, names in replaced.items() if names}
-    return [
-        path
-        for path, own in replaced.items()
-        if not any(path.name in names or (own and own < names) for names in compacted.values())
-    ]
-
-
-def _settled_listing(folder: Path) -> list[Path]:
-    """List a folder's Parquet files; twice alike, so that no compaction took place between two parts of a listing."""
-    before: list[Path] | None = None
-    while True:
-        listed = sorted(path for path in folder.glob("*.parquet") if path.name[0] != ".")
-        if listed == before:
-            return listed
-        before = listed
 
 
 def _matches(table: pa.Table, column: str, wanted: object) -> pa.ChunkedArray:

@@ -45,6 +45,8 @@ def conform(table: pa.Table, family: str, place: str, *, stored: bool) -> pa.Tab
     units, but not contradict them. Raises ``ProfilesError`` naming ``place`` and the column.
     """
     schema = schema_of(family)
+    if table.schema.equals(schema, check_metadata=True):
+        return table
     present = set(table.column_names)
     missing = [field.name for field in schema if field.name not in present and (stored or not field.nullable)]
     if missing:

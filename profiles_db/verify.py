@@ -18,11 +18,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from profiles_db.errors import ProfilesError
+from profiles_db.layers import QUARANTINE, StoredFile, read_stored
 from profiles_db.outliers import OUTLIER_FACTOR, slower_than_larger
 from profiles_db.parquet_files import TEMPORARY_SUFFIX, DamagedFileError
 from profiles_db.repeats import repeat_spread
 from profiles_db.schema import FAMILIES
-from profiles_db.store import QUARANTINE, Store, StoredFile, read_stored
+from profiles_db.store import Store
 
 _SHORTEST_S: Final = 2e-7
 _MOST_FLOP_PER_S: Final = 2e16

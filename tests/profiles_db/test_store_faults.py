@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from profiles_db.errors import ProfilesError
+from profiles_db.layers import QUARANTINE
 from profiles_db.schema import SCHEMA_VERSION
-from profiles_db.store import QUARANTINE, Store, open_store
+from profiles_db.store import Store, open_store
 
 GemmRow = Callable[..., dict[str, Any]]
 
