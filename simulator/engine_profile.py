@@ -44,6 +44,7 @@ class BatchLimits(_Profile):
 class GraphCapture(_Profile):
     """CUDA-graph capture: which steps run as graphs, and the token counts they are padded to."""
 
+    memory_is_reserved: bool  # set aside before the KV cache is sized
     decode: Literal["full", "piecewise", "none"]
     mixed: Literal["piecewise", "none"]
     sizes: Annotated[list[_Count], Field(min_length=0)]
@@ -67,7 +68,7 @@ class EngineProfile(_Profile):
     enable_prefix_caching: bool
     async_scheduling: bool
     reserve_full_isl: bool
-    fused_all_reduce_norm: bool
+    sampler_sorts: bool  # top-p by sorting all logits, as older samplers did: costs memory
     limits: Annotated[list[BatchLimits], Field(min_length=1)]
     graphs: GraphCapture
     host: HostTime
@@ -88,6 +89,13 @@ class EngineProfile(_Profile):
             for size in [*graphs.sizes, *range(last + graphs.step, graphs.max_tokens + 1, graphs.step)]
             if size <= top
         ]
+
+    def reserved_graphs(self, max_num_seqs: int) -> int:
+        """Return the number of graphs memory is set aside for: each size once per graph mode."""
+        if not self.graphs.memory_is_reserved:
+            return 0
+        modes = {self.graphs.decode, self.graphs.mixed} - {"none"}
+        return len(modes) * len(self.capture_sizes(max_num_seqs))
 
 
 def bundled_profiles() -> list[str]:

@@ -1,6 +1,6 @@
 """Which serving engines can run a plan today, and why not: the architectures, formats and layouts each implements.
 
-Read from the engines' model registries and configuration checks (vLLM 0.33, SGLang 0.5).
+The lists follow what vLLM 0.33 and SGLang 0.5 document as supported; they are not derived from the engines' sources.
 """
 
 from typing import Final

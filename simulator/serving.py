@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from cluster_specs.cluster import ClusterSpec
 from costmodel.prediction import CostModel
 from simulator.engine_profile import EngineProfile
@@ -116,6 +118,9 @@ class Serving:
             max_num_seqs=max_num_seqs,
             max_model_len=max_model_len,
             num_gpu_blocks=overrides.num_gpu_blocks,
+            captured_graphs=profile.reserved_graphs(max_num_seqs),
+            sampler_sorts=profile.sampler_sorts,
+            context_tokens=_mean_context(workload),
         )
         if memory.reason is not None:
             return Refusal(plan=plan, reason=memory.reason)
@@ -164,6 +169,13 @@ class Serving:
     def _engine_refusal(self, plan: Plan) -> str | None:
         """Why the profile's engine cannot run the plan; the idealised orca engine runs anything."""
         return engines_for(self.model, plan).get(self.profile.engine)
+
+
+def _mean_context(workload: Workload) -> int:
+    """Tokens a running request holds on average: its prompt and half of its answer, longer runs weighing more."""
+    steps = np.maximum(workload.output_tokens, 1)
+    held = workload.prompt_tokens + steps / 2
+    return max(1, round(float(np.average(held, weights=steps)))) if len(workload) else 1
 
 
 def _chosen(stated: bool | None, default: bool) -> bool:
