@@ -7,12 +7,12 @@ import click
 from profiler.cli import profile
 
 
-def main() -> None:
-    """Run the command; a person's mistake ends in one message, a hint and exit code 2, said by one rank of a node."""
+def run_as_program(command: click.Command, name: str) -> None:
+    """Run ``command``; a person's mistake ends in one message, a hint and exit code 2, said by one rank of a node."""
     from profiler.ranks import Place
 
     try:
-        code = profile.main(prog_name="python -m profiler", standalone_mode=False)
+        code = command.main(prog_name=name, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -31,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_program(profile, "python -m profiler")

@@ -54,4 +54,6 @@ def kernel_backends(device: "torch.device") -> tuple[KernelBackend, ...]:
             from profiler.kernels.vllm_backend import VllmBackend
 
             backends.append(VllmBackend())
-    return tuple(backends)
+    from profiler.kernels.step_backend import StepBackend
+
+    return (*backends, StepBackend(tuple(backends)))

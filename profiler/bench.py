@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from profiler.kernels.buffers import Buffers
+    from profiler.kernels.step_backend import StepBackend
 
 Row = dict[str, Any]
 # Torch raises plain RuntimeError for most refusals of a kernel; these words tell a refusal from a defect.
@@ -111,8 +112,7 @@ class Bench:
             torch.cuda.empty_cache()
 
     def _measured(self, point: Point, *, with_energy: bool) -> Row:
-        self._buffers.is_cold = point.cache == "cold"
-        prepared = self._prepare(point)
+        prepared = self.prepare(point)
         stopwatch = self.stopwatch(prepared)
         measured = take_samples(stopwatch, self._policy.rule(), self._throttle)
         row = columns_of(measured)
@@ -129,7 +129,16 @@ class Bench:
                 row["note"] = _joined(row["note"], energy.note)
         return row
 
-    def _prepare(self, point: Point) -> Prepared:
+    @property
+    def step_backend(self) -> "StepBackend":
+        """The backend that builds whole steps of the others' kernels."""
+        from profiler.kernels.step_backend import StepBackend
+
+        return next(backend for backend in self._backends if isinstance(backend, StepBackend))
+
+    def prepare(self, point: Point) -> Prepared:
+        """Return the point's kernel with its operands; raises ``Unsupported``."""
+        self._buffers.is_cold = point.cache == "cold"
         for backend in self._backends:
             if point.backend in backend.kernels_for(point.op):
                 return backend.prepare(point.op, point.backend, self._buffers)

@@ -31,6 +31,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     stopped_by: str | None = None
     wall_s: float = 0.0
+    is_fulfilled: bool = True
     drift_frac: float | None = None
     drift_points: int = 0
 

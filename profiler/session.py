@@ -176,6 +176,7 @@ def _measure(run: Run, request: ProfileRequest, machine: Machine, bench: Bench, 
                     run.outcome.notes.append(lock.note)
             planner = _planner(request, [point.at(in_force) for point in workload.compute], run)
             rounds.fulfil(planner)
+            run.outcome.is_fulfilled &= not run.is_over(_COMPUTE_SHARE)
             if planner is not None:
                 run.outcome.left_out += planner.left_out()
             if clock_mhz is not None and in_force is None:
@@ -202,6 +203,7 @@ def _measure_collectives(run: Run, request: ProfileRequest, machine: Machine, wo
         hang_s=5 * request.collective_timeout_s + 60,
     )
     if missed:
+        run.outcome.is_fulfilled = False
         run.outcome.left_out.append(f"{missed} collective points not reached")
     bench.close()
 

@@ -121,17 +121,46 @@ def _mask(q: int, kv: int, window: int, device: torch.device) -> torch.Tensor:
     return mask & (key > position - window) if window else mask
 
 
-def _varlen(op: OpShape, buffers: Buffers) -> Prepared:
-    """One flash call over all sequences, paged where this torch can."""
-    from torch.nn.attention.varlen import varlen_attn
+def page_table(lengths_kv: Sequence[int], page_tokens: int) -> tuple[torch.Tensor, int]:
+    """Return the pages [sequences, most pages] of each sequence, scattered over a pool, and the pool's size."""
+    pages = [math.ceil(length / page_tokens) for length in lengths_kv]
+    order = torch.randperm(sum(pages), generator=torch.Generator().manual_seed(0)).to(torch.int32)
+    table = torch.zeros((len(pages), max(pages)), dtype=torch.int32)
+    for row, (start, count) in enumerate(zip(accumulate(pages[:-1], initial=0), pages, strict=True)):
+        table[row, :count] = order[start : start + count]
+    return table, sum(pages)
 
-    shape, known = op.shape, varlen_parameters()
+
+def sequence_lengths(op: OpShape) -> tuple[list[int], list[int]]:
+    """Return query and KV lengths of every sequence of the call, prefill chunks first."""
+    shape = op.shape
     lengths_q = [shape["prefill_q"]] * shape["num_prefill"] + [shape["decode_q"]] * shape["num_decode"]
     lengths_kv = [shape["prefill_kv"]] * shape["num_prefill"]
     lengths_kv += decode_lengths(shape["num_decode"], shape["decode_kv"], shape["decode_kv_max"])
     if not lengths_q:
         raise Unsupported("neither prefill chunks nor decode sequences")
-    device, head_dim = buffers.device, shape["head_dim"]
+    return lengths_q, lengths_kv
+
+
+def _varlen(op: OpShape, buffers: Buffers) -> Prepared:
+    """One flash call over all sequences, paged where torch and its flash attention can."""
+    if {"block_table", "seqused_k"} <= varlen_parameters():
+        paged = _varlen_call(op, buffers, is_paged=True)
+        try:
+            paged.launch(0)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # paged KV needs a newer flash attention than this GPU or build has
+            return _varlen_call(op, buffers, is_paged=False)
+        return paged
+    return _varlen_call(op, buffers, is_paged=False)
+
+
+def _varlen_call(op: OpShape, buffers: Buffers, *, is_paged: bool) -> Prepared:
+    from torch.nn.attention.varlen import varlen_attn
+
+    shape, known, device = op.shape, varlen_parameters(), buffers.device
+    lengths_q, lengths_kv = sequence_lengths(op)
     options: dict[str, Any] = {}
     if "window_size" in known:
         options["window_size"] = (shape["window"] - 1, 0) if shape["window"] else (-1, 0)
@@ -141,23 +170,17 @@ def _varlen(op: OpShape, buffers: Buffers) -> Prepared:
         options["is_causal"] = True
     if "enable_gqa" in known:
         options["enable_gqa"] = shape["num_heads"] != shape["num_kv_heads"]
-    queries = buffers.random((sum(lengths_q), shape["num_heads"], head_dim), op.dtype)
-    cu_q = _offsets(lengths_q, device)
-    kv_width = (shape["num_kv_heads"], head_dim)
-    if {"block_table", "seqused_k"} <= known:
-        pages = [math.ceil(length / PAGE_TOKENS) for length in lengths_kv]
-        total = sum(pages)
-        table = torch.zeros((len(pages), max(pages)), dtype=torch.int32)
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(0)).to(torch.int32)
-        for row, (start, count) in enumerate(zip(accumulate(pages[:-1], initial=0), pages, strict=True)):
-            table[row, :count] = order[start : start + count]
+    queries = buffers.random((sum(lengths_q), shape["num_heads"], shape["head_dim"]), op.dtype)
+    width = (shape["num_kv_heads"], shape["head_dim"])
+    if is_paged:
+        table, pages = page_table(lengths_kv, PAGE_TOKENS)
         options["block_table"] = table.to(device)
         options["seqused_k"] = torch.tensor(lengths_kv, dtype=torch.int32, device=device)
-        pairs = buffers.rotating((2, total, PAGE_TOKENS, *kv_width), op.dtype)
-        cu_k = None
+        pairs = buffers.rotating((2, pages, PAGE_TOKENS, *width), op.dtype)
     else:
-        pairs = buffers.rotating((2, sum(lengths_kv), *kv_width), op.dtype)
-        cu_k = _offsets(lengths_kv, device)
+        pairs = buffers.rotating((2, sum(lengths_kv), *width), op.dtype)
+    cu_q = _offsets(lengths_q, device)
+    cu_k = None if is_paged else _offsets(lengths_kv, device)
     longest_q, longest_kv, copies = max(lengths_q), max(lengths_kv), len(pairs)
 
     def launch(i: int) -> object:

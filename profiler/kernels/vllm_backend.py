@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 
 from profiler.backend import Prepared, Unsupported
-from profiler.kernels.attention import decode_lengths
+from profiler.kernels.attention import page_table, sequence_lengths
 from profiler.kernels.buffers import Buffers
 from profiler.kernels.elementwise import EPSILON
 from profiler.kernels.elementwise_bytes import ROPE_HEAD_DIM
@@ -128,14 +128,8 @@ def _flash_attention(op: OpShape, buffers: Buffers) -> Prepared:
     from vllm.vllm_flash_attn import flash_attn_varlen_func
 
     shape, device = op.shape, buffers.device
-    lengths_q = [shape["prefill_q"]] * shape["num_prefill"] + [shape["decode_q"]] * shape["num_decode"]
-    lengths_kv = [shape["prefill_kv"]] * shape["num_prefill"]
-    lengths_kv += decode_lengths(shape["num_decode"], shape["decode_kv"], shape["decode_kv_max"])
-    pages = [-(-length // _PAGE_TOKENS) for length in lengths_kv]
-    order = torch.randperm(sum(pages), generator=torch.Generator().manual_seed(0)).to(torch.int32)
-    table = torch.zeros((len(pages), max(pages)), dtype=torch.int32)
-    for row, (start, count) in enumerate(zip(accumulate(pages[:-1], initial=0), pages, strict=True)):
-        table[row, :count] = order[start : start + count]
+    lengths_q, lengths_kv = sequence_lengths(op)
+    table, pages = page_table(lengths_kv, _PAGE_TOKENS)
     block_table = table.to(device)
     used = torch.tensor(lengths_kv, dtype=torch.int32, device=device)
     cu_q = torch.tensor([0, *accumulate(lengths_q)], dtype=torch.int32, device=device)
@@ -146,7 +140,7 @@ def _flash_attention(op: OpShape, buffers: Buffers) -> Prepared:
         queries = queries.to(torch.float8_e4m3fn)
         scales = torch.ones((len(lengths_kv), shape["num_kv_heads"]), device=device)
         options = {"q_descale": scales, "k_descale": scales, "v_descale": scales}
-    cache = (2, sum(pages), _PAGE_TOKENS, shape["num_kv_heads"], shape["head_dim"])
+    cache = (2, pages, _PAGE_TOKENS, shape["num_kv_heads"], shape["head_dim"])
     longest_q, longest_kv = max(lengths_q), max(lengths_kv)
     window = [shape["window"] - 1, 0] if shape["window"] else [-1, -1]
     return _over(

@@ -1,0 +1,110 @@
+"""Whole-step anchors: steps to measure, the kernels they are made of, and how far the sum is from the whole."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from profiler.backend import Unsupported
+from profiler.kernels.step_backend import StepBackend
+from profiler.kernels.step_ops import layer_ops, step_shape
+from profiler.point import OpShape
+from profiles_db.manifest import ShapeManifest, manifest_schema
+from profiles_db.schema import FAMILIES
+from profiles_db.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Anchors:
+    """Models with their tensor parallelism, and the batches of each."""
+
+    models: tuple[tuple[str, int], ...]
+    layers: int
+    decodes: tuple[tuple[int, int], ...]
+    prefills: tuple[tuple[int, int, int], ...]
+    mixed: tuple[tuple[tuple[int, int, int], tuple[int, int]], ...]
+
+
+# A whole small model and one rank's share of a large one, in enough layers that the graph's own launch weighs what it
+# does in a real step. A CPU core gets a share of a tiny model: the same code, another size.
+_ANCHORS: Final = {
+    "cuda": _Anchors(
+        models=(("llama-3.1-8b", 1), ("llama-3.1-70b", 8)),
+        layers=8,
+        decodes=((1, 1024), (32, 1024), (128, 2048), (512, 1024)),
+        prefills=((1, 512, 512), (1, 4096, 4096), (2, 2048, 8192)),
+        mixed=(((1, 1024, 1024), (64, 1024)),),
+    ),
+    "cpu": _Anchors(
+        models=(("llama-3.2-1b", 4),),
+        layers=2,
+        decodes=((1, 256), (8, 256)),
+        prefills=((1, 64, 64),),
+        mixed=(((1, 32, 32), (4, 256)),),
+    ),
+}
+
+
+def anchor_steps(device_kind: str, dtypes: Iterable[str]) -> list[OpShape]:
+    """Return decode, prefill and mixed steps of every model and format for ``cuda`` or ``cpu``."""
+    anchors = _ANCHORS[device_kind]
+    batches: list[dict[str, tuple[int, ...]]] = [{"decode": decode} for decode in anchors.decodes]
+    batches += [{"prefill": prefill} for prefill in anchors.prefills]
+    batches += [{"prefill": prefill, "decode": decode} for prefill, decode in anchors.mixed]
+    return [
+        step_shape(model, dtype=dtype, tp=tp, layers=anchors.layers, **batch)  # type: ignore[arg-type]  # sizes vary
+        for model, tp in anchors.models
+        for dtype in dtypes
+        for batch in batches
+    ]
+
+
+def write_manifest(steps: Sequence[OpShape], path: Path) -> None:
+    """Write steps and all their parts as a shape manifest; raises ``ProfilesError`` when the disk refuses."""
+    shapes = [*steps, *(part for step in steps for part in layer_ops(step))]
+    tables = {}
+    for family in dict.fromkeys(op.family for op in shapes):
+        rows = [{**op.shape, "dtype": op.dtype} for op in shapes if op.family == family]
+        tables[family] = pa.Table.from_pylist(rows, schema=manifest_schema(FAMILIES[family]))
+    ShapeManifest(tables=tables).save(path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepComparison:
+    """One step: measured as a whole, and as the sum of its parts."""
+
+    step: str
+    measured_s: float
+    summed_s: float
+
+    @property
+    def error(self) -> float:
+        """Signed error of the sum."""
+        return self.summed_s / self.measured_s - 1.0
+
+
+def compare_steps(store: Store, device: str, steps: Sequence[OpShape], backend: StepBackend) -> list[StepComparison]:
+    """Compare every step of which the whole and all parts are stored."""
+    times = {family: _times(store, device, family) for family in ("step", "gemm", "attention", "elementwise")}
+    found = []
+    for step in steps:
+        measured = times["step"].get((*step.values, step.dtype, "apex.layer_stack"))
+        try:
+            parts = [times[op.family].get((*op.values, op.dtype, backend.kernel_of(op)[1])) for op in layer_ops(step)]
+        except Unsupported:
+            continue
+        known = [part for part in parts if part is not None]
+        if measured is not None and len(known) == len(parts):
+            summed = step.shape["layers"] * sum(known)
+            found.append(StepComparison(step=str(step), measured_s=measured, summed_s=summed))
+    return found
+
+
+def _times(store: Store, device: str, family: str) -> dict[tuple[Any, ...], float]:
+    columns = (*FAMILIES[family].shape_columns, "dtype", "backend")
+    table = store.read(
+        family, device=device, columns=[*columns, "latency_s"], where={"cache": "cold", "clock_mhz": None}
+    )
+    return {tuple(row[name] for name in columns): row["latency_s"] for row in table.to_pylist()}
