@@ -3,7 +3,6 @@
 Every refusal names file, line, key and value, so that the record can be found with an editor.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +14,8 @@ from simulator.errors import InputError
 
 # Far beyond any context window; a larger "length" is a character count, a timestamp or a wrong column.
 MAX_PLAUSIBLE_TOKENS: Final = 20_000_000
+_MAX_BLOCK_ID: Final = 2**63
+MAX_EXACT: Final = 2**53  # whole numbers beyond it are not exact as floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +58,12 @@ def _as_array(values: Any) -> NDArray[np.int64] | NDArray[np.float64] | None:
         kinds = set(map(type, values))
         if not kinds <= {int, float}:
             return None
-        if kinds <= {int}:
-            try:
-                return np.array(values, dtype=np.int64)
-            except OverflowError:
-                return np.array(values, dtype=np.float64)
-        return np.array(values, dtype=np.float64)
+        if kinds <= {int} and max(map(abs, values), default=0) < 2**63:
+            return np.array(values, dtype=np.int64)
+        try:
+            return np.array(values, dtype=np.float64)
+        except OverflowError:
+            return None
     import pyarrow as pa
 
     for kind in (pa.int64(), pa.float64()):
@@ -76,14 +77,10 @@ def _as_array(values: Any) -> NDArray[np.int64] | NDArray[np.float64] | None:
     return None
 
 
-def _parsed(value: object) -> float:
-    """One value as a float; NaN when it is not a number."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return math.nan
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return math.nan
+def _is_number(values: Any, index: int) -> bool:
+    """Whether one value of a column is a finite number, by the same conversion as the whole column."""
+    array = _as_array(values[index : index + 1])
+    return array is not None and bool(np.isfinite(array).all())
 
 
 def numbers(chunk: RawChunk, key: str, *, minimum: float = 0.0) -> NDArray[np.int64] | NDArray[np.float64]:
@@ -95,15 +92,14 @@ def numbers(chunk: RawChunk, key: str, *, minimum: float = 0.0) -> NDArray[np.in
             return array
         index = int(np.argmax(low))
         raise chunk.refuse(index, key, array[index].item(), f">= {minimum:g}")
-    for index, value in enumerate(objects(chunk.values[key])):
-        number = _parsed(value)
-        is_text_in_json = isinstance(chunk.values[key], list) and isinstance(value, str)
-        if not math.isfinite(number) or is_text_in_json:
-            raise chunk.refuse(index, key, value, f"a number >= {minimum:g}")
-    raise AssertionError("a column that is not numeric has a value that is not")
+    values = chunk.values[key]
+    index = next(i for i in range(len(values)) if not _is_number(values, i))
+    raise chunk.refuse(index, key, objects(values)[index], f"a number >= {minimum:g}")
 
 
-def whole_numbers(chunk: RawChunk, key: str, *, minimum: int, maximum: int | None = None) -> NDArray[np.int64]:
+def whole_numbers(
+    chunk: RawChunk, key: str, *, minimum: int, maximum: int = MAX_EXACT, hint: str = ""
+) -> NDArray[np.int64]:
     """Column ``key`` as whole numbers within [minimum, maximum]; InputError at the first that is not."""
     array = numbers(chunk, key, minimum=float(minimum))
     if array.dtype.kind == "f":
@@ -111,16 +107,16 @@ def whole_numbers(chunk: RawChunk, key: str, *, minimum: int, maximum: int | Non
         if broken.any():
             index = int(np.argmax(broken))
             raise chunk.refuse(index, key, float(array[index]), "a whole number")
-    if maximum is not None and (array > maximum).any():
+    if (array > maximum).any():
         index = int(np.argmax(array > maximum))
-        raise chunk.refuse(
-            index,
-            key,
-            array[index].item(),
-            f"<= {maximum}",
-            hint="no model reads that many tokens; if it counts something else, name another column with --column",
-        )
+        raise chunk.refuse(index, key, array[index].item(), f"<= {maximum}", hint=hint)
     return array.astype(np.int64, copy=False)
+
+
+def token_counts(chunk: RawChunk, key: str, *, minimum: int) -> NDArray[np.int64]:
+    """Column ``key`` as plausible lengths in tokens >= ``minimum``; InputError at the first that is not."""
+    hint = "no model reads that many tokens; if it counts something else, name another column with --column"
+    return whole_numbers(chunk, key, minimum=minimum, maximum=MAX_PLAUSIBLE_TOKENS, hint=hint)
 
 
 def calendar_ns(chunk: RawChunk, key: str) -> NDArray[np.int64]:
@@ -162,6 +158,8 @@ def block_ids(chunk: RawChunk, key: str) -> tuple[NDArray[np.int64], NDArray[np.
     for index, row in enumerate(rows):
         if not isinstance(row, list) or not set(map(type, row)) <= {int}:
             raise chunk.refuse(index, key, row, "a list of whole numbers")
+        if any(abs(block) >= _MAX_BLOCK_ID for block in row):
+            raise chunk.refuse(index, key, row, "a list of whole numbers below 2^63")
     counts = np.fromiter((len(row) for row in rows if isinstance(row, list)), dtype=np.int64, count=len(rows))
     flat = np.fromiter(_flattened(rows), dtype=np.int64, count=int(counts.sum()))
     return counts, flat

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from simulator.errors import InputError
+from simulator.workload.columns import MAX_PLAUSIBLE_TOKENS
 from simulator.workload.text_traces import open_bytes
 from simulator.workload.workload import ClosedLoop, OpenLoop, Workload
 
@@ -126,6 +127,7 @@ def _turn_texts(path: Path, index: int, entry: object) -> list[str]:
     return [value for value in texts if isinstance(value, str)]
 
 
+_LONGEST_CLOCK_S: Final = 1e12  # seconds of a perf_counter
 _DETAIL_HINT: Final = "run vllm bench serve with --save-detailed"
 
 
@@ -145,7 +147,7 @@ def _read_bench(path: Path, document: object, limit: int | None) -> Workload:
         raise InputError(f"{path}: input_lens[{index}] is {prompts[index]}, must be >= 1")
     concurrency = document.get("max_concurrency")
     starts = document.get("start_times")
-    is_closed = concurrency is not None and document.get("request_rate") in {"inf", None, math.inf}
+    is_closed = concurrency is not None and document.get("request_rate") in ("inf", None, math.inf)
     if is_closed and not (isinstance(concurrency, int) and concurrency >= 1):
         raise InputError(f"{path}: max_concurrency is {concurrency!r}, must be a whole number >= 1")
     if is_closed or document.get("request_rate") == "inf":
@@ -174,13 +176,15 @@ def _bench_lengths(path: Path, document: dict[str, Any], key: str) -> np.ndarray
     if not isinstance(values, list) or not values:
         raise InputError(f"{path}: has no per-request list {key!r}", hint=_DETAIL_HINT)
     for index, value in enumerate(values):
-        if type(value) is not int or value < 0:
-            raise InputError(f"{path}: {key}[{index}] is {value!r}, must be a whole number >= 0")
+        if type(value) is not int or not 0 <= value <= MAX_PLAUSIBLE_TOKENS:
+            raise InputError(
+                f"{path}: {key}[{index}] is {value!r}, must be a whole number from 0 to {MAX_PLAUSIBLE_TOKENS}"
+            )
     return np.array(values, dtype=np.int64)
 
 
 def _bench_starts(path: Path, starts: Sequence[object]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     for index, value in enumerate(starts):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LONGEST_CLOCK_S:
             raise InputError(f"{path}: start_times[{index}] is {value!r}, must be a number of seconds")
     return np.array(starts, dtype=np.float64)

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from simulator.errors import InputError
 from simulator.workload.columns import (
-    MAX_PLAUSIBLE_TOKENS,
     RawChunk,
     block_ids,
     calendar_ns,
     numbers,
     objects,
+    token_counts,
     whole_numbers,
 )
 from simulator.workload.formats import UNITS_PER_SECOND, RecordFormat
@@ -60,13 +60,13 @@ class RecordChecker:
         """Return the chunk's requests; InputError names the first record that cannot be one."""
         fmt = self.fmt
         if fmt.zero_output_failed:
-            served = whole_numbers(chunk, fmt.output, minimum=0, maximum=MAX_PLAUSIBLE_TOKENS) > 0
+            served = token_counts(chunk, fmt.output, minimum=0) > 0
             self.failed += int(len(chunk) - served.sum())
             chunk = chunk if served.all() else chunk.take(np.flatnonzero(served))
         requests = Requests(
             arrival_s=self._arrivals(chunk),
-            prompt_tokens=whole_numbers(chunk, fmt.prompt, minimum=1, maximum=MAX_PLAUSIBLE_TOKENS),
-            output_tokens=whole_numbers(chunk, fmt.output, minimum=0, maximum=MAX_PLAUSIBLE_TOKENS),
+            prompt_tokens=token_counts(chunk, fmt.prompt, minimum=1),
+            output_tokens=token_counts(chunk, fmt.output, minimum=0),
             parent=self._parents(chunk),
         )
         self.zero_output += int((requests.output_tokens == 0).sum())
@@ -146,7 +146,7 @@ class RecordChecker:
         return np.array(parents, dtype=np.int64)
 
     def _explicit_parents(self, chunk: RawChunk, key: str) -> NDArray[np.int64]:
-        parents = numbers(chunk, key, minimum=-1.0).astype(np.int64)
+        parents = whole_numbers(chunk, key, minimum=-1)
         ahead = parents >= self.kept + np.arange(len(chunk))
         if ahead.any():
             index = int(np.argmax(ahead))
