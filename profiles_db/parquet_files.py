@@ -22,6 +22,8 @@ from profiles_db.validation import conform
 
 TEMPORARY_SUFFIX: Final = ".tmp"
 
+_ROWS_WORTH_THREADS: Final = 10_000
+
 _VERSION_KEY: Final = b"apex_schema_version"
 _FAMILY_KEY: Final = b"apex_family"
 
@@ -78,7 +80,8 @@ def read_conforming(path: Path, family: str) -> pa.Table:
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read()
+            # Starting threads costs more than reading a few rows.
+            table = file.read(use_threads=file.metadata.num_rows > _ROWS_WORTH_THREADS)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
