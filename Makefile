@@ -29,6 +29,9 @@ check: $(VENV)/.dev ## Lint, types, import borders, generated docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.dev ## Rewrite the generated command reference
+	$(BIN)/python docs/cli_reference.py > docs/cli.md
+
 format: $(VENV)/.dev ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

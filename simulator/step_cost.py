@@ -79,7 +79,9 @@ class CompiledPlan:
         if not captured or not len(sizes):
             return tokens
         position = np.searchsorted(sizes, tokens)
-        return np.where(tokens <= sizes[-1], sizes[np.minimum(position, len(sizes) - 1)], tokens)
+        padded = np.where(tokens <= sizes[-1], sizes[np.minimum(position, len(sizes) - 1)], tokens)
+        padded[0] = 0
+        return padded
 
     def tables(self, end: End = "middle") -> StepTables:
         """Return the step tables of the best estimate, or of either end of its 90 % interval."""
