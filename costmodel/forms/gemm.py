@@ -135,9 +135,10 @@ def _continued(ragged: CurvePoints, aligned: CurvePoints) -> CurvePoints:
         "log_half_width_between": aligned.log_half_width_between[beyond],
     }
     whole = {name: np.concatenate([getattr(ragged, name)[: last + 1], part]) for name, part in tail.items()}
-    # Between the last ragged size and the next aligned one lies what surrounds the latter.
-    whole["source_between"][last] = aligned.source_between[beyond][0]
-    whole["log_half_width_between"][last] = aligned.log_half_width_between[beyond][0]
+    if beyond.any():
+        # Between the last ragged size and the next aligned one lies what surrounds the latter.
+        whole["source_between"][last] = aligned.source_between[beyond][0]
+        whole["log_half_width_between"][last] = aligned.log_half_width_between[beyond][0]
     return CurvePoints(position=whole["x"], **whole)
 
 
