@@ -3,9 +3,10 @@
 Every refusal names file, line, key and value, so that the record can be found with an editor.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import chain
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,6 @@ from simulator.errors import InputError
 
 # Far beyond any context window; a larger "length" is a character count, a timestamp or a wrong column.
 MAX_PLAUSIBLE_TOKENS: Final = 20_000_000
-_MAX_BLOCK_ID: Final = 2**63
 MAX_EXACT: Final = 2**53  # whole numbers beyond it are not exact as floats
 
 
@@ -155,17 +155,14 @@ def _is_calendar_time(value: object) -> bool:
 def block_ids(chunk: RawChunk, key: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Column ``key`` of lists of block ids as (counts[n], flat ids); InputError at the first that is none."""
     rows = objects(chunk.values[key])
+    if set(map(type, rows)) <= {list}:
+        flat = _as_array(list(chain.from_iterable(cast("Sequence[list[object]]", rows))))
+        if flat is not None and flat.dtype.kind == "i":
+            return np.fromiter(map(len, cast("Sequence[list[object]]", rows)), np.int64, len(rows)), flat.astype(
+                np.int64
+            )
     for index, row in enumerate(rows):
-        if not isinstance(row, list) or not set(map(type, row)) <= {int}:
-            raise chunk.refuse(index, key, row, "a list of whole numbers")
-        if any(abs(block) >= _MAX_BLOCK_ID for block in row):
+        own = _as_array(row) if isinstance(row, list) else None
+        if own is None or (len(own) and own.dtype.kind != "i"):
             raise chunk.refuse(index, key, row, "a list of whole numbers below 2^63")
-    counts = np.fromiter((len(row) for row in rows if isinstance(row, list)), dtype=np.int64, count=len(rows))
-    flat = np.fromiter(_flattened(rows), dtype=np.int64, count=int(counts.sum()))
-    return counts, flat
-
-
-def _flattened(rows: Sequence[object]) -> Iterator[int]:
-    for row in rows:
-        if isinstance(row, list):
-            yield from row
+    return np.zeros(len(rows), dtype=np.int64), np.zeros(0, dtype=np.int64)
