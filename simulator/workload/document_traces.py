@@ -1,7 +1,7 @@
 """Reads request logs that are one JSON document: ShareGPT conversations and `vllm bench serve --save-detailed` results.
 
 A ShareGPT file holds texts and no times: lengths are counted by a tokeniser or estimated from characters, and all
-requests arrive at 0 until an arrival process is laid over them (`simulator.workload.arrivals`).
+requests arrive at 0; ``synthetic:like=FILE,rate=...`` draws arrivals over its lengths.
 """
 
 import json
@@ -98,7 +98,7 @@ def _read_sharegpt(path: Path, document: object, limit: int | None, text: TextLe
             f"{path}: holds no usable request: {short} of {len(document)} conversations have fewer than 2 turns, "
             f"{outside} lie outside the length limits"
         )
-    notes = [f"{path}: no arrival times; all {len(lengths)} requests arrive at once unless an arrival process is given"]
+    notes = [f"{path}: no arrival times; all {len(lengths)} requests arrive at once"]
     if text.count_tokens is None:
         notes.append(f"{path}: token counts estimated at {text.chars_per_token:g} characters per token")
     if short or outside:
@@ -157,7 +157,7 @@ def _read_bench(path: Path, document: object, limit: int | None) -> Workload:
     else:
         raise InputError(
             f"{path}: has no start_times, and request_rate is {document.get('request_rate')!r}",
-            hint=f"{_DETAIL_HINT} in vLLM >= 0.9, or generate arrivals at that rate",
+            hint=f"{_DETAIL_HINT} in vLLM >= 0.9, or draw arrivals over its lengths: synthetic:like=FILE,rate=2,n=500",
         )
     order = np.flatnonzero(served)
     order = order[np.argsort(arrival_s[order], kind="stable")][:limit]

@@ -9,20 +9,22 @@ sessions:chat,rate=0.5,n=200,turns=4,system=500    multi-turn sessions with shar
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
+import numpy as np
+
 from simulator.errors import InputError
 from simulator.workload.arrivals import ArrivalName
 from simulator.workload.client import BenchmarkClient, DrawName
-from simulator.workload.generate import LENGTH_MIXES, LengthMix, generate_workload, length_mix
+from simulator.workload.generate import LENGTH_MIXES, LengthMix, generate_workload, length_mix, resample_workload
 from simulator.workload.lengths import Fixed, LengthDistribution, Lognormal, Uniform
 from simulator.workload.scale import scale_workload
 from simulator.workload.sessions import Sessions, generate_sessions
 from simulator.workload.trace import read_trace
-from simulator.workload.workload import Workload
+from simulator.workload.workload import ClosedLoop, Workload
 
 Number = TypeVar("Number", int, float)
 
@@ -142,21 +144,39 @@ def _mix(settings: _Settings) -> LengthMix:
     )
 
 
-def _synthetic(settings: _Settings) -> Workload:
-    mix = _mix(settings)
+def _process(settings: _Settings) -> tuple[ArrivalName, float]:
+    """Arrival process and cv of its gaps; a cv alone means Gamma."""
     cv = settings.number("cv", 1.0, float)
+    return cast("ArrivalName", settings.word_of("arrivals", "poisson" if cv == 1.0 else "gamma")), cv
+
+
+def _synthetic(settings: _Settings) -> Workload:
+    count = settings.number("n", 1000, int)
+    process, cv = _process(settings)
+    rate_per_s, seed = settings.number("rate", 1.0, float), settings.number("seed", 0, int)
+    like = settings.word_of("like", "")
+    if like:
+        source = read_trace(like)
+        return resample_workload(source, count, process=process, rate_per_s=rate_per_s, arrival_cv=cv, seed=seed)
     return generate_workload(
-        settings.number("n", 1000, int),
-        mix=mix,
-        process=cast("ArrivalName", settings.word_of("arrivals", "poisson" if cv == 1.0 else "gamma")),
-        rate_per_s=settings.number("rate", 1.0, float),
+        count,
+        mix=_mix(settings),
+        process=process,
+        rate_per_s=rate_per_s,
         arrival_cv=cv,
-        seed=settings.number("seed", 0, int),
+        seed=seed,
         name=f"synthetic-{settings.word or 'lengths'}",
     )
 
 
 def _closed(settings: _Settings) -> Workload:
+    trace = settings.word_of("trace", "")
+    if trace:
+        source = read_trace(trace)
+        concurrency = settings.number("concurrency", None, int)
+        if concurrency < 1:
+            raise InputError(f"trace {settings.text}: concurrency is {concurrency}, must be >= 1")
+        return replace(source, arrival_s=np.zeros(len(source)), client=ClosedLoop(concurrency=concurrency))
     return BenchmarkClient(
         prompt_tokens=settings.number("isl", None, int),
         output_tokens=settings.number("osl", None, int),
@@ -172,12 +192,15 @@ def _closed(settings: _Settings) -> Workload:
 
 def _sessions(settings: _Settings) -> Workload:
     mix = _mix(settings)
+    process, cv = _process(settings)
     return generate_sessions(
         Sessions(
             count=settings.number("n", 100, int),
             question=mix.prompt,
             answer=mix.output,
             rate_per_s=settings.number("rate", 1.0, float),
+            process=process,
+            arrival_cv=cv,
             mean_turns=settings.number("turns", 4.0, float),
             mean_think_s=settings.number("think_s", 10.0, float),
             system_prompt_tokens=settings.number("system", 0, int),

@@ -53,6 +53,20 @@ def test_length_settings_choose_the_distribution() -> None:
     assert spread.std() > 25
 
 
+def test_lengths_of_a_trace_under_other_arrivals(tmp_path: Path) -> None:
+    """like= draws (prompt, output) pairs of a trace; trace= offers its very requests in a closed loop."""
+    path = tmp_path / "t.csv"
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n0,11,1\n5,22,2\n9,33,3\n")
+    drawn = parse_workload(f"synthetic:like={path},rate=4,n=50,cv=2,seed=3")
+    pairs = set(zip(drawn.prompt_tokens.tolist(), drawn.output_tokens.tolist(), strict=True))
+    assert pairs == {(11, 1), (22, 2), (33, 3)}
+    assert len(drawn) == 50
+    closed = parse_workload(f"closed:trace={path},concurrency=2")
+    assert closed.client == ClosedLoop(concurrency=2)
+    assert closed.prompt_tokens.tolist() == [11, 22, 33]
+    assert closed.arrival_s.tolist() == [0.0, 0.0, 0.0]
+
+
 def test_limit_cuts_sessions_consistently() -> None:
     """A cut workload keeps its arrays, blocks and links of one length."""
     workload = parse_workload("sessions:chat,n=20,turns=3,system=64", limit=15)
@@ -90,6 +104,9 @@ def test_file_options_reach_the_reader(tmp_path: Path) -> None:
         ("closed:isl=10,osl=10", "concurrency is missing"),
         ("closed:isl=10,osl=10,concurrency=4,draw=dice", "length draw 'dice' is not known"),
         ("sessions:chat,n=0", "number of requests is 0"),
+        ("synthetic:like=nope.csv,n=3", "nope.csv: no such trace file"),
+        ("synthetic:like=nope.csv,isl=3", "nope.csv: no such trace file"),
+        ("closed:trace=nope.csv,concurrency=2", "nope.csv: no such trace file"),
     ],
 )
 def test_bad_text_is_refused_with_the_setting_named(text: str, message: str) -> None:
