@@ -79,7 +79,7 @@ def read_conforming(path: Path, family: str) -> pa.Table:
     contract (family, newer version, columns, units).
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
             # Starting threads costs more than reading a few rows.
             table = file.read(use_threads=file.metadata.num_rows > _ROWS_WORTH_THREADS)
     except FileNotFoundError:
