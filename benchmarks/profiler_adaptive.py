@@ -1,0 +1,132 @@
+"""Adaptive against full grid: how many points, and how much measuring time, buy the same held-out error.
+
+    python benchmarks/profiler_adaptive.py --db DIR --device cpu
+    python benchmarks/profiler_adaptive.py --db DIR --device h100-sxm --family gemm --dtype bf16
+
+Stored measurements play the oracle: a tenth of the points is held out, the rest is the full grid. The adaptive plan
+asks for points of the grid one batch after the other; at 1/50, 1/20, 1/10 and 1/5 of the grid, and with all of it, the
+cost model of `apex fit` is fitted to what is known and judged on the points held out, which the plan never sees.
+"""
+
+import argparse
+import json
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from costmodel.fit import choose_cluster, fit_device
+from costmodel.predict import FittedCosts
+from profiler.adaptive import AdaptivePlan
+from profiler.point import OpShape, Point, cost_op
+from profiles_db.schema import FAMILIES
+from profiles_db.store import open_store
+
+SHARES = (1 / 50, 1 / 20, 1 / 10, 1 / 5)
+
+
+def oracle(options: argparse.Namespace) -> dict[Any, tuple[Point, dict[str, Any]]]:
+    """Measured points of one family and format, by identity; repeats become their median."""
+    family = FAMILIES[options.family]
+    table = open_store(options.db, bundled=None).read(options.family, device=options.device, repeats="median")
+    found = {}
+    for row in table.to_pylist():
+        if row["dtype"] != options.dtype or (options.phase and row.get("phase") != options.phase) or row.get("window"):
+            continue
+        if options.family == "attention" and (row["kv_dtype"] != options.dtype or row["variant"] != "gqa"):
+            continue
+        shape = {name: row[name] for name in family.shape_columns}
+        op = OpShape.of(options.family, dtype=row["dtype"], **shape)
+        point = Point(
+            op=op,
+            device=row["device"],
+            backend=row["backend"],
+            launch=row["launch"],
+            cache=row["cache"],
+            clock_mhz=row["clock_mhz"],
+        )
+        row.pop("repeats")
+        found[point.identity] = (point, row)
+    return found
+
+
+def error_of(rows: list[dict[str, Any]], held_out: list[tuple[Point, dict[str, Any]]], device: str) -> dict[str, float]:
+    """Fit the cost model to ``rows`` and judge it on the points held out."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(Path(folder), bundled=None)
+        by_run: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in rows:
+            by_run.setdefault((held_out[0][0].family, row["run_id"]), []).append(row)
+        for (family, run_id), part in by_run.items():
+            store.append(family, part, run_id)
+        cluster = choose_cluster(device, None)
+        costs = FittedCosts(fit_device(store, device, cluster), cluster)
+        errors = []
+        for point, row in held_out:
+            op = cost_op(point.op)
+            assert op is not None
+            errors.append(float(np.log(costs.predict(op).latency_s / row["latency_s"])))
+    absolute = np.abs(errors)
+    return {
+        "median": round(float(np.median(absolute)), 4),
+        "p90": round(float(np.quantile(absolute, 0.9)), 4),
+        "bias": round(float(np.mean(errors)), 4),
+    }
+
+
+def main() -> None:
+    """Replay the plan and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--db", type=Path, required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--family", default="gemm")
+    parser.add_argument("--dtype", default="bf16")
+    parser.add_argument("--phase", help="attention: prefill or decode")
+    parser.add_argument("--most", type=int, default=4000, help="Sample the grid down to so many points.")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    known = oracle(options)
+    draw = random.Random(options.seed)
+    chosen = sorted(known, key=str)
+    if len(chosen) > options.most and options.family == "gemm":
+        # Whole curves in m: a profile measures the (n, k) that plans produce, not single points of many.
+        curves = sorted({point.op.values[1:] for point, _ in known.values()}, key=str)
+        draw.shuffle(curves)
+        per_curve = len(chosen) / len(curves)
+        kept = set(curves[: int(options.most / per_curve)])
+        chosen = [identity for identity in chosen if known[identity][0].op.values[1:] in kept]
+    elif len(chosen) > options.most:
+        chosen = draw.sample(chosen, options.most)
+    draw.shuffle(chosen)
+    held_out = [known[identity] for identity in chosen[: len(chosen) // 10]]
+    grid = {identity: known[identity] for identity in chosen[len(chosen) // 10 :]}
+    results: list[dict[str, Any]] = []
+
+    def judge(name: str, identities: list[Any]) -> None:
+        rows = [grid[identity][1] for identity in identities]
+        measuring_s = sum(max(10 * row["latency_s"], 0.05) for row in rows)
+        result = {"plan": name, "points": len(rows), "measuring_s": round(measuring_s, 1)}
+        results.append(result | error_of(rows, held_out, options.device))
+        print(json.dumps(results[-1]), flush=True)
+
+    judge("full grid", list(grid))
+    plan = AdaptivePlan([point for point, _ in grid.values()], target_error=1e-6, seed=options.seed)
+    asked: list[Any] = []
+    stops = [round(len(grid) * share) for share in SHARES]
+    while stops and (batch := plan.next_points(min(24, stops[0] - len(asked)))):
+        plan.learn((point, grid[point.identity][1]) for point in batch)
+        asked += [point.identity for point in batch]
+        if len(asked) >= stops[0]:
+            judge("adaptive", asked)
+            judge("random", draw.sample(list(grid), len(asked)))
+            stops.pop(0)
+    full = results[0]
+    print(
+        json.dumps({"grid": len(grid), "held_out": len(held_out), "full_median_error": full["median"], "rows": results})
+    )
+
+
+if __name__ == "__main__":
+    main()
