@@ -159,6 +159,7 @@ def state_arena(header: I64, workload: Workload, *, dp: int, log_rows: int) -> I
     state[layout.NUM_REPLICAS] = dp
     state[layout.PENDING] = pending
     state[layout.PENDING_CAPACITY] = num_pending
+    _open_clients(state)
     state[layout.LOG] = log
     state[layout.LOG_CAPACITY] = log_rows
     rows = state[requests : requests + n * layout.REQUEST_COLUMNS].reshape(n, layout.REQUEST_COLUMNS)
@@ -192,6 +193,22 @@ def state_arena(header: I64, workload: Workload, *, dp: int, log_rows: int) -> I
             grp[layout.RESIDUE] = at + 2 * capacity + 2 * window_capacity
             at += group_length
     return state
+
+
+def _open_clients(state: I64) -> None:
+    """Send the first requests of a closed loop: the whole concurrency at once, warm-up phase first."""
+    if state[layout.IS_CLOSED] == 0:
+        return
+    warmup = state[layout.WARMUP]
+    state[layout.PHASE_LEFT] = warmup
+    state[layout.SEND_LIMIT] = warmup if warmup > 0 else state[layout.NUM_REQUESTS]
+    burst = min(int(state[layout.CONCURRENCY]), int(state[layout.SEND_LIMIT]))
+    state[layout.BURST_LEFT] = burst
+    state[layout.PENDING_SIZE] = burst
+    pending = int(state[layout.PENDING])
+    state[pending : pending + burst] = state[layout.FRONTEND]
+    capacity = int(state[layout.PENDING_CAPACITY])
+    state[pending + capacity : pending + capacity + burst] = NONE
 
 
 def _fill_requests(rows: I64, workload: Workload, requests: int) -> None:

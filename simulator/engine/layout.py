@@ -232,7 +232,8 @@ LOG_DECODE_KV: Final = 7
 LOG_PAIRS: Final = 8
 LOG_RUNNING: Final = 9
 LOG_FREE: Final = 10
-LOG_COLUMNS: Final = 11
+LOG_WAITING: Final = 11  # when the row was written: inside a leap, the queue at its end
+LOG_COLUMNS: Final = 12
 
 # --- step tables: header of the second array, offsets and lengths ---------------------------------------------------
 TOKEN_MIXED: Final = 0

@@ -180,6 +180,18 @@ def wait_for_output(state: Cells, rep: int) -> None:
 
 
 @kernel
+def finish_pass(state: Cells, costs: Cells, rep: int, has_launched: bool) -> bool:
+    """Propose what follows a scheduling pass; False if the replica can never go on, which is a defect."""
+    if not has_launched:
+        is_stuck = state[rep + layout.RUN_COUNT] == 0 and state[rep + layout.BLOCKED] == 1
+        if is_stuck and state[rep + layout.DECISION] >= state[rep + layout.END]:
+            return False
+        wait_for_output(state, rep)
+    propose(state, costs, rep, state[rep + layout.GROUPS])
+    return True
+
+
+@kernel
 def steps_decided_before(state: Cells, rep: int, time: int) -> int:
     """How many steps of the proposed stretch are decided strictly before ``time``."""
     if time <= state[rep + layout.DECISION]:
@@ -245,6 +257,7 @@ def _log_stretch(state: Cells, rep: int, grp: int, steps: int) -> None:
             state[row + layout.LOG_PAIRS] = 0
             state[row + layout.LOG_RUNNING] = state[rep + layout.RUN_COUNT]
             state[row + layout.LOG_FREE] = free - _blocks_needed(state, grp, done)
+            state[row + layout.LOG_WAITING] = state[rep + layout.WAIT_COUNT]
         decision = start if state[layout.IS_ASYNC] == 1 else end
         start = end
 

@@ -2,7 +2,8 @@
 
 Every replica has proposed what it does next and knows the last decision that takes (``KEY``). The earliest of those
 keys and of the known arrivals is carried out. Whatever a step causes happens after its own decision, so no decision is
-ever taken without an arrival it should have seen.
+ever taken without an arrival it should have seen. A replica that is due for a full scheduling pass is handed to the
+caller, which knows the policy.
 """
 
 from typing import Final
@@ -11,27 +12,12 @@ from simulator.engine import layout
 from simulator.engine.heap import pop
 from simulator.engine.jit import kernel
 from simulator.engine.layout import NEVER, NONE, Cells
-from simulator.engine.leap import commit, propose, steps_decided_before, wait_for_output
-from simulator.engine.router import TICK_PS, next_tick, route, take_snapshot
-from simulator.engine.scheduler_v1 import schedule_v1
+from simulator.engine.leap import commit, propose, steps_decided_before
+from simulator.engine.router import next_tick, replica_to_show, route
 from simulator.engine.sequences import enqueue
 from simulator.engine.step import announce_finish, expect_arrival
 
-DONE: Final = 0
-STUCK: Final = 1
-
-
-@kernel
-def start_clients(state: Cells) -> None:
-    """Send the first requests of a closed loop: the whole concurrency at once, warm-up phase first."""
-    if state[layout.IS_CLOSED] == 0:
-        return
-    warmup = state[layout.WARMUP]
-    state[layout.PHASE_LEFT] = warmup
-    state[layout.SEND_LIMIT] = warmup if warmup > 0 else state[layout.NUM_REQUESTS]
-    state[layout.BURST_LEFT] = min(state[layout.CONCURRENCY], state[layout.SEND_LIMIT])
-    for _ in range(state[layout.BURST_LEFT]):
-        expect_arrival(state, state[layout.FRONTEND], NONE)
+DONE: Final = -1
 
 
 @kernel
@@ -85,112 +71,102 @@ def _rejection(state: Cells, req: int) -> int:
 
 
 @kernel
-def _deliver(state: Cells, costs: Cells, req: int, time: int) -> None:
-    """Let a request reach a replica's queue at ``time``."""
-    state[req + layout.TARGET] = state[req + layout.PROMPT]
-    rep = route(state, req, time)
-    grp = state[rep + layout.GROUPS]
-    state[req + layout.REPLICA] = state[rep + layout.NUMBER]
-    state[rep + layout.OUTSTANDING] += 1
+def _reject(state: Cells, rep: int, req: int, time: int) -> bool:
+    """Answer a request that can never run at once; False if it can run."""
     status = _rejection(state, req)
-    if status > 0:
-        state[req + layout.STATUS] = status
-        state[req + layout.FINISH] = time
-        announce_finish(state, rep, req, time)
-        return
-    if state[rep + layout.KEY] == NEVER:
-        enqueue(state, rep, req)
-        state[rep + layout.BLOCKED] = 0
-        state[rep + layout.DECISION] = max(time, state[rep + layout.END])
-        state[rep + layout.KEY] = state[rep + layout.DECISION]
-    elif state[rep + layout.LEAP] == 0 or state[rep + layout.WAIT_COUNT] > 0:
-        enqueue(state, rep, req)
-    elif state[rep + layout.RUN_COUNT] >= state[layout.MAX_SEQS] and state[rep + layout.RELEASING_HEAD] == NONE:
-        enqueue(state, rep, req)
-        state[rep + layout.BLOCKED] = 1
-    else:
-        _cut(state, rep, grp, time)
-        enqueue(state, rep, req)
-        state[rep + layout.BLOCKED] = 0
-        propose(state, costs, rep, grp)
-
-
-@kernel
-def _cut(state: Cells, rep: int, grp: int, time: int) -> None:
-    """Run the part of the proposed stretch that is decided before ``time``."""
-    steps = steps_decided_before(state, rep, time)
-    if steps > 0:
-        commit(state, rep, grp, steps)
-
-
-@kernel
-def _take_snapshots(state: Cells, costs: Cells, time: int) -> None:
-    """Show the router every replica as it stands at ``time``."""
-    state[layout.LAST_TICK] = time // TICK_PS
-    for number in range(state[layout.NUM_REPLICAS]):
-        rep = state[layout.REPLICAS] + number * layout.REPLICA_COLUMNS
-        if state[rep + layout.LEAP] > 0:
-            grp = state[rep + layout.GROUPS]
-            _cut(state, rep, grp, time)
-            propose(state, costs, rep, grp)
-        take_snapshot(state, rep)
-
-
-@kernel
-def _advance(state: Cells, costs: Cells, rep: int) -> bool:
-    """Carry out what a replica proposed; False if it can never go on."""
-    grp = state[rep + layout.GROUPS]
-    if state[rep + layout.LEAP] > 0:
-        commit(state, rep, grp, state[rep + layout.LEAP])
-    elif not schedule_v1(state, costs, rep, grp):
-        is_empty = state[rep + layout.RUN_COUNT] == 0 and state[rep + layout.BLOCKED] == 1
-        if is_empty and state[rep + layout.DECISION] >= state[rep + layout.END]:
-            return False
-        wait_for_output(state, rep)
-    propose(state, costs, rep, grp)
+    if status == 0:
+        return False
+    state[req + layout.STATUS] = status
+    state[req + layout.FINISH] = time
+    announce_finish(state, rep, req, time)
     return True
 
 
 @kernel
-def run_events(state: Cells, costs: Cells) -> int:
-    """Run until nothing is left to do before the horizon; DONE, or STUCK which is a defect."""
-    replicas = state[layout.REPLICAS]
+def _earliest(state: Cells) -> int:
+    """Find the replica whose proposal ends first."""
+    best = state[layout.REPLICAS]
+    for number in range(1, state[layout.NUM_REPLICAS]):
+        rep = state[layout.REPLICAS] + number * layout.REPLICA_COLUMNS
+        if state[rep + layout.KEY] < state[best + layout.KEY]:
+            best = rep
+    return best
+
+
+@kernel
+def _next_arrival(state: Cells) -> int:
+    """Time of the next known arrival, or NEVER."""
+    arrival = NEVER
+    if state[layout.IS_CLOSED] == 0:
+        req = _next_listed(state)
+        if req != NONE:
+            arrival = state[req + layout.ARRIVAL] + state[layout.FRONTEND]
+    if state[layout.PENDING_SIZE] > 0:
+        arrival = min(arrival, state[state[layout.PENDING]])
+    return arrival
+
+
+@kernel
+def _take_arrival(state: Cells, time: int) -> int:
+    """Request that arrives at ``time``, or NONE if a client slot has nothing left to send; listed ones come first."""
+    if state[layout.IS_CLOSED] == 0:
+        req = _next_listed(state)
+        if req != NONE and state[req + layout.ARRIVAL] + state[layout.FRONTEND] == time:
+            state[layout.NEXT_REQUEST] += 1
+            return req
+    heap = state[layout.PENDING]
+    capacity = state[layout.PENDING_CAPACITY]
+    req = state[heap + capacity]
+    state[layout.PENDING_SIZE] = pop(state, heap, capacity, state[layout.PENDING_SIZE])
+    return _send_from_slot(state, time) if state[layout.IS_CLOSED] == 1 else req
+
+
+@kernel
+def _join_queue(state: Cells, rep: int, req: int, time: int) -> bool:
+    """Put a request into a replica's queue; True if the replica has to propose anew."""
+    is_first = state[rep + layout.WAIT_COUNT] == 0
+    enqueue(state, rep, req)
+    if state[rep + layout.KEY] == NEVER:
+        state[rep + layout.DECISION] = max(time, state[rep + layout.END])
+        state[rep + layout.KEY] = state[rep + layout.DECISION]
+    if not is_first:
+        return False
+    is_full = state[rep + layout.RUN_COUNT] >= state[layout.MAX_SEQS] and state[rep + layout.RELEASING_HEAD] == NONE
+    state[rep + layout.BLOCKED] = 1 if is_full else 0
+    return state[rep + layout.LEAP] > 0 and not is_full
+
+
+@kernel
+def run_to_next_pass(state: Cells, costs: Cells) -> int:
+    """Run until a replica is due for a full scheduling pass; its row, or DONE if nothing is left before the horizon."""
     while True:
-        rep = replicas
+        rep = _earliest(state)
+        arrival = _next_arrival(state)
         key = state[rep + layout.KEY]
-        for number in range(1, state[layout.NUM_REPLICAS]):
-            other = replicas + number * layout.REPLICA_COLUMNS
-            if state[other + layout.KEY] < key:
-                rep = other
-                key = state[other + layout.KEY]
-        req = NONE
-        arrival = NEVER
-        if state[layout.IS_CLOSED] == 0:
-            req = _next_listed(state)
-            if req != NONE:
-                arrival = state[req + layout.ARRIVAL] + state[layout.FRONTEND]
-        is_pending = state[layout.PENDING_SIZE] > 0 and state[state[layout.PENDING]] < arrival
-        if is_pending:
-            arrival = state[state[layout.PENDING]]
         if min(arrival, key) >= state[layout.HORIZON]:
             return DONE
         tick = next_tick(state, arrival)
         if (arrival if tick == NONE else tick) > key:
-            if not _advance(state, costs, rep):
-                return STUCK
-            continue
-        if tick != NONE:
-            _take_snapshots(state, costs, tick)
-            continue
-        if is_pending:
-            heap = state[layout.PENDING]
-            capacity = state[layout.PENDING_CAPACITY]
-            req = state[heap + capacity]
-            state[layout.PENDING_SIZE] = pop(state, heap, capacity, state[layout.PENDING_SIZE])
-            if state[layout.IS_CLOSED] == 1:
-                req = _send_from_slot(state, arrival)
-                if req == NONE:
-                    continue
+            steps = state[rep + layout.LEAP]
+            if steps == 0:
+                return rep
+        elif tick != NONE:
+            rep = replica_to_show(state, tick)
+            if rep == NONE:
+                continue
+            steps = steps_decided_before(state, rep, tick)
         else:
-            state[layout.NEXT_REQUEST] += 1
-        _deliver(state, costs, req, arrival)
+            req = _take_arrival(state, arrival)
+            if req == NONE:
+                continue
+            state[req + layout.TARGET] = state[req + layout.PROMPT]
+            rep = route(state, req, arrival)
+            state[req + layout.REPLICA] = state[rep + layout.NUMBER]
+            state[rep + layout.OUTSTANDING] += 1
+            if _reject(state, rep, req, arrival) or not _join_queue(state, rep, req, arrival):
+                continue
+            steps = steps_decided_before(state, rep, arrival)
+        grp = state[rep + layout.GROUPS]
+        if steps > 0:
+            commit(state, rep, grp, steps)
+        propose(state, costs, rep, grp)

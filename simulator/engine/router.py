@@ -12,6 +12,7 @@ from typing import Final
 from simulator.engine import layout
 from simulator.engine.jit import kernel
 from simulator.engine.layout import NONE, Cells
+from simulator.engine.leap import steps_decided_before
 from simulator.engine.prefix_cache import free_blocks, match
 
 TICK_PS: Final = 100_000_000_000
@@ -27,11 +28,20 @@ def next_tick(state: Cells, arrival: int) -> int:
 
 
 @kernel
-def take_snapshot(state: Cells, rep: int) -> None:
-    """Record what a replica tells the front end."""
-    state[rep + layout.SEEN_WAITING] = state[rep + layout.WAIT_COUNT]
-    state[rep + layout.SEEN_RUNNING] = state[rep + layout.RUN_COUNT]
-    state[rep + layout.SEEN_USED] = state[layout.NUM_BLOCKS] - free_blocks(state, rep)
+def replica_to_show(state: Cells, time: int) -> int:
+    """Take the snapshot of ``time``, or return a replica that first has to run up to that time."""
+    replicas = state[layout.REPLICAS]
+    for number in range(state[layout.NUM_REPLICAS]):
+        rep = replicas + number * layout.REPLICA_COLUMNS
+        if state[rep + layout.LEAP] > 0 and steps_decided_before(state, rep, time) > 0:
+            return rep
+    for number in range(state[layout.NUM_REPLICAS]):
+        rep = replicas + number * layout.REPLICA_COLUMNS
+        state[rep + layout.SEEN_WAITING] = state[rep + layout.WAIT_COUNT]
+        state[rep + layout.SEEN_RUNNING] = state[rep + layout.RUN_COUNT]
+        state[rep + layout.SEEN_USED] = state[layout.NUM_BLOCKS] - free_blocks(state, rep)
+    state[layout.LAST_TICK] = time // TICK_PS
+    return NONE
 
 
 @kernel

@@ -13,9 +13,11 @@ import numpy as np
 from simulator.engine import layout
 from simulator.engine.arena import POLICIES, PS_PER_S, cost_arena, rules_header, state_arena
 from simulator.engine.jit import cached_entry, source_fingerprint
-from simulator.engine.layout import I64
-from simulator.engine.loop import STUCK, run_events, start_clients
+from simulator.engine.layout import I64, Cells
+from simulator.engine.leap import finish_pass
+from simulator.engine.loop import DONE, run_to_next_pass
 from simulator.engine.result import EngineResult, result_from_state
+from simulator.engine.scheduler_v1 import schedule_v1
 from simulator.errors import InputError
 from simulator.limits import EngineLimits, RouterName
 from simulator.step_tables import StepTables
@@ -23,20 +25,26 @@ from simulator.workload.workload import ClosedLoop, Workload
 
 _MAX_STEP_PS: Final = 10**15  # 2^-12 ps of one step must stay far from 2^63
 _LOG_ROWS: Final = 4096
+STUCK: Final = -2
 
 
 @cache
-def _entry() -> Callable[[I64, I64, bool], int]:
-    """Compile the loop or load it; a change to any engine source recompiles it."""
+def _engine(policy: str) -> Callable[[I64, I64], int]:
+    """Compile the engine of a policy or load it; a change to any engine source recompiles it."""
     fingerprint = source_fingerprint()
 
     @cached_entry
-    def entry(state: I64, costs: I64, is_start: bool) -> int:
-        if is_start and len(fingerprint) > 0:
-            start_clients(state)
-        return run_events(state, costs)
+    def run_v1(state: Cells, costs: Cells) -> int:
+        rep = len(fingerprint)
+        while True:
+            rep = run_to_next_pass(state, costs)
+            if rep == DONE:
+                return DONE
+            if not finish_pass(state, costs, rep, schedule_v1(state, costs, rep, state[rep + layout.GROUPS])):
+                return STUCK
 
-    return entry
+    engines = {"vllm-v1": run_v1, "orca": run_v1}
+    return engines[policy]
 
 
 def run_replicas(
@@ -61,7 +69,7 @@ def run_replicas(
     rows = _LOG_ROWS if log else 0
     while True:
         state = state_arena(header, workload, dp=dp, log_rows=rows)
-        if _entry()(state, costs, True) == STUCK:
+        if _engine(limits.policy)(state, costs) == STUCK:
             raise RuntimeError(f"engine defect: workload {workload.name!r} leaves a request that can never be admitted")
         needed = int(state[layout.LOG_SIZE])
         if needed <= rows or not log:

@@ -67,6 +67,7 @@ def log_step(
     state[row + layout.LOG_PAIRS] = pairs
     state[row + layout.LOG_RUNNING] = state[rep + layout.RUN_COUNT]
     state[row + layout.LOG_FREE] = free_blocks(state, rep)
+    state[row + layout.LOG_WAITING] = state[rep + layout.WAIT_COUNT]
 
 
 @kernel
