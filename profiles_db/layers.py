@@ -114,8 +114,13 @@ def quarantine(file: StoredFile, error: DamagedFileError) -> str:
     if not file.layer.is_writable:
         return str(error)
     target = file.layer.root / QUARANTINE / file.device / file.family / file.path.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    file.path.replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.path.replace(target)
+    except FileNotFoundError:
+        return f"{error}; another process has moved it"
+    except OSError as obstacle:
+        return f"{error}; cannot be moved aside: {obstacle.strerror}"
     return f"{error}; moved to {target}"
 
 
@@ -130,7 +135,8 @@ def _in_force(folder: Path) -> list[Path]:
     at once never show a row twice.
     """
     listed = _settled_listing(folder)
-    compacted = {path: replaced_names(path) for path in listed if path.name.startswith(COMPACTED)}
+    named = {path: replaced_names(path) for path in listed if path.name.startswith(COMPACTED)}
+    compacted = {path: names for path, names in named.items() if names}
     replaced = frozenset[str]().union(*compacted.values())
     return [
         path

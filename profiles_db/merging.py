@@ -50,7 +50,10 @@ def compact_files(store: Store) -> list[dict[str, Any]]:
     for (device, family), files in groups.items():
         if len(files) < 2:
             continue
-        rows = read_stored(*files)
+        try:
+            rows = read_stored(*files)
+        except FileNotFoundError:
+            continue  # another process is folding these files
         replaced = frozenset[str]().union(*(names_stood_for(file) for file in files))
         listed = "\n".join(sorted(replaced))
         metadata = {**(rows.schema.metadata or {}), REPLACES_KEY: listed.encode()}

@@ -86,6 +86,9 @@ def read_conforming(path: Path, family: str) -> pa.Table:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
+        # Arrow's own complaints about content have no number; those of the operating system say nothing about it.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ProfilesError(f"{path}: cannot be read: {reason}") from error
         raise DamagedFileError(f"{path}: damaged or not Parquet: {reason}") from error
     place = str(path)
     return conform(_upgraded(table, family, place), family, place, stored=True)

@@ -171,7 +171,11 @@ def _matches(table: pa.Table, column: str, wanted: object) -> pa.ChunkedArray:
     if column not in table.column_names:
         raise ProfilesError(f"cannot filter by {column}: no such column")
     values = list(wanted) if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
-    return pc.is_in(table[column], value_set=pa.array(values, table.schema.field(column).type))
+    kind = table.schema.field(column).type
+    try:
+        return pc.is_in(table[column], value_set=pa.array(values, kind))
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ProfilesError(f"cannot filter by {column}: {values!r} are not values of type {kind}") from error
 
 
 def _table_of(rows: Sequence[Mapping[str, object]], schema: pa.Schema, run_id: str, place: str) -> pa.Table:

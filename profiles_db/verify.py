@@ -65,6 +65,11 @@ def verify(store: Store) -> list[Finding]:
         for file in files:
             try:
                 tables.append(read_stored(file))
+            except FileNotFoundError:
+                detail = "compacted away while verifying: run again"
+                findings.append(
+                    Finding(kind="left over", place=str(file.path), rows=0, detail=detail, is_serious=False)
+                )
             except DamagedFileError as error:
                 findings.append(_serious("damaged", file.path, str(error)))
             except ProfilesError as error:

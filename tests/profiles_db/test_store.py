@@ -120,6 +120,8 @@ def test_filters_and_columns(store: Store, gemm_row: GemmRow) -> None:
     assert store.read("gemm", where={"framework": None}, columns=["m"]).num_rows == 2
     with pytest.raises(ProfilesError, match="no such column"):
         store.read("gemm", where={"rows": 1})
+    with pytest.raises(ProfilesError, match="are not values of type int64"):
+        store.read("gemm", where={"m": "many"})
     with pytest.raises(ProfilesError, match="column rows"):
         store.read("gemm", columns=["rows"])
     with pytest.raises(ProfilesError, match="unknown op family 'gem'"):

@@ -98,3 +98,28 @@ def test_compactors_at_once_agree(store: Store, gemm_row: GemmRow) -> None:
     for path, content in (originals | first).items():
         path.write_bytes(content)
     assert sorted(store.read("gemm")["m"].to_pylist()) == [1, 2, 3, 4]
+
+
+def test_a_run_may_be_named_like_a_compaction(store: Store, gemm_row: GemmRow) -> None:
+    """Rows of a run whose name starts like a compacted file's are neither hidden nor hide others."""
+    store.append("gemm", [gemm_row(m=1)], "compact-run")
+    for m in (2, 3):
+        store.append("gemm", [gemm_row(m=m)], "a")
+    assert sorted(store.read("gemm")["m"].to_pylist()) == [1, 2, 3]
+    compact_files(store)
+    store.append("gemm", [gemm_row(m=4)], "compact-run")
+    assert sorted(store.read("gemm")["m"].to_pylist()) == [1, 2, 3, 4]
+
+
+def test_two_compactors_lose_nothing(tmp_path: Path, gemm_row: GemmRow) -> None:
+    """Several processes that compact one database at once leave every row exactly once."""
+    store = open_store(tmp_path, bundled=None)
+    for m in range(1, 61):
+        store.append("gemm", [gemm_row(m=m)], "a")
+    program = "import sys; from simulator.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", program, "db", "merge", "--compact", "--db", str(tmp_path)]
+    compactors = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for compactor in compactors:
+        _, complaint = compactor.communicate()
+        assert (compactor.returncode, complaint) == (0, "")
+    assert sorted(store.read("gemm")["m"].to_pylist()) == list(range(1, 61))

@@ -150,3 +150,22 @@ def test_an_unwritable_folder_is_one_sentence(tmp_path: Path, gemm_row: GemmRow)
     with pytest.raises(ProfilesError, match="cannot be written") as caught:
         store.append("gemm", [gemm_row()], "a")
     assert "--db" in caught.value.hint
+
+
+def test_a_file_the_system_will_not_open_is_not_called_damaged(store: Store, gemm_row: GemmRow) -> None:
+    """The operating system's complaint (here: a link to itself) is passed on and the file left where it is."""
+    (path,) = store.append("gemm", [gemm_row()], "a")
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(ProfilesError, match="cannot be read"):
+        store.read("gemm")
+    assert path.is_symlink()
+
+
+def test_a_link_to_nothing_is_named(store: Store, gemm_row: GemmRow) -> None:
+    """A broken link does not send the reader round in circles."""
+    (path,) = store.append("gemm", [gemm_row()], "a")
+    path.unlink()
+    path.symlink_to(store.root / "nowhere.parquet")
+    with pytest.raises(ProfilesError, match="is a link to a file that does not exist"):
+        store.read("gemm")
