@@ -119,7 +119,7 @@ def match_sides(a: Side, b: Side, *, families: Sequence[str] = (), also: Sequenc
     stores = [open_store(side.db) for side in (a, b)]
     matches, rows = [], [0, 0]
     for family in chosen:
-        tables = [_read(store, side, family) for store, side in zip(stores, (a, b), strict=True)]
+        tables = [read_side(store, side, family) for store, side in zip(stores, (a, b), strict=True)]
         rows = [total + table.num_rows for total, table in zip(rows, tables, strict=True)]
         if all(table.num_rows for table in tables):
             matches.append(_match(family, tables[0], tables[1], also))
@@ -134,7 +134,8 @@ def match_sides(a: Side, b: Side, *, families: Sequence[str] = (), also: Sequenc
     return matches
 
 
-def _read(store: Store, side: Side, family: str) -> pa.Table:
+def read_side(store: Store, side: Side, family: str) -> pa.Table:
+    """Return a side's timed rows of one family."""
     where = dict(side.where)
     device = where.pop("device", None)
     return store.read(family, device=None if device is None else str(device), where=where)

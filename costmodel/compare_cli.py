@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Final
 
 import click
 
 from profiles_db.terminal import DB_OPTION, JSON_OPTION
 
+_ANALYTIC: Final = "analytic:"
+
 
 @click.command()
-@click.argument("sides", nargs=-1, metavar="FIT | A B")
+@click.argument("sides", nargs=-1, metavar="FIT | FIT B | A B")
 @DB_OPTION
 @click.option("--family", "families", multiple=True, help="gemm, attention, moe, elementwise, collective; repeatable.")
 @click.option("--match", "also", multiple=True, metavar="COLUMN", help="Match on this column too, e.g. backend.")
@@ -28,15 +31,17 @@ def compare(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Show a fitted model against its measurements, or two sets of measurements side by side.
+    """Show a fitted model against its measurements, or against others, or two sets of measurements side by side.
 
     FIT is a file written by apex fit: prints its held-out error; --out draws measured points over fitted curves,
-    utilisation, bandwidth, error distributions and transfer across clocks.
+    utilisation, bandwidth, error distributions and transfer across clocks. With B, or analytic:CLUSTER for FIT, prints
+    how far its predictions are from the measurements of B.
 
     \b
     A side is a device (h100-sxm), a database folder, or key=value,... of device, origin, framework, backend, dtype,
     clock (MHz or unlocked), run and db:
       apex compare h100-sxm h200-sxm
+      apex compare h100-sxm.fit.parquet origin=measured
       apex compare device=h100-sxm,origin=measured device=h100-sxm,framework=vllm-0.24.0
       apex compare device=a100-sxm-80gb,clock=1410 device=a100-sxm-80gb,clock=1095
     """  # noqa: D301 - click's marker for a paragraph to leave as it is
@@ -45,6 +50,9 @@ def compare(
         return
     if len(sides) != 2:
         raise click.UsageError("give a fitted model, or two sides, e.g. apex compare h100-sxm h200-sxm")
+    if sides[0].startswith(_ANALYTIC) or Path(sides[0]).is_file():
+        _compare_prices(*sides, db=db, families=families, cluster=cluster, widest=widest, out=out, as_json=as_json)
+        return
     _compare_sides(*sides, db=db, families=families, also=also, widest=widest, out=out, as_json=as_json)
 
 
@@ -116,4 +124,46 @@ def _compare_fit(path: Path, *, cluster: str | None, out: Path | None, as_json: 
 
         title = f"{artefact.provenance.device}: fitted against measured"
         for written in write_page(out, title, fit_sections(artefact, spec)):
+            click.echo(f"wrote {written}", err=True)
+
+
+def _compare_prices(
+    model: str,
+    right: str,
+    *,
+    db: Path | None,
+    families: tuple[str, ...],
+    cluster: str | None,
+    widest: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    from cluster_specs.load import load_cluster
+    from costmodel.artefact import load_artefact
+    from costmodel.compare import parse_side
+    from costmodel.compare_predictions import price_rows, price_side, worst_rows
+    from costmodel.compare_tables import text_table
+    from costmodel.predict import FittedCosts, load_costs
+
+    side = parse_side(right, db)
+    if model.startswith(_ANALYTIC):
+        spec = load_cluster(cluster or model.removeprefix(_ANALYTIC))
+        found = price_side(lambda clock: load_costs(None, spec, clock), side, families)
+    else:
+        artefact = load_artefact(Path(model))
+        spec = load_cluster(cluster or artefact.provenance.cluster)
+        found = price_side(lambda clock: FittedCosts(artefact, spec, clock), side, families)
+    rows, worst = price_rows(found), worst_rows(found, widest)
+    if as_json:
+        document = {"schema": 1, "model": model, "b": side.label, "cluster": spec.name, "prices": rows, "worst": worst}
+        click.echo(json.dumps(document, indent=2))
+    else:
+        click.echo(text_table(rows))
+        if worst:
+            click.echo(f"\nworst\n{text_table(worst)}")
+    if out is not None:
+        from costmodel.compare_page import write_page
+        from costmodel.compare_sides_page import price_sections
+
+        for written in write_page(out, f"{model} against {side.label}", price_sections(side, found, widest=widest)):
             click.echo(f"wrote {written}", err=True)

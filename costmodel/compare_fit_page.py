@@ -72,10 +72,12 @@ def _histograms(artefact: Artefact, cluster: ClusterSpec) -> Iterator[NamedFigur
     for family, errors in individual_errors(artefact, cluster).items():
         groups = {names[question]: found.error for question, found in errors.items() if len(found.error)}
         if groups:
+            title = f"{family} on {artefact.provenance.device}: held-out error"
+            about = "predicted / measured - 1, for points held out of the fit"
             yield NamedFigure(
                 name=f"error_{family}",
                 caption=f"How far predictions of unseen {family} points are off, all labels together.",
-                figure=histogram_figure(f"{family} on {artefact.provenance.device}: held-out error", groups),
+                figure=histogram_figure(title, groups, about=about, legend="held out"),
             )
 
 

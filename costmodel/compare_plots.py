@@ -140,7 +140,9 @@ def bandwidth_figure(
     return figure
 
 
-def histogram_figure(title: str, log_ratios: Mapping[str, Array], *, limit: float = 0.5) -> Figure:
+def histogram_figure(
+    title: str, log_ratios: Mapping[str, Array], *, about: str, legend: str, limit: float = 0.5
+) -> Figure:
     """Distribution of predicted / measured per group as steps; points beyond the axis are counted in the legend."""
     figure, axes = _figure(title)
     fewest = min(len(values) for values in log_ratios.values())
@@ -157,11 +159,11 @@ def histogram_figure(title: str, log_ratios: Mapping[str, Array], *, limit: floa
     axes.xaxis.set_major_locator(FixedLocator(np.log1p(ticks).tolist()))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{np.expm1(value):+.0%}" if value else "0%"))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("predicted / measured - 1, for points held out of the fit")
+    axes.set_xlabel(about)
     axes.set_ylabel(f"share of points per bin of {2 * limit / bins:.1%}")
     axes.set_axisbelow(True)
     axes.grid(visible=True, color="#e5e5e5", linewidth=0.6)
-    _legend_beside(axes, "held out")
+    _legend_beside(axes, legend)
     return figure
 
 

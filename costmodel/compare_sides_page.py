@@ -1,4 +1,4 @@
-"""The page of `apex compare A B`: ratios per family as tables and as one figure each."""
+"""The pages of `apex compare A B` and `apex compare FIT B`: ratios per family as tables and figures."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,9 @@ import numpy as np
 
 from costmodel.compare import FamilyMatch, Side, coverage_notes, ratio_rows, widest_rows
 from costmodel.compare_page import NamedFigure, Section
-from costmodel.compare_plots import ratio_figure
+from costmodel.compare_plots import histogram_figure, ratio_figure
+from costmodel.compare_predictions import Priced, price_rows, worst_rows
+from costmodel.prediction import Source
 
 
 def side_sections(a: Side, b: Side, matches: Sequence[FamilyMatch], *, widest: int) -> list[Section]:
@@ -34,4 +36,36 @@ def side_sections(a: Side, b: Side, matches: Sequence[FamilyMatch], *, widest: i
             )
         )
     sections.append(Section(title="Widest ratios", rows=widest_rows(matches, widest)))
+    return sections
+
+
+def price_sections(side: Side, found: Sequence[Priced], *, widest: int) -> list[Section]:
+    """Return one section per family that was priced."""
+    sections = []
+    for priced in found:
+        by_dtype = {
+            dtype: (priced.measured_s[priced.dtype == dtype], np.exp(priced.log_error[priced.dtype == dtype]))
+            for dtype in np.unique(priced.dtype).tolist()
+        }
+        by_source = {
+            source.name.lower(): priced.log_error[priced.source == source]
+            for source in Source
+            if (priced.source == source).any()
+        }
+        title = f"{priced.family}: prediction / {side.label}"
+        figures = [
+            NamedFigure(
+                name=f"predicted_{priced.family}",
+                caption=f"Every {priced.family} point: above 1, the prediction is too slow. At most a thousandth of "
+                "the points lie beyond the axis on either side.",
+                figure=ratio_figure(title, by_dtype, a_label=side.label, b_label="prediction"),
+            ),
+            NamedFigure(
+                name=f"source_{priced.family}",
+                caption="The same errors by where the price comes from.",
+                figure=histogram_figure(title, by_source, about="predicted / measured - 1", legend="price"),
+            ),
+        ]
+        sections.append(Section(title=priced.family, rows=price_rows([priced]), figures=figures))
+    sections.append(Section(title="Worst prices", rows=worst_rows(found, widest)))
     return sections

@@ -1,0 +1,153 @@
+"""A cost model against measurements it may not have seen."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from cluster_specs.cluster import ClusterSpec
+from cluster_specs.load import load_cluster
+from costmodel.analytic import AnalyticCosts
+from costmodel.artefact import Artefact, save_artefact
+from costmodel.compare import parse_side
+from costmodel.compare_cli import compare
+from costmodel.compare_predictions import price_rows, price_side, worst_rows
+from costmodel.errors import CostModelError
+from costmodel.fit import fit_device
+from costmodel.ops import Gemm
+from costmodel.predict import FittedCosts
+from costmodel.prediction import Source
+from profiles_db.store import open_store
+
+DEVICE, CLUSTER = "h100-sxm", "h100-sxm-8"
+SIZES = (1, 16, 64, 256, 1024, 4096)
+
+
+def law_s(m: int, n: int, k: int, clock_mhz: float | None = None) -> float:
+    return 3e-6 + 2.0 * m * n * k / (6e14 * (clock_mhz or 1980) / 1980) + 2.0 * n * k / 3e12
+
+
+def gemm(
+    m: int, n: int, k: int, *, factor: float = 1.0, clock_mhz: float | None = None, **fields: Any
+) -> dict[str, Any]:
+    return {
+        "m": m,
+        "n": n,
+        "k": k,
+        "scaling": "none",
+        "quantise": False,
+        "device": DEVICE,
+        "backend": "torch.cublas",
+        "dtype": "bf16",
+        "clock_mhz": clock_mhz,
+        "latency_s": law_s(m, n, k, clock_mhz) * factor,
+        "launch": "graph",
+        "cache": "cold",
+        "status": "ok",
+        "origin": "measured",
+        **fields,
+    }
+
+
+@pytest.fixture(scope="module")
+def cluster() -> ClusterSpec:
+    return load_cluster(CLUSTER)
+
+
+@pytest.fixture(scope="module")
+def artefact(cluster: ClusterSpec, tmp_path_factory: pytest.TempPathFactory) -> Artefact:
+    store = open_store(tmp_path_factory.mktemp("db"), bundled=None)
+    rows = [gemm(m, n, k) for n, k in ((1024, 1024), (4096, 4096), (8192, 8192)) for m in SIZES]
+    store.append("gemm", rows, "run-1")
+    return fit_device(store, DEVICE, cluster)
+
+
+def side_of(folder: Path, *rows: dict[str, Any]) -> Path:
+    open_store(folder, bundled=None).append("gemm", list(rows), "run-2")
+    return folder
+
+
+def test_error_is_the_prediction_over_what_the_other_side_measured(
+    artefact: Artefact, cluster: ClusterSpec, tmp_path: Path
+) -> None:
+    """Known points that now take 10 % longer are priced 10 % too low; new ones say where their price comes from."""
+    db = side_of(
+        tmp_path / "b",
+        *(gemm(m, 4096, 4096, factor=1.1) for m in SIZES),
+        gemm(512, 4096, 4096),
+        gemm(64, 4096, 6144),
+        gemm(16384, 4096, 4096),
+    )
+    (priced,) = price_side(lambda clock: FittedCosts(artefact, cluster, clock), parse_side(str(db), None))
+    known = priced.source == Source.MEASURED
+    np.testing.assert_allclose(np.exp(priced.log_error[known]), 1 / 1.1, rtol=1e-9)
+    rows = {row["price"]: row for row in price_rows([priced])}
+    assert {name: row["points"] for name, row in rows.items()} == {
+        "measured": 6,
+        "fitted": 1,
+        "borrowed": 1,
+        "extrapolated": 1,
+    }
+    assert rows["measured"]["bias_log"] == pytest.approx(-np.log(1.1))
+
+
+def test_rows_at_a_locked_clock_are_priced_at_that_clock(cluster: ClusterSpec, tmp_path: Path) -> None:
+    """Each row meets the model at its own clock."""
+    db = side_of(tmp_path / "b", gemm(4096, 8192, 8192), gemm(4096, 8192, 8192, clock_mhz=990.0))
+    (priced,) = price_side(lambda clock: AnalyticCosts(cluster, clock), parse_side(str(db), None))
+    op = Gemm(m=4096, n=8192, k=8192)
+    at_own_clock = [float(AnalyticCosts(cluster, clock).predict(op).latency_s) for clock in (None, 990.0)]
+    assert sorted(priced.predicted_s.tolist()) == pytest.approx(sorted(at_own_clock))
+    assert at_own_clock[1] > 1.5 * at_own_clock[0]
+
+
+def test_coverage_is_the_share_of_measurements_inside_the_interval(cluster: ClusterSpec, tmp_path: Path) -> None:
+    """A measurement a hundred times off lies outside its interval, an exact one inside."""
+    op = Gemm(m=64, n=4096, k=4096)
+    exact_s = float(AnalyticCosts(cluster).predict(op).latency_s)
+    db = side_of(
+        tmp_path / "b",
+        gemm(64, 4096, 4096, latency_s=exact_s),
+        gemm(64, 4096, 4096, latency_s=100 * exact_s, launch="eager"),
+    )
+    found = price_side(lambda clock: AnalyticCosts(cluster, clock), parse_side(str(db), None))
+    (row,) = price_rows(found)
+    assert row["coverage_frac"] == 0.5
+    (worst, exact) = worst_rows(found, 2)
+    assert worst["ratio"] == pytest.approx(0.01)
+    assert exact["ratio"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("side", "families", "message"),
+    [
+        ("device=a100-sxm-80gb", [], "rows are of device a100-sxm-80gb, the model is of h100-sxm"),
+        ("clock=1234", [], "no timed row of device h100-sxm"),
+        ("origin=measured", ["step"], "family 'step' has no price"),
+    ],
+)
+def test_sides_the_model_cannot_price_are_refused(
+    cluster: ClusterSpec, tmp_path: Path, side: str, families: list[str], message: str
+) -> None:
+    """Rows of another device, no rows, or a family without prices are named."""
+    db = side_of(tmp_path / "b", gemm(1, 64, 64))
+    with pytest.raises(CostModelError, match=message):
+        price_side(lambda clock: AnalyticCosts(cluster, clock), parse_side(side, db), families)
+
+
+def test_command_prices_a_side_and_draws_it(artefact: Artefact, tmp_path: Path) -> None:
+    """A fitted file or analytic:CLUSTER in place of A prices B; --out draws ratios and errors by source."""
+    path, out = tmp_path / "h100.fit.parquet", tmp_path / "page"
+    save_artefact(artefact, path)
+    db = side_of(tmp_path / "b", *(gemm(m, 4096, 4096, factor=1.2) for m in (1, 16, 100, 1000)))
+    result = CliRunner().invoke(compare, [str(path), str(db), "--cluster", CLUSTER, "--json", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert {row["price"] for row in document["prices"]} == {"measured", "fitted"}
+    assert sorted(entry.name for entry in out.iterdir()) == ["index.html", "predicted_gemm.png", "source_gemm.png"]
+    shown = CliRunner().invoke(compare, [f"analytic:{CLUSTER}", str(db)])
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.splitlines()[1].split()[:4] == ["gemm", "bf16", "analytic", "4"]
