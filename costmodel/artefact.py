@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from costmodel.errors import CostModelError
 from costmodel.holdout import HeldOut
-from costmodel.knots import FamilyKnots, LabelFit
+from costmodel.knots import Derived, FamilyKnots, LabelFit
 from costmodel.power import PowerModel
 from costmodel.reference import Reference
 
@@ -53,6 +53,7 @@ class Provenance:
     is_monotone: bool
     unlocked_mhz: float
     quantise_included: tuple[str, ...] = ()
+    energy_source: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,11 @@ def save_artefact(artefact: Artefact, path: Path) -> None:
         "reports": [asdict(report) for report in artefact.reports],
         "held_out": [asdict(row) for row in artefact.held_out],
         "families": {
-            name: {"features": knots.features, "labels": {key: _label_json(fit) for key, fit in knots.labels.items()}}
+            name: {
+                "features": knots.features,
+                "labels": {key: _label_json(fit) for key, fit in knots.labels.items()},
+                "derived": {key: asdict(correction) for key, correction in knots.derived.items()},
+            }
             for name, knots in artefact.families.items()
         },
     }
@@ -187,6 +192,7 @@ def _from_parts(table: pa.Table, body: dict[str, Any]) -> Artefact:
             y=arrays["y"][own],
             latency_s=arrays["latency_s"][own],
             residual=arrays["log_residual"][own],
+            derived={key: Derived(**correction) for key, correction in part["derived"].items()},
             labels={
                 key: LabelFit(
                     reference=Reference(**fit["reference"]),

@@ -18,6 +18,8 @@ from cluster_specs.load import bundled_clusters, load_cluster
 from costmodel.artefact import Artefact, FamilyReport, Provenance
 from costmodel.build_knots import MeasuredRows, build_knots
 from costmodel.errors import CostModelError
+from costmodel.fit_derived import with_derived
+from costmodel.fit_power import fit_power
 from costmodel.forms import attention, collective, elementwise, gemm, moe
 from costmodel.holdout import HeldOut, held_out_errors, summarise, with_intervals
 from costmodel.knots import FamilyKnots
@@ -55,8 +57,8 @@ def fit_device(
     frameworks: dict[str, int] = {}
     clocks: list[NDArray[np.float64]] = []
     quantised: set[str] = set()
-    for family in _ROWS_OF:
-        found = read_measurements(store, family, device, framework)
+    measured = {family: read_measurements(store, family, device, framework) for family in _ROWS_OF}
+    for family, found in measured.items():
         report, knots, errors = _fit_family(family, found, cluster, is_monotone=is_monotone)
         reports.append(report)
         if knots is None:
@@ -77,6 +79,7 @@ def fit_device(
             hint=f"a family needs {FEWEST_POINTS} distinct points; measure with `apex profile`, or `apex import` some",
         )
     seen = np.concatenate(clocks)
+    power, energy_source = fit_power(measured, cluster)
     provenance = Provenance(
         device=device,
         cluster=cluster.name,
@@ -88,9 +91,10 @@ def fit_device(
         is_monotone=is_monotone,
         unlocked_mhz=float(np.median(seen)) if len(seen) else cluster.device.clock.max_mhz,
         quantise_included=tuple(sorted(quantised)),
+        energy_source=energy_source,
     )
     return Artefact(
-        provenance=provenance, families=families, power=None, reports=tuple(reports), held_out=tuple(held_out)
+        provenance=provenance, families=families, power=power, reports=tuple(reports), held_out=tuple(held_out)
     )
 
 
@@ -139,7 +143,11 @@ def _fit_family(
         rows = repaired(rows)
     knots = build_knots(rows)
     errors = held_out_errors(rows, knots)
-    return report, with_intervals(knots, errors), summarise(family, errors)
+    knots = with_intervals(knots, errors)
+    if family == "attention" and not usable.all():
+        others = {name: column[~usable] for name, column in found.columns.items()}
+        knots = with_derived(knots, others, cluster)
+    return report, knots, summarise(family, errors)
 
 
 def _usable(family: str, columns: Columns, cluster: ClusterSpec) -> NDArray[np.bool_]:
@@ -151,7 +159,7 @@ def _usable(family: str, columns: Columns, cluster: ClusterSpec) -> NDArray[np.b
 
 
 _NOT_USABLE: Final = {
-    "attention": "chunks, mixed calls and unequal lengths are derived, not fitted",
+    "attention": "chunks, mixed calls and unequal lengths correct what is derived for them",
     "collective": "not on this cluster's levels, or not on the path an engine takes",
 }
 

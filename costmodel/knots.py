@@ -43,11 +43,20 @@ class LabelFit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Derived:
+    """What measured calls of a derived kind took relative to their derived price, and how far they scatter."""
+
+    factor: float
+    log_half_width: float
+    points: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FamilyKnots:
     """Knots of one family, grouped by shape; shape ``s`` owns rows ``start[s]:start[s + 1]``, ascending in x, then y.
 
     Rows of a family with ``y`` form a full grid per shape; cells that were not measured hold a filled-in residual and
-    a NaN latency.
+    a NaN latency. ``derived`` corrects calls that have no knots of their own but follow from those that do, by kind.
     """
 
     family: str
@@ -60,6 +69,7 @@ class FamilyKnots:
     latency_s: Array
     residual: Array
     labels: dict[str, LabelFit]
+    derived: dict[str, Derived] = field(default_factory=dict)
     _by_label: dict[str, NDArray[np.int64]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

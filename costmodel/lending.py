@@ -102,6 +102,22 @@ def _logs(measured: Array, shape: Array) -> tuple[NDArray[np.int64], Array]:
     return nearest(np.sqrt((steps**2).sum(axis=1)))
 
 
+def _collective(measured: Array, shape: Array) -> tuple[NDArray[np.int64], Array]:
+    """Take groups over as many nodes, linear in the logarithm of their size; beyond the ends the last slope goes on."""
+    same_nodes = np.flatnonzero((measured[:, 1] > 1) == (shape[1] > 1))
+    if len(same_nodes) < 2 or np.any(measured[same_nodes, 0] == shape[0]):
+        return _logs(measured, shape)
+    log_ranks = np.log2(measured[:, 0])
+    wanted = float(np.log2(shape[0]))
+    order = same_nodes[np.argsort(log_ranks[same_nodes])]
+    high = int(np.clip(np.searchsorted(log_ranks[order], wanted), 1, len(order) - 1))
+    pair = order[[high - 1, high]]
+    share = (wanted - log_ranks[pair[0]]) / (log_ranks[pair[1]] - log_ranks[pair[0]])
+    # One step beyond the ends is as far as two points can say.
+    share = float(np.clip(share, -1.0, 2.0))
+    return pair, np.array([1.0 - share, share])
+
+
 def _pairs_per_expert(shape: Array) -> Array:
     """ln(topk / experts) of moe features (hidden, inter, num_experts, topk, tp, ep)."""
     return np.asarray(np.log(shape[..., 3] / shape[..., 2]))
@@ -112,7 +128,7 @@ _CHOICES: dict[str, Callable[[Array, Array], tuple[NDArray[np.int64], Array]]] =
     "attention": _attention,
     "moe": _logs,
     "elementwise": _logs,
-    "collective": _logs,
+    "collective": _collective,
 }
 
 

@@ -1,8 +1,8 @@
 """Power and energy of a device while it runs an op.
 
-P = P_idle + (e_flop flop/s + e_byte B/s) v(clock) + e_link B/s, never above TDP; energy = P x latency. ``v`` is the
-dynamic-energy factor of voltage scaling. Where no joules were measured the energies per unit follow from two anchors:
-a GEMM at its calibrated efficiency and a stream at its calibrated bandwidth each draw a stated share of TDP.
+P = P_awake + (e_flop flop/s + e_byte B/s) v(clock) + e_link B/s, never above TDP; energy = P x latency. ``v`` is the
+dynamic-energy factor of voltage scaling; ``P_awake`` is what a device draws between kernels of a running engine, well
+above its idle power. Where no joules were measured the constants follow from whole serving runs on other devices.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,11 @@ from cluster_specs.device import DeviceSpec
 
 Array = NDArray[np.float64]
 
-# Llama-2-70B on A100-80GB: prompt phases draw 1.00 of TDP, decode 0.74 while streaming 0.64 of the stated bandwidth
-# (public logs of whole serving runs, 2023).
+# Llama-2-70B on A100-80GB at tp 2, 4 and 8 (public logs of whole runs): decode streams 0.63, 0.40 and 0.20 of the
+# stated bandwidth at 0.74, 0.59 and 0.43 of TDP, a line of 0.28 + 0.71 x; prompt phases draw 1.00 of TDP.
+_AWAKE_SHARE_OF_TDP = 0.28
+_STREAM_SHARE_OF_TDP = 0.71
 _GEMM_SHARE_OF_TDP = 1.0
-_STREAM_SHARE_OF_TDP = 0.74
 # SerDes plus switch, both ends: about 10 pJ per bit.
 _LINK_J_PER_BYTE = 80e-12
 # Below this share of the top clock the supply sits at its lowest voltage.
@@ -29,7 +30,7 @@ _FLAT_VOLTAGE_FRAC = 0.55
 class PowerModel:
     """Constants of the power equation for one device."""
 
-    idle_w: float
+    awake_w: float
     tdp_w: float
     j_per_flop: dict[str, float]
     j_per_byte: float
@@ -39,22 +40,22 @@ class PowerModel:
 
     @classmethod
     def from_device(cls, device: DeviceSpec) -> Self:
-        """Derive the constants of an unmeasured device from its spec and the two anchors."""
+        """Derive the constants of an unmeasured device from its spec and the shares above."""
         efficiency = {str(name): constant.value for name, constant in device.analytic.gemm_efficiency.items()}
         lowest = min(efficiency.values(), default=0.7)
-        stream = device.memory_bytes_per_s * device.analytic.memory_efficiency.value
-        swing = max(device.tdp_w - device.idle_w, 0.0)
+        awake_w = max(device.idle_w, _AWAKE_SHARE_OF_TDP * device.tdp_w)
+        swing = _GEMM_SHARE_OF_TDP * device.tdp_w - awake_w
         return cls(
-            idle_w=device.idle_w,
+            awake_w=awake_w,
             tdp_w=device.tdp_w,
             j_per_flop={
-                str(name): _GEMM_SHARE_OF_TDP * swing / (peak * efficiency.get(str(name), lowest))
+                str(name): swing / (peak * efficiency.get(str(name), lowest))
                 for name, peak in device.peak_flop_per_s.items()
             },
-            j_per_byte=max(_STREAM_SHARE_OF_TDP * device.tdp_w - device.idle_w, 0.0) / stream,
+            j_per_byte=_STREAM_SHARE_OF_TDP * device.tdp_w / device.memory_bytes_per_s,
             j_per_link_byte=_LINK_J_PER_BYTE,
             max_mhz=device.clock.max_mhz,
-            source="anchors: GEMM at 1.00 and stream at 0.74 of TDP (public A100 serving logs)",
+            source="shares of TDP as in public A100 serving logs: awake 0.28, full stream 0.71 more, GEMM 1.00",
         )
 
     def voltage_factor(self, clock_mhz: float | None) -> float:
@@ -77,5 +78,5 @@ class PowerModel:
         """Energy of one device per call, in joules; the shape is that of ``latency_s``."""
         per_flop = self.j_per_flop.get(dtype, max(self.j_per_flop.values()))
         dynamic = (per_flop * flop + self.j_per_byte * memory_bytes) * self.voltage_factor(clock_mhz)
-        joules = self.idle_w * latency_s + dynamic + self.j_per_link_byte * link_bytes
+        joules = self.awake_w * latency_s + dynamic + self.j_per_link_byte * link_bytes
         return np.minimum(joules, self.tdp_w * latency_s)

@@ -33,6 +33,13 @@ def fit_text(artefact: Artefact) -> str:
             lines.append(f"left out {count} {report.family} rows: {reason}")
         for reason, count in report.suspicious.items():
             lines.append(f"suspicious {count} {report.family} rows: {reason}")
+    for knots in artefact.families.values():
+        for kind, found in knots.derived.items():
+            spread = f"{found.log_half_width:.0%} for nine in ten"
+            lines.append(
+                f"derived {knots.family}, {kind}: x {found.factor:.3f} on {found.points} rows, within {spread}"
+            )
+    lines.append(f"energy: {artefact.provenance.energy_source}")
     return "\n".join(lines)
 
 

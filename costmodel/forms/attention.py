@@ -2,7 +2,8 @@
 
 Prefill is measured over whole prompts. A chunk of q tokens behind a prefix counts as a prompt of equal causal
 (query, key) pairs, and never takes less than reading its keys and values. Decode with unequal lengths costs its
-total, but no less than its longest sequence alone. A mixed call pays its launch once.
+total, but no less than its longest sequence alone. A mixed call pays its launch once. Where such calls were measured,
+each kind is corrected by their median ratio to this.
 """
 
 from collections.abc import Mapping
@@ -160,13 +161,14 @@ class AttentionForm(Form):
         ratio = np.divide(latency_s, total_s, out=np.ones_like(total_s), where=both)
         worst = np.maximum(np.maximum(prefill.source, decode.source), Source.BORROWED)
         single = np.where(np.asarray(op.num_prefill) > 0, prefill.source, decode.source)
-        return Prediction(
+        whole = Prediction(
             latency_s=latency_s,
             low_s=(prefill.low_s + decode.low_s) * ratio,
             high_s=(prefill.high_s + decode.high_s) * ratio,
             energy_j=(prefill.energy_j + decode.energy_j) * ratio,
             source=np.where(both, worst, single).astype(np.int8),
         )
+        return self._corrected(whole, "mixed", both, half_width=0.0)
 
     def _prefill(self, op: Attention) -> Prediction | None:
         found = self._surface("prefill", op)
@@ -187,16 +189,12 @@ class AttentionForm(Form):
         _, bytes_s = work_sides(chunk, self.pricing.cluster)
         reading_s = fit.reference.floor_s + bytes_s / fit.reference.memory_efficiency
         latency_s = np.where(prefix, np.maximum(whole.latency_s, reading_s), whole.latency_s)
-        spread = np.exp(np.where(prefix, fit.log_half_width[Source.BORROWED].max(), 0.0))
-        ratio = latency_s / whole.latency_s
-        derived = Prediction(
-            latency_s=latency_s,
-            low_s=whole.low_s * ratio / spread,
-            high_s=whole.high_s * ratio * spread,
-            energy_j=whole.energy_j * ratio,
+        derived = replace(
+            _scaled(whole, latency_s / whole.latency_s),
             source=np.where(prefix, np.maximum(whole.source, Source.BORROWED), whole.source).astype(np.int8),
         )
-        return _masked(derived, count > 0)
+        unknown = float(fit.log_half_width[Source.BORROWED].max())
+        return _masked(self._corrected(derived, "prefix", prefix, half_width=unknown), count > 0)
 
     def _decode(self, op: Attention) -> Prediction | None:
         found = self._surface("decode", op)
@@ -209,14 +207,31 @@ class AttentionForm(Form):
         total = surface.predict(count, np.maximum(kv, 1.0))
         if np.any(longest > kv):
             alone = surface.predict(np.ones_like(longest), np.maximum(longest, 1.0))
-            total = _slower(total, alone)
-        if np.any(np.asarray(op.decode_q) > 1):
+            total = self._corrected(_slower(total, alone), "unequal", longest > kv, half_width=0.0)
+        several = np.asarray(op.decode_q) > 1
+        if np.any(several):
             reference = self.knots.labels[label].reference
             single = replace(op, num_prefill=0, decode_q=1)
             sides = (work_sides(replace(single, decode_q=op.decode_q), self.pricing.cluster),)
             ratio = reference.seconds(*sides[0]) / reference.seconds(*work_sides(single, self.pricing.cluster))
-            total = _scaled(total, ratio)
+            total = self._corrected(_scaled(total, ratio), "several", several, half_width=0.0)
         return _masked(total, count > 0)
+
+    def _corrected(
+        self, prediction: Prediction, kind: str, where: NDArray[np.bool_], *, half_width: float
+    ) -> Prediction:
+        """Apply the measured correction of a derived kind; without one the interval widens by ``half_width``."""
+        found = self.knots.derived.get(kind)
+        factor = np.where(where, 1.0 if found is None else found.factor, 1.0)
+        spread = np.exp(np.where(where, half_width if found is None else found.log_half_width, 0.0))
+        latency_s = prediction.latency_s * factor
+        return Prediction(
+            latency_s=latency_s,
+            low_s=np.minimum(prediction.low_s * factor / spread, latency_s),
+            high_s=np.maximum(prediction.high_s * factor * spread, latency_s),
+            energy_j=prediction.energy_j * factor,
+            source=np.where(where, np.maximum(prediction.source, Source.BORROWED), prediction.source).astype(np.int8),
+        )
 
     def _surface(self, phase: str, op: Attention) -> tuple[Surface, str] | None:
         shape = (op.num_heads, op.num_kv_heads, op.head_dim, op.v_head_dim, op.window)

@@ -1,0 +1,111 @@
+"""The power equation's constants from measured joules: non-negative least squares on watts.
+
+P = P_awake + sum over formats of e_flop flop/s v(clock) + e_byte B/s v(clock) + e_link B/s, over calls that stay below
+the power limit. Runs in ``apex fit`` only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_specs.cluster import ClusterSpec
+from costmodel.measurements import Measurements
+from costmodel.ops import Collective
+from costmodel.power import PowerModel
+from costmodel.roofline import compute_dtype, roofline
+from costmodel.row_ops import iter_row_ops
+
+Array = NDArray[np.float64]
+
+FEWEST_ENERGY_ROWS = 12
+# Above this share of TDP the limit, not the work, decides.
+_BELOW_LIMIT = 0.97
+_FOLDS = 5
+
+
+def fit_power(measured: Mapping[str, Measurements], cluster: ClusterSpec) -> tuple[PowerModel | None, str]:
+    """Fit the constants where joules were measured; the sentence says on how many rows, or why not."""
+    prior = PowerModel.from_device(cluster.device)
+    rates, watts, clocks, formats = _rates(measured, cluster)
+    usable = watts < _BELOW_LIMIT * prior.tdp_w
+    if np.count_nonzero(usable) < FEWEST_ENERGY_ROWS:
+        have = int(np.count_nonzero(usable))
+        return None, f"{have} rows with joules below the power limit, {FEWEST_ENERGY_ROWS} needed: energy is derived"
+    factor = np.array([prior.voltage_factor(None if np.isnan(clock) else float(clock)) for clock in clocks])
+    # Columns: awake, one per format, memory bytes, link bytes; the link is not scaled by the core's voltage.
+    scale = np.column_stack([np.ones_like(factor), *[factor] * (rates.shape[1] - 2), np.ones_like(factor)])
+    design = (rates * scale)[usable]
+    constants = non_negative_least_squares(design, watts[usable])
+    error = _held_out(design, watts[usable])
+    per_flop = {
+        name: float(value) for name, value in zip(formats, constants[1 : 1 + len(formats)], strict=True) if value > 0
+    }
+    source = f"measured: {len(design)} rows with joules, held-out median error of power {error:.1%}"
+    fitted = replace(
+        prior,
+        awake_w=float(constants[0]) or prior.awake_w,
+        j_per_flop=prior.j_per_flop | per_flop,
+        j_per_byte=float(constants[-2]) or prior.j_per_byte,
+        j_per_link_byte=float(constants[-1]) or prior.j_per_link_byte,
+        source=source,
+    )
+    return fitted, source
+
+
+def _rates(measured: Mapping[str, Measurements], cluster: ClusterSpec) -> tuple[Array, Array, Array, tuple[str, ...]]:
+    """Work per second of every row with joules: [rows, awake | formats | memory | link], its watts and clock."""
+    parts: list[tuple[str, Array, Array, Array, Array, Array]] = []
+    for family, found in measured.items():
+        columns = found.columns
+        known = ~np.isnan(columns["energy_j"].astype(np.float64))
+        columns = {name: column[known] for name, column in columns.items()}
+        for op, rows in iter_row_ops(family, columns, cluster):
+            work = roofline(op, cluster)
+            latency_s = columns["latency_s"].astype(np.float64)[rows]
+            is_link = isinstance(op, Collective)
+            moved = work.bytes / latency_s
+            parts.append(
+                (
+                    compute_dtype(op),
+                    np.broadcast_to(work.flop, latency_s.shape) / latency_s,
+                    np.zeros_like(latency_s) if is_link else moved,
+                    moved if is_link else np.zeros_like(latency_s),
+                    columns["energy_j"].astype(np.float64)[rows] / latency_s,
+                    columns["clock_mhz"].astype(np.float64)[rows],
+                )
+            )
+    formats = tuple(sorted({part[0] for part in parts}))
+    if not parts:
+        return np.zeros((0, 3)), np.zeros(0), np.zeros(0), ()
+    flop = [
+        np.concatenate([part[1] if part[0] == name else np.zeros_like(part[1]) for part in parts]) for name in formats
+    ]
+    memory, link, watts, clock = (np.concatenate([part[index] for part in parts]) for index in (2, 3, 4, 5))
+    return np.column_stack([np.ones_like(watts), *flop, memory, link]), watts, clock, formats
+
+
+def non_negative_least_squares(design: Array, target: Array) -> Array:
+    """Least squares with constants that cannot be negative: the most negative one is dropped until none is."""
+    size = np.maximum(np.abs(design).max(axis=0), 1e-300)
+    kept = np.flatnonzero(np.abs(design).max(axis=0) > 0)
+    found = np.zeros(design.shape[1])
+    while len(kept):
+        solved = np.linalg.lstsq(design[:, kept] / size[kept], target, rcond=None)[0]
+        if np.all(solved >= 0):
+            found[kept] = solved / size[kept]
+            break
+        kept = np.delete(kept, int(np.argmin(solved)))
+    return found
+
+
+def _held_out(design: Array, watts: Array) -> float:
+    """Median relative error of power over folds that were left out."""
+    fold = np.random.default_rng(0).permutation(len(watts)) % _FOLDS
+    errors = []
+    for index in range(_FOLDS):
+        kept = fold != index
+        constants = non_negative_least_squares(design[kept], watts[kept])
+        errors.append(np.abs(design[~kept] @ constants / watts[~kept] - 1.0))
+    return float(np.median(np.concatenate(errors)))
