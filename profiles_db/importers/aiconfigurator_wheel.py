@@ -68,6 +68,11 @@ class Wheel:
         """``origin`` column of every imported row."""
         return f"imported:{self.distribution}-{self.version}"
 
+    def unknown_systems(self) -> tuple[str, ...]:
+        """Systems of the wheel that have no name here and are therefore not importable."""
+        folders = (path for path in self.root.iterdir() if any(path.glob(f"*/*/*/*{_SUFFIX}")))
+        return tuple(sorted(path.name for path in folders if path.name not in SYSTEMS))
+
     def iter_tables(self, system: str) -> Iterator[ForeignTable]:
         """Tables of one system, in path order."""
         for path in sorted((self.root / system).glob(f"*/*/*/*{_SUFFIX}")):

@@ -38,6 +38,12 @@ def import_group() -> None:
 @click.option("--version", "versions", multiple=True, help="Default: the newest complete one; all; or nccl-2.27.3.")
 @click.option("--table", "tables", multiple=True, help="For example gemm; default: every table.")
 @click.option("--include-unfit", is_flag=True, help="Keep eager and suspect rows, labelled, instead of dropping them.")
+@click.option(
+    "--from",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of tables (systems/data of an unpacked wheel) instead of the installed wheel.",
+)
 @click.option("--list", "list_only", is_flag=True, help="Only list what the wheel holds for the system.")
 @JSON_OPTION
 def aiconfigurator_command(
@@ -48,6 +54,7 @@ def aiconfigurator_command(
     versions: tuple[str, ...],
     tables: tuple[str, ...],
     include_unfit: bool,
+    folder: Path | None,
     list_only: bool,
     as_json: bool,
 ) -> None:
@@ -55,8 +62,12 @@ def aiconfigurator_command(
     from profiles_db.importers.aiconfigurator import import_tables
     from profiles_db.importers.aiconfigurator_wheel import SYSTEMS, open_wheel, select_tables
 
-    wheel = open_wheel()
-    chosen = tuple(SYSTEMS) if "all" in systems else systems
+    wheel = open_wheel(folder)
+    chosen = systems
+    if "all" in systems:
+        chosen = tuple(SYSTEMS)
+        for system in wheel.unknown_systems():
+            click.echo(f"note: system {system} has no name here and is left out", err=True)
     if list_only:
         rows = [
             {"system": system, "framework": item.framework, "version": item.version, "table": item.table}

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from profiles_db.errors import ProfilesError
 from profiles_db.importers.aiconfigurator import import_tables
@@ -59,6 +61,28 @@ def test_gemm_rows_arrive_in_our_units_and_names(wheel: Wheel, store: Store) -> 
     assert (row["framework"], row["origin"]) == ("vllm-0.24.0", "imported:aiconfigurator-core-unknown")
     (run,) = store.runs("h100-sxm").to_pylist()
     assert (run["run_id"], run["vllm_version"]) == (row["run_id"], "0.24.0")
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    latencies_ms=st.lists(
+        st.one_of(st.floats(min_value=1e-4, max_value=1e4), st.sampled_from([0.0, -1.0, float("nan"), None])),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_every_row_is_kept_in_seconds_or_counted(
+    latencies_ms: list[float | None], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever the times, rows in are rows kept plus rows dropped, and kept times are a thousandth of those read."""
+    root = tmp_path_factory.mktemp("case")
+    rows = [{**_gemm_rows(1)[0], "m": m, "latency": value} for m, value in enumerate(latencies_ms, start=1)]
+    _write(root / "wheel", "gemm/vllm/0.24.0/gemm", rows)
+    store = open_store(root / "db", bundled=None)
+    count = _import(open_wheel(root / "wheel"), store)["vllm-0.24.0/gemm"]
+    good = {m: value * 1e-3 for m, value in enumerate(latencies_ms, start=1) if value is not None and value > 0}
+    assert {row["m"]: row["latency_s"] for row in store.read("gemm").to_pylist()} == pytest.approx(good)
+    assert (count.rows_in, count.kept) == (len(latencies_ms), len(good))
 
 
 def test_eager_block_scaled_rows_are_dropped_or_labelled(wheel: Wheel, store: Store, tmp_path: Path) -> None:
@@ -272,6 +296,15 @@ def test_newest_complete_version_is_the_default(wheel: Wheel) -> None:
     _write(wheel.root, "gemm/vllm/0.9.1/gemm", _gemm_rows(1))
     _write(wheel.root, "comm/vllm/0.30.0/custom_allreduce", [{**CUSTOM, "latency": 1.0}])
     assert {item.version for item in select_tables(wheel, "h100_sxm", ["vllm"], [])} == {"0.24.0"}
+
+
+def test_systems_without_a_name_are_listed(wheel: Wheel) -> None:
+    """A system of a later wheel is named as left out, not passed over."""
+    assert wheel.unknown_systems() == ()
+    path = wheel.root / "x100_sxm" / "gemm" / "vllm" / "1.0" / "gemm_perf.parquet"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert wheel.unknown_systems() == ("x100_sxm",)
 
 
 def test_a_damaged_table_is_named(wheel: Wheel, store: Store) -> None:
