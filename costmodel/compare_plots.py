@@ -145,8 +145,8 @@ def histogram_figure(
 ) -> Figure:
     """Distribution of predicted / measured per group as steps; points beyond the axis are counted in the legend."""
     figure, axes = _figure(title)
-    fewest = min(len(values) for values in log_ratios.values())
-    bins = int(np.clip(2 * np.rint(np.sqrt(fewest)), 8, 80))
+    most = max(len(values) for values in log_ratios.values())
+    bins = int(np.clip(2 * np.rint(np.sqrt(most)), 8, 80))
     edges = np.linspace(-limit, limit, bins + 1)
     for index, (label, values) in enumerate(log_ratios.items()):
         beyond = int((np.abs(values) > limit).sum())
@@ -172,10 +172,9 @@ def ratio_figure(title: str, groups: Mapping[str, tuple[Array, Array]], *, a_lab
     figure, axes = _figure(title)
     for index, (label, (latency_s, ratio)) in enumerate(groups.items()):
         colour = _COLOURS[index % len(_COLOURS)]
-        is_many = len(ratio) > _MANY_POINTS
-        size = 3.0 if is_many else 14.0
-        alpha = 0.12 if is_many else 0.7
-        axes.scatter(latency_s, ratio, s=size, color=colour, alpha=alpha, linewidth=0, rasterized=is_many)
+        crowding = _MANY_POINTS / max(len(ratio), _MANY_POINTS)  # 1 for few points, towards 0 for many
+        size, alpha = 3.0 + 11.0 * crowding, 0.1 + 0.6 * crowding
+        axes.scatter(latency_s, ratio, s=size, color=colour, alpha=alpha, linewidth=0, rasterized=crowding < 1)
         x, y = _running_median(latency_s, ratio)
         name = f"{label} ({len(ratio):,} points)"
         marker = _MARKERS[index % len(_MARKERS)]
