@@ -5,6 +5,7 @@ A plan fixes every (n, k) and message width, so what is left of an op is a curve
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from costmodel.ops import Elementwise, Op
 from costmodel.prediction import CostModel
 
 Array = NDArray[np.float64]
+End = Literal["low", "middle", "high"]  # best estimate, or an end of its 90 % interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,12 @@ class StepSum:
         """Price and add a list of ops, each ``times`` over."""
         for op in ops:
             self.add(label(op), curves.price(op), times)
+
+    def seconds(self, end: End) -> Array:
+        """Return the best estimate of the sum, or an end of its interval."""
+        if end == "middle":
+            return self.latency_s
+        return self.low_s if end == "low" else self.high_s
 
     @property
     def low_s(self) -> Array:

@@ -15,7 +15,8 @@ result = simulate(
 print(result.metrics["ttft_s"]["p99"])
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster_specs.cluster import ClusterSpec
@@ -26,9 +27,12 @@ from simulator.engine.run import run_replicas
 from simulator.engine_profile import EngineProfile, load_profile
 from simulator.engine_support import engines_for
 from simulator.errors import EXIT_INFEASIBLE, InputError
+from simulator.interval import Interval, metric_intervals
 from simulator.metrics import summarise
 from simulator.model.spec import ModelSpec
 from simulator.objective import Slo
+from simulator.op_breakdown import op_breakdown
+from simulator.op_curves import End
 from simulator.plan import Plan
 from simulator.serving import Overrides, Refusal, Serving, Start
 from simulator.work import run_work, work_metrics
@@ -45,12 +49,16 @@ class InfeasibleError(InputError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One simulated plan: what it started with, what users would see, and the run behind it."""
+    """One simulated plan: what it started with, what users would see, and the run behind it.
+
+    ``interval`` holds [low, high] of each metric by its path (``ttft_s.p99``); None until ``with_interval`` adds it.
+    """
 
     start: Start
     metrics: dict[str, Any]
     run: EngineResult
     engines: dict[str, str | None]
+    interval: Mapping[str, Interval] | None = None
 
     @property
     def plan(self) -> Plan:
@@ -65,6 +73,7 @@ class Result:
             "feasible": True,
             "devices": start.plan.num_devices,
             "metrics": self.metrics,
+            **({} if self.interval is None else {"metrics_interval": _lists(self.interval)}),
             "limits": {
                 "max_num_seqs": limits.max_num_seqs,
                 "max_num_batched_tokens": limits.max_num_batched_tokens,
@@ -114,17 +123,37 @@ def simulate(
     start = serving.start(plan, workload)
     if isinstance(start, Refusal):
         raise InfeasibleError(f"plan {plan} cannot start: {start.reason}")
-    return replay(serving, start, workload, slo)
+    return with_interval(serving, replay(serving, start, workload, slo), workload, slo)
 
 
-def replay(serving: Serving, start: Start, workload: Workload, slo: Slo | None = None) -> Result:
-    """Run the engine on a started plan and measure what it did."""
-    run = run_replicas(start.compiled.tables(), start.limits, workload, dp=start.plan.dp, router=start.router)
-    summary = summarise(run, (slo or Slo()).per_request)
-    metrics = summary.to_json()
-    work = run_work(start.compiled, run, start.plan, serving.cluster)
+def replay(serving: Serving, start: Start, workload: Workload, slo: Slo | None = None, *, log: bool = False) -> Result:
+    """Run the engine on a started plan and measure what it did; ``log`` keeps a row per iteration in ``run.log``."""
+    run = _run(start, workload, "middle", log=log)
+    metrics = _measure(serving, start, run, slo, "middle")
+    metrics["breakdown_ops"] = op_breakdown(start.compiled, run)
+    return Result(start=start, metrics=metrics, run=run, engines=engines_for(serving.model, start.plan))
+
+
+def with_interval(serving: Serving, result: Result, workload: Workload, slo: Slo | None = None) -> Result:
+    """Add the metrics' 90 % intervals: two more runs, with all steps at either end of the cost model's interval."""
+    start = result.start
+    ends: tuple[End, End] = ("low", "high")
+    runs = [_measure(serving, start, _run(start, workload, end), slo, end) for end in ends]
+    return replace(result, interval=metric_intervals([result.metrics, *runs]))
+
+
+def _run(start: Start, workload: Workload, end: End, *, log: bool = False) -> EngineResult:
+    tables = start.compiled.tables(end)
+    return run_replicas(tables, start.limits, workload, dp=start.plan.dp, router=start.router, log=log)
+
+
+def _measure(serving: Serving, start: Start, run: EngineResult, slo: Slo | None, end: End) -> dict[str, Any]:
+    metrics = summarise(run, (slo or Slo()).per_request).to_json()
+    work = run_work(start.compiled, run, start.plan, serving.cluster, end=end)
     output_tokens = int(run.output_tokens[run.is_finished].sum())
     scheme = start.plan.weight_dtype or serving.model.quantisation or serving.model.dtype
-    compute = SCHEMES[scheme].compute
-    metrics |= work_metrics(work, start.plan, serving.cluster, output_tokens, compute)
-    return Result(start=start, metrics=metrics, run=run, engines=engines_for(serving.model, start.plan))
+    return metrics | work_metrics(work, start.plan, serving.cluster, output_tokens, SCHEMES[scheme].compute)
+
+
+def _lists(intervals: Mapping[str, Interval]) -> dict[str, list[float]]:
+    return {path: [low, high] for path, (low, high) in intervals.items()}

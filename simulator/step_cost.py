@@ -15,13 +15,12 @@ from costmodel.ops import Attention
 from simulator.engine_profile import EngineProfile
 from simulator.model.cell import AttentionTemplate, KernelChoices
 from simulator.model.spec import Block, ModelSpec
-from simulator.op_curves import OpCurves, StepSum, label
+from simulator.op_curves import End, OpCurves, StepSum, label
 from simulator.plan import Plan
 from simulator.step_tables import StepTables
 
 I64 = NDArray[np.int64]
 Array = NDArray[np.float64]
-End = Literal["low", "middle", "high"]
 
 _PS_PER_S: Final = 1e12
 
@@ -94,21 +93,21 @@ class CompiledPlan:
             token_decode_ps=self._token_table(self.profile.graphs.decode, end),
             sample_ps=np.stack(
                 [
-                    _dense(rows, knots.rows, _seconds(stage.samples, end))
+                    _dense(rows, knots.rows, stage.samples.seconds(end))
                     + (_to_ps(rows * host.sequence_s) if index == last else 0)
                     for index, stage in enumerate(self.stages)
                 ]
             ),
-            send_ps=self._tokens_dense([_seconds(stage.sends, end) for stage in self.stages], captured=True),
+            send_ps=self._tokens_dense([stage.sends.seconds(end) for stage in self.stages], captured=True),
             decode_batch_knots=knots.batch,
             decode_kv_knots=knots.kv,
-            decode_ps=np.stack([_to_ps(_seconds(stage.decode, end)).reshape(grid) for stage in self.stages]),
-            windowed_ps=np.stack([_to_ps(_seconds(stage.windowed, end)).reshape(grid) for stage in self.stages]),
+            decode_ps=np.stack([_to_ps(stage.decode.seconds(end)).reshape(grid) for stage in self.stages]),
+            windowed_ps=np.stack([_to_ps(stage.windowed.seconds(end)).reshape(grid) for stage in self.stages]),
             window_tokens=self.window_tokens,
             prefill_pair_knots=knots.pairs,
-            prefill_pair_ps=np.stack([_to_ps(_seconds(stage.prefill, end)) for stage in self.stages]),
+            prefill_pair_ps=np.stack([_to_ps(stage.prefill.seconds(end)) for stage in self.stages]),
             prefill_kv_knots=knots.reads,
-            prefill_kv_ps=np.stack([_to_ps(_seconds(stage.reads, end)) for stage in self.stages]),
+            prefill_kv_ps=np.stack([_to_ps(stage.reads.seconds(end)) for stage in self.stages]),
             host_step_ps=round(host.step_s * _PS_PER_S),
             host_seq_ps=0,  # the per-sequence part is on the critical path: it is inside sample_ps
         )
@@ -116,7 +115,7 @@ class CompiledPlan:
     def _token_table(self, mode: Literal["full", "piecewise", "none"], end: End) -> I64:
         """Dense token table of steps that run in one graph mode; pieces add host time around each all-reduce."""
         gap_s = self.profile.host.all_reduce_s if mode == "piecewise" else 0.0
-        curves = [_seconds(stage.tokens, end) + gap_s * stage.all_reduces for stage in self.stages]
+        curves = [stage.tokens.seconds(end) + gap_s * stage.all_reduces for stage in self.stages]
         return self._tokens_dense(curves, captured=mode != "none")
 
     def _tokens_dense(self, curves: list[Array], *, captured: bool) -> I64:
@@ -234,10 +233,6 @@ def _steps(first: int, last: int, per_octave: int) -> list[int]:
     """Whole numbers from first to last, ``per_octave`` to a doubling, both ends included."""
     count = max(2, round(per_octave * np.log2(last / first)) + 1) if last > first else 1
     return sorted({round(value) for value in np.geomspace(first, last, count)} | {last})
-
-
-def _seconds(total: StepSum, end: End) -> Array:
-    return {"low": total.low_s, "middle": total.latency_s, "high": total.high_s}[end]
 
 
 def _to_ps(seconds: NDArray[np.floating]) -> I64:
