@@ -113,7 +113,7 @@ def curve_series(knots: FamilyKnots, label: str, costs: CostModel) -> list[Serie
     for shape in _representative(knots, label):
         own = knots.rows(shape)
         x = _between(knots, label, knots.x[own])
-        series.append(_series(_shape_name(knots, shape), knots, shape, own_x=knots.x[own], axis=x, costs=costs))
+        series.append(_series(shape_name(knots, shape), knots, shape, own_x=knots.x[own], axis=x, costs=costs))
     return series
 
 
@@ -147,7 +147,7 @@ def _surface_series(knots: FamilyKnots, label: str, costs: CostModel) -> Iterato
 
 def surface_shape_name(knots: FamilyKnots, label: str) -> str:
     """Name the shape whose surface `curve_series` cuts."""
-    return _shape_name(knots, _middle(knots, label))
+    return shape_name(knots, _middle(knots, label))
 
 
 def _middle(knots: FamilyKnots, label: str) -> int:
@@ -192,6 +192,7 @@ def _between(knots: FamilyKnots, label: str, own_x: Array) -> Array:
 _ABBREVIATED = {"num_heads": "heads", "num_kv_heads": "kv heads", "num_experts": "experts", "bytes_per_row": "B/row"}
 
 
-def _shape_name(knots: FamilyKnots, shape: int) -> str:
+def shape_name(knots: FamilyKnots, shape: int) -> str:
+    """Name a measured shape by its features."""
     pairs = zip(knots.features, knots.shape[shape].tolist(), strict=True)
     return ", ".join(f"{_ABBREVIATED.get(name, name)} {value:,.0f}" for name, value in pairs)

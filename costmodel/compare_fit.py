@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.artefact import Artefact
-from costmodel.compare_curves import clock_of, measured_rows_of, op_of, with_labels
+from costmodel.compare_curves import clock_of, measured_rows_of, op_of, shape_name, with_labels
 from costmodel.holdout import Errors, held_out_errors
 from costmodel.knots import FamilyKnots
 from costmodel.predict import FittedCosts
@@ -82,9 +82,7 @@ class ClockTransfer:
     reference_s: Array
     measured_s: Array
     predicted_s: Array
-    shape: NDArray[np.int64]
-    x: Array
-    y: Array
+    name: tuple[str, ...]  # what was run
 
     @property
     def log_error(self) -> Array:
@@ -104,7 +102,7 @@ def clock_transfers(artefact: Artefact, cluster: ClusterSpec) -> list[ClockTrans
         found += [
             _transfer(artefact, knots, base, sorted(own), cluster) for base, own in clocks.items() if len(own) > 1
         ]
-    return [transfer for transfer in found if len(transfer.x)]
+    return [transfer for transfer in found if transfer.name]
 
 
 def _transfer(
@@ -116,8 +114,8 @@ def _transfer(
         for shape in range(top.num_shapes)
         for x, y, latency in _points(top, shape)
     }
-    columns: dict[str, list[float]] = {name: [] for name in ("clock", "reference", "measured", "predicted", "x", "y")}
-    shapes: list[int] = []
+    columns: dict[str, list[float]] = {name: [] for name in ("clock", "reference", "measured", "predicted")}
+    names: list[str] = []
     alone = replace(artefact, families={knots.family: top})
     for clock in clocks[:-1]:
         costs = FittedCosts(alone, cluster, clock)
@@ -132,9 +130,7 @@ def _transfer(
             columns["reference"] += [known[(*head, a, b)] for a, b, _ in points]
             columns["measured"] += latency_s.tolist()
             columns["predicted"] += predicted.tolist()
-            columns["x"] += x.tolist()
-            columns["y"] += y.tolist()
-            shapes += [_index(top, head)] * len(x)
+            names += [_point_name(knots, shape, a, b) for a, b, _ in points]
     return ClockTransfer(
         family=knots.family,
         label=base,
@@ -143,9 +139,7 @@ def _transfer(
         reference_s=np.array(columns["reference"]),
         measured_s=np.array(columns["measured"]),
         predicted_s=np.array(columns["predicted"]),
-        shape=np.array(shapes, dtype=np.int64),
-        x=np.array(columns["x"]),
-        y=np.array(columns["y"]),
+        name=tuple(names),
     )
 
 
@@ -155,8 +149,9 @@ def _points(knots: FamilyKnots, shape: int) -> list[tuple[float, float, float]]:
     return [(x, y, latency) for x, y, latency in rows if not np.isnan(latency)]
 
 
-def _index(knots: FamilyKnots, head: tuple[float, ...]) -> int:
-    return int(np.flatnonzero((knots.shape == np.array(head)).all(axis=1))[0])
+def _point_name(knots: FamilyKnots, shape: int, x: float, y: float) -> str:
+    size = f"{x:,.0f}" if y == 1.0 else f"{x:,.0f} x {y:,.0f}"
+    return f"{shape_name(knots, shape)}: {size}"
 
 
 def clock_rows(transfers: list[ClockTransfer]) -> list[dict[str, Any]]:

@@ -91,7 +91,7 @@ def _family_figures(knots: FamilyKnots, costs: FittedCosts, device: str) -> Iter
         at_clock = FittedCosts(costs.artefact, costs.cluster, clock_of(label))
         phase = label.partition("|")[0]
         size_label = _SIZE_LABEL[phase if knots.family == "attention" else knots.family]
-        title = f"{knots.family} {label.replace('|', ' ')} on {device}"
+        title = f"{knots.family} {_words(label)} on {device}"
         if np.any(knots.y != 1.0):
             title += f"\n{surface_shape_name(knots, label)}"
         yield NamedFigure(
@@ -99,6 +99,11 @@ def _family_figures(knots: FamilyKnots, costs: FittedCosts, device: str) -> Iter
             caption="Measured points over the fitted curves; shapes are spread evenly over the measured ones.",
             figure=curves_figure(title, curve_series(knots, label, at_clock), x_label=size_label),
         )
+
+
+def _words(label: str) -> str:
+    kind, _, clock = label.partition("@")
+    return kind.replace("|", " ") + (f" at {clock} MHz" if clock else "")
 
 
 def _stem(*parts: str) -> str:
@@ -177,7 +182,7 @@ def _clock_figures(artefact: Artefact, transfers: Sequence[ClockTransfer]) -> It
             caption="Measured latency at each locked clock over the latency at the highest one; lines are priced from "
             "the highest clock alone.",
             figure=clocks_figure(
-                f"{transfer.family} {transfer.label.replace('|', ' ')} on {artefact.provenance.device}",
+                f"{transfer.family} {_words(transfer.label)} on {artefact.provenance.device}",
                 _clock_series(transfer),
             ),
         )
@@ -185,9 +190,9 @@ def _clock_figures(artefact: Artefact, transfers: Sequence[ClockTransfer]) -> It
 
 def _clock_series(transfer: ClockTransfer) -> list[Series]:
     """Up to six points spread over the range of sensitivity to the clock."""
-    points: dict[tuple[int, float, float], list[int]] = {}
-    for index, key in enumerate(zip(transfer.shape.tolist(), transfer.x.tolist(), transfer.y.tolist(), strict=True)):
-        points.setdefault(key, []).append(index)
+    points: dict[str, list[int]] = {}
+    for index, name in enumerate(transfer.name):
+        points.setdefault(name, []).append(index)
     most = max(map(len, points.values()))
     complete = [members for members in points.values() if len(members) == most]
     complete.sort(key=lambda members: transfer.measured_s[members[0]] / transfer.reference_s[members[0]])
@@ -197,7 +202,6 @@ def _clock_series(transfer: ClockTransfer) -> list[Series]:
         clock = np.append(transfer.clock_mhz[members], transfer.reference_mhz)
         measured = np.append(transfer.measured_s[members] / transfer.reference_s[members], 1.0)
         predicted = np.append(transfer.predicted_s[members] / transfer.reference_s[members], 1.0)
-        label = f"{transfer.reference_s[members[0]] * 1e6:,.1f} us at the highest clock"
         band = Band(x=clock, y=predicted, low=predicted, high=predicted)
-        series.append(Series(label=label, x=clock, y=measured, band=band))
+        series.append(Series(label=transfer.name[members[0]], x=clock, y=measured, band=band))
     return series

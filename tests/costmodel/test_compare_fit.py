@@ -160,7 +160,8 @@ def test_lower_clock_is_priced_from_the_highest_alone(artefact: Artefact, cluste
     (transfer,) = clock_transfers(artefact, cluster)
     assert transfer.reference_mhz == 1410
     assert set(transfer.clock_mhz.tolist()) == {1005}
-    assert len(transfer.x) == 32
+    assert len(set(transfer.name)) == 32
+    assert "n 8,192, k 4,096: 256" in transfer.name
     slowdown = transfer.measured_s / transfer.reference_s
     assert slowdown.max() > 1.35
     assert slowdown.min() == pytest.approx(1.0)
