@@ -9,6 +9,10 @@ from costmodel.artefact import Artefact
 from costmodel.holdout import QUESTIONS, HeldOut
 
 
+# Share of suspicious rows from which a repair is worth a look.
+_MANY = 0.03
+
+
 def report_json(artefact: Artefact) -> str:
     """Report as JSON: provenance, families, held-out errors as fractions of 1."""
     body: dict[str, Any] = {
@@ -32,7 +36,9 @@ def fit_text(artefact: Artefact) -> str:
         for reason, count in report.dropped.items():
             lines.append(f"left out {count} {report.family} rows: {reason}")
         for reason, count in report.suspicious.items():
-            lines.append(f"suspicious {count} {report.family} rows: {reason}")
+            lines.append(f"suspicious {count} {report.family} rows, kept: {reason}")
+        if sum(report.suspicious.values()) > _MANY * report.used and not artefact.provenance.is_monotone:
+            lines.append(f"hint: over {_MANY:.0%} of {report.family} rows are suspicious; compare with --monotone")
     for knots in artefact.families.values():
         for kind, found in knots.derived.items():
             spread = f"{found.log_half_width:.0%} for nine in ten"

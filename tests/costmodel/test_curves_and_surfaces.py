@@ -60,7 +60,7 @@ def test_points_are_verbatim_and_the_rest_lies_between_its_neighbours(latency_s:
 
 
 def test_power_laws_are_met_exactly_everywhere() -> None:
-    """A power of 0.7 is a straight line in logs: inside and beyond it is exact; below the first point it is the first."""
+    """A power of 0.7 is a straight line in logs: exact inside and beyond; below the first point it is the first."""
     prepared = curve(X**0.7)
     x = np.array([1.5, 7.0, 99.0, 1e4])
     assert prepared.predict(x).latency_s == pytest.approx(x**0.7)
