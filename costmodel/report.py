@@ -8,7 +8,6 @@ from typing import Any
 from costmodel.artefact import Artefact
 from costmodel.holdout import QUESTIONS, HeldOut
 
-
 # Share of suspicious rows from which a repair is worth a look.
 _MANY = 0.03
 
