@@ -60,7 +60,8 @@ def show_command(
     as_json: bool,
 ) -> None:
     """Show rows of FAMILY."""
-    from profiles_db.summary import parse_filters, varying_columns
+    from profiles_db.filters import parse_filters
+    from profiles_db.summary import varying_columns
 
     store = opened(db)
     where = parse_filters(family, filters)
@@ -133,7 +134,7 @@ def export_command(
 ) -> None:
     """Write rows of FAMILY, every status, to OUTPUT."""
     from profiles_db.exporting import export
-    from profiles_db.summary import parse_filters
+    from profiles_db.filters import parse_filters
 
     store = opened(db)
     where = parse_filters(family, filters)

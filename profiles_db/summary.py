@@ -1,12 +1,10 @@
-"""What a store holds, in a few lines: counts per group, columns worth showing, filters a person types."""
+"""What a store holds, in a few lines: counts per group, and the columns worth showing."""
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profiles_db.errors import ProfilesError
 from profiles_db.schema import FAMILIES
 from profiles_db.store import Store
 from profiles_db.validation import schema_of
@@ -37,20 +35,3 @@ def varying_columns(table: pa.Table) -> list[str]:
     if table.num_rows <= 1:
         return list(table.column_names)
     return [name for name in table.column_names if pc.count_distinct(table[name], mode="all").as_py() > 1]
-
-
-def parse_filters(family: str, filters: Sequence[str]) -> dict[str, object]:
-    """Turn ``COLUMN=VALUE`` texts into typed values; raises ``ProfilesError`` naming the text."""
-    schema = schema_of(family)
-    where: dict[str, list[object]] = {}
-    for text in filters:
-        column, separator, value = text.partition("=")
-        if not separator or column not in schema.names:
-            raise ProfilesError(f"--where {text!r}: must be COLUMN=VALUE", hint=f"columns: {', '.join(schema.names)}")
-        try:
-            parsed = None if value in {"", "null"} else pa.scalar(value).cast(schema.field(column).type).as_py()
-        except pa.ArrowInvalid as error:
-            kind = schema.field(column).type
-            raise ProfilesError(f"--where {text!r}: {value!r} is not a value of {column} ({kind})") from error
-        where.setdefault(column, []).append(parsed)
-    return {column: tuple(values) for column, values in where.items()}

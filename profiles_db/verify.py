@@ -3,7 +3,7 @@
 The limits are above any device sold, so a row beyond one is wrong whatever it ran on:
 
     any op                at least 0.2 us
-    GEMM, MoE             at most 2e16 FLOP/s (dense 4-bit of a 2025 GPU: 1.5e16)
+    GEMM, attention, MoE  at most 2e16 FLOP/s (dense 4-bit of a 2025 GPU: 1.5e16)
     elementwise           at most 1e14 B/s (first-level caches of a whole GPU)
     collective            at most 2e12 B/s of bus bandwidth per rank (NVLink 5: 9e11)
 """
@@ -129,6 +129,12 @@ def _impossible(table: pa.Table, family: str) -> Iterator[tuple[str, NDArray[np.
         pairs = _floats(table, "num_tokens") * _floats(table, "topk") / (_floats(table, "ep") * _floats(table, "tp"))
         flop = 6 * pairs * _floats(table, "hidden") * _floats(table, "inter")
         yield f"faster than {_MOST_FLOP_PER_S:g} FLOP/s", flop / latency > _MOST_FLOP_PER_S
+    elif family == "attention":
+        yield f"faster than {_MOST_FLOP_PER_S:g} FLOP/s", _attention_flop(table) / latency > _MOST_FLOP_PER_S
+        yield (
+            "mean of the decoded lengths above their maximum",
+            _floats(table, "decode_kv") > _floats(table, "decode_kv_max"),
+        )
     elif family == "elementwise":
         rate = _floats(table, "io_bytes") / latency
         yield f"faster than {_MOST_BYTES_PER_S:g} B/s", rate > _MOST_BYTES_PER_S
@@ -141,6 +147,17 @@ def _impossible(table: pa.Table, family: str) -> Iterator[tuple[str, NDArray[np.
         quantile = _floats(table, column)
         wrong = np.isfinite(quantile) & (sign * (quantile - latency) > 1e-12)
         yield f"{column} on the wrong side of the median", wrong
+
+
+def _attention_flop(table: pa.Table) -> NDArray[np.float64]:
+    """At least this much work: causal pairs of calls without a window, two products of two FLOP each."""
+    pairs = np.zeros(table.num_rows)
+    for count, query, keys in (("num_prefill", "prefill_q", "prefill_kv"), ("num_decode", "decode_q", "decode_kv")):
+        q, kv = _floats(table, query), _floats(table, keys)
+        pairs += _floats(table, count) * np.maximum(q * (kv - q) + q * (q + 1) / 2, 0.0)
+    width = _floats(table, "head_dim") + _floats(table, "v_head_dim")
+    flop: NDArray[np.float64] = 2 * pairs * _floats(table, "num_heads") * width * (_floats(table, "window") == 0)
+    return flop
 
 
 def _floats(table: pa.Table, column: str) -> NDArray[np.float64]:

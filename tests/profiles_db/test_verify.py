@@ -18,9 +18,13 @@ from profiles_db.verify import verify
 GemmRow = Callable[..., dict[str, Any]]
 
 ALL_REDUCE = {"kind": "all_reduce", "ranks": 8, "nodes": 1, "level": "nvlink", "message_bytes": 2**30}
+ATTENTION = {"phase": "mixed", "variant": "gqa", "num_heads": 64, "num_kv_heads": 8, "head_dim": 128, "v_head_dim": 128}
+ATTENTION |= {"window": 0, "kv_dtype": "bf16", "num_prefill": 1, "prefill_q": 8192, "prefill_kv": 16384}
+ATTENTION |= {"num_decode": 8, "decode_q": 1, "decode_kv": 1000, "decode_kv_max": 2000}
 SHAPES: dict[str, dict[str, object]] = {
     "gemm": {"m": 16384, "n": 16384, "k": 16384, "scaling": "none", "quantise": False},
     "collective": ALL_REDUCE,
+    "attention": ATTENTION,
     "elementwise": {"op": "add", "rows": 4096, "width": 8192, "io_bytes": 2**28},
     "moe": {"num_tokens": 16384, "hidden": 7168, "inter": 2048, "num_experts": 256, "topk": 8, "tp": 1, "ep": 1}
     | {"routing": "balanced"},
@@ -57,6 +61,15 @@ def test_shorter_than_any_kernel_is_impossible(store: Store, gemm_row: GemmRow) 
     _record(store)
     store.append("gemm", [gemm_row(m=1, n=1, k=1, latency_s=1e-8)], "a")
     assert [finding.kind for finding in verify(store)] == ["impossible"]
+
+
+def test_a_mean_above_the_maximum_is_impossible(store: Store, gemm_row: GemmRow) -> None:
+    """Decoded lengths cannot average more than the longest."""
+    _record(store)
+    context = {name: value for name, value in gemm_row().items() if name not in SHAPES["gemm"]}
+    store.append("attention", [{**context, **ATTENTION, "latency_s": 1.0, "decode_kv": 3000}], "a")
+    (finding,) = verify(store)
+    assert "above their maximum" in finding.detail
 
 
 def test_quantiles_must_surround_the_median(store: Store, gemm_row: GemmRow) -> None:
