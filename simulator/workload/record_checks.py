@@ -75,8 +75,8 @@ class RecordChecker:
         if fmt.hash_ids is not None and fmt.hash_ids in chunk.values:
             requests.block_counts, requests.block_ids = block_ids(chunk, fmt.hash_ids)
             self._check_block_counts(chunk, requests.prompt_tokens, requests.block_counts)
-        if fmt.think_s is not None and fmt.think_s in chunk.values:
-            requests.think_s = numbers(chunk, fmt.think_s).astype(np.float64, copy=False)
+        if fmt.after is not None and fmt.after in chunk.values:
+            requests.think_s = self._think_times(chunk)
         self.kept += len(requests)
         return requests
 
@@ -144,6 +144,12 @@ class RecordChecker:
             p == -1 and name not in (-1, "-1", None) for p, name in zip(parents, named, strict=True)
         )
         return np.array(parents, dtype=np.int64)
+
+    def _think_times(self, chunk: RawChunk) -> NDArray[np.float64]:
+        key = self.fmt.think_s
+        if key is None or key not in chunk.values:
+            return np.zeros(len(chunk))
+        return numbers(chunk, key).astype(np.float64, copy=False)
 
     def _explicit_parents(self, chunk: RawChunk, key: str) -> NDArray[np.int64]:
         parents = whole_numbers(chunk, key, minimum=-1)

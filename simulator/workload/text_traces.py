@@ -90,7 +90,8 @@ def _json_objects(path: Path, first: int, lines: Sequence[bytes]) -> list[dict[s
 def iter_jsonl(
     path: Path, required: Sequence[str], optional: Sequence[str], chunk_requests: int, *, header_lines: int = 0
 ) -> Iterator[RawChunk]:
-    """Yield the records of a JSONL file as columns; an optional key must be in all records of a chunk or in none."""
+    """Yield the records of a JSONL file as columns; an optional key must be in all records or in none."""
+    present: list[str] | None = None
     for first, block in _line_blocks(path, chunk_requests, header_lines):
         if first == 1 and block[0].startswith(_BOM):
             block[0] = block[0].removeprefix(_BOM)
@@ -102,7 +103,12 @@ def iter_jsonl(
         else:
             records = [_json_object(path, number, line) for number, line in numbered]
         line_numbers = np.array([number for number, _ in numbered], dtype=np.int64)
-        present = [key for key in optional if any(key in record for record in records)]
+        seen = [key for key in optional if any(key in record for record in records)]
+        if present is not None and not set(seen) <= set(present):
+            late = next(key for key in seen if key not in present)
+            index = next(i for i, record in enumerate(records) if late in record)
+            raise InputError(f"{path}:{line_numbers[index]}: has a key {late!r} that earlier records lack")
+        present = seen if present is None else present
         values: dict[str, Any] = {}
         for key in (*required, *present):
             try:

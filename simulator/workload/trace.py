@@ -254,4 +254,9 @@ class _RecordReader:
         rank = np.full(len(parents), -1, dtype=np.int64)
         rank[order] = np.arange(len(order))
         after = np.where(has_parent, rank[np.maximum(parents, 0)], -1)[order]
+        if (after >= np.arange(len(after))).any():
+            late = int(np.argmax(after >= np.arange(len(after))))
+            raise InputError(
+                f"{self.file}: request {late + 1} by arrival follows request {after[late] + 1}, a later one"
+            )
         return after, think_s[order]

@@ -284,6 +284,8 @@ BAD_FILES = [
     ("r.json", "[" + "{" * 5, r"not a complete JSON document"),
     ("r.json", "[]", r"holds no usable request"),
     ("r.json", '[{"id": 1}]', r"entry 1: has no list 'conversations'"),
+    ("t.jsonl", jsonl({**apex(0), "Replica": 1}, apex(1)), r"t\.jsonl:2: has no key 'Replica'"),
+    ("t.csv", "after," + OWN + "-1,0,1,1\n1,1,1,1\n", r"t\.csv:3: after is 1, must be the index of an earlier request"),
     ("t.jsonl", '{"apex_workload": 2}\n', r"version is 2, must be 1"),
     ("t.jsonl", '{"apex_workload": 1, "client": {"concurrency": 0}}\n' + "{}\n", r"client is \{'concurrency': 0\}"),
     ("t.jsonl", '{"apex_workload": 1}\n', r"the trace is empty"),
@@ -306,6 +308,28 @@ def test_fault_far_into_a_stream_is_named_by_its_line(write: Write) -> None:
     late = write("u.jsonl", jsonl(*(apex(i * 10**9) for i in (1, 2, 0))))
     with pytest.raises(InputError, match=r"u\.jsonl:3: .*earlier"):
         list(iter_trace(late, chunk_requests=2))
+
+
+def test_a_key_that_appears_late_is_not_dropped_in_silence(write: Write) -> None:
+    """A column that only later chunks have is named, not ignored."""
+    path = write("t.jsonl", jsonl(apex(0), apex(10**9), {**apex(2 * 10**9), "Replica": 1}))
+    with pytest.raises(InputError, match=r"t\.jsonl:3: has a key 'Replica' that earlier records lack"):
+        list(iter_trace(path, chunk_requests=2))
+
+
+def test_turn_links_without_think_times_follow_at_once(write: Write) -> None:
+    """A link alone is enough: the follow-up is sent as soon as its parent has finished."""
+    workload = read_trace(write("t.csv", "after," + OWN + "-1,0,1,1\n0,1,1,1\n"))
+    assert workload.after is not None
+    assert workload.think_s is not None
+    assert (workload.after.tolist(), workload.think_s.tolist()) == ([-1, 0], [0.0, 0.0])
+
+
+def test_sorting_may_not_put_a_turn_ahead_of_its_parent(write: Write) -> None:
+    """A follow-up recorded before its parent cannot be ordered by time."""
+    path = write("t.csv", "after," + OWN + "-1,5,1,1\n0,1,1,1\n")
+    with pytest.raises(InputError, match="request 1 by arrival follows request 2, a later one"):
+        read_trace(path, sort=True)
 
 
 def test_missing_damaged_and_binary_files(tmp_path: Path) -> None:
