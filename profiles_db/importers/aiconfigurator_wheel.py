@@ -73,6 +73,10 @@ class Wheel:
         folders = (path for path in self.root.iterdir() if any(path.glob(f"*/*/*/*{_SUFFIX}")))
         return tuple(sorted(path.name for path in folders if path.name not in SYSTEMS))
 
+    def frameworks(self, system: str) -> tuple[str, ...]:
+        """Engines that ``system`` has tables of."""
+        return tuple(sorted({item.framework for item in self.iter_tables(system)} - set(_LIBRARIES)))
+
     def iter_tables(self, system: str) -> Iterator[ForeignTable]:
         """Tables of one system, in path order."""
         for path in sorted((self.root / system).glob(f"*/*/*/*{_SUFFIX}")):
@@ -112,13 +116,11 @@ def select_tables(
     if system not in SYSTEMS:
         raise ProfilesError(f"unknown system {system!r}", hint=f"one of {', '.join(SYSTEMS)}")
     found = list(wheel.iter_tables(system))
-    known = {item.framework for item in found} - set(_LIBRARIES)
-    chosen = sorted(known) if "all" in frameworks else list(frameworks)
+    known = wheel.frameworks(system)
+    chosen = list(known) if "all" in frameworks else list(frameworks)
     for framework in chosen:
         if framework not in known:
-            raise ProfilesError(
-                f"{system} has no tables of {framework!r}", hint=f"one of {', '.join(sorted(known))}, all"
-            )
+            raise ProfilesError(f"{system} has no tables of {framework!r}", hint=f"one of {', '.join(known)}, all")
     wanted: set[tuple[str, str]] = set()
     for framework in [*chosen, *_LIBRARIES]:
         wanted |= {(framework, version) for version in _versions(found, framework, versions)}

@@ -76,7 +76,12 @@ def aiconfigurator_command(
         ]
         print_rows(rows, as_json=as_json)
         return
-    picked = [select_tables(wheel, system, frameworks, versions, tables) for system in chosen]
+    picked = []
+    for system in chosen:
+        if "all" in systems and not {"all", *wheel.frameworks(system)} & set(frameworks):
+            click.echo(f"note: system {system} has no tables of {', '.join(frameworks)} and is left out", err=True)
+            continue
+        picked.append(select_tables(wheel, system, frameworks, versions, tables))
     store = opened(db, must_exist=False)
     counts = []
     for items in picked:
