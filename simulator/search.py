@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster_specs.cluster import ClusterSpec
@@ -13,7 +13,7 @@ from simulator.objective import Limit, Objective, Slo
 from simulator.plan import Plan
 from simulator.plan_space import enumerate_plans, smallest_fit
 from simulator.serving import Refusal, Serving
-from simulator.simulate import Result, replay
+from simulator.simulate import Result, replay, with_interval
 from simulator.workload.workload import Workload
 
 
@@ -98,6 +98,24 @@ def search(
         breaking=tuple((result, limits) for result, limits in zip(results, broken, strict=True) if limits),
         refused=tuple(outcome for outcome in outcomes if isinstance(outcome, Refusal)),
         objective=objective,
+    )
+
+
+def with_intervals(
+    found: SearchResult, serving: Serving, workload: Workload, slo: Slo | None = None, *, first: int
+) -> SearchResult:
+    """Add the intervals of their metrics to the ``first`` plans, in the order of the ranking, breaking ones last."""
+    left = max(0, first - len(found.ranked))
+    return replace(
+        found,
+        ranked=(
+            *(with_interval(serving, result, workload, slo) for result in found.ranked[:first]),
+            *found.ranked[first:],
+        ),
+        breaking=(
+            *((with_interval(serving, result, workload, slo), limits) for result, limits in found.breaking[:left]),
+            *found.breaking[left:],
+        ),
     )
 
 

@@ -33,6 +33,7 @@ def _listed(_context: click.Context, _parameter: click.Parameter, text: str | No
 @click.option("--fewer-devices", is_flag=True, help="Also try plans that leave devices unused.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; all cores without it.")
 @click.option("--top", type=click.IntRange(min=1), default=10, help="Rows of the table.")
+@click.option("--interval/--no-interval", default=True, help="90 % intervals of the metrics of the --top plans.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, every plan in it.")
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the JSON to a file.")
 @trace_options
@@ -51,6 +52,7 @@ def search(
     fewer_devices: bool,
     threads: int | None,
     top: int,
+    interval: bool,
     as_json: bool,
     out: Path | None,
     **options: Any,
@@ -64,8 +66,9 @@ def search(
 
     from simulator.commands.tables import search_table
     from simulator.objective import parse_objective, parse_slo
+    from simulator.outputs.whole_file import write_whole
     from simulator.plan import parse_plan
-    from simulator.search import Axes
+    from simulator.search import Axes, with_intervals
     from simulator.search import search as run_search
 
     started = time.perf_counter()
@@ -80,9 +83,12 @@ def search(
     workload = load_workload(trace, **{name: options.pop(name) for name in TRACE_OPTION_NAMES})
     serving = load_serving(**options)
     found = run_search(serving, workload, aim, slo=slo, axes=axes, plans=chosen, threads=threads)
+    if interval:
+        found = with_intervals(found, serving, workload, slo, first=top)
     found.inputs.update(_inputs(serving, workload, trace, found, slos))
     if out is not None:
-        _write_whole(out, json.dumps(found.to_json(), indent=2))
+        text = json.dumps(found.to_json(), indent=2) + "\n"
+        write_whole(out, lambda partial: partial.write_text(text, encoding="utf-8"))
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
     else:
@@ -148,14 +154,3 @@ def _explain_infeasible(serving: "Serving", workload: "Workload", found: "Search
         )
     else:
         click.echo(f"hint: the smallest cluster that would do is {enough}", err=True)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file at once or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise click.FileError(str(path), hint=str(error.strerror)) from error

@@ -40,6 +40,11 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
+def spread(interval: tuple[float, float] | None, form: Callable[[float | None], str]) -> str:
+    """Format an interval's two ends."""
+    return "-" if interval is None else f"{form(interval[0])} to {form(interval[1])}"
+
+
 _COLUMNS: Final[tuple[tuple[str, str, Callable[[float | None], str]], ...]] = (
     ("E2E mean", "e2e_s.mean", duration),
     ("E2E p99", "e2e_s.p99", duration),
@@ -58,16 +63,22 @@ def search_table(found: "SearchResult", serving: "Serving", workload: "Workload"
     table.add_column("plan", no_wrap=True)
     for title, _, _ in _COLUMNS:
         table.add_column(title, justify="right", no_wrap=True)
+    aim = found.objective.path
+    has_intervals = any(result.interval is not None for result in found.ranked)
+    if has_intervals:
+        table.add_column(f"{aim}, 90 %", justify="right", no_wrap=True)
     shown = [(result, "") for result in found.ranked]
     shown += [(result, ", ".join(map(str, limits))) for result, limits in found.breaking]
     if found.breaking:
         table.add_column("breaks")
     for result, breaks in shown[:top]:
         cells = [form(read_metric(result.metrics, path)) for _, path, form in _COLUMNS]
+        if has_intervals:
+            cells.append(spread((result.interval or {}).get(aim), _form_of(aim)))
         table.add_row(str(result.plan), *cells, *([breaks] if found.breaking else []))
     lines = [
         f"{serving.model.name} on {serving.cluster.name}, {len(workload):,} requests of {workload.name}, "
-        f"{serving.profile.name}, by {found.objective.path}",
+        f"{serving.profile.name}, by {aim}",
         "",
         _render(table) if shown else "no plan can start",
     ]
@@ -94,10 +105,13 @@ def plan_table(result: "Result") -> str:
     table.add_column("")
     for statistic in STATISTICS:
         table.add_column(statistic, justify="right")
+    table.add_column("90 % interval of the mean", justify="right")
+    intervals = result.interval or {}
     plain: list[tuple[str, Any]] = []
     for name, value in result.metrics.items():
         if isinstance(value, dict) and set(STATISTICS) <= set(value):
-            table.add_row(name, *(duration(value[statistic]) for statistic in STATISTICS))
+            cells = [duration(value[statistic]) for statistic in STATISTICS]
+            table.add_row(name, *cells, spread(intervals.get(f"{name}.mean"), duration))
         elif isinstance(value, dict):
             plain += [(f"{name}.{key}", inner) for key, inner in value.items()]
         else:
@@ -108,20 +122,32 @@ def plan_table(result: "Result") -> str:
     plain += [(f"runs on {engine}", reason or "yes") for engine, reason in result.engines.items()]
     width = max(len(name) for name, _ in plain)
     lines = [f"plan {result.plan} on {result.plan.num_devices} devices", "", _render(table), ""]
-    lines += [f"{name:<{width}}  {_plain(name, value)}" for name, value in plain]
+    for name, value in plain:
+        line = f"{name:<{width}}  {_plain(name, value)}"
+        lines.append(f"{line}  ({spread(intervals[name], _form_of(name))})" if name in intervals else line)
     return "\n".join(lines)
 
 
 def _plain(name: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
-    if name.endswith("_frac"):
-        return share(value)
-    if name.endswith("_bytes"):
-        return f"{value / 2**30:.2f} GiB"
-    if name.endswith("_s") and not name.endswith("_per_s"):
-        return duration(value)
-    return number(value)
+    return _form_of(name)(value)
+
+
+def _form_of(name: str) -> Callable[[float | None], str]:
+    """Return the format for a metric, by the unit its name (up to a statistic) ends in."""
+    plain = name.rpartition(".")[0] if name.rpartition(".")[2] in STATISTICS else name
+    if plain.endswith("_frac"):
+        return share
+    if plain.endswith("_bytes"):
+        return _gib
+    if plain.endswith("_s") and not plain.endswith("_per_s"):
+        return duration
+    return number
+
+
+def _gib(value: float | None) -> str:
+    return "-" if value is None else f"{value / 2**30:.2f} GiB"
 
 
 def _render(table: Table) -> str:
