@@ -40,7 +40,7 @@ class Distribution:
 
     @classmethod
     def of_weighted(cls, values: F64, weights: F64) -> "Distribution":
-        """Summarise ``values`` [n] that stand for ``weights`` [n] equal observations each; quantiles are the nearest."""
+        """Summarise ``values`` [n] that stand for ``weights`` [n] equal observations each."""
         total = float(weights.sum())
         if total == 0.0:
             return cls.of(np.zeros(0))
@@ -92,10 +92,10 @@ class Metrics:
     throughput_requests_per_s: float
     goodput_requests_per_s: float  # meeting every limit of the SLO; all answered ones without an SLO
     slo_attainment_frac: float
-    utilisation_frac: float  # busy share of the span from start to each replica's last step
-    kv_use_frac: float  # mean over busy time
+    utilisation_frac: float  # busy share of the span from start to each replica's last step, mean over stages
+    kv_use_frac: float  # mean over the time in which a step is under way
     kv_peak_frac: float
-    mean_batch_seqs: float  # over busy time
+    mean_batch_seqs: float  # over the same time
     steps: int
     preemptions: int
     prefix_hit_frac: float  # prompt tokens found in the prefix cache at first admission
@@ -138,9 +138,9 @@ def summarise(result: EngineResult, slo: Slo | None = None) -> Metrics:
     measured = int(np.count_nonzero(result.measured))
     prompt_tokens = int(result.prompt_tokens[chosen].sum())
     replicas = result.replicas
-    busy_us = float(replicas.busy_ps.sum()) * 1e-6
-    span_ps = float(replicas.last_end_ps.sum())
-    per_busy = 1.0 / busy_us if busy_us > 0 else np.nan
+    active_us = float(replicas.active_ps.sum()) * 1e-6
+    span_ps = float(replicas.last_end_ps.sum()) * replicas.stages
+    per_active = 1.0 / active_us if active_us > 0 else np.nan
     return Metrics(
         ttft_s=Distribution.of(ttft),
         tpot_s=Distribution.of(tpot[has_gaps]),
@@ -157,9 +157,9 @@ def summarise(result: EngineResult, slo: Slo | None = None) -> Metrics:
         goodput_requests_per_s=int(np.count_nonzero(good)) * per_s,
         slo_attainment_frac=float(np.count_nonzero(good)) / measured if measured else np.nan,
         utilisation_frac=float(replicas.busy_ps.sum()) / span_ps if span_ps > 0 else np.nan,
-        kv_use_frac=float(replicas.used_block_us.sum()) * per_busy / result.num_gpu_blocks,
+        kv_use_frac=float(replicas.used_block_us.sum()) * per_active / result.num_gpu_blocks,
         kv_peak_frac=float(replicas.peak_blocks.max()) / result.num_gpu_blocks,
-        mean_batch_seqs=float(replicas.running_us.sum()) * per_busy,
+        mean_batch_seqs=float(replicas.running_us.sum()) * per_active,
         steps=int(replicas.steps.sum()),
         preemptions=int(replicas.preemptions.sum()),
         prefix_hit_frac=float(result.hit_tokens[chosen].sum()) / prompt_tokens if prompt_tokens else np.nan,
@@ -181,7 +181,7 @@ def _meets(slo: Slo, ttft: F64, tpot: F64, e2e: F64) -> NDArray[np.bool_]:
 
 def _breakdown(result: EngineResult) -> Breakdown:
     replicas = result.replicas
-    span = float(replicas.last_end_ps.sum())
+    span = float(replicas.last_end_ps.sum()) * replicas.stages
     share = 1.0 / span if span > 0 else np.nan
     return Breakdown(
         token_frac=float(replicas.token_ps.sum()) * share,
@@ -190,5 +190,5 @@ def _breakdown(result: EngineResult) -> Breakdown:
         send_frac=float(replicas.send_ps.sum()) * share,
         host_frac=float(replicas.host_ps.sum()) * share,
         bubble_frac=float(replicas.bubble_ps.sum()) * share,
-        idle_frac=float((replicas.last_end_ps - replicas.busy_ps).sum()) * share,
+        idle_frac=float((replicas.last_end_ps * replicas.stages - replicas.busy_ps - replicas.bubble_ps).sum()) * share,
     )

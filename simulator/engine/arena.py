@@ -109,7 +109,7 @@ def rules_header(tables: StepTables, limits: EngineLimits, workload: Workload, *
     header[layout.UNIT_BLOCKS] = unit_tokens // limits.block_size
     header[layout.HORIZON] = layout.NEVER
     header[layout.STAGES] = tables.stages
-    header[layout.DEPTH] = tables.stages
+    header[layout.IN_FLIGHT] = tables.stages + int(header[layout.IS_ASYNC])
     header[layout.LAST_TICK] = NONE
     return header
 
@@ -132,23 +132,22 @@ def state_arena(header: I64, workload: Workload, *, dp: int, log_rows: int) -> I
     n = len(workload)
     regions = Regions()
     max_seqs = int(header[layout.MAX_SEQS])
-    depth = int(header[layout.DEPTH])
+    stages = int(header[layout.STAGES])
     capacity = 2 * max_seqs + 16
     window_capacity = capacity if header[layout.WINDOW] else 0
     num_pending = int(header[layout.CONCURRENCY]) + 1 if workload.after is None else n + 1
     units, num_units = _units(header, workload)
     requests = regions.take(n * layout.REQUEST_COLUMNS)
     replicas = regions.take(dp * layout.REPLICA_COLUMNS)
-    groups = regions.take(dp * depth * layout.GROUP_COLUMNS)
+    groups = regions.take(dp * stages * layout.GROUP_COLUMNS)
     pending = regions.take(2 * num_pending)
     log = regions.take(log_rows * layout.LOG_COLUMNS)
     unit_rows = regions.take(0 if units is None else len(units.ids) * layout.UNIT_COLUMNS)
     replica_regions = regions.take(0)
     block_size = int(header[layout.BLOCK_SIZE])
-    stages = int(header[layout.STAGES])
     group_length = 2 * capacity + 2 * window_capacity + block_size
     cache_length = num_units * layout.CACHE_COLUMNS
-    replica_length = max_seqs + (max_seqs + 1) + stages + cache_length + depth * group_length
+    replica_length = max_seqs + (max_seqs + 1) + stages + (stages + 1) + cache_length + stages * group_length
     regions.take(dp * replica_length)
 
     state = np.zeros(regions.size, dtype=np.int64)
@@ -181,12 +180,14 @@ def state_arena(header: I64, workload: Workload, *, dp: int, log_rows: int) -> I
         rep[layout.PARTIAL_LIST] = at
         rep[layout.HISTOGRAM] = at + max_seqs
         rep[layout.STAGE_FREE] = at + 2 * max_seqs + 1
-        rep[layout.CACHE] = at + 2 * max_seqs + 1 + stages
+        rep[layout.ENDS] = at + 2 * max_seqs + 1 + stages
+        rep[layout.CACHE] = at + 2 * max_seqs + 1 + stages + (stages + 1)
         state[rep[layout.CACHE] :][:cache_length].reshape(-1, layout.CACHE_COLUMNS)[:, layout.USERS] = NONE
-        rep[layout.GROUPS] = groups + number * depth * layout.GROUP_COLUMNS
+        rep[layout.GROUPS] = groups + number * stages * layout.GROUP_COLUMNS
         at = int(rep[layout.CACHE]) + cache_length
-        for slot in range(depth):
+        for slot in range(stages):
             grp = state[int(rep[layout.GROUPS]) + slot * layout.GROUP_COLUMNS :][: layout.GROUP_COLUMNS]
+            grp[layout.LAST_LAUNCH] = -stages
             grp[layout.HEAP] = at
             grp[layout.HEAP_CAPACITY] = capacity
             grp[layout.WINDOW_HEAP] = at + 2 * capacity

@@ -84,3 +84,9 @@ def token_cost(costs: Cells, stage: int, tokens: int, prefills: int) -> int:
 def sample_cost(costs: Cells, stage: int, rows: int) -> int:
     """Look up the sampling of ``rows`` sequences, in ps."""
     return costs[costs[layout.SAMPLE] + stage * costs[layout.SAMPLE_STRIDE] + rows]
+
+
+@kernel
+def send_cost(costs: Cells, stage: int, tokens: int) -> int:
+    """Look up the hand-over of ``tokens`` to the next stage, in ps."""
+    return costs[costs[layout.SEND] + stage * costs[layout.TOKEN_STRIDE] + tokens]

@@ -64,7 +64,7 @@ UNIT_TOKENS: Final = 22
 UNIT_BLOCKS: Final = 23
 HORIZON: Final = 24  # ps; decisions from here on wait for the next part of the workload
 STAGES: Final = 25
-DEPTH: Final = 26  # decode groups per replica = micro-batches in flight
+IN_FLIGHT: Final = 26  # micro-batches a pipeline may hold
 REQUESTS: Final = 27  # offset and number of request rows
 NUM_REQUESTS: Final = 28
 REPLICAS: Final = 29
@@ -148,7 +148,9 @@ WINDOW_OPEN: Final = 9  # requests with less KV than the window
 WINDOW_HEAP: Final = 10  # same as HEAP, by the epoch at which a request fills the window
 WINDOW_HEAP_SIZE: Final = 11
 WINDOW_SEGMENT: Final = 12
-GROUP_COLUMNS: Final = 13
+LAST_LAUNCH: Final = 13  # number of the group's last step among the replica's steps, and when its tokens are back
+BACK: Final = 14
+GROUP_COLUMNS: Final = 15
 
 # --- replica -------------------------------------------------------------------------------------------------------
 DECISION: Final = 0  # ps of the next scheduling decision
@@ -183,7 +185,7 @@ LRU_HEAD: Final = 28
 LRU_TAIL: Final = 29
 CACHE: Final = 30
 GROUPS: Final = 31
-SLOT: Final = 32  # which group the next step runs
+ENDS: Final = 32  # pipeline: ends of the last IN_FLIGHT steps, a ring
 OUTSTANDING: Final = 33  # as a router sees them
 FINISHED_HEAD: Final = 34
 FINISHED_TAIL: Final = 35
@@ -194,7 +196,7 @@ STAGE_FREE: Final = 39  # ps at which each pipeline stage is free
 NUMBER: Final = 40
 # sums over the replica's steps
 STEPS: Final = 41
-BUSY: Final = 42  # ps
+BUSY: Final = 42  # ps, summed over stages
 TOKEN_TIME: Final = 43  # ps
 ATTENTION_TIME: Final = 44  # ps
 ATTENTION_FRACTION: Final = 45
@@ -218,7 +220,8 @@ PEAK_BLOCKS: Final = 62
 USED_BLOCK_TIME: Final = 63  # block microseconds
 RUNNING_TIME: Final = 64  # sequence microseconds
 HISTOGRAM: Final = 65  # steps by number of sequences
-REPLICA_COLUMNS: Final = 66
+ACTIVE: Final = 66  # ps in which at least one step is under way
+REPLICA_COLUMNS: Final = 67
 
 # --- iteration log -------------------------------------------------------------------------------------------------
 LOG_REPLICA: Final = 0

@@ -13,7 +13,7 @@ from simulator.engine.cost import decode_line, kv_segment, sample_cost, steps_in
 from simulator.engine.heap import pop
 from simulator.engine.jit import kernel
 from simulator.engine.layout import FRACTION_BITS, FRACTION_MASK, NEVER, NONE, Cells
-from simulator.engine.prefix_cache import allocate, free_blocks
+from simulator.engine.prefix_cache import allocate, free_blocks, used_blocks
 from simulator.engine.sequences import is_current_finish, is_current_window, release_due
 from simulator.engine.step import add_occupancy, add_time, note_peak, settle
 
@@ -283,7 +283,7 @@ def commit(state: Cells, rep: int, grp: int, steps: int) -> None:
         _log_stretch(state, rep, grp, steps)
     first = state[rep + layout.LEAP_START]
     fraction = state[rep + layout.LEAP_START_FRACTION]
-    used = state[layout.NUM_BLOCKS] - free_blocks(state, rep)
+    used = used_blocks(state, rep)
     need = _blocks_needed(state, grp, steps)
     if state[rep + layout.RELEASING_HEAD] != NONE and steps > 1:
         # Blocks of requests that finished before come back after the first of these steps is scheduled.
@@ -293,6 +293,7 @@ def commit(state: Cells, rep: int, grp: int, steps: int) -> None:
     end = first + (clock >> FRACTION_BITS)
     _count(state, rep, grp, steps)
     state[rep + layout.BUSY] += end - first
+    state[rep + layout.ACTIVE] += end - first
     add_occupancy(state, rep, used, batch, end - first)
     state[grp + layout.EPOCH] += steps
     state[grp + layout.DECODE_KV] += steps * batch

@@ -52,6 +52,12 @@ def free_blocks(state: Cells, rep: int) -> int:
 
 
 @kernel
+def used_blocks(state: Cells, rep: int) -> int:
+    """Blocks that running requests hold."""
+    return state[layout.NUM_BLOCKS] - free_blocks(state, rep)
+
+
+@kernel
 def allocate(state: Cells, rep: int, blocks: int) -> None:
     """Take ``blocks``, giving up cached units where empty blocks do not suffice; there must be enough."""
     while state[rep + layout.FREE] < blocks:

@@ -23,9 +23,11 @@ STATUS_NAMES: Final = {
 class ReplicaTotals:
     """Sums over the steps of each replica, one entry per replica; times in ps, the rest are counts."""
 
+    stages: int
     steps: I64
     decode_steps: I64  # steps without prefill
-    busy_ps: I64
+    busy_ps: I64  # summed over pipeline stages
+    active_ps: I64  # time in which at least one step was under way
     token_ps: I64  # everything that depends on the number of tokens alone: GEMMs, norms, collectives
     attention_ps: I64
     sample_ps: I64
@@ -43,8 +45,8 @@ class ReplicaTotals:
     prefix_hit_tokens: I64
     evicted_units: I64
     peak_blocks: I64
-    used_block_us: I64  # integral of used KV blocks over busy time; blocks taken linear within a leap
-    running_us: I64  # integral of sequences in the step over busy time
+    used_block_us: I64  # integral of used KV blocks over active time; blocks taken linear within a leap
+    running_us: I64  # integral of sequences in the step over active time
     batch_histogram: I64  # [dp, max_num_seqs + 1]: steps by sequences in the step
 
     @property
@@ -102,7 +104,9 @@ def totals_from_state(state: I64) -> ReplicaTotals:
     return ReplicaTotals(
         steps=column[layout.STEPS],
         decode_steps=column[layout.DECODE_STEPS],
+        stages=int(state[layout.STAGES]),
         busy_ps=column[layout.BUSY],
+        active_ps=column[layout.ACTIVE],
         token_ps=column[layout.TOKEN_TIME],
         attention_ps=column[layout.ATTENTION_TIME],
         sample_ps=column[layout.SAMPLE_TIME],

@@ -13,7 +13,7 @@ from simulator.engine import layout
 from simulator.engine.jit import kernel
 from simulator.engine.layout import NONE, Cells
 from simulator.engine.leap import steps_decided_before
-from simulator.engine.prefix_cache import free_blocks, match
+from simulator.engine.prefix_cache import match, used_blocks
 
 TICK_PS: Final = 100_000_000_000
 
@@ -39,7 +39,7 @@ def replica_to_show(state: Cells, time: int) -> int:
         rep = replicas + number * layout.REPLICA_COLUMNS
         state[rep + layout.SEEN_WAITING] = state[rep + layout.WAIT_COUNT]
         state[rep + layout.SEEN_RUNNING] = state[rep + layout.RUN_COUNT]
-        state[rep + layout.SEEN_USED] = state[layout.NUM_BLOCKS] - free_blocks(state, rep)
+        state[rep + layout.SEEN_USED] = used_blocks(state, rep)
     state[layout.LAST_TICK] = time // TICK_PS
     return NONE
 

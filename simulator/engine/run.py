@@ -16,8 +16,11 @@ from simulator.engine.jit import cached_entry, source_fingerprint
 from simulator.engine.layout import I64, Cells
 from simulator.engine.leap import finish_pass
 from simulator.engine.loop import DONE, run_to_next_pass
+from simulator.engine.pipeline import finish_pipeline_pass, launch_stages, next_group
+from simulator.engine.prefix_cache import used_blocks
 from simulator.engine.result import EngineResult, result_from_state
 from simulator.engine.scheduler_v1 import schedule_v1
+from simulator.engine.step import launch
 from simulator.errors import InputError
 from simulator.limits import EngineLimits, RouterName
 from simulator.step_tables import StepTables
@@ -29,7 +32,7 @@ STUCK: Final = -2
 
 
 @cache
-def _engine(policy: str) -> Callable[[I64, I64], int]:
+def _engine(policy: str, is_pipeline: bool) -> Callable[[I64, I64], int]:
     """Compile the engine of a policy or load it; a change to any engine source recompiles it."""
     fingerprint = source_fingerprint()
 
@@ -40,11 +43,32 @@ def _engine(policy: str) -> Callable[[I64, I64], int]:
             rep = run_to_next_pass(state, costs)
             if rep == DONE:
                 return DONE
-            if not finish_pass(state, costs, rep, schedule_v1(state, costs, rep, state[rep + layout.GROUPS])):
+            grp = state[rep + layout.GROUPS]
+            used = used_blocks(state, rep)
+            tokens, prefills, pairs, reads = schedule_v1(state, rep, grp)
+            has_work = state[grp + layout.DECODERS] + prefills > 0
+            if has_work:
+                launch(state, costs, rep, grp, tokens, prefills, pairs, reads, True, used)
+            if not finish_pass(state, costs, rep, has_work):
                 return STUCK
 
-    engines = {"vllm-v1": run_v1, "orca": run_v1}
-    return engines[policy]
+    @cached_entry
+    def run_v1_pipeline(state: Cells, costs: Cells) -> int:
+        rep = len(fingerprint)
+        while True:
+            rep = run_to_next_pass(state, costs)
+            if rep == DONE:
+                return DONE
+            grp = next_group(state, rep)
+            used = used_blocks(state, rep)
+            tokens, prefills, pairs, reads = schedule_v1(state, rep, grp)
+            has_work = state[grp + layout.DECODERS] + prefills > 0
+            if has_work:
+                launch_stages(state, costs, rep, grp, tokens, prefills, pairs, reads, used)
+            if not finish_pipeline_pass(state, rep, has_work):
+                return STUCK
+
+    return run_v1_pipeline if is_pipeline else run_v1
 
 
 def run_replicas(
@@ -69,7 +93,7 @@ def run_replicas(
     rows = _LOG_ROWS if log else 0
     while True:
         state = state_arena(header, workload, dp=dp, log_rows=rows)
-        if _engine(limits.policy)(state, costs) == STUCK:
+        if _engine(limits.policy, tables.stages > 1)(state, costs) == STUCK:
             raise RuntimeError(f"engine defect: workload {workload.name!r} leaves a request that can never be admitted")
         needed = int(state[layout.LOG_SIZE])
         if needed <= rows or not log:
@@ -82,8 +106,6 @@ def _check(tables: StepTables, limits: EngineLimits, workload: Workload, dp: int
         raise InputError(
             f"policy {limits.policy!r} is not modelled by the engine", hint=f"one of {', '.join(POLICIES)}"
         )
-    if tables.stages != 1:
-        raise InputError(f"a plan with {tables.stages} pipeline stages is not modelled by the engine")
     if limits.num_speculative_tokens:
         raise InputError("speculative decoding is not modelled by the engine", hint="set num_speculative_tokens to 0")
     for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size", "num_gpu_blocks"):

@@ -12,7 +12,6 @@ from simulator.engine.jit import kernel
 from simulator.engine.layout import NONE, Cells
 from simulator.engine.prefix_cache import allocate, free_blocks, match, publish, take
 from simulator.engine.sequences import admit, blocks_for, kv_tokens, preempt, stop_decoding
-from simulator.engine.step import launch
 
 
 @kernel
@@ -96,10 +95,10 @@ def _run_in_any_order(state: Cells, rep: int, grp: int) -> tuple[int, int, int, 
 
 
 @kernel
-def _starve(state: Cells, rep: int, req: int) -> None:
+def _starve(state: Cells, rep: int, grp: int, req: int) -> None:
     """Take the decoding requests from ``req`` on out of this step: the budget does not reach them."""
     while req != NONE:
-        if state[req + layout.STATUS] == layout.DECODING:
+        if state[req + layout.STATUS] == layout.DECODING and state[req + layout.GROUP] == grp:
             stop_decoding(state, req)
             state[req + layout.NEXT_RELEASING] = state[rep + layout.STARVED_HEAD]
             state[rep + layout.STARVED_HEAD] = req
@@ -118,7 +117,7 @@ def _preempt_until_free(state: Cells, rep: int, req: int, need: int) -> bool:
 
 
 @kernel
-def _run_in_order(state: Cells, rep: int) -> tuple[int, int, int, int, int]:
+def _run_in_order(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int, int]:
     """Pass 1 request by request: (prefill tokens, prefills, pairs, reads, budget left)."""
     left = state[layout.MAX_TOKENS]
     limit = _chunk_limit(state, rep)
@@ -128,10 +127,10 @@ def _run_in_order(state: Cells, rep: int) -> tuple[int, int, int, int, int]:
     reads = 0
     req = state[rep + layout.RUN_HEAD]
     while req != NONE and left > 0:
-        if state[req + layout.STATUS] == layout.RELEASING:
+        is_decoding = state[req + layout.STATUS] == layout.DECODING
+        if state[req + layout.STATUS] == layout.RELEASING or (is_decoding and state[req + layout.GROUP] != grp):
             req = state[req + layout.NEXT]
             continue
-        is_decoding = state[req + layout.STATUS] == layout.DECODING
         done = kv_tokens(state, req)
         chunk = 1 if is_decoding else min(state[req + layout.TARGET] - done, limit, left)
         need = _growth(state, done, done + chunk)
@@ -146,13 +145,13 @@ def _run_in_order(state: Cells, rep: int) -> tuple[int, int, int, int, int]:
             pairs += more_pairs
             reads += more_reads
         req = state[req + layout.NEXT]
-    _starve(state, rep, req)
+    _starve(state, rep, grp, req)
     return tokens, prefills, pairs, reads, left
 
 
 @kernel
 def _admission(state: Cells, rep: int, left: int) -> tuple[int, int, int]:
-    """Decide what the head of the waiting queue may run with ``left`` tokens of budget: (chunk, units found, new blocks).
+    """Decide what the head of the queue may run with ``left`` tokens of budget: (chunk, units found, new blocks).
 
     A chunk of 0 means that it cannot be admitted now; ``BLOCKED`` says that it cannot be until something is released.
     """
@@ -198,15 +197,14 @@ def admit_head(state: Cells, rep: int, found: int, blocks: int) -> int:
 
 
 @kernel
-def schedule_v1(state: Cells, costs: Cells, rep: int, grp: int) -> bool:
-    """Take one decision and launch its step; False if there was nothing to run."""
-    used = state[layout.NUM_BLOCKS] - free_blocks(state, rep)
+def schedule_v1(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int]:
+    """Take one decision: (prefill tokens, prefills, pairs, KV reads); the sequences of ``grp`` decode besides."""
     preempted = state[rep + layout.PREEMPTED]
     if _fits_in_any_order(state, rep, grp):
         tokens, prefills, pairs, reads = _run_in_any_order(state, rep, grp)
         left = state[layout.MAX_TOKENS] - state[grp + layout.DECODERS] - tokens
     else:
-        tokens, prefills, pairs, reads, left = _run_in_order(state, rep)
+        tokens, prefills, pairs, reads, left = _run_in_order(state, rep, grp)
     state[rep + layout.BLOCKED] = 0
     may_admit = preempted == state[rep + layout.PREEMPTED]
     while may_admit and left > 0 and state[rep + layout.WAIT_COUNT] > 0:
@@ -220,7 +218,4 @@ def schedule_v1(state: Cells, costs: Cells, rep: int, grp: int) -> bool:
         prefills += 1
         pairs += more_pairs
         reads += more_reads
-    if state[grp + layout.DECODERS] + prefills == 0:
-        return False
-    launch(state, costs, rep, grp, tokens, prefills, pairs, reads, True, used)
-    return True
+    return tokens, prefills, pairs, reads

@@ -11,7 +11,7 @@ from simulator.engine.cost import decode_line, kv_segment, prefill_cost, sample_
 from simulator.engine.heap import pop, push
 from simulator.engine.jit import kernel
 from simulator.engine.layout import FRACTION_BITS, FRACTION_MASK, NONE, Cells
-from simulator.engine.prefix_cache import free_blocks
+from simulator.engine.prefix_cache import free_blocks, used_blocks
 from simulator.engine.sequences import (
     hold_for_release,
     is_current_finish,
@@ -33,7 +33,7 @@ def add_time(state: Cells, column: int, amount: int) -> None:
 @kernel
 def note_peak(state: Cells, rep: int) -> int:
     """Count used blocks and remember the most there ever were."""
-    used = state[layout.NUM_BLOCKS] - free_blocks(state, rep)
+    used = used_blocks(state, rep)
     state[rep + layout.PEAK_BLOCKS] = max(state[rep + layout.PEAK_BLOCKS], used)
     return used
 
@@ -123,7 +123,7 @@ def settle(state: Cells, rep: int, grp: int, end: int) -> None:
 
 
 @kernel
-def _decode_attention(state: Cells, costs: Cells, grp: int, stage: int) -> int:
+def decode_attention(state: Cells, costs: Cells, grp: int, stage: int) -> int:
     """Attention of one decode step of a group in 2^-12 ps."""
     batch = state[grp + layout.DECODERS]
     tokens = state[grp + layout.DECODE_KV] + batch
@@ -158,7 +158,8 @@ def _complete_prefills(state: Cells, rep: int, grp: int, end: int) -> None:
 
 
 @kernel
-def _count(state: Cells, rep: int, batch: int, prefill_tokens: int, prefills: int, pairs: int, reads: int) -> None:
+def count_step(state: Cells, rep: int, batch: int, prefill_tokens: int, prefills: int, pairs: int, reads: int) -> None:
+    """Add one step to the replica's sums."""
     state[rep + layout.STEPS] += 1
     state[rep + layout.PREFILL_TOKENS] += prefill_tokens
     state[rep + layout.DECODE_TOKENS] += batch
@@ -168,6 +169,24 @@ def _count(state: Cells, rep: int, batch: int, prefill_tokens: int, prefills: in
     if prefills == 0:
         state[rep + layout.DECODE_STEPS] += 1
     state[state[rep + layout.HISTOGRAM] + batch + prefills] += 1
+
+
+@kernel
+def apply_tokens(state: Cells, rep: int, grp: int, batch: int, end: int) -> None:
+    """Count the tokens of a step that ends at ``end``, whose next decision is known, and finish who is done."""
+    state[rep + layout.LAST_END] = end
+    if batch > 0:
+        state[grp + layout.EPOCH] += 1
+        state[grp + layout.DECODE_KV] += batch
+        state[grp + layout.WINDOW_KV] += state[grp + layout.WINDOW_OPEN]
+        state[rep + layout.DECODE_KV_READS] += state[grp + layout.DECODE_KV]
+    req = state[rep + layout.STARVED_HEAD]
+    state[rep + layout.STARVED_HEAD] = NONE
+    while req != NONE:
+        start_decoding(state, grp, req)
+        req = state[req + layout.NEXT_RELEASING]
+    _complete_prefills(state, rep, grp, end)
+    settle(state, rep, grp, end)
 
 
 @kernel
@@ -190,7 +209,7 @@ def launch(
     sample_ps = sample_cost(costs, 0, rows)
     attention = prefill_cost(costs, 0, pairs, reads) << FRACTION_BITS
     if batch > 0:
-        attention += _decode_attention(state, costs, grp, 0)
+        attention += decode_attention(state, costs, grp, 0)
     device = ((token_ps + sample_ps) << FRACTION_BITS) + attention
     host = (state[layout.HOST_STEP] + state[layout.HOST_SEQ] * rows) << FRACTION_BITS
     duration = max(device, host) if state[layout.IS_ASYNC] == 1 else device + host
@@ -204,25 +223,14 @@ def launch(
     if state[layout.LOG_CAPACITY] > 0:
         log_step(state, rep, grp, start, end, prefill_tokens, prefills, pairs, batch)
     state[rep + layout.BUSY] += end - start
+    state[rep + layout.ACTIVE] += end - start
     state[rep + layout.TOKEN_TIME] += token_ps
     state[rep + layout.SAMPLE_TIME] += sample_ps
     add_time(state, rep + layout.ATTENTION_TIME, attention)
     add_time(state, rep + layout.HOST_TIME, duration - device)
-    _count(state, rep, batch, prefill_tokens, prefills, pairs, reads)
+    count_step(state, rep, batch, prefill_tokens, prefills, pairs, reads)
     add_occupancy(state, rep, used_before, rows, end - start)
-    if batch > 0:
-        state[grp + layout.EPOCH] += 1
-        state[grp + layout.DECODE_KV] += batch
-        state[grp + layout.WINDOW_KV] += state[grp + layout.WINDOW_OPEN]
-        state[rep + layout.DECODE_KV_READS] += state[grp + layout.DECODE_KV]
     state[rep + layout.END] = end
     state[rep + layout.END_FRACTION] = clock & FRACTION_MASK
-    state[rep + layout.LAST_END] = end
     state[rep + layout.DECISION] = start if state[layout.IS_ASYNC] == 1 else end
-    req = state[rep + layout.STARVED_HEAD]
-    state[rep + layout.STARVED_HEAD] = NONE
-    while req != NONE:
-        start_decoding(state, grp, req)
-        req = state[req + layout.NEXT_RELEASING]
-    _complete_prefills(state, rep, grp, end)
-    settle(state, rep, grp, end)
+    apply_tokens(state, rep, grp, batch, end)
