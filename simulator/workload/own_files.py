@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from simulator.errors import InputError
-from simulator.workload.columns import RawChunk
+from simulator.workload.columns import MAX_EXACT, MAX_PLAUSIBLE_TOKENS, RawChunk
 from simulator.workload.text_traces import open_bytes
 from simulator.workload.workload import ClosedLoop, OpenLoop, Workload
 
@@ -57,16 +57,16 @@ def _parsed_header(path: Path, header: Mapping[str, Any], *, lines: int) -> File
             f"{path}: workload file version is {version!r}, must be {_HEADER_VERSION}", hint="update apex-planner"
         )
     block_tokens = header.get("block_tokens")
-    if block_tokens is not None and (type(block_tokens) is not int or block_tokens < 1):
-        raise InputError(f"{path}: block_tokens is {block_tokens!r}, must be a whole number >= 1")
+    if block_tokens is not None and (type(block_tokens) is not int or not 1 <= block_tokens <= MAX_PLAUSIBLE_TOKENS):
+        limit = MAX_PLAUSIBLE_TOKENS
+        raise InputError(f"{path}: block_tokens is {block_tokens!r}, must be a whole number from 1 to {limit}")
     client = header.get("client")
     if client is None:
         return FileHeader(block_tokens=block_tokens, lines=lines)
-    concurrency = client.get("concurrency") if isinstance(client, dict) else None
-    warmup = client.get("warmup", 0) if isinstance(client, dict) else None
-    if type(concurrency) is not int or concurrency < 1 or type(warmup) is not int or warmup < 0:
+    sizes = [client.get("concurrency"), client.get("warmup", 0)] if isinstance(client, dict) else []
+    if set(map(type, sizes)) != {int} or not (1 <= sizes[0] <= MAX_EXACT and 0 <= sizes[1] <= MAX_EXACT):
         raise InputError(f"{path}: client is {client!r}, must be like {{'concurrency': 64, 'warmup': 128}}")
-    return FileHeader(client=ClosedLoop(concurrency=concurrency, warmup=warmup), block_tokens=block_tokens, lines=lines)
+    return FileHeader(client=ClosedLoop(concurrency=sizes[0], warmup=sizes[1]), block_tokens=block_tokens, lines=lines)
 
 
 def _header_of(workload: Workload) -> dict[str, Any]:

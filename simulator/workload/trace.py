@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.errors import InputError
+from simulator.workload.columns import MAX_PLAUSIBLE_TOKENS
 from simulator.workload.document_traces import TextLengths, read_document, sniff_document
 from simulator.workload.formats import (
     DOCUMENT_FORMATS,
@@ -45,8 +46,8 @@ class _Reading:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise InputError(f"limit is {self.limit}, must be >= 1")
-        if self.block_tokens is not None and self.block_tokens < 1:
-            raise InputError(f"block_tokens is {self.block_tokens}, must be >= 1")
+        if self.block_tokens is not None and not 1 <= self.block_tokens <= MAX_PLAUSIBLE_TOKENS:
+            raise InputError(f"block_tokens is {self.block_tokens}, must be >= 1 and <= {MAX_PLAUSIBLE_TOKENS}")
 
 
 def read_trace(

@@ -105,7 +105,7 @@ def test_damage_is_refused_by_name_or_harmless(name: str, data: st.DataObject, t
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
-@given(name=st.sampled_from([name for name in SOUND if name.endswith((".jsonl", ".csv"))]), cut=st.integers(0, 400))
+@given(name=st.sampled_from(["apex.jsonl", "mooncake.jsonl", "azure.csv", "burst.csv"]), cut=st.integers(0, 400))
 def test_a_file_cut_short_streams_up_to_the_cut_or_is_refused(name: str, cut: int, tmp_path: Path) -> None:
     """A file whose writer was killed gives whole requests and then, if a record is torn, an InputError."""
     path = tmp_path / name

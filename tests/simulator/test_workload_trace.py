@@ -356,7 +356,7 @@ def test_missing_damaged_and_binary_files(tmp_path: Path) -> None:
         ({"rate_scale": 0.0}, "rate_scale is 0.0, must be a positive number"),
         ({"length_scale": float("nan")}, "length_scale is nan"),
         ({"limit": 0}, "limit is 0, must be >= 1"),
-        ({"block_tokens": 0}, "block_tokens is 0, must be >= 1"),
+        ({"block_tokens": 0}, "block_tokens is 0, must be >= 1 and <= 20000000"),
         ({"format": "excel"}, "trace format 'excel' is not known"),
         ({"columns": {"price": "x"}}, "column role 'price' is not known"),
         ({"time_unit": "h"}, "time unit 'h' is not known"),
