@@ -56,13 +56,12 @@ def _record_run(wheel: Wheel, item: ForeignTable, store: Store, run_id: str, sta
 def _import_table(wheel: Wheel, item: ForeignTable, store: Store, run_id: str, *, include_unfit: bool) -> TableCount:
     system = SYSTEMS[item.system]
     label = f"{item.system}/{item.framework}-{item.version}/{item.table}"
+    foreign = _read_foreign(item)
     if item.table not in MAPPERS:
-        rows_in = pq.read_metadata(item.path).num_rows
+        rows_in = foreign.num_rows
         reason = UNMAPPED.get(item.table, "no op family holds it")
         return TableCount(table=label, family=None, rows_in=rows_in, kept=0, dropped={reason: rows_in})
-    sieve = Sieve(_read_foreign(item))
-    sieve.drop_unfit_latency()
-    _drop_relabelled_copies(sieve, item, wheel)
+    sieve = Sieve(foreign)
     origin = Origin(
         framework=item.framework,
         level=system.level,
@@ -70,7 +69,15 @@ def _import_table(wheel: Wheel, item: ForeignTable, store: Store, run_id: str, *
         has_graphs=system.has_graphs,
         include_unfit=include_unfit,
     )
-    mapped = MAPPERS[item.table](sieve, origin)
+    try:
+        sieve.drop_unfit_latency()
+        _drop_relabelled_copies(sieve, item, wheel)
+        mapped = MAPPERS[item.table](sieve, origin)
+    except KeyError as error:
+        raise ProfilesError(
+            f"{item.path}: {error.args[0]}",
+            hint=f"found {', '.join(foreign.column_names)}; tables are read as aiconfigurator-core 0.12 has them",
+        ) from error
     family = FAMILIES[mapped.family]
     fixed = {
         "device": system.device,
@@ -86,8 +93,10 @@ def _import_table(wheel: Wheel, item: ForeignTable, store: Store, run_id: str, *
 
 
 def _read_foreign(item: ForeignTable) -> pa.Table:
+    """Read a table, or only its row count where nothing here can hold it."""
     try:
-        return pq.ParquetFile(item.path).read()
+        file = pq.ParquetFile(item.path)
+        return file.read(columns=None if item.table in MAPPERS else [])
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ProfilesError(
             f"{item.path}: cannot be read: {str(error).splitlines()[0]}", hint="install the wheel again"

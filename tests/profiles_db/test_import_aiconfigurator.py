@@ -315,6 +315,16 @@ def test_a_damaged_table_is_named(wheel: Wheel, store: Store) -> None:
         _import(wheel, store)
 
 
+@pytest.mark.parametrize("column", ["latency", "kernel_source", "gemm_dtype", "k"])
+def test_a_table_without_a_column_is_named(column: str, wheel: Wheel, store: Store) -> None:
+    """A table of another form is refused by file and column, and nothing of it is stored."""
+    rows = [{name: value for name, value in row.items() if name != column} for row in _gemm_rows(2)]
+    _write(wheel.root, "gemm/vllm/0.24.0/gemm", rows)
+    with pytest.raises(ProfilesError, match=f'gemm_perf.parquet: Field "{column}" does not exist'):
+        _import(wheel, store)
+    assert store.read("gemm").num_rows == 0
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     """A place without tables is said."""
     with pytest.raises(ProfilesError, match="no folder of aiconfigurator tables"):
