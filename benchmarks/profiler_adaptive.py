@@ -5,11 +5,12 @@
 
 Stored measurements play the oracle: a tenth of the points is held out, the rest is the full grid. The adaptive plan
 asks for points of the grid one batch after the other; at 1/50, 1/20, 1/10 and 1/5 of the grid, and with all of it, the
-cost model of `apex fit` is fitted to what is known and judged on the points held out, which the plan never sees.
+plan's own model and the cost model of `apex fit` are fitted to what is known and judged on the points held out.
 """
 
 import argparse
 import json
+import math
 import random
 import tempfile
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 from costmodel.fit import choose_cluster, fit_device
 from costmodel.predict import FittedCosts
 from profiler.adaptive import AdaptivePlan
+from profiler.latency_model import LatencyModel, octaves_of, work_of
 from profiler.point import OpShape, Point, cost_op
 from profiles_db.schema import FAMILIES
 from profiles_db.store import open_store
@@ -52,7 +54,27 @@ def oracle(options: argparse.Namespace) -> dict[Any, tuple[Point, dict[str, Any]
     return found
 
 
-def error_of(rows: list[dict[str, Any]], held_out: list[tuple[Point, dict[str, Any]]], device: str) -> dict[str, float]:
+def surrogate_error(known: list[tuple[Point, Any]], held_out: list[tuple[Point, Any]]) -> dict[str, float]:
+    """Fit the plan's own model to what is known and judge it on the points held out."""
+    points = [point for point, _ in (*known, *held_out)]
+    x, work = octaves_of(points), work_of(points)
+    latency_s = np.array([row["latency_s"] for _, row in (*known, *held_out)])
+    count = len(known)
+    model = LatencyModel(x[:count], work[:count], latency_s[:count])
+    return summary(np.log(model.predict_s(x[count:], work[count:]) / latency_s[count:]))
+
+
+def summary(errors: Any) -> dict[str, float]:
+    """Median and 90th percentile of the absolute errors, and the mean signed one."""
+    absolute = np.abs(errors)
+    return {
+        "median": round(float(np.median(absolute)), 4),
+        "p90": round(float(np.quantile(absolute, 0.9)), 4),
+        "bias": round(float(np.mean(errors)), 4),
+    }
+
+
+def cost_model_error(rows: list[dict[str, Any]], held_out: list[tuple[Point, Any]], device: str) -> dict[str, float]:
     """Fit the cost model to ``rows`` and judge it on the points held out."""
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(Path(folder), bundled=None)
@@ -68,12 +90,20 @@ def error_of(rows: list[dict[str, Any]], held_out: list[tuple[Point, dict[str, A
             op = cost_op(point.op)
             assert op is not None
             errors.append(float(np.log(costs.predict(op).latency_s / row["latency_s"])))
-    absolute = np.abs(errors)
-    return {
-        "median": round(float(np.median(absolute)), 4),
-        "p90": round(float(np.quantile(absolute, 0.9)), 4),
-        "bias": round(float(np.mean(errors)), 4),
-    }
+    return summary(np.array(errors))
+
+
+def sampled(known: dict[Any, Any], options: argparse.Namespace, draw: random.Random) -> list[Any]:
+    """Shuffled identities of at most ``--most`` points."""
+    chosen = sorted(known, key=str)
+    if len(chosen) > options.most and options.family == "gemm":
+        # Whole curves in m: a profile measures the (n, k) that plans produce, not single points of many.
+        curves = sorted({point.op.values[1:] for point, _ in known.values()}, key=str)
+        draw.shuffle(curves)
+        kept = set(curves[: int(options.most / (len(chosen) / len(curves)))])
+        chosen = [identity for identity in chosen if known[identity][0].op.values[1:] in kept]
+    draw.shuffle(chosen)
+    return chosen[: options.most]
 
 
 def main() -> None:
@@ -85,21 +115,12 @@ def main() -> None:
     parser.add_argument("--dtype", default="bf16")
     parser.add_argument("--phase", help="attention: prefill or decode")
     parser.add_argument("--most", type=int, default=4000, help="Sample the grid down to so many points.")
+    parser.add_argument("--target-error", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     known = oracle(options)
     draw = random.Random(options.seed)
-    chosen = sorted(known, key=str)
-    if len(chosen) > options.most and options.family == "gemm":
-        # Whole curves in m: a profile measures the (n, k) that plans produce, not single points of many.
-        curves = sorted({point.op.values[1:] for point, _ in known.values()}, key=str)
-        draw.shuffle(curves)
-        per_curve = len(chosen) / len(curves)
-        kept = set(curves[: int(options.most / per_curve)])
-        chosen = [identity for identity in chosen if known[identity][0].op.values[1:] in kept]
-    elif len(chosen) > options.most:
-        chosen = draw.sample(chosen, options.most)
-    draw.shuffle(chosen)
+    chosen = sampled(known, options, draw)
     held_out = [known[identity] for identity in chosen[: len(chosen) // 10]]
     grid = {identity: known[identity] for identity in chosen[len(chosen) // 10 :]}
     results: list[dict[str, Any]] = []
@@ -108,11 +129,14 @@ def main() -> None:
         rows = [grid[identity][1] for identity in identities]
         measuring_s = sum(max(10 * row["latency_s"], 0.05) for row in rows)
         result = {"plan": name, "points": len(rows), "measuring_s": round(measuring_s, 1)}
-        results.append(result | error_of(rows, held_out, options.device))
+        result["surrogate"] = surrogate_error([grid[identity] for identity in identities], held_out)
+        result["cost_model"] = cost_model_error(rows, held_out, options.device)
+        results.append(result)
         print(json.dumps(results[-1]), flush=True)
 
     judge("full grid", list(grid))
-    plan = AdaptivePlan([point for point, _ in grid.values()], target_error=1e-6, seed=options.seed)
+    points = [point for point, _ in grid.values()]
+    plan = AdaptivePlan(points, target_error=1e-6, seed=options.seed, stall_ratio=math.inf)
     asked: list[Any] = []
     stops = [round(len(grid) * share) for share in SHARES]
     while stops and (batch := plan.next_points(min(24, stops[0] - len(asked)))):
@@ -122,10 +146,11 @@ def main() -> None:
             judge("adaptive", asked)
             judge("random", draw.sample(list(grid), len(asked)))
             stops.pop(0)
-    full = results[0]
-    print(
-        json.dumps({"grid": len(grid), "held_out": len(held_out), "full_median_error": full["median"], "rows": results})
-    )
+    asked, plan = [], AdaptivePlan(points, target_error=options.target_error, seed=options.seed)
+    while batch := plan.next_points(24):
+        plan.learn((point, grid[point.identity][1]) for point in batch)
+        asked += [point.identity for point in batch]
+    judge("adaptive, where it stops by itself", asked)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""A coarse grid first, then the points a model of the measurements is least sure of, until its held-out error is small.
+"""A coarse grid first, then the points that teach a model of the measurements most, until its held-out error is small.
 
-Points that differ in sizes only form a *series* (one family, kernel, format, and the same labels). Per series the log
-ratio of time to a local roofline, t0 = flop / F + bytes / B + floor with F, B and floor the best seen in the series, is
-modelled by a Gaussian process over log2 sizes. A series is settled when the median leave-one-out error reaches the
-target, or the noise of the measurements themselves.
+Points that differ in sizes only form a *series* (one family, kernel, format, and the same labels), with one model each
+(`profiler.latency_model`). A series is settled when the median leave-one-out error reaches the target, or has stopped
+falling although the points doubled: what is left is noise, or steps that only measuring every size would show.
 """
 
 import itertools
@@ -16,22 +15,31 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from profiler.latency_model import LatencyModel, octaves_of, work_of
 from profiler.planner import Row
-from profiler.point import Key, Point, Value, cost_op
-from profiler.surrogate import Surrogate, farthest_points
+from profiler.point import Key, Point, Value
+from profiler.surrogate import farthest_points
 
 Array = NDArray[np.float64]
 _COARSE_BASE: Final = 4
 _COARSE_PER_DIM: Final = 3
 # A fit is renewed when the series has grown by this factor: fits cost more than the points they choose.
 _REFIT_GROWTH: Final = 1.1
+# Whether an error still falls is told over a doubling of the points, from this many coarse grids on.
+_STALL_GROWTH: Final = 2.0
+_STALL_COARSE: Final = 1.5
 
 
 class AdaptivePlan:
-    """The adaptive plan over a set of candidate points."""
+    """The adaptive plan over a set of candidate points.
 
-    def __init__(self, points: Sequence[Point], *, target_error: float, seed: int) -> None:
+    A series whose error falls to more than ``stall_ratio`` of what it was at half the points has stalled; infinity
+    never gives up.
+    """
+
+    def __init__(self, points: Sequence[Point], *, target_error: float, seed: int, stall_ratio: float = 0.95) -> None:
         self._target = target_error
+        self._stall_ratio = stall_ratio
         self._random = random.Random(seed)  # noqa: S311 - an order of measurement, not a secret
         groups: dict[tuple[Value, ...], list[Point]] = {}
         for point in points:
@@ -47,13 +55,13 @@ class AdaptivePlan:
             coarse.setdefault((series.points[0].family, series.points[0].op.dtype), []).extend(series.coarse())
         if any(coarse.values()):
             return self._alternating(list(coarse.values()))[:limit]
-        open_series = [series for series in self._series if not series.is_settled(self._target)]
+        open_series = [series for series in self._series if not series.is_settled(self._target, self._stall_ratio)]
         if not open_series:
             return []
         errors = [min(series.error, 1.0) / self._target for series in open_series]
         chosen: list[Point] = []
         for series, error in zip(open_series, errors, strict=True):
-            chosen += series.most_uncertain(max(1, math.floor(limit * error / sum(errors))))
+            chosen += series.most_informative(max(1, math.floor(limit * error / sum(errors))))
         self._random.shuffle(chosen)
         return chosen[:limit]
 
@@ -72,7 +80,7 @@ class AdaptivePlan:
 
     def progress(self) -> str:
         """Points measured, series settled, and the error over all series."""
-        settled = sum(series.is_settled(self._target) for series in self._series)
+        settled = sum(series.is_settled(self._target, self._stall_ratio) for series in self._series)
         return (
             f"{self._total - self.remaining}/{self._total} points, {settled}/{len(self._series)} series settled, "
             f"median held-out error {self.error:.1%}"
@@ -119,28 +127,25 @@ class _Series:
     _x: Array = field(init=False)
     _work: Array = field(init=False)
     _latency_s: dict[int, float] = field(default_factory=dict)
+    _model: LatencyModel | None = None
     _fitted_at: int = 0
-    _surrogate: Surrogate | None = None
-    _loo: float = math.inf
+    _error: float = math.inf
+    _errors: list[tuple[int, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        sizes = np.array(
-            [
-                [float(v) for v in point.op.values if isinstance(v, int) and not isinstance(v, bool)]
-                for point in self.points
-            ]
-        )
-        octaves = np.log2(sizes + 1.0)
-        varies = np.ptp(octaves, axis=0) > 0
-        self._x = octaves[:, varies] if varies.any() else octaves[:, :1]
-        self._work = np.array([_work(point) for point in self.points])
+        self._x = octaves_of(self.points)
+        self._work = work_of(self.points)
         self.todo = {point.identity: index for index, point in enumerate(self.points)}
+
+    @property
+    def _coarse_count(self) -> int:
+        return _COARSE_BASE + _COARSE_PER_DIM * int(self._x.shape[1])
 
     @property
     def error(self) -> float:
         """Median leave-one-out error, as a fraction; infinite while there are too few points."""
         self._refit()
-        return self._loo
+        return self._error
 
     def learn(self, point: Point, row: Row) -> None:
         index = self.todo.pop(point.identity, None)
@@ -149,7 +154,7 @@ class _Series:
 
     def coarse(self) -> list[Point]:
         """Return points of the coarse grid that are still to be measured."""
-        wanted = _COARSE_BASE + _COARSE_PER_DIM * self._x.shape[1]
+        wanted = self._coarse_count
         measured = len(self.points) - len(self.todo)
         if not self.todo or measured >= wanted:
             return []
@@ -157,40 +162,31 @@ class _Series:
         done = np.delete(self._x, left, axis=0)
         return [self.points[left[i]] for i in farthest_points(self._x[left], wanted - measured, done)]
 
-    def is_settled(self, target: float) -> bool:
-        """Whether nothing is left, or the held-out error is at the target or at the noise of the measurements."""
+    def is_settled(self, target: float, stall_ratio: float) -> bool:
+        """Whether nothing is left, or the held-out error is at the target or has stalled."""
         if not self.todo:
             return True
         self._refit()
-        if self._surrogate is None:
-            return False
-        return self._loo <= max(target, self._surrogate.noise_sd)
+        if self._error <= target:
+            return True
+        fewest = _STALL_COARSE * self._coarse_count
+        earlier = [e for points, e in self._errors if points >= fewest and self._fitted_at >= _STALL_GROWTH * points]
+        return bool(earlier) and self._error > stall_ratio * earlier[-1]
 
-    def most_uncertain(self, count: int) -> list[Point]:
+    def most_informative(self, count: int) -> list[Point]:
         self._refit()
         left = list(self.todo.values())
-        if self._surrogate is None:
+        if self._model is None:
             return [self.points[index] for index in left[:count]]
-        return [self.points[left[i]] for i in self._surrogate.most_uncertain(self._x[left], count)]
+        return [self.points[left[i]] for i in self._model.surrogate.most_informative(self._x[left], count)]
 
     def _refit(self) -> None:
         known = len(self._latency_s)
-        if known < _COARSE_BASE or (self._surrogate is not None and known < self._fitted_at * _REFIT_GROWTH):
+        if known < _COARSE_BASE or (self._model is not None and known < self._fitted_at * _REFIT_GROWTH):
             return
         index = np.array(sorted(self._latency_s))
-        latency = np.array([self._latency_s[i] for i in index])
-        flop, moved = self._work[index].T
-        floor_s = latency.min()
-        roofline = flop / max((flop / latency).max(), 1.0) + moved / max((moved / latency).max(), 1.0) + floor_s
-        self._surrogate = Surrogate(self._x[index], np.log(latency / roofline))
-        self._loo = float(np.median(np.abs(self._surrogate.leave_one_out())))
+        latency_s = np.array([self._latency_s[i] for i in index])
+        self._model = LatencyModel(self._x[index], self._work[index], latency_s)
+        self._error = self._model.held_out_error()
         self._fitted_at = known
-
-
-def _work(point: Point) -> tuple[float, float]:
-    """FLOP and bytes of one call; none where the cost model counts none."""
-    op = cost_op(point.op)
-    if op is None:
-        return 0.0, 0.0
-    moved = op.wire_bytes() if point.family == "collective" else op.io_bytes()  # type: ignore[union-attr]
-    return float(op.flop()), float(moved)
+        self._errors.append((known, self._error))

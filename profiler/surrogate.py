@@ -18,6 +18,8 @@ _LENGTH_SCALES: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # octaves
 _NOISE_RATIOS: Final = (1e-4, 1e-3, 1e-2, 1e-1)  # noise variance over signal variance
 _SWEEPS: Final = 2
 _FIT_POINTS: Final = 256
+_OFFERED: Final = 600
+_JUDGED: Final = 600
 
 
 class Surrogate:
@@ -31,14 +33,10 @@ class Surrogate:
         share = slice(None, None, -(-len(x) // _FIT_POINTS))
         self.length_scales, self._noise_ratio = _fit(x[share], self._residual[share])
         kernel = self._kernel(x, x) + self._noise_ratio * np.eye(len(x))
-        self._inverse = np.linalg.inv(kernel)
+        # inverse = factor factor^T
+        self._factor = np.linalg.inv(np.linalg.cholesky(kernel)).T
+        self._inverse = self._factor @ self._factor.T
         self._weights = self._inverse @ self._residual
-        self.signal_variance = max(float(self._residual @ self._weights) / len(y), 1e-12)
-
-    @property
-    def noise_sd(self) -> float:
-        """Standard deviation of the noise."""
-        return math.sqrt(self._noise_ratio * self.signal_variance)
 
     def predict(self, x: Array) -> Array:
         """Posterior mean at ``x``."""
@@ -48,30 +46,44 @@ class Surrogate:
         """Residual of every point predicted from all others."""
         return np.asarray(self._weights / np.diag(self._inverse))
 
-    def most_uncertain(self, candidates: Array, count: int) -> list[int]:
-        """Return indices of the candidates to measure next, each chosen as if the earlier ones were already known."""
-        cross = self._kernel(candidates, self._x)
-        explained = cross @ self._inverse
-        variance = np.maximum(1.0 - np.sum(explained * cross, axis=1), 0.0)
+    def most_informative(self, candidates: Array, count: int) -> list[int]:
+        """Return indices of the candidates to measure next: each lowers the mean variance over all of them the most.
+
+        Measuring j lowers the variance at i by cov(i, j)^2 / (var(j) + noise); each choice counts as known for the
+        next. (The point of largest variance alone would sit on the boundary, where it teaches little about the rest.)
+        Large sets are judged on a random sample of them.
+        """
+        draw = np.random.default_rng(len(self._x))
+        offered = _sample(len(candidates), _OFFERED, draw)
+        judged = _sample(len(candidates), _JUDGED, draw)
+        covariance = self._posterior(candidates[judged], candidates[offered])
+        variance = 1.0 - np.sum((self._kernel(candidates[offered], self._x) @ self._factor) ** 2, axis=1)
         chosen: list[int] = []
-        directions: list[Array] = []
-        for _ in range(min(count, len(candidates))):
-            best = int(np.argmax(variance))
-            if variance[best] <= 0:
-                break
+        between = self._posterior(candidates[offered], candidates[offered])
+        for _ in range(min(count, len(offered))):
+            scale = np.maximum(variance, 0.0) + self._noise_ratio
+            gain = np.sum(covariance**2, axis=0) / scale
+            gain[chosen] = -1.0
+            best = int(np.argmax(gain))
             chosen.append(best)
-            # Posterior covariance with the chosen point, less what earlier choices already explain (a Cholesky row).
-            column = self._kernel(candidates, candidates[best : best + 1])[:, 0] - explained @ cross[best]
-            for row in directions:
-                column = column - row * row[best]
-            row = column / math.sqrt(variance[best] + self._noise_ratio)
-            directions.append(row)
-            variance = np.maximum(variance - row**2, 0.0)
-            variance[chosen] = 0.0
-        return chosen
+            row = between[best] / scale[best]
+            covariance = covariance - np.outer(covariance[:, best], row)
+            variance = variance - between[best] * row
+            between = between - np.outer(between[:, best], row)
+        return [int(offered[index]) for index in chosen]
+
+    def _posterior(self, a: Array, b: Array) -> Array:
+        """Posterior covariance of every row of ``a`` with every row of ``b``, in units of the signal variance."""
+        left, right = self._kernel(a, self._x) @ self._factor, self._kernel(b, self._x) @ self._factor
+        return np.asarray(self._kernel(a, b) - left @ right.T)
 
     def _kernel(self, a: Array, b: Array) -> Array:
         return _matern(a, b, self.length_scales)
+
+
+def _sample(count: int, most: int, draw: np.random.Generator) -> NDArray[np.int64]:
+    """Return all of ``count`` indices, or a random ``most`` of them."""
+    return np.arange(count) if count <= most else draw.choice(count, most, replace=False)
 
 
 def _fit(x: Array, residual: Array) -> tuple[Array, float]:
