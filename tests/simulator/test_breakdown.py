@@ -1,0 +1,90 @@
+"""The per-op breakdown adds up to what the engine counted, and names the ops a plan really runs."""
+
+from dataclasses import replace
+
+import pytest
+
+from cluster_specs.load import load_cluster
+from costmodel.analytic import AnalyticCosts
+from simulator.engine.result import EngineResult
+from simulator.mean_step import StepCounts, stage_totals
+from simulator.model.bundled import load_model
+from simulator.op_breakdown import op_breakdown
+from simulator.plan import parse_plan
+from simulator.simulate import Result, simulate
+from simulator.workload.parse import parse_workload
+
+_PLANS = {
+    "dense": ("llama-3.1-8b", "dp2-tp4", "vllm-0.33"),
+    "latent attention and experts": ("deepseek-v3", "tp8", "vllm-0.33"),
+    "sliding window": ("gpt-oss-20b", "tp2", "vllm-0.11"),
+}
+
+
+def _simulated(model: str, plan: str, profile: str, workload: str = "chat-synthetic") -> Result:
+    cluster = load_cluster("b200-8")
+    return simulate(
+        parse_plan(plan),
+        parse_workload(workload, limit=200),
+        cluster,
+        AnalyticCosts(cluster),
+        model=load_model(model),
+        profile=profile,
+    )
+
+
+@pytest.fixture(scope="module", params=list(_PLANS))
+def result(request: pytest.FixtureRequest) -> Result:
+    """One simulated plan of each kind."""
+    return _simulated(*_PLANS[request.param])
+
+
+def test_shares_sum_to_the_whole(result: Result) -> None:
+    """All shares, idle time included, add up to the span the replicas were in use."""
+    shares = result.metrics["breakdown_ops"]
+    assert sum(shares.values()) == pytest.approx(1.0, rel=1e-12)
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+
+
+@pytest.mark.parametrize("table", ["token_ps", "attention_ps", "sample_ps"])
+def test_each_table_keeps_its_total(result: Result, table: str) -> None:
+    """With the time of all other tables set to zero, the ops' shares add up to the engine's own sum of this one."""
+    names = ("token_ps", "attention_ps", "sample_ps", "send_ps", "host_ps", "bubble_ps")
+    totals = result.run.replicas
+    others = {name: 0 * getattr(totals, name) for name in names if name != table}
+    alone: EngineResult = replace(result.run, replicas=replace(totals, **others, busy_ps=totals.last_end_ps))
+    spent = sum(op_breakdown(result.start.compiled, alone).values()) * float(totals.last_end_ps.sum())
+    assert spent == pytest.approx(float(getattr(totals, table).sum()), rel=1e-12)
+
+
+def test_mean_step_explains_the_engine(result: Result) -> None:
+    """Before scaling, the ops at the mean steps come close to the engine's attention and sampling time."""
+    totals = result.run.replicas
+    counts = StepCounts.of_all(totals)
+    compiled = result.start.compiled
+    sums = [stage_totals(stage, compiled.knots, counts, lambda total: total.latency_s) for stage in compiled.stages]
+    attention_s = sum(total.decode + max(total.prefill, total.reads) for total in sums)
+    sample_s = sum(total.samples for total in sums) + counts.rows * compiled.profile.host.sequence_s
+    assert attention_s == pytest.approx(float(totals.attention_ps.sum()) * 1e-12, rel=0.15)
+    assert sample_s == pytest.approx(float(totals.sample_ps.sum()) * 1e-12, rel=0.15)
+
+
+def test_ops_of_the_plan_are_named() -> None:
+    """Experts show up where the model has some, all-reduce where a tensor group has more than one rank."""
+    experts = _simulated("gpt-oss-20b", "tp2", "vllm-0.33").metrics["breakdown_ops"]
+    alone = _simulated("llama-3.1-8b", "dp2", "vllm-0.33").metrics["breakdown_ops"]
+    assert {"moe_frac", "topk_frac", "all_reduce_frac", "attention_frac", "host_frac"} <= set(experts)
+    assert not {"moe_frac", "all_reduce_frac", "all_gather_frac", "bubble_frac"} & set(alone)
+
+
+def test_equal_steps_are_split_exactly() -> None:
+    """In steps that are all alike the split is the cost model's own: GEMM over norm as in one captured step."""
+    cluster = load_cluster("b200-8")
+    result = _simulated(
+        "llama-3.1-8b", "tp1", "vllm-0.33", "closed:isl=16,osl=512,concurrency=64,prompts_per_slot=1,warmup_per_slot=0"
+    )
+    shares = result.metrics["breakdown_ops"]
+    (stage,) = result.start.compiled.stages
+    at = list(result.start.compiled.knots.tokens).index(64)
+    norm_s, rope_s = (float(stage.tokens.by_label[name][at]) for name in ("add_rmsnorm", "rope"))
+    assert shares["add_rmsnorm_frac"] / shares["rope_frac"] == pytest.approx(norm_s / rope_s, rel=0.03)

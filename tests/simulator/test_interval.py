@@ -1,0 +1,118 @@
+"""Intervals of the metrics: what they enclose, how they are ordered, and that sure prices give points."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from cluster_specs.cluster import ClusterSpec
+from cluster_specs.load import load_cluster
+from costmodel.analytic import AnalyticCosts
+from costmodel.ops import Collective, Gemm, Op
+from costmodel.prediction import Prediction
+from simulator.interval import metric_intervals
+from simulator.model.bundled import load_model
+from simulator.objective import metric_paths, parse_slo, read_metric
+from simulator.op_curves import OpCurves, StepSum
+from simulator.plan import parse_plan
+from simulator.simulate import Result, simulate
+from simulator.workload.parse import parse_workload
+
+
+class _Widened(AnalyticCosts):
+    """Analytic prices whose intervals are ``factor`` times the latency to either side."""
+
+    def __init__(self, cluster: ClusterSpec, factor: float) -> None:
+        super().__init__(cluster)
+        self.factor = factor
+
+    def predict(self, op: Op) -> Prediction:
+        found = super().predict(op)
+        return replace(found, low_s=found.latency_s / (1 + self.factor), high_s=found.latency_s * (1 + self.factor))
+
+
+def _simulated(factor: float, workload: str = "chat-synthetic", slo: str = "ttft_s<=0.1") -> Result:
+    cluster = load_cluster("h100-sxm-8")
+    return simulate(
+        parse_plan("dp2-tp4"),
+        parse_workload(workload, limit=300),
+        cluster,
+        _Widened(cluster, factor),
+        model=load_model("llama-3.1-70b"),
+        slo=parse_slo([slo]),
+    )
+
+
+def test_interval_holds_the_estimate() -> None:
+    """Every metric lies inside its interval, every interval is ordered, and no known metric lacks one."""
+    result = _simulated(0.3)
+    assert result.interval is not None
+    known = {path for path in metric_paths() if read_metric(result.metrics, path) is not None}
+    assert set(result.interval) == known
+    for path, (low, high) in result.interval.items():
+        value = read_metric(result.metrics, path)
+        assert value is not None
+        assert low <= value <= high, path
+
+
+def test_sure_costs_give_points() -> None:
+    """Prices without an interval give metrics without one."""
+    result = _simulated(0.0)
+    assert result.interval is not None
+    for path, (low, high) in result.interval.items():
+        assert low == pytest.approx(high, rel=1e-9), path
+
+
+def test_wider_prices_give_wider_latencies() -> None:
+    """The interval of a latency grows with the intervals of the ops, and never by more than theirs in a closed loop."""
+    workload = "closed:isl=256,osl=64,concurrency=8,prompts_per_slot=8,warmup_per_slot=0"
+    widths = []
+    for factor in (0.1, 0.2, 0.4):
+        result = _simulated(factor, workload)
+        assert result.interval is not None
+        low, high = result.interval["tpot_s.mean"]
+        value = result.metrics["tpot_s"]["mean"]
+        assert value / (1 + factor) <= low < value < high <= value * (1 + factor)
+        widths.append((high - low) / value)
+    assert widths == sorted(widths)
+
+
+def test_metrics_that_fall_with_latency_are_ordered() -> None:
+    """Throughput in a closed loop is least where steps are slowest, so its ends change places."""
+    result = _simulated(0.3, "closed:isl=256,osl=64,concurrency=8,prompts_per_slot=8,warmup_per_slot=0")
+    assert result.interval is not None
+    low, high = result.interval["throughput_tokens_per_s"]
+    assert low < result.metrics["throughput_tokens_per_s"] < high
+
+
+def test_unknown_metric_has_no_interval() -> None:
+    """A metric that one of the runs could not tell is left out, not guessed."""
+    known = {"tpot_s": {"mean": 1.0}, "energy_j": 5.0}
+    assert metric_intervals([known, known, {"tpot_s": {"mean": 0.5}}]) == {"tpot_s.mean": (0.5, 1.0)}
+
+
+def test_errors_add_up_within_an_op_and_in_quadrature_across_ops() -> None:
+    """Two layers of one op double its half-width; two ops with half-widths a and b have sqrt(a^2 + b^2) together."""
+    cluster = load_cluster("h100-sxm-8")
+    curves = OpCurves(_Widened(cluster, 0.5))
+    gemm = curves.price(Gemm(m=1024, n=8192, k=8192))
+    reduce = curves.price(Collective(kind="all_reduce", message_bytes=1 << 24, ranks=8))
+    one, two, both = StepSum(1), StepSum(1), StepSum(1)
+    one.add("gemm", gemm)
+    two.add("gemm", gemm, 2)
+    both.add("gemm", gemm)
+    both.add("all_reduce", reduce)
+
+    def width(total: StepSum) -> float:
+        return float((total.seconds("high") - total.seconds("middle")).item())
+
+    assert width(two) == pytest.approx(2 * width(one))
+    other = float((reduce.high_s - reduce.latency_s).item())
+    assert width(both) == pytest.approx((width(one) ** 2 + other**2) ** 0.5)
+
+
+def test_json_names_intervals_by_path() -> None:
+    """``metrics_interval`` maps each metric's path to [low, high], as plain JSON numbers."""
+    plain = json.loads(json.dumps(_simulated(0.3).to_json()))
+    low, high = plain["metrics_interval"]["ttft_s.p99"]
+    assert low <= plain["metrics"]["ttft_s"]["p99"] <= high
