@@ -79,7 +79,6 @@ def test_ops_of_the_plan_are_named() -> None:
 
 def test_equal_steps_are_split_exactly() -> None:
     """In steps that are all alike the split is the cost model's own: GEMM over norm as in one captured step."""
-    cluster = load_cluster("b200-8")
     result = _simulated(
         "llama-3.1-8b", "tp1", "vllm-0.33", "closed:isl=16,osl=512,concurrency=64,prompts_per_slot=1,warmup_per_slot=0"
     )

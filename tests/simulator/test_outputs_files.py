@@ -1,0 +1,174 @@
+"""The files `apex simulate` writes: their contents agree with the metrics, and a failure leaves nothing behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cluster_specs.load import load_cluster
+from costmodel.analytic import AnalyticCosts
+from profiles_db.schema import unit_of
+from simulator.engine_profile import load_profile
+from simulator.model.bundled import load_model
+from simulator.outputs.iterations import iteration_table
+from simulator.outputs.requests import request_table
+from simulator.outputs.tables import write_table
+from simulator.outputs.whole_file import OutputError, write_whole
+from simulator.plan import parse_plan
+from simulator.serving import Overrides, Serving, Start
+from simulator.simulate import Result, replay
+from simulator.workload.parse import parse_workload
+
+
+def _replayed(workload: str, *, log: bool = True, overrides: Overrides | None = None) -> Result:
+    cluster = load_cluster("h100-sxm-2")
+    serving = Serving(
+        model=load_model("llama-3.1-8b"),
+        cluster=cluster,
+        profile=load_profile("vllm-0.33"),
+        costs=lambda _clock: AnalyticCosts(cluster),
+        overrides=overrides or Overrides(),
+    )
+    trace = parse_workload(workload, limit=200)
+    start = serving.start(parse_plan("dp2"), trace)
+    assert isinstance(start, Start)
+    return replay(serving, start, trace, log=log)
+
+
+@pytest.fixture(scope="module")
+def result() -> Result:
+    """Two replicas under a chat load, with the log."""
+    return _replayed("synthetic:chat,rate=30,n=200,seed=1")
+
+
+def test_requests_explain_the_metrics(result: Result) -> None:
+    """The rows' latencies have the very means and tails that the metrics state."""
+    table = request_table(result.run)
+    assert table.num_rows == 200
+    for name in ("ttft_s", "tpot_s", "e2e_s", "queue_s"):
+        values = table[name].drop_null().to_numpy()
+        assert float(values.mean()) == pytest.approx(result.metrics[name]["mean"], rel=1e-12)
+        assert float(np.quantile(values, 0.99)) == pytest.approx(result.metrics[name]["p99"], rel=1e-12)
+    assert set(table["status"].to_pylist()) == {"finished"}
+    assert set(table["replica"].to_pylist()) == {0, 1}
+
+
+def test_rejected_request_has_no_times() -> None:
+    """A request that cannot run is a row with its reason; times and replica-side figures that never were are null."""
+    found = _replayed("synthetic:isl=900,osl=300,rate=5,n=20", overrides=Overrides(max_model_len=1000))
+    rows = request_table(found.run).to_pylist()
+    assert {row["status"] for row in rows} == {"rejected: longer than max_model_len"}
+    assert {row[name] for row in rows for name in ("ttft_s", "tpot_s", "e2e_s", "queue_s")} == {None}
+
+
+def test_warm_up_requests_are_marked() -> None:
+    """A benchmark client's warm-up requests are in the table, and not measured."""
+    found = _replayed("closed:isl=64,osl=8,concurrency=4,prompts_per_slot=4,warmup_per_slot=2")
+    measured = request_table(found.run)["is_measured"].to_pylist()
+    assert measured == [False] * 8 + [True] * 16
+
+
+def test_iterations_conserve_tokens(result: Result) -> None:
+    """Prefill and decode tokens over all rows are those of all requests; steps of a replica never overlap."""
+    rows = iteration_table(result.run)
+    run = result.run
+    assert rows.num_rows == result.metrics["steps"]
+    assert sum(rows["prefill_tokens"].to_pylist()) == int(run.prompt_tokens.sum())
+    assert sum(rows["decode_seqs"].to_pylist()) == int((run.output_tokens - 1).sum())
+    for replica in (0, 1):
+        own = rows.filter(rows["replica"].to_numpy() == replica)
+        start, end, decided = (own[name].to_numpy() for name in ("start_s", "end_s", "decision_s"))
+        assert (end > start).all()
+        assert (start[1:] >= end[:-1] - 1e-12).all()
+        assert (decided <= start).all()
+        assert float(end[-1]) == pytest.approx(float(run.replicas.last_end_ps[replica]) * 1e-12)
+
+
+def test_log_is_kept_only_on_demand(result: Result) -> None:
+    """Without a log there are no iteration rows; requests and metrics are the same, integrals over leaps aside."""
+    plain = _replayed("synthetic:chat,rate=30,n=200,seed=1", log=False)
+    assert plain.run.log is None
+    assert request_table(plain.run).equals(request_table(result.run))
+    # KV use is taken linear within a leap, and a log makes leaps shorter.
+    differing = {name for name, value in plain.metrics.items() if value != result.metrics[name]}
+    assert differing <= {"kv_use_frac", "mean_batch_seqs"}
+    with pytest.raises(ValueError, match="log=True"):
+        iteration_table(plain.run)
+
+
+@pytest.mark.parametrize("kind", ["requests", "iterations"])
+def test_parquet_fields_carry_their_unit(result: Result, tmp_path: Path, kind: str) -> None:
+    """Every column whose name ends in a unit has it in the file's field metadata, and the file names its kind."""
+    path = tmp_path / "run.parquet"
+    write_table({"requests": request_table, "iterations": iteration_table}[kind](result.run), path)
+    schema = pq.read_schema(path)
+    assert schema.metadata[b"apex_table"] == kind.encode()
+    units = {field.name: (field.metadata or {}).get(b"unit", b"").decode() or None for field in schema}
+    assert units == {field.name: unit_of(field.name) for field in schema}
+    assert "s" in units.values()
+
+
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    """A write that fails half-way leaves the file that was there, and no partial one."""
+    path = tmp_path / "kept.txt"
+    path.write_text("old")
+
+    def fail(partial: Path) -> None:
+        partial.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError, match=r"kept\.txt: cannot be written: No space left on device"):
+        write_whole(path, fail)
+    assert [item.name for item in tmp_path.iterdir()] == ["kept.txt"]
+    assert path.read_text() == "old"
+
+
+_LINE = (
+    *("simulate", "--plan", "dp2", "--model", "llama-3.1-8b", "--cluster", "h100-sxm-2"),
+    *("--limit", "50", "--trace", "chat-synthetic"),
+)
+
+
+def _apex(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "simulator.cli", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_command_writes_all_files(tmp_path: Path) -> None:
+    """The command writes what it is asked for, says so on stderr, and keeps stdout for the result."""
+    paths = [tmp_path / name for name in ("requests.parquet", "iterations.parquet", "timeline.json")]
+    flags = ("--requests-out", "--iterations-out", "--chrome-trace")
+    done = _apex(*_LINE, *(text for pair in zip(flags, map(str, paths), strict=True) for text in pair))
+    assert done.returncode == 0, done.stderr
+    assert sorted(item.name for item in tmp_path.iterdir()) == sorted(path.name for path in paths)
+    assert pq.read_metadata(paths[0]).num_rows == 50
+    assert done.stdout.startswith("plan dp2 on 2 devices")
+    assert f"{paths[0]}: 50 requests" in done.stderr
+
+
+def test_output_never_replaces_an_input(tmp_path: Path) -> None:
+    """Naming the trace, or one file twice, as output is refused before anything runs."""
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text('{"arrival_s": 0.0, "prompt_tokens": 5, "output_tokens": 5}\n')
+    before = trace.read_text()
+    line = (*_LINE[:-1], str(trace))
+    over = _apex(*line, "--requests-out", str(trace))
+    twice = _apex(*line, "--requests-out", str(tmp_path / "x"), "--chrome-trace", str(tmp_path / "x"))
+    for done in (over, twice):
+        assert done.returncode == 2, done.stderr
+        assert "name another file" in done.stderr
+    assert trace.read_text() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["trace.jsonl"]
+
+
+def test_unwritable_place_is_one_message(tmp_path: Path) -> None:
+    """A folder that is not there ends in one message with the path and a hint."""
+    done = _apex(*_LINE, "--requests-out", str(tmp_path / "absent" / "r.parquet"))
+    assert done.returncode == 1
+    assert "absent/r.parquet: cannot be written" in done.stderr
+    assert "hint:" in done.stderr
+    assert "Traceback" not in done.stderr
