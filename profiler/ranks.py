@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 # Longest wait for a sibling: one that is still measuring its last point, or one that has died unseen.
-_SIBLING_WAIT: Final = timedelta(minutes=30)
+_SIBLING_WAIT: Final = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

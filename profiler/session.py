@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from profiler.adaptive import AdaptivePlan
@@ -20,7 +21,7 @@ from profiler.compute_rounds import ComputeRounds
 from profiler.drift import drift_frac, measure_drift
 from profiler.energy import EnergyMeter
 from profiler.errors import ProfilerError
-from profiler.journal import FolderLock, Journal
+from profiler.journal import FolderLock, Journal, collect_leftovers, discard_leftovers
 from profiler.ledger import Ledger
 from profiler.machine import Machine
 from profiler.planner import FixedPlan, Planner
@@ -94,9 +95,21 @@ def _open_books(
     if isinstance(shared, ValueError):
         raise shared
     assert shared is not None
-    # A rank on another node may not see rank 0's folder: its journal needs one of its own.
-    (request.db / ".profile").mkdir(parents=True, exist_ok=True)
+    _bring_home(request.db, ranks, ledger, shared)
     return ledger, shared
+
+
+def _bring_home(folder: Path, ranks: Ranks, ledger: Ledger | None, outcome: Outcome) -> None:
+    """Store what a dead run left on other nodes, whose ranks may not see rank 0's folder."""
+    is_other_node = ranks.place.local_rank == 0 and not ranks.is_first
+    left = collect_leftovers(folder).entries if is_other_node else ()
+    parts = ranks.collect(left)
+    if ledger is not None:
+        outcome.recovered += ledger.add(entry for part in parts for entry in part)
+    ranks.collect(None)  # the rows are safe before anybody forgets one
+    if is_other_node:
+        discard_leftovers(folder)
+    (folder / ".profile").mkdir(parents=True, exist_ok=True)
 
 
 def _agree_on_provenance(request: ProfileRequest, machine: Machine, ranks: Ranks, run_id: str) -> dict[str, Any]:
