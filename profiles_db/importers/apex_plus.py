@@ -6,6 +6,7 @@ is the locked clock in MHz, 0 for unlocked.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 
 from profiles_db.errors import ProfilesError
 from profiles_db.importers.counting import Sieve, TableCount
-from profiles_db.importers.csv_files import csv_files, numbers, read_csv
+from profiles_db.importers.csv_files import COUNT, NUMBER, TEXT, csv_files, read_csv
 from profiles_db.importers.delivery import deliver, record_run
 from profiles_db.importers.device_names import NETWORK, device_name, node_level
 from profiles_db.importers.rows import family_rows
@@ -46,6 +47,12 @@ _KINDS: Final = {
     "alltoall": "all_to_all",
     "sendrecv": "send_recv",
 }
+_SIZES: Final[Mapping[str, Mapping[str, pa.DataType]]] = {
+    "gemm": {"m": COUNT, "k": COUNT, "n": COUNT},
+    "attention": {"num_heads": COUNT, "head_size": COUNT, "batch_size": COUNT, "seq_len": COUNT},
+    "collective": {"num_nodes": COUNT, "num_gpus_per_node": COUNT, "size(kb)": NUMBER},
+}
+_SENSORS: Final = {"avg_power(W)": NUMBER, "avg_energy(uJ)": NUMBER, "graph_clk_freq": NUMBER}
 _NOTE: Final = "timed to whole microseconds"
 
 
@@ -67,7 +74,7 @@ def import_apex_plus(
     counts = []
     recorded: set[str] = set()
     for path in csv_files(root):
-        foreign = read_csv(path, ["gpu"])
+        foreign = read_csv(path, {"gpu": TEXT})
         named = foreign["gpu"].unique().to_pylist()
         if len(named) > 1 and device is None:
             raise ProfilesError(
@@ -111,24 +118,23 @@ def _import_file(
     if described.family is None:
         dropped = {described.reason: foreign.num_rows}
         return TableCount(table=str(path), family=None, rows_in=foreign.num_rows, kept=0, dropped=dropped)
-    read_csv(path, ["dtype", "time(us)"])
-    sieve = Sieve(
-        foreign.set_column(foreign.column_names.index("time(us)"), "time(us)", numbers(foreign, "time(us)", path))
-    )
+    sieve = Sieve(read_csv(path, {**_SIZES[described.family], "dtype": TEXT, "time(us)": NUMBER}, _SENSORS))
     sieve.drop_unfit_latency("time(us)")
     sieve.drop_unknown_formats("dtype", _DTYPES)
+    sizes = [name for name, kind in _SIZES[described.family].items() if kind == COUNT]
+    sieve.drop_unfit_sizes(*sizes)
     if described.family == "gemm":
         columns = _gemm(sieve)
     elif described.family == "attention":
         columns = _attention(sieve)
     else:
-        columns = {"kind": described.kind, **_collective(sieve, path, device)}
+        columns = {"kind": described.kind, **_collective(sieve, device)}
     rows = family_rows(
         described.family,
         sieve.table.num_rows,
         {
             **columns,
-            **_power(sieve, path),
+            **_sensors(sieve),
             "dtype": pa.array([_DTYPES[str(value)] for value in sieve.column("dtype").to_pylist()], pa.string()),
             "latency_s": pc.multiply(sieve.column("time(us)"), US),
             "device": device,
@@ -186,12 +192,9 @@ def _attention(sieve: Sieve) -> dict[str, Any]:
     }
 
 
-def _collective(sieve: Sieve, path: Path, device: str) -> dict[str, Any]:
+def _collective(sieve: Sieve, device: str) -> dict[str, Any]:
     """Map one collective's rows; sizes below 1 KiB were rounded to zero and say nothing."""
-    sieve.table = sieve.table.set_column(
-        sieve.table.column_names.index("size(kb)"), "size(kb)", numbers(sieve.table, "size(kb)", path)
-    )
-    sieve.drop(pc.less_equal(sieve.column("size(kb)"), 0), "message size rounded to 0 KiB")
+    sieve.drop(pc.equal(sieve.column("size(kb)"), 0), "message size rounded to 0 KiB")
     nodes = sieve.column("num_nodes").to_numpy()
     return {
         "ranks": nodes * sieve.column("num_gpus_per_node").to_numpy(),
@@ -201,12 +204,12 @@ def _collective(sieve: Sieve, path: Path, device: str) -> dict[str, Any]:
     }
 
 
-def _power(sieve: Sieve, path: Path) -> dict[str, Any]:
+def _sensors(sieve: Sieve) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     if "avg_power(W)" in sieve.table.column_names:
-        columns["power_w"] = numbers(sieve.table, "avg_power(W)", path)
+        columns["power_w"] = sieve.column("avg_power(W)")
     if "avg_energy(uJ)" in sieve.table.column_names:
-        columns["energy_j"] = pc.multiply(numbers(sieve.table, "avg_energy(uJ)", path), UJ)
+        columns["energy_j"] = pc.multiply(sieve.column("avg_energy(uJ)"), UJ)
     if "graph_clk_freq" in sieve.table.column_names:
-        columns["sm_clock_mhz"] = numbers(sieve.table, "graph_clk_freq", path)
+        columns["sm_clock_mhz"] = sieve.column("graph_clk_freq")
     return columns

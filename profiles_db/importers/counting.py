@@ -70,8 +70,20 @@ class Sieve:
         self.drop(pc.invert(pc.is_finite(self.column(column))), "latency not finite")
         self.drop(pc.less_equal(self.column(column), 0), "latency zero or negative")
 
+    def drop_unfit_sizes(self, *columns: str, least: int = 1) -> None:
+        """Take out rows in which a size is missing or too small for any op."""
+        for name in columns:
+            self.drop(pc.is_null(self.column(name)), f"{name} missing")
+            self.drop(pc.less(self.column(name), least), f"{name} below {least}")
+
+    def drop_missing(self, *columns: str) -> None:
+        """Take out rows in which a label is missing."""
+        for name in columns:
+            self.drop(pc.is_null(self.column(name)), f"{name} missing")
+
     def drop_unknown_formats(self, column: str, names: Container[str]) -> None:
         """Take out number formats that ``names`` does not translate, each counted by its foreign name."""
+        self.drop_missing(column)
         for value in pc.unique(self.column(column)).to_pylist():
             if value not in names:
                 self.drop(pc.equal(self.column(column), value), f"number format {value} has no counterpart")

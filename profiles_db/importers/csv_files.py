@@ -1,18 +1,33 @@
-"""Reads another tool's CSV by column names, never by position."""
+"""Reads another tool's CSV by column names and the types they must have, never by position."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from profiles_db.errors import ProfilesError
 
+Kinds = Mapping[str, pa.DataType]
 
-def read_csv(path: Path, required: Sequence[str] = ()) -> pa.Table:
-    """Read a CSV file with a header; raises ``ProfilesError`` naming the file and what is wrong with it."""
+TEXT: Final = pa.string()
+COUNT: Final = pa.int64()
+NUMBER: Final = pa.float64()
+FLAG: Final = pa.bool_()
+
+
+def read_csv(
+    path: Path, required: Mapping[str, pa.DataType], optional: Mapping[str, pa.DataType] | None = None
+) -> pa.Table:
+    """Read a CSV file with a header, empty cells as nulls.
+
+    Raises ``ProfilesError`` naming the file and the column that is missing, or the row and value that do not fit.
+    """
+    kinds = {**required, **(optional or {})}
+    options = pacsv.ConvertOptions(column_types=kinds, strings_can_be_null=True)
     try:
-        table = pacsv.read_csv(path)
+        table = pacsv.read_csv(path, convert_options=options)
     except (pa.ArrowInvalid, OSError) as error:
         raise ProfilesError(f"{path}: cannot be read as CSV: {str(error).splitlines()[0]}") from error
     if len(set(table.column_names)) < len(table.column_names):
@@ -22,14 +37,6 @@ def read_csv(path: Path, required: Sequence[str] = ()) -> pa.Table:
         found = ", ".join(table.column_names[:12])
         raise ProfilesError(f"{path}: column {missing[0]!r} is missing", hint=f"columns found: {found}")
     return table
-
-
-def numbers(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
-    """Column as float64, empty cells null; raises ``ProfilesError`` where it holds text."""
-    try:
-        return table[name].cast(pa.float64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ProfilesError(f"{path}: column {name!r} must hold numbers: {str(error).splitlines()[0]}") from error
 
 
 def csv_files(root: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
+from profiles_db.errors import ProfilesError
 from profiles_db.importers.counting import Sieve, TableCount, repeatability
 from profiles_db.repeats import without_keys_of
 from profiles_db.schema import FAMILIES
@@ -32,7 +33,10 @@ def deliver(store: Store, rows: pa.Table, sieve: Sieve, *, label: str, family: s
     if fresh.num_rows < rows.num_rows:
         sieve.dropped["already in the store"] += rows.num_rows - fresh.num_rows
     if fresh.num_rows:
-        store.append(family, fresh, run_id)
+        try:
+            store.append(family, fresh, run_id)
+        except ProfilesError as error:
+            raise ProfilesError(f"{label}: {error}", hint=error.hint) from error
     return TableCount(
         table=label,
         family=family,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from profiles_db.errors import ProfilesError
 from profiles_db.importers.counting import Sieve, TableCount
-from profiles_db.importers.csv_files import csv_files, numbers, read_csv
+from profiles_db.importers.csv_files import COUNT, FLAG, NUMBER, TEXT, csv_files, read_csv
 from profiles_db.importers.delivery import deliver, record_run
 from profiles_db.importers.device_names import DEVICE_NAMES, NETWORK, node_level
 from profiles_db.importers.rows import family_rows
@@ -32,27 +32,35 @@ FP16_BYTES: Final = 2
 
 ORIGIN: Final = "imported:vidur"
 
-_MLP_KEYS: Final = (
-    "n_head",
-    "n_kv_head",
-    "n_embd",
-    "n_expanded_embd",
-    "use_gated_mlp",
-    "num_tokens",
-    "num_tensor_parallel_workers",
-)
-_ATTENTION_KEYS: Final = (
-    "n_embd",
-    "n_q_head",
-    "n_kv_head",
-    "num_tensor_parallel_workers",
-    "batch_size",
-    "prefill_chunk_size",
-    "kv_cache_size",
-    "is_prefill",
-    "attention_backend",
-)
-_NETWORK_KEYS: Final = ("num_workers", "size", "collective", "devices_per_node")
+_MLP_KEYS: Final = {
+    "n_head": COUNT,
+    "n_kv_head": COUNT,
+    "n_embd": COUNT,
+    "n_expanded_embd": COUNT,
+    "use_gated_mlp": FLAG,
+    "num_tokens": COUNT,
+    "num_tensor_parallel_workers": COUNT,
+}
+_ATTENTION_KEYS: Final = {
+    "n_embd": COUNT,
+    "n_q_head": COUNT,
+    "n_kv_head": COUNT,
+    "num_tensor_parallel_workers": COUNT,
+    "batch_size": COUNT,
+    "prefill_chunk_size": COUNT,
+    "kv_cache_size": COUNT,
+    "is_prefill": FLAG,
+    "attention_backend": TEXT,
+}
+_NETWORK_KEYS: Final = {
+    "num_workers": COUNT,
+    "size": COUNT,
+    "collective": TEXT,
+    "devices_per_node": COUNT,
+}
+_PROJECTIONS: Final = ("attn_pre_proj", "attn_post_proj", "mlp_up_proj", "mlp_down_proj")
+_SMALL_OPS: Final = ("emb", "input_layernorm", "post_attention_layernorm", "attn_rope", "mlp_act", "add")
+_TIMED: Final = (*_PROJECTIONS, *_SMALL_OPS)
 _KINDS: Final = frozenset({"all_reduce", "all_gather", "reduce_scatter", "send_recv"})
 _NOTE: Final = "kernel time, launch excluded"
 
@@ -83,7 +91,7 @@ def import_vidur(root: Path, store: Store, *, device: str | None = None) -> list
     recorded: set[str] = set()
     for path in paths:
         if path.stem not in {"mlp", "attention", *_KINDS}:
-            rows = read_csv(path).num_rows
+            rows = read_csv(path, {}).num_rows
             reason = {"not a table of operator times": rows}
             counts.append(TableCount(table=str(path), family=None, rows_in=rows, kept=0, dropped=reason))
             continue
@@ -124,9 +132,9 @@ def _copied_networks(paths: list[Path]) -> dict[Path, Path]:
     return copies
 
 
-def _timed(table: pa.Table, column: str, source: _Source) -> Sieve:
+def _timed(table: pa.Table, column: str) -> Sieve:
     """Keep the rows in which ``column`` was timed; a zero is a time below the profiler's 1 us resolution."""
-    sieve = Sieve(table.append_column("latency", numbers(table, column, source.path)))
+    sieve = Sieve(table.append_column("latency", table[column]))
     sieve.drop_unfit_latency()
     return sieve
 
@@ -153,28 +161,29 @@ def _deliver(store: Store, source: _Source, sieve: Sieve, mapped: _Mapped, what:
 
 
 def _import_mlp(source: _Source, store: Store) -> list[TableCount]:
-    table = read_csv(source.path, _MLP_KEYS)
+    medians = {f"time_stats.{op}.median": NUMBER for op in _TIMED}
+    table = read_csv(source.path, _MLP_KEYS, medians)
     timed = [
         name.split(".")[1] for name in table.column_names if name.startswith("time_stats.") and name.endswith(".median")
     ]
     counts = []
     for op in timed:
-        sieve = _timed(table, f"time_stats.{op}.median", source)
+        if op not in _TIMED:
+            label, reason = f"{source.path}:{op}", {f"op {op} has no counterpart": table.num_rows}
+            counts.append(TableCount(table=label, family=None, rows_in=table.num_rows, kept=0, dropped=reason))
+            continue
+        sieve = _timed(table, f"time_stats.{op}.median")
+        sieve.drop_unfit_sizes(*(name for name, kind in _MLP_KEYS.items() if kind == COUNT))
+        sieve.drop_missing("use_gated_mlp")
         for name in ("n_head", "n_kv_head", "n_expanded_embd"):
             uneven = np.mod(_ints(sieve, name), _ints(sieve, "num_tensor_parallel_workers")) != 0
             sieve.drop(uneven, f"{name} does not divide among the ranks")
-        mapped = _gemm_columns(op, sieve) or _elementwise_columns(op, sieve)
-        if mapped is None:
-            sieve.drop_all(f"op {op} has no counterpart")
-            label = f"{source.path}:{op}"
-            dropped = dict(sieve.dropped)
-            counts.append(TableCount(table=label, family=None, rows_in=table.num_rows, kept=0, dropped=dropped))
-            continue
+        mapped = _gemm_columns(op, sieve) if op in _PROJECTIONS else _elementwise_columns(op, sieve)
         counts.append(_deliver(store, source, sieve, mapped, f":{op}"))
     return counts
 
 
-def _gemm_columns(op: str, sieve: Sieve) -> _Mapped | None:
+def _gemm_columns(op: str, sieve: Sieve) -> _Mapped:
     ranks, hidden, inner = (_ints(sieve, name) for name in ("num_tensor_parallel_workers", "n_embd", "n_expanded_embd"))
     heads, kv_heads = _ints(sieve, "n_head"), _ints(sieve, "n_kv_head")
     gates = np.where(sieve.column("use_gated_mlp").to_numpy(zero_copy_only=False), 2, 1)
@@ -184,15 +193,13 @@ def _gemm_columns(op: str, sieve: Sieve) -> _Mapped | None:
         "mlp_up_proj": (gates * inner // ranks, hidden),
         "mlp_down_proj": (hidden, inner // ranks),
     }
-    if op not in sizes:
-        return None
     n, k = sizes[op]
     columns = {"m": _ints(sieve, "num_tokens"), "n": n, "k": k}
     return "gemm", {**columns, "scaling": "none", "quantise": False, "backend": "torch.cublas"}
 
 
-def _elementwise_columns(op: str, sieve: Sieve) -> _Mapped | None:
-    """Width and elements moved per element of it: what is read plus what is written."""
+def _elementwise_columns(op: str, sieve: Sieve) -> _Mapped:
+    """Map a small op to its width and the elements moved per element of it, read plus written."""
     ranks, hidden, inner = (_ints(sieve, name) for name in ("num_tensor_parallel_workers", "n_embd", "n_expanded_embd"))
     heads, kv_heads = _ints(sieve, "n_head"), _ints(sieve, "n_kv_head")
     is_gated = sieve.column("use_gated_mlp").to_numpy(zero_copy_only=False).astype(bool)
@@ -205,8 +212,6 @@ def _elementwise_columns(op: str, sieve: Sieve) -> _Mapped | None:
         "mlp_act": (np.where(is_gated, "silu_mul", "gelu"), inner // ranks, np.where(is_gated, 3, 2)),
         "add": ("add", hidden, 3),
     }
-    if op not in kinds:
-        return None
     name, width, moved = kinds[op]
     tokens = _ints(sieve, "num_tokens")
     label = pa.array(name.tolist(), pa.string()) if isinstance(name, np.ndarray) else name
@@ -215,20 +220,24 @@ def _elementwise_columns(op: str, sieve: Sieve) -> _Mapped | None:
 
 
 def _import_attention(source: _Source, store: Store) -> TableCount:
-    """Every sequence of a batch is alike: ``kv_cache_size`` tokens of history and the chunk, or one new token."""
-    table = read_csv(source.path, (*_ATTENTION_KEYS, "time_stats.attn_prefill.median", "time_stats.attn_decode.median"))
-    is_prefill = table["is_prefill"].cast(pa.bool_())
-    prefill = numbers(table, "time_stats.attn_prefill.median", source.path)
-    decode = numbers(table, "time_stats.attn_decode.median", source.path)
-    sieve = Sieve(table.append_column("latency", pc.if_else(is_prefill, prefill, decode)))
+    """Map attention, where every sequence of a batch is alike: ``kv_cache_size`` tokens of history and the chunk, or one new token."""
+    prefill, decode = "time_stats.attn_prefill.median", "time_stats.attn_decode.median"
+    table = read_csv(source.path, {**_ATTENTION_KEYS, prefill: NUMBER, decode: NUMBER})
+    sieve = Sieve(table.append_column("latency", pc.if_else(table["is_prefill"], table[prefill], table[decode])))
+    sieve.drop_missing("is_prefill", "attention_backend")
     sieve.drop_unfit_latency()
+    sieve.drop_unfit_sizes("n_embd", "n_q_head", "n_kv_head", "num_tensor_parallel_workers", "batch_size")
+    sieve.drop_unfit_sizes("prefill_chunk_size", "kv_cache_size", least=0)
+    sieve.drop(
+        pc.and_(sieve.column("is_prefill"), pc.equal(sieve.column("prefill_chunk_size"), 0)), "prefill of 0 tokens"
+    )
     ranks = _ints(sieve, "num_tensor_parallel_workers")
     sieve.drop(np.mod(_ints(sieve, "n_q_head"), ranks) != 0, "n_q_head does not divide among the ranks")
     heads, ranks = _ints(sieve, "n_q_head"), _ints(sieve, "num_tensor_parallel_workers")
     head_dim = _ints(sieve, "n_embd") // heads
     kv_heads = np.maximum(_ints(sieve, "n_kv_head") // ranks, 1)
     batch, chunk, history = (_ints(sieve, name) for name in ("batch_size", "prefill_chunk_size", "kv_cache_size"))
-    prefills = sieve.column("is_prefill").cast(pa.bool_()).to_numpy(zero_copy_only=False)
+    prefills = sieve.column("is_prefill").to_numpy(zero_copy_only=False)
     backends = [
         f"vidur.{str(name).rsplit('.', 1)[-1].lower()}" for name in sieve.column("attention_backend").to_pylist()
     ]
@@ -256,12 +265,12 @@ def _import_attention(source: _Source, store: Store) -> TableCount:
 
 def _import_network(source: _Source, store: Store, original: Path | None) -> TableCount:
     op = source.path.stem
-    table = read_csv(source.path, (*_NETWORK_KEYS, f"time_stats.{op}.median"))
-    sieve = _timed(table, f"time_stats.{op}.median", source)
+    table = read_csv(source.path, {**_NETWORK_KEYS, f"time_stats.{op}.median": NUMBER})
+    sieve = _timed(table, f"time_stats.{op}.median")
     if original is not None:
         sieve.drop_all(f"copy of {original.parent.name}/{original.name}")
-    sieve.drop(pc.less_equal(sieve.column("size"), 0), "message of 0 bytes")
-    sieve.drop(pc.less(sieve.column("num_workers"), 2), "fewer than 2 ranks")
+    sieve.drop_unfit_sizes("size", "devices_per_node")
+    sieve.drop_unfit_sizes("num_workers", least=2)
     ranks, per_node = _ints(sieve, "num_workers"), _ints(sieve, "devices_per_node")
     nodes = -(-ranks // per_node)
     # NVLink joins pairs only in a pairwise node; wider groups of it cross PCIe.

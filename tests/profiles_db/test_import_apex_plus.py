@@ -100,7 +100,7 @@ def test_importing_twice_adds_nothing(tmp_path: Path, store: Store) -> None:
     ("name", "text", "words"),
     [
         ("gemm_0.csv", "gpu,dtype,m,k,n\nH100-SXM-80GB,half,1,1,1\n", r"column 'time\(us\)' is missing"),
-        ("gemm_0.csv", "gpu,dtype,m,k,n,time(us)\nH100-SXM-80GB,half,1,1,1,fast\n", "must hold numbers"),
+        ("gemm_0.csv", "gpu,dtype,m,k,n,time(us)\nH100-SXM-80GB,half,1,1,1,fast\n", "invalid value 'fast'"),
         ("gemm_0.csv", "gpu,dtype,m,k,n,time(us)\nABACUS,half,1,1,1,1\n", "unknown device 'ABACUS'"),
         ("broadcast.csv", COLLECTIVE + "H100-SXM-80GB,1,8,half,2,16\n", "file name must be one of"),
         ("other.csv", "gpu,speed\nH100-SXM-80GB,1\n", "not a table of apex_plus"),
