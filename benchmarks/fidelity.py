@@ -11,7 +11,7 @@ import argparse
 import csv
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from cluster_specs.load import load_cluster
 from costmodel.predict import load_costs
 from simulator.engine_profile import load_profile
 from simulator.model.bundled import load_model
+from simulator.op_curves import OpCurves
 from simulator.plan import Plan, parse_plan
 from simulator.serving import Overrides, Refusal, Serving
 from simulator.simulate import replay
@@ -55,13 +56,13 @@ def replay_points(path: Path, device: str, costs_path: Path | None, model: str, 
     """Replay the rows of one model on one device; a row that cannot be replayed is named on stderr."""
     cluster = load_cluster(f"{device}-8")
     costs = load_costs(costs_path, cluster)
-    servings: dict[tuple[str, int], Serving] = {}
+    priced: dict[float | None, OpCurves] = {}
     for row in csv.DictReader(path.open(encoding="utf-8")):
         if row["model_path"] != model or row["system"] != device.replace("-", "_"):
             continue
         bundled, formats = _MODELS[model]
         isl, osl, concurrency = int(row["isl"]), int(row["osl"]), int(row["concurrency"])
-        plan = replace(parse_plan(f"tp{row['tp_size']}" + (f"-{formats}" if formats else "")))
+        plan = parse_plan(f"tp{row['tp_size']}" + (f"-{formats}" if formats else ""))
         serving = Serving(
             model=load_model(bundled),
             cluster=cluster,
@@ -74,9 +75,8 @@ def replay_points(path: Path, device: str, costs_path: Path | None, model: str, 
                 gpu_memory_utilization=0.9,
                 enable_prefix_caching=False,
             ),
-            _curves=servings[bundled, 0]._curves if (bundled, 0) in servings else {},
+            priced=priced,
         )
-        servings[bundled, 0] = serving
         workload = parse_workload(f"closed:isl={isl},osl={osl},concurrency={concurrency}")
         start = serving.start(plan, workload)
         if isinstance(start, Refusal):

@@ -75,7 +75,8 @@ class Serving:
     profile: EngineProfile
     costs: CostSource
     overrides: Overrides = field(default_factory=Overrides)
-    _curves: dict[float | None, OpCurves] = field(default_factory=dict, repr=False)
+    # Op curves by clock; hand one serving's to another that differs in overrides only, and nothing is priced twice.
+    priced: dict[float | None, OpCurves] = field(default_factory=dict, repr=False)
 
     def max_model_len(self, workload: Workload) -> int:
         """Longest sequence the engine must accept: the workload's longest request, in whole kilotokens.
@@ -153,9 +154,9 @@ class Serving:
 
     def curves(self, clock_mhz: float | None) -> OpCurves:
         """Return the op curves at a clock, shared by every plan that runs at it."""
-        if clock_mhz not in self._curves:
-            self._curves[clock_mhz] = OpCurves(self.costs(clock_mhz))
-        return self._curves[clock_mhz]
+        if clock_mhz not in self.priced:
+            self.priced[clock_mhz] = OpCurves(self.costs(clock_mhz))
+        return self.priced[clock_mhz]
 
     def kernels(self, plan: Plan) -> KernelChoices:
         """Say what is fused: nothing is priced twice where the measured GEMMs already quantise their inputs."""
