@@ -5,6 +5,7 @@ knots above them; attention keeps its own variables (see ``simulator.step_tables
 curves times their counts, so a trillion-parameter model costs no more to compile than a small one.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -223,16 +224,24 @@ def _knots(profile: EngineProfile, shape: StepShape) -> Knots:
         tokens=np.asarray(sorted(tokens), dtype=np.int64),
         rows=np.asarray(_steps(1, seqs, 2), dtype=np.int64),
         batch=np.asarray(_steps(1, seqs, 2), dtype=np.int64),
-        kv=np.asarray([0, *_steps(64, max(shape.kv_tokens, 128), 2)], dtype=np.int64),
-        pairs=np.asarray([0, *_steps(256, max(largest_pairs, 512), 1)], dtype=np.int64),
-        reads=np.asarray([0, *_steps(512, max(shape.kv_tokens, 1024), 1)], dtype=np.int64),
+        kv=np.asarray([0, *_covering(64, max(shape.kv_tokens, 128), 2)], dtype=np.int64),
+        pairs=np.asarray([0, *_covering(256, max(largest_pairs, 512), 1)], dtype=np.int64),
+        reads=np.asarray([0, *_covering(512, max(shape.kv_tokens, 1024), 1)], dtype=np.int64),
     )
 
 
+def _covering(first: int, least: int, per_octave: int) -> list[int]:
+    """Whole numbers first x 2^(i / per_octave) up to the first that reaches ``least``.
+
+    All plans share one grid, whatever their limits, so that they share measured shapes and priced curves.
+    """
+    octaves = max(1, math.ceil(per_octave * math.log2(least / first) - 1e-9))
+    return [round(first * 2.0 ** (index / per_octave)) for index in range(octaves + 1)]
+
+
 def _steps(first: int, last: int, per_octave: int) -> list[int]:
-    """Whole numbers from first to last, ``per_octave`` to a doubling, both ends included."""
-    count = max(2, round(per_octave * np.log2(last / first)) + 1) if last > first else 1
-    return sorted({round(value) for value in np.geomspace(first, last, count)} | {last})
+    """Return the same numbers up to ``last``, which is always the end."""
+    return [*(value for value in dict.fromkeys(_covering(first, last, per_octave)) if value < last), last]
 
 
 def _to_ps(seconds: NDArray[np.floating]) -> I64:
