@@ -220,7 +220,7 @@ def _elementwise_columns(op: str, sieve: Sieve) -> _Mapped:
 
 
 def _import_attention(source: _Source, store: Store) -> TableCount:
-    """Map attention: all sequences of a batch have ``kv_cache_size`` tokens of history and a chunk, or one new token."""
+    """Map attention: all sequences of a batch have ``kv_cache_size`` tokens of history and a chunk or a new token."""
     prefill, decode = "time_stats.attn_prefill.median", "time_stats.attn_decode.median"
     table = read_csv(source.path, {**_ATTENTION_KEYS, prefill: NUMBER, decode: NUMBER})
     sieve = Sieve(table.append_column("latency", pc.if_else(table["is_prefill"], table[prefill], table[decode])))
