@@ -45,6 +45,8 @@ def compare(
       apex compare device=h100-sxm,origin=measured device=h100-sxm,framework=vllm-0.24.0
       apex compare device=a100-sxm-80gb,clock=1410 device=a100-sxm-80gb,clock=1095
     """  # noqa: D301 - click's marker for a paragraph to leave as it is
+    if out is not None:
+        _require_matplotlib()
     if len(sides) == 1:
         _compare_fit(Path(sides[0]), cluster=cluster, out=out, as_json=as_json)
         return
@@ -54,6 +56,17 @@ def compare(
         _compare_prices(*sides, db=db, families=families, cluster=cluster, widest=widest, out=out, as_json=as_json)
         return
     _compare_sides(*sides, db=db, families=families, also=also, widest=widest, out=out, as_json=as_json)
+
+
+def _require_matplotlib() -> None:
+    from costmodel.errors import CostModelError
+
+    try:
+        import matplotlib as mpl  # noqa: F401 - only asked whether it is there
+    except ImportError:
+        raise CostModelError(
+            "--out draws with matplotlib, which is not installed", hint="pip install 'apex-planner[report]'"
+        ) from None
 
 
 def _compare_sides(

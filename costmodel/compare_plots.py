@@ -5,7 +5,6 @@ with a marker of their own; legends stand beside the data, never on it; every ax
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -13,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
+
+from costmodel.compare_series import Series
 
 Array = NDArray[np.float64]
 
@@ -42,26 +43,6 @@ _RATIO_TICKS: Final = (
     10.0,
 )
 _MANY_POINTS: Final = 400  # beyond it a scatter is drawn as pixels, so that an SVG stays small
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Band:
-    """A fitted curve with its interval; all arrays are [points]."""
-
-    x: Array
-    y: Array
-    low: Array
-    high: Array
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Series:
-    """One line of a legend: measured points and, where there is a fit, the curve through them."""
-
-    label: str
-    x: Array
-    y: Array
-    band: Band | None = None
 
 
 def curves_figure(title: str, series: Sequence[Series], *, x_label: str) -> Figure:

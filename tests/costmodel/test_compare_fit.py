@@ -1,6 +1,7 @@
 """A fitted model against its measurements: report, curves behind the plots, transfer across clocks, page."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from costmodel.artefact import Artefact, save_artefact
 from costmodel.compare_cli import compare
 from costmodel.compare_curves import clock_of, curve_series, measured_rows_of, op_of, with_labels
 from costmodel.compare_fit import clock_rows, clock_transfers, held_out_rows, individual_errors, overall
+from costmodel.errors import CostModelError
 from costmodel.fit import fit_device
 from costmodel.knots import FamilyKnots
 from costmodel.predict import FittedCosts
@@ -197,6 +199,22 @@ def test_command_prints_json_and_draws_every_kind_of_figure(artefact: Artefact, 
     page = (out / "index.html").read_text()
     assert page.count("<svg") == len(list(out.glob("*.png")))
     assert "nan" not in page
+
+
+def test_tables_need_no_plotting_library(artefact: Artefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without matplotlib the tables still come; asking for plots says what to install, and writes nothing."""
+    path, out = tmp_path / "a100.fit.parquet", tmp_path / "page"
+    save_artefact(artefact, path)
+    for name in [
+        name for name in sys.modules if name.split(".")[0] == "matplotlib" or name == "costmodel.compare_plots"
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert CliRunner().invoke(compare, [str(path)]).exit_code == 0
+    refused = CliRunner().invoke(compare, [str(path), "--out", str(out)])
+    assert isinstance(refused.exception, CostModelError)
+    assert "apex-planner[report]" in refused.exception.hint
+    assert not out.exists()
 
 
 def test_command_prints_percentages(artefact: Artefact, tmp_path: Path) -> None:

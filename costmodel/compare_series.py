@@ -1,0 +1,28 @@
+"""What a plot of a comparison draws: measured points and the fitted curve through them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """A fitted curve with its interval; all arrays are [points]."""
+
+    x: Array
+    y: Array
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One line of a legend: measured points and, where there is a fit, the curve through them."""
+
+    label: str
+    x: Array
+    y: Array
+    band: Band | None = None
