@@ -73,7 +73,7 @@ def search(
     The engine releases the interpreter lock, so plans run on ``threads`` threads (all cores by default). ``on_done``
     is called with (finished, total). The result does not depend on the number of threads.
     """
-    candidates = list(plans) if plans is not None else _plans(serving.model, serving.cluster, axes or Axes())
+    candidates = list(plans) if plans is not None else all_plans(serving.model, serving.cluster, axes or Axes())
     if not candidates:
         raise InputError("no plan to search", hint="name at least one plan")
 
@@ -119,8 +119,8 @@ def with_intervals(
     )
 
 
-def _plans(model: ModelSpec, cluster: ClusterSpec, axes: Axes) -> list[Plan]:
-    """Every layout; those that cannot run are refused, with their reason, when they are started."""
+def all_plans(model: ModelSpec, cluster: ClusterSpec, axes: Axes) -> list[Plan]:
+    """Return every layout; those that cannot run are refused, with their reason, when they are started."""
     return [
         candidate.plan
         for candidate in enumerate_plans(

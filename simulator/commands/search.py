@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from simulator.commands.axes_options import axes_options, known_formats, listed
 from simulator.commands.serving_options import load_serving, serving_options
 from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, trace_options
 from simulator.errors import EXIT_INFEASIBLE
@@ -16,21 +17,12 @@ if TYPE_CHECKING:
     from simulator.workload.workload import Workload
 
 
-def _listed(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[str | None, ...]:
-    """Split a comma-separated list; ``default`` keeps the checkpoint's or the device's own."""
-    if text is None:
-        return (None,)
-    return tuple(None if item.strip() == "default" else item.strip() for item in text.split(","))
-
-
 @click.command()
 @serving_options
 @click.option("--objective", default="e2e_s.mean", metavar="METRIC", help="What to rank by.")
 @click.option("--plan", "plans", multiple=True, metavar="PLAN", help="Search these plans only (dp2-tp4 ...).")
-@click.option("--weights", callback=_listed, metavar="DTYPE,...", help="Weight formats to try (bf16,fp8,w8a8 ...).")
-@click.option("--kv", callback=_listed, metavar="DTYPE,...", help="KV-cache formats to try (bf16,fp8).")
-@click.option("--clocks", callback=_listed, metavar="MHZ,...", help="Locked SM clocks to try.")
-@click.option("--fewer-devices", is_flag=True, help="Also try plans that leave devices unused.")
+@axes_options
+@click.option("--clocks", callback=listed, metavar="MHZ,...", help="Locked SM clocks to try.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; all cores without it.")
 @click.option("--top", type=click.IntRange(min=1), default=10, help="Rows of the table.")
 @click.option("--interval/--no-interval", default=True, help="90 % intervals of the metrics of the --top plans.")
@@ -75,8 +67,8 @@ def search(
     aim, slo = parse_objective(objective), parse_slo(slos)
     chosen = [parse_plan(text) for text in plans] or None
     axes = Axes(
-        weight_dtypes=_known(weights, "weights"),
-        kv_dtypes=_known(kv, "kv"),
+        weight_dtypes=known_formats(weights, "weights"),
+        kv_dtypes=known_formats(kv, "kv"),
         clocks_mhz=_clocks(clocks),
         allow_fewer_devices=fewer_devices,
     )
@@ -98,16 +90,6 @@ def search(
     if not found.ranked and not found.breaking:
         _explain_infeasible(serving, workload, found)
         context.exit(EXIT_INFEASIBLE)
-
-
-def _known(names: tuple[str | None, ...], flag: str) -> tuple[str | None, ...]:
-    from simulator.plan import KV_DTYPES, WEIGHT_DTYPES
-
-    known = KV_DTYPES if flag == "kv" else WEIGHT_DTYPES
-    for name in names:
-        if name is not None and name not in known:
-            raise click.BadParameter(f"{name!r} is not default or one of {', '.join(known)}", param_hint=f"--{flag}")
-    return names
 
 
 def _clocks(texts: tuple[str | None, ...]) -> tuple[float | None, ...]:

@@ -1,0 +1,116 @@
+"""`apex shapes`: the op shapes a search will ask for, as a manifest for `apex profile`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from simulator.commands.axes_options import axes_options, known_formats
+
+if TYPE_CHECKING:
+    from simulator.shapes import Shapes
+
+
+@click.command()
+@click.option("--model", "models", required=True, multiple=True, metavar="NAME|PATH", help="May be given repeatedly.")
+@click.option("--cluster", required=True, metavar="NAME|TOML", help="Bundled cluster, sized name or TOML file.")
+@click.option("--trace", metavar="FILE|TEXT", help="Size steps for this trace; sequences of 8192 tokens without it.")
+@click.option("--plan", "plans", multiple=True, metavar="PLAN", help="These plans only (dp2-tp4 ...).")
+@axes_options
+@click.option("--engine", default="vllm-0.33", metavar="NAME|TOML", help="Engine profile.")
+@click.option("--max-num-seqs", type=click.IntRange(min=1), help="Sequences per step and replica.")
+@click.option("--max-num-batched-tokens", type=click.IntRange(min=1), help="Tokens per step and replica.")
+@click.option("--max-model-len", type=click.IntRange(min=1), help="Longest sequence.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+@click.option(
+    "-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Manifest to write (JSON)."
+)
+def shapes(
+    *,
+    models: tuple[str, ...],
+    cluster: str,
+    trace: str | None,
+    plans: tuple[str, ...],
+    weights: tuple[str | None, ...],
+    kv: tuple[str | None, ...],
+    fewer_devices: bool,
+    engine: str,
+    max_num_seqs: int | None,
+    max_num_batched_tokens: int | None,
+    max_model_len: int | None,
+    as_json: bool,
+    out: Path,
+) -> None:
+    """Write the op shapes that searches over these models will ask for.
+
+    Measure them with `apex profile --manifest FILE`. Exit code 3 when no plan can start.
+    """
+    from cluster_specs.load import load_cluster
+    from simulator.engine_profile import load_profile
+    from simulator.model.bundled import load_model
+    from simulator.plan import parse_plan
+    from simulator.search import Axes, all_plans
+    from simulator.serving import Overrides
+    from simulator.shapes import collect_shapes
+    from simulator.simulate import InfeasibleError
+    from simulator.workload.parse import parse_workload
+
+    spec = load_cluster(cluster)
+    axes = Axes(
+        weight_dtypes=known_formats(weights, "weights"),
+        kv_dtypes=known_formats(kv, "kv"),
+        allow_fewer_devices=fewer_devices,
+    )
+    chosen = [parse_plan(text) for text in plans]
+    found = collect_shapes(
+        [(model, chosen or all_plans(model, spec, axes)) for model in map(load_model, models)],
+        spec,
+        load_profile(engine),
+        overrides=Overrides(
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_model_len=max_model_len,
+        ),
+        workload=parse_workload(trace) if trace else None,
+    )
+    if not found.plans:
+        last = found.refused[-1]
+        raise InfeasibleError(f"no plan can start on {spec.name}; {last.plan}: {last.reason}")
+    manifest = found.manifest()
+    manifest.save(out)
+    click.echo(json.dumps(_facts(found, manifest.num_shapes)) if as_json else _table(found, manifest.num_shapes))
+    for note in _notes(found):
+        click.echo(f"note: {note}", err=True)
+
+
+def _facts(found: "Shapes", total: int) -> dict[str, object]:
+    return {
+        "schema": 1,
+        "shapes": total,
+        "families": found.counts(),
+        "plans": found.plans,
+        "refused": len(found.refused),
+        "unreachable": found.unreachable,
+    }
+
+
+def _table(found: "Shapes", total: int) -> str:
+    counts = found.counts()
+    dtypes = list(dict.fromkeys(dtype for of_family in counts.values() for dtype in of_family))
+    lines = [f"{'family':<12}{'shapes':>9}" + "".join(f"{dtype:>11}" for dtype in dtypes)]
+    for family, of_family in counts.items():
+        cells = "".join(f"{of_family.get(dtype, 0):>11,}" for dtype in dtypes)
+        lines.append(f"{family:<12}{sum(of_family.values()):>9,}{cells}")
+    lines.append(f"{'all':<12}{total:>9,}")
+    return "\n".join(lines)
+
+
+def _notes(found: "Shapes") -> list[str]:
+    notes = [f"{found.plans} plans compiled; `apex profile` chooses which points of their curves to measure"]
+    if found.refused:
+        example = found.refused[-1]
+        notes.append(f"{len(found.refused)} plans cannot start, e.g. {example.plan}: {example.reason}")
+    if found.unreachable:
+        notes.append(f"left out: {found.unreachable} decode batches of sequences longer than any may get")
+    return notes
