@@ -13,7 +13,7 @@ from simulator.workload.workload import ClosedLoop, PrefixBlocks, Workload
 
 PS_PER_S: Final = 1e12
 
-POLICIES: Final = {"vllm-v1": layout.VLLM_V1, "orca": layout.ORCA}
+POLICIES: Final = {"vllm-v1": layout.VLLM_V1, "vllm-v0": layout.VLLM_V0, "orca": layout.ORCA}
 ROUTERS: Final = {
     "round_robin": layout.ROUND_ROBIN_ROUTER,
     "vllm": layout.VLLM_ROUTER,
@@ -78,6 +78,7 @@ def cost_arena(tables: StepTables, limits: EngineLimits) -> I64:
 def rules_header(tables: StepTables, limits: EngineLimits, workload: Workload, *, router: str, leap: bool) -> I64:
     """Header of the state: what stays fixed during the run."""
     is_orca = limits.policy == "orca"
+    is_v0 = limits.policy == "vllm-v0"
     unit_tokens = limits.block_size
     if workload.prefix is not None:
         unit_tokens = max(workload.prefix.block_tokens, limits.block_size)
@@ -89,12 +90,15 @@ def rules_header(tables: StepTables, limits: EngineLimits, workload: Workload, *
     header[layout.BLOCK_SIZE] = limits.block_size
     header[layout.NUM_BLOCKS] = limits.num_gpu_blocks
     header[layout.IS_CHUNKED] = limits.enable_chunked_prefill and not is_orca
-    header[layout.IS_CACHING] = limits.enable_prefix_caching and workload.prefix is not None and not is_orca
-    header[layout.IS_ASYNC] = limits.async_scheduling and not is_orca
+    header[layout.IS_CACHING] = limits.enable_prefix_caching and workload.prefix is not None
+    header[layout.IS_ASYNC] = limits.async_scheduling and limits.policy == "vllm-v1"
     header[layout.GATES_FULL_SEQUENCE] = limits.reserve_full_isl
     header[layout.RESERVES_OUTPUT] = is_orca
+    header[layout.RESERVES_PROMPT] = is_v0
+    header[layout.ADMITS_AFTER_PREEMPTION] = is_v0
     header[layout.WATERMARK] = limits.watermark_blocks
-    header[layout.LONG_PREFILL] = limits.long_prefill_token_threshold
+    if not is_v0 or limits.enable_chunked_prefill:
+        header[layout.LONG_PREFILL] = limits.long_prefill_token_threshold
     header[layout.WINDOW] = tables.window_tokens
     header[layout.HOST_STEP] = tables.host_step_ps
     header[layout.HOST_SEQ] = tables.host_seq_ps

@@ -81,7 +81,9 @@ PHASE_LEFT: Final = 39  # warm-up requests not yet answered
 BURST_LEFT: Final = 40  # opening sends of the closed loop still to come
 TURN: Final = 41  # round robin
 LAST_TICK: Final = 42
-HEADER_COLUMNS: Final = 43
+RESERVES_PROMPT: Final = 43  # blocks of the whole prompt are taken at admission
+ADMITS_AFTER_PREEMPTION: Final = 44
+HEADER_COLUMNS: Final = 45
 
 # --- request -------------------------------------------------------------------------------------------------------
 ARRIVAL: Final = 0  # ps, when the client sends it

@@ -183,7 +183,8 @@ def wait_for_output(state: Cells, rep: int) -> None:
 def finish_pass(state: Cells, costs: Cells, rep: int, has_launched: bool) -> bool:
     """Propose what follows a scheduling pass; False if the replica can never go on, which is a defect."""
     if not has_launched:
-        is_stuck = state[rep + layout.RUN_COUNT] == 0 and state[rep + layout.BLOCKED] == 1
+        # All output is back, nobody was preempted, and still nothing can run.
+        is_stuck = state[rep + layout.RUN_COUNT] > 0 or state[rep + layout.BLOCKED] == 1
         if is_stuck and state[rep + layout.DECISION] >= state[rep + layout.END]:
             return False
         wait_for_output(state, rep)

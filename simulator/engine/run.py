@@ -19,6 +19,7 @@ from simulator.engine.loop import DONE, run_to_next_pass
 from simulator.engine.pipeline import finish_pipeline_pass, launch_stages, next_group
 from simulator.engine.prefix_cache import used_blocks
 from simulator.engine.result import EngineResult, result_from_state
+from simulator.engine.scheduler_v0 import schedule_v0
 from simulator.engine.scheduler_v1 import schedule_v1
 from simulator.engine.step import launch
 from simulator.errors import InputError
@@ -32,7 +33,7 @@ STUCK: Final = -2
 
 
 @cache
-def _engine(policy: str, is_pipeline: bool) -> Callable[[I64, I64], int]:
+def _engine(*, is_prefill_first: bool, is_pipeline: bool) -> Callable[[I64, I64], int]:
     """Compile the engine of a policy or load it; a change to any engine source recompiles it."""
     fingerprint = source_fingerprint()
 
@@ -53,6 +54,22 @@ def _engine(policy: str, is_pipeline: bool) -> Callable[[I64, I64], int]:
                 return STUCK
 
     @cached_entry
+    def run_v0(state: Cells, costs: Cells) -> int:
+        rep = len(fingerprint)
+        while True:
+            rep = run_to_next_pass(state, costs)
+            if rep == DONE:
+                return DONE
+            grp = state[rep + layout.GROUPS]
+            used = used_blocks(state, rep)
+            tokens, prefills, pairs, reads = schedule_v0(state, rep, grp)
+            has_work = state[grp + layout.DECODERS] + prefills > 0
+            if has_work:
+                launch(state, costs, rep, grp, tokens, prefills, pairs, reads, prefills == 0, used)
+            if not finish_pass(state, costs, rep, has_work):
+                return STUCK
+
+    @cached_entry
     def run_v1_pipeline(state: Cells, costs: Cells) -> int:
         rep = len(fingerprint)
         while True:
@@ -68,7 +85,9 @@ def _engine(policy: str, is_pipeline: bool) -> Callable[[I64, I64], int]:
             if not finish_pipeline_pass(state, rep, has_work):
                 return STUCK
 
-    return run_v1_pipeline if is_pipeline else run_v1
+    if is_pipeline:
+        return run_v1_pipeline
+    return run_v0 if is_prefill_first else run_v1
 
 
 def run_replicas(
@@ -90,10 +109,12 @@ def run_replicas(
     _check(tables, limits, workload, dp)
     header = rules_header(tables, limits, workload, router=router, leap=leap)
     costs = cost_arena(tables, limits)
+    is_prefill_first = limits.policy == "vllm-v0" and not limits.enable_chunked_prefill
+    engine = _engine(is_prefill_first=is_prefill_first, is_pipeline=tables.stages > 1)
     rows = _LOG_ROWS if log else 0
     while True:
         state = state_arena(header, workload, dp=dp, log_rows=rows)
-        if _engine(limits.policy, tables.stages > 1)(state, costs) == STUCK:
+        if engine(state, costs) == STUCK:
             raise RuntimeError(f"engine defect: workload {workload.name!r} leaves a request that can never be admitted")
         needed = int(state[layout.LOG_SIZE])
         if needed <= rows or not log:
@@ -106,6 +127,13 @@ def _check(tables: StepTables, limits: EngineLimits, workload: Workload, dp: int
         raise InputError(
             f"policy {limits.policy!r} is not modelled by the engine", hint=f"one of {', '.join(POLICIES)}"
         )
+    if limits.policy != "vllm-v1" and tables.stages > 1:
+        raise InputError(
+            f"policy {limits.policy!r} with {tables.stages} pipeline stages is not modelled by the engine",
+            hint="use policy vllm-v1, or a plan without pp",
+        )
+    if limits.policy != "vllm-v1" and limits.enable_prefix_caching:
+        raise InputError(f"policy {limits.policy!r} with prefix caching is not modelled by the engine")
     if limits.num_speculative_tokens:
         raise InputError("speculative decoding is not modelled by the engine", hint="set num_speculative_tokens to 0")
     for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size", "num_gpu_blocks"):

@@ -23,15 +23,17 @@ def _chunk_limit(state: Cells, rep: int) -> int:
 
 
 @kernel
-def _growth(state: Cells, before: int, after: int) -> int:
+def _growth(state: Cells, req: int, before: int, after: int) -> int:
     """Blocks a request needs on top of those it holds to go from ``before`` to ``after`` tokens."""
     if state[layout.RESERVES_OUTPUT] == 1:
+        return 0
+    if state[layout.RESERVES_PROMPT] == 1 and state[req + layout.STATUS] == layout.PREFILLING:
         return 0
     return blocks_for(state, after) - blocks_for(state, before)
 
 
 @kernel
-def _decode_growth(state: Cells, grp: int) -> int:
+def decode_growth(state: Cells, grp: int) -> int:
     """Blocks the decoding sequences of a group need for their next step."""
     if state[layout.RESERVES_OUTPUT] == 1:
         return 0
@@ -44,7 +46,7 @@ def _fits_in_any_order(state: Cells, rep: int, grp: int) -> bool:
     left = state[layout.MAX_TOKENS] - state[grp + layout.DECODERS]
     if left < 0:
         return False
-    need = _decode_growth(state, grp)
+    need = decode_growth(state, grp)
     limit = _chunk_limit(state, rep)
     for at in range(state[rep + layout.PARTIALS]):
         req = state[state[rep + layout.PARTIAL_LIST] + at]
@@ -55,7 +57,7 @@ def _fits_in_any_order(state: Cells, rep: int, grp: int) -> bool:
                 return False
             chunk = left
         left -= chunk
-        need += _growth(state, done, done + chunk)
+        need += _growth(state, req, done, done + chunk)
     return need <= free_blocks(state, rep)
 
 
@@ -72,7 +74,7 @@ def prefill_chunk(state: Cells, rep: int, req: int, chunk: int) -> tuple[int, in
 @kernel
 def _run_in_any_order(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int]:
     """Pass 1 when everything fits: (prefill tokens, prefills, pairs, reads)."""
-    allocate(state, rep, _decode_growth(state, grp))
+    allocate(state, rep, decode_growth(state, grp))
     left = state[layout.MAX_TOKENS] - state[grp + layout.DECODERS]
     limit = _chunk_limit(state, rep)
     tokens = 0
@@ -85,7 +87,7 @@ def _run_in_any_order(state: Cells, rep: int, grp: int) -> tuple[int, int, int, 
         chunk = min(state[req + layout.TARGET] - done, limit, left - tokens)
         if chunk == 0:
             continue
-        allocate(state, rep, _growth(state, done, done + chunk))
+        allocate(state, rep, _growth(state, req, done, done + chunk))
         more_pairs, more_reads = prefill_chunk(state, rep, req, chunk)
         tokens += chunk
         prefills += 1
@@ -117,7 +119,7 @@ def _preempt_until_free(state: Cells, rep: int, req: int, need: int) -> bool:
 
 
 @kernel
-def _run_in_order(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int, int]:
+def run_in_order(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int, int]:
     """Pass 1 request by request: (prefill tokens, prefills, pairs, reads, budget left)."""
     left = state[layout.MAX_TOKENS]
     limit = _chunk_limit(state, rep)
@@ -133,7 +135,7 @@ def _run_in_order(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int,
             continue
         done = kv_tokens(state, req)
         chunk = 1 if is_decoding else min(state[req + layout.TARGET] - done, limit, left)
-        need = _growth(state, done, done + chunk)
+        need = _growth(state, req, done, done + chunk)
         if not _preempt_until_free(state, rep, req, need):
             return tokens, prefills, pairs, reads, left
         allocate(state, rep, need)
@@ -150,7 +152,7 @@ def _run_in_order(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int,
 
 
 @kernel
-def _admission(state: Cells, rep: int, left: int) -> tuple[int, int, int]:
+def admission(state: Cells, rep: int, left: int) -> tuple[int, int, int]:
     """Decide what the head of the queue may run with ``left`` tokens of budget: (chunk, units found, new blocks).
 
     A chunk of 0 means that it cannot be admitted now; ``BLOCKED`` says that it cannot be until something is released.
@@ -169,6 +171,8 @@ def _admission(state: Cells, rep: int, left: int) -> tuple[int, int, int]:
     blocks = blocks_for(state, hit + chunk)
     if state[layout.RESERVES_OUTPUT] == 1:
         blocks = blocks_for(state, state[req + layout.PROMPT] + state[req + layout.OUTPUT] - 1)
+    elif state[layout.RESERVES_PROMPT] == 1:
+        blocks = blocks_for(state, state[req + layout.TARGET])
     gate = blocks
     if state[layout.GATES_FULL_SEQUENCE] == 1:
         gate = max(gate, blocks_for(state, state[req + layout.TARGET]))
@@ -204,11 +208,11 @@ def schedule_v1(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int]:
         tokens, prefills, pairs, reads = _run_in_any_order(state, rep, grp)
         left = state[layout.MAX_TOKENS] - state[grp + layout.DECODERS] - tokens
     else:
-        tokens, prefills, pairs, reads, left = _run_in_order(state, rep, grp)
+        tokens, prefills, pairs, reads, left = run_in_order(state, rep, grp)
     state[rep + layout.BLOCKED] = 0
-    may_admit = preempted == state[rep + layout.PREEMPTED]
+    may_admit = preempted == state[rep + layout.PREEMPTED] or state[layout.ADMITS_AFTER_PREEMPTION] == 1
     while may_admit and left > 0 and state[rep + layout.WAIT_COUNT] > 0:
-        chunk, found, blocks = _admission(state, rep, left)
+        chunk, found, blocks = admission(state, rep, left)
         if chunk == 0:
             break
         req = admit_head(state, rep, found, blocks)

@@ -28,6 +28,8 @@ def blocks_held(state: Cells, req: int) -> int:
     """KV blocks a running request holds."""
     if state[layout.RESERVES_OUTPUT] == 1:
         return blocks_for(state, state[req + layout.PROMPT] + state[req + layout.OUTPUT] - 1)
+    if state[layout.RESERVES_PROMPT] == 1 and state[req + layout.STATUS] == layout.PREFILLING:
+        return blocks_for(state, state[req + layout.TARGET])
     return blocks_for(state, kv_tokens(state, req))
 
 

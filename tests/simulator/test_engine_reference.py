@@ -5,13 +5,14 @@ counters, and never leaps. Both must agree on every time of every request, to th
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
+from simulator.engine import layout
 from simulator.engine.run import run_replicas
-from simulator.limits import EngineLimits
+from simulator.limits import EngineLimits, PolicyName
 from simulator.step_tables import StepTables, linear_tables
 from simulator.workload.workload import ClosedLoop, OpenLoop, PrefixBlocks, Workload
 
@@ -41,6 +42,7 @@ class Request:
 
     @property
     def tokens(self) -> int:
+        """Prompt and generated tokens."""
         return self.prompt + self.generated
 
 
@@ -57,15 +59,18 @@ class Cache:
 
     @property
     def free(self) -> int:
+        """Blocks that can be allocated."""
         return self.plain + len(self.unused) * self.unit_blocks
 
     def allocate(self, blocks: int) -> None:
+        """Take blocks, evicting the least recently used units."""
         while self.plain < blocks:
             del self.users[self.unused.pop(0)]
             self.plain += self.unit_blocks
         self.plain -= blocks
 
     def match(self, request: Request) -> list[int]:
+        """Leading cached units of a prompt."""
         whole = min(len(request.units), request.prompt // self.unit_tokens, (request.tokens - 1) // self.unit_tokens)
         found = []
         for unit in request.units[:whole]:
@@ -75,6 +80,7 @@ class Cache:
         return found
 
     def take(self, request: Request, units: list[int]) -> None:
+        """Use cached units."""
         for unit in units:
             if self.users[unit] == 0:
                 self.unused.remove(unit)
@@ -82,6 +88,7 @@ class Cache:
         request.shared = list(units)
 
     def publish(self, request: Request, chunk: int) -> None:
+        """Hash the units a chunk completed."""
         whole = min(len(request.units), request.prompt // self.unit_tokens, request.computed // self.unit_tokens)
         for unit in request.units[(request.computed - chunk) // self.unit_tokens : whole]:
             if unit not in self.users:
@@ -89,6 +96,7 @@ class Cache:
                 request.shared.append(unit)
 
     def give_back(self, request: Request) -> None:
+        """Free all blocks of a request, tail first."""
         self.plain += request.blocks - len(request.shared) * self.unit_blocks
         for unit in sorted(request.shared, key=request.units.index, reverse=True):
             self.users[unit] -= 1
@@ -122,17 +130,21 @@ class Reference:
         self.steps: list[tuple[int, ...]] = []
         self.next_send = 0
         self.order = 0
+        self.is_async = limits.async_scheduling and limits.policy == "vllm-v1"
         self.frontend = round(limits.frontend_s * 1e12)
 
     def expect(self, time: int, request: Request | None) -> None:
+        """Note a future arrival; None is a free client slot."""
         self.future.append((time, self.order, request))
         self.order += 1
         self.future.sort(key=lambda entry: entry[:2])
 
     def blocks_for(self, tokens: int) -> int:
+        """Blocks for a number of tokens."""
         return -(-tokens // self.limits.block_size)
 
     def run(self) -> None:
+        """Run the whole workload."""
         client = self.workload.client
         if isinstance(client, ClosedLoop):
             self.phase_end = client.warmup or len(self.requests)
@@ -166,9 +178,10 @@ class Reference:
             end = start + self.duration(batch)
             self.finish_step(batch, end // Q)
             self.steps.append((decision, start // Q, end // Q, sum(n for _, n, _ in batch), len(batch)))
-            decision = start // Q if self.limits.async_scheduling else end // Q
+            decision = start // Q if self.is_async else end // Q
 
     def arrive(self) -> None:
+        """Take the next arrival."""
         time, _, request = self.future.pop(0)
         if request is None:
             client = self.workload.client
@@ -187,16 +200,23 @@ class Reference:
             self.next_send += 1
             request.arrival = time - self.frontend
         last = request.prompt + request.output - 1
-        if last + 1 > self.limits.max_model_len or self.blocks_for(last) > self.limits.num_gpu_blocks:
+        is_whole = not self.limits.enable_chunked_prefill or self.limits.policy == "orca"
+        if (
+            last + 1 > self.limits.max_model_len
+            or self.blocks_for(last) > self.limits.num_gpu_blocks
+            or (is_whole and last > self.limits.max_num_batched_tokens)
+        ):
             self.answered(time)
             return
         self.waiting.append(request)
 
     def answered(self, time: int) -> None:
+        """Free the client's slot."""
         if isinstance(self.workload.client, ClosedLoop):
             self.expect(time + max(1, self.frontend), None)
 
     def see_outputs(self, decision: int) -> None:
+        """Release requests whose last output is back."""
         while self.flying and self.flying[0][0] <= decision:
             for request in self.flying.pop(0)[1]:
                 if request in self.running:
@@ -204,6 +224,7 @@ class Reference:
                     self.cache.give_back(request)
 
     def preempt(self) -> Request:
+        """Preempt the last running request."""
         victim = self.running.pop()
         self.cache.give_back(victim)
         victim.preemptions += 1
@@ -215,38 +236,59 @@ class Reference:
         return victim
 
     def schedule(self, decision: int) -> list[tuple[Request, int, bool]]:
-        limits, cache = self.limits, self.cache
-        budget = limits.max_num_batched_tokens
-        threshold = limits.long_prefill_token_threshold
-        if len(self.running) + len(self.waiting) <= 1 or not threshold:
-            threshold = budget
-        batch: list[tuple[Request, int, bool]] = []
+        """Take one decision under the policy's rules."""
         self.preempted_now = False
+        budget = self.limits.max_num_batched_tokens
+        if self.limits.policy == "vllm-v0" and not self.limits.enable_chunked_prefill:
+            return self.admit(decision, budget) or self.run_running(budget)
+        batch = self.run_running(budget)
+        if self.preempted_now and self.limits.policy != "vllm-v0":
+            return batch
+        return batch + self.admit(decision, budget - sum(chunk for _, chunk, _ in batch))
+
+    def threshold(self) -> int:
+        """Longest chunk of one prefill."""
+        threshold = self.limits.long_prefill_token_threshold
+        if self.limits.policy == "vllm-v0" and not self.limits.enable_chunked_prefill:
+            threshold = 0
+        is_alone = len(self.running) + len(self.waiting) <= 1
+        return threshold if threshold and not is_alone else self.limits.max_num_batched_tokens
+
+    def run_running(self, budget: int) -> list[tuple[Request, int, bool]]:
+        """Give every running request what it lacks, in list order, preempting from the tail."""
+        threshold = self.threshold()
+        batch: list[tuple[Request, int, bool]] = []
         at = 0
         while at < len(self.running) and budget:
             request = self.running[at]
             chunk = 0 if request.is_done else min(request.tokens - request.computed, threshold, budget)
+            at += 1
             if chunk == 0:
-                at += 1
                 continue
-            need = self.blocks_for(request.computed + chunk) - request.blocks
-            while need > cache.free and self.preempt() is not request:
+            need = max(0, self.blocks_for(request.computed + chunk) - request.blocks)
+            while need > self.cache.free and self.preempt() is not request:
                 pass
             if request not in self.running:
                 break
             self.grow(request, chunk, need)
             batch.append((request, chunk, request.is_decoding))
             budget -= chunk
-            at += 1
-        while self.waiting and budget and not self.preempted_now and len(self.running) < limits.max_num_seqs:
+        return batch
+
+    def admit(self, decision: int, budget: int) -> list[tuple[Request, int, bool]]:
+        """Admit from the head of the queue until something does not fit."""
+        limits, cache = self.limits, self.cache
+        batch: list[tuple[Request, int, bool]] = []
+        while self.waiting and budget and len(self.running) < limits.max_num_seqs:
             request = self.waiting[0]
             units = cache.match(request)
             hit = len(units) * cache.unit_tokens
-            chunk = min(request.tokens - hit, threshold)
-            if chunk > budget and not limits.enable_chunked_prefill:
+            chunk = min(request.tokens - hit, self.threshold())
+            if chunk > budget and (not limits.enable_chunked_prefill or limits.policy == "orca"):
                 break
             chunk = min(chunk, budget)
-            goal = request.tokens if limits.reserve_full_isl else hit + chunk
+            take = {"vllm-v1": hit + chunk, "vllm-v0": request.tokens, "orca": request.prompt + request.output - 1}
+            goal = max(take[limits.policy], request.tokens if limits.reserve_full_isl else 0)
             need = self.blocks_for(goal) - len(units) * cache.unit_blocks
             revived = sum(cache.unit_blocks for unit in units if cache.users[unit] == 0)
             if need + revived + (limits.watermark_blocks if self.running else 0) > cache.free:
@@ -258,18 +300,20 @@ class Reference:
             request.blocks = self.blocks_for(hit)
             if request.scheduled < 0:
                 request.scheduled, request.hit = decision, hit
-            self.grow(request, chunk, self.blocks_for(hit + chunk) - request.blocks)
+            self.grow(request, chunk, self.blocks_for(take[limits.policy]) - request.blocks)
             batch.append((request, chunk, False))
             budget -= chunk
         return batch
 
     def grow(self, request: Request, chunk: int, blocks: int) -> None:
+        """Schedule a chunk on new blocks."""
         self.cache.allocate(blocks)
         request.blocks += blocks
         request.computed += chunk
         self.cache.publish(request, chunk)
 
     def duration(self, batch: list[tuple[Request, int, bool]]) -> int:
+        """Cost of a step in ticks."""
         tables = self.tables
         decodes = [r for r, _, is_decode in batch if is_decode]
         prefills = [(r, n) for r, n, is_decode in batch if not is_decode]
@@ -291,9 +335,10 @@ class Reference:
                 kv = sum(min(r.computed, tables.window_tokens) for r in decodes)
                 ticks += plane(tables, tables.windowed_ps[0], len(decodes), kv)
         host = (tables.host_step_ps + tables.host_seq_ps * rows) * Q
-        return max(ticks, host) if self.limits.async_scheduling else ticks + host
+        return max(ticks, host) if self.is_async else ticks + host
 
     def finish_step(self, batch: list[tuple[Request, int, bool]], end: int) -> None:
+        """Count the step's tokens."""
         done = []
         for request, _, _ in batch:
             if request.computed < request.tokens:
@@ -335,7 +380,7 @@ def plane(tables: StepTables, table: np.ndarray, batch: int, kv: int) -> int:
 
 
 def random_case(seed: int) -> tuple[StepTables, EngineLimits, Workload]:
-    """A small workload under tight limits: long prompts, few blocks, shared prefixes, open and closed loops."""
+    """Draw a small workload under tight limits: long prompts, few blocks, shared prefixes, open and closed loops."""
     rng = np.random.default_rng(seed)
     block = int(rng.choice([1, 4, 16]))
     max_seqs = int(rng.integers(1, 12))
@@ -407,24 +452,47 @@ def random_case(seed: int) -> tuple[StepTables, EngineLimits, Workload]:
     return tables, limits, workload
 
 
-@pytest.mark.parametrize("seed", range(150))
-def test_every_request_agrees_with_the_reference(seed: int) -> None:
-    """Times, preemptions and prefix hits of every request equal those of the plain scheduler."""
-    tables, limits, workload = random_case(seed)
+def compare(tables: StepTables, limits: EngineLimits, workload: Workload) -> None:
+    """Assert that engine and reference agree on every step and every request."""
     assert workload.prefix is not None
     reference = Reference(tables, limits, workload, max(workload.prefix.block_tokens, limits.block_size))
     reference.run()
     result = run_replicas(tables, limits, workload, log=True)
     assert result.log is not None
-    rows = [tuple(int(x) for x in row) for row in result.log[:, [1, 2, 3]]]
-    assert rows == [step[:3] for step in reference.steps]
-    for name, expected in (
-        ("arrival_ps", [r.arrival for r in reference.requests]),
-        ("scheduled_ps", [r.scheduled for r in reference.requests]),
-        ("first_token_ps", [r.first for r in reference.requests]),
-        ("preemptions", [r.preemptions for r in reference.requests]),
-        ("hit_tokens", [r.hit for r in reference.requests]),
-    ):
-        assert getattr(result, name).tolist() == expected, name
-    finished = result.is_finished
-    assert result.finish_ps[finished].tolist() == [r.finish for r in reference.requests if r.is_done]
+    tokens = result.log[:, layout.LOG_PREFILL_TOKENS] + result.log[:, layout.LOG_DECODES]
+    rows = result.log[:, layout.LOG_PREFILLS] + result.log[:, layout.LOG_DECODES]
+    times = result.log[:, [layout.LOG_DECISION, layout.LOG_START, layout.LOG_END]]
+    assert np.column_stack([times, tokens, rows]).tolist() == [list(step) for step in reference.steps]
+    requests = reference.requests
+    assert result.arrival_ps.tolist() == [r.arrival for r in requests]
+    assert result.scheduled_ps.tolist() == [r.scheduled for r in requests]
+    assert result.first_token_ps.tolist() == [r.first for r in requests]
+    assert result.preemptions.tolist() == [r.preemptions for r in requests]
+    assert result.hit_tokens.tolist() == [r.hit for r in requests]
+    assert result.finish_ps[result.is_finished].tolist() == [r.finish for r in requests if r.is_done]
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_v1_agrees_with_the_reference_on_every_step_and_request(seed: int) -> None:
+    """Times, preemptions and prefix hits equal those of the plain scheduler, to the picosecond."""
+    compare(*random_case(seed))
+
+
+@pytest.mark.parametrize("policy", ["vllm-v0", "orca"])
+@pytest.mark.parametrize("seed", range(40))
+def test_other_policies_agree_with_the_reference(seed: int, policy: PolicyName) -> None:
+    """So do V0, prompts first or chunked, and Orca with its reserved blocks."""
+    tables, limits, workload = random_case(seed)
+    compare(tables, replace(limits, policy=policy, enable_prefix_caching=False), workload)
+
+
+def test_random_cases_reach_the_rare_rules() -> None:
+    """Among the cases above are preemptions, prefix hits and rejections, each in many."""
+    preempted = hits = rejected = 0
+    for seed in range(150):
+        tables, limits, workload = random_case(seed)
+        result = run_replicas(tables, limits, workload)
+        preempted += bool(result.preemptions.any())
+        hits += bool(result.hit_tokens.any())
+        rejected += bool(result.rejections())
+    assert min(preempted, hits, rejected) > 30
