@@ -127,6 +127,7 @@ def _label_json(fit: LabelFit) -> dict[str, object]:
         "trend_log_s": fit.trend_log_s.tolist(),
         "trend": fit.trend.tolist(),
         "best_utilisation": fit.best_utilisation,
+        "trust_along_x": fit.trust_along_x,
         "log_half_width": fit.log_half_width.tolist(),
     }
 
@@ -199,6 +200,7 @@ def _from_parts(table: pa.Table, body: dict[str, Any]) -> Artefact:
                     trend_log_s=np.array(fit["trend_log_s"]),
                     trend=np.array(fit["trend"]),
                     best_utilisation=fit["best_utilisation"],
+                    trust_along_x=fit["trust_along_x"],
                     log_half_width=np.array(fit["log_half_width"]),
                 )
                 for key, fit in part["labels"].items()

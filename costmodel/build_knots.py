@@ -3,8 +3,9 @@
 Runs in ``apex fit`` only.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ Array = NDArray[np.float64]
 
 _TREND_BINS = 12
 _FEWEST_PER_BIN = 8
+_TRUSTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+_FEWEST_FOR_TRUST = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,49 +127,82 @@ def _running_median(log_s: Array, residual: Array) -> tuple[Array, Array]:
     return np.array(centre), np.array(median)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Grid:
+    """One shape's measurements on the full grid of its x and y, NaN where it has none."""
+
+    x: Array
+    y: Array
+    latency_s: Array
+    residual: Array
+
+
 def _with_full_grids(knots: FamilyKnots) -> FamilyKnots:
     """Give each shape the full grid of its x and y; holes get the residual of their neighbours along both axes."""
-    xs, ys, latencies, residuals, start = [], [], [], [], [0]
-    for shape in range(knots.num_shapes):
-        own = knots.rows(shape)
-        x, column = np.unique(knots.x[own], return_inverse=True)
-        y, row = np.unique(knots.y[own], return_inverse=True)
-        latency = np.full((len(x), len(y)), np.nan)
-        residual = np.full((len(x), len(y)), np.nan)
-        latency[column, row] = knots.latency_s[own]
-        residual[column, row] = knots.residual[own]
-        filled = np.where(np.isnan(residual), fill_from_neighbours(np.log(x), np.log(y), residual), residual)
-        grid_x, grid_y = np.meshgrid(x, y, indexing="ij")
-        xs.append(grid_x.ravel())
-        ys.append(grid_y.ravel())
-        latencies.append(latency.ravel())
-        residuals.append(filled.ravel())
-        start.append(start[-1] + latency.size)
-    return FamilyKnots(
-        family=knots.family,
-        features=knots.features,
-        label=knots.label,
-        shape=knots.shape,
-        start=np.array(start, dtype=np.int64),
-        x=np.concatenate(xs),
-        y=np.concatenate(ys),
-        latency_s=np.concatenate(latencies),
-        residual=np.concatenate(residuals),
-        labels=knots.labels,
+    grids = [_grid(knots, shape) for shape in range(knots.num_shapes)]
+    labels = {
+        name: replace(fit, trust_along_x=_trust_along_x([grids[shape] for shape in knots.of_label(name).tolist()]))
+        for name, fit in knots.labels.items()
+    }
+    filled = [
+        np.where(
+            np.isnan(grid.residual),
+            fill_from_neighbours(np.log(grid.x), np.log(grid.y), grid.residual, labels[name].trust_along_x),
+            grid.residual,
+        )
+        for name, grid in zip(knots.label, grids, strict=True)
+    ]
+    return replace(
+        knots,
+        start=np.cumsum([0, *(grid.residual.size for grid in grids)]).astype(np.int64),
+        x=np.concatenate([np.repeat(grid.x, len(grid.y)) for grid in grids]),
+        y=np.concatenate([np.tile(grid.y, len(grid.x)) for grid in grids]),
+        latency_s=np.concatenate([grid.latency_s.ravel() for grid in grids]),
+        residual=np.concatenate([residual.ravel() for residual in filled]),
+        labels=labels,
     )
 
 
-def fill_from_neighbours(log_x: Array, log_y: Array, residual: Array) -> Array:
+def _grid(knots: FamilyKnots, shape: int) -> _Grid:
+    own = knots.rows(shape)
+    x, column = np.unique(knots.x[own], return_inverse=True)
+    y, row = np.unique(knots.y[own], return_inverse=True)
+    latency_s = np.full((len(x), len(y)), np.nan)
+    residual = np.full((len(x), len(y)), np.nan)
+    latency_s[column, row] = knots.latency_s[own]
+    residual[column, row] = knots.residual[own]
+    return _Grid(x=x, y=y, latency_s=latency_s, residual=residual)
+
+
+def _trust_along_x(grids: Sequence[_Grid]) -> float:
+    """Choose the weight of x lines that misses measured cells least, where lines of both axes bracket them."""
+    errors_x, errors_y = [], []
+    for grid in grids:
+        along_y, inside_y = _line_estimates(np.log(grid.y), grid.residual)
+        across, bracketed = _line_estimates(np.log(grid.x), grid.residual.T)
+        along_x, inside_x = across.T, bracketed.T
+        both = inside_x & inside_y & ~np.isnan(grid.residual)
+        errors_x.append((along_x - grid.residual)[both])
+        errors_y.append((along_y - grid.residual)[both])
+    error_x, error_y = np.concatenate(errors_x), np.concatenate(errors_y)
+    if len(error_x) < _FEWEST_FOR_TRUST:
+        return 0.5
+    missed = [float(np.median(np.abs(trust * error_x + (1.0 - trust) * error_y))) for trust in _TRUSTS]
+    return _TRUSTS[int(np.argmin(missed))]
+
+
+def fill_from_neighbours(log_x: Array, log_y: Array, residual: Array, trust_along_x: float = 0.5) -> Array:
     """Estimate every cell of a grid from the *other* known cells of its row and its column.
 
     ``residual`` [nx, ny] with NaN where unknown. Between two known cells of a line the estimate is linear, beyond the
-    last one it is held; bracketed lines win over held ones, two of a kind are averaged. A cell whose row and column
-    know nothing takes the mean of the nearest known cells.
+    last one it is held; bracketed lines win over held ones, two of a kind are weighted by ``trust_along_x``. A cell
+    whose row and column know nothing takes the mean of the nearest known cells.
     """
     along_y, inside_y = _line_estimates(log_y, residual)
-    along_x, inside_x = (part.T for part in _line_estimates(log_x, residual.T))
-    weight_y: Array = np.where(np.isnan(along_y), 0.0, np.where(inside_y, 1.0, 1e-3))
-    weight_x: Array = np.where(np.isnan(along_x), 0.0, np.where(inside_x, 1.0, 1e-3))
+    across, bracketed = _line_estimates(log_x, residual.T)
+    along_x, inside_x = across.T, bracketed.T
+    weight_y = _line_weight(along_y, inside_y, 1.0 - trust_along_x)
+    weight_x = _line_weight(along_x, inside_x, trust_along_x)
     total: Array = weight_x + weight_y
     known_x: Array = np.where(np.isnan(along_x), 0.0, along_x)
     known_y: Array = np.where(np.isnan(along_y), 0.0, along_y)
@@ -183,6 +219,12 @@ def fill_from_neighbours(log_x: Array, log_y: Array, residual: Array) -> Array:
         known = others.ravel()[near]
         estimate[i, j] = float(residual.ravel()[near][known].mean())
     return np.asarray(estimate)
+
+
+def _line_weight(estimate: Array, is_inside: NDArray[np.bool_], trust: float) -> Array:
+    """Weight of a line's estimate: its trust when bracketed, next to nothing when held, none without one."""
+    weight = np.where(is_inside, max(trust, 1e-3), 1e-6)
+    return np.asarray(np.where(np.isnan(estimate), 0.0, weight))
 
 
 def _line_estimates(log_y: Array, residual: Array) -> tuple[Array, NDArray[np.bool_]]:

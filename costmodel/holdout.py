@@ -118,7 +118,8 @@ def _without_point(knots: FamilyKnots) -> Array:
             continue
         x, y = np.unique(knots.x[own]), np.unique(knots.y[own])
         known = np.where(measured, knots.residual[own], np.nan).reshape(len(x), len(y))
-        guess = fill_from_neighbours(np.log(x), np.log(y), known)
+        trust = knots.labels[knots.label[shape]].trust_along_x
+        guess = fill_from_neighbours(np.log(x), np.log(y), known, trust)
         inside = _bracketed(~np.isnan(known)) | _bracketed(~np.isnan(known).T).T
         estimate[own] = np.where(inside, guess, np.nan).ravel()
     return estimate

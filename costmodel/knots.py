@@ -27,13 +27,15 @@ class LabelFit:
 
     ``log_half_width`` [source, regime] is the 90 % interval's half-width in natural log. ``best_utilisation`` is the
     largest share of the stated peaks any call reached; above 1 where calls live in caches, and then it lowers the bound
-    that estimates are held to.
+    that estimates are held to. ``trust_along_x`` is the weight of a grid's x lines against its y lines when a hole is
+    filled, chosen by which had the smaller error where both know a cell.
     """
 
     reference: Reference
     trend_log_s: Array
     trend: Array
     best_utilisation: float = 1.0
+    trust_along_x: float = 0.5
     log_half_width: Array = field(default_factory=lambda: np.full((len(Source), len(REGIMES)), 0.3))
 
     def expected_log_s(self, flop_s: Array, bytes_s: Array) -> Array:
