@@ -1,0 +1,76 @@
+"""`apex shapes` as a user types it, and its manifest in the hands of the profiler."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from profiles_db.manifest import load_manifest
+from profiles_db.store import open_store
+
+_SMALL = ("--max-num-seqs", "4", "--max-num-batched-tokens", "32", "--max-model-len", "128")
+
+
+def _apex(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "simulator.cli", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_counts_are_those_of_the_file(tmp_path: Path) -> None:
+    """`--json` states per family and format what the written manifest holds."""
+    path = tmp_path / "shapes.json"
+    done = _apex("shapes", "--model", "tiny-llama", "--cluster", "cpu-2", *_SMALL, "--json", "-o", str(path))
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    manifest = load_manifest(path)
+    assert facts["shapes"] == manifest.num_shapes
+    assert {family: sum(counts.values()) for family, counts in facts["families"].items()} == {
+        family: table.num_rows for family, table in manifest.tables.items()
+    }
+    table = _apex("shapes", "--model", "tiny-llama", "--cluster", "cpu-2", *_SMALL, "-o", str(path))
+    assert f"{manifest.num_shapes:,}" in table.stdout.splitlines()[-1]
+    assert "plans compiled" in table.stderr
+
+
+def test_nothing_is_written_when_no_plan_starts(tmp_path: Path) -> None:
+    """A model that fits nowhere ends with exit code 3, the reason, and no file."""
+    path = tmp_path / "shapes.json"
+    done = _apex("shapes", "--model", "llama-3.1-405b", "--cluster", "l40s-1", "-o", str(path))
+    assert done.returncode == 3
+    assert "no plan can start on l40s-1" in done.stderr
+    assert "GiB" in done.stderr
+    assert not path.exists()
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    """An unknown format, an unwritable place and a context beyond the model's each end in one message."""
+    path = str(tmp_path / "s.json")
+    common = ("shapes", "--model", "tiny-llama", "--cluster", "cpu-2")
+    for arguments, part in (
+        (("--weights", "fp9", "-o", path), "'fp9' is not default or one of"),
+        (("--max-model-len", "9999", "-o", path), "max_model_len is 9999, must be at most 2048"),
+        ((*_SMALL, "-o", "/proc/nowhere/s.json"), "/proc/nowhere/s.json: cannot be written"),
+    ):
+        done = _apex(*common, *arguments)
+        assert done.returncode == 2, done.stderr
+        assert part in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_profiler_measures_the_manifest(tmp_path: Path) -> None:
+    """Every measured row of `apex profile --manifest` is a shape of the manifest, and GEMMs are among them."""
+    path, db = tmp_path / "shapes.json", tmp_path / "db"
+    assert not _apex(
+        "shapes", "--model", "tiny-llama", "--cluster", "cpu-2", "--plan", "tp1", *_SMALL, "-o", str(path)
+    ).returncode
+    done = _apex(
+        *("profile", "--device", "cpu", "--device-name", "here", "--manifest", str(path), "--families", "gemm"),
+        *("--budget", "3s", "--db", str(db)),
+    )
+    assert done.returncode == 0, done.stderr
+    asked = load_manifest(path).tables["gemm"].to_pylist()
+    rows = open_store(db, bundled=None).read("gemm", statuses=None).to_pylist()
+    assert rows
+    assert {row["status"] for row in rows} == {"ok"}
+    assert all({name: row[name] for name in asked[0]} in asked for row in rows)
