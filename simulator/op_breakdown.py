@@ -1,6 +1,6 @@
 """Where a run's time went, op by op: the engine's sums per step table, split by what the ops in each table cost.
 
-The engine knows how long each replica spent in its token, sampling, attention and send tables. Each of these sums is
+The engine knows how long each replica spent in its token, sampling and attention tables. Each of these sums is
 shared among the table's ops in proportion to their cost at the run's mean steps (``simulator.mean_step``), so the
 shares of a table's ops add up to what the engine counted, CUDA-graph padding included.
 """
@@ -21,11 +21,11 @@ Seconds = dict[str, float]
 
 
 def op_breakdown(compiled: CompiledPlan, result: EngineResult) -> dict[str, float]:
-    """Return ``<op>_frac``: shares of the span the replicas were in use, summing to 1, largest first.
+    """Return ``<op>_frac``: shares of the span the stages were in use, summing to 1, largest first.
 
-    ``host_frac`` is all time the device waits for the engine's own code: steps shorter than the host's work, time per
-    sequence, and the gaps between separately captured graph pieces. ``idle_frac`` is time without a step, and
-    ``bubble_frac`` pipeline stages waiting for each other.
+    ``host_frac`` is time the device waits for the engine's own code: steps shorter than the host's work, time per
+    sequence, and the gaps between separately captured graph pieces. ``bubble_frac`` is time a pipeline stage waits for
+    another, hand-over included, and ``idle_frac`` time without a step.
     """
     totals = result.replicas
     counts = StepCounts.of_all(totals)
@@ -35,13 +35,12 @@ def op_breakdown(compiled: CompiledPlan, result: EngineResult) -> dict[str, floa
         (_token_weights(by_op, compiled, counts), totals.token_ps),
         (_sample_weights(by_op, compiled, counts), totals.sample_ps),
         (_attention_weights(by_op), totals.attention_ps),
-        ({name: total.sends for name, total in by_op.items()}, totals.send_ps),
     ):
         _add_split(spent_ps, weights, float(total_ps.sum()))
     spent_ps[_HOST] = spent_ps.get(_HOST, 0.0) + float(totals.host_ps.sum())
     spent_ps["bubble"] = float(totals.bubble_ps.sum())
-    spent_ps["idle"] = float((totals.last_end_ps - totals.busy_ps).sum())
-    span_ps = float(totals.last_end_ps.sum())
+    span_ps = float(totals.last_end_ps.sum()) * totals.stages
+    spent_ps["idle"] = span_ps - float((totals.busy_ps + totals.bubble_ps).sum())
     ordered = sorted(spent_ps.items(), key=lambda item: (-item[1], item[0]))
     return {f"{name}_frac": ps / span_ps for name, ps in ordered if ps > 0}
 

@@ -52,7 +52,7 @@ def run_work(
         flop += plan.stage_ranks * _rank_sum(compiled, counts, lambda total: total.flop)
         moved += plan.stage_ranks * _rank_sum(compiled, counts, lambda total: total.io_bytes)
         energy_j += plan.stage_ranks * _rank_sum(compiled, counts, energy)
-    busy_s = float(totals.busy_ps.sum()) * _S_PER_PS * plan.replica_devices
+    busy_s = float(totals.busy_ps.sum()) * _S_PER_PS * plan.stage_ranks  # the engine sums over stages
     total_s = makespan_s * plan.num_devices
     energy_j += idle_w * max(0.0, total_s - busy_s)
     return Work(

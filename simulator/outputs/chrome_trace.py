@@ -93,22 +93,26 @@ def _write_events(stream: TextIO, run: EngineResult, log: I64, requests: I64) ->
 
 def _names(dp: int) -> Iterator[Event]:
     for replica in range(dp):
-        place = _place(replica)
-        yield {"ph": "M", **place, "name": "process_name", "args": {"name": f"replica {replica}"}}
-        yield {"ph": "M", **place, "name": "thread_name", "args": {"name": "iterations"}}
+        yield {"ph": "M", **_place(replica), "name": "process_name", "args": {"name": f"replica {replica}"}}
+        yield {"ph": "M", **_place(replica), "name": "thread_name", "args": {"name": "iterations"}}
 
 
-def _place(replica: int) -> Event:
-    """Process and thread of a replica; viewers give the numbers 0 a meaning of their own."""
-    return {"pid": replica + 1, "tid": 1}
+def _place(replica: int, lane: int = 0) -> Event:
+    """Process and thread; viewers give the numbers 0 a meaning of their own."""
+    return {"pid": replica + 1, "tid": lane + 1}
 
 
 def _iterations(log: I64) -> Iterator[Event]:
+    """Put each step on the first free track: steps of a pipeline overlap, and viewers nest what overlaps."""
+    lanes: dict[int, list[int]] = {}
     for row in log.tolist():
-        start, end = row[layout.LOG_START], row[layout.LOG_END]
+        replica, start, end = row[layout.LOG_REPLICA], row[layout.LOG_START], row[layout.LOG_END]
+        ends = lanes.setdefault(replica, [])
+        lane = next((index for index, busy_until in enumerate(ends) if busy_until <= start), len(ends))
+        ends[lane : lane + 1] = [end]
         decodes, prefill_tokens = row[layout.LOG_DECODES], row[layout.LOG_PREFILL_TOKENS]
         parts = [name for name, count in (("prefill", prefill_tokens), ("decode", decodes)) if count]
-        here = {**_place(row[layout.LOG_REPLICA]), "ts": _us(start)}
+        here = {**_place(replica, lane), "ts": _us(start)}
         facts = {
             "prefill_tokens": prefill_tokens,
             "prefill_seqs": row[layout.LOG_PREFILLS],

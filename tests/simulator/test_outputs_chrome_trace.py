@@ -25,10 +25,12 @@ _LIMITS = EngineLimits(
 )
 
 
-@pytest.fixture(scope="module")
-def run() -> EngineResult:
+@pytest.fixture(scope="module", params=[1, 3], ids=["one stage", "three stages"])
+def run(request: pytest.FixtureRequest) -> EngineResult:
     """Twenty requests on two replicas, the last one too long to run."""
-    tables = linear_tables(max_num_seqs=8, max_num_batched_tokens=64, step_ps=5_000_000, token_ps=100_000)
+    tables = linear_tables(
+        max_num_seqs=8, max_num_batched_tokens=64, step_ps=5_000_000, token_ps=100_000, stages=request.param
+    )
     prompt = np.arange(10, 30, dtype=np.int64)
     prompt[-1] = 500
     workload = Workload(
@@ -62,15 +64,15 @@ def test_every_event_is_well_formed(run: EngineResult, tmp_path: Path) -> None:
     }
 
 
-def test_iterations_do_not_overlap_within_a_replica(run: EngineResult, tmp_path: Path) -> None:
-    """The iterations of one process follow each other, one event per logged step."""
+def test_iterations_do_not_overlap_within_a_track(run: EngineResult, tmp_path: Path) -> None:
+    """The iterations of one track follow each other, one event per logged step."""
     path = tmp_path / "t.json"
     write_chrome_trace(run, path)
     steps = [event for event in _events(path) if event["ph"] == "X"]
     assert run.log is not None
     assert len(steps) == len(run.log)
-    for pid in {event["pid"] for event in steps}:
-        own = [event for event in steps if event["pid"] == pid]
+    for track in {(event["pid"], event["tid"]) for event in steps}:
+        own = [event for event in steps if (event["pid"], event["tid"]) == track]
         for before, after in pairwise(own):
             assert before["ts"] + before["dur"] <= after["ts"] + 1e-5
 
