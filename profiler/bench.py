@@ -138,7 +138,7 @@ class Bench:
 
     def prepare(self, point: Point) -> Prepared:
         """Return the point's kernel with its operands; raises ``Unsupported``."""
-        self._buffers.is_cold = point.cache == "cold"
+        self._buffers.begin(is_cold=point.cache == "cold")
         for backend in self._backends:
             if point.backend in backend.kernels_for(point.op):
                 return backend.prepare(point.op, point.backend, self._buffers)
@@ -156,6 +156,8 @@ def columns_of(measured: Measurement) -> Row:
     parts = [f"stopped by {measured.stopped}" if measured.stopped != "settled" else ""]
     if measured.dropped:
         parts.append(f"{measured.dropped} throttled samples dropped")
+    if measured.preempted:
+        parts.append(f"{measured.preempted} samples dropped, another process ran in them")
     parts.append(measured.throttle_note)
     return {
         "latency_s": measured.quantile_s(0.5),

@@ -89,8 +89,11 @@ def _request(**options: Any) -> "ProfileRequest":
     """Check what click cannot; raises ``ProfilerError``."""
     from profiler.duration import parse_duration_s
     from profiler.errors import ProfilerError
+    from profiler.grid import FAMILIES
     from profiler.request import ProfileRequest
     from profiler.timing import TimingPolicy
+    from profiles_db.manifest import load_manifest
+    from profiles_db.schema import FAMILIES as SCHEMAS
     from profiles_db.store import open_store
 
     budget = options.pop("budget")
@@ -98,6 +101,12 @@ def _request(**options: Any) -> "ProfileRequest":
     caches = options["caches"]
     if not caches or set(caches) - {"cold", "hot"}:
         raise ProfilerError(f"--cache is {','.join(caches)!r}, must be cold, hot or cold,hot")
+    if (manifest := options["manifest"]) is not None:
+        load_manifest(manifest)  # a bad file is told before torch takes its seconds to load
+    unknown = sorted(set(options["families"] or ()) - set(FAMILIES if manifest is None else SCHEMAS))
+    if unknown:
+        known = ", ".join(FAMILIES if manifest is None else SCHEMAS)
+        raise ProfilerError(f"--families: {', '.join(unknown)} is not among {known}")
     if options["target_error"] <= 0:
         raise ProfilerError(f"--target-error is {options['target_error']:g}, must be > 0", hint="0.02 means 2 %")
     return ProfileRequest(

@@ -73,20 +73,24 @@ def _start(world_size: int, arguments: Sequence[str], restart: int) -> list[subp
 
 
 def _wait(ranks: list[subprocess.Popen[bytes]], heard: list[int]) -> int:
-    """Wait for all; a bad end of one ends the others. Returns the code of the rank that caused it."""
-    forwarded = 0
-    end_by: float | None = None
+    """Wait for all; a bad end of one ends the others. Returns the code of the rank that ended first."""
+    forwarded, code = 0, 0
+    kill_at_s: float | None = None
     try:
         while any(rank.poll() is None for rank in ranks):
             for number in heard[forwarded:]:
                 for rank in ranks:
                     rank.send_signal(number)
             forwarded = len(heard)
-            if end_by is None and any(rank.returncode for rank in ranks):
-                end_by = time.monotonic() + _GRACE_S
-                for rank in ranks:
-                    rank.terminate()
-            if end_by is not None and time.monotonic() > end_by:
+            ended = [rank.returncode for rank in ranks if rank.returncode]
+            if ended and kill_at_s is None:
+                # A death is the cause of its siblings' ends, a complaint about lost siblings is not.
+                code = min(ended, key=lambda code: (code in _FINAL_CODES, code >= 0))
+                kill_at_s = time.monotonic() + _GRACE_S
+                if code not in _FINAL_CODES:
+                    for rank in ranks:
+                        rank.terminate()
+            if kill_at_s is not None and time.monotonic() > kill_at_s:
                 for rank in ranks:
                     rank.kill()
             time.sleep(_POLL_S)
@@ -95,9 +99,7 @@ def _wait(ranks: list[subprocess.Popen[bytes]], heard: list[int]) -> int:
             if rank.poll() is None:
                 rank.kill()
                 rank.wait()
-    # A sibling's complaint about a death is no cause; the cause is the rank that ended in a way nobody chose.
-    codes = [rank.returncode for rank in ranks if rank.returncode]
-    return min(codes, key=lambda code: (code in _FINAL_CODES, code), default=0)
+    return code or next((rank.returncode for rank in ranks if rank.returncode), 0)
 
 
 def _free_port() -> int:

@@ -2,10 +2,12 @@
 
 A sample is the mean time per call of a batch long enough that the clock's own resolution and the launch do not matter.
 On a GPU the batch is one CUDA graph of calls over rotating buffers, timed by device events; on a CPU a plain loop,
-timed by the monotonic clock. Samples taken while the device was throttled are dropped, counted and the run backs off.
+timed by the monotonic clock. Samples taken while the device was throttled, or while another process had taken the core
+away (the kernel counts involuntary switches), are dropped and counted.
 """
 
 import math
+import resource
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -24,6 +26,7 @@ _SAMPLES_PER_THROTTLE_CHECK: Final = 8
 _STRETCH_S: Final = 0.5
 _BACK_OFF_S: Final = 0.05
 _MAX_BACK_OFFS: Final = 6
+_MAX_PREEMPTED_SHARE: Final = 0.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,7 @@ class Measurement:
     launch: str
     stopped: str
     dropped: int = 0
+    preempted: int = 0
     throttle_note: str = ""
     is_throttled: bool = False
 
@@ -76,6 +80,10 @@ class Stopwatch(Protocol):
     def launch(self) -> str:
         """How calls reach the device: ``graph`` or ``eager``."""
 
+    @property
+    def was_preempted(self) -> bool:
+        """Whether another process ran in the middle of the last sample."""
+
     def sample_s(self) -> float:
         """Run one batch; returns seconds per call."""
 
@@ -91,6 +99,7 @@ class CpuStopwatch:
 
     def __init__(self, prepared: Prepared, policy: TimingPolicy) -> None:
         self._launch = prepared.launch
+        self.was_preempted = False
         self._next = 0
         self._calls = 1
         once_s = self._warm_up(policy)
@@ -111,14 +120,19 @@ class CpuStopwatch:
         """Run one batch; returns seconds per call."""
         launch, first, calls = self._launch, self._next, self._calls
         self._next += calls
+        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         started = time.perf_counter()
         for i in range(first, first + calls):
             launch(i)
-        return (time.perf_counter() - started) / calls
+        elapsed_s = time.perf_counter() - started
+        self.was_preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw > switches
+        return elapsed_s / calls
 
 
 class CudaStopwatch:
     """Times batches with device events: one CUDA graph replayed, or eager launches where capture is impossible."""
+
+    was_preempted = False  # the device's own clock runs on while the host is away
 
     def __init__(self, prepared: Prepared, policy: TimingPolicy, device: "torch.device") -> None:
         import torch
@@ -131,7 +145,8 @@ class CudaStopwatch:
         once_s = self._warm_up(policy)
         # One batch walks through every buffer set at least once, so that it starts as cold as it ends.
         wanted = max(math.ceil(_BATCH_CUDA_S / max(once_s, 1e-7)), prepared.copies)
-        affordable = max(1, math.floor(0.25 * policy.max_s / max(once_s, 1e-7)))
+        # ... but no longer than leaves time for the least number of samples.
+        affordable = max(1, math.floor(policy.max_s / (policy.min_samples + 2) / max(once_s, 1e-7)))
         self.calls = min(wanted, affordable, _MAX_BATCH_CALLS)
         self.note = ""
         self._graph = self._capture()
@@ -204,18 +219,26 @@ def take_samples(stopwatch: Stopwatch, rule: StoppingRule, throttle: ThrottleCou
     """Sample until ``rule`` stops.
 
     A stretch of samples in which heat or a power brake held the device back is dropped and the device left to cool;
-    after ``_MAX_BACK_OFFS`` such stretches the samples are kept and the measurement is marked throttled.
+    after ``_MAX_BACK_OFFS`` such stretches the samples are kept and the measurement is marked throttled. Preempted
+    samples are dropped while fewer than ``_MAX_PREEMPTED_SHARE`` of all are: a call longer than the scheduler's slice
+    never runs undisturbed on a busy machine.
     """
     kept: list[float] = []
-    dropped, back_offs, note = 0, 0, ""
+    dropped, preempted, back_offs, note = 0, 0, 0, ""
     is_throttled = False
     while True:
         mark = throttle.mark()
         stretch: list[tuple[float, float]] = []
-        while len(stretch) < _SAMPLES_PER_THROTTLE_CHECK and sum(spent for _, spent in stretch) < _STRETCH_S:
+        spent_s = 0.0
+        while len(stretch) < _SAMPLES_PER_THROTTLE_CHECK and spent_s < _STRETCH_S:
             started = time.perf_counter()
             sample = stopwatch.sample_s()
-            stretch.append((sample, time.perf_counter() - started))
+            sample_spent_s = time.perf_counter() - started
+            spent_s += sample_spent_s
+            if stopwatch.was_preempted and preempted < _MAX_PREEMPTED_SHARE * (len(kept) + preempted + 4):
+                preempted += 1
+                continue
+            stretch.append((sample, sample_spent_s))
         verdict = throttle.since(mark)
         if verdict.limited_frac:
             note = verdict.note
@@ -225,15 +248,16 @@ def take_samples(stopwatch: Stopwatch, rule: StoppingRule, throttle: ThrottleCou
             is_throttled = back_offs >= _MAX_BACK_OFFS
             time.sleep(_BACK_OFF_S * 1.5**back_offs)
             continue
-        for sample, spent_s in stretch:
+        for sample, sample_spent_s in stretch:
             kept.append(sample)
-            rule.add(sample, spent_s)
+            rule.add(sample, sample_spent_s)
             if rule.reason is not None:
                 return Measurement(
                     samples_s=tuple(kept),
                     launch=stopwatch.launch,
                     stopped=rule.reason,
                     dropped=dropped,
+                    preempted=preempted,
                     throttle_note=note,
                     is_throttled=is_throttled,
                 )

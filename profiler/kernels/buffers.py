@@ -34,6 +34,12 @@ class Buffers:
         self.is_cold = True
         self._generator = torch.Generator(device=device).manual_seed(seed)
         self._pools: dict[torch.dtype, torch.Tensor] = {}
+        self._used: dict[torch.dtype, int] = {}
+
+    def begin(self, *, is_cold: bool) -> None:
+        """Start a new point: its operands take regions of their own, over those of the point before."""
+        self.is_cold = is_cold
+        self._used.clear()
 
     def random(self, shape: tuple[int, ...], dtype: str | torch.dtype) -> torch.Tensor:
         """Return a fresh random tensor: standard normal, or uniform over the range for integers."""
@@ -60,18 +66,25 @@ class Buffers:
         copies = 1
         if self.is_cold:
             copies = min(math.ceil(self.cold_bytes / (step * kind.itemsize)), _MAX_COPIES)
-        pool = self._pool(kind, step * copies)
-        return [pool[i * step : i * step + numel].view(shape) for i in range(copies)]
+        region = self._region(kind, step * copies)
+        return [region[i * step : i * step + numel].view(shape) for i in range(copies)]
 
     def table(self, width: int, dtype: str) -> torch.Tensor:
         """Return a table of rows of ``width`` that overflows the cache, for ops that look single rows up."""
         kind = TORCH_DTYPES[dtype]
         rows = max(math.ceil(self.cold_bytes / (width * kind.itemsize)), 2)
-        return self._pool(kind, rows * width)[: rows * width].view(rows, width)
+        return self._region(kind, rows * width).view(rows, width)
 
     def release(self) -> None:
         """Forget all pools, so that the next operands start from free memory."""
         self._pools.clear()
+        self._used.clear()
+
+    def _region(self, kind: torch.dtype, numel: int) -> torch.Tensor:
+        """Return the next ``numel`` elements of the pool: two operands of a point must not warm each other's memory."""
+        start = self._used.get(kind, 0)
+        self._used[kind] = start + numel
+        return self._pool(kind, start + numel)[start : start + numel]
 
     def _pool(self, kind: torch.dtype, numel: int) -> torch.Tensor:
         pool = self._pools.get(kind)

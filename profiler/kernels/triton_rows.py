@@ -14,6 +14,7 @@ import triton.language as tl
 from profiler.kernels.elementwise import EPSILON
 
 _MAX_BLOCK = 32768
+_COLUMNS = 1024
 
 
 @triton.jit
@@ -73,6 +74,17 @@ def _quantise_kernel(x_ptr, out_ptr, scale_ptr, width, limit, ROUND: tl.constexp
     if ROUND:
         y = tl.floor(y + 0.5)
     tl.store(out_ptr + row * width + columns, y.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _dequantise_kernel(x_ptr, row_scale_ptr, column_scale_ptr, out_ptr, width, BLOCK: tl.constexpr):
+    """Block of a row of int32 [rows, width] times the row's and the columns' scales, to 16 bits."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < width
+    x = tl.load(x_ptr + row * width + columns, mask=inside, other=0).to(tl.float32)
+    scale = tl.load(row_scale_ptr + row) * tl.load(column_scale_ptr + columns, mask=inside, other=0.0)
+    tl.store(out_ptr + row * width + columns, (x * scale).to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -139,6 +151,14 @@ def quantise(x: torch.Tensor, kind: torch.dtype) -> tuple[torch.Tensor, torch.Te
     limit, rounds = _format(kind)
     _quantise_kernel[(x.shape[0],)](x, out, scale, x.shape[1], limit, ROUND=rounds, **_block(x.shape[1]))
     return out, scale
+
+
+def dequantise(x: torch.Tensor, row_scale: torch.Tensor, column_scale: torch.Tensor) -> torch.Tensor:
+    """Scale int32 [rows, width] by [rows, 1] and [1, width] into bf16, in one pass."""
+    out = torch.empty_like(x, dtype=torch.bfloat16)
+    rows, width = x.shape
+    _dequantise_kernel[(rows, triton.cdiv(width, _COLUMNS))](x, row_scale, column_scale, out, width, BLOCK=_COLUMNS)
+    return out
 
 
 def rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

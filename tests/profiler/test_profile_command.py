@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ import pytest
 
 pytest.importorskip("torch", reason="measuring needs torch")
 
+from profiler.journal import FolderLock, Journal
+from profiler.point import OpShape, Point
 from profiles_db.schema import FAMILIES
 from profiles_db.store import open_store
 
@@ -76,11 +79,13 @@ def wait_for_rows(db):
 def test_two_torchrun_ranks_measure_a_manifest_and_a_stopped_run_resumes(manifest, tmp_path):
     """A run ended by SIGTERM and started again has every point of the manifest exactly once, with its provenance."""
     db = tmp_path / "db"
-    first = torchrun(*options(manifest, db))
+    command = [sys.executable, "-m", "simulator.cli", "profile", *options(manifest, db), "--nproc-per-node", "2"]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for_rows(db)
     first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=PATIENCE_S)
-    assert first.returncode != 0
+    out, err = first.communicate(timeout=PATIENCE_S)
+    assert first.returncode == 143, err
+    assert "stopped by SIGTERM; the same command resumes" in out
     second = torchrun(*options(manifest, db), "--json")
     out, err = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 0, err
@@ -119,6 +124,33 @@ def test_a_killed_rank_is_replaced_and_loses_no_row(manifest, tmp_path):
     assert len(found) == len(set(found)) == 12 + 2 + 2
 
 
+def test_rows_left_on_another_node_come_home(manifest, tmp_path):
+    """Two nodes with folders of their own: rows a dead run left on the second are stored on the first."""
+    homes = [tmp_path / "node-0", tmp_path / "node-1"]
+    op = OpShape.of("gemm", dtype="bf16", m=7, n=256, k=128, scaling="none", quantise=False)
+    point = Point(op=op, device="cpu", backend="torch.onednn", launch="eager", cache="cold")
+    with FolderLock(homes[1]):
+        times = {"latency_s": 1e-3, "samples": 10, "status": "ok", "origin": "measured"}
+        Journal(homes[1], 1).commit("gemm", "dead-run", [point.columns | times])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    nodes = []
+    for rank, home in enumerate(homes):
+        place = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
+        env = {**os.environ, **{name: str(value) for name, value in place.items()}, "MASTER_ADDR": "127.0.0.1"}
+        command = [sys.executable, "-m", "profiler", *options(manifest, home), "--families", "gemm", "--json"]
+        nodes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    out, err = nodes[0].communicate(timeout=PATIENCE_S)
+    nodes[1].communicate(timeout=PATIENCE_S)
+    assert [node.returncode for node in nodes] == [0, 0], err
+    assert json.loads(out)["recovered"] == 1
+    found = keys(homes[0])
+    assert len(found) == len(set(found)) == 12 + 1
+    assert keys(homes[1]) == []
+    assert not list((homes[1] / ".profile").glob("rows-*"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
@@ -129,7 +161,7 @@ def test_a_killed_rank_is_replaced_and_loses_no_row(manifest, tmp_path):
         (["--device", "cpu"], {"RANK": "3", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2",
                                "MASTER_ADDR": "x", "MASTER_PORT": "1"}, "RANK is 3, must be below WORLD_SIZE 2"),
         (["--device", "cpu", "--cache", "warm"], {}, "--cache is 'warm'"),
-        (["--device", "cpu", "--families", "conv"], {}, "no general grid for conv"),
+        (["--device", "cpu", "--families", "conv"], {}, "--families: conv is not among gemm, attention"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_message_with_a_hint(arguments, environment, message, tmp_path):

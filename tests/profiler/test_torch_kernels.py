@@ -276,8 +276,21 @@ def test_hot_operands_stay_cold_ones_walk():
     buffers = Buffers(CPU, cold_bytes=10_000, seed=0)
     cold = buffers.rotating((16, 16), "fp32")
     assert len({view.data_ptr() for view in cold}) == len(cold) == 10
-    buffers.is_cold = False
+    buffers.begin(is_cold=False)
     assert len(buffers.rotating((16, 16), "fp32")) == 1
+
+
+def test_operands_of_one_point_share_no_memory():
+    """Two cold operands of a point lie apart; the next point starts over in the same pool."""
+    buffers = Buffers(CPU, cold_bytes=4096, seed=0)
+    buffers.begin(is_cold=True)
+    first, second = buffers.rotating((8, 8), "bf16"), buffers.rotating((16, 8), "bf16")
+    ends = {id(views): (views[0].data_ptr(), views[-1].data_ptr() + views[-1].nbytes) for views in (first, second)}
+    (low, low_end), (high, _) = sorted(ends.values())
+    assert low < low_end <= high
+    start = second[0].data_ptr() - 4096
+    buffers.begin(is_cold=True)
+    assert buffers.rotating((8, 8), "bf16")[0].data_ptr() == start
 
 
 @pytest.mark.gpu

@@ -76,6 +76,15 @@ def test_int8_quantisation_is_within_half_a_step():
         assert bool((error <= scale.double() * 0.5001).all())
 
 
+def test_dequantisation_applies_both_scales():
+    """Integer products become 16-bit values times the row's and the column's scale, across column blocks."""
+    product = torch.randint(-9000, 9000, (3, 1500), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
+    row, column = normal(3, 1).abs(), normal(1, 1500, seed=1).abs()
+    expected = product.to(DEVICE).double() * row.double() * column.double()
+    out = rows.dequantise(product.to(DEVICE), row, column)
+    assert torch.allclose(out.double(), expected, rtol=2**-7)
+
+
 def test_fp8_quantisation_keeps_what_the_format_holds():
     """Values that e4m3 holds exactly at the row's scale survive the round trip unchanged."""
     held = torch.tensor([448.0, 416, 240, 208, 120, 15, 3.5, 1, 0.25, 0, -448, -30], device=DEVICE)
