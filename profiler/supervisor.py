@@ -77,7 +77,7 @@ def _wait(ranks: list[subprocess.Popen[bytes]], heard: list[int]) -> int:
     forwarded, code = 0, 0
     kill_at_s: float | None = None
     try:
-        while any(rank.poll() is None for rank in ranks):
+        while None in [rank.poll() for rank in ranks]:
             for number in heard[forwarded:]:
                 for rank in ranks:
                     rank.send_signal(number)
