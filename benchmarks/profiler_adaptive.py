@@ -4,7 +4,7 @@
     python benchmarks/profiler_adaptive.py --db DIR --device h100-sxm --family gemm --dtype bf16
 
 Stored measurements play the oracle: a tenth of the points is held out, the rest is the full grid. The adaptive plan
-asks for points of the grid one batch after the other; at 1/50, 1/20, 1/10 and 1/5 of the grid, and with all of it, the
+asks for points of the grid one batch after the other; at 1/50, 1/20, 1/10, 1/5 and 1/3 of it, and with all of it, the
 plan's own model and the cost model of `apex fit` are fitted to what is known and judged on the points held out.
 """
 
@@ -26,7 +26,8 @@ from profiler.point import OpShape, Point, cost_op
 from profiles_db.schema import FAMILIES
 from profiles_db.store import open_store
 
-SHARES = (1 / 50, 1 / 20, 1 / 10, 1 / 5)
+SHARES = (1 / 50, 1 / 20, 1 / 10, 1 / 5, 1 / 3)
+FEWEST = 13  # the coarse grid of a three-dimensional series
 
 
 def oracle(options: argparse.Namespace) -> dict[Any, tuple[Point, dict[str, Any]]]:
@@ -138,7 +139,7 @@ def main() -> None:
     points = [point for point, _ in grid.values()]
     plan = AdaptivePlan(points, target_error=1e-6, seed=options.seed, stall_ratio=math.inf)
     asked: list[Any] = []
-    stops = [round(len(grid) * share) for share in SHARES]
+    stops = [count for share in SHARES if (count := round(len(grid) * share)) >= FEWEST]
     while stops and (batch := plan.next_points(min(24, stops[0] - len(asked)))):
         plan.learn((point, grid[point.identity][1]) for point in batch)
         asked += [point.identity for point in batch]
