@@ -64,11 +64,11 @@ def search_table(found: "SearchResult", serving: "Serving", workload: "Workload"
     for title, _, _ in _COLUMNS:
         table.add_column(title, justify="right", no_wrap=True)
     aim = found.objective.path
-    has_intervals = any(result.interval is not None for result in found.ranked)
-    if has_intervals:
-        table.add_column(f"{aim}, 90 %", justify="right", no_wrap=True)
     shown = [(result, "") for result in found.ranked]
     shown += [(result, ", ".join(map(str, limits))) for result, limits in found.breaking]
+    has_intervals = any(result.interval is not None for result, _ in shown)
+    if has_intervals:
+        table.add_column(f"{aim}, 90 %", justify="right", no_wrap=True)
     if found.breaking:
         table.add_column("breaks")
     for result, breaks in shown[:top]:

@@ -1,6 +1,8 @@
 """Intervals of the metrics: what they enclose, how they are ordered, and that sure prices give points."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -116,3 +118,32 @@ def test_json_names_intervals_by_path() -> None:
     plain = json.loads(json.dumps(_simulated(0.3).to_json()))
     low, high = plain["metrics_interval"]["ttft_s.p99"]
     assert low <= plain["metrics"]["ttft_s"]["p99"] <= high
+
+
+def _search(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    line = "--model llama-3.1-8b --cluster h100-sxm-2 --trace chat-synthetic --limit 50 --plan dp2 --plan tp2 --top 1"
+    return subprocess.run(
+        [sys.executable, "-m", "simulator.cli", "search", *line.split(), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_search_has_intervals_for_the_plans_it_shows() -> None:
+    """The best --top plans carry intervals, the others do not; with --no-interval none does."""
+    shown = json.loads(_search("--json").stdout)["plans"]
+    assert ["metrics_interval" in plan for plan in shown] == [True, False]
+    low, high = shown[0]["metrics_interval"]["e2e_s.mean"]
+    assert low <= shown[0]["metrics"]["e2e_s"]["mean"] <= high
+    plain = json.loads(_search("--json", "--no-interval").stdout)["plans"]
+    assert not any("metrics_interval" in plan for plan in plain)
+    assert [plan["metrics"] for plan in plain] == [plan["metrics"] for plan in shown]
+
+
+def test_search_table_shows_the_objective_with_its_interval() -> None:
+    """The table has a column with both ends of the objective's interval."""
+    done = _search("--objective", "throughput_tokens_per_s", "--slo", "e2e_s.mean<=0.001")
+    assert done.returncode == 0, done.stderr
+    assert "throughput_tokens_per_s, 90 %" in done.stdout
+    assert " to " in done.stdout

@@ -1,5 +1,6 @@
 """The files `apex simulate` writes: their contents agree with the metrics, and a failure leaves nothing behind."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from costmodel.analytic import AnalyticCosts
 from profiles_db.schema import unit_of
 from simulator.engine_profile import load_profile
 from simulator.model.bundled import load_model
+from simulator.outputs.chrome_trace import MAX_EVENTS
 from simulator.outputs.iterations import iteration_table
 from simulator.outputs.requests import request_table
 from simulator.outputs.tables import write_table
@@ -109,6 +111,16 @@ def test_parquet_fields_carry_their_unit(result: Result, tmp_path: Path, kind: s
     units = {field.name: (field.metadata or {}).get(b"unit", b"").decode() or None for field in schema}
     assert units == {field.name: unit_of(field.name) for field in schema}
     assert "s" in units.values()
+
+
+def test_page_names_every_column(result: Result) -> None:
+    """docs/outputs.md has a row for each column of both tables, and none that is not there."""
+    page = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE)
+    documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    tables = (request_table(result.run), iteration_table(result.run))
+    assert documented == {name for table in tables for name in table.column_names}
+    assert f"{MAX_EVENTS:,} events" in page
 
 
 def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
