@@ -1,7 +1,7 @@
 """The power equation's constants from measured joules: non-negative least squares on watts.
 
-P = P_awake + sum over formats of e_flop flop/s v(clock) + e_byte B/s v(clock) + e_link B/s, over calls that stay below
-the power limit. Runs in ``apex fit`` only.
+P - P_idle = (P_awake - P_idle) a(clock) + v(clock) (sum over formats of e_flop flop/s + e_byte B/s) + e_link B/s, over
+calls that stay below the power limit; idle power is the spec's. Runs in ``apex fit`` only.
 """
 
 from collections.abc import Mapping
@@ -33,19 +33,21 @@ def fit_power(measured: Mapping[str, Measurements], cluster: ClusterSpec) -> tup
     if np.count_nonzero(usable) < FEWEST_ENERGY_ROWS:
         have = int(np.count_nonzero(usable))
         return None, f"{have} rows with joules below the power limit, {FEWEST_ENERGY_ROWS} needed: energy is derived"
-    factor = np.array([prior.voltage_factor(None if np.isnan(clock) else float(clock)) for clock in clocks])
+    locked = [None if np.isnan(clock) else float(clock) for clock in clocks]
+    voltage = np.array([prior.voltage_factor(clock) for clock in locked])
+    awake = np.array([prior.awake_factor(clock) for clock in locked])
     # Columns: awake, one per format, memory bytes, link bytes; the link is not scaled by the core's voltage.
-    scale = np.column_stack([np.ones_like(factor), *[factor] * (rates.shape[1] - 2), np.ones_like(factor)])
+    scale = np.column_stack([awake, *[voltage] * (rates.shape[1] - 2), np.ones_like(voltage)])
     design = (rates * scale)[usable]
-    constants = non_negative_least_squares(design, watts[usable])
-    error = _held_out(design, watts[usable])
+    constants = non_negative_least_squares(design, watts[usable] - prior.idle_w)
+    error = _held_out(design, watts[usable], prior.idle_w)
     per_flop = {
         name: float(value) for name, value in zip(formats, constants[1 : 1 + len(formats)], strict=True) if value > 0
     }
     source = f"measured: {len(design)} rows with joules, held-out median error of power {error:.1%}"
     fitted = replace(
         prior,
-        awake_w=float(constants[0]) or prior.awake_w,
+        awake_w=prior.idle_w + float(constants[0]),
         j_per_flop=prior.j_per_flop | per_flop,
         j_per_byte=float(constants[-2]) or prior.j_per_byte,
         j_per_link_byte=float(constants[-1]) or prior.j_per_link_byte,
@@ -100,12 +102,12 @@ def non_negative_least_squares(design: Array, target: Array) -> Array:
     return found
 
 
-def _held_out(design: Array, watts: Array) -> float:
+def _held_out(design: Array, watts: Array, idle_w: float) -> float:
     """Median relative error of power over folds that were left out."""
     fold = np.random.default_rng(0).permutation(len(watts)) % _FOLDS
     errors = []
     for index in range(_FOLDS):
         kept = fold != index
-        constants = non_negative_least_squares(design[kept], watts[kept])
-        errors.append(np.abs(design[~kept] @ constants / watts[~kept] - 1.0))
+        constants = non_negative_least_squares(design[kept], watts[kept] - idle_w)
+        errors.append(np.abs((idle_w + design[~kept] @ constants) / watts[~kept] - 1.0))
     return float(np.median(np.concatenate(errors)))

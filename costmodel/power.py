@@ -1,8 +1,9 @@
 """Power and energy of a device while it runs an op.
 
-P = P_awake + (e_flop flop/s + e_byte B/s) v(clock) + e_link B/s, never above TDP; energy = P x latency. ``v`` is the
-dynamic-energy factor of voltage scaling; ``P_awake`` is what a device draws between kernels of a running engine, well
-above its idle power. Where no joules were measured the constants follow from whole serving runs on other devices.
+P = P_awake(clock) + (e_flop flop/s + e_byte B/s) v(clock) + e_link B/s, never above TDP; energy = P x latency. ``v`` is
+the dynamic-energy factor of voltage scaling. ``P_awake`` is what a device draws between kernels of a running engine,
+well above idle; what it adds to idle power scales as dynamic power does, with v and the clock. Where no joules were
+measured the constants follow from whole serving runs on other devices.
 """
 
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ _FLAT_VOLTAGE_FRAC = 0.55
 class PowerModel:
     """Constants of the power equation for one device."""
 
+    idle_w: float
     awake_w: float
     tdp_w: float
     j_per_flop: dict[str, float]
@@ -46,6 +48,7 @@ class PowerModel:
         awake_w = max(device.idle_w, _AWAKE_SHARE_OF_TDP * device.tdp_w)
         swing = _GEMM_SHARE_OF_TDP * device.tdp_w - awake_w
         return cls(
+            idle_w=device.idle_w,
             awake_w=awake_w,
             tdp_w=device.tdp_w,
             j_per_flop={
@@ -65,6 +68,10 @@ class PowerModel:
         frac = max(clock_mhz / self.max_mhz, _FLAT_VOLTAGE_FRAC)
         return min(frac, 1.0) ** 2
 
+    def awake_factor(self, clock_mhz: float | None) -> float:
+        """Return what being awake adds to idle power, relative to the top clock."""
+        return 1.0 if clock_mhz is None else self.voltage_factor(clock_mhz) * min(clock_mhz / self.max_mhz, 1.0)
+
     def energy_j(
         self,
         latency_s: Array,
@@ -78,5 +85,6 @@ class PowerModel:
         """Energy of one device per call, in joules; the shape is that of ``latency_s``."""
         per_flop = self.j_per_flop.get(dtype, max(self.j_per_flop.values()))
         dynamic = (per_flop * flop + self.j_per_byte * memory_bytes) * self.voltage_factor(clock_mhz)
-        joules = self.awake_w * latency_s + dynamic + self.j_per_link_byte * link_bytes
+        awake_w = self.idle_w + (self.awake_w - self.idle_w) * self.awake_factor(clock_mhz)
+        joules = awake_w * latency_s + dynamic + self.j_per_link_byte * link_bytes
         return np.minimum(joules, self.tdp_w * latency_s)

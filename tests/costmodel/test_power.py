@@ -14,6 +14,8 @@ def test_a_kernel_that_moves_nothing_draws_what_a_device_between_kernels_draws()
     joules = float(power.energy_j(np.array(1.0), dtype="bf16"))
     assert joules == pytest.approx(power.awake_w)
     assert joules > device.idle_w
+    slow = float(power.energy_j(np.array(1.0), dtype="bf16", clock_mhz=990.0))
+    assert device.idle_w < slow < joules
 
 
 def test_power_is_capped_at_tdp() -> None:
