@@ -1,5 +1,6 @@
 """Lay out the engine's two arrays: the state of a run, and the step tables it looks costs up in."""
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -118,7 +119,7 @@ def rules_header(tables: StepTables, limits: EngineLimits, workload: Workload, *
     return header
 
 
-class Regions:
+class _Regions:
     """Hands out stretches of an array that does not exist yet."""
 
     def __init__(self) -> None:
@@ -131,28 +132,51 @@ class Regions:
         return offset
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lengths:
+    """Entries of the lists each replica and each of its groups owns."""
+
+    max_seqs: int
+    stages: int
+    cache: int
+    heap: int  # entries of a heap, dead ones included
+    window_heap: int
+    block_size: int
+
+    @property
+    def group(self) -> int:
+        """All lists of one decode group."""
+        return 2 * self.heap + 2 * self.window_heap + self.block_size
+
+    @property
+    def replica(self) -> int:
+        """All lists of one replica and its groups."""
+        own = self.max_seqs + (self.max_seqs + 1) + self.stages + (self.stages + 1) + self.cache
+        return own + self.stages * self.group
+
+
 def state_arena(header: I64, workload: Workload, *, dp: int, log_rows: int) -> I64:
-    """Lay out the state at the start of a run."""
+    """Lay out the state at the start of a run; the request rows come last, so that others can take their place."""
     n = len(workload)
-    regions = Regions()
-    max_seqs = int(header[layout.MAX_SEQS])
-    stages = int(header[layout.STAGES])
-    capacity = 2 * max_seqs + 16
-    window_capacity = capacity if header[layout.WINDOW] else 0
-    num_pending = int(header[layout.CONCURRENCY]) + 1 if workload.after is None else n + 1
     units, num_units = _units(header, workload)
-    requests = regions.take(n * layout.REQUEST_COLUMNS)
+    heap = 2 * int(header[layout.MAX_SEQS]) + 16
+    lengths = _Lengths(
+        max_seqs=int(header[layout.MAX_SEQS]),
+        stages=int(header[layout.STAGES]),
+        cache=num_units * layout.CACHE_COLUMNS,
+        heap=heap,
+        window_heap=heap if header[layout.WINDOW] else 0,
+        block_size=int(header[layout.BLOCK_SIZE]),
+    )
+    num_pending = int(header[layout.CONCURRENCY]) + 1 if workload.after is None else n + 1
+    regions = _Regions()
     replicas = regions.take(dp * layout.REPLICA_COLUMNS)
-    groups = regions.take(dp * stages * layout.GROUP_COLUMNS)
+    groups = regions.take(dp * lengths.stages * layout.GROUP_COLUMNS)
+    lists = regions.take(dp * lengths.replica)
     pending = regions.take(2 * num_pending)
     log = regions.take(log_rows * layout.LOG_COLUMNS)
     unit_rows = regions.take(0 if units is None else len(units.ids) * layout.UNIT_COLUMNS)
-    replica_regions = regions.take(0)
-    block_size = int(header[layout.BLOCK_SIZE])
-    group_length = 2 * capacity + 2 * window_capacity + block_size
-    cache_length = num_units * layout.CACHE_COLUMNS
-    replica_length = max_seqs + (max_seqs + 1) + stages + (stages + 1) + cache_length + stages * group_length
-    regions.take(dp * replica_length)
+    requests = regions.take(n * layout.REQUEST_COLUMNS)
 
     state = np.zeros(regions.size, dtype=np.int64)
     state[: layout.HEADER_COLUMNS] = header
@@ -162,42 +186,55 @@ def state_arena(header: I64, workload: Workload, *, dp: int, log_rows: int) -> I
     state[layout.NUM_REPLICAS] = dp
     state[layout.PENDING] = pending
     state[layout.PENDING_CAPACITY] = num_pending
-    _open_clients(state)
     state[layout.LOG] = log
     state[layout.LOG_CAPACITY] = log_rows
-    rows = state[requests : requests + n * layout.REQUEST_COLUMNS].reshape(n, layout.REQUEST_COLUMNS)
+    _open_clients(state)
+    rows = state[requests:].reshape(n, layout.REQUEST_COLUMNS)
     _fill_requests(rows, workload, requests)
     if units is not None:
-        columns = state[unit_rows : unit_rows + len(units.ids) * layout.UNIT_COLUMNS].reshape(-1, layout.UNIT_COLUMNS)
+        columns = state[unit_rows:requests].reshape(-1, layout.UNIT_COLUMNS)
         columns[:, layout.UNIT] = units.ids
         rows[:, layout.FIRST_UNIT] = unit_rows + units.offsets[:-1] * layout.UNIT_COLUMNS
         whole = workload.prompt_tokens // int(header[layout.UNIT_TOKENS])
         rows[:, layout.NUM_UNITS] = np.minimum(np.diff(units.offsets), whole)
-
     for number in range(dp):
-        rep = state[replicas + number * layout.REPLICA_COLUMNS :][: layout.REPLICA_COLUMNS]
-        at = replica_regions + number * replica_length
-        rep[list(_EMPTY_LISTS)] = NONE
-        rep[layout.NUMBER] = number
-        rep[layout.KEY] = layout.NEVER
-        rep[layout.FREE] = header[layout.NUM_BLOCKS]
-        rep[layout.PARTIAL_LIST] = at
-        rep[layout.HISTOGRAM] = at + max_seqs
-        rep[layout.STAGE_FREE] = at + 2 * max_seqs + 1
-        rep[layout.ENDS] = at + 2 * max_seqs + 1 + stages
-        rep[layout.CACHE] = at + 2 * max_seqs + 1 + stages + (stages + 1)
-        state[rep[layout.CACHE] :][:cache_length].reshape(-1, layout.CACHE_COLUMNS)[:, layout.USERS] = NONE
-        rep[layout.GROUPS] = groups + number * stages * layout.GROUP_COLUMNS
-        at = int(rep[layout.CACHE]) + cache_length
-        for slot in range(stages):
-            grp = state[int(rep[layout.GROUPS]) + slot * layout.GROUP_COLUMNS :][: layout.GROUP_COLUMNS]
-            grp[layout.LAST_LAUNCH] = -stages
-            grp[layout.HEAP] = at
-            grp[layout.HEAP_CAPACITY] = capacity
-            grp[layout.WINDOW_HEAP] = at + 2 * capacity
-            grp[layout.RESIDUE] = at + 2 * capacity + 2 * window_capacity
-            at += group_length
+        rep = replicas + number * layout.REPLICA_COLUMNS
+        state[rep + layout.NUMBER] = number
+        state[rep + layout.GROUPS] = groups + number * lengths.stages * layout.GROUP_COLUMNS
+        _place_lists(state, rep, lists + number * lengths.replica, lengths)
     return state
+
+
+def _place_lists(state: I64, rep: int, at: int, lengths: _Lengths) -> None:
+    """Give a replica and its groups their lists, from ``at`` on."""
+    state[rep + np.array(_EMPTY_LISTS)] = NONE
+    state[rep + layout.KEY] = layout.NEVER
+    state[rep + layout.FREE] = state[layout.NUM_BLOCKS]
+    for column, length in (
+        (layout.PARTIAL_LIST, lengths.max_seqs),
+        (layout.HISTOGRAM, lengths.max_seqs + 1),
+        (layout.STAGE_FREE, lengths.stages),
+        (layout.ENDS, lengths.stages + 1),
+        (layout.CACHE, lengths.cache),
+    ):
+        state[rep + column] = at
+        at += length
+    state[at - lengths.cache : at].reshape(-1, layout.CACHE_COLUMNS)[:, layout.USERS] = NONE
+    for slot in range(lengths.stages):
+        grp = int(state[rep + layout.GROUPS]) + slot * layout.GROUP_COLUMNS
+        state[grp + layout.LAST_LAUNCH] = -lengths.stages
+        state[grp + layout.HEAP_CAPACITY] = lengths.heap
+        state[grp + layout.HEAP] = at
+        state[grp + layout.WINDOW_HEAP] = at + 2 * lengths.heap
+        state[grp + layout.RESIDUE] = at + 2 * lengths.heap + 2 * lengths.window_heap
+        at += lengths.group
+
+
+def request_rows(header: I64, workload: Workload) -> I64:
+    """Rows [n, REQUEST_COLUMNS] of requests that follow no others and have no prefix."""
+    rows = np.zeros((len(workload), layout.REQUEST_COLUMNS), dtype=np.int64)
+    _fill_requests(rows, workload, int(header[layout.REQUESTS]))
+    return rows
 
 
 def _open_clients(state: I64) -> None:
@@ -221,6 +258,7 @@ def _fill_requests(rows: I64, workload: Workload, requests: int) -> None:
     rows[:, layout.PROMPT] = workload.prompt_tokens
     # An engine always runs the sampler once: a request for no output ends with its prefill.
     rows[:, layout.OUTPUT] = np.maximum(workload.output_tokens, 1)
+    rows[:, layout.ASKED] = workload.output_tokens
     rows[:, layout.SCHEDULED : layout.FINISH + 1] = NONE
     rows[:, layout.FIRST_CHILD : layout.THINK + 1] = NONE
     if workload.replica is not None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 I64 = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 
 class Cells(Protocol):
@@ -112,7 +113,8 @@ SHARED_UNITS: Final = 22  # those it holds a reference on
 FIRST_CHILD: Final = 23  # first request sent after this one, and the next one sent after the same
 NEXT_CHILD: Final = 24
 THINK: Final = 25  # ps between that finish and this arrival
-REQUEST_COLUMNS: Final = 26
+ASKED: Final = 26  # output tokens the client asked for; OUTPUT is at least one
+REQUEST_COLUMNS: Final = 27
 
 # STATUS values
 UNSENT: Final = 0

@@ -1,13 +1,12 @@
 """What a run of the engine leaves behind: integer times per request and sums per replica."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.engine import layout
-from simulator.workload.workload import Workload
 
 I64 = NDArray[np.int64]
 
@@ -130,30 +129,32 @@ def totals_from_state(state: I64) -> ReplicaTotals:
     )
 
 
-def result_from_state(state: I64, workload: Workload) -> EngineResult:
-    """Read the result out of the engine's state."""
-    n = len(workload)
-    first = int(state[layout.REQUESTS])
-    column = state[first : first + n * layout.REQUEST_COLUMNS].reshape(n, layout.REQUEST_COLUMNS)
-    measured = np.ones(n, dtype=np.bool_)
-    measured[: state[layout.WARMUP]] = False
+def result_from_state(state: I64) -> EngineResult:
+    """Read the result of a whole workload out of the engine's state."""
+    rows = state[state[layout.REQUESTS] :].reshape(-1, layout.REQUEST_COLUMNS)
     log = None
     if state[layout.LOG_CAPACITY]:
         at = int(state[layout.LOG])
         log = state[at : at + state[layout.LOG_SIZE] * layout.LOG_COLUMNS].reshape(-1, layout.LOG_COLUMNS).copy()
+    return replace(result_from_rows(state, rows), log=log)
+
+
+def result_from_rows(state: I64, rows: I64) -> EngineResult:
+    """Read the result of the requests in ``rows``, and the sums of all replicas, out of the engine's state."""
+    measured = np.ones(len(rows), dtype=np.bool_)
+    measured[: state[layout.WARMUP]] = False
     return EngineResult(
-        arrival_ps=column[:, layout.ARRIVAL].copy(),
-        scheduled_ps=column[:, layout.SCHEDULED].copy(),
-        first_token_ps=column[:, layout.FIRST_TOKEN].copy(),
-        finish_ps=column[:, layout.FINISH].copy(),
-        status=column[:, layout.STATUS].copy(),
-        preemptions=column[:, layout.PREEMPTIONS].copy(),
-        hit_tokens=column[:, layout.HIT_TOKENS].copy(),
-        replica=column[:, layout.REPLICA].copy(),
-        prompt_tokens=workload.prompt_tokens,
-        output_tokens=workload.output_tokens,
+        arrival_ps=rows[:, layout.ARRIVAL].copy(),
+        scheduled_ps=rows[:, layout.SCHEDULED].copy(),
+        first_token_ps=rows[:, layout.FIRST_TOKEN].copy(),
+        finish_ps=rows[:, layout.FINISH].copy(),
+        status=rows[:, layout.STATUS].copy(),
+        preemptions=rows[:, layout.PREEMPTIONS].copy(),
+        hit_tokens=rows[:, layout.HIT_TOKENS].copy(),
+        replica=rows[:, layout.REPLICA].copy(),
+        prompt_tokens=rows[:, layout.PROMPT].copy(),
+        output_tokens=rows[:, layout.ASKED].copy(),
         measured=measured,
         replicas=totals_from_state(state),
         num_gpu_blocks=int(state[layout.NUM_BLOCKS]),
-        log=log,
     )

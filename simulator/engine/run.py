@@ -31,9 +31,11 @@ _MAX_STEP_PS: Final = 10**15  # 2^-12 ps of one step must stay far from 2^63
 _LOG_ROWS: Final = 4096
 STUCK: Final = -2
 
+Engine = Callable[[I64, I64], int]
+
 
 @cache
-def _engine(*, is_prefill_first: bool, is_pipeline: bool) -> Callable[[I64, I64], int]:
+def _engine(*, is_prefill_first: bool, is_pipeline: bool) -> Engine:
     """Compile the engine of a policy or load it; a change to any engine source recompiles it."""
     fingerprint = source_fingerprint()
 
@@ -106,23 +108,34 @@ def run_replicas(
     iteration. A recorded ``workload.replica`` overrides ``router``. Raises ``InputError`` for input the engine cannot
     model; a request that can never run is reported by its status, not by an error.
     """
-    _check(tables, limits, workload, dp)
+    check_input(tables, limits, workload, dp)
     header = rules_header(tables, limits, workload, router=router, leap=leap)
     costs = cost_arena(tables, limits)
-    is_prefill_first = limits.policy == "vllm-v0" and not limits.enable_chunked_prefill
-    engine = _engine(is_prefill_first=is_prefill_first, is_pipeline=tables.stages > 1)
+    engine = engine_for(tables, limits)
     rows = _LOG_ROWS if log else 0
     while True:
         state = state_arena(header, workload, dp=dp, log_rows=rows)
-        if engine(state, costs) == STUCK:
-            raise RuntimeError(f"engine defect: workload {workload.name!r} leaves a request that can never be admitted")
+        run_engine(engine, state, costs, workload.name)
         needed = int(state[layout.LOG_SIZE])
         if needed <= rows or not log:
-            return result_from_state(state, workload)
+            return result_from_state(state)
         rows = needed
 
 
-def _check(tables: StepTables, limits: EngineLimits, workload: Workload, dp: int) -> None:
+def engine_for(tables: StepTables, limits: EngineLimits) -> Engine:
+    """Pick the compiled engine of a policy."""
+    is_prefill_first = limits.policy == "vllm-v0" and not limits.enable_chunked_prefill
+    return _engine(is_prefill_first=is_prefill_first, is_pipeline=tables.stages > 1)
+
+
+def run_engine(engine: Engine, state: I64, costs: I64, name: str) -> None:
+    """Run the workload ``name`` up to the horizon of ``state``."""
+    if engine(state, costs) == STUCK:
+        raise RuntimeError(f"engine defect: workload {name!r} leaves a request that can never be admitted")
+
+
+def check_input(tables: StepTables, limits: EngineLimits, workload: Workload, dp: int) -> None:
+    """Refuse what the engine cannot model, by name."""
     if limits.policy not in POLICIES:
         raise InputError(
             f"policy {limits.policy!r} is not modelled by the engine", hint=f"one of {', '.join(POLICIES)}"
