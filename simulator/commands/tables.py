@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from simulator.simulate import Result
     from simulator.workload.workload import Workload
 
-_WIDTH: Final = 118
+_WIDTH: Final = 140
 
 
 def duration(seconds: float | None) -> str:
@@ -68,7 +68,7 @@ def search_table(found: "SearchResult", serving: "Serving", workload: "Workload"
     shown += [(result, ", ".join(map(str, limits))) for result, limits in found.breaking]
     has_intervals = any(result.interval is not None for result, _ in shown)
     if has_intervals:
-        table.add_column(f"{aim}, 90 %", justify="right", no_wrap=True)
+        table.add_column("90 % interval", justify="right", no_wrap=True)
     if found.breaking:
         table.add_column("breaks")
     for result, breaks in shown[:top]:
