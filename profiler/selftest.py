@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from cluster_specs.device import DeviceSpec, Dtype
 from profiler.backend import Prepared
 from profiler.clocks import sm_clock_under_load
 from profiler.nvml import Gpu, NvmlError
@@ -21,6 +20,8 @@ from profiler.timing import CpuStopwatch, CudaStopwatch, Measurement, TimingPoli
 if TYPE_CHECKING:
     import torch
 
+    from cluster_specs.device import DeviceSpec, Dtype
+
 _CEILING: Final = 1.05  # clocks read back to a few per cent; beyond that a sample did not hold all its work
 _GPU_COPY_FLOOR: Final = 0.80
 _GPU_GEMM_FLOOR: Final = 0.60
@@ -29,7 +30,7 @@ _GPU_SPREAD, _CPU_SPREAD = 0.05, 0.50  # (p90 - p10) / median
 _GPU_DRIFT, _CPU_DRIFT = 0.03, 0.30
 _COPY_BYTES: Final = {"cuda": 1 << 30, "cpu": 128 << 20}
 _GEMM_SIZE: Final = {"cuda": 8192, "cpu": 1024}
-_GEMM_DTYPE: Final[dict[str, Dtype]] = {"cuda": "bf16", "cpu": "fp32"}
+_GEMM_DTYPE: Final[dict[str, "Dtype"]] = {"cuda": "bf16", "cpu": "fp32"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +103,7 @@ class SelfTest:
 
 
 def self_test(
-    spec: DeviceSpec, device: "torch.device", *, gpu: Gpu | None = None, policy: TimingPolicy | None = None
+    spec: "DeviceSpec", device: "torch.device", *, gpu: Gpu | None = None, policy: TimingPolicy | None = None
 ) -> SelfTest:
     """Measure copy bandwidth and a large GEMM on ``device`` against ``spec``; takes a few seconds.
 
@@ -151,7 +152,7 @@ class _Trial:
         )
 
 
-def _copy_trial(spec: DeviceSpec, device: "torch.device") -> _Trial:
+def _copy_trial(spec: "DeviceSpec", device: "torch.device") -> _Trial:
     import torch
 
     size = _COPY_BYTES[device.type]
@@ -168,7 +169,7 @@ def _copy_trial(spec: DeviceSpec, device: "torch.device") -> _Trial:
     )
 
 
-def _gemm_trial(spec: DeviceSpec, device: "torch.device", gpu: Gpu | None) -> _Trial:
+def _gemm_trial(spec: "DeviceSpec", device: "torch.device", gpu: Gpu | None) -> _Trial:
     import torch
 
     size, dtype = _GEMM_SIZE[device.type], _GEMM_DTYPE[device.type]
