@@ -74,7 +74,7 @@ def chat(n: int, rate_per_s: float) -> Workload:
 
 
 def closed(n: int, prompt: int, output: int, concurrency: int) -> Workload:
-    """A benchmark client: lengths uniform in 0.8 to 1.0 of nominal, a fixed number of requests in flight."""
+    """Build a benchmark client: lengths uniform in 0.8 to 1.0 of nominal, a fixed number of requests in flight."""
     rng = np.random.default_rng(0)
     return Workload(
         name=f"closed {prompt}/{output} at {concurrency}",
@@ -86,7 +86,7 @@ def closed(n: int, prompt: int, output: int, concurrency: int) -> Workload:
 
 
 def mooncake() -> Workload | None:
-    """The Mooncake conversation trace with its 512-token prefix blocks, if it is there."""
+    """Read the Mooncake conversation trace with its 512-token prefix blocks, if it is there."""
     path = TRACES / "mooncake_conversation.jsonl"
     if not path.exists():
         return None

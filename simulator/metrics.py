@@ -2,17 +2,20 @@
 
 Over answered, measured requests: ``ttft_s`` = first token - sent, ``e2e_s`` = last token - sent, ``tpot_s`` =
 (e2e_s - ttft_s) / (output_tokens - 1) for requests with at least two tokens, ``queue_s`` = first admission - sent.
-``itl_s`` pools the gaps between a request's tokens over all requests. Rates are over the span from the first measured
-send to the last measured finish.
+``itl_s`` pools the gaps between a request's tokens over all requests; its quantiles take each request's mean gap,
+weighted by the number of its gaps. Rates are over the span from the first measured send to the last measured finish.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.engine.result import EngineResult
+from simulator.errors import InputError
+from simulator.sketch import LogHistogram
 
 F64 = NDArray[np.float64]
 
@@ -50,6 +53,12 @@ class Distribution:
         p50, p90, p95, p99 = values[order][at]
         mean = float((values * weights).sum()) / total
         return cls(mean=mean, p50=float(p50), p90=float(p90), p95=float(p95), p99=float(p99))
+
+    @classmethod
+    def of_sketch(cls, sketch: LogHistogram) -> "Distribution":
+        """Summarise a stream."""
+        p50, p90, p95, p99 = (sketch.quantile(share) for share in _QUANTILES)
+        return cls(mean=sketch.mean, p50=p50, p90=p90, p95=p95, p99=p99)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,52 +132,115 @@ def request_latencies_s(result: EngineResult) -> dict[str, F64]:
     return {"ttft_s": ttft, "tpot_s": tpot, "e2e_s": e2e, "queue_s": queue}
 
 
+@dataclass(slots=True, kw_only=True)
+class _Counts:
+    """Sums over measured requests, of one result or of many."""
+
+    requests: int = 0
+    finished: int = 0
+    good: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    hit_tokens: int = 0
+    first_arrival_ps: int | None = None
+    last_finish_ps: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+
+    def add(self, result: EngineResult, good: NDArray[np.bool_]) -> None:
+        """Count the requests of ``result``; ``good`` tells which of the answered ones meet the SLO."""
+        chosen = result.is_finished & result.measured
+        self.requests += int(np.count_nonzero(result.measured))
+        self.finished += int(np.count_nonzero(chosen))
+        self.good += int(np.count_nonzero(good))
+        self.prompt_tokens += int(result.prompt_tokens[chosen].sum())
+        self.output_tokens += int(result.output_tokens[chosen].sum())
+        self.hit_tokens += int(result.hit_tokens[chosen].sum())
+        if chosen.any():
+            first = int(result.arrival_ps[chosen].min())
+            self.first_arrival_ps = first if self.first_arrival_ps is None else min(first, self.first_arrival_ps)
+            self.last_finish_ps = max(self.last_finish_ps, int(result.finish_ps[chosen].max()))
+        for reason, count in result.rejections().items():
+            self.rejected[reason] = self.rejected.get(reason, 0) + count
+
+    @property
+    def duration_s(self) -> float:
+        """From the first measured send to the last measured finish."""
+        return 0.0 if self.first_arrival_ps is None else (self.last_finish_ps - self.first_arrival_ps) * _S_PER_PS
+
+
 def summarise(result: EngineResult, slo: Slo | None = None) -> Metrics:
     """Metrics of one run; ``slo`` decides the goodput."""
-    latency = request_latencies_s(result)
+    latency = _measured_latencies_s(result)
+    counts = _Counts()
+    counts.add(result, _meets(slo or Slo(), latency))
+    gaps = latency["gaps"]
+    has_gaps = gaps > 0
+    tpot = latency["tpot_s"][has_gaps]
+    distributions = {name: Distribution.of(latency[name]) for name in ("ttft_s", "e2e_s", "queue_s")}
+    distributions["tpot_s"] = Distribution.of(tpot)
+    distributions["itl_s"] = Distribution.of_weighted(tpot, gaps[has_gaps])
+    return _metrics(distributions, counts, result)
+
+
+def summarise_stream(results: Iterable[EngineResult], slo: Slo | None = None) -> Metrics:
+    """Metrics of a run in parts (``run_stream``) in bounded memory: quantiles within 0.1 %, all else exact."""
+    sketches = {name: LogHistogram() for name in ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")}
+    counts = _Counts()
+    last: EngineResult | None = None
+    for last in results:
+        latency = _measured_latencies_s(last)
+        counts.add(last, _meets(slo or Slo(), latency))
+        has_gaps = latency["gaps"] > 0
+        for name in ("ttft_s", "e2e_s", "queue_s"):
+            sketches[name].add(latency[name])
+        sketches["tpot_s"].add(latency["tpot_s"][has_gaps])
+        sketches["itl_s"].add(latency["tpot_s"][has_gaps], latency["gaps"][has_gaps])
+    if last is None:
+        raise InputError("the stream has no requests")
+    return _metrics({name: Distribution.of_sketch(sketch) for name, sketch in sketches.items()}, counts, last)
+
+
+def _measured_latencies_s(result: EngineResult) -> dict[str, F64]:
+    """Latencies of answered, measured requests, and the ``gaps`` between their tokens."""
     chosen = result.is_finished & result.measured
-    ttft, tpot, e2e, queue = (latency[name][chosen] for name in ("ttft_s", "tpot_s", "e2e_s", "queue_s"))
-    output = result.output_tokens[chosen]
-    has_gaps = output > 1
-    good = _meets(slo or Slo(), ttft, tpot, e2e)
-    duration_s = 0.0
-    if chosen.any():
-        duration_s = float(result.finish_ps[chosen].max() - result.arrival_ps[chosen].min()) * _S_PER_PS
+    latency = {name: values[chosen] for name, values in request_latencies_s(result).items()}
+    latency["gaps"] = np.maximum(result.output_tokens[chosen] - 1, 0).astype(np.float64)
+    return latency
+
+
+def _metrics(distributions: dict[str, Distribution], counts: _Counts, result: EngineResult) -> Metrics:
+    """Put together requests and the sums of the replicas, which ``result`` holds."""
+    duration_s = counts.duration_s
     per_s = 1.0 / duration_s if duration_s > 0 else np.nan
-    measured = int(np.count_nonzero(result.measured))
-    prompt_tokens = int(result.prompt_tokens[chosen].sum())
     replicas = result.replicas
     active_us = float(replicas.active_ps.sum()) * 1e-6
     span_ps = float(replicas.last_end_ps.sum()) * replicas.stages
     per_active = 1.0 / active_us if active_us > 0 else np.nan
     return Metrics(
-        ttft_s=Distribution.of(ttft),
-        tpot_s=Distribution.of(tpot[has_gaps]),
-        itl_s=Distribution.of_weighted(tpot[has_gaps], (output[has_gaps] - 1).astype(np.float64)),
-        e2e_s=Distribution.of(e2e),
-        queue_s=Distribution.of(queue),
-        requests=measured,
-        finished=len(ttft),
-        rejected=result.rejections(),
+        **distributions,
+        requests=counts.requests,
+        finished=counts.finished,
+        rejected=counts.rejected,
         duration_s=duration_s,
-        throughput_tokens_per_s=float(output.sum()) * per_s,
-        throughput_total_tokens_per_s=float(output.sum() + prompt_tokens) * per_s,
-        throughput_requests_per_s=len(ttft) * per_s,
-        goodput_requests_per_s=int(np.count_nonzero(good)) * per_s,
-        slo_attainment_frac=float(np.count_nonzero(good)) / measured if measured else np.nan,
+        throughput_tokens_per_s=counts.output_tokens * per_s,
+        throughput_total_tokens_per_s=(counts.output_tokens + counts.prompt_tokens) * per_s,
+        throughput_requests_per_s=counts.finished * per_s,
+        goodput_requests_per_s=counts.good * per_s,
+        slo_attainment_frac=counts.good / counts.requests if counts.requests else np.nan,
         utilisation_frac=float(replicas.busy_ps.sum()) / span_ps if span_ps > 0 else np.nan,
         kv_use_frac=float(replicas.used_block_us.sum()) * per_active / result.num_gpu_blocks,
         kv_peak_frac=float(replicas.peak_blocks.max()) / result.num_gpu_blocks,
         mean_batch_seqs=float(replicas.running_us.sum()) * per_active,
         steps=int(replicas.steps.sum()),
         preemptions=int(replicas.preemptions.sum()),
-        prefix_hit_frac=float(result.hit_tokens[chosen].sum()) / prompt_tokens if prompt_tokens else np.nan,
+        prefix_hit_frac=counts.hit_tokens / counts.prompt_tokens if counts.prompt_tokens else np.nan,
         breakdown=_breakdown(result),
     )
 
 
-def _meets(slo: Slo, ttft: F64, tpot: F64, e2e: F64) -> NDArray[np.bool_]:
+def _meets(slo: Slo, latency: dict[str, F64]) -> NDArray[np.bool_]:
     """Whether each request meets every limit; one token has no TPOT to miss."""
+    ttft, tpot, e2e = latency["ttft_s"], latency["tpot_s"], latency["e2e_s"]
     good = np.ones(len(ttft), dtype=np.bool_)
     if slo.ttft_s is not None:
         good &= ttft <= slo.ttft_s
