@@ -1,0 +1,161 @@
+"""A search judges every plan, loses none, and ranks by what a user would see."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster_specs.load import load_cluster
+from costmodel.analytic import AnalyticCosts
+from simulator.engine_profile import load_profile
+from simulator.errors import InputError
+from simulator.model.bundled import load_model
+from simulator.objective import parse_objective, parse_slo
+from simulator.plan import parse_plan
+from simulator.plan_space import enumerate_plans
+from simulator.search import Axes, search, smallest_cluster
+from simulator.serving import Overrides, Refusal, Serving
+from simulator.simulate import InfeasibleError, replay, simulate
+from simulator.workload.parse import parse_workload
+
+_TRACES = Path(__file__).parents[3] / "shared" / "groundtruth" / "traces"
+
+
+def _serving(model: str, cluster: str, **overrides: int | bool) -> Serving:
+    spec = load_cluster(cluster)
+    return Serving(
+        model=load_model(model),
+        cluster=spec,
+        profile=load_profile("vllm-0.33"),
+        costs=lambda clock_mhz: AnalyticCosts(spec, clock_mhz),
+        overrides=Overrides(**overrides),  # type: ignore[arg-type]
+    )
+
+
+def test_every_plan_is_ranked_or_refused_with_a_reason() -> None:
+    """Plans in = plans out: each enumerated layout is either simulated or refused, and refusals say why."""
+    serving = _serving("llama-3.1-70b", "h100-sxm-8")
+    found = search(serving, parse_workload("chat-synthetic", limit=100), parse_objective("e2e_s"))
+    names = {str(result.plan) for result in found.ranked} | {str(refusal.plan) for refusal in found.refused}
+    assert names == {str(candidate.plan) for candidate in enumerate_plans(serving.model, serving.cluster)}
+    assert all(refusal.reason for refusal in found.refused)
+    counts = found.to_json()["counts"]
+    assert counts["enumerated"] == counts["rejected"] + counts["pruned"] + counts["simulated"] == len(names)
+
+
+def test_best_plan_has_the_best_value() -> None:
+    """The first plan has the least mean latency of all simulated ones, or the most throughput when that is asked."""
+    serving = _serving("llama-3.1-8b", "l40s-4")
+    workload = parse_workload("synthetic:chat,rate=20,n=300,seed=1")
+    for text, pick in (("e2e_s.mean", min), ("throughput_tokens_per_s", max)):
+        found = search(serving, workload, parse_objective(text))
+        values = [
+            result.metrics["e2e_s"]["mean"] if pick is min else result.metrics["throughput_tokens_per_s"]
+            for result in found.ranked
+        ]
+        assert values[0] == pick(values)
+
+
+def test_number_of_threads_changes_nothing() -> None:
+    """The same search on one thread and on four gives the same JSON, to the last digit."""
+    workload = parse_workload("chat-synthetic", limit=60)
+    one, four = (
+        search(_serving("llama-3.1-8b", "h100-sxm-4"), workload, parse_objective("ttft_s.p99"), threads=threads)
+        for threads in (1, 4)
+    )
+    assert one.to_json() == four.to_json()
+
+
+def test_plans_that_break_a_limit_come_last_and_say_so() -> None:
+    """A limit between the fastest and the slowest plan parts the list; nothing is dropped."""
+    serving = _serving("llama-3.1-70b", "h100-sxm-8")
+    workload = parse_workload("chat-synthetic", limit=60)
+    free = search(serving, workload, parse_objective("e2e_s"))
+    bound = free.ranked[1].metrics["e2e_s"]["mean"]
+    found = search(serving, workload, parse_objective("e2e_s"), slo=parse_slo([f"e2e_s.mean<={bound!r}"]))
+    assert len(found.ranked) == 2
+    assert len(found.breaking) == len(free.ranked) - 2
+    assert found.to_json()["plans"][-1]["breaks"]
+
+
+def test_clock_and_formats_are_axes() -> None:
+    """Each format and clock multiplies the plans, and a lower clock never makes prefill faster."""
+    serving = _serving("llama-3.1-8b", "h100-sxm-1")
+    axes = Axes(weight_dtypes=(None, "fp8"), kv_dtypes=(None, "fp8"), clocks_mhz=(None, 990.0))
+    found = search(serving, parse_workload("chat-synthetic", limit=40), parse_objective("e2e_s"), axes=axes)
+    by_name = {str(result.plan): result.metrics["ttft_s"]["mean"] for result in found.ranked}
+    assert len(by_name) == 8
+    assert by_name["tp1"] < by_name["tp1-f990"]
+    assert by_name["tp1-w.fp8"] < by_name["tp1"]
+
+
+def test_a_plan_that_cannot_start_is_a_refusal_not_an_exception() -> None:
+    """Too little memory, heads that do not divide and formats the device lacks each give a reason with a value."""
+    workload = parse_workload("chat-synthetic", limit=10)
+    for model, cluster, plan, part in (
+        ("llama-3.1-70b", "h100-sxm-8", "dp8", "GiB"),
+        ("qwen2.5-7b", "h100-sxm-8", "tp8", "tp is 8"),
+        ("llama-3.1-8b", "a100-sxm-80gb-1", "tp1-w.fp8", "fp8"),
+        ("llama-3.1-8b", "h100-sxm-1", "tp2", "needs 2 devices"),
+        ("llama-3.1-8b", "h100-sxm-2", "ep2-tp2", "no experts"),
+    ):
+        start = _serving(model, cluster).start(parse_plan(plan), workload)
+        assert isinstance(start, Refusal)
+        assert part in start.reason
+
+
+def test_smallest_cluster_really_holds_the_model() -> None:
+    """The cluster an infeasible search recommends runs the plan it names."""
+    serving = _serving("llama-3.1-405b", "l40s-8")
+    workload = parse_workload("chat-synthetic", limit=10)
+    assert not search(serving, workload, parse_objective("e2e_s")).ranked
+    advice = smallest_cluster(serving, workload)
+    assert advice is not None
+    devices, plan = int(advice.split()[0]), parse_plan(advice.split()[-1])
+    assert plan.num_devices == devices
+    larger = _serving("llama-3.1-405b", f"l40s-{devices // 8}x8")
+    assert not isinstance(larger.start(plan, workload), Refusal)
+
+
+def test_library_call_matches_the_search() -> None:
+    """`simulate` from a notebook gives the metrics the search ranked."""
+    cluster, workload = load_cluster("h100-sxm-8"), parse_workload("chat-synthetic", limit=50)
+    alone = simulate(
+        parse_plan("dp2-tp4"), workload, cluster, AnalyticCosts(cluster), model=load_model("llama-3.1-70b")
+    )
+    serving = _serving("llama-3.1-70b", "h100-sxm-8")
+    found = search(serving, workload, parse_objective("e2e_s"), plans=[parse_plan("dp2-tp4")])
+    assert found.ranked[0].metrics["e2e_s"] == alone.metrics["e2e_s"]
+    with pytest.raises(InfeasibleError, match="dp8 cannot start"):
+        simulate(parse_plan("dp8"), workload, cluster, AnalyticCosts(cluster), model=load_model("llama-3.1-70b"))
+    with pytest.raises(InputError, match="clock_mhz"):
+        simulate(parse_plan("tp8-f900"), workload, cluster, AnalyticCosts(cluster), model=load_model("llama-3.1-70b"))
+
+
+def test_max_model_len_is_the_longest_request_in_whole_kilotokens() -> None:
+    """Without a flag the engine is started for the trace; with one, for the flag, within the model's context."""
+    workload = parse_workload("synthetic:isl=3000,osl=500,rate=1,n=5")
+    assert _serving("llama-3.1-8b", "h100-sxm-1").max_model_len(workload) == 4096
+    assert _serving("llama-3.1-8b", "h100-sxm-1", max_model_len=9000).max_model_len(workload) == 9000
+    with pytest.raises(InputError, match="131072"):
+        _serving("llama-3.1-8b", "h100-sxm-1", max_model_len=200_000).max_model_len(workload)
+
+
+@pytest.mark.parametrize("name", ["apex_llama_creation_05.jsonl", "azure_2023_conv.csv"])
+def test_real_trace_is_served_whole(name: str) -> None:
+    """Every request of a real trace finishes, and the tokens the engine produced are those the trace asked for."""
+    path = _TRACES / name
+    if not path.exists():
+        pytest.skip(f"{path} is not here: measured traces are not part of the repository")
+    serving = _serving("llama-3.1-70b", "h100-sxm-8")
+    workload = parse_workload(str(path))
+    start = serving.start(parse_plan("dp2-tp4"), workload)
+    assert not isinstance(start, Refusal)
+    result = replay(serving, start, workload)
+    run = result.run
+    assert result.metrics["finished"] == len(workload)
+    assert int(run.output_tokens.sum()) == int(workload.output_tokens.sum())
+    # One token of each answer comes out of its prefill, the others out of decode steps.
+    decoded = int(run.replicas.decode_tokens.sum())
+    assert decoded == int(np.maximum(workload.output_tokens - 1, 0).sum())
+    assert int(run.replicas.prefill_tokens.sum()) == int(workload.prompt_tokens.sum())
