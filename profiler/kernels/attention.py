@@ -9,6 +9,7 @@ attention matrix (flash decoding's GQA packing), which needs no mask and no repe
 import inspect
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final
 
@@ -145,18 +146,27 @@ def sequence_lengths(op: OpShape) -> tuple[list[int], list[int]]:
 def _varlen(op: OpShape, buffers: Buffers) -> Prepared:
     """One flash call over all sequences, paged where torch and its flash attention can."""
     if {"block_table", "seqused_k"} <= varlen_parameters():
-        paged = _varlen_call(op, buffers, is_paged=True)
+        paged = varlen_launch(op, buffers, is_paged=True)
         try:
             paged.launch(0)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:  # paged KV needs a newer flash attention than this GPU or build has
-            return _varlen_call(op, buffers, is_paged=False)
+            return varlen_launch(op, buffers, is_paged=False)
         return paged
-    return _varlen_call(op, buffers, is_paged=False)
+    return varlen_launch(op, buffers, is_paged=False)
 
 
-def _varlen_call(op: OpShape, buffers: Buffers, *, is_paged: bool) -> Prepared:
+@dataclass(frozen=True, slots=True)
+class VarlenCall(Prepared):
+    """A flash call with its operands: queries [tokens, heads, d], and keys with values in turn."""
+
+    queries: torch.Tensor
+    pairs: list[torch.Tensor]
+
+
+def varlen_launch(op: OpShape, buffers: Buffers, *, is_paged: bool) -> VarlenCall:
+    """Return one flash call, KV scattered over pages or lying in one piece; raises ``Unsupported``."""
     from torch.nn.attention.varlen import varlen_attn
 
     shape, known, device = op.shape, varlen_parameters(), buffers.device
@@ -187,7 +197,7 @@ def _varlen_call(op: OpShape, buffers: Buffers, *, is_paged: bool) -> Prepared:
         keys, values = pairs[i % copies]
         return varlen_attn(queries, keys, values, cu_q, cu_k, longest_q, longest_kv, **options)
 
-    return Prepared(launch, copies)
+    return VarlenCall(launch, copies, queries, pairs)
 
 
 def _offsets(lengths: list[int], device: torch.device) -> torch.Tensor:

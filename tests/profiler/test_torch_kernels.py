@@ -291,16 +291,3 @@ def test_operands_of_one_point_share_no_memory():
     start = second[0].data_ptr() - 4096
     buffers.begin(is_cold=True)
     assert buffers.rotating((8, 8), "bf16")[0].data_ptr() == start
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize(("prefill", "decode"), [((2, 130, 300), (0, 0, 0)), ((0, 0, 0), (5, 300, 700))])
-def test_varlen_attention_matches_the_reference(prefill, decode):
-    """On a GPU the one variable-length call computes what the float64 reference does, paged or not."""
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    buffers = Buffers(torch.device("cuda"), cold_bytes=1 << 20, seed=3)
-    op = attention_shape("bf16", (8, 2, 64), prefill=prefill, decode=decode)
-    out = prepare_attention(op, "torch.varlen_attn", buffers).launch(0)
-    assert out.shape[1:] == (8, 64)
-    assert bool(torch.isfinite(out).all())
