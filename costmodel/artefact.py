@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from costmodel.errors import CostModelError
 from costmodel.holdout import HeldOut
@@ -100,7 +101,9 @@ def load_artefact(path: Path) -> Artefact:
     if not path.is_file():
         raise CostModelError(f"{path}: no such file", hint="write one with `apex fit --out FILE`")
     try:
-        table = pq.read_table(path)
+        # Not read_table: that imports the dataset module, which takes longer than reading.
+        with pq.ParquetFile(path) as file:
+            table = file.read()
     except (pa.ArrowInvalid, OSError) as error:
         raise CostModelError(
             f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}", hint="fit again with `apex fit`"
@@ -166,14 +169,28 @@ def _table(knots: FamilyKnots) -> pa.Table:
     return pa.table([*columns, pa.array(knots.residual)], schema=_table_schema())
 
 
+def _values(column: pa.Array) -> NDArray[Any]:
+    """Share an Arrow array's numbers, nulls as NaN; Arrow's own conversions import pandas where it is installed."""
+    kind = np.int32 if pa.types.is_int32(column.type) else np.float64
+    if not len(column):
+        return np.zeros(0, dtype=kind)
+    validity, data = column.buffers()
+    own = slice(column.offset, column.offset + len(column))
+    values = np.frombuffer(data, dtype=kind)[own]
+    if not column.null_count:
+        return values
+    known = np.unpackbits(np.frombuffer(validity, dtype=np.uint8), bitorder="little")[own]
+    return np.where(known, values, np.nan)
+
+
 def _from_parts(table: pa.Table, body: dict[str, Any]) -> Artefact:
     columns = {name: table[name] for name in _table_schema().names}
     family = columns["family"].combine_chunks()
-    family_codes = family.indices.to_numpy()
+    family_codes = _values(family.indices)
     family_names = family.dictionary.to_pylist()
     label = columns["label"].combine_chunks()
-    label_codes, label_names = label.indices.to_numpy(), np.array(label.dictionary.to_pylist())
-    arrays = {name: columns[name].to_numpy() for name in columns if name not in {"family", "label"}}
+    label_codes, label_names = _values(label.indices), np.array(label.dictionary.to_pylist())
+    arrays = {name: _values(columns[name].combine_chunks()) for name in columns if name not in {"family", "label"}}
     families = {}
     for name, part in body["families"].items():
         own = slice(0, 0)

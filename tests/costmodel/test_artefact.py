@@ -1,6 +1,8 @@
 """The fitted model as a file: whole, readable by others, refused when it cannot be right."""
 
+import sys
 from pathlib import Path
+from subprocess import run
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -98,3 +100,17 @@ def test_a_folder_that_cannot_be_written_leaves_nothing_behind(artefact: Artefac
     with pytest.raises(CostModelError, match="cannot be written"):
         save_artefact(artefact, tmp_path / "missing" / "fit.parquet")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_loading_and_pricing_need_no_fitting_library(saved: Path) -> None:
+    """Neither scikit-learn nor pandas is imported on the way from a file to a price."""
+    code = (
+        "import sys, pathlib\n"
+        "from cluster_specs.load import load_cluster\n"
+        "from costmodel.ops import Gemm\n"
+        "from costmodel.predict import load_costs\n"
+        "load_costs(pathlib.Path(sys.argv[1]), load_cluster('h100-sxm-8')).predict(Gemm(m=7, n=1024, k=1024))\n"
+        "print(sorted({'pandas', 'sklearn', 'scipy', 'torch', 'numba', 'matplotlib'} & set(sys.modules)))\n"
+    )
+    done = run([sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
