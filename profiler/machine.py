@@ -91,10 +91,16 @@ class Machine:
         """Counters of what holds the device back."""
         return ThrottleCounters(self.gpu)
 
+    @property
+    def has_nvlink(self) -> bool:
+        """Whether NVLink is known to be active on this GPU."""
+        return bool(_asked(self.gpu, Gpu.active_nvlinks))
+
     def clocks(self) -> ClockControl:
         """Return the clock control, with a GEMM as the load under which clocks are read."""
         if self.gpu is None:
-            return open_clock_control(None, why=self.without_nvml)
+            why = f"the clock cannot be locked ({self.without_nvml}); measuring unlocked, rows carry clock_mhz = null"
+            return open_clock_control(None, why=why)
         return open_clock_control(self.gpu, _gemm_load(self.device))
 
     def sm_clock_mhz(self) -> float | None:

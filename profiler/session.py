@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, cast
 from profiler.adaptive import AdaptivePlan
 from profiler.backend import kernel_backends
 from profiler.bench import Bench
+from profiler.clocks import ClockControl
 from profiler.collective_bench import CollectiveBench
 from profiler.collective_rounds import measure_collectives
 from profiler.compute_rounds import ComputeRounds
@@ -36,6 +37,7 @@ from profiler.workload import Workload, place_collectives, place_workload, wante
 _COLLECTIVES_SHARE: Final = 0.35
 _COMPUTE_SHARE: Final = 0.95
 _ENERGY_EVERY: Final = 8
+_CLOCK_TOLERANCE_MHZ: Final = 20.0  # one step of 15 MHz and what reading back rounds away
 
 
 def profile(request: ProfileRequest, place: Place, talk: Callable[[str], None]) -> Outcome:
@@ -67,6 +69,7 @@ def profile(request: ProfileRequest, place: Place, talk: Callable[[str], None]) 
         if ledger is not None:
             ledger.record_run(provenance, ended=False)
         _measure(run, request, machine, bench, workload)
+        provenance["idle_power_w"] = _mean(provenance["idle_power_w"], _idle_power_w(request, machine))
         if ledger is not None:
             ledger.record_run(provenance, ended=True)
         outcome.wall_s = run.spent_s
@@ -120,7 +123,7 @@ def _agree_on_provenance(request: ProfileRequest, machine: Machine, ranks: Ranks
         world_size=ranks.place.world_size,
         nvml=machine.nvml,
         gpu=machine.gpu,
-        idle_power_w=EnergyMeter(machine.gpu).idle_power_w() if request.energy != "none" else None,
+        idle_power_w=_idle_power_w(request, machine),
         command=request.command or None,
     )
     rows = ranks.collect(mine)
@@ -153,8 +156,9 @@ def layouts_of(machine: Machine, place: Place) -> list[GroupLayout]:
     """Return the groups collectives are measured over: none for a single rank."""
     if place.world_size == 1:
         return []
-    has_nvlink = machine.gpu is not None and machine.gpu.active_nvlinks() > 0
-    levels = default_levels(place.world_size, place.ranks_per_node, device_kind=machine.kind, has_nvlink=has_nvlink)
+    levels = default_levels(
+        place.world_size, place.ranks_per_node, device_kind=machine.kind, has_nvlink=machine.has_nvlink
+    )
     return group_layouts(place.world_size, place.ranks_per_node, levels)
 
 
@@ -180,13 +184,7 @@ def _measure(run: Run, request: ProfileRequest, machine: Machine, bench: Bench, 
     )
     with machine.clocks() as control:
         for clock_mhz in request.clocks_mhz or (None,):
-            in_force: float | None = None
-            if clock_mhz is not None:
-                lock = control.lock(clock_mhz)
-                in_force = run.ranks.share(lock.clock_mhz)
-                if lock.note:
-                    run.talk(lock.note)
-                    run.outcome.notes.append(lock.note)
+            in_force = None if clock_mhz is None else _lock(run, control, clock_mhz)
             planner = _planner(request, [point.at(in_force) for point in workload.compute], run)
             rounds.fulfil(planner)
             run.outcome.is_fulfilled &= not run.is_over(_COMPUTE_SHARE)
@@ -196,6 +194,33 @@ def _measure(run: Run, request: ProfileRequest, machine: Machine, bench: Bench, 
                 break  # the rest of the sweep would measure the same unlocked clock again
     ratios = measure_drift(run, bench, rounds.timed, seed=request.seed)
     run.outcome.drift_frac, run.outcome.drift_points = drift_frac(ratios), len(ratios)
+
+
+def _lock(run: Run, control: ClockControl, clock_mhz: int) -> float | None:
+    """Lock every rank's clock; returns the one in force, None (and unlocked) where the ranks do not agree on one."""
+    lock = control.lock(clock_mhz)
+    locks = run.ranks.collect(lock.clock_mhz)
+    notes = [lock.note] if lock.note else []
+    agreed: float | None = locks[0]
+    if None in locks or max(locks) - min(locks) > _CLOCK_TOLERANCE_MHZ:
+        agreed = None
+        control.restore()
+        if len(locks) > 1:
+            notes.append(f"{clock_mhz} MHz asked, the ranks have {locks}: measured unlocked")
+    for note in notes:
+        run.talk(note)
+    run.outcome.notes += notes
+    return agreed
+
+
+def _idle_power_w(request: ProfileRequest, machine: Machine) -> float | None:
+    """Power of the idle device, where energy is asked for and can be measured."""
+    return EnergyMeter(machine.gpu).idle_power_w() if request.energy != "none" else None
+
+
+def _mean(before: float | None, after: float | None) -> float | None:
+    known = [value for value in (before, after) if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _measure_collectives(run: Run, request: ProfileRequest, machine: Machine, workload: Workload) -> None:
