@@ -76,6 +76,11 @@ def _head() -> str:
         "* *one octave beyond*: fitted without the largest octave of every shape, asked there.\n"
         "* *another shape*: GEMM at another (n, k); attention at other head counts; experts of another model;\n"
         "  collectives of another group size. The shape's own points are not used at all.\n\n"
+        "Where aims are missed: launch-bound GEMMs of neighbouring m, which should take equal time, differ by 1.3 %\n"
+        "in these tables, and that is what is missed there; compute-bound ones are missed by about 4 %, because\n"
+        "libraries change kernels between sizes in ways that tile and wave counts do not explain (decisions 20, 21).\n"
+        "Prefill shows the same between prompt lengths. Experts one octave beyond are priced a tenth too fast: most\n"
+        "of their curves end before arithmetic bounds them.\n\n"
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from profiles_db.terminal import DB_OPTION, JSON_OPTION
+from profiles_db.terminal import DB_OPTION, JSON_OPTION, opened
 
 
 @click.command()
@@ -31,9 +31,8 @@ def fit(
     from costmodel.artefact import save_artefact
     from costmodel.fit import choose_cluster, choose_device, fit_device
     from costmodel.report import fit_text, report_json
-    from profiles_db.store import open_store
 
-    store = open_store(db)
+    store = opened(db)
     chosen = choose_device(store, device)
     spec = choose_cluster(chosen, cluster)
     if constants:

@@ -1,7 +1,8 @@
 """Rows of one family as a fit wants them: usable ones of one engine version, with every other row counted.
 
 Where several frameworks measured the same thing, rows measured on the machine itself come first, then the wanted
-framework at the nearest version, then any other. Runs in ``apex fit`` only.
+framework at the nearest version, then any other. Of one point measured in several ways the one that serving resembles
+counts: launched from a graph; weights and KV cold, activations hot. Runs in ``apex fit`` only.
 """
 
 import re
@@ -13,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from profiles_db.repeats import key_ids
+from profiles_db.schema import FAMILIES
 from profiles_db.store import Store
 
 Columns = dict[str, NDArray[np.generic]]
@@ -63,6 +66,10 @@ def read_measurements(store: Store, family: str, device: str, framework: str | N
     if worse.any():
         dropped["another framework, version or origin was preferred"] = int(worse.sum())
     columns = {name: column[~worse] for name, column in columns.items()}
+    unlike = _unlike_serving(table.filter(pa.array(~worse)), family)
+    if unlike.any():
+        dropped["the same point was measured closer to serving (graph, cache state)"] = int(unlike.sum())
+    columns = {name: column[~unlike] for name, column in columns.items()}
     return Measurements(
         columns=columns,
         rows=total,
@@ -84,6 +91,19 @@ def _column(table: pa.Table, name: str) -> NDArray[np.generic]:
 def _counts(column: NDArray[np.generic]) -> dict[str, int]:
     names, counts = np.unique(column.astype(np.str_), return_counts=True)
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+def _unlike_serving(table: pa.Table, family: str) -> NDArray[np.bool_]:
+    """Rows of points that were also measured in a way closer to serving."""
+    same_point = [*FAMILIES[family].shape_columns, "device", "backend", "dtype", "clock_mhz", "framework"]
+    point = key_ids(table, same_point)
+    is_eager = np.asarray(table["launch"].to_pylist(), dtype=np.str_) != "graph"
+    wanted = "hot" if family == "elementwise" else "cold"
+    is_other = np.asarray(table["cache"].to_pylist(), dtype=np.str_) != wanted
+    rank = 2 * is_eager + is_other
+    best = np.full(int(point.max(initial=-1)) + 1, 4)
+    np.minimum.at(best, point, rank)
+    return np.asarray(rank > best[point])
 
 
 def _outranked(columns: Columns, family: str, framework: str | None) -> NDArray[np.bool_]:

@@ -156,3 +156,19 @@ def test_the_default_cluster_has_the_devices_links_at_every_level() -> None:
         choose_cluster(DEVICE, "b200-8")
     with pytest.raises(CostModelError, match="no bundled cluster"):
         choose_cluster("imagined", None)
+
+
+def test_of_one_point_the_measurement_closest_to_serving_counts(empty: Store, cluster: ClusterSpec) -> None:
+    """Cold and from a graph wins over hot and eager; a point with an eager row alone keeps it."""
+    rows = gemm_rows(cluster)
+    hot = [row | {"cache": "hot", "latency_s": 0.5 * row["latency_s"]} for row in rows]
+    eager = [row | {"launch": "eager", "latency_s": 9 * row["latency_s"]} for row in rows]
+    alone = eager[0] | {"m": 2048, "latency_s": 3e-5}
+    empty.append("gemm", [*rows, *hot, *eager, alone], "run-1")
+    artefact = fit_device(empty, DEVICE, cluster)
+    costs = FittedCosts(artefact, cluster)
+    assert costs.predict(Gemm(m=16, n=1024, k=1024)).latency_s == true_gemm_s(cluster, 16, 1024, 1024)
+    assert costs.predict(Gemm(m=2048, n=rows[0]["n"], k=rows[0]["k"])).latency_s == 3e-5
+    assert artefact.reports[0].dropped == {
+        "the same point was measured closer to serving (graph, cache state)": len(hot) + len(eager)
+    }
