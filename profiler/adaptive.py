@@ -81,10 +81,8 @@ class AdaptivePlan:
     def progress(self) -> str:
         """Points measured, series settled, and the error over all series."""
         settled = sum(series.is_settled(self._target, self._stall_ratio) for series in self._series)
-        return (
-            f"{self._total - self.remaining}/{self._total} points, {settled}/{len(self._series)} series settled, "
-            f"median held-out error {self.error:.1%}"
-        )
+        text = f"{self._total - self.remaining}/{self._total} points, {settled}/{len(self._series)} series settled"
+        return f"{text}, median held-out error {self.error:.1%}" if math.isfinite(self.error) else text
 
     @property
     def error(self) -> float:

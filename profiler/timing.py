@@ -106,10 +106,10 @@ class CpuStopwatch:
         self._calls = min(max(1, math.ceil(_BATCH_CPU_S / max(once_s, 1e-9))), _MAX_BATCH_CALLS)
 
     def _warm_up(self, policy: TimingPolicy) -> float:
-        """Run for ``warmup_s`` (at least twice) and return the fastest call seen."""
+        """Run for ``warmup_s``, at least twice unless one call fills the time cap; returns the fastest call seen."""
         started = time.perf_counter()
         fastest, runs = math.inf, 0
-        while runs < 2 or time.perf_counter() - started < policy.warmup_s:
+        while runs == 0 or (runs < 2 and fastest < policy.max_s) or time.perf_counter() - started < policy.warmup_s:
             fastest = min(fastest, self.sample_s())
             runs += 1
             if time.perf_counter() - started > policy.point_timeout_s:
