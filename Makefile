@@ -6,6 +6,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The tests measure this machine's CPU, so they need torch; any build will do.
 TORCH ?= torch==2.13.0
 SLICE ?= 9m
+# A GPU image brings its own torch: its python3 runs the campaign unless there is a .venv.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+CAMPAIGN ?= build/campaign
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo test check format bench docs gpu-campaign clean
@@ -35,6 +38,9 @@ docs: $(VENV)/.dev ## Rewrite the generated command reference
 format: $(VENV)/.dev ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+gpu-campaign: ## Measure what one GPU can add, one slice of SLICE=9m at a time into CAMPAIGN; repeat until complete
+	$(GPU_PYTHON) -m profiler.campaign --slice $(SLICE) --db $(CAMPAIGN)
 
 clean: ## Remove the virtual environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
