@@ -49,14 +49,14 @@ def main() -> None:
             wanted = ("--system", system, "--framework", "vllm", "--version", VERSION, "--db", str(db))
             subprocess.run([*APEX, "import", "aiconfigurator", *wanted], check=True, capture_output=True)
             path = Path(folder) / f"{device}.fit.parquet"
-            wall_s, peak_bytes = _timed([*APEX, "fit", "--db", str(db), "--device", device, "--out", str(path)])
+            wall_s, cpu_s, peak_bytes = _timed([*APEX, "fit", "--db", str(db), "--device", device, "--out", str(path)])
             load_s = min(_load_s(path) for _ in range(3))
             artefact = load_artefact(path)
             cluster = load_cluster(cluster_name)
             parts.append(f"## {cluster.device.title}: vLLM {VERSION}\n\n")
             parts.append(
-                f"Fit {wall_s:.1f} s, peak {peak_bytes / 1e9:.2f} GB, file {path.stat().st_size / 1e6:.1f} MB, "
-                f"loaded in {load_s:.2f} s of CPU time (process already running).\n\n"
+                f"Fit {wall_s:.1f} s ({cpu_s:.1f} s of CPU time), peak {peak_bytes / 1e9:.2f} GB, "
+                f"file {path.stat().st_size / 1e6:.1f} MB, loaded in {load_s:.2f} s of CPU time (process already running).\n\n"
             )
             parts.append(_pooled_table(artefact, cluster))
             parts.append(_label_table(artefact))
@@ -84,15 +84,16 @@ def _head() -> str:
     )
 
 
-def _timed(command: list[str]) -> tuple[float, float]:
-    """Wall seconds and peak bytes of a command."""
+def _timed(command: list[str]) -> tuple[float, float, float]:
+    """Wall seconds, CPU seconds and peak bytes of a command."""
     begin = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed")
-    return time.perf_counter() - begin, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return time.perf_counter() - begin, usage.ru_utime + usage.ru_stime, peak_bytes
 
 
 def _load_s(path: Path) -> float:
