@@ -54,7 +54,12 @@ class Campaign:
         return self._ends_s - time.monotonic()
 
     def run(self) -> bool:
-        """Work through the stages until the slice is over; returns whether all are finished."""
+        """Work through the stages until the slice is over; returns whether all are finished.
+
+        Raises ``ProfilerError`` before anything is written where the device is not there.
+        """
+        with self._machine() as machine:
+            click.echo(f"campaign on {machine.name}", err=True)
         stages: tuple[tuple[str, Callable[[], Any]], ...] = (
             ("tests", self._tests),
             ("self_test", self._self_test),
