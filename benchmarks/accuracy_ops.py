@@ -56,7 +56,8 @@ def main() -> None:
             parts.append(f"## {cluster.device.title}: vLLM {VERSION}\n\n")
             parts.append(
                 f"Fit {wall_s:.1f} s ({cpu_s:.1f} s of CPU time), peak {peak_bytes / 1e9:.2f} GB, "
-                f"file {path.stat().st_size / 1e6:.1f} MB, loaded in {load_s:.2f} s of CPU time (process already running).\n\n"
+                f"file {path.stat().st_size / 1e6:.1f} MB, "
+                f"loaded in {load_s:.2f} s of CPU time (process already running).\n\n"
             )
             parts.append(_pooled_table(artefact, cluster))
             parts.append(_label_table(artefact))
