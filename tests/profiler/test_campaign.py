@@ -1,0 +1,118 @@
+"""The campaign's pieces that need no GPU: its anchors, their comparison, its bad input."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("torch", reason="the campaign measures with torch")
+
+from profiler.bench import Bench
+from profiler.campaign.anchors import anchor_steps, compare_steps, write_manifest
+from profiler.campaign.spec import device_spec
+from profiler.kernels.step_backend import LABEL
+from profiler.kernels.step_ops import layer_ops, step_shape
+from profiler.machine import Machine
+from profiler.point import Point
+from profiler.ranks import Place
+from profiler.request import ProfileRequest
+from profiler.session import open_bench
+from profiler.timing import TimingPolicy
+from profiles_db.manifest import load_manifest
+from profiles_db.store import open_store
+
+DTYPES = ("bf16", "fp8", "w8a8")
+
+
+@pytest.fixture
+def bench(tmp_path):
+    with Machine.open("cpu", None, Place(), threads=1) as machine:
+        policy = TimingPolicy(warmup_s=0.0, min_s=0.0, max_s=0.01, min_samples=2)
+        yield open_bench(ProfileRequest(db=tmp_path, device="cpu", policy=policy), machine)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_anchor_manifest_holds_every_step_and_each_part_once(tmp_path, kind):
+    """The manifest asks for all steps and for the distinct kernels they are made of."""
+    steps = anchor_steps(kind, DTYPES)
+    write_manifest(steps, tmp_path / "anchors.json")
+    tables = load_manifest(tmp_path / "anchors.json").tables
+    parts = {part for step in steps for part in layer_ops(step)}
+    assert tables["step"].num_rows == len(steps) == len(set(steps))
+    assert sum(table.num_rows for name, table in tables.items() if name != "step") == len(parts)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layer_flop_are_those_of_its_weights(dtype):
+    """The GEMMs of a layer hold two FLOP per weight and token: 8B's layers have 218 M weights each."""
+    step = step_shape("llama-3.1-8b", dtype=dtype, tp=1, layers=1, decode=(3, 64))
+    weights = sum(op.shape["n"] * op.shape["k"] for op in layer_ops(step) if op.family == "gemm")
+    assert weights == 4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 14336
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_step_runs_all_its_kernels(bench, dtype):
+    """A tiny step of every format is measured as one point on the stack's own label."""
+    step = step_shape("llama-3.2-1b", dtype=dtype, tp=8, layers=1, decode=(1, 16))
+    (point,) = bench.place(step, device_name="cpu", cache="hot")
+    assert point.backend == LABEL
+    assert bench.measure(point)[0]["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("model", "tp", "words"),
+    [("nobody", 1, "no layer sizes of 'nobody'"), ("llama-3.1-8b", 7, "do not split over tp=7")],
+)
+def test_steps_that_cannot_be_built_say_why(bench, model, tp, words):
+    """An unknown model or a sharding that does not divide ends as unsupported with the reason."""
+    step = step_shape(model, dtype="bf16", tp=tp, layers=1, decode=(1, 16))
+    (row,) = bench.measure(bench.place(step, device_name="cpu", cache="cold")[0])
+    assert row["status"] == "unsupported"
+    assert words in row["note"]
+
+
+def test_the_sum_of_parts_is_compared_with_the_whole(bench, tmp_path):
+    """The sum of the part times over all layers is set against the time of the step, once every part is stored."""
+    assert isinstance(bench, Bench)
+    step = step_shape("llama-3.2-1b", dtype="bf16", tp=4, layers=2, decode=(1, 16))
+    store = open_store(tmp_path, bundled=None)
+
+    def write(op, backend, latency_s):
+        point = Point(op=op, device="cpu", backend=backend, launch="eager", cache="cold")
+        result = {"latency_s": latency_s, "samples": 1, "status": "ok", "origin": "measured"}
+        store.append(op.family, [point.columns | result], "run")
+
+    parts = layer_ops(step)
+    for part in set(parts):
+        write(part, bench.step_backend.kernel_of(part)[1], 1e-3)
+    assert compare_steps(store, "cpu", [step], bench.step_backend) == []
+    write(step, LABEL, 10e-3)
+    (found,) = compare_steps(store, "cpu", [step], bench.step_backend)
+    assert found.summed_s == pytest.approx(2 * len(parts) * 1e-3)
+    assert found.error == pytest.approx(2 * len(parts) * 1e-3 / 10e-3 - 1)
+
+
+def test_specs_are_read_without_pydantic():
+    """The fallback reader gives the same numbers as the checked one."""
+    code = (
+        "import sys; sys.modules['pydantic'] = None\n"
+        "from profiler.campaign.spec import device_spec as s\n"
+        "import json; d = s('h200-sxm'); print(json.dumps([d.peak_flop_per_s['bf16'], d.clock.reference_mhz]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    spec = device_spec("h200-sxm")
+    assert json.loads(done.stdout) == [spec.peak_flop_per_s["bf16"], spec.clock.reference_mhz]
+    assert device_spec("abacus") is None
+
+
+def test_a_campaign_without_a_gpu_is_one_message(tmp_path):
+    """Without a GPU the campaign ends with code 2, a hint, and nothing written."""
+    command = [sys.executable, "-m", "profiler.campaign", "--db", str(tmp_path / "db")]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "torch sees no GPU" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "db").exists()
