@@ -54,6 +54,7 @@ class HfConfig:
 
     def fault(self, key: str, must: str, *, hint: str = "") -> InputError:
         """Return an error about ``key``: what it is and what it must be."""
+        hint = hint or "compare with the model's published config.json"
         if key not in self._values:
             return InputError(f"{self.place}: key {key!r} is missing, must be {must}", hint=hint)
         return InputError(f"{self.place}: key {key!r} is {self._values[key]!r}, must be {must}", hint=hint)

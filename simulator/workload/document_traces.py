@@ -64,7 +64,10 @@ def read_document(path: Path, format_name: str, limit: int | None, text: TextLen
     with open_bytes(path) as file:
         raw = file.read()
     if not raw.strip():
-        raise InputError(f"{path}: the trace is empty, must hold at least one request")
+        raise InputError(
+            f"{path}: the trace is empty, must hold at least one request",
+            hint="try --trace chat-synthetic, the bundled trace",
+        )
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError) as error:

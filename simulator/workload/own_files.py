@@ -47,7 +47,10 @@ def read_jsonl_header(path: Path, first: Mapping[str, Any]) -> tuple[FileHeader,
                 except ValueError as error:
                     raise InputError(f"{path}:{number}: not a JSON object: {error}") from error
                 return header, record if isinstance(record, dict) else {}
-    raise InputError(f"{path}: the trace is empty, must hold at least one request")
+    raise InputError(
+        f"{path}: the trace is empty, must hold at least one request",
+        hint="try --trace chat-synthetic, the bundled trace",
+    )
 
 
 def _parsed_header(path: Path, header: Mapping[str, Any], *, lines: int) -> FileHeader:

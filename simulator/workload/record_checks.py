@@ -163,7 +163,10 @@ class RecordChecker:
         """Check what only the whole trace shows: that it holds a request, and that its rate is plausible."""
         if self.kept == 0:
             dropped = f" ({self.failed} failed requests dropped)" if self.failed else ""
-            raise InputError(f"{self.path}: the trace is empty, must hold at least one request{dropped}")
+            raise InputError(
+                f"{self.path}: the trace is empty, must hold at least one request{dropped}",
+                hint="try --trace chat-synthetic, the bundled trace",
+            )
         gap_s = self._implausible_gap_s()
         if gap_s is not None and not self.fmt.unit_is_certain:
             raise InputError(

@@ -73,7 +73,10 @@ def first_json_object(path: Path) -> dict[str, Any]:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 return _json_object(path, number, line)
-    raise InputError(f"{path}: the trace is empty, must hold at least one request")
+    raise InputError(
+        f"{path}: the trace is empty, must hold at least one request",
+        hint="try --trace chat-synthetic, the bundled trace",
+    )
 
 
 def _json_objects(path: Path, first: int, lines: Sequence[bytes]) -> list[dict[str, Any]]:
@@ -127,7 +130,10 @@ def csv_header(path: Path) -> list[str]:
     with open_bytes(path) as file:
         line = file.readline()
     if not line.strip():
-        raise InputError(f"{path}: the trace is empty, must hold a header line and at least one request")
+        raise InputError(
+            f"{path}: the trace is empty, must hold a header line and at least one request",
+            hint="try --trace chat-synthetic, the bundled trace",
+        )
     return [name.strip() for name in next(csv.reader([_decode(path, 1, line)]))]
 
 
