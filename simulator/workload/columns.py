@@ -71,8 +71,16 @@ def _as_array(values: Any) -> NDArray[np.int64] | NDArray[np.float64] | None:
             converted = values.cast(kind)
         except pa.ArrowInvalid:
             continue
-        return None if converted.null_count else np.asarray(converted.to_numpy())
+        return None if converted.null_count else _shared(converted)
     return None
+
+
+def _shared(values: Any) -> NDArray[Any]:
+    """Numbers of an Arrow column without nulls; Arrow's own conversion imports pandas where it is installed."""
+    import pyarrow as pa
+
+    whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    return np.from_dlpack(whole)
 
 
 def _is_number(values: Any, index: int) -> bool:
@@ -128,7 +136,7 @@ def calendar_ns(chunk: RawChunk, key: str) -> NDArray[np.int64]:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             continue
         if not parsed.null_count:
-            return np.asarray(parsed.cast(pa.int64()).to_numpy())
+            return _shared(parsed.cast(pa.int64()))
     for index, value in enumerate(objects(values)):
         if not _is_calendar_time(value):
             raise chunk.refuse(
