@@ -14,7 +14,7 @@ from simulator.workload.workload import ClosedLoop, PrefixBlocks, Workload
 
 PS_PER_S: Final = 1e12
 
-POLICIES: Final = {"vllm-v1": layout.VLLM_V1, "vllm-v0": layout.VLLM_V0, "orca": layout.ORCA}
+POLICIES: Final = {"vllm-v1": layout.VLLM_V1, "vllm-v0": layout.VLLM_V0, "sglang": layout.SGLANG, "orca": layout.ORCA}
 ROUTERS: Final = {
     "round_robin": layout.ROUND_ROBIN_ROUTER,
     "vllm": layout.VLLM_ROUTER,
@@ -92,11 +92,13 @@ def rules_header(tables: StepTables, limits: EngineLimits, workload: Workload, *
     header[layout.NUM_BLOCKS] = limits.num_gpu_blocks
     header[layout.IS_CHUNKED] = limits.enable_chunked_prefill and not is_orca
     header[layout.IS_CACHING] = limits.enable_prefix_caching and workload.prefix is not None
-    header[layout.IS_ASYNC] = limits.async_scheduling and limits.policy == "vllm-v1"
+    header[layout.IS_ASYNC] = limits.async_scheduling and limits.policy in {"vllm-v1", "sglang"}
     header[layout.GATES_FULL_SEQUENCE] = limits.reserve_full_isl
     header[layout.RESERVES_OUTPUT] = is_orca
     header[layout.RESERVES_PROMPT] = is_v0
     header[layout.ADMITS_AFTER_PREEMPTION] = is_v0
+    header[layout.SPARE_TOKENS] = 2 if limits.policy == "sglang" else 0
+    header[layout.PUBLISHES_LATE] = limits.policy == "sglang"
     header[layout.WATERMARK] = limits.watermark_blocks
     if not is_v0 or limits.enable_chunked_prefill:
         header[layout.LONG_PREFILL] = limits.long_prefill_token_threshold
@@ -116,6 +118,7 @@ def rules_header(tables: StepTables, limits: EngineLimits, workload: Workload, *
     header[layout.STAGES] = tables.stages
     header[layout.IN_FLIGHT] = tables.stages + int(header[layout.IS_ASYNC])
     header[layout.LAST_TICK] = NONE
+    header[layout.RANKS] = 1
     return header
 
 

@@ -84,7 +84,10 @@ TURN: Final = 41  # round robin
 LAST_TICK: Final = 42
 RESERVES_PROMPT: Final = 43  # blocks of the whole prompt are taken at admission
 ADMITS_AFTER_PREEMPTION: Final = 44
-HEADER_COLUMNS: Final = 45
+SPARE_TOKENS: Final = 45  # tokens of KV that must stay free beside the largest request
+PUBLISHES_LATE: Final = 46  # prefix units are found from the next decision on, not within the same one
+RANKS: Final = 47  # schedulers that step together
+HEADER_COLUMNS: Final = 48
 
 # --- request -------------------------------------------------------------------------------------------------------
 ARRIVAL: Final = 0  # ps, when the client sends it
@@ -114,7 +117,8 @@ FIRST_CHILD: Final = 23  # first request sent after this one, and the next one s
 NEXT_CHILD: Final = 24
 THINK: Final = 25  # ps between that finish and this arrival
 ASKED: Final = 26  # output tokens the client asked for; OUTPUT is at least one
-REQUEST_COLUMNS: Final = 27
+CHUNK_START: Final = 27  # tokens with KV before its last chunk
+REQUEST_COLUMNS: Final = 28
 
 # STATUS values
 UNSENT: Final = 0
@@ -225,7 +229,15 @@ USED_BLOCK_TIME: Final = 63  # block microseconds
 RUNNING_TIME: Final = 64  # sequence microseconds
 HISTOGRAM: Final = 65  # steps by number of sequences
 ACTIVE: Final = 66  # ps in which at least one step is under way
-REPLICA_COLUMNS: Final = 67
+NEW_TOKEN_RATIO: Final = 67  # sglang: share of the answers still to come that admission reserves, in 1e-9,
+RATIO_EPOCH: Final = 68  # at this epoch; it decays from there
+# what a rank has scheduled for the step its replica is about to take
+PLANNED_TOKENS: Final = 69
+PLANNED_PREFILLS: Final = 70
+PLANNED_PAIRS: Final = 71
+PLANNED_READS: Final = 72
+PLANNED_USED: Final = 73  # blocks in use before
+REPLICA_COLUMNS: Final = 74
 
 # --- iteration log -------------------------------------------------------------------------------------------------
 LOG_REPLICA: Final = 0

@@ -63,7 +63,7 @@ def _rejection(state: Cells, req: int) -> int:
     if kv + 1 > state[layout.MAX_MODEL_LEN]:
         return layout.REJECTED_CONTEXT
     size = state[layout.BLOCK_SIZE]
-    if (kv + size - 1) // size > state[layout.NUM_BLOCKS]:
+    if (kv + state[layout.SPARE_TOKENS] + size - 1) // size > state[layout.NUM_BLOCKS]:
         return layout.REJECTED_KV
     if state[layout.IS_CHUNKED] == 0 and kv > state[layout.MAX_TOKENS]:
         return layout.REJECTED_BUDGET

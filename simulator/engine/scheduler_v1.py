@@ -65,8 +65,9 @@ def _fits_in_any_order(state: Cells, rep: int, grp: int) -> bool:
 def prefill_chunk(state: Cells, rep: int, req: int, chunk: int) -> tuple[int, int]:
     """Schedule the next ``chunk`` tokens of a request whose blocks are there: (pairs, KV reads)."""
     done = state[req + layout.COMPUTED]
+    state[req + layout.CHUNK_START] = done
     state[req + layout.COMPUTED] = done + chunk
-    if state[layout.IS_CACHING] == 1:
+    if state[layout.IS_CACHING] == 1 and state[layout.PUBLISHES_LATE] == 0:
         publish(state, rep, req, done, done + chunk)
     return chunk * done + chunk * (chunk + 1) // 2, done + chunk
 

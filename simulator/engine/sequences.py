@@ -261,8 +261,8 @@ def release_due(state: Cells, rep: int) -> None:
 
 
 @kernel
-def preempt(state: Cells, rep: int, req: int) -> None:
-    """Take all blocks from a running request; it starts over at the front of the waiting queue.
+def _take_all_blocks(state: Cells, rep: int, req: int) -> bool:
+    """Take slot and blocks from a running request; True if it has to start over.
 
     One whose last token is already under way only gives up slot and blocks: it finishes all the same.
     """
@@ -279,7 +279,21 @@ def preempt(state: Cells, rep: int, req: int) -> None:
     state[req + layout.PREEMPTIONS] += 1
     if status == layout.RELEASING:
         _forget_release(state, rep, req)
-        return
+        return False
     state[req + layout.COMPUTED] = 0
     state[req + layout.TARGET] = state[req + layout.PROMPT] + state[req + layout.GENERATED]
-    _enqueue_front(state, rep, req)
+    return True
+
+
+@kernel
+def preempt(state: Cells, rep: int, req: int) -> None:
+    """Take all blocks from a running request; it starts over at the front of the waiting queue."""
+    if _take_all_blocks(state, rep, req):
+        _enqueue_front(state, rep, req)
+
+
+@kernel
+def retract(state: Cells, rep: int, req: int) -> None:
+    """Take all blocks from a running request; it starts over at the end of the waiting queue."""
+    if _take_all_blocks(state, rep, req):
+        enqueue(state, rep, req)

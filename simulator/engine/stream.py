@@ -13,9 +13,11 @@ import numpy as np
 
 from simulator.engine import layout
 from simulator.engine.arena import cost_arena, ps, request_rows, rules_header, state_arena
+from simulator.engine.checks import check_input
 from simulator.engine.layout import I64, NONE
+from simulator.engine.policies import engine_for
 from simulator.engine.result import EngineResult, result_from_rows
-from simulator.engine.run import check_input, engine_for, run_engine
+from simulator.engine.run import run_engine
 from simulator.errors import InputError
 from simulator.limits import EngineLimits, RouterName
 from simulator.step_tables import StepTables

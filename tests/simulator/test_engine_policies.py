@@ -182,3 +182,51 @@ def test_requests_prefilled_together_leave_a_pipeline_half_empty() -> None:
     assert (result.finish_ps / 1e12).tolist() == [8.0, 8.0]
     assert result.replicas.busy_ps.tolist() == [8 * 10**12]
     assert result.replicas.last_end_ps.tolist() == [8 * 10**12]
+
+
+SGLANG = replace(LIMITS, policy="sglang", block_size=1, num_gpu_blocks=1000)
+
+
+def test_sglang_prefills_first_and_decodes_wait() -> None:
+    """A prompt of 230 tokens takes three steps in a row; the request that was decoding gets no token meanwhile."""
+    result = serve([(0.0, 40, 3), (0.5, 230, 2)], SGLANG)
+    assert steps(result) == [
+        (0.0, 40, 1, 0),
+        (1.0, 100, 1, 0),
+        (2.0, 100, 1, 0),
+        (3.0, 30, 1, 0),
+        (4.0, 0, 0, 2),
+        (5.0, 0, 0, 1),
+    ]
+
+
+def test_sglang_fills_the_chunk_behind_the_prompt_that_is_partly_computed() -> None:
+    """The second step computes the last 30 tokens of the long prompt and the 40 of the next."""
+    assert steps(serve([(0.0, 130, 1), (0.0, 40, 1)], SGLANG)) == [(0.0, 100, 1, 0), (1.0, 70, 2, 0)]
+
+
+def test_sglang_reserves_a_share_of_the_answers_to_come() -> None:
+    """With 300 tokens of KV, a request asking for 100 + 90 blocks the queue behind it until another one leaves."""
+    limits = replace(SGLANG, num_gpu_blocks=300)
+    result = serve([(0.0, 60, 60), (0.5, 100, 90), (0.6, 10, 5)], limits)
+    # Free when the second asks: 300 - 60 = 240, reserved 0.7 x 59 = 41; 190 < 199, so it is admitted.
+    assert result.scheduled_ps.tolist()[1] == 10**12
+    tight = serve([(0.0, 60, 60), (0.5, 100, 99), (0.6, 10, 5)], limits)
+    # 199 is not fewer than 199: it waits for the first to leave, and the small one waits behind it.
+    assert (tight.scheduled_ps[1:] >= tight.finish_ps[0]).all()
+
+
+def test_sglang_retracts_the_request_with_the_fewest_tokens_to_the_end_of_the_queue() -> None:
+    """Where the estimate was too low, the youngest answer starts over; all finish, none is lost."""
+    limits = replace(SGLANG, num_gpu_blocks=120)
+    result = serve([(0.0, 10, 90), (40.5, 2, 25), (44.5, 2, 25)], limits)
+    assert result.preemptions.tolist() == [0, 0, 1]
+    assert result.is_finished.all()
+
+
+def test_sglang_finds_a_prompt_from_the_next_decision_on() -> None:
+    """Two identical prompts admitted together both compute; a third one later finds all but its last token's unit."""
+    limits = replace(SGLANG, enable_prefix_caching=True)
+    prefix = PrefixBlocks(block_tokens=10, offsets=np.array([0, 4, 8, 12]), ids=np.array([1, 2, 3, 4] * 3))
+    result = serve([(0.0, 45, 1), (0.0, 45, 1), (5.0, 45, 1)], limits, prefix=prefix)
+    assert result.hit_tokens.tolist() == [0, 0, 40]

@@ -501,31 +501,46 @@ def test_random_cases_reach_the_rare_rules() -> None:
 def test_leaping_equals_stepping_event_by_event() -> None:
     """On 1,000 random workloads a leap leaves the same log, times and sums as single steps, bit for bit."""
     for seed in range(1000):
+        check_leaps(*random_case(seed))
+
+
+@pytest.mark.parametrize("policy", ["vllm-v0", "sglang", "orca"])
+def test_other_policies_leap_as_they_step(policy: PolicyName) -> None:
+    """The same on 100 workloads each for the policies with prompts first or reserved blocks."""
+    for seed in range(100):
         tables, limits, workload = random_case(seed)
-        leaping = run_replicas(tables, limits, workload, log=True)
-        quiet = run_replicas(tables, limits, workload)
-        stepping = run_replicas(tables, limits, workload, leap=False, log=True)
-        assert leaping.log is not None
-        assert stepping.log is not None
-        # The queue length alone may lag within a leap.
-        assert (leaping.log[:, : layout.LOG_WAITING] == stepping.log[:, : layout.LOG_WAITING]).all(), seed
-        for name in (
-            "arrival_ps",
-            "scheduled_ps",
-            "first_token_ps",
-            "finish_ps",
-            "status",
-            "preemptions",
-            "hit_tokens",
-        ):
-            assert (getattr(quiet, name) == getattr(stepping, name)).all(), (seed, name)
-        for name in (
-            "steps",
-            "busy_ps",
-            "attention_ps",
-            "host_ps",
-            "decode_kv_reads",
-            "peak_blocks",
-            "batch_histogram",
-        ):
-            assert (getattr(quiet.replicas, name) == getattr(stepping.replicas, name)).all(), (seed, name)
+        is_chunked = limits.enable_chunked_prefill or policy == "sglang"
+        has_cache = limits.enable_prefix_caching and policy == "sglang"
+        own = replace(limits, policy=policy, enable_prefix_caching=has_cache, enable_chunked_prefill=is_chunked)
+        check_leaps(tables, own, workload)
+
+
+def check_leaps(tables: StepTables, limits: EngineLimits, workload: Workload) -> None:
+    """Assert that a run with leaps equals a run without."""
+    leaping = run_replicas(tables, limits, workload, log=True)
+    quiet = run_replicas(tables, limits, workload)
+    stepping = run_replicas(tables, limits, workload, leap=False, log=True)
+    assert leaping.log is not None
+    assert stepping.log is not None
+    # The queue length alone may lag within a leap.
+    assert (leaping.log[:, : layout.LOG_WAITING] == stepping.log[:, : layout.LOG_WAITING]).all()
+    for name in (
+        "arrival_ps",
+        "scheduled_ps",
+        "first_token_ps",
+        "finish_ps",
+        "status",
+        "preemptions",
+        "hit_tokens",
+    ):
+        assert (getattr(quiet, name) == getattr(stepping, name)).all(), name
+    for name in (
+        "steps",
+        "busy_ps",
+        "attention_ps",
+        "host_ps",
+        "decode_kv_reads",
+        "peak_blocks",
+        "batch_histogram",
+    ):
+        assert (getattr(quiet.replicas, name) == getattr(stepping.replicas, name)).all(), name

@@ -19,7 +19,7 @@ def runs(draw: st.DrawFn) -> tuple[EngineLimits, Workload, EngineResult]:
     prompt = draw(st.lists(st.integers(1, 90), min_size=n, max_size=n))
     output = draw(st.lists(st.integers(0, 40), min_size=n, max_size=n))
     gaps = draw(st.lists(st.integers(0, 60_000), min_size=n, max_size=n))
-    policy = draw(st.sampled_from(["vllm-v1", "vllm-v1", "vllm-v0", "orca"]))
+    policy = draw(st.sampled_from(["vllm-v1", "vllm-v1", "vllm-v0", "orca", "sglang"]))
     stages = draw(st.sampled_from([1, 1, 2, 3])) if policy == "vllm-v1" else 1
     limits = EngineLimits(
         policy=policy,
@@ -28,7 +28,7 @@ def runs(draw: st.DrawFn) -> tuple[EngineLimits, Workload, EngineResult]:
         max_model_len=draw(st.sampled_from([90, 200])),
         block_size=draw(st.sampled_from([1, 8, 16])),
         num_gpu_blocks=draw(st.integers(8, 60)),
-        enable_chunked_prefill=draw(st.booleans()),
+        enable_chunked_prefill=policy == "sglang" or draw(st.booleans()),
         async_scheduling=draw(st.booleans()),
         reserve_full_isl=draw(st.booleans()),
         long_prefill_token_threshold=draw(st.sampled_from([0, 12])),

@@ -1,0 +1,156 @@
+"""The compiled engine of each policy: the event loop, one scheduling pass, one launch, over and over.
+
+Each is compiled when first used and kept on disk. The entry closes over a hash of all engine sources, so that a change
+to any of them is a cache miss (``jit``).
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Final
+
+from simulator.engine import layout
+from simulator.engine.jit import cached_entry, source_fingerprint
+from simulator.engine.layout import I64, Cells
+from simulator.engine.leap import finish_pass
+from simulator.engine.lockstep import finish_lockstep_pass, preemptions, step_together
+from simulator.engine.loop import DONE, run_to_next_pass
+from simulator.engine.pipeline import finish_pipeline_pass, launch_stages, next_group
+from simulator.engine.prefix_cache import used_blocks
+from simulator.engine.scheduler_sglang import schedule_sglang
+from simulator.engine.scheduler_v0 import schedule_v0
+from simulator.engine.scheduler_v1 import schedule_v1
+from simulator.engine.step import launch
+from simulator.limits import EngineLimits
+from simulator.step_tables import StepTables
+
+STUCK: Final = -2
+
+Engine = Callable[[I64, I64], int]
+
+
+def engine_for(tables: StepTables, limits: EngineLimits, attention_dp: int = 1) -> Engine:
+    """Pick the engine of a policy and a layout; returns DONE, or STUCK which is a defect."""
+    if attention_dp > 1:
+        return _v1_lockstep()
+    if tables.stages > 1:
+        return _v1_pipeline()
+    if limits.policy == "sglang":
+        return _sglang()
+    # With chunked prefill V0 walks like V1, and so does Orca.
+    return _v0() if limits.policy == "vllm-v0" and not limits.enable_chunked_prefill else _v1()
+
+
+@cache
+def _v1() -> Engine:
+    """V1, V0 with chunked prefill, and Orca, on one stage."""
+    fingerprint = source_fingerprint()
+
+    @cached_entry
+    def run_v1(state: Cells, costs: Cells) -> int:
+        rep = len(fingerprint)
+        while True:
+            rep = run_to_next_pass(state, costs)
+            if rep == DONE:
+                return DONE
+            grp = state[rep + layout.GROUPS]
+            used = used_blocks(state, rep)
+            tokens, prefills, pairs, reads = schedule_v1(state, rep, grp)
+            has_work = state[grp + layout.DECODERS] + prefills > 0
+            if has_work:
+                launch(state, costs, rep, grp, tokens, prefills, pairs, reads, True, used)
+            if not finish_pass(state, costs, rep, has_work):
+                return STUCK
+
+    return run_v1
+
+
+@cache
+def _v0() -> Engine:
+    """V0 with whole prompts in steps of their own."""
+    fingerprint = source_fingerprint()
+
+    @cached_entry
+    def run_v0(state: Cells, costs: Cells) -> int:
+        rep = len(fingerprint)
+        while True:
+            rep = run_to_next_pass(state, costs)
+            if rep == DONE:
+                return DONE
+            grp = state[rep + layout.GROUPS]
+            used = used_blocks(state, rep)
+            tokens, prefills, pairs, reads = schedule_v0(state, rep, grp)
+            has_work = state[grp + layout.DECODERS] + prefills > 0
+            if has_work:
+                launch(state, costs, rep, grp, tokens, prefills, pairs, reads, prefills == 0, used)
+            if not finish_pass(state, costs, rep, has_work):
+                return STUCK
+
+    return run_v0
+
+
+@cache
+def _sglang() -> Engine:
+    """SGLang."""
+    fingerprint = source_fingerprint()
+
+    @cached_entry
+    def run_sglang(state: Cells, costs: Cells) -> int:
+        rep = len(fingerprint)
+        while True:
+            rep = run_to_next_pass(state, costs)
+            if rep == DONE:
+                return DONE
+            grp = state[rep + layout.GROUPS]
+            used = used_blocks(state, rep)
+            tokens, prefills, pairs, reads, has_decodes = schedule_sglang(state, rep, grp)
+            has_work = has_decodes or prefills > 0
+            if has_work:
+                launch(state, costs, rep, grp, tokens, prefills, pairs, reads, has_decodes, used)
+            if not finish_pass(state, costs, rep, has_work):
+                return STUCK
+
+    return run_sglang
+
+
+@cache
+def _v1_pipeline() -> Engine:
+    """V1 on several pipeline stages."""
+    fingerprint = source_fingerprint()
+
+    @cached_entry
+    def run_v1_pipeline(state: Cells, costs: Cells) -> int:
+        rep = len(fingerprint)
+        while True:
+            rep = run_to_next_pass(state, costs)
+            if rep == DONE:
+                return DONE
+            grp = next_group(state, rep)
+            used = used_blocks(state, rep)
+            tokens, prefills, pairs, reads = schedule_v1(state, rep, grp)
+            has_work = state[grp + layout.DECODERS] + prefills > 0
+            if has_work:
+                launch_stages(state, costs, rep, grp, tokens, prefills, pairs, reads, used)
+            if not finish_pipeline_pass(state, rep, has_work):
+                return STUCK
+
+    return run_v1_pipeline
+
+
+@cache
+def _v1_lockstep() -> Engine:
+    """V1 on attention-data-parallel ranks that step together."""
+    fingerprint = source_fingerprint()
+
+    @cached_entry
+    def run_v1_lockstep(state: Cells, costs: Cells) -> int:
+        rep = len(fingerprint)
+        while True:
+            rep = run_to_next_pass(state, costs)
+            if rep == DONE:
+                return DONE
+            before = preemptions(state, rep)
+            has_work = step_together(state, costs, rep)
+            if not finish_lockstep_pass(state, rep, has_work, preemptions(state, rep) > before):
+                return STUCK
+
+    return run_v1_lockstep
