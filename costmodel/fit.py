@@ -20,7 +20,7 @@ from costmodel.build_knots import MeasuredRows, build_knots
 from costmodel.errors import CostModelError
 from costmodel.fit_derived import with_derived
 from costmodel.fit_power import fit_power
-from costmodel.forms import attention, collective, elementwise, gemm, moe
+from costmodel.forms import attention_rows, collective, elementwise, gemm, moe
 from costmodel.holdout import HeldOut, held_out_errors, summarise, with_intervals
 from costmodel.knots import FamilyKnots
 from costmodel.measurements import Columns, Measurements, read_measurements
@@ -31,7 +31,7 @@ RowsOf = Callable[[Mapping[str, NDArray[np.generic]], ClusterSpec], MeasuredRows
 
 _ROWS_OF: Final[Mapping[str, RowsOf]] = {
     "gemm": gemm.rows_of,
-    "attention": attention.rows_of,
+    "attention": attention_rows.rows_of,
     "moe": moe.rows_of,
     "elementwise": elementwise.rows_of,
     "collective": collective.rows_of,
@@ -152,7 +152,7 @@ def _fit_family(
 
 def _usable(family: str, columns: Columns, cluster: ClusterSpec) -> NDArray[np.bool_]:
     if family == "attention":
-        return attention.usable(columns)
+        return attention_rows.usable(columns)
     if family == "collective":
         return collective.usable(columns, cluster)
     return np.ones(len(columns["latency_s"]), dtype=bool)

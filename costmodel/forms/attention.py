@@ -6,16 +6,13 @@ total, but no less than its longest sequence alone. A mixed call pays its launch
 each kind is corrected by their median ratio to this.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_specs.cluster import ClusterSpec
-from costmodel.build_knots import MeasuredRows
 from costmodel.domain import OutOfDomain
-from costmodel.forms.columns import joined, measured_rows, numbers, texts
+from costmodel.forms.attention_rows import op_of
 from costmodel.forms.form import Form, by_group
 from costmodel.knots import FamilyKnots
 from costmodel.lending import grid_residual
@@ -26,74 +23,8 @@ from costmodel.surfaces import Surface, SurfaceGrid
 
 Array = NDArray[np.float64]
 
-FEATURES = ("num_heads", "num_kv_heads", "head_dim", "v_head_dim", "window")
 # Beyond the measured grid; further out the last slope goes on.
 _OCTAVES_BEYOND = 5
-
-
-def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) -> MeasuredRows:
-    """Turn attention rows into knots' input; ``usable`` says which rows have a place."""
-    keep = usable(columns)
-    columns = {name: column[keep] for name, column in columns.items()}
-    phase, variant = texts(columns, "phase"), texts(columns, "variant")
-    dtype, kv_dtype = texts(columns, "dtype"), texts(columns, "kv_dtype")
-    is_prefill = phase == "prefill"
-    x = np.where(is_prefill, numbers(columns, "num_prefill"), numbers(columns, "num_decode"))
-    y = np.where(is_prefill, numbers(columns, "prefill_q"), numbers(columns, "decode_kv"))
-    shape = np.column_stack([numbers(columns, name) for name in FEATURES])
-    label = joined(phase, variant, dtype, kv_dtype)
-    flop_s, bytes_s = np.empty_like(x), np.empty_like(x)
-    keys = np.column_stack([shape, np.unique(label, return_inverse=True)[1]])
-    _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    for index, row in enumerate(first.tolist()):
-        own = which.ravel() == index
-        op = _op(str(label[row]), tuple(shape[row].tolist()), x[own], y[own])
-        flop_s[own], bytes_s[own] = work_sides(op, cluster)
-    constants = cluster.device.analytic
-    compute = constants.attention_efficiency.value
-    memory = {
-        "prefill": constants.memory_efficiency.value,
-        "decode": constants.decode_attention_efficiency.value,
-    }
-    efficiency = {name: (compute, memory[name.partition("|")[0]]) for name in np.unique(label).tolist()}
-    return measured_rows(
-        "attention",
-        FEATURES,
-        columns,
-        label=label,
-        shape=shape,
-        x=x,
-        y=y,
-        sides=(flop_s, bytes_s),
-        efficiency=efficiency,
-    )
-
-
-def usable(columns: Mapping[str, NDArray[np.generic]]) -> NDArray[np.bool_]:
-    """Whole prompts and one-token decodes of equal lengths; chunks, mixed calls and skew are derived from those."""
-    phase = texts(columns, "phase")
-    whole = (phase == "prefill") & (columns["prefill_q"] == columns["prefill_kv"])
-    plain = (columns["decode_q"] == 1) & (columns["decode_kv"] == columns["decode_kv_max"])
-    return np.asarray(whole | ((phase == "decode") & plain))
-
-
-def _op(label: str, shape: tuple[float, ...], x: Array, y: Array) -> Attention:
-    """Return whole prompts or one-token decodes: ``x`` sequences of length ``y``."""
-    phase, variant, dtype, kv_dtype = label.partition("@")[0].split("|")
-    num_heads, num_kv_heads, head_dim, v_head_dim, window = (int(value) for value in shape)
-    op = Attention(
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
-        v_head_dim=v_head_dim,
-        window=window,
-        variant=variant,
-        dtype=dtype,
-        kv_dtype=kv_dtype,
-    )
-    if phase == "prefill":
-        return replace(op, num_prefill=x, prefill_q=y, prefill_kv=y)
-    return replace(op, num_decode=x, decode_kv=y, decode_kv_max=y)
 
 
 class AttentionForm(Form):
@@ -234,7 +165,8 @@ class AttentionForm(Form):
         )
 
     def _surface(self, phase: str, op: Attention) -> tuple[Surface, str] | None:
-        shape = (op.num_heads, op.num_kv_heads, op.head_dim, op.v_head_dim, op.window)
+        heads = int(np.asarray(op.num_heads)), int(np.asarray(op.num_kv_heads))
+        shape = (*heads, op.head_dim, op.v_head_dim, op.window)
         key = (phase, op.variant, op.dtype, op.kv_dtype, *shape)
         if key not in self._surfaces:
             self._surfaces[key] = self._prepare(phase, op)
@@ -262,7 +194,7 @@ class AttentionForm(Form):
         outside = np.maximum(
             octaves_outside(x, knot_x[0], knot_x[-1])[:, None], octaves_outside(y, knot_y[0], knot_y[-1])[None, :]
         )
-        grid_op = _op(wanted, shape, x[:, None], y[None, :])
+        grid_op = op_of(wanted, shape, x[:, None], y[None, :])
         residual = grid_residual(knots, lent, np.log(x), np.log(y))
         priced = self.pricing.price(
             grid_op, fit, residual, measured_s=measured_s, octaves_outside=outside, is_lent=is_lent

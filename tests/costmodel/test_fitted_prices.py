@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
@@ -246,3 +248,51 @@ def test_no_file_means_the_analytic_model(cluster: ClusterSpec) -> None:
     costs = load_costs(None, cluster, 1410.0)
     assert isinstance(costs, AnalyticCosts)
     assert costs.clock_mhz == 1410.0
+
+
+@given(
+    tokens=st.lists(st.integers(0, 200_000), min_size=1, max_size=5),
+    heads=st.tuples(st.integers(1, 16), st.integers(1, 12)),
+    lengths=st.tuples(st.integers(0, 5000), st.integers(0, 100_000)),
+    window=st.sampled_from([0, 128, 4096]),
+    clock_mhz=st.sampled_from([None, 700.0, 1980.0]),
+)
+def test_any_call_has_a_finite_price_inside_its_interval(
+    artefact: Artefact,
+    cluster: ClusterSpec,
+    tokens: list[int],
+    heads: tuple[int, int],
+    lengths: tuple[int, int],
+    window: int,
+    clock_mhz: float | None,
+) -> None:
+    """Whatever the sizes: finite, never negative, low <= latency <= high, one label per point."""
+    costs = FittedCosts(artefact, cluster, clock_mhz)
+    size = np.array(tokens)
+    q, prefix = lengths
+    attention = Attention(
+        num_heads=heads[0] * heads[1],
+        num_kv_heads=heads[0],
+        head_dim=128,
+        v_head_dim=128,
+        window=window,
+        num_prefill=size % 4,
+        prefill_q=q,
+        prefill_kv=q + prefix,
+        num_decode=size,
+        decode_q=1 + size % 3,
+        decode_kv=prefix + 3,
+        decode_kv_max=2 * prefix + 3,
+    )
+    for op in (
+        attention,
+        Gemm(m=size, n=64 * heads[0], k=64 * heads[1]),
+        Moe(num_tokens=size, hidden=1024, inter=512, num_experts=16 * heads[0], topk=heads[1], ep=1),
+        Collective(kind="all_reduce", message_bytes=size * 4096, ranks=1 + heads[0] % 16),
+    ):
+        found = costs.predict(op)
+        assert np.all(np.isfinite(found.latency_s) & np.isfinite(found.energy_j))
+        assert np.all(found.latency_s >= 0)
+        assert np.all(found.low_s <= found.latency_s * (1 + 1e-12))
+        assert np.all(found.high_s >= found.latency_s * (1 - 1e-12))
+        assert found.source.shape == found.latency_s.shape == size.shape

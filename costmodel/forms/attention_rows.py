@@ -1,0 +1,86 @@
+"""Attention rows as input of a fit: whole prompts and equal decodes over (sequences, length).
+
+Chunks behind a prefix, mixed calls and unequal lengths have no place here: they are derived (`attention`) and corrected
+(`fit_derived`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_specs.cluster import ClusterSpec
+from costmodel.build_knots import MeasuredRows
+from costmodel.forms.columns import joined, measured_rows, numbers, texts
+from costmodel.ops import Attention
+from costmodel.pricing import work_sides
+
+Array = NDArray[np.float64]
+
+FEATURES = ("num_heads", "num_kv_heads", "head_dim", "v_head_dim", "window")
+
+
+def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) -> MeasuredRows:
+    """Turn attention rows into knots' input; ``usable`` says which rows have a place."""
+    keep = usable(columns)
+    columns = {name: column[keep] for name, column in columns.items()}
+    phase, variant = texts(columns, "phase"), texts(columns, "variant")
+    dtype, kv_dtype = texts(columns, "dtype"), texts(columns, "kv_dtype")
+    is_prefill = phase == "prefill"
+    x = np.where(is_prefill, numbers(columns, "num_prefill"), numbers(columns, "num_decode"))
+    y = np.where(is_prefill, numbers(columns, "prefill_q"), numbers(columns, "decode_kv"))
+    shape = np.column_stack([numbers(columns, name) for name in FEATURES])
+    label = joined(phase, variant, dtype, kv_dtype)
+    flop_s, bytes_s = np.empty_like(x), np.empty_like(x)
+    keys = np.column_stack([shape, np.unique(label, return_inverse=True)[1]])
+    _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    for index, row in enumerate(first.tolist()):
+        own = which.ravel() == index
+        op = op_of(str(label[row]), tuple(shape[row].tolist()), x[own], y[own])
+        flop_s[own], bytes_s[own] = work_sides(op, cluster)
+    constants = cluster.device.analytic
+    compute = constants.attention_efficiency.value
+    memory = {
+        "prefill": constants.memory_efficiency.value,
+        "decode": constants.decode_attention_efficiency.value,
+    }
+    efficiency = {name: (compute, memory[name.partition("|")[0]]) for name in np.unique(label).tolist()}
+    return measured_rows(
+        "attention",
+        FEATURES,
+        columns,
+        label=label,
+        shape=shape,
+        x=x,
+        y=y,
+        sides=(flop_s, bytes_s),
+        efficiency=efficiency,
+    )
+
+
+def usable(columns: Mapping[str, NDArray[np.generic]]) -> NDArray[np.bool_]:
+    """Whole prompts and one-token decodes of equal lengths; chunks, mixed calls and skew are derived from those."""
+    phase = texts(columns, "phase")
+    whole = (phase == "prefill") & (columns["prefill_q"] == columns["prefill_kv"])
+    plain = (columns["decode_q"] == 1) & (columns["decode_kv"] == columns["decode_kv_max"])
+    return np.asarray(whole | ((phase == "decode") & plain))
+
+
+def op_of(label: str, shape: tuple[float, ...], x: Array, y: Array) -> Attention:
+    """Return whole prompts or one-token decodes: ``x`` sequences of length ``y``."""
+    phase, variant, dtype, kv_dtype = label.partition("@")[0].split("|")
+    num_heads, num_kv_heads, head_dim, v_head_dim, window = (int(value) for value in shape)
+    op = Attention(
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        v_head_dim=v_head_dim,
+        window=window,
+        variant=variant,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+    )
+    if phase == "prefill":
+        return replace(op, num_prefill=x, prefill_q=y, prefill_kv=y)
+    return replace(op, num_decode=x, decode_kv=y, decode_kv_max=y)
