@@ -260,6 +260,7 @@ def test_no_file_means_the_analytic_model(cluster: ClusterSpec) -> None:
 def test_any_call_has_a_finite_price_inside_its_interval(
     artefact: Artefact,
     cluster: ClusterSpec,
+    *,
     tokens: list[int],
     heads: tuple[int, int],
     lengths: tuple[int, int],
