@@ -84,6 +84,8 @@ def place_workload(
             without_kernel += not points
             compute += points
     notes = []
+    if not layouts and request.manifest is None and "collective" in (request.families or FAMILIES):
+        notes.append("left out: collectives, which need two ranks at least (--nproc-per-node 2)")
     if foreign_count:
         groups = ", ".join(f"{ranks} ranks on {nodes} nodes over {level}" for ranks, nodes, level in sorted(foreign))
         notes.append(f"left out: {foreign_count} collectives over groups this run does not have ({groups})")

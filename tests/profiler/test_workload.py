@@ -75,6 +75,13 @@ def test_collectives_of_other_worlds_are_counted_and_named(tmp_path):
     )
 
 
+def test_a_single_rank_says_that_collectives_are_left_out(tmp_path):
+    """A general profile of one rank has no collectives and says so."""
+    workload = planned(ProfileRequest(db=tmp_path, device="cpu", families=("gemm", "collective")))
+    assert workload.collectives == ()
+    assert workload.notes == ("left out: collectives, which need two ranks at least (--nproc-per-node 2)",)
+
+
 def test_formats_without_a_kernel_are_counted_in_the_grid(tmp_path):
     """An op of the general grid that nothing here can run is counted, not dropped in silence."""
     workload = planned(ProfileRequest(db=tmp_path, device="cpu", families=("moe",), dtypes=("fp8",)))
