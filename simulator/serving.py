@@ -105,6 +105,7 @@ class Serving:
             # No more than the client's own concurrency can ever run; a larger table would only cost time.
             max_num_seqs = min(max_num_seqs, max(1, workload.client.concurrency))
         max_model_len = self.max_model_len(workload)
+        caching = _chosen(overrides.enable_prefix_caching, profile.enable_prefix_caching)
         chunked = _chosen(overrides.enable_chunked_prefill, profile.enable_chunked_prefill)
         budget = overrides.max_num_batched_tokens or defaults.max_num_batched_tokens
         if not chunked:
@@ -133,8 +134,7 @@ class Serving:
             block_size=memory.block_size,
             num_gpu_blocks=memory.usable_blocks,
             enable_chunked_prefill=chunked,
-            enable_prefix_caching=_chosen(overrides.enable_prefix_caching, profile.enable_prefix_caching)
-            and workload.prefix is not None,
+            enable_prefix_caching=caching and workload.prefix is not None,
             async_scheduling=_chosen(overrides.async_scheduling, profile.async_scheduling),
             reserve_full_isl=profile.reserve_full_isl,
             frontend_s=profile.host.frontend_s,
@@ -168,8 +168,16 @@ class Serving:
         )
 
     def _engine_refusal(self, plan: Plan) -> str | None:
-        """Why the profile's engine cannot run the plan; the idealised orca engine runs anything."""
-        return engines_for(self.model, plan).get(self.profile.engine)
+        """Why the profile's engine cannot run the plan, or why its scheduler is not modelled for it."""
+        refusal = engines_for(self.model, plan).get(self.profile.engine)
+        if refusal is not None:
+            return refusal
+        policy = self.profile.policy
+        if policy != "vllm-v1" and (plan.pp > 1 or plan.attention_dp > 1):
+            return f"policy {policy} is simulated without pipeline stages and attention data parallelism only"
+        if plan.pp > 1 and plan.attention_dp > 1:
+            return "attention data parallelism inside pipeline stages is not simulated"
+        return None
 
 
 def _mean_context(workload: Workload) -> int:

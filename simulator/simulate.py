@@ -143,8 +143,10 @@ def with_interval(serving: Serving, result: Result, workload: Workload, slo: Slo
 
 
 def _run(start: Start, workload: Workload, end: End, *, log: bool = False) -> EngineResult:
-    tables = start.compiled.tables(end)
-    return run_replicas(tables, start.limits, workload, dp=start.plan.dp, router=start.router, log=log)
+    tables, plan = start.compiled.tables(end), start.plan
+    return run_replicas(
+        tables, start.limits, workload, dp=plan.dp, attention_dp=plan.attention_dp, router=start.router, log=log
+    )
 
 
 def _measure(serving: Serving, start: Start, run: EngineResult, slo: Slo | None, end: End) -> dict[str, Any]:

@@ -46,13 +46,14 @@ def run_work(
     def energy(total: StepSum) -> Array:
         return total.energy_j + idle_w * (total.seconds(end) - total.latency_s)
 
+    # The engine counts schedulers: a replica, or each attention-data rank of one. Either drives tp devices per stage.
     flop = moved = energy_j = 0.0
     for replica in range(totals.dp):
         counts = StepCounts.of_replica(totals, replica)
-        flop += plan.stage_ranks * _rank_sum(compiled, counts, lambda total: total.flop)
-        moved += plan.stage_ranks * _rank_sum(compiled, counts, lambda total: total.io_bytes)
-        energy_j += plan.stage_ranks * _rank_sum(compiled, counts, energy)
-    busy_s = float(totals.busy_ps.sum()) * _S_PER_PS * plan.stage_ranks  # the engine sums over stages
+        flop += plan.tp * _rank_sum(compiled, counts, lambda total: total.flop)
+        moved += plan.tp * _rank_sum(compiled, counts, lambda total: total.io_bytes)
+        energy_j += plan.tp * _rank_sum(compiled, counts, energy)
+    busy_s = float(totals.busy_ps.sum()) * _S_PER_PS * plan.tp  # the engine sums over stages
     total_s = makespan_s * plan.num_devices
     energy_j += idle_w * max(0.0, total_s - busy_s)
     return Work(
