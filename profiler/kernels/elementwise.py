@@ -104,12 +104,13 @@ def _over(inputs: list[torch.Tensor], call: Callable[[torch.Tensor], object]) ->
 
 
 def _rope(rows: int, width: int, dtype: str, buffers: Buffers, ops: SmallOps) -> Prepared:
-    if width % ROPE_HEAD_DIM:
-        raise Unsupported(f"rope is measured with head_dim {ROPE_HEAD_DIM}, which does not divide width {width}")
-    angles = buffers.random((rows, 1, ROPE_HEAD_DIM // 2), "fp32")
+    head_dim = next((size for size in (ROPE_HEAD_DIM, 64, 32) if width % size == 0), None)
+    if head_dim is None:
+        raise Unsupported(f"width {width} is no whole number of rotated heads of 128, 64 or 32")
+    angles = buffers.random((rows, 1, head_dim // 2), "fp32")
     kind = TORCH_DTYPES[dtype]
     cos, sin = angles.cos().to(kind), angles.sin().to(kind)
-    inputs = buffers.rotating((rows, width // ROPE_HEAD_DIM, ROPE_HEAD_DIM), dtype)
+    inputs = buffers.rotating((rows, width // head_dim, head_dim), dtype)
     return _over(inputs, lambda x: ops.rope(x, cos, sin))
 
 

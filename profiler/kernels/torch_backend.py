@@ -10,6 +10,7 @@ from profiler.kernels.buffers import Buffers
 from profiler.kernels.elementwise import TORCH_OPS, is_known, prepare_elementwise
 from profiler.kernels.gemm import gemm_kernels, prepare_gemm
 from profiler.kernels.moe import moe_kernels, prepare_moe
+from profiler.kernels.serving_ops import is_serving_op, prepare_serving_op
 from profiler.point import OpShape
 
 
@@ -31,7 +32,7 @@ class TorchBackend:
             case "moe":
                 return moe_kernels(op, self._device)
             case "elementwise":
-                return (f"torch.eager_{self._device.type}",) if is_known(op) else ()
+                return (f"torch.eager_{self._device.type}",) if is_known(op) or is_serving_op(op) else ()
         return ()
 
     def prepare(self, op: OpShape, kernel: str, buffers: Buffers) -> Prepared:
@@ -44,5 +45,7 @@ class TorchBackend:
             case "moe":
                 return prepare_moe(op, kernel, buffers)
             case "elementwise":
-                return prepare_elementwise(op, buffers, TORCH_OPS)
+                if is_known(op):
+                    return prepare_elementwise(op, buffers, TORCH_OPS)
+                return prepare_serving_op(op, buffers)
         raise Unsupported(f"torch has no kernel for family {op.family}")

@@ -128,6 +128,15 @@ def rms_norm_quantise(x: torch.Tensor, weight: torch.Tensor, kind: torch.dtype) 
     return out, scale
 
 
+def add_rms_norm_quantise(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, kind: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Norm of ``x + residual`` quantised to ``kind``, its scales [rows, 1], and that sum."""
+    out, total, scale = torch.empty_like(x, dtype=kind), torch.empty_like(x), _scales(x)
+    _launch_norm(x, weight, out, residual=residual, total=total, scale=scale)
+    return out, scale, total
+
+
 def silu_mul(x: torch.Tensor) -> torch.Tensor:
     """SiLU of the first half of [rows, 2 width] times the second."""
     width = x.shape[1] // 2

@@ -271,6 +271,25 @@ def test_every_small_op_runs_and_counts_its_bytes(name, dtype):
     assert io_bytes >= 3 * 256
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype", "width"),
+    [
+        *((name, "bf16", 256) for name in ("layernorm", "add_layernorm", "qk_norm", "add", "kv_write", "gather_rows")),
+        *((name, "bf16", 256) for name in ("gelu", "gelu_mul", "topk")),
+        *((name, "fp8", 256) for name in ("add_rmsnorm_quantise", "gelu_mul_quantise", "add_layernorm_quantise")),
+        ("rope", "bf16", 192),
+    ],
+)
+def test_ops_a_manifest_asks_for_have_kernels(name, dtype, width):
+    """Every small op the planner's manifests name runs and keeps one row per token."""
+    op = OpShape.of("elementwise", dtype=dtype, op=name, rows=3, width=width, io_bytes=1)
+    backend = TorchBackend(CPU)
+    assert backend.kernels_for(op) == ("torch.eager_cpu",)
+    result = backend.prepare(op, "torch.eager_cpu", RecordingBuffers()).launch(1)
+    first = result[0] if isinstance(result, tuple) else result
+    assert first.shape[0] == (12 if name == "kv_write" else 3)
+
+
 def test_hot_operands_stay_cold_ones_walk():
     """Hot mode hands out one buffer, cold mode enough distinct ones to exceed the footprint."""
     buffers = Buffers(CPU, cold_bytes=10_000, seed=0)

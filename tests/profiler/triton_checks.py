@@ -46,6 +46,15 @@ def test_fused_add_norm_returns_the_norm_and_the_new_residual():
     assert torch.allclose(out.double(), norm64(x + residual, weight), atol=1e-5)
 
 
+def test_fused_add_norm_quantise_is_the_norm_of_the_sum_in_steps():
+    """The fused kernel gives the norm of the sum within half a step, and the sum itself."""
+    x, residual, weight = normal(3, 96), normal(3, 96, seed=1), normal(96, seed=2)
+    out, scale, total = rows.add_rms_norm_quantise(x, residual, weight, torch.int8)
+    assert torch.allclose(total.double(), x.double() + residual.double(), atol=1e-6)
+    error = (out.double() * scale.double() - norm64(x + residual, weight)).abs()
+    assert bool((error <= scale.double() * 0.5001).all())
+
+
 def test_silu_mul_equals_its_definition():
     """SiLU of the first half times the second half."""
     x = normal(4, 160)
