@@ -30,6 +30,7 @@ class HostTime(_Profile):
     sequence_s: _Seconds  # per sequence and step, on the critical path (sampled token to next input)
     frontend_s: _Seconds  # HTTP, tokeniser and client, once per request
     all_reduce_s: _Seconds  # added to each all-reduce between separately captured graph pieces
+    launch_s: _Seconds  # per op of a step that runs without a CUDA graph: the host cannot start them faster
     source: str = Field(min_length=1)
 
 

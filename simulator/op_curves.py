@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from costmodel.ops import Elementwise, Op
 from costmodel.prediction import CostModel
+from simulator.sustained_clock import sustained_factor
 
 Array = NDArray[np.float64]
 End = Literal["low", "middle", "high"]  # best estimate, or an end of its 90 % interval
@@ -39,7 +40,7 @@ def label(op: Op) -> str:
 
 
 class OpCurves:
-    """Prices ops through one cost model and remembers every curve."""
+    """Prices ops as a busy server runs them, through one cost model, and remembers every curve."""
 
     def __init__(self, costs: CostModel) -> None:
         self.costs = costs
@@ -56,11 +57,12 @@ class OpCurves:
             found = self.costs.predict(op)
             shape = found.latency_s.shape
             moved = op.io_bytes() if hasattr(op, "io_bytes") else 0.0
+            slower = sustained_factor(op, found.latency_s, self.costs.cluster.device, self.costs.clock_mhz)
             curve = Curve(
-                latency_s=found.latency_s,
-                low_s=found.low_s,
-                high_s=found.high_s,
-                energy_j=found.energy_j,
+                latency_s=found.latency_s * slower,
+                low_s=found.low_s * slower,
+                high_s=found.high_s * slower,
+                energy_j=found.energy_j * slower,  # the power cap holds for as long as it takes
                 flop=np.broadcast_to(np.asarray(op.flop(), dtype=np.float64), shape),
                 io_bytes=np.broadcast_to(np.asarray(moved, dtype=np.float64), shape),
             )

@@ -12,7 +12,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.ops import Attention
+from costmodel.ops import Attention, Moe
 from simulator.engine_profile import EngineProfile
 from simulator.model.cell import AttentionTemplate, KernelChoices
 from simulator.model.spec import Block, ModelSpec
@@ -24,6 +24,10 @@ I64 = NDArray[np.int64]
 Array = NDArray[np.float64]
 
 _PS_PER_S: Final = 1e12
+# Fused experts are one op here and many calls for the host: routing, alignment, workspaces, rounding of both inputs,
+# two grouped GEMMs, activation, weighted sum. Counted in calls of a plain op; agrees with the floor of short prompts in
+# public servings of experts (see docs/accuracy.md).
+_EXPERT_LAUNCHES: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,7 @@ class StageSums:
     prefill: StepSum
     reads: StepSum
     all_reduces: int  # calls per step
+    launches: int  # kernels the host starts one by one in a step that runs without a graph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,10 +119,19 @@ class CompiledPlan:
         )
 
     def _token_table(self, mode: Literal["full", "piecewise", "none"], end: End) -> I64:
-        """Dense token table of steps that run in one graph mode; pieces add host time around each all-reduce."""
+        """Dense token table of steps that run in one graph mode.
+
+        Pieces add host time around each all-reduce; a step without graph lasts at least as long as its launches.
+        """
         gap_s = self.profile.host.all_reduce_s if mode == "piecewise" else 0.0
         curves = [stage.tokens.seconds(end) + gap_s * stage.all_reduces for stage in self.stages]
-        return self._tokens_dense(curves, captured=mode != "none")
+        table = self._tokens_dense(curves, captured=mode != "none")
+        sizes = self.profile.capture_sizes(self.shape.max_num_seqs) if mode != "none" else []
+        first = 1 + (sizes[-1] if sizes else 0)
+        for row, stage in zip(table, self.stages, strict=True):
+            floor_ps = round(stage.launches * self.profile.host.launch_s * _PS_PER_S)
+            np.maximum(row[first:], floor_ps, out=row[first:])
+        return table
 
     def _tokens_dense(self, curves: list[Array], *, captured: bool) -> I64:
         tokens = self.padded_tokens(captured=captured)
@@ -164,6 +178,7 @@ class _Compiler:
             prefill=StepSum(len(knots.pairs)),
             reads=StepSum(len(knots.reads)),
             all_reduces=sum(count * self._all_reduces(block) for block, count in blocks),
+            launches=sum(count * self._launches(block) for block, count in blocks),
         )
         for block, count in blocks:
             stage.tokens.add_all(block.token_ops(self.plan, knots.tokens, self.kernels), self.curves, count)
@@ -173,6 +188,10 @@ class _Compiler:
 
     def _all_reduces(self, block: Block) -> int:
         return sum(label(op) == "all_reduce" for op in block.token_ops(self.plan, 1, self.kernels))
+
+    def _launches(self, block: Block) -> int:
+        ops = block.token_ops(self.plan, 1, self.kernels)
+        return sum(_EXPERT_LAUNCHES if isinstance(op, Moe) else 1 for op in ops) + len(list(block.attention(self.plan)))
 
     def _add_attention(self, stage: StageSums, call: AttentionTemplate, count: int) -> None:
         """Price one attention call, its batch left open, on the knots of its own variables."""

@@ -30,7 +30,7 @@ def _compile(model: str, plan: str, profile: str = "vllm-0.33", curves: OpCurves
 
 def test_token_table_is_the_sum_of_its_ops() -> None:
     """At a captured size the table holds exactly the ops of all layers, the embedding and the final norm."""
-    model, plan, costs = load_model("llama-3.1-8b"), parse_plan("tp2"), AnalyticCosts(_CLUSTER)
+    model, plan, curves = load_model("llama-3.1-8b"), parse_plan("tp2"), OpCurves(AnalyticCosts(_CLUSTER))
     kernels = KernelChoices(activation_quantisation="fused")
     tables = _compile("llama-3.1-8b", "tp2").tables()
     for tokens in (1, 64, 512):
@@ -38,7 +38,7 @@ def test_token_table_is_the_sum_of_its_ops() -> None:
             op for block, count in model.blocks for _ in range(count) for op in block.token_ops(plan, tokens, kernels)
         ]
         ops += [*model.embedding_ops(plan, tokens), *model.final_norm_ops(plan, tokens, kernels)]
-        expected = sum(float(costs.predict(op).latency_s) for op in ops)
+        expected = sum(float(curves.price(op).latency_s) for op in ops)
         assert tables.token_decode_ps[0, tokens] == pytest.approx(expected * 1e12, rel=1e-9)
 
 
@@ -84,8 +84,22 @@ def test_piecewise_graphs_add_host_time_per_all_reduce() -> None:
     """The gap of an engine version is added once per all-reduce, in the steps that run in pieces, and nowhere else."""
     full, pieces = (_compile("llama-3.1-70b", "tp8", name) for name in ("vllm-0.11", "vllm-0.10"))
     gap_s = load_profile("vllm-0.10").host.all_reduce_s
-    added = pieces.tables().token_decode_ps[0, 1:] - full.tables().token_decode_ps[0, 1:]
+    added = pieces.tables().token_decode_ps[0, 1:513] - full.tables().token_decode_ps[0, 1:513]
     assert added == pytest.approx(2 * 80 * gap_s * 1e12, abs=1e3)
+
+
+def test_a_step_without_graph_lasts_as_long_as_its_launches() -> None:
+    """Above the largest graph a step of few tokens takes launches x launch time; captured and long steps do not."""
+    compiled = _compile("llama-3.1-8b", "tp8")
+    table, free = (
+        compiled.tables().token_mixed_ps[0],
+        _compile("llama-3.1-8b", "tp8", "orca").tables().token_mixed_ps[0],
+    )
+    floor_ps = 32 * 12 * load_profile("vllm-0.33").host.launch_s * 1e12
+    assert table[512] < floor_ps
+    assert table[513] == pytest.approx(floor_ps)
+    assert table[2048] == max(free[2048], floor_ps)
+    assert _compile("mixtral-8x7b", "tp8").stages[0].launches > 2 * compiled.stages[0].launches
 
 
 def test_interval_brackets_the_estimate() -> None:

@@ -1,0 +1,33 @@
+"""Power-limited clocks slow arithmetic down, and nothing else."""
+
+import numpy as np
+import pytest
+
+from cluster_specs.load import load_cluster
+from costmodel.analytic import AnalyticCosts
+from costmodel.ops import Collective, Gemm
+from simulator.op_curves import OpCurves
+from simulator.sustained_clock import SUSTAINED_SLOWDOWN, sustained_factor
+
+_CLUSTER = load_cluster("h100-sxm-8")
+
+
+def test_only_arithmetic_slows_down() -> None:
+    """A large GEMM takes the whole slowdown, a weight-bound one next to none, a transfer exactly none."""
+    costs = AnalyticCosts(_CLUSTER)
+    large, small = (Gemm(m=m, n=8192, k=8192, dtype="bf16") for m in (32768, 1))
+    moved = Collective(kind="all_reduce", message_bytes=1 << 26, ranks=8, dtype="bf16")
+    factor = {
+        op: float(OpCurves(costs).price(op).latency_s / costs.predict(op).latency_s) for op in (large, small, moved)
+    }
+    assert factor[large] == pytest.approx(1 + SUSTAINED_SLOWDOWN, abs=0.01)
+    assert 1.0 <= factor[small] < 1.002
+    assert factor[moved] == 1.0
+
+
+def test_a_locked_clock_stays_where_it_is() -> None:
+    """Below the power cap there is nothing to give up."""
+    op = Gemm(m=np.array([32768]), n=8192, k=8192, dtype="bf16")
+    latency_s = np.array([5e-3])
+    assert sustained_factor(op, latency_s, _CLUSTER.device, 1410.0) == 1.0
+    assert sustained_factor(op, latency_s, _CLUSTER.device, None) > 1.1
