@@ -102,18 +102,25 @@ def search(
 
 
 def with_intervals(
-    found: SearchResult, serving: Serving, workload: Workload, slo: Slo | None = None, *, first: int
+    found: SearchResult,
+    serving: Serving,
+    workload: Workload,
+    slo: Slo | None = None,
+    *,
+    first: int,
+    threads: int | None = None,
 ) -> SearchResult:
     """Add the intervals of their metrics to the ``first`` plans, in the order of the ranking, breaking ones last."""
     left = max(0, first - len(found.ranked))
+    shown = [*found.ranked[:first], *(result for result, _ in found.breaking[:left])]
+    with ThreadPoolExecutor(max_workers=threads or os.cpu_count() or 1) as pool:
+        known = list(pool.map(lambda result: with_interval(serving, result, workload, slo), shown))
+    ranked, breaking = known[: len(found.ranked)], known[len(found.ranked) :]
     return replace(
         found,
-        ranked=(
-            *(with_interval(serving, result, workload, slo) for result in found.ranked[:first]),
-            *found.ranked[first:],
-        ),
+        ranked=(*ranked, *found.ranked[len(ranked) :]),
         breaking=(
-            *((with_interval(serving, result, workload, slo), limits) for result, limits in found.breaking[:left]),
+            *((result, limits) for result, (_, limits) in zip(breaking, found.breaking[:left], strict=True)),
             *found.breaking[left:],
         ),
     )

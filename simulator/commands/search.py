@@ -76,7 +76,7 @@ def search(
     serving = load_serving(**options)
     found = run_search(serving, workload, aim, slo=slo, axes=axes, plans=chosen, threads=threads)
     if interval:
-        found = with_intervals(found, serving, workload, slo, first=top)
+        found = with_intervals(found, serving, workload, slo, first=top, threads=threads)
     found.inputs.update(_inputs(serving, workload, trace, found, slos))
     if out is not None:
         text = json.dumps(found.to_json(), indent=2) + "\n"
