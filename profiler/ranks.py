@@ -15,8 +15,8 @@ from profiler.errors import ProfilerError, RanksLost
 if TYPE_CHECKING:
     import torch
 
-# Longest wait for a sibling: one that is still measuring its last point, or one that has died unseen.
-_SIBLING_WAIT: Final = timedelta(minutes=10)
+# Longest wait for a sibling: its last point may take until its own watchdog ends it (a good three minutes).
+_SIBLING_WAIT: Final = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

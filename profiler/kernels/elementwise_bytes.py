@@ -24,6 +24,8 @@ def row_bytes(op: str, width: int, dtype: str) -> int:
             return width * (size + 1) + 4
         case "rmsnorm_quantise":
             return width * (size + 1) + 4
+        case "add_rmsnorm_quantise":
+            return width * (3 * size + 1) + 4
         case "silu_mul_quantise":
             return width * (2 * size + 1) + 4
         case "quantise_group":

@@ -70,7 +70,7 @@ def layer_ops(step: OpShape) -> list[OpShape]:
         raise Unsupported(f"{layer.num_heads} heads and inner width {layer.inter} do not split over tp={tp}")
     tokens = shape["num_prefill"] * shape["prefill_q"] + shape["num_decode"]
     heads, kv_heads, inter = layer.num_heads // tp, max(1, layer.num_kv_heads // tp), layer.inter // tp
-    norm = "add_rmsnorm" if dtype in _FLOATS else "rmsnorm_quantise"
+    norm = "add_rmsnorm" if dtype in _FLOATS else "add_rmsnorm_quantise"
     rotated = (heads + kv_heads) * layer.head_dim
     small = _SmallOps(tokens, dtype)
     return [
