@@ -118,7 +118,8 @@ NEXT_CHILD: Final = 24
 THINK: Final = 25  # ps between that finish and this arrival
 ASKED: Final = 26  # output tokens the client asked for; OUTPUT is at least one
 CHUNK_START: Final = 27  # tokens with KV before its last chunk
-REQUEST_COLUMNS: Final = 28
+REMOTE: Final = 28  # tokens whose KV comes with the request from another pool; lost when it is preempted
+REQUEST_COLUMNS: Final = 29
 
 # STATUS values
 UNSENT: Final = 0

@@ -20,11 +20,16 @@ TICK_PS: Final = 100_000_000_000
 
 @kernel
 def next_tick(state: Cells, arrival: int) -> int:
-    """Time of the snapshot an arrival is judged by, or NONE if it was taken already."""
-    if state[layout.ROUTER] != layout.VLLM_ROUTER:
-        return NONE
-    tick = arrival // TICK_PS
-    return tick * TICK_PS if tick > state[layout.LAST_TICK] else NONE
+    """Time up to which replicas must have run for an arrival to be judged, or NONE if they have.
+
+    vLLM's score needs the last snapshot, the prefix router every replica's cache as it is at the arrival.
+    """
+    tick = NONE
+    if state[layout.ROUTER] == layout.VLLM_ROUTER:
+        tick = arrival // TICK_PS * TICK_PS
+    elif state[layout.ROUTER] == layout.PREFIX_ROUTER:
+        tick = arrival
+    return tick if tick > state[layout.LAST_TICK] else NONE
 
 
 @kernel
@@ -40,7 +45,7 @@ def replica_to_show(state: Cells, time: int) -> int:
         state[rep + layout.SEEN_WAITING] = state[rep + layout.WAIT_COUNT]
         state[rep + layout.SEEN_RUNNING] = state[rep + layout.RUN_COUNT]
         state[rep + layout.SEEN_USED] = used_blocks(state, rep)
-    state[layout.LAST_TICK] = time // TICK_PS
+    state[layout.LAST_TICK] = time
     return NONE
 
 

@@ -163,7 +163,7 @@ def admission(state: Cells, rep: int, left: int) -> tuple[int, int, int]:
         return 0, 0, 0
     req = state[rep + layout.WAIT_HEAD]
     found, unused = match(state, rep, req)
-    hit = found * state[layout.UNIT_TOKENS]
+    hit = max(found * state[layout.UNIT_TOKENS], state[req + layout.REMOTE])
     chunk = min(state[req + layout.TARGET] - hit, _chunk_limit(state, rep))
     if chunk > left:
         if state[layout.IS_CHUNKED] == 0:
@@ -196,7 +196,8 @@ def admit_head(state: Cells, rep: int, found: int, blocks: int) -> int:
     state[rep + layout.HITS] += hit
     if found > 0:
         take(state, rep, req, found)
-    state[req + layout.COMPUTED] = hit
+    state[req + layout.COMPUTED] = max(hit, state[req + layout.REMOTE])
+    state[req + layout.REMOTE] = 0
     allocate(state, rep, blocks)
     return req
 

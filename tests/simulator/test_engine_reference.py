@@ -12,7 +12,7 @@ import pytest
 
 from simulator.engine import layout
 from simulator.engine.run import run_replicas
-from simulator.limits import EngineLimits, PolicyName
+from simulator.limits import EngineLimits, PolicyName, RouterName
 from simulator.step_tables import StepTables, linear_tables
 from simulator.workload.workload import ClosedLoop, OpenLoop, PrefixBlocks, Workload
 
@@ -504,6 +504,13 @@ def test_leaping_equals_stepping_event_by_event() -> None:
         check_leaps(*random_case(seed))
 
 
+@pytest.mark.parametrize("router", ["round_robin", "vllm", "least_outstanding", "prefix"])
+def test_replicas_leap_as_they_step_under_every_router(router: RouterName) -> None:
+    """Two or three replicas whose routing depends on each other's progress, on 100 workloads per router."""
+    for seed in range(100):
+        check_leaps(*random_case(seed), dp=2 + seed % 2, router=router)
+
+
 @pytest.mark.parametrize("policy", ["vllm-v0", "sglang", "orca"])
 def test_other_policies_leap_as_they_step(policy: PolicyName) -> None:
     """The same on 100 workloads each for the policies with prompts first or reserved blocks."""
@@ -515,15 +522,19 @@ def test_other_policies_leap_as_they_step(policy: PolicyName) -> None:
         check_leaps(tables, own, workload)
 
 
-def check_leaps(tables: StepTables, limits: EngineLimits, workload: Workload) -> None:
+def check_leaps(
+    tables: StepTables, limits: EngineLimits, workload: Workload, *, dp: int = 1, router: RouterName = "round_robin"
+) -> None:
     """Assert that a run with leaps equals a run without."""
-    leaping = run_replicas(tables, limits, workload, log=True)
-    quiet = run_replicas(tables, limits, workload)
-    stepping = run_replicas(tables, limits, workload, leap=False, log=True)
+    leaping = run_replicas(tables, limits, workload, dp=dp, router=router, log=True)
+    quiet = run_replicas(tables, limits, workload, dp=dp, router=router)
+    stepping = run_replicas(tables, limits, workload, dp=dp, router=router, leap=False, log=True)
     assert leaping.log is not None
     assert stepping.log is not None
     # The queue length alone may lag within a leap.
-    assert (leaping.log[:, : layout.LOG_WAITING] == stepping.log[:, : layout.LOG_WAITING]).all()
+    for replica in range(dp):
+        own = [run.log[run.log[:, layout.LOG_REPLICA] == replica] for run in (leaping, stepping) if run.log is not None]
+        assert (own[0][:, : layout.LOG_WAITING] == own[1][:, : layout.LOG_WAITING]).all()
     for name in (
         "arrival_ps",
         "scheduled_ps",
