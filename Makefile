@@ -11,7 +11,7 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 CAMPAIGN ?= build/campaign
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format bench docs gpu-campaign clean
+.PHONY: help setup setup-dev demo test check format bench docs fits gpu-campaign clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,18 @@ check: $(VENV)/.dev ## Lint, types, import borders, generated docs
 
 docs: $(VENV)/.dev ## Rewrite the generated command reference
 	$(BIN)/python docs/cli_reference.py > docs/cli.md
+
+fits: $(VENV)/.dev ## Make the bundled fitted models again from aiconfigurator-core's tables
+	$(PIP) --editable '.[import-aic]'
+	rm -rf build/fits
+	for system in a100_sxm h100_sxm h200_sxm b200_sxm l40s; do \
+	    $(BIN)/apex import aiconfigurator --system $$system --framework vllm --framework sglang --db build/fits || exit; \
+	done
+	for device in h100-sxm h200-sxm l40s; do \
+	    $(BIN)/apex fit --db build/fits --device $$device --framework vllm-0.24.0 --out profiles_db/fitted/$$device.parquet || exit; \
+	done
+	$(BIN)/apex fit --db build/fits --device b200 --framework vllm-0.24.0 --monotone --out profiles_db/fitted/b200.parquet
+	$(BIN)/apex fit --db build/fits --device a100-sxm-80gb --framework vllm-0.14.0 --out profiles_db/fitted/a100-sxm-80gb.parquet
 
 format: $(VENV)/.dev ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix .

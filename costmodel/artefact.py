@@ -89,7 +89,7 @@ def save_artefact(artefact: Artefact, path: Path) -> None:
     table = table.replace_schema_metadata({_KIND: str(FIT_SCHEMA_VERSION), _BODY: json.dumps(body)})
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        pq.write_table(table, temporary, compression="zstd", compression_level=6)
+        pq.write_table(table, temporary, compression="zstd", compression_level=19)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

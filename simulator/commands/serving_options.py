@@ -19,7 +19,7 @@ _OPTIONS = (
         "--costs",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        help="Fitted cost model (`apex fit`); analytic constants without it.",
+        help="Fitted cost model (`apex fit`), or analytic; the bundled one without it.",
     ),
     click.option(
         "--out-of-domain",
@@ -79,7 +79,7 @@ def load_serving(
 ) -> "Serving":
     """Read model, cluster, cost model and engine profile; raises each room's own error."""
     from cluster_specs.load import load_cluster
-    from costmodel.predict import load_costs
+    from costmodel.bundled import choose_costs
     from simulator.engine_profile import load_profile
     from simulator.model.bundled import load_model
     from simulator.serving import Overrides, Serving
@@ -89,7 +89,7 @@ def load_serving(
         model=load_model(model),
         cluster=spec,
         profile=load_profile(engine),
-        costs=lambda clock_mhz: load_costs(costs, spec, clock_mhz, out_of_domain=out_of_domain),
+        costs=lambda clock_mhz: choose_costs(costs, spec, clock_mhz, out_of_domain=out_of_domain),
         overrides=Overrides(
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,

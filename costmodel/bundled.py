@@ -1,0 +1,39 @@
+"""Fitted models that come with the package, by device, and the choice between them and the analytic model.
+
+They are fits of public kernel tables (`make fits` makes them again; provenance is inside each file and in
+`profiles_db/fitted/README.md`), so that a search is not left with calibrated constants where better is known.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import profiles_db
+from cluster_specs.cluster import ClusterSpec
+from costmodel.analytic import AnalyticCosts
+from costmodel.predict import load_costs
+from costmodel.prediction import CostModel
+
+_FOLDER: Final = Path(profiles_db.__file__).parent / "fitted"
+
+
+def bundled_fit(device: str) -> Path | None:
+    """Return the bundled fitted model of a device; None where there is none."""
+    path = _FOLDER / f"{device}.parquet"
+    return path if path.is_file() else None
+
+
+def choose_costs(
+    choice: Path | str | None,
+    cluster: ClusterSpec,
+    clock_mhz: float | None = None,
+    *,
+    out_of_domain: str = "roofline",
+) -> CostModel:
+    """Open the cost model a user chose: a file, ``analytic``, or (None) the bundled fit, else the analytic model.
+
+    ``CostModel.origin`` says which it became. Raises ``CostModelError`` for a file that cannot be used.
+    """
+    if str(choice) == "analytic":
+        return AnalyticCosts(cluster, clock_mhz)
+    path = bundled_fit(cluster.device.name) if choice is None else Path(choice)
+    return load_costs(path, cluster, clock_mhz, out_of_domain=out_of_domain)
