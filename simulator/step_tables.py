@@ -8,11 +8,12 @@ exactly the same clock as a thousand single steps. One iteration of stage ``s`` 
     (decode_only ? token_decode[s, T] : token_mixed[s, T])
     + sample[s, S] + decode(B, K) [+ windowed(B, Kw)] + prefill(W, V)
 
-where ``decode`` interpolates linearly in K between its knots for every B, and linearly in B between its knots;
-``windowed`` does the same for the sliding-window layers over Kw = sum of min(kv, window); ``prefill`` is
-max(pairs(W), reads(V)), piecewise linear in each. CUDA-graph padding is already inside the token tables. The host
-needs ``host_step + host_seq * (sequences in the step)``: a floor under the step when scheduling is asynchronous, an
-addend when it is not.
+K counts the token each sequence is about to write, V all tokens up to the end of each chunk, and S every sequence in
+the step: engines run the sampler on the last row of a partial prompt as well. ``decode`` interpolates linearly in K
+between its knots for every B, and linearly in B between its knots; ``windowed`` does the same for the sliding-window
+layers over Kw = sum of min(kv, window); ``prefill`` is max(pairs(W), reads(V)), piecewise linear in each. CUDA-graph
+padding is already inside the token tables. The host needs ``host_step + host_seq * (sequences in the step)``: a floor
+under the step when scheduling is asynchronous, an addend when it is not.
 """
 
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ from simulator.engine.arena import POLICIES, PS_PER_S
 from simulator.errors import InputError
 from simulator.limits import EngineLimits
 from simulator.step_tables import StepTables
-from simulator.workload.workload import ClosedLoop, Workload
+from simulator.workload.workload import ClosedLoop, OpenLoop, Workload
 
 _MAX_STEP_PS: Final = 10**15  # 2^-12 ps of one step must stay far from 2^63
 
@@ -54,6 +54,10 @@ def _check_tables(tables: StepTables, limits: EngineLimits) -> None:
         length = getattr(tables, name).shape[1]
         if length < wanted:
             raise InputError(f"step tables: {name} has {length} entries, the engine limits need {wanted}")
+    for name in ("decode_batch_knots", "decode_kv_knots", "prefill_pair_knots", "prefill_kv_knots"):
+        knots = getattr(tables, name)
+        if len(knots) < 2 or (np.diff(knots) <= 0).any():
+            raise InputError(f"step tables: {name} are {knots.tolist()}, must be two or more, ascending")
     if tables.decode_batch_knots[-1] < limits.max_num_seqs:
         raise InputError(
             f"step tables: decode_batch_knots end at {tables.decode_batch_knots[-1]} sequences, "
@@ -68,6 +72,7 @@ def _check_workload(limits: EngineLimits, workload: Workload, dp: int) -> None:
     name = workload.name
     if len(workload) == 0:
         raise InputError(f"workload {name!r} has no requests")
+    _check_requests(workload)
     if workload.prefix is not None and limits.enable_prefix_caching:
         size = workload.prefix.block_tokens
         if size % limits.block_size and limits.block_size % size:
@@ -87,3 +92,21 @@ def _check_workload(limits: EngineLimits, workload: Workload, dp: int) -> None:
         if len(outside):
             i = int(outside[0])
             raise InputError(f"workload {name!r}: request {i} ran on replica {workload.replica[i]}, the plan has {dp}")
+
+
+def _check_requests(workload: Workload) -> None:
+    name = workload.name
+    for field, lowest in (("prompt_tokens", 1), ("output_tokens", 0)):
+        lengths = getattr(workload, field)
+        i = int(lengths.argmin())
+        if lengths[i] < lowest:
+            raise InputError(f"workload {name!r}: request {i} has {field} {lengths[i]}, must be >= {lowest}")
+    if isinstance(workload.client, OpenLoop):
+        sent = workload.arrival_s if workload.after is None else workload.arrival_s[workload.after < 0]
+        gaps = np.diff(sent)
+        if len(gaps) and gaps.min() < 0:
+            i = int(gaps.argmin())
+            raise InputError(
+                f"workload {name!r}: a request arrives at {sent[i + 1]} s, after one at {sent[i]} s",
+                hint="sort the requests by arrival",
+            )

@@ -11,7 +11,7 @@ from simulator.errors import InputError
 from simulator.limits import EngineLimits, RouterName
 from simulator.metrics import summarise
 from simulator.step_tables import linear_tables
-from simulator.workload.workload import ClosedLoop, OpenLoop, PrefixBlocks, Workload
+from simulator.workload.workload import ClosedLoop, PrefixBlocks, Workload
 
 MS = 10**9  # ps
 LIMITS = EngineLimits(
@@ -221,6 +221,8 @@ def test_same_input_same_output() -> None:
         ({"max_num_seqs": 0}, {}, "max_num_seqs is 0"),
         ({"max_num_batched_tokens": 4096}, {}, "token_mixed_ps has 2049 entries"),
         ({"policy": "vllm-v0", "enable_prefix_caching": True}, {}, "prefix caching"),
+        ({}, {"arrival_s": np.array([0.0, 2.0, 1.0])}, "arrives at 1.0 s, after one at 2.0 s"),
+        ({}, {"prompt": 0}, "request 0 has prompt_tokens 0"),
         ({}, {"client": ClosedLoop(concurrency=0)}, "concurrency is 0"),
         ({}, {"client": ClosedLoop(concurrency=1, warmup=3)}, "warmup is 3 of 3"),
         ({}, {"replica": np.array([0, 0, 2])}, "request 2 ran on replica 2"),
@@ -232,4 +234,4 @@ def test_what_the_engine_cannot_model_is_refused_by_name(
 ) -> None:
     """Every refusal names the value; nothing is approximated in silence."""
     with pytest.raises(InputError, match=message):
-        run_replicas(TABLES, replace(LIMITS, **limits), workload(3, 16, 4, **({"client": OpenLoop()} | more)))  # type: ignore[arg-type]  # a table of cases
+        run_replicas(TABLES, replace(LIMITS, **limits), workload(**({"n": 3, "prompt": 16, "output": 4} | more)))  # type: ignore[arg-type]  # a table of cases
