@@ -74,6 +74,10 @@ class AnalyticCosts:
         """Say that nothing of this was measured here."""
         return f"analytic constants of {self.cluster.device.name}"
 
+    def outside(self) -> str:
+        """Nothing to add: the origin says that no price is measured."""
+        return ""
+
     def includes_quantise(self, dtype: str) -> bool:  # noqa: ARG002 - same question as to a fitted model
         """Whether GEMM times include quantising the activations: never here."""
         return False

@@ -104,6 +104,10 @@ class FittedCosts:
             counts.extrapolated[family] = counts.extrapolated.get(family, 0) + outside
         return found
 
+    def outside(self) -> str:
+        """Say how many prices were extrapolated or analytic."""
+        return self.queries.summary()
+
     def includes_quantise(self, dtype: str) -> bool:
         """Whether the measured GEMM times of ``dtype`` include quantising the activations."""
         return dtype in self.artefact.provenance.quantise_included

@@ -50,6 +50,9 @@ class CostModel(Protocol):
     def origin(self) -> str:
         """Say in a few words what the prices rest on."""
 
+    def outside(self) -> str:
+        """Say how many of the prices asked so far were not interpolated from measurements; empty when all were."""
+
     def includes_quantise(self, dtype: str) -> bool:
         """Whether GEMM prices of ``dtype`` include quantising the activations."""
 

@@ -155,8 +155,19 @@ class Serving:
     def curves(self, clock_mhz: float | None) -> OpCurves:
         """Return the op curves at a clock, shared by every plan that runs at it."""
         if clock_mhz not in self.priced:
-            self.priced[clock_mhz] = OpCurves(self.costs(clock_mhz))
+            self.priced[clock_mhz] = OpCurves(
+                self.costs(clock_mhz), weight_only_mxfp4=self.profile.mxfp4_experts == "weight_only"
+            )
         return self.priced[clock_mhz]
+
+    def price_notes(self) -> list[str]:
+        """Say what the prices used so far rest on, one line per clock."""
+        notes = []
+        for clock_mhz, curves in self.priced.items():
+            outside = curves.costs.outside()
+            at_clock = f" at {clock_mhz:g} MHz" if clock_mhz else ""
+            notes.append(f"prices{at_clock}: {curves.costs.origin}" + (f"; {outside}" if outside else ""))
+        return notes
 
     def kernels(self, plan: Plan) -> KernelChoices:
         """Say what is fused: nothing is priced twice where the measured GEMMs already quantise their inputs."""

@@ -51,6 +51,10 @@ class RecordingCosts:
         """Say in a few words what the prices rest on."""
         return self._costs.origin
 
+    def outside(self) -> str:
+        """As the model that answers."""
+        return self._costs.outside()
+
     def includes_quantise(self, dtype: str) -> bool:
         """Whether GEMM prices of ``dtype`` include quantising the activations."""
         return self._costs.includes_quantise(dtype)

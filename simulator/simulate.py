@@ -1,18 +1,18 @@
 """From a plan and a workload to what a user would see: start the plan, replay the workload, measure.
 
-from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
-from simulator.model.bundled import load_model
-from simulator.plan import parse_plan
-from simulator.simulate import simulate
-from simulator.workload.parse import parse_workload
+In a notebook::
 
-cluster = load_cluster("h100-sxm-8")
-workload = parse_workload("chat-synthetic")
-result = simulate(
-    parse_plan("dp2-tp4"), workload, cluster, AnalyticCosts(cluster), model=load_model("llama-3.1-70b")
-)
-print(result.metrics["ttft_s"]["p99"])
+    from cluster_specs.load import load_cluster
+    from costmodel.bundled import choose_costs
+    from simulator.model.bundled import load_model
+    from simulator.plan import parse_plan
+    from simulator.simulate import simulate
+    from simulator.workload.parse import parse_workload
+
+    cluster, model = load_cluster("h100-sxm-8"), load_model("llama-3.1-70b")
+    workload = parse_workload("chat-synthetic")
+    result = simulate(parse_plan("dp2-tp4"), workload, cluster, choose_costs(None, cluster), model=model)
+    print(result.metrics["ttft_s"]["p99"], result.interval["ttft_s.p99"])
 """
 
 from collections.abc import Mapping

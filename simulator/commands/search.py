@@ -85,6 +85,8 @@ def search(
         click.echo(json.dumps(found.to_json(), indent=2))
     else:
         click.echo(search_table(found, serving, workload, top=top))
+    for note in serving.price_notes():
+        click.echo(note, err=True)
     seconds = time.perf_counter() - started
     click.echo(f"{len(found.ranked) + len(found.breaking)} plans simulated in {seconds:.1f} s", err=True)
     if not found.ranked and not found.breaking:

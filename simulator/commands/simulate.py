@@ -46,4 +46,6 @@ def simulate(
     result = replay(serving, start, workload, slo, log=files.need_log)
     files.write(result.run)
     result = with_interval(serving, result, workload, slo)
+    for note in serving.price_notes():
+        click.echo(note, err=True)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else plan_table(result))

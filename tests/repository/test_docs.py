@@ -2,9 +2,12 @@
 
 import re
 import runpy
+import textwrap
 from pathlib import Path
 
 import pytest
+
+import simulator.simulate
 
 _ROOT = Path(__file__).parents[2]
 _PAGES = [_ROOT / "README.md", _ROOT / "CONTRIBUTING.md", *sorted((_ROOT / "docs").rglob("*.md"))]
@@ -14,6 +17,14 @@ def test_command_reference_is_current() -> None:
     """docs/cli.md is what the commands' own help says today (`make docs` rewrites it)."""
     reference = runpy.run_path(str(_ROOT / "docs" / "cli_reference.py"))["reference"]
     assert (_ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == reference()
+
+
+def test_library_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """The example of `simulate` runs as it stands and prints a latency with its interval."""
+    example = textwrap.dedent((simulator.simulate.__doc__ or "").split("::", 1)[1])
+    exec(compile(example, "example", "exec"), {})  # noqa: S102 - our own docstring
+    value, low, high = map(float, re.findall(r"[0-9.]+", capsys.readouterr().out))
+    assert 0 < low <= value <= high
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
