@@ -16,6 +16,7 @@ from profiler.grid import FAMILIES, general_grid
 from profiler.point import COLLECTIVE_FAMILIES, OpShape
 from profiler.rank_groups import default_levels, group_layouts
 from profiler.request import ProfileRequest
+from profiler.session import ENERGY_POINTS
 from profiler.timing import TimingPolicy
 from profiler.workload import wanted_shapes
 
@@ -51,8 +52,8 @@ def main() -> None:
     for plan, share in (("every point", 1.0), ("adaptive", ADAPTIVE_SHARE)):
         for name, point_s in cost_s.items():
             compute_h = compute * share * CLOCKS * point_s / 3600
-            collective_h = collectives * point_s * RANKS / 3600
-            energy_h = compute * share * CLOCKS / 8 * ENERGY_S / 3600
+            collective_h = collectives * share * point_s * RANKS / 3600
+            energy_h = min(compute * share, ENERGY_POINTS) * CLOCKS * ENERGY_S / 3600
             row = {
                 "plan": plan,
                 "time": name,

@@ -51,7 +51,7 @@ def _integers(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     type=click.Choice(["none", "some", "all"]),
     default="none",
     show_default=True,
-    help="Measure joules of no point, of one in eight, or of all (about 7 s each).",
+    help="Measure joules of no point, of some (48 per clock), or of all, about 7 s each.",
 )
 @click.option("--budget", help="Stop after this long, e.g. 60s, 20m, 1h.  [default: when the plan is fulfilled]")
 @click.option("--target-error", type=float, default=0.02, show_default=True, help="Held-out error to stop at.")

@@ -1,48 +1,49 @@
-"""Collective points: all ranks together, one at a time, in an order every rank knows; rank 0 keeps the rows."""
+"""Collective points: all ranks together, one at a time, in the order rank 0 announces; rank 0 keeps the rows."""
 
-from collections.abc import Sequence
 from typing import Final
 
 from profiler.bench import columns_of
 from profiler.collective_bench import CollectiveBench, CollectiveTiming
 from profiler.duration import format_duration
-from profiler.journal import Entry
+from profiler.planner import Planner
 from profiler.point import Point
 from profiler.run import Row, Run
 from profiler.timing import Measurement, TimingPolicy
 
-_STORE_EVERY: Final = 32
+_ROUND_POINTS: Final = 32
 
 
 def measure_collectives(
     run: Run,
     bench: CollectiveBench,
-    points: Sequence[Point],
+    planner: Planner | None,
     policy: TimingPolicy,
     *,
     budget_share: float,
     hang_s: float,
-) -> int:
-    """Measure ``points`` until done or ``budget_share`` of the budget is spent; returns how many were not reached."""
-    done = 0
-    for start in range(0, len(points), _STORE_EVERY):
-        entries: list[Entry] = []
-        for point in points[start : start + _STORE_EVERY]:
+) -> None:
+    """Measure what rank 0's planner (None elsewhere) asks for, until that or this share of the budget is exhausted."""
+    while True:
+        is_over = any(run.ranks.collect(run.is_over(budget_share)))
+        wanted = [] if planner is None or is_over else planner.next_points(_ROUND_POINTS)
+        wanted = run.ranks.share(wanted)
+        if not wanted:
+            return
+        rows: list[tuple[Point, Row]] = []
+        for point in wanted:
             if any(run.ranks.collect(run.is_over(budget_share))):
                 break
             with run.in_flight(point, hang_s):
-                rows = [row_of(point, bench.measure(point, policy.rule()))]
+                row = row_of(point, bench.measure(point, policy.rule()))
             if run.ranks.is_first:
-                run.journal.commit(point.family, run.outcome.run_id, rows)
-                entries += run.entries(point, rows)
+                run.journal.commit(point.family, run.outcome.run_id, [row])
+                rows.append((point, row))
             else:
                 run.journal.abandon()
-            done += 1
-        run.store(entries)
-        run.talk(f"[{format_duration(run.spent_s)}] collectives {done}/{len(points)} points")
-        if any(run.ranks.collect(run.is_over(budget_share))):
-            break
-    return len(points) - done
+        run.store([entry for point, row in rows for entry in run.entries(point, [row])])
+        if planner is not None:
+            planner.learn(rows)
+            run.talk(f"[{format_duration(run.spent_s)}] collectives: {planner.progress()}")
 
 
 def row_of(point: Point, timing: CollectiveTiming) -> Row:

@@ -9,7 +9,7 @@ from profiler.machine import Machine
 from profiler.point import counted
 from profiler.ranks import Place
 from profiler.request import ProfileRequest
-from profiler.session import open_bench, plan_workload
+from profiler.session import ENERGY_POINTS, open_bench, plan_workload
 
 # Operands, compilation and graph capture of a point, beside warm-up and sampling.
 _SETUP_S: Final = 0.05
@@ -39,8 +39,9 @@ def survey(request: ProfileRequest, world_size: int) -> Survey:
         todo = counted(point for point in workload.compute if point not in ledger)
         clocks = max(1, len(request.clocks_mhz))
         per_point_s = _SETUP_S + request.policy.warmup_s + request.policy.max_s
-        energy_share = {"none": 0.0, "some": 1 / 8, "all": 1.0}[request.energy]
-        compute_s = sum(todo.values()) * clocks * (per_point_s + energy_share * _ENERGY_S) / world_size
+        points = sum(todo.values())
+        energy_points = {"none": 0, "some": min(ENERGY_POINTS, points), "all": points}[request.energy]
+        compute_s = clocks * (points * per_point_s + energy_points * _ENERGY_S) / world_size
         collectives_s = len(workload.collectives) * (1 if machine.kind == "cpu" else 2) * per_point_s
         return Survey(
             device=machine.name,

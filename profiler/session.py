@@ -37,6 +37,8 @@ from profiler.workload import Workload, place_collectives, place_workload, wante
 _COLLECTIVES_SHARE: Final = 0.35
 _COMPUTE_SHARE: Final = 0.95
 _ENERGY_EVERY: Final = 8
+# Points per clock whose energy `some` measures.
+ENERGY_POINTS: Final = 48
 _CLOCK_TOLERANCE_MHZ: Final = 20.0  # one step of 15 MHz and what reading back rounds away
 
 
@@ -180,7 +182,7 @@ def _measure(run: Run, request: ProfileRequest, machine: Machine, bench: Bench, 
         bench,
         budget_share=_COMPUTE_SHARE,
         hang_s=3 * request.policy.point_timeout_s,
-        wants_energy=lambda point: _wants_energy(request, point),
+        wants_energy=_energy_choice(request, run.ranks.place.world_size),
     )
     with machine.clocks() as control:
         for clock_mhz in request.clocks_mhz or (None,):
@@ -228,21 +230,18 @@ def _measure_collectives(run: Run, request: ProfileRequest, machine: Machine, wo
     bench = CollectiveBench(machine.device, layouts, timeout_s=request.collective_timeout_s)
     kernels = {op.shape["kind"]: bench.kernels_for(op.shape["kind"]) for op in workload.collectives}
     points = place_collectives(workload.collectives, kernels, bench.launches(), machine.name, seed=request.seed)
-    if run.ledger is not None:
-        todo = [point for point in points if point not in run.ledger]
-        run.outcome.already += len(points) - len(todo)
-        points = todo
-    missed = measure_collectives(
+    planner = _planner(request, points, run)
+    measure_collectives(
         run,
         bench,
-        run.ranks.share(points),
+        planner,
         request.policy,
         budget_share=_COLLECTIVES_SHARE,
         hang_s=5 * request.collective_timeout_s + 60,
     )
-    if missed:
-        run.outcome.is_fulfilled = False
-        run.outcome.left_out.append(f"{missed} collective points not reached")
+    if planner is not None:
+        run.outcome.is_fulfilled &= not run.is_over(_COLLECTIVES_SHARE)
+        run.outcome.left_out += planner.left_out()
     bench.close()
 
 
@@ -265,8 +264,20 @@ def _planner(request: ProfileRequest, points: list[Point], run: Run) -> Planner 
     return plan
 
 
-def _wants_energy(request: ProfileRequest, point: Point) -> bool:
-    """Energy takes seconds per point: ``some`` measures one in eight, chosen by the shape alone."""
-    if request.energy == "some":
-        return sum(map(ord, str(point.op))) % _ENERGY_EVERY == 0
-    return request.energy == "all"
+def _energy_choice(request: ProfileRequest, world_size: int) -> Callable[[Point], bool]:
+    """Return which points get their energy measured, at seconds each.
+
+    ``some`` takes one in eight, chosen by the shape alone, up to a number per clock that a power model needs.
+    """
+    taken: dict[float | None, int] = {}
+
+    def choose(point: Point) -> bool:
+        if request.energy != "some":
+            return request.energy == "all"
+        count = taken.get(point.clock_mhz, 0)
+        if count >= -(-ENERGY_POINTS // world_size) or sum(map(ord, str(point.op))) % _ENERGY_EVERY:
+            return False
+        taken[point.clock_mhz] = count + 1
+        return True
+
+    return choose
