@@ -18,7 +18,7 @@ import numpy as np
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
 from costmodel.artefact import Artefact, load_artefact
-from costmodel.compare_curves import measured_rows_of
+from costmodel.compare.curves import measured_rows_of
 from costmodel.holdout import QUESTIONS, Errors, held_out_errors
 from costmodel.ops import Attention, Collective, Gemm, Moe, Op
 from costmodel.predict import FittedCosts

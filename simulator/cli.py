@@ -29,7 +29,7 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "profile": ("profiler.cli", "profile", "Measure this machine's ops into Parquet."),
     "doctor": ("profiler.cli", "doctor", "Check whether this machine can be measured well."),
     "fit": ("costmodel.cli", "fit", "Turn measurements into a fitted cost model."),
-    "compare": ("costmodel.compare_cli", "compare", "Show fitted against measured, or two sets of measurements."),
+    "compare": ("costmodel.compare.cli", "compare", "Show fitted against measured, or two sets of measurements."),
     "db": ("profiles_db.cli", "db", "List, show, verify, merge or export measurements."),
     "import": ("profiles_db.cli", "import_group", "Import other tools' measurements."),
 }

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
 from costmodel.artefact import Artefact, save_artefact
-from costmodel.compare_cli import compare
-from costmodel.compare_curves import clock_of, curve_series, measured_rows_of, op_of, with_labels
-from costmodel.compare_fit import clock_rows, clock_transfers, held_out_rows, individual_errors, overall
+from costmodel.compare.cli import compare
+from costmodel.compare.curves import clock_of, curve_series, measured_rows_of, op_of, with_labels
+from costmodel.compare.fit import clock_rows, clock_transfers, held_out_rows, individual_errors, overall
 from costmodel.errors import CostModelError
 from costmodel.fit import fit_device
 from costmodel.knots import FamilyKnots
@@ -206,7 +206,7 @@ def test_tables_need_no_plotting_library(artefact: Artefact, tmp_path: Path, mon
     path, out = tmp_path / "a100.fit.parquet", tmp_path / "page"
     save_artefact(artefact, path)
     for name in [
-        name for name in sys.modules if name.split(".")[0] == "matplotlib" or name == "costmodel.compare_plots"
+        name for name in sys.modules if name.split(".")[0] == "matplotlib" or name == "costmodel.compare.plots"
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -12,9 +12,9 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
 from costmodel.artefact import Artefact, save_artefact
-from costmodel.compare import parse_side
-from costmodel.compare_cli import compare
-from costmodel.compare_predictions import price_rows, price_side, worst_rows
+from costmodel.compare.cli import compare
+from costmodel.compare.predictions import price_rows, price_side, worst_rows
+from costmodel.compare.sides import parse_side
 from costmodel.errors import CostModelError
 from costmodel.fit import fit_device
 from costmodel.ops import Gemm

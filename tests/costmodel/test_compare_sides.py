@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from costmodel.compare import coverage_notes, match_sides, parse_side, ratio_rows, widest_rows
-from costmodel.compare_cli import compare
+from costmodel.compare.cli import compare
+from costmodel.compare.sides import coverage_notes, match_sides, parse_side, ratio_rows, widest_rows
 from costmodel.errors import CostModelError
 from profiles_db.store import Store, open_store
 

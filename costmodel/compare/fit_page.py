@@ -7,17 +7,17 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.artefact import Artefact
-from costmodel.compare_curves import clock_of, curve_series, op_of, surface_shape_name
-from costmodel.compare_fit import ClockTransfer, clock_rows, clock_transfers, held_out_rows, individual_errors, overall
-from costmodel.compare_page import NamedFigure, Section
-from costmodel.compare_plots import (
+from costmodel.compare.curves import clock_of, curve_series, op_of, surface_shape_name
+from costmodel.compare.fit import ClockTransfer, clock_rows, clock_transfers, held_out_rows, individual_errors, overall
+from costmodel.compare.page import NamedFigure, Section
+from costmodel.compare.plots import (
     bandwidth_figure,
     clocks_figure,
     curves_figure,
     heat_map_figure,
     histogram_figure,
 )
-from costmodel.compare_series import Band, Series
+from costmodel.compare.series import Band, Series
 from costmodel.knots import FamilyKnots
 from costmodel.ops import bus_factor
 from costmodel.predict import FittedCosts

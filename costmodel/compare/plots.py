@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from costmodel.compare_series import Series
+from costmodel.compare.series import Series
 
 Array = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from costmodel.compare_tables import cell, heading, is_text
+from costmodel.compare.tables import cell, heading, is_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -80,8 +80,8 @@ def _compare_sides(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    from costmodel.compare import coverage_notes, match_sides, parse_side, ratio_rows, widest_rows
-    from costmodel.compare_tables import text_table
+    from costmodel.compare.sides import coverage_notes, match_sides, parse_side, ratio_rows, widest_rows
+    from costmodel.compare.tables import text_table
 
     a, b = parse_side(left, db), parse_side(right, db)
     matches = match_sides(a, b, families=families, also=also)
@@ -98,8 +98,8 @@ def _compare_sides(
     for note in notes:
         click.echo(f"note: {note}", err=True)
     if out is not None:
-        from costmodel.compare_page import write_page
-        from costmodel.compare_sides_page import side_sections
+        from costmodel.compare.page import write_page
+        from costmodel.compare.sides_page import side_sections
 
         sections = side_sections(a, b, matches, widest=widest)
         for path in write_page(out, f"{b.label} against {a.label}", sections):
@@ -111,8 +111,8 @@ def _compare_fit(path: Path, *, cluster: str | None, out: Path | None, as_json: 
 
     from cluster_specs.load import load_cluster
     from costmodel.artefact import load_artefact
-    from costmodel.compare_fit import clock_rows, clock_transfers, held_out_rows, overall
-    from costmodel.compare_tables import text_table
+    from costmodel.compare.fit import clock_rows, clock_transfers, held_out_rows, overall
+    from costmodel.compare.tables import text_table
 
     artefact = load_artefact(path)
     spec = load_cluster(cluster or artefact.provenance.cluster)
@@ -132,8 +132,8 @@ def _compare_fit(path: Path, *, cluster: str | None, out: Path | None, as_json: 
             click.echo("\nlower clocks priced from the highest alone")
             click.echo(text_table(clocks))
     if out is not None:
-        from costmodel.compare_fit_page import fit_sections
-        from costmodel.compare_page import write_page
+        from costmodel.compare.fit_page import fit_sections
+        from costmodel.compare.page import write_page
 
         title = f"{artefact.provenance.device}: fitted against measured"
         for written in write_page(out, title, fit_sections(artefact, spec)):
@@ -153,9 +153,9 @@ def _compare_prices(
 ) -> None:
     from cluster_specs.load import load_cluster
     from costmodel.artefact import load_artefact
-    from costmodel.compare import parse_side
-    from costmodel.compare_predictions import price_rows, price_side, worst_rows
-    from costmodel.compare_tables import text_table
+    from costmodel.compare.predictions import price_rows, price_side, worst_rows
+    from costmodel.compare.sides import parse_side
+    from costmodel.compare.tables import text_table
     from costmodel.predict import FittedCosts, load_costs
 
     side = parse_side(right, db)
@@ -175,8 +175,8 @@ def _compare_prices(
         if worst:
             click.echo(f"\nworst\n{text_table(worst)}")
     if out is not None:
-        from costmodel.compare_page import write_page
-        from costmodel.compare_sides_page import price_sections
+        from costmodel.compare.page import write_page
+        from costmodel.compare.sides_page import price_sections
 
         for written in write_page(out, f"{model} against {side.label}", price_sections(side, found, widest=widest)):
             click.echo(f"wrote {written}", err=True)

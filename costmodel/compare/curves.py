@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.build_knots import MeasuredRows
-from costmodel.compare_series import Band, Series
+from costmodel.compare.series import Band, Series
 from costmodel.forms.columns import gemm_efficiency
 from costmodel.knots import FamilyKnots
 from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op

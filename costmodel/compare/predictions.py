@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from costmodel.compare import Side, read_side
+from costmodel.compare.sides import Side, read_side
 from costmodel.errors import CostModelError
 from costmodel.prediction import CostModel, Source
 from costmodel.row_ops import iter_row_ops

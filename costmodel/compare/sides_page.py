@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from costmodel.compare import FamilyMatch, Side, coverage_notes, ratio_rows, widest_rows
-from costmodel.compare_page import NamedFigure, Section
-from costmodel.compare_plots import histogram_figure, ratio_figure
-from costmodel.compare_predictions import Priced, price_rows, worst_rows
+from costmodel.compare.page import NamedFigure, Section
+from costmodel.compare.plots import histogram_figure, ratio_figure
+from costmodel.compare.predictions import Priced, price_rows, worst_rows
+from costmodel.compare.sides import FamilyMatch, Side, coverage_notes, ratio_rows, widest_rows
 from costmodel.prediction import Source
 
 

@@ -1,0 +1,1 @@
+"""Fitted against measured, and two sets of measurements side by side: tables, plots and a page."""
