@@ -4,15 +4,16 @@ A plan fixes every (n, k) and message width, so what is left of an op is a curve
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.ops import Elementwise, Op
+from costmodel.ops import Elementwise, Moe, Op
 from costmodel.prediction import CostModel
 from simulator.sustained_clock import sustained_factor
+from simulator.weight_only_experts import fills_tiles, weight_only_twin
 
 Array = NDArray[np.float64]
 End = Literal["low", "middle", "high"]  # best estimate, or an end of its 90 % interval
@@ -40,10 +41,14 @@ def label(op: Op) -> str:
 
 
 class OpCurves:
-    """Prices ops as a busy server runs them, through one cost model, and remembers every curve."""
+    """Prices ops as a busy server runs them, through one cost model, and remembers every curve.
 
-    def __init__(self, costs: CostModel) -> None:
+    ``weight_only_mxfp4``: the engine runs MXFP4 experts through a weight-only kernel where the device has no FP4 units.
+    """
+
+    def __init__(self, costs: CostModel, *, weight_only_mxfp4: bool = False) -> None:
         self.costs = costs
+        self.weight_only_mxfp4 = weight_only_mxfp4 and "fp4" not in costs.cluster.device.peak_flop_per_s
         self._known: dict[tuple[object, ...], Curve] = {}
 
     def __len__(self) -> int:
@@ -66,8 +71,17 @@ class OpCurves:
                 flop=np.broadcast_to(np.asarray(op.flop(), dtype=np.float64), shape),
                 io_bytes=np.broadcast_to(np.asarray(moved, dtype=np.float64), shape),
             )
+            if self.weight_only_mxfp4 and isinstance(op, Moe) and op.dtype == "mxfp4":
+                curve = _slower(curve, self.price(weight_only_twin(op)), fills_tiles(op))
             self._known[key] = curve
         return curve
+
+
+def _slower(curve: Curve, other: Curve, where: NDArray[np.bool_]) -> Curve:
+    """``curve``, with time and energy of ``other`` at those points of ``where`` at which it takes longer."""
+    longer = where & (other.latency_s > curve.latency_s)
+    timed = ("latency_s", "low_s", "high_s", "energy_j")
+    return replace(curve, **{name: np.where(longer, getattr(other, name), getattr(curve, name)) for name in timed})
 
 
 def _key(value: object) -> object:

@@ -12,9 +12,10 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.ops import Attention, Moe
+from costmodel.ops import SCHEMES, Attention, Moe, Op
 from simulator.engine_profile import EngineProfile
 from simulator.model.cell import AttentionTemplate, KernelChoices
+from simulator.model.linear import UNQUANTISED
 from simulator.model.spec import Block, ModelSpec
 from simulator.op_curves import End, OpCurves, StepSum, label
 from simulator.plan import Plan
@@ -24,10 +25,9 @@ I64 = NDArray[np.int64]
 Array = NDArray[np.float64]
 
 _PS_PER_S: Final = 1e12
-# Fused experts are one op here and many calls for the host: routing, alignment, workspaces, rounding of both inputs,
-# two grouped GEMMs, activation, weighted sum. Counted in calls of a plain op; agrees with the floor of short prompts in
-# public servings of experts (see docs/accuracy.md).
-_EXPERT_LAUNCHES: Final = 20
+# Fused experts are one op here and many calls for the host: alignment, workspaces, two grouped GEMMs, activation,
+# weighted sum, and about as many again where their inputs are rounded. Counted in calls of a plain op.
+_EXPERT_LAUNCHES: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +191,7 @@ class _Compiler:
 
     def _launches(self, block: Block) -> int:
         ops = block.token_ops(self.plan, 1, self.kernels)
-        return sum(_EXPERT_LAUNCHES if isinstance(op, Moe) else 1 for op in ops) + len(list(block.attention(self.plan)))
+        return sum(_launches(op) for op in ops) + len(list(block.attention(self.plan)))
 
     def _add_attention(self, stage: StageSums, call: AttentionTemplate, count: int) -> None:
         """Price one attention call, its batch left open, on the knots of its own variables."""
@@ -224,6 +224,13 @@ class _Compiler:
         else:
             single = replace(call.decode, num_decode=1, decode_kv=read, decode_kv_max=read)
             stage.reads.add("attention", price(single), count)
+
+
+def _launches(op: Op) -> int:
+    if not isinstance(op, Moe):
+        return 1
+    rounds = SCHEMES[op.dtype].activation not in UNQUANTISED
+    return 2 * _EXPERT_LAUNCHES if rounds else _EXPERT_LAUNCHES
 
 
 def _prefill(call: Attention, pairs: I64, shape: StepShape) -> Attention:

@@ -99,7 +99,7 @@ def test_a_step_without_graph_lasts_as_long_as_its_launches() -> None:
     assert table[512] < floor_ps
     assert table[513] == pytest.approx(floor_ps)
     assert table[2048] == max(free[2048], floor_ps)
-    assert _compile("mixtral-8x7b", "tp8").stages[0].launches > 2 * compiled.stages[0].launches
+    assert _compile("mixtral-8x7b", "tp8").stages[0].launches > 1.5 * compiled.stages[0].launches
 
 
 def test_interval_brackets_the_estimate() -> None:

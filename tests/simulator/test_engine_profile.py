@@ -1,0 +1,47 @@
+"""Bundled engine profiles: complete, named like their files, with the differences between versions that matter."""
+
+import pytest
+
+from simulator.engine_profile import bundled_profiles, load_profile
+from simulator.errors import InputError
+
+
+@pytest.mark.parametrize("name", bundled_profiles())
+def test_a_profile_is_what_its_file_is_called(name: str) -> None:
+    """Name, engine and file agree, limits cover every device, and each states where its times come from."""
+    profile = load_profile(name)
+    assert profile.name == name
+    assert name.startswith(profile.engine)
+    assert profile.batch_limits(0).max_num_seqs > 0
+    assert len(profile.host.source) > 20
+
+
+def test_large_devices_get_large_batches() -> None:
+    """The API server of vLLM doubles its token budget at 160 GiB."""
+    profile = load_profile("vllm-0.33")
+    budgets = [profile.batch_limits(gib * 2**30).max_num_batched_tokens for gib in (24, 80, 180)]
+    assert budgets == [2048, 8192, 16384]
+
+
+def test_graph_sizes_stop_at_twice_the_sequences() -> None:
+    """The engine captures up to 2 x max_num_seqs, and never beyond its own end."""
+    profile = load_profile("vllm-0.33")
+    assert profile.capture_sizes(8)[-1] == 16
+    assert profile.capture_sizes(10_000)[-1] == 512
+
+
+def test_versions_differ_where_their_engines_do() -> None:
+    """0.6 schedules synchronously and prefills without graphs; 0.18 runs MXFP4 weight-only; the ideal engine is free."""
+    old, marlin, ideal = (load_profile(name) for name in ("vllm-0.6", "vllm-0.18", "orca"))
+    assert not old.async_scheduling
+    assert old.graphs.mixed == "none"
+    assert old.host.sequence_s > marlin.host.sequence_s
+    assert marlin.mxfp4_experts == "weight_only"
+    assert (ideal.host.step_s, ideal.host.sequence_s, ideal.host.launch_s) == (0.0, 0.0, 0.0)
+
+
+def test_an_unknown_profile_names_its_neighbours() -> None:
+    """A typing error is answered with what was probably meant."""
+    with pytest.raises(InputError) as caught:
+        load_profile("vllm-0.3")
+    assert "vllm-0.33" in str(caught.value.hint)
