@@ -63,8 +63,9 @@ def _siblings_answer() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        reason = str(error).splitlines()[0].rpartition("] ")[2]  # without the place in gloo's sources
         raise RanksLost(
-            f"a rank stopped answering: {str(error).splitlines()[0]}",
+            f"a rank stopped answering: {reason}",
             hint="look for the first error of the other ranks; the same command resumes",
         ) from error
 
