@@ -56,6 +56,11 @@ class StepCounts:
         return StepCounts(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
 
     @property
+    def cached_kv(self) -> int:
+        """KV tokens of prefill chunks that were cached before their step."""
+        return self.prefill_kv - (self.tokens - self.decode_tokens)
+
+    @property
     def mixed_steps(self) -> int:
         """Steps with prefill."""
         return self.steps - self.decode_steps
@@ -71,6 +76,7 @@ class StageTotals:
     decode: float
     prefill: float
     reads: float  # KV read for prefill; a step waits for this or for ``prefill``, whichever is slower
+    context: float  # expanding cached latent KV for prefill
 
     def __add__(self, other: "StageTotals") -> "StageTotals":
         """Add table by table."""
@@ -79,7 +85,7 @@ class StageTotals:
     @property
     def work(self) -> float:
         """All that is done: prefill attention counts its own KV reads."""
-        return self.tokens + self.samples + self.sends + self.decode + self.prefill
+        return self.tokens + self.samples + self.sends + self.decode + self.prefill + self.context
 
 
 def stage_totals(stage: StageSums, knots: Knots, counts: StepCounts, quantity: Quantity) -> StageTotals:
@@ -101,6 +107,7 @@ def stage_totals(stage: StageSums, knots: Knots, counts: StepCounts, quantity: Q
         decode=decode,
         prefill=counts.mixed_steps * _at(quantity(stage.prefill), knots.pairs, counts.pairs / mixed),
         reads=counts.mixed_steps * _at(quantity(stage.reads), knots.reads, counts.prefill_kv / mixed),
+        context=counts.mixed_steps * _at(quantity(stage.context), knots.reads, counts.cached_kv / mixed),
     )
 
 

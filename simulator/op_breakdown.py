@@ -85,13 +85,17 @@ def _sample_weights(by_op: Mapping[str, StageTotals], compiled: CompiledPlan, co
 
 
 def _attention_weights(by_op: Mapping[str, StageTotals]) -> Seconds:
-    """Decode attention, and the slower of the two sides of prefill attention."""
+    """Decode attention, the slower of the two sides of prefill attention, and the expansion of cached latent KV."""
     is_compute_bound = sum(total.prefill for total in by_op.values()) >= sum(total.reads for total in by_op.values())
-    return {name: total.decode + (total.prefill if is_compute_bound else total.reads) for name, total in by_op.items()}
+    return {
+        name: total.decode + (total.prefill if is_compute_bound else total.reads) + total.context
+        for name, total in by_op.items()
+    }
 
 
 def _labels(stage: StageSums) -> list[str]:
-    sums = (stage.tokens, stage.samples, stage.sends, stage.decode, stage.windowed, stage.prefill, stage.reads)
+    attention = (stage.decode, stage.windowed, stage.prefill, stage.reads, stage.context)
+    sums = (stage.tokens, stage.samples, stage.sends, *attention)
     return list(dict.fromkeys(name for total in sums for name in total.by_label))
 
 

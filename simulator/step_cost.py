@@ -63,6 +63,7 @@ class StageSums:
     windowed: StepSum  # likewise, sliding-window layers
     prefill: StepSum
     reads: StepSum
+    context: StepSum  # expanding cached latent KV, on the knots of ``reads``
     all_reduces: int  # calls per step
     launches: int  # kernels the host starts one by one in a step that runs without a graph
 
@@ -114,6 +115,10 @@ class CompiledPlan:
             prefill_pair_ps=np.stack([_to_ps(stage.prefill.seconds(end)) for stage in self.stages]),
             prefill_kv_knots=knots.reads,
             prefill_kv_ps=np.stack([_to_ps(stage.reads.seconds(end)) for stage in self.stages]),
+            context_knots=knots.reads,
+            context_ps=np.stack(
+                [_dense(knots.reads, knots.reads, stage.context.seconds(end)) for stage in self.stages]
+            ),
             host_step_ps=round(host.step_s * _PS_PER_S),
             host_seq_ps=0,  # the per-sequence part is on the critical path: it is inside sample_ps
         )
@@ -177,6 +182,7 @@ class _Compiler:
             windowed=StepSum(grid),
             prefill=StepSum(len(knots.pairs)),
             reads=StepSum(len(knots.reads)),
+            context=StepSum(len(knots.reads)),
             all_reduces=sum(count * self._all_reduces(block) for block, count in blocks),
             launches=sum(count * self._launches(block) for block, count in blocks),
         )
@@ -219,11 +225,10 @@ class _Compiler:
             return
         stage.prefill.add("attention", price(_prefill(call.prefill, knots.pairs, self.shape)), count)
         read = np.maximum(knots.reads, 1)
+        single = replace(call.decode, num_decode=1, decode_kv=read, decode_kv_max=read)
+        stage.reads.add("attention", price(single), count)
         if call.context_gemm is not None:
-            stage.reads.add("gemm", price(replace(call.context_gemm, m=read)), count)
-        else:
-            single = replace(call.decode, num_decode=1, decode_kv=read, decode_kv_max=read)
-            stage.reads.add("attention", price(single), count)
+            stage.context.add("gemm", price(replace(call.context_gemm, m=read)), count)
 
 
 def _launches(op: Op) -> int:
@@ -249,7 +254,7 @@ def _knots(profile: EngineProfile, shape: StepShape) -> Knots:
     return Knots(
         tokens=np.asarray(sorted(tokens), dtype=np.int64),
         rows=np.asarray(_steps(1, seqs, 2), dtype=np.int64),
-        batch=np.asarray(_steps(1, seqs, 2), dtype=np.int64),
+        batch=np.asarray(_steps(1, max(seqs, 2), 2), dtype=np.int64),
         kv=np.asarray([0, *_covering(64, max(shape.kv_tokens, 128), 2)], dtype=np.int64),
         pairs=np.asarray([0, *_covering(256, max(largest_pairs, 512), 1)], dtype=np.int64),
         reads=np.asarray([0, *_covering(512, max(shape.kv_tokens, 1024), 1)], dtype=np.int64),

@@ -11,7 +11,8 @@ exactly the same clock as a thousand single steps. One iteration of stage ``s`` 
 K counts the token each sequence is about to write, V all tokens up to the end of each chunk, and S every sequence in
 the step: engines run the sampler on the last row of a partial prompt as well. ``decode`` interpolates linearly in K
 between its knots for every B, and linearly in B between its knots; ``windowed`` does the same for the sliding-window
-layers over Kw = sum of min(kv, window); ``prefill`` is max(pairs(W), reads(V)), piecewise linear in each. CUDA-graph
+layers over Kw = sum of min(kv, window); ``prefill`` is max(pairs(W), reads(V)) + context(C), piecewise linear in each,
+where C is the part of V that was cached before the step: latent attention must expand it to keys and values. CUDA-graph
 padding is already inside the token tables. The host needs ``host_step + host_seq * (sequences in the step)``: a floor
 under the step when scheduling is asynchronous, an addend when it is not.
 """
@@ -41,6 +42,8 @@ class StepTables:
     prefill_pair_ps: I64  # [stages, np]
     prefill_kv_knots: I64  # [nv], ascending, first 0
     prefill_kv_ps: I64  # [stages, nv]
+    context_knots: I64  # [nc], ascending, first 0
+    context_ps: I64  # [stages, nc], first column 0: expanding cached latent KV; zeros where keys are cached as such
     host_step_ps: int
     host_seq_ps: int
 
@@ -61,6 +64,7 @@ def linear_tables(
     decode_kv_ps: int = 0,
     pair_ps: int = 0,
     kv_read_ps: int = 0,
+    context_kv_ps: int = 0,
     windowed_kv_ps: int = 0,
     window_tokens: int = 0,
     kv_knots: tuple[int, ...] = (0, 1 << 20),
@@ -72,8 +76,9 @@ def linear_tables(
     """Tables of a machine whose every cost is linear: to try the engine, and to check it by hand.
 
     One step of T tokens, B sequences and K tokens of KV takes ``step_ps + T token_ps + B (sample_seq_ps +
-    decode_seq_ps) + K decode_kv_ps`` per stage, and ``pair_ps`` per causal pair or ``kv_read_ps`` per token of KV,
-    whichever is more, for its prefill chunks. Sampling is on the last stage only.
+    decode_seq_ps) + K decode_kv_ps`` per stage. Its prefill chunks take ``pair_ps`` per causal pair or ``kv_read_ps``
+    per token of KV, whichever is more, and ``context_kv_ps`` per token that was cached before. Sampling is on the last
+    stage only.
     """
     tokens = np.arange(max_num_batched_tokens + 1, dtype=np.int64)
     seqs = np.arange(max_num_seqs + 1, dtype=np.int64)
@@ -101,6 +106,8 @@ def linear_tables(
         prefill_pair_ps=np.tile(line * pair_ps, (stages, 1)),
         prefill_kv_knots=line,
         prefill_kv_ps=np.tile(line * kv_read_ps, (stages, 1)),
+        context_knots=line,
+        context_ps=np.tile(line * context_kv_ps, (stages, 1)),
         host_step_ps=host_step_ps,
         host_seq_ps=host_seq_ps,
     )

@@ -63,6 +63,8 @@ def cost_arena(tables: StepTables, limits: EngineLimits) -> I64:
         (layout.PAIRS, tables.prefill_pair_ps),
         (layout.READ_KNOTS, tables.prefill_kv_knots),
         (layout.READS, tables.prefill_kv_ps),
+        (layout.CONTEXT_KNOTS, tables.context_knots),
+        (layout.CONTEXT, tables.context_ps),
     ):
         header[column] = size
         parts.append(table.ravel())
@@ -73,6 +75,7 @@ def cost_arena(tables: StepTables, limits: EngineLimits) -> I64:
     header[layout.NUM_KV_KNOTS] = len(tables.decode_kv_knots)
     header[layout.NUM_PAIR_KNOTS] = len(tables.prefill_pair_knots)
     header[layout.NUM_READ_KNOTS] = len(tables.prefill_kv_knots)
+    header[layout.NUM_CONTEXT_KNOTS] = len(tables.context_knots)
     return np.concatenate(parts)
 
 

@@ -54,7 +54,7 @@ def _check_tables(tables: StepTables, limits: EngineLimits) -> None:
         length = getattr(tables, name).shape[1]
         if length < wanted:
             raise InputError(f"step tables: {name} has {length} entries, the engine limits need {wanted}")
-    for name in ("decode_batch_knots", "decode_kv_knots", "prefill_pair_knots", "prefill_kv_knots"):
+    for name in ("decode_batch_knots", "decode_kv_knots", "prefill_pair_knots", "prefill_kv_knots", "context_knots"):
         knots = getattr(tables, name)
         if len(knots) < 2 or (np.diff(knots) <= 0).any():
             raise InputError(f"step tables: {name} are {knots.tolist()}, must be two or more, ascending")

@@ -63,14 +63,17 @@ def interpolate(costs: Cells, knots: int, count: int, values: int, x: int) -> in
 
 
 @kernel
-def prefill_cost(costs: Cells, stage: int, pairs: int, reads: int) -> int:
-    """Attention of a step's prefill chunks in ps: the slower of arithmetic and KV reads."""
+def prefill_cost(costs: Cells, stage: int, tokens: int, pairs: int, reads: int) -> int:
+    """Attention of prefill chunks of ``tokens`` in ps: the slower of arithmetic and KV reads, then the expansion."""
     if pairs == 0:
         return 0
     count = costs[layout.NUM_PAIR_KNOTS]
     work = interpolate(costs, costs[layout.PAIR_KNOTS], count, costs[layout.PAIRS] + stage * count, pairs)
     count = costs[layout.NUM_READ_KNOTS]
-    return max(work, interpolate(costs, costs[layout.READ_KNOTS], count, costs[layout.READS] + stage * count, reads))
+    read = interpolate(costs, costs[layout.READ_KNOTS], count, costs[layout.READS] + stage * count, reads)
+    count = costs[layout.NUM_CONTEXT_KNOTS]
+    row = costs[layout.CONTEXT] + stage * count
+    return max(work, read) + interpolate(costs, costs[layout.CONTEXT_KNOTS], count, row, reads - tokens)
 
 
 @kernel

@@ -275,7 +275,10 @@ PAIRS: Final = 15
 READ_KNOTS: Final = 16
 NUM_READ_KNOTS: Final = 17
 READS: Final = 18
-COST_COLUMNS: Final = 19
+CONTEXT_KNOTS: Final = 19
+NUM_CONTEXT_KNOTS: Final = 20
+CONTEXT: Final = 21
+COST_COLUMNS: Final = 22
 
 # policies and routers
 VLLM_V1: Final = 0

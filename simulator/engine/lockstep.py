@@ -57,7 +57,8 @@ def _own_work(state: Cells, costs: Cells, rep: int) -> tuple[int, int]:
     grp = state[rep + layout.GROUPS]
     batch = state[grp + layout.DECODERS]
     rows = batch + state[rep + layout.PLANNED_PREFILLS]
-    attention = prefill_cost(costs, 0, state[rep + layout.PLANNED_PAIRS], state[rep + layout.PLANNED_READS])
+    tokens = state[rep + layout.PLANNED_TOKENS]
+    attention = prefill_cost(costs, 0, tokens, state[rep + layout.PLANNED_PAIRS], state[rep + layout.PLANNED_READS])
     attention <<= FRACTION_BITS
     if batch > 0:
         attention += decode_attention(state, costs, grp, 0)

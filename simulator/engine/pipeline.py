@@ -68,7 +68,7 @@ def launch_stages(
     for stage in range(state[layout.STAGES]):
         token_ps = token_cost(costs, stage, tokens, prefills)
         sample_ps = sample_cost(costs, stage, rows)
-        attention = prefill_cost(costs, stage, pairs, reads) << FRACTION_BITS
+        attention = prefill_cost(costs, stage, prefill_tokens, pairs, reads) << FRACTION_BITS
         if batch > 0:
             attention += decode_attention(state, costs, grp, stage)
         duration = token_ps + sample_ps + ((attention + FRACTION_MASK) >> FRACTION_BITS)

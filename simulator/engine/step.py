@@ -207,7 +207,7 @@ def launch(
     rows = batch + prefills
     token_ps = token_cost(costs, 0, batch + prefill_tokens, prefills)
     sample_ps = sample_cost(costs, 0, rows)
-    attention = prefill_cost(costs, 0, pairs, reads) << FRACTION_BITS
+    attention = prefill_cost(costs, 0, prefill_tokens, pairs, reads) << FRACTION_BITS
     if batch > 0:
         attention += decode_attention(state, costs, grp, 0)
     device = ((token_ps + sample_ps) << FRACTION_BITS) + attention

@@ -60,6 +60,16 @@ def test_one_request_by_hand() -> None:
     assert finish == pytest.approx(prefill + sum(decode), abs=1e-9)
 
 
+def test_chunks_expand_what_is_cached_by_hand() -> None:
+    """A prompt of 250 in chunks of 100: 3 us for each of the 0, 100 and 200 tokens cached before them."""
+    chunked = replace(LIMITS, max_num_batched_tokens=100)
+    costly = linear_tables(
+        max_num_seqs=64, max_num_batched_tokens=2048, step_ps=5 * MS, token_ps=0, context_kv_ps=3 * 10**6
+    )
+    result = run_replicas(costly, chunked, workload(1, 250, 1))
+    assert result.first_token_ps[0] / MS == pytest.approx(3 * 5 + 0.003 * (0 + 100 + 200), abs=1e-9)
+
+
 def test_two_requests_by_hand_with_and_without_asynchronous_scheduling() -> None:
     """The second arrives during the first decode: it joins the next step, or the one after it, and both then share."""
     arrivals = np.array([0.0, 0.007])  # the first step ends at 6.1505 ms

@@ -328,6 +328,8 @@ class Reference:
                 line(tables.prefill_pair_knots, tables.prefill_pair_ps[0], pairs),
                 line(tables.prefill_kv_knots, tables.prefill_kv_ps[0], reads),
             )
+            cached = sum(r.computed - n for r, n in prefills)
+            ps += line(tables.context_knots, tables.context_ps[0], cached)
         ticks = ps * Q
         if decodes:
             ticks += plane(tables, tables.decode_ps[0], len(decodes), sum(r.computed for r in decodes))
@@ -414,6 +416,7 @@ def random_case(seed: int) -> tuple[StepTables, EngineLimits, Workload]:
         decode_kv_ps=int(rng.integers(0, 60)),
         pair_ps=int(rng.integers(0, 9)),
         kv_read_ps=int(rng.integers(0, 9)),
+        context_kv_ps=int(rng.integers(0, 9)),
         windowed_kv_ps=int(rng.integers(0, 60)),
         window_tokens=window,
         kv_knots=(0, 37, 150, 400, 100_000),

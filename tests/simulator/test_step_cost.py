@@ -1,5 +1,7 @@
 """Compiled tables say what the ops say: sums, padding, monotony, stages and intervals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -139,3 +141,20 @@ def test_labels_name_what_ran() -> None:
     """A breakdown line carries the small op's or the collective's own name."""
     ops = load_model("mixtral-8x7b").unique_blocks[0].token_ops(parse_plan("tp2"), 8)
     assert {"gemm", "moe", "all_reduce", "rope", "add_rmsnorm"} <= {label(op) for op in ops}
+
+
+def test_latent_attention_expands_what_is_cached() -> None:
+    """MLA: C cached tokens of a chunk cost the expansion GEMM of C rows in every layer; other models expand nothing."""
+    model, plan, curves = load_model("deepseek-v3"), parse_plan("tp8"), OpCurves(AnalyticCosts(_CLUSTER))
+    tables = _compile("deepseek-v3", "tp8", curves=curves).tables()
+    gemms = [
+        call.context_gemm
+        for block, count in model.blocks
+        for _ in range(count)
+        for call in block.attention(plan)
+        if call.context_gemm is not None
+    ]
+    for knot, cached in enumerate(tables.context_knots):
+        expected = sum(float(curves.price(replace(gemm, m=max(1, int(cached)))).latency_s) for gemm in gemms)
+        assert tables.context_ps[0, knot] == pytest.approx(0 if cached == 0 else expected * 1e12, abs=0.5, rel=1e-9)
+    assert not _compile("llama-3.1-8b", "tp1").tables().context_ps.any()
