@@ -11,7 +11,7 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 CAMPAIGN ?= build/campaign
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format bench docs fits gpu-campaign clean
+.PHONY: help setup setup-dev demo test check format bench docs fits accuracy gpu-campaign clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,18 @@ fits: $(VENV)/.dev ## Make the bundled fitted models again from aiconfigurator-c
 	done
 	$(BIN)/apex fit --db build/fits --device b200 --framework vllm-0.24.0 --monotone --out profiles_db/fitted/b200.parquet
 	$(BIN)/apex fit --db build/fits --device a100-sxm-80gb --framework vllm-0.14.0 --out profiles_db/fitted/a100-sxm-80gb.parquet
+
+# Measured serving data and imported kernel tables are not part of the repository.
+GROUNDTRUTH ?= ../shared/groundtruth
+ACCURACY_DB ?= build/accuracy/db
+ACCURACY_FITS ?= build/accuracy/fits
+
+accuracy: $(VENV)/.dev ## Compare with measured servers; rewrites docs/accuracy.md and docs/accuracy_ops.md
+	test -d $(ACCURACY_DB) || $(PIP) --editable '.[import-aic]'
+	test -d $(ACCURACY_DB) || $(BIN)/apex import aiconfigurator --system h100_sxm --system h200_sxm --system a100_sxm --framework all --db $(ACCURACY_DB)
+	mkdir -p $(ACCURACY_FITS)
+	$(BIN)/python -m benchmarks.accuracy --groundtruth $(GROUNDTRUTH) --db $(ACCURACY_DB) --fits $(ACCURACY_FITS)
+	$(BIN)/python benchmarks/accuracy_ops.py
 
 format: $(VENV)/.dev ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix .

@@ -31,7 +31,7 @@ def test_graph_sizes_stop_at_twice_the_sequences() -> None:
 
 
 def test_versions_differ_where_their_engines_do() -> None:
-    """0.6 schedules synchronously and prefills without graphs; 0.18 runs MXFP4 weight-only; the ideal engine is free."""
+    """0.6 schedules synchronously and prefills without graphs; 0.18 runs MXFP4 weight-only; the ideal one is free."""
     old, marlin, ideal = (load_profile(name) for name in ("vllm-0.6", "vllm-0.18", "orca"))
     assert not old.async_scheduling
     assert old.graphs.mixed == "none"

@@ -158,3 +158,16 @@ def test_latent_attention_expands_what_is_cached() -> None:
         expected = sum(float(curves.price(replace(gemm, m=max(1, int(cached)))).latency_s) for gemm in gemms)
         assert tables.context_ps[0, knot] == pytest.approx(0 if cached == 0 else expected * 1e12, abs=0.5, rel=1e-9)
     assert not _compile("llama-3.1-8b", "tp1").tables().context_ps.any()
+
+
+def test_one_sequence_at_a_time_is_a_table_too() -> None:
+    """With max_num_seqs = 1 the decode table still has the two batch knots that the engine interpolates between."""
+    compiled = compile_plan(
+        load_model("llama-3.1-8b"),
+        parse_plan("tp1"),
+        OpCurves(AnalyticCosts(_CLUSTER)),
+        profile=load_profile("vllm-0.33"),
+        shape=StepShape(max_num_seqs=1, max_num_batched_tokens=2048, max_model_len=8192, kv_tokens=20_000),
+        kernels=KernelChoices(activation_quantisation="fused"),
+    )
+    assert compiled.tables().decode_batch_knots.tolist() == [1, 2]

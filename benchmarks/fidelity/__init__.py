@@ -1,0 +1,1 @@
+"""Predicted against measured serving: public benchmark runs replayed with nothing tuned to them."""

@@ -1,0 +1,179 @@
+"""The measured groups of `serving_points.csv`: which rows, and what server and client they are replayed with.
+
+A server setting that its launch file states is taken from there; one that nothing records is the engine profile's
+default. Whatever stands in for something else (another engine's scheduler, another version's kernels) is said in
+``caveat`` and printed with the errors.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from simulator.plan import Plan, parse_plan
+
+Row = Mapping[str, str]
+Settings = Mapping[str, int | float | bool]
+
+
+def _tensor_parallel(row: Row) -> str:
+    return f"tp{row['tp_size']}"
+
+
+def _fp8_checkpoint(row: Row) -> str:
+    return f"tp{row['tp_size']}-w.fp8-kv.fp8"
+
+
+def _expert_parallel_at_8(row: Row) -> str:
+    return "tp8-ep8" if row["tp_size"] == "8" else f"tp{row['tp_size']}"
+
+
+def _launch_file(row: Row) -> Settings:
+    """Return what the public benchmark's launch files of dense and gpt-oss servers say."""
+    return {
+        "max_num_seqs": int(row["concurrency"]),
+        "max_num_batched_tokens": 8192,
+        "max_model_len": int(row["isl"]) + int(row["osl"]) + 200,
+        "gpu_memory_utilization": 0.9,
+    }
+
+
+def _minimax(row: Row) -> Settings:
+    return {"max_model_len": int(row["isl"]) + int(row["osl"]) + 200, "gpu_memory_utilization": 0.95}
+
+
+def _deepseek(row: Row) -> Settings:
+    return {
+        "max_num_seqs": 512 if row["isl"] == row["osl"] == "1024" else 256,
+        "max_num_batched_tokens": 32768,
+        "max_model_len": int(row["isl"]) + int(row["osl"]) + 200,
+        "gpu_memory_utilization": 0.82,
+    }
+
+
+def _fixed_lengths(row: Row) -> Settings:
+    return {"max_model_len": int(row["isl"]) + int(row["osl"]) + 200}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingGroup:
+    """Rows of one model, device and engine version, and how they are replayed."""
+
+    name: str
+    where: Mapping[str, tuple[str, ...]]  # column: its values
+    model: str
+    device: str
+    profile: str
+    framework: str  # whose kernel tables are fitted
+    plan: Callable[[Row], str] = _tensor_parallel
+    settings: Callable[[Row], Settings] = _launch_file
+    client: str = ""  # appended to closed:isl=,osl=,concurrency=
+    caveat: str = ""
+    is_suspect: bool = False  # reported, not counted among the trusted groups
+
+    def holds(self, row: Row) -> bool:
+        """Whether ``row`` belongs to this group."""
+        return all(row[column] in values for column, values in self.where.items())
+
+    def plan_of(self, row: Row) -> Plan:
+        """Return the plan the row's server ran."""
+        return parse_plan(self.plan(row))
+
+
+_FIXED: Final = ",ratio=1"
+_VENDOR: Final = "vendor sweep: lengths are fixed; prompts per slot, warm-up and server limits are not recorded"
+
+GROUPS: Final = (
+    ServingGroup(
+        name="vLLM, Llama-3.1-70B FP8, H200",
+        where={"model_path": ("meta-llama/Llama-3.1-70B",), "system": ("h200_sxm",)},
+        model="llama-3.1-70b",
+        device="h200-sxm",
+        profile="vllm-0.11",
+        framework="vllm-0.24.0",
+        plan=_fp8_checkpoint,
+    ),
+    ServingGroup(
+        name="vLLM 2025, gpt-oss-120b MXFP4, H100",
+        where={"model_path": ("openai/gpt-oss-120b",), "backend_version": ("", "0.11.2")},
+        model="gpt-oss-120b",
+        device="h100-sxm",
+        profile="vllm-0.11",
+        framework="vllm-0.24.0",
+    ),
+    ServingGroup(
+        name="vLLM 0.18, gpt-oss-120b MXFP4, H100",
+        where={"model_path": ("openai/gpt-oss-120b",), "backend_version": ("0.18.0",)},
+        model="gpt-oss-120b",
+        device="h100-sxm",
+        profile="vllm-0.18",
+        framework="vllm-0.24.0",
+        caveat=(
+            "the server runs MXFP4 experts through Marlin; the tables hold the Triton kernel, and Marlin's time is "
+            "borrowed from another model's 4-bit experts"
+        ),
+    ),
+    ServingGroup(
+        name="vLLM 0.16, MiniMax-M2.5 FP8, H200, tp4",
+        where={"model_path": ("MiniMaxAI/MiniMax-M2.5",), "backend_version": ("0.16.0",)},
+        model="minimax-m2.5",
+        device="h200-sxm",
+        profile="vllm-0.18",
+        framework="vllm-0.24.0",
+        settings=_minimax,
+    ),
+    ServingGroup(
+        name="vLLM 0.18, MiniMax-M2.5 FP8, H200, tp8",
+        where={"model_path": ("MiniMaxAI/MiniMax-M2.5",), "backend_version": ("0.18.0",)},
+        model="minimax-m2.5",
+        device="h200-sxm",
+        profile="vllm-0.18",
+        framework="vllm-0.24.0",
+        plan=_expert_parallel_at_8,
+        settings=_minimax,
+        caveat="recorded as tp8; block-FP8 experts cannot be split over 8 ranks, so it is replayed as tp8-ep8",
+    ),
+    ServingGroup(
+        name="SGLang 0.5.9, DeepSeek-R1 FP8, H200",
+        where={"model_path": ("deepseek-ai/DeepSeek-R1",)},
+        model="deepseek-v3",
+        device="h200-sxm",
+        profile="sglang-0.5",
+        framework="sglang-0.5.14",
+        settings=_deepseek,
+    ),
+    ServingGroup(
+        name="SGLang 0.5, Qwen3-32B, H100",
+        where={"model_path": ("Qwen/Qwen3-32B",)},
+        model="qwen3-32b",
+        device="h100-sxm",
+        profile="sglang-0.5",
+        framework="sglang-0.5.14",
+        settings=_fixed_lengths,
+        client=_FIXED,
+        caveat=_VENDOR,
+    ),
+    ServingGroup(
+        name="TensorRT-LLM 1.0, Llama-3.1-8B, H100",
+        where={"backend": ("trtllm",)},
+        model="llama-3.1-8b",
+        device="h100-sxm",
+        profile="vllm-0.11",
+        framework="trtllm-1.3.0rc20",
+        settings=_fixed_lengths,
+        client=_FIXED,
+        caveat=f"profile vllm-0.11 stands in for TensorRT-LLM's scheduler and host; {_VENDOR}",
+    ),
+    ServingGroup(
+        name="vLLM 0.12, Llama-3.1-8B FP8, H200",
+        where={"model_path": ("nvidia/Llama-3.1-8B-Instruct-FP8",)},
+        model="llama-3.1-8b",
+        device="h200-sxm",
+        profile="vllm-0.11",
+        framework="vllm-0.24.0",
+        plan=_fp8_checkpoint,
+        settings=_fixed_lengths,
+        client=_FIXED,
+        caveat=f"suspect: looks like prefix-cache hits or a lower real concurrency; {_VENDOR}",
+        is_suspect=True,
+    ),
+)
