@@ -2,15 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from profiler.errors import ProfilerError
 from profiler.point import OpShape
 
 if TYPE_CHECKING:
-    import torch
-
     from profiler.kernels.buffers import Buffers
 
 
@@ -38,22 +35,3 @@ class KernelBackend(Protocol):
 
     def prepare(self, op: OpShape, kernel: str, buffers: "Buffers") -> Prepared:
         """Allocate operands and return the launch; raises ``Unsupported`` or ``torch.OutOfMemoryError``."""
-
-
-def kernel_backends(device: "torch.device") -> tuple[KernelBackend, ...]:
-    """Return every backend that can run on ``device``, preferred first."""
-    from profiler.kernels.torch_backend import TorchBackend
-
-    backends: list[KernelBackend] = [TorchBackend(device)]
-    if device.type == "cuda":
-        if find_spec("triton") is not None:
-            from profiler.kernels.triton_backend import TritonBackend
-
-            backends.append(TritonBackend())
-        if find_spec("vllm") is not None:
-            from profiler.kernels.vllm_backend import VllmBackend
-
-            backends.append(VllmBackend())
-    from profiler.kernels.step_backend import StepBackend
-
-    return (*backends, StepBackend(tuple(backends)))

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from profiler.backend import KernelBackend, Prepared, Unsupported
-from profiler.energy import EnergyMeter
+from profiler.instruments.energy import EnergyMeter
+from profiler.instruments.throttle import ThrottleCounters
 from profiler.point import OpShape, Point
-from profiler.throttle import ThrottleCounters
 from profiler.timing import (
     CpuStopwatch,
     CudaStopwatch,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from profiler.doctor import doctor
+from profiler.doctor.command import doctor
 
 if TYPE_CHECKING:
     from profiler.request import ProfileRequest
@@ -89,7 +89,7 @@ def _request(**options: Any) -> "ProfileRequest":
     """Check what click cannot; raises ``ProfilerError``."""
     from profiler.duration import parse_duration_s
     from profiler.errors import ProfilerError
-    from profiler.grid import FAMILIES
+    from profiler.planning.grid import FAMILIES
     from profiler.request import ProfileRequest
     from profiler.timing import TimingPolicy
     from profiles_db.manifest import load_manifest
@@ -149,7 +149,7 @@ def _summary(outcome: "Outcome") -> str:
 
 
 def _dry_run(request: "ProfileRequest", nproc_per_node: int, *, as_json: bool) -> None:
-    from profiler.dry_run import describe, survey
+    from profiler.planning.dry_run import describe, survey
 
     surveyed = survey(request, nproc_per_node)
     click.echo(json.dumps(asdict(surveyed)) if as_json else describe(surveyed))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from profiler.bench import Bench
 from profiler.duration import format_duration
 from profiler.journal import Entry
-from profiler.planner import Planner
+from profiler.planning.planner import Planner
 from profiler.point import Point, row_identity
 from profiler.run import Run
 

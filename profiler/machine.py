@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from profiler.clocks import ClockControl, open_clock_control
-from profiler.device_name import spec_name_of
 from profiler.errors import ProfilerError
-from profiler.nvml import Gpu, Nvml, NvmlError
+from profiler.instruments.clocks import ClockControl, open_clock_control
+from profiler.instruments.device_name import spec_name_of
+from profiler.instruments.nvml import Gpu, Nvml, NvmlError
+from profiler.instruments.throttle import ThrottleCounters
 from profiler.ranks import Place
-from profiler.throttle import ThrottleCounters
 
 if TYPE_CHECKING:
     import torch

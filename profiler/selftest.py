@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from profiler.backend import Prepared
-from profiler.clocks import sm_clock_under_load
-from profiler.nvml import Gpu, NvmlError
-from profiler.throttle import ThrottleCounters
+from profiler.instruments.clocks import sm_clock_under_load
+from profiler.instruments.nvml import Gpu, NvmlError
+from profiler.instruments.throttle import ThrottleCounters
 from profiler.timing import CpuStopwatch, CudaStopwatch, Measurement, TimingPolicy, take_samples
 
 if TYPE_CHECKING:

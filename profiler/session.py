@@ -12,27 +12,27 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-from profiler.adaptive import AdaptivePlan
-from profiler.backend import kernel_backends
 from profiler.bench import Bench
-from profiler.clocks import ClockControl
-from profiler.collective_bench import CollectiveBench
-from profiler.collective_rounds import measure_collectives
+from profiler.collectives.bench import CollectiveBench
+from profiler.collectives.groups import GroupLayout, default_levels, group_layouts
+from profiler.collectives.rounds import measure_collectives
 from profiler.compute_rounds import ComputeRounds
 from profiler.drift import drift_frac, measure_drift
-from profiler.energy import EnergyMeter
 from profiler.errors import ProfilerError
+from profiler.instruments.clocks import ClockControl
+from profiler.instruments.energy import EnergyMeter
+from profiler.instruments.provenance import collect_provenance, require_same_software
 from profiler.journal import FolderLock, Journal, collect_leftovers, discard_leftovers
+from profiler.kernels.available import kernel_backends
 from profiler.ledger import Ledger
 from profiler.machine import Machine
-from profiler.planner import FixedPlan, Planner
+from profiler.planning.adaptive import AdaptivePlan
+from profiler.planning.planner import FixedPlan, Planner
+from profiler.planning.workload import Workload, place_collectives, place_workload, wanted_shapes
 from profiler.point import Point
-from profiler.provenance import collect_provenance, require_same_software
-from profiler.rank_groups import GroupLayout, default_levels, group_layouts
 from profiler.ranks import Place, Ranks
 from profiler.request import ProfileRequest
 from profiler.run import Outcome, Run, StopSignal
-from profiler.workload import Workload, place_collectives, place_workload, wanted_shapes
 
 _COLLECTIVES_SHARE: Final = 0.35
 _COMPUTE_SHARE: Final = 0.95

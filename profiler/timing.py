@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from profiler.backend import Prepared
+from profiler.instruments.throttle import ThrottleCounters
 from profiler.stopping import MedianConfidence, StoppingRule
-from profiler.throttle import ThrottleCounters
 
 if TYPE_CHECKING:
     import torch

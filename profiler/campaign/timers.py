@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from profiler.backend import Unsupported
 from profiler.bench import Bench
-from profiler.grid import attention_shape
+from profiler.planning.grid import attention_shape
 from profiler.point import OpShape
 
 _GEMMS: Final = (

@@ -1,7 +1,7 @@
 """vLLM's own kernels where vLLM is installed: what its engine really runs, instead of torch's nearest relative.
 
-Entry points move between releases: `profiler.vllm_signatures` compares every call made here with the signatures of an
-installed or unpacked vLLM. Weights are column-major [k, n] as vLLM's linear layers hold them.
+Entry points move between releases: `profiler.kernels.vllm_signatures` compares every call made here with the
+signatures of an installed or unpacked vLLM. Weights are column-major [k, n] as vLLM's linear layers hold them.
 """
 
 from collections.abc import Callable, Sequence

@@ -12,10 +12,10 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from profiler.collective_bench import CollectiveBench, RanksLost
-from profiler.collectives import KINDS, Communicator, PreparedCollective, TorchCollectives
+from profiler.collectives.bench import CollectiveBench, RanksLost
+from profiler.collectives.groups import default_levels, group_layouts
+from profiler.collectives.kernels import KINDS, Communicator, PreparedCollective, TorchCollectives
 from profiler.point import OpShape, Point
-from profiler.rank_groups import default_levels, group_layouts
 from profiler.stopping import MedianConfidence
 
 

@@ -6,11 +6,11 @@ import random
 import numpy as np
 import pytest
 
-from profiler.adaptive import AdaptivePlan
-from profiler.grid import attention_shape
-from profiler.planner import FixedPlan
+from profiler.planning.adaptive import AdaptivePlan
+from profiler.planning.grid import attention_shape
+from profiler.planning.planner import FixedPlan
+from profiler.planning.surrogate import Surrogate, farthest_points
 from profiler.point import OpShape, Point
-from profiler.surrogate import Surrogate, farthest_points
 
 
 def gemm(m, n, k, dtype="bf16"):

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from profiler.clocks import NvmlClocks, open_clock_control, sm_clock_under_load
-from profiler.nvml import Nvml, NvmlError
+from profiler.instruments.clocks import NvmlClocks, open_clock_control, sm_clock_under_load
+from profiler.instruments.nvml import Nvml, NvmlError
 
 
 @pytest.fixture
@@ -147,8 +147,8 @@ def test_without_a_gpu_the_control_refuses_by_name():
 
 _CHILD = """
 import os, signal, sys, time
-from profiler.clocks import NvmlClocks
-from profiler.nvml import Nvml
+from profiler.instruments.clocks import NvmlClocks
+from profiler.instruments.nvml import Nvml
 gpu = Nvml().gpus()[0]
 clocks = NvmlClocks(gpu)
 clocks.__enter__()
@@ -224,8 +224,8 @@ def test_a_death_no_handler_sees_is_covered_by_the_watchdog(fake_nvml, way):
 
 _RANK = """
 import os, time
-from profiler.clocks import NvmlClocks
-from profiler.nvml import Nvml
+from profiler.instruments.clocks import NvmlClocks
+from profiler.instruments.nvml import Nvml
 rank = int(os.environ["RANK"])
 with NvmlClocks(Nvml().gpus()[rank]) as clocks:
     assert clocks.lock(1410).clock_mhz == 1410

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from profiler.nvml import Nvml
-from profiler.throttle import Throttle, ThrottleCounters
+from profiler.instruments.nvml import Nvml
+from profiler.instruments.throttle import Throttle, ThrottleCounters
 
 
 @pytest.fixture

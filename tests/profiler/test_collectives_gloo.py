@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from profiler.collectives import KINDS, algbw_bytes_per_s, busbw_bytes_per_s
+from profiler.collectives.kernels import KINDS, algbw_bytes_per_s, busbw_bytes_per_s
 
 _RANKS = Path(__file__).with_name("collective_ranks.py")
 

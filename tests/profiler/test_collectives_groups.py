@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from profiler.collectives.groups import LinkLevel, default_levels, group_layouts
 from profiler.errors import ProfilerError
-from profiler.rank_groups import LinkLevel, default_levels, group_layouts
 
 _TWO_NODES = [LinkLevel(name="nvlink", group_size=8), LinkLevel(name="network", group_size=16)]
 

@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 import torch
 
 from profiler.backend import Unsupported
-from profiler.collectives import Communicator, VllmCustomAllReduce
+from profiler.collectives.kernels import Communicator, VllmCustomAllReduce
 
 # What this path calls of vLLM's class, with its signatures and its rules on size and alignment.
 _STAND_IN = """

@@ -7,8 +7,8 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from profiler.doctor import doctor
-from profiler.host_checks import check_host
+from profiler.doctor.command import doctor
+from profiler.doctor.host_checks import check_host
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +142,7 @@ def test_without_torch_and_pynvml_the_command_still_answers():
     code = (
         "import sys\n"
         "sys.modules['torch'] = sys.modules['pynvml'] = None\n"
-        "from profiler.doctor import doctor\n"
+        "from profiler.doctor.command import doctor\n"
         "doctor([])\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

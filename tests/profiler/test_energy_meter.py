@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from profiler.energy import EnergyMeter
-from profiler.nvml import Nvml
+from profiler.instruments.energy import EnergyMeter
+from profiler.instruments.nvml import Nvml
 
 _LAUNCH_S = 0.001
 

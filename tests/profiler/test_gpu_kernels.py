@@ -9,12 +9,12 @@ torch = pytest.importorskip("torch", reason="the profiler's kernels need torch")
 from profiler.backend import Prepared  # noqa: E402 - torch first
 from profiler.bench import Bench  # noqa: E402
 from profiler.campaign.anchors import anchor_steps  # noqa: E402
-from profiler.grid import attention_shape, general_grid  # noqa: E402
 from profiler.kernels.attention import PAGE_TOKENS, page_table, varlen_launch, varlen_parameters  # noqa: E402
 from profiler.kernels.buffers import Buffers, cache_bytes  # noqa: E402
 from profiler.kernels.gemm import prepare_gemm  # noqa: E402
 from profiler.kernels.moe import expert_loop, torch_grouped  # noqa: E402
 from profiler.machine import Machine  # noqa: E402
+from profiler.planning.grid import attention_shape, general_grid  # noqa: E402
 from profiler.point import OpShape  # noqa: E402
 from profiler.ranks import Place  # noqa: E402
 from profiler.request import ProfileRequest  # noqa: E402

@@ -2,7 +2,7 @@
 
 import pytest
 
-from profiler.nvml import Nvml, NvmlError
+from profiler.instruments.nvml import Nvml, NvmlError
 
 
 def test_queries_answer_in_si_units(fake_nvml):

@@ -8,10 +8,10 @@ pytest.importorskip("torch")
 
 import torch
 
-from profiler.clocks import NvmlClocks
-from profiler.energy import EnergyMeter
-from profiler.nvml import Nvml
-from profiler.throttle import ThrottleCounters
+from profiler.instruments.clocks import NvmlClocks
+from profiler.instruments.energy import EnergyMeter
+from profiler.instruments.nvml import Nvml
+from profiler.instruments.throttle import ThrottleCounters
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -5,11 +5,11 @@ import subprocess
 
 import pytest
 
-from profiler.device_name import spec_name_of
 from profiler.errors import ProfilerError
-from profiler.nvml import Nvml
-from profiler.provenance import collect_provenance, git_commit, host_hash, require_same_software
-from profiler.topology import read_topology
+from profiler.instruments.device_name import spec_name_of
+from profiler.instruments.nvml import Nvml
+from profiler.instruments.provenance import collect_provenance, git_commit, host_hash, require_same_software
+from profiler.instruments.topology import read_topology
 from profiles_db.schema import RUN
 
 

@@ -67,8 +67,8 @@ def test_the_self_test_measures_this_cpu_against_its_spec():
 @pytest.mark.gpu
 def test_a_gpu_comes_near_its_datasheet():
     """Copy bandwidth and a large GEMM reach the accepted range on an undisturbed GPU."""
-    from profiler.device_name import spec_name_of
-    from profiler.nvml import Nvml
+    from profiler.instruments.device_name import spec_name_of
+    from profiler.instruments.nvml import Nvml
 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")

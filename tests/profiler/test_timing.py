@@ -5,8 +5,8 @@ import time
 import pytest
 
 from profiler.backend import Prepared
+from profiler.instruments.throttle import Throttle, ThrottleCounters
 from profiler.stopping import MedianConfidence
-from profiler.throttle import Throttle, ThrottleCounters
 from profiler.timing import CpuStopwatch, Measurement, PointTimeoutError, TimingPolicy, take_samples
 
 QUICK = TimingPolicy(warmup_s=0.002, max_s=0.05, min_s=0.0)

@@ -7,7 +7,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="the profiler's kernels need torch")
 
 from profiler.backend import Unsupported  # noqa: E402 - torch first
-from profiler.grid import attention_shape  # noqa: E402
 from profiler.kernels.attention import decode_lengths, prepare_attention  # noqa: E402
 from profiler.kernels.buffers import Buffers  # noqa: E402
 from profiler.kernels.elementwise import TORCH_OPS, is_known, prepare_elementwise  # noqa: E402
@@ -17,6 +16,7 @@ from profiler.kernels.moe import expert_loop, prepare_moe, torch_grouped  # noqa
 from profiler.kernels.quantise import fp8_group, fp8_row, fp8_tensor, int8_row, int8_tensor  # noqa: E402
 from profiler.kernels.routing import route  # noqa: E402
 from profiler.kernels.torch_backend import TorchBackend  # noqa: E402
+from profiler.planning.grid import attention_shape  # noqa: E402
 from profiler.point import OpShape  # noqa: E402
 
 CPU = torch.device("cpu")

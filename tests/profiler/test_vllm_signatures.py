@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import profiler
-from profiler.vllm_signatures import calls_into_vllm, mismatches
+from profiler.kernels.vllm_signatures import calls_into_vllm, mismatches
 
 OURS = Path(profiler.__file__).parent
 
@@ -63,7 +63,9 @@ def test_calls_that_do_not_bind_are_named(tmp_path, package, body, problem):
 
 def test_our_calls_are_seen():
     """The check sees the calls of the backend and of the custom all-reduce."""
-    names = {call.function for call in calls_into_vllm([OURS / "kernels/vllm_backend.py", OURS / "collectives.py"])}
+    names = {
+        call.function for call in calls_into_vllm([OURS / "kernels/vllm_backend.py", OURS / "collectives/kernels.py"])
+    }
     assert {"cutlass_scaled_mm", "flash_attn_varlen_func", "fused_experts", "CustomAllreduce"} <= names
 
 
@@ -74,5 +76,5 @@ def test_our_calls_bind_to_vllm():
         root = Path(given) if given else Path(distribution("vllm").locate_file("vllm"))
     except PackageNotFoundError:
         pytest.skip("vLLM is not installed; set APEX_VLLM_SOURCE to the vllm folder of an unpacked wheel")
-    calls = calls_into_vllm([OURS / "kernels/vllm_backend.py", OURS / "collectives.py"])
+    calls = calls_into_vllm([OURS / "kernels/vllm_backend.py", OURS / "collectives/kernels.py"])
     assert [str(found) for found in mismatches(calls, root)] == []

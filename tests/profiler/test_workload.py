@@ -6,15 +6,15 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="placing ops on kernels needs torch")
 
+from profiler.collectives.groups import default_levels, group_layouts  # noqa: E402
 from profiler.errors import ProfilerError  # noqa: E402 - torch first
-from profiler.grid import FAMILIES, general_grid  # noqa: E402
 from profiler.machine import Machine  # noqa: E402
+from profiler.planning.grid import FAMILIES, general_grid  # noqa: E402
+from profiler.planning.workload import wanted_shapes  # noqa: E402
 from profiler.point import cost_op, counted  # noqa: E402
-from profiler.rank_groups import default_levels, group_layouts  # noqa: E402
 from profiler.ranks import Place  # noqa: E402
 from profiler.request import ProfileRequest  # noqa: E402
 from profiler.session import open_bench, plan_workload  # noqa: E402
-from profiler.workload import wanted_shapes  # noqa: E402
 from profiles_db.errors import ProfilesError  # noqa: E402
 from profiles_db.schema import FAMILIES as SCHEMAS  # noqa: E402
 

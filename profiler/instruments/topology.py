@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from profiler.nvml import Gpu, answered
+from profiler.instruments.nvml import Gpu, answered
 
 _SYSFS: Final = Path("/sys")
 

@@ -1,7 +1,8 @@
 """Gives a GPU's clock back when the process that locked it dies without doing so (SIGKILL, abort, stuck native code).
 
-Run as ``python -m profiler.clock_watchdog UUID PARENT_PID`` with a pipe as standard input: ``restored`` means the
-parent has restored, end of input (or a changed parent, should a forked child hold the pipe open) that it is gone.
+Run as ``python -m profiler.instruments.clock_watchdog UUID PARENT_PID`` with a pipe as standard input: ``restored``
+means the parent has restored, end of input (or a changed parent, should a forked child hold the pipe open) that it is
+gone.
 """
 
 import os
@@ -10,7 +11,7 @@ import signal
 import sys
 from typing import Final
 
-from profiler.nvml import Nvml, NvmlError
+from profiler.instruments.nvml import Nvml, NvmlError
 
 _POLL_S: Final = 1.0
 

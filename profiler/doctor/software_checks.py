@@ -3,9 +3,9 @@
 from importlib.util import find_spec
 from typing import Final
 
-from profiler.findings import Finding
-from profiler.nvml import Nvml, answered
-from profiler.provenance import installed_version
+from profiler.doctor.findings import Finding
+from profiler.instruments.nvml import Nvml, answered
+from profiler.instruments.provenance import installed_version
 
 _INSTALL: Final = "pip install 'apex-planner[profile]'"
 _MIN_TORCH: Final = (2, 6)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from cluster_specs.load import load_device
-from profiler.clocks import RESET_COMMAND, NvmlClocks
-from profiler.device_name import spec_name_of
-from profiler.energy import EnergyMeter
-from profiler.findings import Finding, Severity
-from profiler.nvml import Gpu, NvmlError, answered
-from profiler.topology import Topology
+from profiler.doctor.findings import Finding, Severity
+from profiler.instruments.clocks import RESET_COMMAND, NvmlClocks
+from profiler.instruments.device_name import spec_name_of
+from profiler.instruments.energy import EnergyMeter
+from profiler.instruments.nvml import Gpu, NvmlError, answered
+from profiler.instruments.topology import Topology
 
 _HOT_C: Final = 80.0  # slowdown sets in a few degrees above
 _HELD_BACK: Final = frozenset({"hw_slowdown", "sw_thermal", "hw_thermal", "power_brake"})

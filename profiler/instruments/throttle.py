@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
-from profiler.nvml import Gpu, answered
+from profiler.instruments.nvml import Gpu, answered
 
 _REJECTING: Final = frozenset({"sw_thermal", "hw_thermal", "power_brake", "hw_slowdown"})
 _LABELLED: Final = frozenset({"sw_power_cap", "sync_boost", "board_limit", "reliability"})

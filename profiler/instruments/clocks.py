@@ -3,8 +3,8 @@
 A lock is a request: the driver snaps it to a supported step, and a power or heat limit may pull the clock below it. The
 clock is therefore read back under load, and a row carries the clock in force, not the one asked for. The lock outlives
 the process that set it, so it is undone on every way out: leaving the context, an exception, `atexit`, SIGINT, SIGTERM
-and SIGHUP in this process; a small watchdog process (`profiler.clock_watchdog`) covers SIGKILL, aborts and a process
-stuck in native code. If both die at once (a whole job killed): ``nvidia-smi --reset-gpu-clocks`` or
+and SIGHUP in this process; a small watchdog process (`profiler.instruments.clock_watchdog`) covers SIGKILL, aborts and
+a process stuck in native code. If both die at once (a whole job killed): ``nvidia-smi --reset-gpu-clocks`` or
 ``apex doctor --reset-clocks``.
 """
 
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Final, Protocol, Self
 
-from profiler.nvml import Gpu, NvmlError
+from profiler.instruments.nvml import Gpu, NvmlError
 
 _TOLERANCE_MHZ: Final = 20.0  # one 15 MHz step, and what reading back under load rounds away
 _CAPPING: Final = frozenset({"sw_power_cap", "hw_slowdown", "sw_thermal", "hw_thermal", "power_brake"})
@@ -195,7 +195,7 @@ class NvmlClocks:
             return
         self._owner_pid = os.getpid()
         self._watchdog = subprocess.Popen(
-            [sys.executable, "-m", "profiler.clock_watchdog", self._gpu.uuid, str(os.getpid())],
+            [sys.executable, "-m", "profiler.instruments.clock_watchdog", self._gpu.uuid, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,  # a reader of the dead process's output must not wait for this one
             start_new_session=True,

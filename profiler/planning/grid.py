@@ -7,10 +7,10 @@ the hidden and inner sizes of common models under tensor parallelism, messages p
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal
 
+from profiler.collectives.groups import GroupLayout
 from profiler.errors import ProfilerError
 from profiler.kernels.elementwise_bytes import row_bytes
 from profiler.point import OpShape
-from profiler.rank_groups import GroupLayout
 
 DeviceKind = Literal["cpu", "cuda"]
 FAMILIES: Final = ("gemm", "attention", "moe", "elementwise", "collective")

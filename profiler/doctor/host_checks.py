@@ -8,7 +8,7 @@ import resource
 from pathlib import Path
 from typing import Final
 
-from profiler.findings import Finding
+from profiler.doctor.findings import Finding
 
 _ROOT: Final = Path("/")
 _MIN_SHM_BYTES: Final = 1 << 30  # NCCL and vLLM pass tensors between ranks here; Docker's default is 64 MiB

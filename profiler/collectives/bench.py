@@ -14,11 +14,11 @@ from typing import Final
 import torch
 import torch.distributed as dist
 
-from profiler.collective_attempt import SEVERITY, CollectiveAttempt
-from profiler.collectives import CollectiveKernel, Communicator, collective_kernels
+from profiler.collectives.attempt import SEVERITY, CollectiveAttempt
+from profiler.collectives.groups import GroupLayout
+from profiler.collectives.kernels import CollectiveKernel, Communicator, collective_kernels
 from profiler.errors import RanksLost
 from profiler.point import Point
-from profiler.rank_groups import GroupLayout
 from profiler.stopping import StoppingRule
 
 _SAMPLE_S: Final = 1e-3  # a sample lasts at least this long, so that the events' resolution does not show

@@ -1,7 +1,8 @@
 """What measurements so far say about the rest of a series: time over a local roofline, smooth in the sizes.
 
 t0 = flop / F + bytes / B + floor, with F, B and floor the best seen in the series; ln(t / t0) is a Gaussian process
-over log2 sizes (`profiler.surrogate`). It serves to choose points and to judge them; prices come from `costmodel`.
+over log2 sizes (`profiler.planning.surrogate`). It serves to choose points and to judge them; prices come from
+`costmodel`.
 """
 
 from collections.abc import Sequence
@@ -9,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from profiler.planning.surrogate import Surrogate
 from profiler.point import Point, cost_op
-from profiler.surrogate import Surrogate
 
 Array = NDArray[np.float64]
 

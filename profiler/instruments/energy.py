@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from profiler.nvml import Gpu, NvmlError, answered
+from profiler.instruments.nvml import Gpu, NvmlError, answered
 
 _BATCH_S: Final = 0.005  # how finely a move of the counter is seen: 0.25 % of a window
 _MIN_UPDATES: Final = 10  # fewer moves than this in a window leave an edge worth more than a tenth of it

@@ -1,8 +1,8 @@
 """A coarse grid first, then the points that teach a model of the measurements most, until its held-out error is small.
 
 Points that differ in sizes only form a *series* (one family, kernel, format, and the same labels), with one model each
-(`profiler.latency_model`). A series is settled when the median leave-one-out error reaches the target, or has stopped
-falling although the points doubled: what is left is noise, or steps that only measuring every size would show.
+(`profiler.planning.latency_model`). A series is settled when the median leave-one-out error reaches the target, or has
+stopped falling although the points doubled: what is left is noise, or steps that only measuring every size would show.
 """
 
 import itertools
@@ -15,10 +15,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from profiler.latency_model import LatencyModel, octaves_of, work_of
-from profiler.planner import Row
+from profiler.planning.latency_model import LatencyModel, octaves_of, work_of
+from profiler.planning.planner import Row
+from profiler.planning.surrogate import farthest_points
 from profiler.point import Key, Point, Value
-from profiler.surrogate import farthest_points
 
 Array = NDArray[np.float64]
 _COARSE_BASE: Final = 4

@@ -3,9 +3,9 @@
 from typing import Final
 
 from profiler.bench import columns_of
-from profiler.collective_bench import CollectiveBench, CollectiveTiming
+from profiler.collectives.bench import CollectiveBench, CollectiveTiming
 from profiler.duration import format_duration
-from profiler.planner import Planner
+from profiler.planning.planner import Planner
 from profiler.point import Point
 from profiler.run import Row, Run
 from profiler.timing import Measurement, TimingPolicy

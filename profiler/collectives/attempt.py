@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from profiler.backend import Unsupported
-from profiler.collectives import CollectiveKernel, Communicator, PreparedCollective
+from profiler.collectives.kernels import CollectiveKernel, Communicator, PreparedCollective
 
 # The cause wins over its consequence: a rank that fails makes the others wait until their timeout.
 SEVERITY: Final = ("ok", "timeout", "unsupported", "oom", "error")

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from profiler.bench import Bench
+from profiler.collectives.groups import GroupLayout
 from profiler.errors import ProfilerError
-from profiler.grid import DEFAULT_DTYPES, FAMILIES, DeviceKind, general_grid
+from profiler.planning.grid import DEFAULT_DTYPES, FAMILIES, DeviceKind, general_grid
 from profiler.point import COLLECTIVE_FAMILIES, OpShape, Point
-from profiler.rank_groups import GroupLayout
 from profiler.request import ProfileRequest
 from profiles_db.manifest import load_manifest
 

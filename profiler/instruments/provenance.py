@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from profiler.errors import ProfilerError
-from profiler.nvml import Gpu, Nvml, answered
-from profiler.topology import read_topology
+from profiler.instruments.nvml import Gpu, Nvml, answered
+from profiler.instruments.topology import read_topology
 
 # What may not differ between the ranks of one run: rows of two software stacks would end up under one run_id.
 _SAME_ON_ALL_RANKS: Final = (

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 if TYPE_CHECKING:
-    from profiler.findings import Finding
-    from profiler.nvml import Nvml
-    from profiler.topology import Topology
+    from profiler.doctor.findings import Finding
+    from profiler.instruments.nvml import Nvml
+    from profiler.instruments.topology import Topology
 
 _MARKS: Final = {"ok": "ok", "info": "--", "warning": "!!", "failure": "XX"}
 
@@ -41,8 +41,8 @@ def doctor(ctx: click.Context, *, as_json: bool, try_lock: bool, reset_clocks: b
 
 def examine(*, try_lock: bool = False, reset_clocks: bool = False) -> "tuple[list[Finding], Topology]":
     """Look at the whole machine; never raises for what it finds."""
-    from profiler.findings import Finding
-    from profiler.nvml import Nvml, NvmlError
+    from profiler.doctor.findings import Finding
+    from profiler.instruments.nvml import Nvml, NvmlError
 
     try:
         nvml = Nvml()
@@ -57,12 +57,12 @@ def examine(*, try_lock: bool = False, reset_clocks: bool = False) -> "tuple[lis
 def _examine(
     nvml: "Nvml | None", findings: "list[Finding]", *, try_lock: bool, reset_clocks: bool
 ) -> "tuple[list[Finding], Topology]":
-    from profiler.findings import Finding
-    from profiler.gpu_checks import check_gpu, check_topology
-    from profiler.host_checks import check_host
-    from profiler.nvml import NvmlError
-    from profiler.software_checks import check_software
-    from profiler.topology import read_topology
+    from profiler.doctor.findings import Finding
+    from profiler.doctor.gpu_checks import check_gpu, check_topology
+    from profiler.doctor.host_checks import check_host
+    from profiler.doctor.software_checks import check_software
+    from profiler.instruments.nvml import NvmlError
+    from profiler.instruments.topology import read_topology
 
     gpus = []
     if nvml is not None:

@@ -1,0 +1,1 @@
+"""What is measured next, and what that would cost."""
