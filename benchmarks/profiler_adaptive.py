@@ -20,8 +20,8 @@ import numpy as np
 
 from costmodel.fit import choose_cluster, fit_device
 from costmodel.predict import FittedCosts
-from profiler.adaptive import AdaptivePlan
-from profiler.latency_model import LatencyModel, octaves_of, work_of
+from profiler.planning.adaptive import AdaptivePlan
+from profiler.planning.latency_model import LatencyModel, octaves_of, work_of
 from profiler.point import OpShape, Point, cost_op
 from profiles_db.schema import FAMILIES
 from profiles_db.store import open_store

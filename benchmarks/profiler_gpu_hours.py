@@ -12,13 +12,13 @@ import argparse
 import json
 from pathlib import Path
 
-from profiler.grid import FAMILIES, general_grid
+from profiler.collectives.groups import default_levels, group_layouts
+from profiler.planning.grid import FAMILIES, general_grid
+from profiler.planning.workload import wanted_shapes
 from profiler.point import COLLECTIVE_FAMILIES, OpShape
-from profiler.rank_groups import default_levels, group_layouts
 from profiler.request import ProfileRequest
 from profiler.session import ENERGY_POINTS
 from profiler.timing import TimingPolicy
-from profiler.workload import wanted_shapes
 
 SETUP_S = 0.05
 ENERGY_S = 7.0
