@@ -70,6 +70,7 @@ class EngineProfile(_Profile):
     async_scheduling: bool
     reserve_full_isl: bool
     mxfp4_experts: Literal["native", "weight_only"]  # kernel of MXFP4 experts on devices without FP4 units
+    shared_expert_tokens: Annotated[int, Field(ge=0)]  # largest step whose shared experts run beside the routed ones
     sampler_sorts: bool  # top-p by sorting all logits, as older samplers did: costs memory
     limits: Annotated[list[BatchLimits], Field(min_length=1)]
     graphs: GraphCapture

@@ -121,6 +121,18 @@ class StepSum:
         for op in ops:
             self.add(label(op), curves.price(op), times)
 
+    def hide_all(self, ops: Iterable[Op], curves: OpCurves, where: NDArray[np.bool_], times: float = 1.0) -> None:
+        """Take off the time of ops that were added and that at the points of ``where`` run beside others.
+
+        Their energy and work stay.
+        """
+        for op in ops:
+            curve = curves.price(op)
+            nothing = np.zeros_like(curve.energy_j)
+            kept = {"energy_j": nothing, "flop": nothing, "io_bytes": nothing}
+            timed = {name: np.where(where, getattr(curve, name), 0.0) for name in ("latency_s", "low_s", "high_s")}
+            self.add(label(op), Curve(**timed, **kept), -times)
+
     def seconds(self, end: End) -> Array:
         """Return the best estimate of the sum, or an end of its interval."""
         if end == "middle":

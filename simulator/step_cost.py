@@ -12,9 +12,10 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.ops import SCHEMES, Attention, Moe, Op
+from costmodel.ops import SCHEMES, Attention, Gemm, Moe, Op
 from simulator.engine_profile import EngineProfile
 from simulator.model.cell import AttentionTemplate, KernelChoices
+from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.linear import UNQUANTISED
 from simulator.model.spec import Block, ModelSpec
 from simulator.op_curves import End, OpCurves, StepSum, label
@@ -149,7 +150,14 @@ def compile_plan(
     """Price every op one rank of each stage of ``plan`` runs."""
     window = max((call.decode.window for block in model.unique_blocks for call in block.attention(plan)), default=0)
     knots = _knots(profile, shape)
-    compiler = _Compiler(plan=plan, curves=curves, kernels=kernels, knots=knots, shape=shape)
+    compiler = _Compiler(
+        plan=plan,
+        curves=curves,
+        kernels=kernels,
+        knots=knots,
+        shape=shape,
+        shared_expert_tokens=profile.shared_expert_tokens,
+    )
     stages = [compiler.layers(blocks) for blocks in model.stage_blocks(plan.pp)]
     first, last = stages[0], stages[-1]
     first.tokens.add_all(model.embedding_ops(plan, knots.tokens), curves)
@@ -169,6 +177,7 @@ class _Compiler:
     kernels: KernelChoices
     knots: Knots
     shape: StepShape
+    shared_expert_tokens: int  # up to so many, shared experts run beside the routed ones
 
     def layers(self, blocks: tuple[tuple[Block, int], ...]) -> StageSums:
         """Sum the blocks of one stage, each as often as it occurs."""
@@ -188,6 +197,10 @@ class _Compiler:
         )
         for block, count in blocks:
             stage.tokens.add_all(block.token_ops(self.plan, knots.tokens, self.kernels), self.curves, count)
+            for cell in block.cells:
+                if isinstance(cell, MixtureOfExperts):
+                    beside = cell.shared_ops(self.plan, knots.tokens, self.kernels)
+                    stage.tokens.hide_all(beside, self.curves, knots.tokens <= self.shared_expert_tokens, count)
             for call in block.attention(self.plan):
                 self._add_attention(stage, call, count)
         return stage
@@ -232,6 +245,8 @@ class _Compiler:
 
 
 def _launches(op: Op) -> int:
+    if isinstance(op, Gemm) and op.dtype == "fp8_block":
+        return 3  # rounding, layout of the scales, product
     if not isinstance(op, Moe):
         return 1
     rounds = SCHEMES[op.dtype].activation not in UNQUANTISED

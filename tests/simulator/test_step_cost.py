@@ -11,6 +11,7 @@ from costmodel.ops import Gemm
 from simulator.engine_profile import load_profile
 from simulator.model.bundled import load_model
 from simulator.model.cell import KernelChoices
+from simulator.model.cells.moe import MixtureOfExperts
 from simulator.op_curves import OpCurves, StepSum, label
 from simulator.plan import parse_plan
 from simulator.step_cost import CompiledPlan, StepShape, compile_plan
@@ -171,3 +172,19 @@ def test_one_sequence_at_a_time_is_a_table_too() -> None:
         kernels=KernelChoices(activation_quantisation="fused"),
     )
     assert compiled.tables().decode_batch_knots.tolist() == [1, 2]
+
+
+def test_shared_experts_hide_behind_the_routed_ones() -> None:
+    """Up to the engine's limit a step takes as long as without its shared experts, but still spends their energy."""
+    plan, kernels = parse_plan("tp8"), KernelChoices(activation_quantisation="fused")
+    beside, after = (_compile("deepseek-v3", "tp8", name).stages[0].tokens for name in ("vllm-0.33", "vllm-0.11"))
+    tokens = _compile("deepseek-v3", "tp8").knots.tokens
+    curves, model = OpCurves(AnalyticCosts(_CLUSTER)), load_model("deepseek-v3")
+    shared = np.zeros(len(tokens))
+    for block, count in model.blocks:
+        for cell in block.cells:
+            if isinstance(cell, MixtureOfExperts):
+                shared += count * sum(curves.price(op).latency_s for op in cell.shared_ops(plan, tokens, kernels))
+    assert after.latency_s - beside.latency_s == pytest.approx(np.where(tokens <= 256, shared, 0.0), abs=1e-12)
+    assert shared.min() > 0
+    assert (after.flop == beside.flop).all()

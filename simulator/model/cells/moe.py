@@ -76,11 +76,7 @@ class MixtureOfExperts:
         ops = [*self.norm.add_into(m, dtype, router, kernels), router.gemm(own)]
         choice = 4.0 * self.num_experts + 8.0 * self.topk  # fp32 scores in, fp32 weights and int32 ids out
         ops.append(Elementwise(op="topk", rows=own, width=self.num_experts, bytes_per_row=choice, dtype=dtype))
-        if self.shared is not None:
-            outside = self._outside_experts(plan)
-            if kernels.activation_quantisation != "in_gemm":
-                ops += self.shared.linears(outside)[0].quantise(own)
-            ops += self.shared.token_ops(outside, own, kernels)
+        ops += self.shared_ops(plan, m, kernels)
         experts, shards = self._layout(plan)
         routed = Moe(
             num_tokens=m * plan.attention_dp,
@@ -102,6 +98,15 @@ class MixtureOfExperts:
         if not self._is_sequence_parallel(plan):
             ops += tensor_all_reduce(plan, m, self.hidden, dtype)
         return ops
+
+    def shared_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
+        """Return the part of ``token_ops`` that engines run beside the routed experts: all of the shared expert."""
+        if self.shared is None:
+            return []
+        outside = self._outside_experts(plan)
+        own = -(-m // plan.tp) if self._is_sequence_parallel(plan) else m
+        rounding = self.shared.linears(outside)[0].quantise(own) if kernels.activation_quantisation != "in_gemm" else []
+        return [*rounding, *self.shared.token_ops(outside, own, kernels)]
 
     def attention(self, plan: Plan) -> None:  # noqa: ARG002 - the contract of a cell
         """Attends to nothing."""
