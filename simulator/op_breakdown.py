@@ -73,8 +73,25 @@ def _token_weights(by_op: Mapping[str, StageTotals], compiled: CompiledPlan, cou
     calls = sum(stage.all_reduces for stage in compiled.stages)
     return {
         **{name: total.tokens for name, total in by_op.items()},
-        _HOST: steps_in_pieces * calls * compiled.profile.host.all_reduce_s,
+        _HOST: steps_in_pieces * calls * compiled.profile.host.all_reduce_s + _launches_waited_for_s(compiled, counts),
     }
+
+
+def _launches_waited_for_s(compiled: CompiledPlan, counts: StepCounts) -> float:
+    """Seconds by which launching the ops of the mean step with prefill, where it has no graph, outlasts the ops."""
+    if not counts.mixed_steps:
+        return 0.0
+    decoding = counts.decode_tokens / max(1, counts.steps)
+    tokens = (counts.tokens - decoding * counts.decode_steps) / counts.mixed_steps
+    sizes = compiled.profile.capture_sizes(compiled.shape.max_num_seqs)
+    if compiled.profile.graphs.mixed != "none" and sizes and tokens <= sizes[-1]:
+        return 0.0
+    launch_s = compiled.profile.host.launch_s
+    waits = (
+        stage.launches * launch_s - float(np.interp(tokens, compiled.knots.tokens, stage.tokens.latency_s))
+        for stage in compiled.stages
+    )
+    return counts.mixed_steps * sum(max(0.0, wait) for wait in waits)
 
 
 def _sample_weights(by_op: Mapping[str, StageTotals], compiled: CompiledPlan, counts: StepCounts) -> Seconds:

@@ -99,3 +99,11 @@ def test_devices_are_busy_for_no_longer_than_they_are_there(result: Result) -> N
     waiting = shares.get("bubble_frac", 0.0) + shares["idle_frac"]
     assert result.metrics["utilisation_frac"] == pytest.approx(1.0 - waiting, rel=1e-9)
     assert result.metrics["device_busy_frac"] <= result.metrics["utilisation_frac"] + 1e-12
+
+
+def test_launches_waited_for_are_host_time() -> None:
+    """A prompt too short to keep eight devices busy waits for its launches, and the breakdown calls that host time."""
+    short = "closed:isl=600,osl=2,concurrency=1,prompts_per_slot=20,warmup_per_slot=0"
+    long = "closed:isl=8000,osl=2,concurrency=1,prompts_per_slot=20,warmup_per_slot=0"
+    shares = [_simulated("llama-3.1-70b", "tp8", "vllm-0.33", load).metrics["breakdown_ops"] for load in (short, long)]
+    assert shares[0]["host_frac"] > 0.2 > shares[1]["host_frac"]
