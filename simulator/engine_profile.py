@@ -42,6 +42,15 @@ class BatchLimits(_Profile):
     max_num_seqs: _Count
 
 
+class MemoryReserve(_Profile):
+    """Device memory an engine leaves free for everything but weights and KV, in MiB; replaces a fixed fraction."""
+
+    constant: Annotated[float, Field(ge=0)]
+    per_batched_token: Annotated[float, Field(ge=0)]
+    per_graph_sequence: Annotated[float, Field(ge=0)]
+    per_rank: Annotated[float, Field(ge=0)]
+
+
 class GraphCapture(_Profile):
     """CUDA-graph capture: which steps run as graphs, and the token counts they are padded to."""
 
@@ -63,7 +72,7 @@ class EngineProfile(_Profile):
     version: str
     policy: PolicyName
     router: RouterName
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]  # where no ``reserve`` is stated
     block_size: _Count
     enable_chunked_prefill: bool
     enable_prefix_caching: bool
@@ -75,12 +84,25 @@ class EngineProfile(_Profile):
     limits: Annotated[list[BatchLimits], Field(min_length=1)]
     graphs: GraphCapture
     host: HostTime
+    reserve: MemoryReserve | None = None
 
     def batch_limits(self, memory_bytes: int) -> BatchLimits:
         """Return the limits of the largest memory class the device reaches."""
         memory_gib = memory_bytes / 2**30
         classes = sorted(self.limits, key=lambda item: item.min_memory_gib)
         return [item for item in classes if memory_gib >= item.min_memory_gib][-1]
+
+    def memory_utilization(self, memory_bytes: int, *, max_num_batched_tokens: int, ranks: int) -> float:
+        """Return the share of device memory for weights and KV (vLLM: and activations) that the engine takes."""
+        if self.reserve is None:
+            return self.gpu_memory_utilization
+        reserved_mib = (
+            self.reserve.constant
+            + self.reserve.per_batched_token * max_num_batched_tokens
+            + self.reserve.per_graph_sequence * self.graphs.max_tokens
+            + self.reserve.per_rank * ranks
+        )
+        return max(0.0, 1.0 - reserved_mib * 2**20 / memory_bytes)
 
     def capture_sizes(self, max_num_seqs: int) -> list[int]:
         """Token counts a captured graph exists for, ascending; none above twice ``max_num_seqs``."""

@@ -145,12 +145,16 @@ def smallest_cluster(serving: Serving, workload: Workload) -> str | None:
     """Describe the fewest devices of this kind that would hold the model; None when no number would."""
     profile, overrides, cluster = serving.profile, serving.overrides, serving.cluster
     defaults = profile.batch_limits(cluster.device.memory_bytes)
+    budget = overrides.max_num_batched_tokens or defaults.max_num_batched_tokens
     plan = smallest_fit(
         serving.model,
         cluster.device,
-        gpu_memory_utilization=overrides.gpu_memory_utilization or profile.gpu_memory_utilization,
+        gpu_memory_utilization=overrides.gpu_memory_utilization
+        or profile.memory_utilization(
+            cluster.device.memory_bytes, max_num_batched_tokens=budget, ranks=cluster.devices_per_node
+        ),
         block_size=overrides.block_size or profile.block_size,
-        max_num_batched_tokens=overrides.max_num_batched_tokens or defaults.max_num_batched_tokens,
+        max_num_batched_tokens=budget,
         max_num_seqs=overrides.max_num_seqs or defaults.max_num_seqs,
         max_model_len=serving.max_model_len(workload),
         devices_per_node=cluster.devices_per_node,

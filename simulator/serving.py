@@ -114,7 +114,10 @@ class Serving:
             self.model,
             plan,
             self.cluster,
-            gpu_memory_utilization=overrides.gpu_memory_utilization or profile.gpu_memory_utilization,
+            gpu_memory_utilization=overrides.gpu_memory_utilization
+            or profile.memory_utilization(
+                self.cluster.device.memory_bytes, max_num_batched_tokens=budget, ranks=plan.replica_devices
+            ),
             block_size=overrides.block_size or profile.block_size,
             max_num_batched_tokens=budget,
             max_num_seqs=max_num_seqs,

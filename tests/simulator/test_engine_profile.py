@@ -45,3 +45,12 @@ def test_an_unknown_profile_names_its_neighbours() -> None:
     with pytest.raises(InputError) as caught:
         load_profile("vllm-0.3")
     assert "vllm-0.33" in str(caught.value.hint)
+
+
+def test_memory_is_reserved_by_rule_or_by_fraction() -> None:
+    """SGLang leaves 14,336 MiB of a device free at tp 4 and 8,192-token chunks, vLLM a tenth of it whatever it runs."""
+    eighty = 80 * 2**30
+    asked = {"max_num_batched_tokens": 8192, "ranks": 4}
+    assert load_profile("vllm-0.11").memory_utilization(eighty, **asked) == 0.9
+    free_bytes = eighty * (1 - load_profile("sglang-0.5").memory_utilization(eighty, **asked))
+    assert free_bytes / 2**20 == pytest.approx(512 + 1.5 * 8192 + 2 * 512 + 128 * 4)
