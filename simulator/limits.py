@@ -25,4 +25,6 @@ class EngineLimits:
     long_prefill_token_threshold: int = 0
     num_speculative_tokens: int = 0
     speculative_acceptance: float = 0.0  # probability that one draft token is accepted, given the one before it was
+    speculative_seed: int = 0
+    draft_step_s: float = 0.0  # time the draft model adds to every step; 0 for drafts looked up in the text
     frontend_s: float = 0.0  # client, HTTP and tokeniser time added to each request's TTFT

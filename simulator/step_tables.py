@@ -8,8 +8,9 @@ exactly the same clock as a thousand single steps. One iteration of stage ``s`` 
     (decode_only ? token_decode[s, T] : token_mixed[s, T])
     + sample[s, S] + decode(B, K) [+ windowed(B, Kw)] + prefill(W, V)
 
-K counts the token each sequence is about to write, V all tokens up to the end of each chunk, and S every sequence in
-the step: engines run the sampler on the last row of a partial prompt as well. ``decode`` interpolates linearly in K
+K counts the token each sequence is about to write (with speculative decoding its drafts as well), V all tokens up to
+the end of each chunk, and S every token of a decode and one row of each chunk: engines sample the last row of a partial
+prompt as well. ``decode`` interpolates linearly in K
 between its knots for every B, and linearly in B between its knots; ``windowed`` does the same for the sliding-window
 layers over Kw = sum of min(kv, window); ``prefill`` is max(pairs(W), reads(V)) + context(C), piecewise linear in each,
 where C is the part of V that was cached before the step: latent attention must expand it to keys and values. CUDA-graph
@@ -31,7 +32,7 @@ class StepTables:
 
     token_mixed_ps: I64  # [stages, max_num_batched_tokens + 1]
     token_decode_ps: I64  # [stages, max_num_batched_tokens + 1]: steps without prefill (full CUDA graphs)
-    sample_ps: I64  # [stages, max_num_seqs + 1]; zero on all but the last stage
+    sample_ps: I64  # [stages, max_num_seqs (1 + drafts) + 1]; zero on all but the last stage
     send_ps: I64  # [stages, max_num_batched_tokens + 1]: hand-over to the next stage; zero on the last
     decode_batch_knots: I64  # [nb], ascending, first 1, last >= max_num_seqs
     decode_kv_knots: I64  # [nk], ascending, first 0, last >= all KV tokens of the replica
@@ -72,6 +73,7 @@ def linear_tables(
     send_ps: int = 0,
     host_step_ps: int = 0,
     host_seq_ps: int = 0,
+    drafts: int = 0,
 ) -> StepTables:
     """Tables of a machine whose every cost is linear: to try the engine, and to check it by hand.
 
@@ -81,10 +83,10 @@ def linear_tables(
     stage only.
     """
     tokens = np.arange(max_num_batched_tokens + 1, dtype=np.int64)
-    seqs = np.arange(max_num_seqs + 1, dtype=np.int64)
     token = np.tile(step_ps + tokens * token_ps, (stages, 1))
-    sample = np.zeros((stages, max_num_seqs + 1), dtype=np.int64)
-    sample[-1] = seqs * sample_seq_ps
+    rows = np.arange(max_num_seqs * (1 + drafts) + 1, dtype=np.int64)
+    sample = np.zeros((stages, len(rows)), dtype=np.int64)
+    sample[-1] = rows * sample_seq_ps
     send = np.full((stages, max_num_batched_tokens + 1), send_ps, dtype=np.int64)
     send[-1] = 0
     batch = np.array([1, max(2, max_num_seqs)], dtype=np.int64)

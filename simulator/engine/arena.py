@@ -13,6 +13,7 @@ from simulator.step_tables import StepTables
 from simulator.workload.workload import ClosedLoop, PrefixBlocks, Workload
 
 PS_PER_S: Final = 1e12
+DRAWS: Final = 1 << 62  # a draw is a whole number below this
 
 POLICIES: Final = {"vllm-v1": layout.VLLM_V1, "vllm-v0": layout.VLLM_V0, "sglang": layout.SGLANG, "orca": layout.ORCA}
 ROUTERS: Final = {
@@ -65,6 +66,7 @@ def cost_arena(tables: StepTables, limits: EngineLimits) -> I64:
         (layout.READS, tables.prefill_kv_ps),
         (layout.CONTEXT_KNOTS, tables.context_knots),
         (layout.CONTEXT, tables.context_ps),
+        (layout.ACCEPTANCE, _acceptance_bounds(limits)),
     ):
         header[column] = size
         parts.append(table.ravel())
@@ -77,6 +79,12 @@ def cost_arena(tables: StepTables, limits: EngineLimits) -> I64:
     header[layout.NUM_READ_KNOTS] = len(tables.prefill_kv_knots)
     header[layout.NUM_CONTEXT_KNOTS] = len(tables.context_knots)
     return np.concatenate(parts)
+
+
+def _acceptance_bounds(limits: EngineLimits) -> I64:
+    """Bounds [num_speculative_tokens] of a draw: the first i drafts are accepted with probability acceptance^i."""
+    powers = [limits.speculative_acceptance ** (i + 1) for i in range(limits.num_speculative_tokens)]
+    return np.array([int(power * DRAWS) for power in powers], dtype=np.int64)
 
 
 def rules_header(tables: StepTables, limits: EngineLimits, workload: Workload, *, router: str, leap: bool) -> I64:
@@ -101,6 +109,12 @@ def rules_header(tables: StepTables, limits: EngineLimits, workload: Workload, *
     header[layout.RESERVES_PROMPT] = is_v0
     header[layout.ADMITS_AFTER_PREEMPTION] = is_v0
     header[layout.SPARE_TOKENS] = 2 if limits.policy == "sglang" else 0
+    if limits.num_speculative_tokens:
+        # Slots of this step's drafts, of the next one's, and of those whose fate is not yet known.
+        header[layout.SPARE_TOKENS] = limits.num_speculative_tokens * (3 if limits.async_scheduling else 2)
+        header[layout.DRAFTS] = limits.num_speculative_tokens
+        header[layout.DRAFT_STEP] = round(limits.draft_step_s * PS_PER_S)
+        header[layout.DRAFT_SEED] = limits.speculative_seed
     header[layout.PUBLISHES_LATE] = limits.policy == "sglang"
     header[layout.WATERMARK] = limits.watermark_blocks
     if not is_v0 or limits.enable_chunked_prefill:

@@ -28,8 +28,6 @@ def check_input(tables: StepTables, limits: EngineLimits, workload: Workload, dp
         raise InputError(f"policy {limits.policy!r} with prefix caching is not modelled by the engine")
     if limits.policy == "sglang" and not limits.enable_chunked_prefill:
         raise InputError("policy 'sglang' without chunked prefill is not modelled by the engine")
-    if limits.num_speculative_tokens:
-        raise InputError("speculative decoding is not modelled by the engine", hint="set num_speculative_tokens to 0")
     for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size", "num_gpu_blocks"):
         value = getattr(limits, name)
         if value < 1:
@@ -41,15 +39,36 @@ def check_input(tables: StepTables, limits: EngineLimits, workload: Workload, dp
             f"policy {limits.policy!r} on {tables.stages} stages with attention_dp {attention_dp} is not modelled",
             hint="attention data parallelism is modelled for policy vllm-v1 without pipeline stages",
         )
+    _check_drafts(tables, limits, attention_dp)
     _check_tables(tables, limits)
     _check_workload(limits, workload, dp * attention_dp)
+
+
+def _check_drafts(tables: StepTables, limits: EngineLimits, attention_dp: int) -> None:
+    drafts = limits.num_speculative_tokens
+    if not 0 <= drafts < limits.max_num_batched_tokens:
+        raise InputError(
+            f"engine limits: num_speculative_tokens is {drafts}, must be >= 0 and leave room for one sequence in "
+            f"max_num_batched_tokens = {limits.max_num_batched_tokens}"
+        )
+    if not 0 <= limits.speculative_acceptance <= 1:
+        raise InputError(f"engine limits: speculative_acceptance is {limits.speculative_acceptance}, must be 0 to 1")
+    if not 0 <= limits.draft_step_s < _MAX_STEP_PS / PS_PER_S:
+        raise InputError(f"engine limits: draft_step_s is {limits.draft_step_s}, must be >= 0 and below 1000 s")
+    if drafts and (limits.policy != "vllm-v1" or tables.stages > 1 or attention_dp > 1):
+        raise InputError(
+            f"policy {limits.policy!r} on {tables.stages} stages with attention_dp {attention_dp} and "
+            f"num_speculative_tokens {drafts} is not modelled",
+            hint="speculative decoding is modelled for policy vllm-v1 without pipeline stages and attention data "
+            "parallelism",
+        )
 
 
 def _check_tables(tables: StepTables, limits: EngineLimits) -> None:
     for name, wanted in (
         ("token_mixed_ps", limits.max_num_batched_tokens + 1),
         ("token_decode_ps", limits.max_num_batched_tokens + 1),
-        ("sample_ps", limits.max_num_seqs + 1),
+        ("sample_ps", limits.max_num_seqs * (1 + limits.num_speculative_tokens) + 1),
     ):
         length = getattr(tables, name).shape[1]
         if length < wanted:

@@ -87,7 +87,10 @@ ADMITS_AFTER_PREEMPTION: Final = 44
 SPARE_TOKENS: Final = 45  # tokens of KV that must stay free beside the largest request
 PUBLISHES_LATE: Final = 46  # prefix units are found from the next decision on, not within the same one
 RANKS: Final = 47  # schedulers that step together
-HEADER_COLUMNS: Final = 48
+DRAFTS: Final = 48  # draft tokens of a decoding sequence per step; 0 = no speculative decoding
+DRAFT_STEP: Final = 49  # ps the draft model adds to every step
+DRAFT_SEED: Final = 50
+HEADER_COLUMNS: Final = 51
 
 # --- request -------------------------------------------------------------------------------------------------------
 ARRIVAL: Final = 0  # ps, when the client sends it
@@ -119,7 +122,11 @@ THINK: Final = 25  # ps between that finish and this arrival
 ASKED: Final = 26  # output tokens the client asked for; OUTPUT is at least one
 CHUNK_START: Final = 27  # tokens with KV before its last chunk
 REMOTE: Final = 28  # tokens whose KV comes with the request from another pool; lost when it is preempted
-REQUEST_COLUMNS: Final = 29
+# with drafts only
+BLOCKS: Final = 29  # KV blocks held, rejected drafts included
+QUERIES: Final = 30  # tokens of its decode in the step being scheduled
+EXPECTED: Final = 31  # tokens with KV as the scheduler must assume: drafts still under way count as accepted
+REQUEST_COLUMNS: Final = 32
 
 # STATUS values
 UNSENT: Final = 0
@@ -131,6 +138,7 @@ FINISHED: Final = 5
 REJECTED_CONTEXT: Final = 6  # prompt + output exceed max_model_len
 REJECTED_KV: Final = 7  # its KV can never fit
 REJECTED_BUDGET: Final = 8  # whole-prompt policies: the prompt exceeds the token budget
+VERIFYING: Final = 9  # decoding with drafts: COMPUTED and GENERATED are exact, no group counts it
 
 # one prefix unit of one request
 UNIT: Final = 0  # number of the unit
@@ -238,7 +246,14 @@ PLANNED_PREFILLS: Final = 70
 PLANNED_PAIRS: Final = 71
 PLANNED_READS: Final = 72
 PLANNED_USED: Final = 73  # blocks in use before
-REPLICA_COLUMNS: Final = 74
+PLANNED_DECODES: Final = 74  # with drafts: sequences that decode, their tokens, the KV they see, and within the window
+PLANNED_DECODE_TOKENS: Final = 75
+PLANNED_DECODE_KV: Final = 76
+PLANNED_WINDOW_KV: Final = 77
+DRAFT_TOKENS: Final = 78
+ACCEPTED_TOKENS: Final = 79
+DRAFT_TIME: Final = 80  # ps
+REPLICA_COLUMNS: Final = 81
 
 # --- iteration log -------------------------------------------------------------------------------------------------
 LOG_REPLICA: Final = 0
@@ -278,7 +293,8 @@ READS: Final = 18
 CONTEXT_KNOTS: Final = 19
 NUM_CONTEXT_KNOTS: Final = 20
 CONTEXT: Final = 21
-COST_COLUMNS: Final = 22
+ACCEPTANCE: Final = 22  # bounds for a draw below 2^62: the i-th draft counts if the draw is below the i-th bound
+COST_COLUMNS: Final = 23
 
 # policies and routers
 VLLM_V1: Final = 0

@@ -17,7 +17,15 @@ from simulator.engine.layout import FRACTION_BITS, FRACTION_MASK, NEVER, Cells
 from simulator.engine.prefix_cache import used_blocks
 from simulator.engine.scheduler_v1 import schedule_v1
 from simulator.engine.sequences import release_due
-from simulator.engine.step import add_occupancy, add_time, apply_tokens, count_step, decode_attention, log_step
+from simulator.engine.step import (
+    add_occupancy,
+    add_time,
+    apply_tokens,
+    count_step,
+    decode_attention,
+    decode_reads,
+    log_step,
+)
 
 
 @kernel
@@ -105,7 +113,7 @@ def _finish_rank(state: Cells, costs: Cells, rep: int, start: int, end: int, tok
     pairs = state[rep + layout.PLANNED_PAIRS]
     attention, sample_ps = _own_work(state, costs, rep)
     if state[layout.LOG_CAPACITY] > 0 and batch + prefills > 0:
-        log_step(state, rep, grp, start, end, tokens, prefills, pairs, batch)
+        log_step(state, rep, start, end, tokens, prefills, pairs, batch, decode_reads(state, grp, batch))
     own = token_ps + sample_ps + ((attention + host) >> FRACTION_BITS)
     state[rep + layout.BUSY] += own
     state[rep + layout.BUBBLE_TIME] += end - start - own

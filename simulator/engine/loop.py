@@ -63,7 +63,10 @@ def _rejection(state: Cells, req: int) -> int:
     if kv + 1 > state[layout.MAX_MODEL_LEN]:
         return layout.REJECTED_CONTEXT
     size = state[layout.BLOCK_SIZE]
-    if (kv + state[layout.SPARE_TOKENS] + size - 1) // size > state[layout.NUM_BLOCKS]:
+    slots = kv + state[layout.SPARE_TOKENS]
+    if state[layout.DRAFTS] > 0:
+        slots = min(slots, state[layout.MAX_MODEL_LEN])
+    if (slots + size - 1) // size > state[layout.NUM_BLOCKS]:
         return layout.REJECTED_KV
     if state[layout.IS_CHUNKED] == 0 and kv > state[layout.MAX_TOKENS]:
         return layout.REJECTED_BUDGET

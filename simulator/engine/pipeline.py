@@ -14,7 +14,15 @@ from simulator.engine.cost import prefill_cost, sample_cost, send_cost, token_co
 from simulator.engine.jit import kernel
 from simulator.engine.layout import FRACTION_BITS, FRACTION_MASK, NEVER, NONE, Cells
 from simulator.engine.sequences import release_due
-from simulator.engine.step import add_occupancy, add_time, apply_tokens, count_step, decode_attention, log_step
+from simulator.engine.step import (
+    add_occupancy,
+    add_time,
+    apply_tokens,
+    count_step,
+    decode_attention,
+    decode_reads,
+    log_step,
+)
 
 
 @kernel
@@ -89,7 +97,8 @@ def launch_stages(
         state[rep + layout.SEND_TIME] += send_ps
         ready = end + send_ps
     if state[layout.LOG_CAPACITY] > 0:
-        log_step(state, rep, grp, first_start, end, prefill_tokens, prefills, pairs, batch)
+        decode_kv = decode_reads(state, grp, batch)
+        log_step(state, rep, first_start, end, prefill_tokens, prefills, pairs, batch, decode_kv)
     count_step(state, rep, batch, prefill_tokens, prefills, pairs, reads)
     elapsed = end - max(state[rep + layout.END], decision)
     state[rep + layout.ACTIVE] += elapsed

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Final
 
 from simulator.engine import layout
+from simulator.engine.drafts import finish_pass_with_drafts, launch_with_drafts
 from simulator.engine.jit import cached_entry, source_fingerprint
 from simulator.engine.layout import I64, Cells
 from simulator.engine.leap import finish_pass
@@ -16,6 +17,7 @@ from simulator.engine.lockstep import finish_lockstep_pass, preemptions, step_to
 from simulator.engine.loop import DONE, run_to_next_pass
 from simulator.engine.pipeline import finish_pipeline_pass, launch_stages, next_group
 from simulator.engine.prefix_cache import used_blocks
+from simulator.engine.scheduler_drafts import schedule_with_drafts
 from simulator.engine.scheduler_sglang import schedule_sglang
 from simulator.engine.scheduler_v0 import schedule_v0
 from simulator.engine.scheduler_v1 import schedule_v1
@@ -30,6 +32,8 @@ Engine = Callable[[I64, I64], int]
 
 def engine_for(tables: StepTables, limits: EngineLimits, attention_dp: int = 1) -> Engine:
     """Pick the engine of a policy and a layout; returns DONE, or STUCK which is a defect."""
+    if limits.num_speculative_tokens:
+        return _v1_with_drafts()
     if attention_dp > 1:
         return _v1_lockstep()
     if tables.stages > 1:
@@ -154,3 +158,26 @@ def _v1_lockstep() -> Engine:
                 return STUCK
 
     return run_v1_lockstep
+
+
+@cache
+def _v1_with_drafts() -> Engine:
+    """V1 with speculative decoding, on one stage."""
+    fingerprint = source_fingerprint()
+
+    @cached_entry
+    def run_v1_with_drafts(state: Cells, costs: Cells) -> int:
+        rep = len(fingerprint)
+        while True:
+            rep = run_to_next_pass(state, costs)
+            if rep == DONE:
+                return DONE
+            used = used_blocks(state, rep)
+            tokens, prefills, pairs, reads = schedule_with_drafts(state, rep)
+            has_work = state[rep + layout.PLANNED_DECODES] + prefills > 0
+            if has_work:
+                launch_with_drafts(state, costs, rep, tokens, prefills, pairs, reads, used)
+            if not finish_pass_with_drafts(state, rep, has_work):
+                return STUCK
+
+    return run_v1_with_drafts

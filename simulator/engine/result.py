@@ -31,11 +31,14 @@ class ReplicaTotals:
     attention_ps: I64
     sample_ps: I64
     send_ps: I64
+    draft_ps: I64  # draft model of speculative decoding
     host_ps: I64  # host time the device waited for
     bubble_ps: I64  # pipeline stages waiting although the replica had work, summed over stages
     last_end_ps: I64
     prefill_tokens: I64  # computed, repeats after preemption included
-    decode_tokens: I64
+    decode_tokens: I64  # computed, drafts included
+    draft_tokens: I64
+    accepted_tokens: I64  # drafts that became output
     sampled_rows: I64
     decode_kv_reads: I64  # sum over decode steps of the KV tokens read
     prefill_pairs: I64  # causal (query, key) pairs
@@ -110,11 +113,14 @@ def totals_from_state(state: I64) -> ReplicaTotals:
         attention_ps=column[layout.ATTENTION_TIME],
         sample_ps=column[layout.SAMPLE_TIME],
         send_ps=column[layout.SEND_TIME],
+        draft_ps=column[layout.DRAFT_TIME],
         host_ps=column[layout.HOST_TIME],
         bubble_ps=column[layout.BUBBLE_TIME],
         last_end_ps=column[layout.LAST_END],
         prefill_tokens=column[layout.PREFILL_TOKENS],
         decode_tokens=column[layout.DECODE_TOKENS],
+        draft_tokens=column[layout.DRAFT_TOKENS],
+        accepted_tokens=column[layout.ACCEPTED_TOKENS],
         sampled_rows=column[layout.SAMPLED_ROWS],
         decode_kv_reads=column[layout.DECODE_KV_READS],
         prefill_pairs=column[layout.PREFILL_PAIRS],

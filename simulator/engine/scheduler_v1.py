@@ -15,7 +15,7 @@ from simulator.engine.sequences import admit, blocks_for, kv_tokens, preempt, st
 
 
 @kernel
-def _chunk_limit(state: Cells, rep: int) -> int:
+def chunk_limit(state: Cells, rep: int) -> int:
     """Longest chunk one prefill may take; the threshold is ignored for a request on its own."""
     if state[layout.LONG_PREFILL] > 0 and state[rep + layout.RUN_COUNT] + state[rep + layout.WAIT_COUNT] > 1:
         return state[layout.LONG_PREFILL]
@@ -47,7 +47,7 @@ def _fits_in_any_order(state: Cells, rep: int, grp: int) -> bool:
     if left < 0:
         return False
     need = decode_growth(state, grp)
-    limit = _chunk_limit(state, rep)
+    limit = chunk_limit(state, rep)
     for at in range(state[rep + layout.PARTIALS]):
         req = state[state[rep + layout.PARTIAL_LIST] + at]
         done = state[req + layout.COMPUTED]
@@ -77,7 +77,7 @@ def _run_in_any_order(state: Cells, rep: int, grp: int) -> tuple[int, int, int, 
     """Pass 1 when everything fits: (prefill tokens, prefills, pairs, reads)."""
     allocate(state, rep, decode_growth(state, grp))
     left = state[layout.MAX_TOKENS] - state[grp + layout.DECODERS]
-    limit = _chunk_limit(state, rep)
+    limit = chunk_limit(state, rep)
     tokens = 0
     prefills = 0
     pairs = 0
@@ -109,7 +109,7 @@ def _starve(state: Cells, rep: int, grp: int, req: int) -> None:
 
 
 @kernel
-def _preempt_until_free(state: Cells, rep: int, req: int, need: int) -> bool:
+def preempt_until_free(state: Cells, rep: int, req: int, need: int) -> bool:
     """Preempt from the tail until ``need`` blocks are free; False if ``req`` itself had to go."""
     while need > free_blocks(state, rep):
         victim = state[rep + layout.RUN_TAIL]
@@ -123,7 +123,7 @@ def _preempt_until_free(state: Cells, rep: int, req: int, need: int) -> bool:
 def run_in_order(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int, int]:
     """Pass 1 request by request: (prefill tokens, prefills, pairs, reads, budget left)."""
     left = state[layout.MAX_TOKENS]
-    limit = _chunk_limit(state, rep)
+    limit = chunk_limit(state, rep)
     tokens = 0
     prefills = 0
     pairs = 0
@@ -137,7 +137,7 @@ def run_in_order(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int, 
         done = kv_tokens(state, req)
         chunk = 1 if is_decoding else min(state[req + layout.TARGET] - done, limit, left)
         need = _growth(state, req, done, done + chunk)
-        if not _preempt_until_free(state, rep, req, need):
+        if not preempt_until_free(state, rep, req, need):
             return tokens, prefills, pairs, reads, left
         allocate(state, rep, need)
         left -= chunk
@@ -164,7 +164,7 @@ def admission(state: Cells, rep: int, left: int) -> tuple[int, int, int]:
     req = state[rep + layout.WAIT_HEAD]
     found, unused = match(state, rep, req)
     hit = max(found * state[layout.UNIT_TOKENS], state[req + layout.REMOTE])
-    chunk = min(state[req + layout.TARGET] - hit, _chunk_limit(state, rep))
+    chunk = min(state[req + layout.TARGET] - hit, chunk_limit(state, rep))
     if chunk > left:
         if state[layout.IS_CHUNKED] == 0:
             return 0, 0, 0
@@ -198,8 +198,29 @@ def admit_head(state: Cells, rep: int, found: int, blocks: int) -> int:
         take(state, rep, req, found)
     state[req + layout.COMPUTED] = max(hit, state[req + layout.REMOTE])
     state[req + layout.REMOTE] = 0
+    state[req + layout.BLOCKS] = blocks + found * state[layout.UNIT_BLOCKS]
     allocate(state, rep, blocks)
     return req
+
+
+@kernel
+def admit_waiting(state: Cells, rep: int, left: int) -> tuple[int, int, int, int]:
+    """Pass 2, with ``left`` tokens of budget: (prefill tokens, prefills, pairs, KV reads)."""
+    tokens = 0
+    prefills = 0
+    pairs = 0
+    reads = 0
+    while left > tokens and state[rep + layout.WAIT_COUNT] > 0:
+        chunk, found, blocks = admission(state, rep, left - tokens)
+        if chunk == 0:
+            break
+        req = admit_head(state, rep, found, blocks)
+        more_pairs, more_reads = prefill_chunk(state, rep, req, chunk)
+        tokens += chunk
+        prefills += 1
+        pairs += more_pairs
+        reads += more_reads
+    return tokens, prefills, pairs, reads
 
 
 @kernel
@@ -212,16 +233,10 @@ def schedule_v1(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int]:
     else:
         tokens, prefills, pairs, reads, left = run_in_order(state, rep, grp)
     state[rep + layout.BLOCKED] = 0
-    may_admit = preempted == state[rep + layout.PREEMPTED] or state[layout.ADMITS_AFTER_PREEMPTION] == 1
-    while may_admit and left > 0 and state[rep + layout.WAIT_COUNT] > 0:
-        chunk, found, blocks = admission(state, rep, left)
-        if chunk == 0:
-            break
-        req = admit_head(state, rep, found, blocks)
-        more_pairs, more_reads = prefill_chunk(state, rep, req, chunk)
-        left -= chunk
-        tokens += chunk
-        prefills += 1
+    if preempted == state[rep + layout.PREEMPTED] or state[layout.ADMITS_AFTER_PREEMPTION] == 1:
+        more_tokens, admitted, more_pairs, more_reads = admit_waiting(state, rep, left)
+        tokens += more_tokens
+        prefills += admitted
         pairs += more_pairs
         reads += more_reads
     return tokens, prefills, pairs, reads

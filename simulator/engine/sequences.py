@@ -26,6 +26,8 @@ def kv_tokens(state: Cells, req: int) -> int:
 @kernel
 def blocks_held(state: Cells, req: int) -> int:
     """KV blocks a running request holds."""
+    if state[layout.DRAFTS] > 0:
+        return state[req + layout.BLOCKS]
     if state[layout.RESERVES_OUTPUT] == 1:
         return blocks_for(state, state[req + layout.PROMPT] + state[req + layout.OUTPUT] - 1)
     if state[layout.RESERVES_PROMPT] == 1 and state[req + layout.STATUS] == layout.PREFILLING:

@@ -49,7 +49,15 @@ def add_occupancy(state: Cells, rep: int, used_before: int, running: int, durati
 
 @kernel
 def log_step(
-    state: Cells, rep: int, grp: int, start: int, end: int, prefill_tokens: int, prefills: int, pairs: int, batch: int
+    state: Cells,
+    rep: int,
+    start: int,
+    end: int,
+    prefill_tokens: int,
+    prefills: int,
+    pairs: int,
+    batch: int,
+    decode_kv: int,
 ) -> None:
     """Write one row of the iteration log, before the step's tokens count; rows beyond its end are dropped."""
     state[layout.LOG_SIZE] += 1
@@ -63,11 +71,17 @@ def log_step(
     state[row + layout.LOG_PREFILL_TOKENS] = prefill_tokens
     state[row + layout.LOG_DECODES] = batch
     state[row + layout.LOG_PREFILLS] = prefills
-    state[row + layout.LOG_DECODE_KV] = state[grp + layout.DECODE_KV] + batch if batch > 0 else 0
+    state[row + layout.LOG_DECODE_KV] = decode_kv
     state[row + layout.LOG_PAIRS] = pairs
     state[row + layout.LOG_RUNNING] = state[rep + layout.RUN_COUNT]
     state[row + layout.LOG_FREE] = free_blocks(state, rep)
     state[row + layout.LOG_WAITING] = state[rep + layout.WAIT_COUNT]
+
+
+@kernel
+def decode_reads(state: Cells, grp: int, batch: int) -> int:
+    """Tokens of KV that ``batch`` sequences of a group, all or none, see in their next step."""
+    return state[grp + layout.DECODE_KV] + batch if batch > 0 else 0
 
 
 @kernel
@@ -101,6 +115,14 @@ def announce_finish(state: Cells, rep: int, req: int, time: int) -> None:
 
 
 @kernel
+def finish(state: Cells, rep: int, req: int, end: int) -> None:
+    """Answer a request at ``end``; it keeps slot and blocks until that is seen."""
+    state[req + layout.FINISH] = end
+    announce_finish(state, rep, req, end)
+    hold_for_release(state, rep, req)
+
+
+@kernel
 def settle(state: Cells, rep: int, grp: int, end: int) -> None:
     """After a step of ``grp`` that ends at ``end``, and the next decision known: finish and release what is due."""
     epoch = state[grp + layout.EPOCH]
@@ -115,9 +137,7 @@ def settle(state: Cells, rep: int, grp: int, end: int) -> None:
         req = state[heap + capacity]
         if is_current_finish(state, state[heap], req):
             stop_decoding(state, req)
-            state[req + layout.FINISH] = end
-            announce_finish(state, rep, req, end)
-            hold_for_release(state, rep, req)
+            finish(state, rep, req, end)
         state[grp + layout.HEAP_SIZE] = pop(state, heap, capacity, state[grp + layout.HEAP_SIZE])
     release_due(state, rep)
 
@@ -190,6 +210,26 @@ def apply_tokens(state: Cells, rep: int, grp: int, batch: int, end: int) -> None
 
 
 @kernel
+def run_on_device(state: Cells, rep: int, device: int, rows: int) -> tuple[int, int]:
+    """Move a replica's clock over a step of ``rows`` sequences and ``device`` 2^-12 ps: its start and end in ps."""
+    host = (state[layout.HOST_STEP] + state[layout.HOST_SEQ] * rows) << FRACTION_BITS
+    duration = max(device, host) if state[layout.IS_ASYNC] == 1 else device + host
+    start = state[rep + layout.END]
+    fraction = state[rep + layout.END_FRACTION]
+    if state[rep + layout.DECISION] > start:
+        start = state[rep + layout.DECISION]
+        fraction = 0
+    clock = fraction + duration
+    end = start + (clock >> FRACTION_BITS)
+    state[rep + layout.BUSY] += end - start
+    state[rep + layout.ACTIVE] += end - start
+    add_time(state, rep + layout.HOST_TIME, duration - device)
+    state[rep + layout.END] = end
+    state[rep + layout.END_FRACTION] = clock & FRACTION_MASK
+    return start, end
+
+
+@kernel
 def launch(
     state: Cells,
     costs: Cells,
@@ -210,27 +250,13 @@ def launch(
     attention = prefill_cost(costs, 0, prefill_tokens, pairs, reads) << FRACTION_BITS
     if batch > 0:
         attention += decode_attention(state, costs, grp, 0)
-    device = ((token_ps + sample_ps) << FRACTION_BITS) + attention
-    host = (state[layout.HOST_STEP] + state[layout.HOST_SEQ] * rows) << FRACTION_BITS
-    duration = max(device, host) if state[layout.IS_ASYNC] == 1 else device + host
-    start = state[rep + layout.END]
-    fraction = state[rep + layout.END_FRACTION]
-    if state[rep + layout.DECISION] > start:
-        start = state[rep + layout.DECISION]
-        fraction = 0
-    clock = fraction + duration
-    end = start + (clock >> FRACTION_BITS)
+    start, end = run_on_device(state, rep, ((token_ps + sample_ps) << FRACTION_BITS) + attention, rows)
     if state[layout.LOG_CAPACITY] > 0:
-        log_step(state, rep, grp, start, end, prefill_tokens, prefills, pairs, batch)
-    state[rep + layout.BUSY] += end - start
-    state[rep + layout.ACTIVE] += end - start
+        log_step(state, rep, start, end, prefill_tokens, prefills, pairs, batch, decode_reads(state, grp, batch))
     state[rep + layout.TOKEN_TIME] += token_ps
     state[rep + layout.SAMPLE_TIME] += sample_ps
     add_time(state, rep + layout.ATTENTION_TIME, attention)
-    add_time(state, rep + layout.HOST_TIME, duration - device)
     count_step(state, rep, batch, prefill_tokens, prefills, pairs, reads)
     add_occupancy(state, rep, used_before, rows, end - start)
-    state[rep + layout.END] = end
-    state[rep + layout.END_FRACTION] = clock & FRACTION_MASK
     state[rep + layout.DECISION] = start if state[layout.IS_ASYNC] == 1 else end
     apply_tokens(state, rep, grp, batch, end)

@@ -79,6 +79,11 @@ def run_stream(
 def _check_part(tables: StepTables, limits: EngineLimits, part: Workload, dp: int) -> None:
     if not isinstance(part.client, OpenLoop) or part.after is not None:
         raise InputError(f"workload {part.name!r}: only open loops without sessions can be streamed")
+    if limits.num_speculative_tokens:
+        raise InputError(
+            f"workload {part.name!r}: speculative decoding is not modelled for streamed workloads",
+            hint="simulate it in one piece, or set num_speculative_tokens to 0",
+        )
     if part.prefix is not None and limits.enable_prefix_caching:
         raise InputError(
             f"workload {part.name!r}: prefix caching is not modelled for streamed workloads",

@@ -227,7 +227,9 @@ def test_same_input_same_output() -> None:
 @pytest.mark.parametrize(
     ("limits", "more", "message"),
     [
-        ({"num_speculative_tokens": 2}, {}, "speculative decoding"),
+        ({"num_speculative_tokens": 2, "policy": "orca"}, {}, "num_speculative_tokens 2 is not modelled"),
+        ({"num_speculative_tokens": 2}, {}, "sample_ps has 65 entries, the engine limits need 193"),
+        ({"speculative_acceptance": 1.5}, {}, "speculative_acceptance is 1.5"),
         ({"max_num_seqs": 0}, {}, "max_num_seqs is 0"),
         ({"max_num_batched_tokens": 4096}, {}, "token_mixed_ps has 2049 entries"),
         ({"policy": "vllm-v0", "enable_prefix_caching": True}, {}, "prefix caching"),
