@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.fidelity.batch_runs import DEVICES, BatchRun, replay_batches
 from benchmarks.fidelity.errors import Errors, errors
-from benchmarks.fidelity.fits import analytic_costs, fitted_costs
+from benchmarks.fidelity.fits import analytic_costs, bundled_costs, fitted_costs
 from benchmarks.fidelity.groups import GROUPS, ServingGroup
 from benchmarks.fidelity.recorded_runs import RecordedRun, replay_recorded
 from benchmarks.fidelity.rejection import __doc__ as rejection_rules
@@ -77,23 +77,23 @@ def _head(has_tables: bool) -> str:
         "its own. Cells hold **MAPE / median / p90 / signed bias** of predicted / measured - 1, in percent.\n"
         f"{missing}\n"
         "## Mean TTFT and TPOT of benchmark servers\n\n"
-        "Closed-loop runs, each replayed with its client's length draw, warm-up and start burst. *analytic*: "
-        "calibrated\n"
-        "constants, what an installed package answers without measurements. *aiconfigurator*: its own "
-        "prediction of the\n"
+        "Closed-loop runs, each replayed with its client's length draw, warm-up and start burst. *fitted*: tables of\n"
+        "the engine named below; *bundled*: what an installed package answers by default (vLLM tables for every\n"
+        "engine); *analytic*: calibrated constants alone. *aiconfigurator*: its own prediction of the\n"
         "same rows, as published with them.\n\n"
     )
 
 
 def _serving(rows: Sequence[Row], db: Path | None, fits: Path) -> Iterator[str]:
     """Write the tables per group, their caveats, rejected and refused rows."""
-    names = ("fitted", "analytic", "aiconfigurator")
+    names = ("fitted", "bundled", "analytic", "aiconfigurator")
     tables: dict[str, list[str]] = {"ttft": [], "tpot": []}
     notes: list[str] = []
     rejected: list[str] = []
     for group in GROUPS:
         costs = {
             "fitted": fitted_costs(group.device, group.framework, db=db, fits=fits),
+            "bundled": bundled_costs(group.device),
             "analytic": analytic_costs(group.device),
         }
         points = {name: replay_group(rows, group, found) for name, found in costs.items() if found is not None}
@@ -106,8 +106,8 @@ def _serving(rows: Sequence[Row], db: Path | None, fits: Path) -> Iterator[str]:
         notes.append(_note(group, [point for point in some if point.rejected is None]))
         rejected += [f"| {group.name} | `{p.row['id']}` | {p.rejected} |\n" for p in some if p.rejected is not None]
     for metric, lines in tables.items():
-        yield f"### {metric.upper()}\n\n| group | rows | fitted tables | analytic | aiconfigurator 0.12 |\n"
-        yield "|---|---:|---|---|---|\n"
+        yield f"### {metric.upper()}\n\n| group | rows | fitted | bundled | analytic | aiconfigurator 0.12 |\n"
+        yield "|---|---:|---|---|---|---|\n"
         yield from lines
         yield "\n"
     yield "† suspect measurements, reported apart.\n\n"
@@ -181,6 +181,7 @@ def _recorded(groundtruth: Path, db: Path | None, fits: Path) -> Iterator[str]:
     device, framework = _RECORDED_FIT
     for name, costs in (
         ("fitted", fitted_costs(device, framework, db=db, fits=fits)),
+        ("bundled", bundled_costs(device)),
         ("analytic", analytic_costs(device)),
     ):
         if costs is None:

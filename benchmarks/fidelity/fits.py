@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
+from costmodel.bundled import choose_costs
 from costmodel.predict import load_costs
 from costmodel.prediction import CostModel
 
@@ -24,6 +25,11 @@ def fitted_costs(device: str, framework: str, *, db: Path | None, fits: Path) ->
             print(f"no fit of {device} for {framework}: {done.stderr.strip()}", file=sys.stderr)
             return None
     return load_costs(path, load_cluster(f"{device}-8"))
+
+
+def bundled_costs(device: str) -> CostModel:
+    """Return what an installed package prices a device with."""
+    return choose_costs(None, load_cluster(f"{device}-8"))
 
 
 def analytic_costs(device: str) -> CostModel:
