@@ -44,6 +44,9 @@ class Overrides:
     enable_prefix_caching: bool | None = None
     enable_chunked_prefill: bool | None = None
     async_scheduling: bool | None = None
+    speculative_tokens: int | None = None
+    speculative_acceptance: float | None = None  # probability that a draft is right, given those before it were
+    draft_step_s: float | None = None  # what the draft model adds to a step; None for drafts without a model
     router: RouterName | None = None
 
 
@@ -75,6 +78,7 @@ class Serving:
     profile: EngineProfile
     costs: CostSource
     overrides: Overrides = field(default_factory=Overrides)
+    allow_unsupported: bool = False  # simulate what the engine does not document as supported
     # Op curves by clock; hand one serving's to another that differs in overrides only, and nothing is priced twice.
     priced: dict[float | None, OpCurves] = field(default_factory=dict, repr=False)
 
@@ -110,6 +114,7 @@ class Serving:
         budget = overrides.max_num_batched_tokens or defaults.max_num_batched_tokens
         if not chunked:
             budget = max(budget, max_model_len)
+        drafts, acceptance = self._drafts(budget)
         memory = plan_memory(
             self.model,
             plan,
@@ -123,7 +128,7 @@ class Serving:
             max_num_seqs=max_num_seqs,
             max_model_len=max_model_len,
             num_gpu_blocks=overrides.num_gpu_blocks,
-            captured_graphs=profile.reserved_graphs(max_num_seqs),
+            captured_graphs=profile.reserved_graphs(max_num_seqs * (1 + drafts)),
             sampler_sorts=profile.sampler_sorts,
             context_tokens=_mean_context(workload),
         )
@@ -141,12 +146,16 @@ class Serving:
             async_scheduling=_chosen(overrides.async_scheduling, profile.async_scheduling),
             reserve_full_isl=profile.reserve_full_isl,
             frontend_s=profile.host.frontend_s,
+            num_speculative_tokens=drafts,
+            speculative_acceptance=acceptance,
+            draft_step_s=overrides.draft_step_s or 0.0,
         )
         shape = StepShape(
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=budget,
             max_model_len=max_model_len,
             kv_tokens=memory.kv_tokens,
+            queries=1 + drafts,
         )
         compiled = compile_plan(
             self.model, plan, self.curves(plan.clock_mhz), profile=profile, shape=shape, kernels=self.kernels(plan)
@@ -154,6 +163,25 @@ class Serving:
         return Start(
             plan=plan, memory=memory, limits=limits, router=overrides.router or profile.router, compiled=compiled
         )
+
+    def _drafts(self, budget: int) -> tuple[int, float]:
+        """Draft tokens per step and their acceptance; none unless stated."""
+        drafts, acceptance = self.overrides.speculative_tokens, self.overrides.speculative_acceptance
+        if not drafts:
+            if acceptance is not None or self.overrides.draft_step_s is not None:
+                raise InputError(
+                    "speculative_acceptance and draft_step_s say how drafts fare, but there are none",
+                    hint="state speculative_tokens as well",
+                )
+            return 0, 0.0
+        if acceptance is None:
+            raise InputError(
+                f"speculative_tokens is {drafts} without speculative_acceptance",
+                hint="the acceptance depends on model, drafts and text: measure it, servers log it",
+            )
+        if drafts >= budget:
+            raise InputError(f"speculative_tokens is {drafts}, must be less than max_num_batched_tokens = {budget}")
+        return drafts, acceptance
 
     def curves(self, clock_mhz: float | None) -> OpCurves:
         """Return the op curves at a clock, shared by every plan that runs at it."""
@@ -184,11 +212,16 @@ class Serving:
     def _engine_refusal(self, plan: Plan) -> str | None:
         """Why the profile's engine cannot run the plan, or why its scheduler is not modelled for it."""
         refusal = engines_for(self.model, plan).get(self.profile.engine)
-        if refusal is not None:
-            return refusal
+        if refusal is not None and not self.allow_unsupported:
+            return f"{refusal} (--allow-unsupported simulates it all the same)"
         policy = self.profile.policy
         if policy != "vllm-v1" and (plan.pp > 1 or plan.attention_dp > 1):
             return f"policy {policy} is simulated without pipeline stages and attention data parallelism only"
+        if self.overrides.speculative_tokens and (policy != "vllm-v1" or plan.pp > 1 or plan.attention_dp > 1):
+            return (
+                "speculative decoding is simulated for policy vllm-v1 without pipeline stages and attention data "
+                "parallelism only"
+            )
         if plan.pp > 1 and plan.attention_dp > 1:
             return "attention data parallelism inside pipeline stages is not simulated"
         return None

@@ -13,6 +13,14 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option("--model", required=True, metavar="NAME|PATH", help="Bundled model or Hugging Face config.json."),
+    click.option(
+        "--extension",
+        "extensions",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Python file that registers cells or architectures of your own (docs/custom_cells.md).",
+    ),
     click.option("--cluster", required=True, metavar="NAME|TOML", help="Bundled cluster, sized name or TOML file."),
     click.option("--trace", required=True, metavar="FILE|TEXT", help="Request trace, or a generated one as text."),
     click.option(
@@ -27,7 +35,13 @@ _OPTIONS = (
         default="roofline",
         help="How a fitted model answers outside its measured domain.",
     ),
+    click.option(
+        "--usd-per-device-hour",
+        type=click.FloatRange(min=0),
+        help="Price of one device, for USD per million tokens; the cluster file's without it.",
+    ),
     click.option("--engine", default="vllm-0.33", metavar="NAME|TOML", help="Engine profile."),
+    click.option("--allow-unsupported", is_flag=True, help="Simulate models and layouts the engine does not support."),
     click.option(
         "--slo",
         "slos",
@@ -44,6 +58,17 @@ _OPTIONS = (
     click.option("--prefix-caching/--no-prefix-caching", default=None, help="Reuse KV of shared prefixes."),
     click.option("--chunked-prefill/--no-chunked-prefill", default=None, help="Split prompts over steps."),
     click.option("--async-scheduling/--no-async-scheduling", default=None, help="Schedule one step ahead."),
+    click.option("--speculative-tokens", type=click.IntRange(min=1), help="Draft tokens per sequence and step."),
+    click.option(
+        "--speculative-acceptance",
+        type=click.FloatRange(0, 1),
+        help="Probability that a draft is right, given those before it were.",
+    ),
+    click.option(
+        "--draft-step-s",
+        type=click.FloatRange(0, 1),
+        help="Seconds the draft model adds to a step; none for drafts looked up in the text.",
+    ),
     click.option(
         "--router",
         type=click.Choice(["round_robin", "vllm", "least_outstanding", "prefix"]),
@@ -62,10 +87,13 @@ def serving_options(command: Command) -> Command:
 def load_serving(
     *,
     model: str,
+    extensions: tuple[Path, ...],
     cluster: str,
     costs: Path | None,
     out_of_domain: str,
+    usd_per_device_hour: float | None,
     engine: str,
+    allow_unsupported: bool,
     max_num_seqs: int | None,
     max_num_batched_tokens: int | None,
     max_model_len: int | None,
@@ -75,6 +103,9 @@ def load_serving(
     prefix_caching: bool | None,
     chunked_prefill: bool | None,
     async_scheduling: bool | None,
+    speculative_tokens: int | None,
+    speculative_acceptance: float | None,
+    draft_step_s: float | None,
     router: Any,
 ) -> "Serving":
     """Read model, cluster, cost model and engine profile; raises each room's own error."""
@@ -82,13 +113,19 @@ def load_serving(
     from costmodel.bundled import choose_costs
     from simulator.engine_profile import load_profile
     from simulator.model.bundled import load_model
+    from simulator.model.extension import load_extension
     from simulator.serving import Overrides, Serving
 
+    for file in extensions:
+        load_extension(file)
     spec = load_cluster(cluster)
+    if usd_per_device_hour is not None:
+        spec = spec.model_copy(update={"usd_per_device_hour": usd_per_device_hour})
     return Serving(
         model=load_model(model),
         cluster=spec,
         profile=load_profile(engine),
+        allow_unsupported=allow_unsupported,
         costs=lambda clock_mhz: choose_costs(costs, spec, clock_mhz, out_of_domain=out_of_domain),
         overrides=Overrides(
             max_num_seqs=max_num_seqs,
@@ -100,6 +137,9 @@ def load_serving(
             enable_prefix_caching=prefix_caching,
             enable_chunked_prefill=chunked_prefill,
             async_scheduling=async_scheduling,
+            speculative_tokens=speculative_tokens,
+            speculative_acceptance=speculative_acceptance,
+            draft_step_s=draft_step_s,
             router=router,
         ),
     )

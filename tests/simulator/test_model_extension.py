@@ -1,6 +1,8 @@
 """A custom cell is one file: the documented example, run as documented."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,14 +31,19 @@ _CONFIG = {
 }
 
 
-def test_the_documented_file_adds_a_cell_and_an_architecture(tmp_path: Path) -> None:
-    """Loading the page's one file is enough to read a config, count it, shard it and price it."""
-    file = tmp_path / "retention.py"
+def _documented(folder: Path) -> tuple[Path, Path]:
+    """Write the page's example and a config for it."""
+    file = folder / "retention.py"
     file.write_text(_PAGE.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0], encoding="utf-8")
-    config = tmp_path / "toy" / "config.json"
+    config = folder / "toy" / "config.json"
     config.parent.mkdir()
     config.write_text(json.dumps(_CONFIG), encoding="utf-8")
+    return file, config
 
+
+def test_the_documented_file_adds_a_cell_and_an_architecture(tmp_path: Path) -> None:
+    """Loading the page's one file is enough to read a config, count it, shard it and price it."""
+    file, config = _documented(tmp_path)
     load_extension(file)
     model = load_model(config)
 
@@ -48,6 +55,21 @@ def test_the_documented_file_adds_a_cell_and_an_architecture(tmp_path: Path) -> 
     flop = sum(float(op.flop()) for op in block.token_ops(Plan(tp=4), 32) if isinstance(op, Gemm))
     assert 4 * flop == 2 * 32 * (per_layer - 2 * 512)
     assert model.refusal(Plan(tp=16)) == "tp is 16, must divide the 8 heads"
+
+
+def test_a_search_over_a_custom_model(tmp_path: Path) -> None:
+    """The command line searches plans of a model whose cell is the user's own, once told that no engine serves it."""
+    file, config = _documented(tmp_path)
+    command = [sys.executable, "-m", "simulator.cli", "search", "--model", str(config), "--extension", str(file)]
+    command += ["--cluster", "l40s-2", "--trace", "chat-synthetic", "--limit", "20", "--json"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 3
+    assert "--allow-unsupported" in refused.stdout
+    found = subprocess.run([*command, "--allow-unsupported"], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    plans = json.loads(found.stdout)["plans"]
+    assert {plan["plan"] for plan in plans} == {"dp2", "tp2", "pp2"}
+    assert all(plan["metrics"]["finished"] == 20 for plan in plans)
 
 
 @pytest.mark.parametrize(
