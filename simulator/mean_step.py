@@ -27,6 +27,7 @@ class StepCounts:
     decode_steps: int
     tokens: int
     decode_tokens: int
+    drafts: int  # of the decode tokens
     rows: int
     decode_kv: int
     pairs: int
@@ -40,6 +41,7 @@ class StepCounts:
             decode_steps=int(totals.decode_steps[replica]),
             tokens=int(totals.prefill_tokens[replica] + totals.decode_tokens[replica]),
             decode_tokens=int(totals.decode_tokens[replica]),
+            drafts=int(totals.draft_tokens[replica]),
             rows=int(totals.sampled_rows[replica]),
             decode_kv=int(totals.decode_kv_reads[replica]),
             pairs=int(totals.prefill_pairs[replica]),
@@ -54,6 +56,11 @@ class StepCounts:
     def __add__(self, other: "StepCounts") -> "StepCounts":
         """Add count by count."""
         return StepCounts(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
+
+    @property
+    def sequences(self) -> int:
+        """Sequences in the steps, prefills included."""
+        return self.rows - self.drafts
 
     @property
     def cached_kv(self) -> int:
@@ -91,8 +98,9 @@ class StageTotals:
 def stage_totals(stage: StageSums, knots: Knots, counts: StepCounts, quantity: Quantity) -> StageTotals:
     """Sum ``quantity`` over all steps of one rank of ``stage``."""
     steps, mixed = max(1, counts.steps), max(1, counts.mixed_steps)
-    batch = counts.decode_tokens / steps
-    mixed_tokens = (counts.tokens - batch * counts.decode_steps) / mixed
+    decoding = counts.decode_tokens / steps
+    batch = (counts.decode_tokens - counts.drafts) / steps
+    mixed_tokens = (counts.tokens - decoding * counts.decode_steps) / mixed
     tokens = quantity(stage.tokens)
     row = int(np.clip(np.searchsorted(knots.batch, batch), 0, len(knots.batch) - 1))
     decode = 0.0
@@ -100,7 +108,7 @@ def stage_totals(stage: StageSums, knots: Knots, counts: StepCounts, quantity: Q
         at_batch = quantity(table).reshape(len(knots.batch), len(knots.kv))[row]
         decode += counts.steps * _at(at_batch, knots.kv, counts.decode_kv / steps)
     return StageTotals(
-        tokens=counts.decode_steps * _at(tokens, knots.tokens, batch)
+        tokens=counts.decode_steps * _at(tokens, knots.tokens, decoding)
         + counts.mixed_steps * _at(tokens, knots.tokens, mixed_tokens),
         samples=counts.steps * _at(quantity(stage.samples), knots.rows, counts.rows / steps),
         sends=counts.steps * _at(quantity(stage.sends), knots.tokens, counts.tokens / steps),

@@ -78,6 +78,7 @@ class Breakdown:
     attention_frac: float
     sample_frac: float
     send_frac: float
+    draft_frac: float  # the draft model of speculative decoding
     host_frac: float  # host time that the device waited for
     bubble_frac: float  # pipeline stages waiting between steps
     idle_frac: float
@@ -106,6 +107,7 @@ class Metrics:
     kv_peak_frac: float
     mean_batch_seqs: float  # over the same time
     steps: int
+    tokens_per_decode: float  # mean gain of a sequence per decode step: 1 without speculative decoding
     preemptions: int
     prefix_hit_frac: float  # prompt tokens found in the prefix cache at first admission
     breakdown: Breakdown
@@ -216,6 +218,7 @@ def _metrics(distributions: dict[str, Distribution], counts: _Counts, result: En
     active_us = float(replicas.active_ps.sum()) * 1e-6
     span_ps = float(replicas.last_end_ps.sum()) * replicas.stages
     per_active = 1.0 / active_us if active_us > 0 else np.nan
+    decodes = int((replicas.decode_tokens - replicas.draft_tokens).sum())
     return Metrics(
         **distributions,
         requests=counts.requests,
@@ -232,6 +235,7 @@ def _metrics(distributions: dict[str, Distribution], counts: _Counts, result: En
         kv_peak_frac=float(replicas.peak_blocks.max()) / result.num_gpu_blocks,
         mean_batch_seqs=float(replicas.running_us.sum()) * per_active,
         steps=int(replicas.steps.sum()),
+        tokens_per_decode=1.0 + int(replicas.accepted_tokens.sum()) / decodes if decodes else np.nan,
         preemptions=int(replicas.preemptions.sum()),
         prefix_hit_frac=counts.hit_tokens / counts.prompt_tokens if counts.prompt_tokens else np.nan,
         breakdown=_breakdown(result),
@@ -260,6 +264,7 @@ def _breakdown(result: EngineResult) -> Breakdown:
         attention_frac=float(replicas.attention_ps.sum()) * share,
         sample_frac=float(replicas.sample_ps.sum()) * share,
         send_frac=float(replicas.send_ps.sum()) * share,
+        draft_frac=float(replicas.draft_ps.sum()) * share,
         host_frac=float(replicas.host_ps.sum()) * share,
         bubble_frac=float(replicas.bubble_ps.sum()) * share,
         idle_frac=float((replicas.last_end_ps * replicas.stages - replicas.busy_ps - replicas.bubble_ps).sum()) * share,

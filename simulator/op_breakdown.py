@@ -38,6 +38,7 @@ def op_breakdown(compiled: CompiledPlan, result: EngineResult) -> dict[str, floa
     ):
         _add_split(spent_ps, weights, float(total_ps.sum()))
     spent_ps[_HOST] = spent_ps.get(_HOST, 0.0) + float(totals.host_ps.sum())
+    spent_ps["draft"] = float(totals.draft_ps.sum())
     spent_ps["bubble"] = float(totals.bubble_ps.sum())
     span_ps = float(totals.last_end_ps.sum()) * totals.stages
     spent_ps["idle"] = span_ps - float((totals.busy_ps + totals.bubble_ps).sum())
@@ -97,7 +98,7 @@ def _launches_waited_for_s(compiled: CompiledPlan, counts: StepCounts) -> float:
 def _sample_weights(by_op: Mapping[str, StageTotals], compiled: CompiledPlan, counts: StepCounts) -> Seconds:
     return {
         **{name: total.samples for name, total in by_op.items()},
-        _HOST: counts.rows * compiled.profile.host.sequence_s,
+        _HOST: counts.sequences * compiled.profile.host.sequence_s,
     }
 
 

@@ -39,6 +39,12 @@ class StepShape:
     max_num_batched_tokens: int
     max_model_len: int
     kv_tokens: int  # KV capacity of one replica
+    queries: int = 1  # tokens a decoding sequence runs per step: one and its drafts
+
+    @property
+    def decode_tokens(self) -> int:
+        """Tokens of a step in which every sequence decodes."""
+        return self.max_num_seqs * self.queries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +88,7 @@ class CompiledPlan:
     def padded_tokens(self, *, captured: bool) -> I64:
         """Tokens a step of T tokens really runs with: [max_num_batched_tokens + 1]."""
         tokens = np.arange(self.shape.max_num_batched_tokens + 1, dtype=np.int64)
-        sizes = np.asarray(self.profile.capture_sizes(self.shape.max_num_seqs), dtype=np.int64)
+        sizes = np.asarray(self.profile.capture_sizes(self.shape.decode_tokens), dtype=np.int64)
         if not captured or not len(sizes):
             return tokens
         position = np.searchsorted(sizes, tokens)
@@ -94,7 +100,8 @@ class CompiledPlan:
         """Return the step tables of the best estimate, or of either end of its 90 % interval."""
         knots, host = self.knots, self.profile.host
         grid = (len(knots.batch), len(knots.kv))
-        rows = np.arange(self.shape.max_num_seqs + 1)
+        rows = np.arange(self.shape.decode_tokens + 1)
+        host_row_s = host.sequence_s / self.shape.queries
         last = len(self.stages) - 1
         return StepTables(
             token_mixed_ps=self._token_table(self.profile.graphs.mixed, end),
@@ -102,7 +109,7 @@ class CompiledPlan:
             sample_ps=np.stack(
                 [
                     _dense(rows, knots.rows, stage.samples.seconds(end))
-                    + (_to_ps(rows * host.sequence_s) if index == last else 0)
+                    + (_to_ps(rows * host_row_s) if index == last else 0)
                     for index, stage in enumerate(self.stages)
                 ]
             ),
@@ -132,7 +139,7 @@ class CompiledPlan:
         gap_s = self.profile.host.all_reduce_s if mode == "piecewise" else 0.0
         curves = [stage.tokens.seconds(end) + gap_s * stage.all_reduces for stage in self.stages]
         table = self._tokens_dense(curves, captured=mode != "none")
-        sizes = self.profile.capture_sizes(self.shape.max_num_seqs) if mode != "none" else []
+        sizes = self.profile.capture_sizes(self.shape.decode_tokens) if mode != "none" else []
         first = 1 + (sizes[-1] if sizes else 0)
         for row, stage in zip(table, self.stages, strict=True):
             floor_ps = round(stage.launches * self.profile.host.launch_s * _PS_PER_S)
@@ -221,12 +228,14 @@ class _Compiler:
             cross = replace(call.decode, num_decode=knots.tokens, decode_kv=keys, decode_kv_max=keys)
             stage.tokens.add("attention", price(cross), count)
             return
-        mean_kv = np.maximum(1, knots.kv[None, :] // knots.batch[:, None])
+        queries = self.shape.queries
+        mean_kv = np.maximum(queries, knots.kv[None, :] // knots.batch[:, None])
         if call.decode.window:
-            mean_kv = np.minimum(mean_kv, call.decode.window)
+            mean_kv = np.minimum(mean_kv, call.decode.window + queries - 1)
         decode = replace(
             call.decode,
             num_decode=np.repeat(knots.batch, len(knots.kv)),
+            decode_q=queries,
             decode_kv=mean_kv.ravel(),
             decode_kv_max=mean_kv.ravel(),
         )
@@ -263,12 +272,12 @@ def _prefill(call: Attention, pairs: I64, shape: StepShape) -> Attention:
 
 def _knots(profile: EngineProfile, shape: StepShape) -> Knots:
     budget, seqs = shape.max_num_batched_tokens, shape.max_num_seqs
-    captured = profile.capture_sizes(seqs)
+    captured = profile.capture_sizes(shape.decode_tokens)
     tokens = {size for size in [*captured, *_steps(1, budget, 8)] if size <= budget} | {budget}
     largest_pairs = budget * shape.max_model_len
     return Knots(
         tokens=np.asarray(sorted(tokens), dtype=np.int64),
-        rows=np.asarray(_steps(1, seqs, 2), dtype=np.int64),
+        rows=np.asarray(_steps(1, shape.decode_tokens, 2), dtype=np.int64),
         batch=np.asarray(_steps(1, max(seqs, 2), 2), dtype=np.int64),
         kv=np.asarray([0, *_covering(64, max(shape.kv_tokens, 128), 2)], dtype=np.int64),
         pairs=np.asarray([0, *_covering(256, max(largest_pairs, 512), 1)], dtype=np.int64),

@@ -188,3 +188,25 @@ def test_shared_experts_hide_behind_the_routed_ones() -> None:
     assert after.latency_s - beside.latency_s == pytest.approx(np.where(tokens <= 256, shared, 0.0), abs=1e-12)
     assert shared.min() > 0
     assert (after.flop == beside.flop).all()
+
+
+def test_drafts_are_priced_as_queries_and_rows_of_their_sequence() -> None:
+    """With three drafts decode attention has four queries, and the sampler four rows per sequence."""
+    model, plan, curves = load_model("llama-3.1-8b"), parse_plan("tp1"), OpCurves(AnalyticCosts(_CLUSTER))
+    compiled = compile_plan(
+        model,
+        plan,
+        curves,
+        profile=load_profile("vllm-0.33"),
+        shape=replace(_SHAPE, queries=4),
+        kernels=KernelChoices(activation_quantisation="fused"),
+    )
+    tables, plain = compiled.tables(), _compile("llama-3.1-8b", "tp1", curves=curves).tables()
+    (call,) = model.blocks[0][0].attention(plan)
+    b, k = 2, len(tables.decode_kv_knots) - 1
+    batch, kv = int(tables.decode_batch_knots[b]), int(tables.decode_kv_knots[k])
+    op = replace(call.decode, num_decode=batch, decode_q=4, decode_kv=kv // batch, decode_kv_max=kv // batch)
+    layers = sum(count for _, count in model.blocks)
+    assert tables.decode_ps[0, b, k] == pytest.approx(layers * float(curves.price(op).latency_s) * 1e12, rel=1e-9)
+    assert tables.sample_ps.shape[1] == 4 * 256 + 1
+    assert plain.sample_ps[0, 256] < tables.sample_ps[0, 4 * 256] < 4 * plain.sample_ps[0, 256]

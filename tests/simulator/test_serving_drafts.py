@@ -1,0 +1,61 @@
+"""Speculative decoding from a user's settings to the metrics, and what is refused."""
+
+from typing import Any
+
+import pytest
+
+from cluster_specs.load import load_cluster
+from costmodel.analytic import AnalyticCosts
+from simulator.errors import InputError
+from simulator.model.bundled import load_model
+from simulator.plan import parse_plan
+from simulator.serving import Overrides
+from simulator.simulate import Result, simulate
+from simulator.workload.parse import parse_workload
+
+_CLUSTER = load_cluster("h100-sxm-8")
+
+
+def _run(plan: str = "tp4", profile: str = "vllm-0.33", **overrides: Any) -> Result:
+    return simulate(
+        parse_plan(plan),
+        parse_workload("chat-synthetic", limit=60),
+        _CLUSTER,
+        AnalyticCosts(_CLUSTER),
+        model=load_model("llama-3.1-70b"),
+        profile=profile,
+        overrides=Overrides(**overrides),
+    )
+
+
+def test_accepted_drafts_shorten_the_time_per_token() -> None:
+    """Right drafts speed decoding up by about what they gain; wrong ones, and a draft model, slow it down."""
+    plain = _run().metrics
+    right = _run(speculative_tokens=3, speculative_acceptance=0.8).metrics
+    wrong = _run(speculative_tokens=3, speculative_acceptance=0.0).metrics
+    model = _run(speculative_tokens=3, speculative_acceptance=0.8, draft_step_s=4e-3).metrics
+    assert plain["tokens_per_decode"] == wrong["tokens_per_decode"] == 1.0
+    assert right["tokens_per_decode"] == pytest.approx((1 - 0.8**4) / 0.2, rel=0.1)
+    gain = plain["tpot_s"]["mean"] / right["tpot_s"]["mean"]
+    assert 0.8 * right["tokens_per_decode"] < gain < 1.05 * right["tokens_per_decode"]
+    assert right["tpot_s"]["mean"] < model["tpot_s"]["mean"]
+    assert plain["tpot_s"]["mean"] < wrong["tpot_s"]["mean"]
+    assert model["breakdown"]["draft_frac"] > 0.05
+    assert sum(model["breakdown_ops"].values()) == pytest.approx(1.0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"speculative_tokens": 3}, "without speculative_acceptance"),
+        ({"speculative_acceptance": 0.5}, "there are none"),
+        ({"draft_step_s": 0.1}, "there are none"),
+        ({"speculative_tokens": 8192, "speculative_acceptance": 0.5}, "less than max_num_batched_tokens"),
+        ({"speculative_tokens": 2, "speculative_acceptance": 0.5, "plan": "pp2-tp4"}, "without pipeline stages"),
+        ({"speculative_tokens": 2, "speculative_acceptance": 0.5, "profile": "sglang-0.5"}, "for policy vllm-v1"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(settings: dict[str, Any], message: str) -> None:
+    """Half a setting, and layouts whose scheduler is not modelled with drafts, are refused by name."""
+    with pytest.raises(InputError, match=message):
+        _run(**settings)
