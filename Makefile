@@ -35,6 +35,10 @@ check: $(VENV)/.dev ## Lint, types, import borders, generated docs
 docs: $(VENV)/.dev ## Rewrite the generated command reference
 	$(BIN)/python docs/cli_reference.py > docs/cli.md
 
+bench: $(VENV)/.dev ## Measure speed and memory; write docs/performance.md
+	$(PIP) --editable '.[import-aic]'
+	$(BIN)/python benchmarks/performance.py
+
 fits: $(VENV)/.dev ## Make the bundled fitted models again from aiconfigurator-core's tables
 	$(PIP) --editable '.[import-aic]'
 	rm -rf build/fits

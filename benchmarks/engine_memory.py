@@ -1,7 +1,9 @@
-"""Peak memory and time of ten million streamed requests; run ``python benchmarks/engine_memory.py``."""
+"""Peak memory and time of ten million streamed requests; run ``python benchmarks/engine_memory.py [--json]``."""
 
 import argparse
+import json
 import resource
+import sys
 import time
 from collections.abc import Iterator
 
@@ -44,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=10_000_000)
     parser.add_argument("--part", type=int, default=100_000)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     tables = linear_tables(
         max_num_seqs=256,
@@ -57,10 +60,14 @@ def main() -> None:
     start = time.perf_counter()
     metrics = summarise_stream(run_stream(tables, LIMITS, chat(arguments.requests, arguments.part, 11.0)))
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if arguments.json:
+        taken = {"finished": metrics.finished, "steps": metrics.steps, "seconds": seconds, "peak_bytes": peak_bytes}
+        print(json.dumps(taken, indent=2))
+        return
     print(
         f"{metrics.finished:,} requests, {metrics.steps:,} steps in {seconds:.1f} s "
-        f"({metrics.finished / seconds:,.0f} requests/s), peak {peak:,.0f} MiB, "
+        f"({metrics.finished / seconds:,.0f} requests/s), peak {peak_bytes / 2**20:,.0f} MiB, "
         f"ttft p99 {metrics.ttft_s.p99:.3f} s, batch {metrics.mean_batch_seqs:.1f}"
     )
 
