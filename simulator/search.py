@@ -7,14 +7,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster_specs.cluster import ClusterSpec
+from simulator.disaggregation import PoolsResult, replay_pools, with_pools_interval
 from simulator.errors import InputError
 from simulator.model.spec import ModelSpec
 from simulator.objective import Limit, Objective, Slo
 from simulator.plan import Plan
 from simulator.plan_space import enumerate_plans, smallest_fit
+from simulator.pools import PoolPlan
 from simulator.serving import Refusal, Serving
 from simulator.simulate import Result, replay, with_interval
 from simulator.workload.workload import Workload
+
+Outcome = Result | PoolsResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +35,8 @@ class Axes:
 class SearchResult:
     """Plans best first, then those that break a limit, then the refused ones."""
 
-    ranked: tuple[Result, ...]
-    breaking: tuple[tuple[Result, tuple[Limit, ...]], ...]
+    ranked: tuple[Outcome, ...]
+    breaking: tuple[tuple[Outcome, tuple[Limit, ...]], ...]
     refused: tuple[Refusal, ...]
     objective: Objective
     inputs: dict[str, Any] = field(default_factory=dict)
@@ -64,7 +68,7 @@ def search(
     *,
     slo: Slo | None = None,
     axes: Axes | None = None,
-    plans: Sequence[Plan] | None = None,
+    plans: Sequence[Plan | PoolPlan] | None = None,
     threads: int | None = None,
     on_done: Callable[[int, int], None] | None = None,
 ) -> SearchResult:
@@ -73,22 +77,26 @@ def search(
     The engine releases the interpreter lock, so plans run on ``threads`` threads (all cores by default). ``on_done``
     is called with (finished, total). The result does not depend on the number of threads.
     """
-    candidates = list(plans) if plans is not None else all_plans(serving.model, serving.cluster, axes or Axes())
+    candidates: list[Plan | PoolPlan] = (
+        list(plans) if plans is not None else [*all_plans(serving.model, serving.cluster, axes or Axes())]
+    )
     if not candidates:
         raise InputError("no plan to search", hint="name at least one plan")
 
-    def judge(plan: Plan) -> Result | Refusal:
+    def judge(plan: Plan | PoolPlan) -> Outcome | Refusal:
+        if isinstance(plan, PoolPlan):
+            return replay_pools(serving, plan, workload, slo)
         start = serving.start(plan, workload)
         return start if isinstance(start, Refusal) else replay(serving, start, workload, slo)
 
-    outcomes: list[Result | Refusal] = []
+    outcomes: list[Outcome | Refusal] = []
     with ThreadPoolExecutor(max_workers=threads or os.cpu_count() or 1) as pool:
         for outcome in pool.map(judge, candidates):
             outcomes.append(outcome)
             if on_done is not None:
                 on_done(len(outcomes), len(candidates))
     results = sorted(
-        (outcome for outcome in outcomes if isinstance(outcome, Result)),
+        (outcome for outcome in outcomes if not isinstance(outcome, Refusal)),
         key=lambda result: (objective.rank(result.metrics), str(result.plan)),
     )
     wanted = slo or Slo()
@@ -113,8 +121,14 @@ def with_intervals(
     """Add the intervals of their metrics to the ``first`` plans, in the order of the ranking, breaking ones last."""
     left = max(0, first - len(found.ranked))
     shown = [*found.ranked[:first], *(result for result, _ in found.breaking[:left])]
+
+    def widened(result: Outcome) -> Outcome:
+        if isinstance(result, PoolsResult):
+            return with_pools_interval(serving, result, workload, slo)
+        return with_interval(serving, result, workload, slo)
+
     with ThreadPoolExecutor(max_workers=threads or os.cpu_count() or 1) as pool:
-        known = list(pool.map(lambda result: with_interval(serving, result, workload, slo), shown))
+        known = list(pool.map(widened, shown))
     ranked, breaking = known[: len(found.ranked)], known[len(found.ranked) :]
     return replace(
         found,

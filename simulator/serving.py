@@ -21,6 +21,7 @@ from simulator.model.spec import ModelSpec
 from simulator.op_curves import OpCurves
 from simulator.plan import Plan
 from simulator.plan_space import check_plan
+from simulator.pools import PoolPlan
 from simulator.step_cost import CompiledPlan, StepShape, compile_plan
 from simulator.workload.workload import ClosedLoop, Workload
 
@@ -65,7 +66,7 @@ class Start:
 class Refusal:
     """A plan no engine would start, and why."""
 
-    plan: Plan
+    plan: Plan | PoolPlan
     reason: str
 
 
@@ -194,6 +195,8 @@ class Serving:
     def price_notes(self) -> list[str]:
         """Say what the prices used so far rest on, one line per clock."""
         notes = []
+        if self.model.encoder is not None:
+            notes.append(f"requests are text: the {self.model.encoder.kind} tower takes memory but no time")
         for clock_mhz, curves in self.priced.items():
             outside = curves.costs.outside()
             at_clock = f" at {clock_mhz:g} MHz" if clock_mhz else ""
@@ -214,6 +217,9 @@ class Serving:
         refusal = engines_for(self.model, plan).get(self.profile.engine)
         if refusal is not None and not self.allow_unsupported:
             return f"{refusal} (--allow-unsupported simulates it all the same)"
+        encoder = self.model.encoder
+        if encoder is not None and encoder.kind != "vision":
+            return f"the {encoder.kind} encoder of {self.model.name} runs once per request, which is not simulated"
         policy = self.profile.policy
         if policy != "vllm-v1" and (plan.pp > 1 or plan.attention_dp > 1):
             return f"policy {policy} is simulated without pipeline stages and attention data parallelism only"

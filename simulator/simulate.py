@@ -67,29 +67,41 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as `apex simulate --json` prints them."""
-        start, limits, memory = self.start, self.start.limits, self.start.memory
+        start = self.start
         return {
             "plan": str(start.plan),
             "feasible": True,
             "devices": start.plan.num_devices,
             "metrics": self.metrics,
             **({} if self.interval is None else {"metrics_interval": _lists(self.interval)}),
-            "limits": {
-                "max_num_seqs": limits.max_num_seqs,
-                "max_num_batched_tokens": limits.max_num_batched_tokens,
-                "max_model_len": limits.max_model_len,
-                "num_gpu_blocks": memory.num_gpu_blocks,
-                "block_size": limits.block_size,
-                "router": start.router,
-            },
-            "memory": {
-                "weights_bytes": memory.weights_bytes,
-                "activation_bytes": memory.activation_bytes,
-                "kv_bytes": memory.kv_bytes,
-                "kv_tokens": memory.kv_tokens,
-            },
+            "limits": limits_facts(start),
+            "memory": memory_facts(start),
             "engines": self.engines,
         }
+
+
+def limits_facts(start: Start) -> dict[str, Any]:
+    """Return the limits one replica runs with, as plain values."""
+    limits = start.limits
+    return {
+        "max_num_seqs": limits.max_num_seqs,
+        "max_num_batched_tokens": limits.max_num_batched_tokens,
+        "max_model_len": limits.max_model_len,
+        "num_gpu_blocks": start.memory.num_gpu_blocks,
+        "block_size": limits.block_size,
+        "router": start.router,
+    }
+
+
+def memory_facts(start: Start) -> dict[str, int]:
+    """Return what fills the memory of one rank."""
+    memory = start.memory
+    return {
+        "weights_bytes": memory.weights_bytes,
+        "activation_bytes": memory.activation_bytes,
+        "kv_bytes": memory.kv_bytes,
+        "kv_tokens": memory.kv_tokens,
+    }
 
 
 def simulate(

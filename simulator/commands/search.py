@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 @click.command()
 @serving_options
 @click.option("--objective", default="e2e_s.mean", metavar="METRIC", help="What to rank by.")
-@click.option("--plan", "plans", multiple=True, metavar="PLAN", help="Search these plans only (dp2-tp4 ...).")
+@click.option(
+    "--plan", "plans", multiple=True, metavar="PLAN", help="Search these plans only (dp2-tp4, prefill.tp4+decode.tp4)."
+)
 @axes_options
 @click.option("--clocks", callback=listed, metavar="MHZ,...", help="Locked SM clocks to try.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; all cores without it.")
@@ -59,13 +61,13 @@ def search(
     from simulator.commands.tables import search_table
     from simulator.objective import parse_objective, parse_slo
     from simulator.outputs.whole_file import write_whole
-    from simulator.plan import parse_plan
+    from simulator.pools import parse_layout
     from simulator.search import Axes, with_intervals
     from simulator.search import search as run_search
 
     started = time.perf_counter()
     aim, slo = parse_objective(objective), parse_slo(slos)
-    chosen = [parse_plan(text) for text in plans] or None
+    chosen = [parse_layout(text) for text in plans] or None
     axes = Axes(
         weight_dtypes=known_formats(weights, "weights"),
         kv_dtypes=known_formats(kv, "kv"),

@@ -10,6 +10,7 @@ from rich.table import Table
 from simulator.objective import STATISTICS, read_metric
 
 if TYPE_CHECKING:
+    from simulator.disaggregation import PoolsResult
     from simulator.search import SearchResult
     from simulator.serving import Serving
     from simulator.simulate import Result
@@ -99,7 +100,7 @@ def search_table(found: "SearchResult", serving: "Serving", workload: "Workload"
     return "\n".join(lines)
 
 
-def plan_table(result: "Result") -> str:
+def plan_table(result: "Result | PoolsResult") -> str:
     """Describe one plan: latencies by statistic, then everything else."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
@@ -117,8 +118,8 @@ def plan_table(result: "Result") -> str:
         else:
             plain.append((name, value))
     facts = result.to_json()
-    plain += [(f"limits.{key}", value) for key, value in facts["limits"].items()]
-    plain += [(f"memory.{key}", value) for key, value in facts["memory"].items()]
+    plain += _flat("limits", facts["limits"])
+    plain += _flat("memory", facts["memory"])
     plain += [(f"runs on {engine}", reason or "yes") for engine, reason in result.engines.items()]
     width = max(len(name) for name, _ in plain)
     lines = [f"plan {result.plan} on {result.plan.num_devices} devices", "", _render(table), ""]
@@ -126,6 +127,13 @@ def plan_table(result: "Result") -> str:
         line = f"{name:<{width}}  {_plain(name, value)}"
         lines.append(f"{line}  ({spread(intervals[name], _form_of(name))})" if name in intervals else line)
     return "\n".join(lines)
+
+
+def _flat(name: str, value: Any) -> list[tuple[str, Any]]:
+    """Name every value inside nested dictionaries by its path."""
+    if not isinstance(value, dict):
+        return [(name, value)]
+    return [pair for key, inner in value.items() for pair in _flat(f"{name}.{key}", inner)]
 
 
 def _plain(name: str, value: Any) -> str:

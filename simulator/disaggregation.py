@@ -1,0 +1,208 @@
+"""A plan of two pools, from start to metrics: what `simulate` does for a plan of one.
+
+The KV of a prompt goes over the slowest link between the pools, as a point-to-point transfer that the cost model
+prices: every rank of one replica sends its share at once, and the rank that sends or receives most decides. It starts
+when the prompt is computed; engines that send layer by layer hide a part of it. Prefixes are cached in the prefill pool
+alone, and drafts run in the decode pool alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_specs.cluster import ClusterSpec
+from costmodel.ops import SCHEMES, Collective
+from simulator.engine.disaggregated import DisaggregatedResult, Pool, run_disaggregated
+from simulator.engine.result import EngineResult
+from simulator.engine_support import engines_for
+from simulator.interval import Interval, metric_intervals
+from simulator.limits import EngineLimits
+from simulator.metrics import Distribution, summarise
+from simulator.model.spec import ModelSpec
+from simulator.objective import Slo
+from simulator.op_breakdown import op_breakdown
+from simulator.op_curves import End
+from simulator.pools import PoolPlan
+from simulator.serving import Refusal, Serving, Start
+from simulator.simulate import limits_facts, memory_facts
+from simulator.work import Work, run_work, work_metrics
+from simulator.workload.workload import OpenLoop, Workload
+
+I64 = NDArray[np.int64]
+
+_S_PER_PS: Final = 1e-12
+# What a run says of its replicas, and so of one pool.
+_OF_A_POOL: Final = (
+    "utilisation_frac",
+    "kv_use_frac",
+    "kv_peak_frac",
+    "mean_batch_seqs",
+    "steps",
+    "tokens_per_decode",
+    "preemptions",
+    "prefix_hit_frac",
+    "breakdown",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStarts:
+    """Both pools as an engine would start them."""
+
+    plan: PoolPlan
+    prefill: Start
+    decode: Start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolsResult:
+    """Two simulated pools; the same face as ``simulate.Result``."""
+
+    starts: PoolStarts
+    metrics: dict[str, Any]
+    run: EngineResult  # the client's times
+    engines: dict[str, str | None]
+    interval: Mapping[str, Interval] | None = None
+
+    @property
+    def plan(self) -> PoolPlan:
+        """The plan simulated."""
+        return self.starts.plan
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as `apex simulate --json` prints them."""
+        pools = {"prefill": self.starts.prefill, "decode": self.starts.decode}
+        interval = {} if self.interval is None else {path: list(ends) for path, ends in self.interval.items()}
+        return {
+            "plan": str(self.plan),
+            "feasible": True,
+            "devices": self.plan.num_devices,
+            "metrics": self.metrics,
+            **({"metrics_interval": interval} if interval else {}),
+            "limits": {name: limits_facts(start) for name, start in pools.items()},
+            "memory": {name: memory_facts(start) for name, start in pools.items()},
+            "engines": self.engines,
+        }
+
+
+def replay_pools(serving: Serving, plan: PoolPlan, workload: Workload, slo: Slo | None = None) -> PoolsResult | Refusal:
+    """Start both pools, replay ``workload`` and measure; or say why that cannot be."""
+    reason = _refusal(serving, plan, workload)
+    if reason is not None:
+        return Refusal(plan=plan, reason=reason)
+    begun = []
+    for name, side in (("prefill", plan.prefill), ("decode", plan.decode)):
+        start = serving.start(side, workload)
+        if isinstance(start, Refusal):
+            return Refusal(plan=plan, reason=f"{name} pool: {start.reason}")
+        begun.append(start)
+    starts = PoolStarts(plan=plan, prefill=begun[0], decode=begun[1])
+    metrics, run = _measure(serving, starts, workload, slo, "middle")
+    sides = [engines_for(serving.model, side) for side in (plan.prefill, plan.decode)]
+    engines = {engine: sides[0][engine] or sides[1][engine] for engine in sides[0]}
+    return PoolsResult(starts=starts, metrics=metrics, run=run, engines=engines)
+
+
+def with_pools_interval(
+    serving: Serving, result: PoolsResult, workload: Workload, slo: Slo | None = None
+) -> PoolsResult:
+    """Add the metrics' 90 % intervals: two more runs, with all steps and transfers at either end of theirs."""
+    ends: tuple[End, End] = ("low", "high")
+    runs = [_measure(serving, result.starts, workload, slo, end)[0] for end in ends]
+    return replace(result, interval=metric_intervals([result.metrics, *runs]))
+
+
+def kv_bytes_per_token(model: ModelSpec, plan: PoolPlan) -> float:
+    """Bytes per prompt token that the busiest rank sends or receives."""
+    return max(model.kv_bytes_per_token(side) / side.pp for side in (plan.prefill, plan.decode))
+
+
+def _refusal(serving: Serving, plan: PoolPlan, workload: Workload) -> str | None:
+    """Why the pair of pools cannot be simulated, whatever each of them could."""
+    cluster = serving.cluster
+    if plan.num_devices > cluster.num_devices:
+        return f"needs {plan.num_devices} devices, {cluster.name} has {cluster.num_devices}"
+    if plan.prefill.kv_dtype != plan.decode.kv_dtype:
+        return f"KV formats differ: prefill {plan.prefill.kv_dtype or 'own'}, decode {plan.decode.kv_dtype or 'own'}"
+    if plan.prefill.attention_dp > 1 or plan.decode.attention_dp > 1:
+        return "attention data parallelism inside a pool is not simulated"
+    if serving.profile.policy != "vllm-v1":
+        return f"policy {serving.profile.policy} is not simulated in two pools"
+    if not isinstance(workload.client, OpenLoop) or workload.after is not None or workload.replica is not None:
+        return "closed loops, sessions and recorded replicas are not simulated in two pools"
+    return None
+
+
+def _stride(cluster: ClusterSpec, devices: int) -> int:
+    """Distance of two devices that reach each other over the outermost link inside ``devices`` neighbours."""
+    inner = [link.group_size for link in cluster.levels if link.group_size < devices]
+    return inner[-1] if inner else 1
+
+
+def _transfer_s(serving: Serving, plan: PoolPlan, prompt_tokens: I64, end: End) -> NDArray[np.float64]:
+    """Seconds the KV of each prompt is on the link, [n]."""
+    sent = np.ceil(prompt_tokens * kv_bytes_per_token(serving.model, plan)).astype(np.int64)
+    stride = _stride(serving.cluster, plan.num_devices)
+    curve = serving.curves(plan.prefill.clock_mhz).price(
+        Collective(kind="send_recv", message_bytes=sent, ranks=2, group_stride=stride)
+    )
+    return {"low": curve.low_s, "middle": curve.latency_s, "high": curve.high_s}[end]
+
+
+def _measure(
+    serving: Serving, starts: PoolStarts, workload: Workload, slo: Slo | None, end: End
+) -> tuple[dict[str, Any], EngineResult]:
+    """Run both pools with all prices at ``end``: metrics, and the client's view of the run."""
+    prefill, decode, plan = starts.prefill, starts.decode, starts.plan
+    done = run_disaggregated(
+        _pool(prefill, end, replace(prefill.limits, num_speculative_tokens=0)),
+        _pool(decode, end, replace(decode.limits, enable_prefix_caching=False)),
+        workload,
+        transfer_s=lambda prompt_tokens: _transfer_s(serving, plan, prompt_tokens, end),
+    )
+    metrics = summarise(done.requests, (slo or Slo()).per_request).to_json()
+    for name in _OF_A_POOL:
+        del metrics[name]
+    works = []
+    for name, start, run in (("prefill", prefill, done.prefill), ("decode", decode, done.requests)):
+        whole = summarise(run).to_json()
+        shares = whole.pop("breakdown")
+        metrics[name] = {key: whole[key] for key in _OF_A_POOL if key in whole} | shares
+        metrics[f"{name}_ops"] = op_breakdown(start.compiled, run)
+        works.append(run_work(start.compiled, run, start.plan, serving.cluster, end=end))
+    metrics["kv_transfer_s"] = asdict(Distribution.of(_transfers_s(done)))
+    output_tokens = int(done.requests.output_tokens[done.requests.is_finished].sum())
+    scheme = plan.decode.weight_dtype or serving.model.quantisation or serving.model.dtype
+    work = _sum_work(serving, works, plan)
+    metrics |= work_metrics(work, plan.decode, serving.cluster, output_tokens, SCHEMES[scheme].compute)
+    return metrics, done.requests
+
+
+def _pool(start: Start, end: End, limits: EngineLimits) -> Pool:
+    return Pool(tables=start.compiled.tables(end), limits=limits, dp=start.plan.dp, router=start.router)
+
+
+def _transfers_s(done: DisaggregatedResult) -> NDArray[np.float64]:
+    """From the end of each prompt to its KV's arrival, the wait for the link included."""
+    sent = done.prefill.is_finished
+    waited_ps = done.kv_ready_ps[sent] - done.prefill.finish_ps[sent]
+    return waited_ps.astype(np.float64) * _S_PER_PS
+
+
+def _sum_work(serving: Serving, parts: list[Work], plan: PoolPlan) -> Work:
+    """Add the pools up over the longer of their spans; the shorter one idles for the rest."""
+    counts = (plan.prefill.num_devices, plan.decode.num_devices)
+    span_s = max(part.total_device_s / count for part, count in zip(parts, counts, strict=True))
+    total_s = span_s * plan.num_devices
+    idle_j = serving.cluster.device.idle_w * (total_s - sum(part.total_device_s for part in parts))
+    energies = [part.energy_j for part in parts if part.energy_j is not None]
+    return Work(
+        flop=sum(part.flop for part in parts),
+        memory_bytes=sum(part.memory_bytes for part in parts),
+        energy_j=sum(energies) + idle_j if len(energies) == len(parts) else None,
+        busy_device_s=sum(part.busy_device_s for part in parts),
+        total_device_s=total_s,
+    )
