@@ -5,6 +5,7 @@ itself: the entry alone is, and it closes over a fingerprint of all sources, whi
 """
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -25,8 +26,22 @@ def kernel(function: Function) -> Function:
 
 
 def cached_entry(function: Function) -> Function:
-    """Compile ``function`` with a disk cache; it must close over ``source_fingerprint()``."""
-    return cast(Function, numba.njit(cache=True, **_OPTIONS)(function))
+    """Compile ``function`` with a disk cache; it must close over ``source_fingerprint()``.
+
+    Where no folder can hold the cache, it is compiled in every process, and a warning says how to change that.
+    """
+    try:
+        return cast(Function, numba.njit(cache=True, **_OPTIONS)(function))
+    except RuntimeError as error:
+        if "no locator available" not in str(error):
+            raise
+        warnings.warn(
+            "the compiled engine cannot be kept and is compiled anew, seconds each time: neither the package's folder "
+            "nor the user's cache folder can be written; set NUMBA_CACHE_DIR to a folder that can",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return cast(Function, numba.njit(**_OPTIONS)(function))
 
 
 def source_fingerprint() -> str:
