@@ -25,7 +25,7 @@ APEX: Final = (sys.executable, "-c", "from simulator.cli import main; main()")
 TABLES: Final = ("--system", "h200_sxm", "--framework", "vllm", "--version", "0.24.0")
 TRACE_REQUESTS: Final = 300_000
 
-# By running each peer's own commands, late in 2026, on another two-core machine.
+# Measured late in 2026 with each peer's own commands; the machine was not recorded.
 PEERS: Final = (
     ("apex_plus", "Llama-70B on 8 GPUs, 512 requests, 26 plans", "284 CPU-s", "47 requests x plans per CPU-s"),
     ("AISimulate 0.13 dev", "chat trace, one plan, warm", "2.5-2.8 CPU-s fixed", "6,000-14,000 requests per CPU-s"),
@@ -175,7 +175,7 @@ def sections(measured: Measured) -> list[str]:
             ("command", "plans", "wall s", "CPU s", "peak MB", "requests x plans per CPU-s"), command_rows(commands)
         ),
         *(f"`{row['trace']}`: {row['left_out']}." for row in commands["searches"] if "left_out" in row),
-        "Peers, measured by running them on another two-core machine:",
+        "Peers, measured late in 2026 with their own commands on a machine not recorded: compare orders of magnitude.",
         "",
         *table(("peer", "case", "time", "rate or cost"), PEERS),
         "## Measurements and fits",
