@@ -28,6 +28,7 @@ from simulator.engine_profile import EngineProfile, load_profile
 from simulator.engine_support import engines_for
 from simulator.errors import EXIT_INFEASIBLE, InputError
 from simulator.interval import Interval, metric_intervals
+from simulator.limits import EngineLimits
 from simulator.metrics import summarise
 from simulator.model.spec import ModelSpec
 from simulator.objective import Slo
@@ -90,6 +91,15 @@ def limits_facts(start: Start) -> dict[str, Any]:
         "num_gpu_blocks": start.memory.num_gpu_blocks,
         "block_size": limits.block_size,
         "router": start.router,
+        **({} if limits.num_speculative_tokens == 0 else _draft_facts(limits)),
+    }
+
+
+def _draft_facts(limits: EngineLimits) -> dict[str, Any]:
+    return {
+        "num_speculative_tokens": limits.num_speculative_tokens,
+        "speculative_acceptance": limits.speculative_acceptance,
+        "draft_step_s": limits.draft_step_s,
     }
 
 

@@ -55,7 +55,9 @@ def run_work(
         energy_j += plan.tp * _rank_sum(compiled, counts, energy)
     busy_s = float(totals.busy_ps.sum()) * _S_PER_PS * plan.tp  # the engine sums over stages
     total_s = makespan_s * plan.num_devices
-    energy_j += idle_w * max(0.0, total_s - busy_s)
+    # What the draft model draws is not known: at least what an idle device does.
+    draft_s = float(totals.draft_ps.sum()) * _S_PER_PS * plan.tp
+    energy_j += idle_w * (max(0.0, total_s - busy_s) + draft_s)
     return Work(
         flop=flop,
         memory_bytes=moved,

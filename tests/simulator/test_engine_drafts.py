@@ -11,7 +11,7 @@ from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
 from simulator.limits import EngineLimits
 from simulator.step_tables import StepTables, linear_tables
-from simulator.workload.workload import Workload
+from simulator.workload.workload import PrefixBlocks, Workload
 
 MS = 10**9
 LIMITS = EngineLimits(
@@ -331,3 +331,36 @@ def test_the_engine_agrees_with_the_reference_on_every_step_and_request(seed: in
     assert result.finish_ps.tolist() == [r.finish for r in reference.requests]
     assert result.preemptions.tolist() == [r.preemptions for r in reference.requests]
     assert result.log[:, layout.LOG_FREE].min() >= 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_all_blocks_come_back_with_shared_prefixes(seed: int) -> None:
+    """After a crowded run with drafts and shared prefixes, a late request finds every block but its own free."""
+    rng = np.random.default_rng(seed)
+    n = 40
+    family = rng.integers(0, 3, n)
+    blocks = rng.integers(0, 6, n)
+    limits = replace(
+        LIMITS,
+        block_size=4,
+        num_gpu_blocks=int(rng.integers(30, 80)),
+        enable_prefix_caching=True,
+        async_scheduling=bool(rng.random() < 0.5),
+    )
+    # Requests of a family share the blocks that come before the first that is their own.
+    ids = [int(family[i]) * 1000 + k if k < 4 else 10_000 + 10 * i + k for i in range(n) for k in range(blocks[i])]
+    crowd = Workload(
+        name=f"families {seed}",
+        arrival_s=np.append(np.cumsum(rng.exponential(2e-3, n - 1)), 1e3),
+        prompt_tokens=np.append((4 * blocks + 3)[:-1], 3),
+        output_tokens=np.append(rng.integers(1, 40, n - 1), 2),
+        prefix=PrefixBlocks(
+            block_tokens=4, offsets=np.concatenate([[0], np.cumsum(blocks)]), ids=np.array(ids, dtype=np.int64)
+        ),
+    )
+    result = run_replicas(tables(), limits, crowd, log=True)
+    assert result.log is not None
+    assert result.is_finished.all()
+    assert result.log[:, layout.LOG_FREE].min() >= 0
+    first_step = result.log[result.log[:, layout.LOG_DECISION] >= 10**15][0]
+    assert first_step[layout.LOG_FREE] == limits.num_gpu_blocks - 1

@@ -1,5 +1,6 @@
 """Speculative decoding from a user's settings to the metrics, and what is refused."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from simulator.model.bundled import load_model
 from simulator.plan import parse_plan
 from simulator.serving import Overrides
 from simulator.simulate import Result, simulate
+from simulator.work import run_work
 from simulator.workload.parse import parse_workload
 
 _CLUSTER = load_cluster("h100-sxm-8")
@@ -42,6 +44,28 @@ def test_accepted_drafts_shorten_the_time_per_token() -> None:
     assert plain["tpot_s"]["mean"] < wrong["tpot_s"]["mean"]
     assert model["breakdown"]["draft_frac"] > 0.05
     assert sum(model["breakdown_ops"].values()) == pytest.approx(1.0, abs=1e-9)
+
+
+def test_the_draft_model_draws_idle_power() -> None:
+    """Four ranks draw their idle power for as long as the draft model runs, and nothing else changes."""
+    result = _run(speculative_tokens=3, speculative_acceptance=0.8, draft_step_s=4e-3)
+    totals = result.run.replicas
+    without = replace(result.run, replicas=replace(totals, draft_ps=0 * totals.draft_ps))
+    parts = [
+        run_work(result.start.compiled, run, result.start.plan, _CLUSTER).energy_j for run in (result.run, without)
+    ]
+    assert parts[0] is not None
+    assert parts[1] is not None
+    draft_s = float(totals.draft_ps.sum()) * 1e-12
+    assert draft_s > 0
+    assert parts[0] - parts[1] == pytest.approx(4 * draft_s * _CLUSTER.device.idle_w, rel=1e-6)
+
+
+def test_json_says_how_drafts_were_set() -> None:
+    """The limits name the drafts where there are any, and keep silent where there are none."""
+    limits = _run(speculative_tokens=2, speculative_acceptance=0.5).to_json()["limits"]
+    assert (limits["num_speculative_tokens"], limits["speculative_acceptance"]) == (2, 0.5)
+    assert "num_speculative_tokens" not in _run().to_json()["limits"]
 
 
 @pytest.mark.parametrize(
