@@ -155,12 +155,12 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, axes: Axes) -> list[Plan]:
     ]
 
 
-def smallest_cluster(serving: Serving, workload: Workload) -> str | None:
-    """Describe the fewest devices of this kind that would hold the model; None when no number would."""
+def smallest_cluster(serving: Serving, workload: Workload) -> Plan | None:
+    """Return the layout on the fewest devices of this kind that holds the model; None when no number does."""
     profile, overrides, cluster = serving.profile, serving.overrides, serving.cluster
     defaults = profile.batch_limits(cluster.device.memory_bytes)
     budget = overrides.max_num_batched_tokens or defaults.max_num_batched_tokens
-    plan = smallest_fit(
+    return smallest_fit(
         serving.model,
         cluster.device,
         gpu_memory_utilization=overrides.gpu_memory_utilization
@@ -173,4 +173,3 @@ def smallest_cluster(serving: Serving, workload: Workload) -> str | None:
         max_model_len=serving.max_model_len(workload),
         devices_per_node=cluster.devices_per_node,
     )
-    return None if plan is None else f"{plan.num_devices} x {cluster.device.name} as {plan}"

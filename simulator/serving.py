@@ -195,7 +195,7 @@ class Serving:
     def price_notes(self) -> list[str]:
         """Say what the prices used so far rest on, one line per clock."""
         notes = []
-        if self.model.encoder is not None:
+        if self.model.encoder is not None and self.model.encoder.kind == "vision":
             notes.append(f"requests are text: the {self.model.encoder.kind} tower takes memory but no time")
         for clock_mhz, curves in self.priced.items():
             outside = curves.costs.outside()

@@ -133,10 +133,11 @@ def _explain_infeasible(serving: "Serving", workload: "Workload", found: "Search
         f"error: {serving.model.name} runs on no plan of {serving.cluster.name}; {closest.plan}: {closest.reason}",
         err=True,
     )
-    enough = smallest_cluster(serving, workload)
+    cluster, enough = serving.cluster, smallest_cluster(serving, workload)
     if enough is None:
-        click.echo(
-            f"hint: no number of {serving.cluster.device.name} would do; try --weights fp8 or --kv fp8", err=True
-        )
+        hint = f"no number of {cluster.device.name} would do; try --weights fp8 or --kv fp8"
+    elif enough.num_devices <= cluster.num_devices:
+        hint = "memory is not what is missing; the reasons above say what is"
     else:
-        click.echo(f"hint: the smallest cluster that would do is {enough}", err=True)
+        hint = f"the smallest cluster that would do is {enough.num_devices} x {cluster.device.name} as {enough}"
+    click.echo(f"hint: {hint}", err=True)
