@@ -30,7 +30,7 @@ def hops(cluster: ClusterSpec, ranks: int, stride: int = 1) -> tuple[Hop, ...]:
         raise CostModelError(msg, hint="use a larger cluster or a smaller group")
     found, inner = [], 1
     for link in cluster.levels:
-        reached = min(ranks, max(1, link.group_size // stride))
+        reached = min(ranks, 1 + (link.group_size - 1) // stride)
         members = -(-ranks // inner) if reached == ranks else reached // inner
         if members > 1:
             found.append(Hop(link=link, members=members, inner=inner))

@@ -49,3 +49,9 @@ def test_levels_together_carry_the_whole_message(kind: str, cluster: ClusterSpec
         # A hierarchical gather sends each node's share across once, then everything inside.
         assert level_share(kind, path[0], 16) == pytest.approx(7 / 8)
         assert level_share(kind, path[1], 16) == pytest.approx(1 / 16)
+
+
+def test_a_stride_that_does_not_divide_the_node_still_uses_its_links(cluster: ClusterSpec) -> None:
+    """Ranks 0 and 5 of a node of eight are two peers on NVLink; ranks 0, 5 and 10 need the network too."""
+    assert [(hop.link.name, hop.members) for hop in hops(cluster, 2, 5)] == [("nvlink", 2)]
+    assert [hop.link.name for hop in hops(cluster, 3, 5)] == ["nvlink", "network"]
