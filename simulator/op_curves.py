@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from costmodel.ops import Elementwise, Moe, Op
 from costmodel.prediction import CostModel
-from simulator.sustained_clock import sustained_factor
+from simulator.sustained_clock import SustainedClock
 from simulator.weight_only_experts import fills_tiles, weight_only_twin
 
 Array = NDArray[np.float64]
@@ -49,6 +49,7 @@ class OpCurves:
     def __init__(self, costs: CostModel, *, weight_only_mxfp4: bool = False) -> None:
         self.costs = costs
         self.weight_only_mxfp4 = weight_only_mxfp4 and "fp4" not in costs.cluster.device.peak_flop_per_s
+        self._sustained = SustainedClock(costs.cluster.device, costs.clock_mhz)
         self._known: dict[tuple[object, ...], Curve] = {}
 
     def __len__(self) -> int:
@@ -62,7 +63,7 @@ class OpCurves:
             found = self.costs.predict(op)
             shape = found.latency_s.shape
             moved = op.io_bytes() if hasattr(op, "io_bytes") else 0.0
-            slower = sustained_factor(op, found.latency_s, self.costs.cluster.device, self.costs.clock_mhz)
+            slower = self._sustained.factor(op, found.latency_s)
             curve = Curve(
                 latency_s=found.latency_s * slower,
                 low_s=found.low_s * slower,

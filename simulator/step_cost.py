@@ -84,17 +84,7 @@ class CompiledPlan:
     shape: StepShape
     profile: EngineProfile
     window_tokens: int
-
-    def padded_tokens(self, *, captured: bool) -> I64:
-        """Tokens a step of T tokens really runs with: [max_num_batched_tokens + 1]."""
-        tokens = np.arange(self.shape.max_num_batched_tokens + 1, dtype=np.int64)
-        sizes = np.asarray(self.profile.capture_sizes(self.shape.decode_tokens), dtype=np.int64)
-        if not captured or not len(sizes):
-            return tokens
-        position = np.searchsorted(sizes, tokens)
-        padded = np.where(tokens <= sizes[-1], sizes[np.minimum(position, len(sizes) - 1)], tokens)
-        padded[0] = 0
-        return padded
+    padded_tokens: I64  # [max_num_batched_tokens + 1]: tokens a captured step of T tokens really runs with
 
     def tables(self, end: End = "middle") -> StepTables:
         """Return the step tables of the best estimate, or of either end of its 90 % interval."""
@@ -113,7 +103,9 @@ class CompiledPlan:
                     for index, stage in enumerate(self.stages)
                 ]
             ),
-            send_ps=self._tokens_dense([stage.sends.seconds(end) for stage in self.stages], captured=True),
+            send_ps=self._tokens_dense([stage.sends.seconds(end) for stage in self.stages], captured=True)
+            if last
+            else np.zeros((1, len(self.padded_tokens)), dtype=np.int64),
             decode_batch_knots=knots.batch,
             decode_kv_knots=knots.kv,
             decode_ps=np.stack([_to_ps(stage.decode.seconds(end)).reshape(grid) for stage in self.stages]),
@@ -147,8 +139,19 @@ class CompiledPlan:
         return table
 
     def _tokens_dense(self, curves: list[Array], *, captured: bool) -> I64:
-        tokens = self.padded_tokens(captured=captured)
+        tokens = self.padded_tokens if captured else np.arange(len(self.padded_tokens))
         return np.stack([_dense(tokens, self.knots.tokens, curve) for curve in curves])
+
+
+def _padded_tokens(profile: EngineProfile, shape: StepShape) -> I64:
+    """Next captured size of every token count; above the largest, and of none at all, the count itself."""
+    tokens = np.arange(shape.max_num_batched_tokens + 1, dtype=np.int64)
+    sizes = np.asarray(profile.capture_sizes(shape.decode_tokens), dtype=np.int64)
+    if not len(sizes):
+        return tokens
+    captured = tokens[1 : sizes[-1] + 1]
+    captured[:] = sizes[np.searchsorted(sizes, captured)]
+    return tokens
 
 
 def compile_plan(
@@ -172,7 +175,14 @@ def compile_plan(
     last.samples.add_all(model.head_ops(plan, knots.rows), curves)
     for stage in stages[:-1]:
         stage.sends.add_all(model.send_ops(plan, knots.tokens), curves)
-    return CompiledPlan(stages=tuple(stages), knots=knots, shape=shape, profile=profile, window_tokens=window)
+    return CompiledPlan(
+        stages=tuple(stages),
+        knots=knots,
+        shape=shape,
+        profile=profile,
+        window_tokens=window,
+        padded_tokens=_padded_tokens(profile, shape),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

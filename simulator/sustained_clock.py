@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.device import DeviceSpec
-from costmodel.ops import Collective, Op
+from costmodel.ops import Collective, Elementwise, Op
 from costmodel.roofline import compute_dtype, peak_flop_per_s
 
 Array = NDArray[np.float64]
@@ -23,13 +23,20 @@ Array = NDArray[np.float64]
 SUSTAINED_SLOWDOWN: Final = 0.14
 
 
-def sustained_factor(op: Op, latency_s: Array, device: DeviceSpec, clock_mhz: float | None) -> Array:
-    """Time of ``op`` on a busy server over its isolated ``latency_s``; has the shape of ``latency_s``."""
-    if isinstance(op, Collective) or clock_mhz is not None or device.kind != "gpu":
-        return np.ones_like(latency_s)
-    dtype = compute_dtype(op)
-    efficiency = {str(name): constant.value for name, constant in device.analytic.gemm_efficiency.items()}
-    reachable = peak_flop_per_s(device, dtype) * efficiency.get(dtype, max(efficiency.values(), default=1.0))
-    needed_s = np.asarray(op.flop(), dtype=np.float64) / reachable
-    busy = np.divide(needed_s, latency_s, out=np.zeros_like(latency_s), where=latency_s > 0)
-    return 1.0 + SUSTAINED_SLOWDOWN * np.minimum(busy, 1.0)
+class SustainedClock:
+    """What a device's clock does under load; ``clock_mhz`` = locked clock, None when unlocked."""
+
+    def __init__(self, device: DeviceSpec, clock_mhz: float | None) -> None:
+        self._device = device
+        self._sags = clock_mhz is None and device.kind == "gpu"
+        self._efficiency = {str(name): item.value for name, item in device.analytic.gemm_efficiency.items()}
+
+    def factor(self, op: Op, latency_s: Array) -> Array | float:
+        """Time of ``op`` on a busy server over its isolated ``latency_s``; has the shape of ``latency_s``, or is 1."""
+        if not self._sags or isinstance(op, Collective | Elementwise):
+            return 1.0
+        dtype = compute_dtype(op)
+        efficiency = self._efficiency.get(dtype, max(self._efficiency.values(), default=1.0))
+        needed_s = np.asarray(op.flop(), dtype=np.float64) / (peak_flop_per_s(self._device, dtype) * efficiency)
+        busy = np.divide(needed_s, latency_s, out=np.zeros_like(latency_s), where=latency_s > 0)
+        return np.asarray(1.0 + SUSTAINED_SLOWDOWN * np.minimum(busy, 1.0))

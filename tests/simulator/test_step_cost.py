@@ -48,7 +48,7 @@ def test_token_table_is_the_sum_of_its_ops() -> None:
 def test_steps_are_padded_to_the_captured_sizes() -> None:
     """A step of 9 tokens costs what 16 cost, up to the largest graph; above it nothing is padded."""
     compiled = _compile("llama-3.1-8b", "tp1")
-    padded, table = compiled.padded_tokens(captured=True), compiled.tables().token_decode_ps[0]
+    padded, table = compiled.padded_tokens, compiled.tables().token_decode_ps[0]
     assert [int(padded[tokens]) for tokens in (0, 1, 3, 9, 250, 512, 513)] == [0, 1, 4, 16, 256, 512, 513]
     assert table[9] == table[16] < table[17]
     assert table[0] == 0

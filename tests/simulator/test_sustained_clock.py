@@ -7,7 +7,7 @@ from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
 from costmodel.ops import Collective, Gemm
 from simulator.op_curves import OpCurves
-from simulator.sustained_clock import SUSTAINED_SLOWDOWN, sustained_factor
+from simulator.sustained_clock import SUSTAINED_SLOWDOWN, SustainedClock
 
 _CLUSTER = load_cluster("h100-sxm-8")
 
@@ -29,5 +29,5 @@ def test_a_locked_clock_stays_where_it_is() -> None:
     """Below the power cap there is nothing to give up."""
     op = Gemm(m=np.array([32768]), n=8192, k=8192, dtype="bf16")
     latency_s = np.array([5e-3])
-    assert sustained_factor(op, latency_s, _CLUSTER.device, 1410.0) == 1.0
-    assert sustained_factor(op, latency_s, _CLUSTER.device, None) > 1.1
+    assert SustainedClock(_CLUSTER.device, 1410.0).factor(op, latency_s) == 1.0
+    assert SustainedClock(_CLUSTER.device, None).factor(op, latency_s) > 1.1
