@@ -105,10 +105,6 @@ class Serving:
             return Refusal(plan=plan, reason=reason)
         profile, overrides = self.profile, self.overrides
         defaults = profile.batch_limits(self.cluster.device.memory_bytes)
-        max_num_seqs = overrides.max_num_seqs or defaults.max_num_seqs
-        if isinstance(workload.client, ClosedLoop):
-            # No more than the client's own concurrency can ever run; a larger table would only cost time.
-            max_num_seqs = min(max_num_seqs, max(1, workload.client.concurrency))
         max_model_len = self.max_model_len(workload)
         caching = _chosen(overrides.enable_prefix_caching, profile.enable_prefix_caching)
         chunked = _chosen(overrides.enable_chunked_prefill, profile.enable_chunked_prefill)
@@ -116,6 +112,11 @@ class Serving:
         if not chunked:
             budget = max(budget, max_model_len)
         drafts, acceptance = self._drafts(budget)
+        stated_seqs = self._max_num_seqs(defaults.max_num_seqs, budget)
+        max_num_seqs = stated_seqs
+        if isinstance(workload.client, ClosedLoop):
+            # No more than the client's own concurrency can ever run; a larger table would only cost time.
+            max_num_seqs = min(max_num_seqs, max(1, workload.client.concurrency))
         memory = plan_memory(
             self.model,
             plan,
@@ -126,10 +127,10 @@ class Serving:
             ),
             block_size=overrides.block_size or profile.block_size,
             max_num_batched_tokens=budget,
-            max_num_seqs=max_num_seqs,
+            max_num_seqs=stated_seqs,
             max_model_len=max_model_len,
             num_gpu_blocks=overrides.num_gpu_blocks,
-            captured_graphs=profile.reserved_graphs(max_num_seqs * (1 + drafts)),
+            captured_graphs=profile.reserved_graphs(stated_seqs * (1 + drafts)),
             sampler_sorts=profile.sampler_sorts,
             context_tokens=_mean_context(workload),
         )
@@ -164,6 +165,18 @@ class Serving:
         return Start(
             plan=plan, memory=memory, limits=limits, router=overrides.router or profile.router, compiled=compiled
         )
+
+    def _max_num_seqs(self, default: int, budget: int) -> int:
+        """Sequences per step: what the user states, else the default as far as a step has tokens for it."""
+        stated = self.overrides.max_num_seqs
+        if stated is None:
+            return min(default, budget)
+        if stated > budget:
+            raise InputError(
+                f"max_num_seqs is {stated}, must be at most max_num_batched_tokens = {budget}",
+                hint="every running sequence needs a token per step: raise --max-num-batched-tokens",
+            )
+        return stated
 
     def _drafts(self, budget: int) -> tuple[int, float]:
         """Draft tokens per step and their acceptance; none unless stated."""

@@ -140,6 +140,27 @@ def test_max_model_len_is_the_longest_request_in_whole_kilotokens() -> None:
         _serving("llama-3.1-8b", "h100-sxm-1", max_model_len=200_000).max_model_len(workload)
 
 
+def test_sequences_never_exceed_the_token_budget() -> None:
+    """A small budget lowers the default number of sequences; a contradiction the user states is an error."""
+    workload = parse_workload("chat-synthetic", limit=10)
+    start = _serving("llama-3.1-8b", "h100-sxm-1", max_num_batched_tokens=128).start(parse_plan("tp1"), workload)
+    assert not isinstance(start, Refusal)
+    assert start.limits.max_num_seqs == 128
+    with pytest.raises(InputError, match="max_num_seqs is 200, must be at most"):
+        _serving("llama-3.1-8b", "h100-sxm-1", max_num_batched_tokens=128, max_num_seqs=200).start(
+            parse_plan("tp1"), workload
+        )
+
+
+def test_a_slow_client_does_not_give_the_server_more_memory() -> None:
+    """The engine sizes its cache for its own max_num_seqs, however few requests a client keeps in flight."""
+    few, many = (parse_workload(f"closed:isl=128,osl=16,concurrency={slots}") for slots in (2, 64))
+    serving = _serving("llama-3.1-8b", "h100-sxm-1", max_model_len=2048)
+    starts = [serving.start(parse_plan("tp1"), workload) for workload in (few, many)]
+    assert not any(isinstance(start, Refusal) for start in starts)
+    assert len({start.memory.num_gpu_blocks for start in starts if not isinstance(start, Refusal)}) == 1
+
+
 @pytest.mark.parametrize("name", ["apex_llama_creation_05.jsonl", "azure_2023_conv.csv"])
 def test_real_trace_is_served_whole(name: str) -> None:
     """Every request of a real trace finishes, and the tokens the engine produced are those the trace asked for."""
