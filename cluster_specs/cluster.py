@@ -68,11 +68,3 @@ class ClusterSpec(SpecModel):
     def num_devices(self) -> int:
         """Devices in the whole cluster."""
         return self.nodes * self.devices_per_node
-
-    def level_of(self, ranks: int) -> LinkSpec:
-        """Return the innermost level whose group holds ``ranks`` neighbouring devices."""
-        for link in self.levels:
-            if ranks <= link.group_size:
-                return link
-        msg = f"{ranks} ranks asked of cluster {self.name} with {self.num_devices} devices"
-        raise ValueError(msg)

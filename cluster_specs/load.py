@@ -5,20 +5,17 @@ bundled eight-device node, ``h100-sxm-16x8`` repeats the bundled two-node layout
 """
 
 import re
-import tomllib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Final, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Final
 
 from cluster_specs.cluster import ClusterFile, ClusterSpec, LinkSpec
 from cluster_specs.device import DeviceSpec
 from cluster_specs.errors import SpecError
+from cluster_specs.toml_file import read_toml
 
 _FOLDER: Final = Path(__file__).parent
 _SIZED: Final = re.compile(r"^(?P<device>[a-z0-9.-]+?)-(?:(?P<nodes>\d+)x)?(?P<count>\d+)$")
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
 def bundled_devices() -> list[str]:
@@ -34,7 +31,7 @@ def bundled_clusters() -> list[str]:
 def load_device(name_or_path: str) -> DeviceSpec:
     """Read a device by bundled name or TOML path; raises ``SpecError``."""
     path = _locate(name_or_path, "devices", bundled_devices())
-    return _parse(path, DeviceSpec)
+    return read_toml(path, DeviceSpec)
 
 
 def load_cluster(name_or_path: str) -> ClusterSpec:
@@ -48,7 +45,7 @@ def load_cluster(name_or_path: str) -> ClusterSpec:
         if sized is not None:
             return sized
     path = _locate(name_or_path, "clusters", bundled_clusters())
-    file = _parse(path, ClusterFile)
+    file = read_toml(path, ClusterFile)
     beside = path.parent / f"{file.device}.toml"
     if path.parent != _FOLDER / "clusters" and beside.is_file():
         device = load_device(str(beside))
@@ -135,35 +132,3 @@ def _locate(name_or_path: str, folder: str, known: list[str]) -> Path:
         f"{name_or_path!r} is not a bundled {folder.removesuffix('s')}",
         hint=f"did you mean {' or '.join(close)}?" if close else f"bundled: {', '.join(known)}; or give a .toml path",
     )
-
-
-def _parse(path: Path, model: type[_Model]) -> _Model:
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {error}", hint="a spec is a UTF-8 TOML file") from error
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise SpecError(
-            _describe(path, error), hint="the bundled specs show every key; remove or correct these"
-        ) from error
-
-
-def _describe(path: Path, error: ValidationError) -> str:
-    """List every complaint at once, each with its place and the value found."""
-    lines = []
-    for item in error.errors(include_url=False):
-        place = ""
-        for part in item["loc"]:
-            place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
-        if item["type"] == "extra_forbidden":
-            lines.append(f"{place}: unknown key")
-        elif item["type"] == "missing":
-            lines.append(f"{place}: missing")
-        elif item["type"] == "value_error":
-            lines.append((f"{place}: " if place else "") + item["msg"].removeprefix("Value error, "))
-        else:
-            text = item["msg"].removeprefix("Input should be ")
-            lines.append(f"{place} is {item['input']!r}, must be {text}")
-    return f"{path}: " + "; ".join(lines)

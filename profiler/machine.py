@@ -1,6 +1,5 @@
 """This rank's device and the instruments on it, opened once and closed on every way out."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -157,8 +156,3 @@ def _gemm_load(device: "torch.device") -> Callable[[], None]:
             torch.cuda.synchronize(device)
 
     return load
-
-
-def available_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0))

@@ -4,13 +4,14 @@ One TOML per profile in ``engine_profiles/``. The times are the only physical co
 describe the engine's own code, not the hardware, and carry their source.
 """
 
-import tomllib
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from cluster_specs.errors import SpecError
+from cluster_specs.toml_file import read_toml
 from simulator.errors import InputError
 from simulator.limits import PolicyName, RouterName
 
@@ -139,12 +140,6 @@ def load_profile(name_or_path: str) -> EngineProfile:
             hint=f"did you mean {' or '.join(close)}?" if close else f"bundled: {', '.join(known)}; or a .toml path",
         )
     try:
-        return EngineProfile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}", hint="an engine profile is a UTF-8 TOML file") from error
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, item['loc']))} is {item.get('input')!r}: {item['msg']}"
-            for item in error.errors(include_url=False)
-        )
-        raise InputError(f"{path}: {faults}", hint="the bundled profiles show every key") from error
+        return read_toml(path, EngineProfile)
+    except SpecError as error:
+        raise InputError(str(error), hint=error.hint) from error

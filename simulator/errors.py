@@ -2,7 +2,6 @@
 
 from typing import Final
 
-EXIT_USAGE: Final = 2  # a bad flag or a bad file
 EXIT_INFEASIBLE: Final = 3  # every plan was rejected
 
 

@@ -150,10 +150,6 @@ class Gpu:
         """SM clock at this instant; meaningful under load only."""
         return float(self._query("nvmlDeviceGetClockInfo", self._pynvml.NVML_CLOCK_SM))
 
-    def max_sm_clock_mhz(self) -> float:
-        """Highest SM clock of the device."""
-        return float(self._query("nvmlDeviceGetMaxClockInfo", self._pynvml.NVML_CLOCK_SM))
-
     def supported_sm_clocks_mhz(self) -> tuple[int, ...]:
         """SM clocks that can be locked at the highest memory clock, ascending."""
         memory_mhz = max(self._query("nvmlDeviceGetSupportedMemoryClocks"))

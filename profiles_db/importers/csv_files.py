@@ -9,8 +9,6 @@ import pyarrow.csv as pacsv
 
 from profiles_db.errors import ProfilesError
 
-Kinds = Mapping[str, pa.DataType]
-
 TEXT: Final = pa.string()
 COUNT: Final = pa.int64()
 NUMBER: Final = pa.float64()

@@ -1,6 +1,10 @@
 """Bundled engine profiles: complete, named like their files, with the differences between versions that matter."""
 
+from pathlib import Path
+
 import pytest
+
+import simulator.engine_profile
 
 from simulator.engine_profile import bundled_profiles, load_profile
 from simulator.errors import InputError
@@ -45,6 +49,27 @@ def test_an_unknown_profile_names_its_neighbours() -> None:
     with pytest.raises(InputError) as caught:
         load_profile("vllm-0.3")
     assert "vllm-0.33" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("block_size = 16", "block_size = 0"), "block_size is 0, must be greater than 0"),
+        (("block_size = 16\n", ""), "block_size: missing"),
+        (("block_size = 16", "block_size = 16\nblocksize = 16"), "blocksize: unknown key"),
+        (("block_size = 16", "block_size = "), "cannot be read"),
+    ],
+)
+def test_a_faulty_profile_is_refused_with_its_place(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    """A person's profile is read whole or refused in one message with file, key, value, limit and hint."""
+    bundled = Path(simulator.engine_profile.__file__).parent / "engine_profiles" / "vllm-0.33.toml"
+    path = tmp_path / "mine.toml"
+    path.write_text(bundled.read_text(encoding="utf-8").replace(*change, 1), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        load_profile(str(path))
+    assert str(path) in str(caught.value)
+    assert said in str(caught.value)
+    assert caught.value.hint
 
 
 def test_memory_is_reserved_by_rule_or_by_fraction() -> None:
