@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 import simulator.engine_profile
-
 from simulator.engine_profile import bundled_profiles, load_profile
 from simulator.errors import InputError
 
