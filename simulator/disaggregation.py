@@ -19,6 +19,7 @@ from simulator.engine.disaggregated import DisaggregatedResult, Pool, run_disagg
 from simulator.engine.result import EngineResult
 from simulator.engine_support import engines_for
 from simulator.interval import Interval, metric_intervals
+from simulator.launch import pool_launch_lines
 from simulator.limits import EngineLimits
 from simulator.metrics import Distribution, summarise
 from simulator.model.spec import ModelSpec
@@ -65,6 +66,7 @@ class PoolsResult:
     metrics: dict[str, Any]
     run: EngineResult  # the client's times
     engines: dict[str, str | None]
+    launch: tuple[str, ...]
     interval: Mapping[str, Interval] | None = None
 
     @property
@@ -85,6 +87,7 @@ class PoolsResult:
             "limits": {name: limits_facts(start) for name, start in pools.items()},
             "memory": {name: memory_facts(start) for name, start in pools.items()},
             "engines": self.engines,
+            "launch": list(self.launch),
         }
 
 
@@ -103,7 +106,8 @@ def replay_pools(serving: Serving, plan: PoolPlan, workload: Workload, slo: Slo 
     metrics, run = _measure(serving, starts, workload, slo, "middle")
     sides = [engines_for(serving.model, side) for side in (plan.prefill, plan.decode)]
     engines = {engine: sides[0][engine] or sides[1][engine] for engine in sides[0]}
-    return PoolsResult(starts=starts, metrics=metrics, run=run, engines=engines)
+    launch = pool_launch_lines(serving, starts.prefill, starts.decode)
+    return PoolsResult(starts=starts, metrics=metrics, run=run, engines=engines, launch=launch)
 
 
 def with_pools_interval(

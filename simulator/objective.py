@@ -115,6 +115,10 @@ def parse_slo(texts: Sequence[str]) -> Slo:
             raise InputError(
                 f"slo {text!r}: {match['bound']!r} is no number", hint="for example tpot_s<=0.05"
             ) from error
+        if bound <= 0:
+            raise InputError(
+                f"slo {text!r}: the limit is {bound:g}, must be > 0", hint="limits are in seconds and SI units"
+            )
         path, at_most = match["path"], match["sign"] == "<="
         if path in _PER_REQUEST:
             if not at_most:
@@ -126,11 +130,11 @@ def parse_slo(texts: Sequence[str]) -> Slo:
 
 
 def _checked_path(path: str, where: str) -> str:
-    known = metric_paths()
-    if path not in known:
-        close = get_close_matches(path, known, n=3)
+    if path not in metric_paths():
+        close = get_close_matches(path, [*metric_paths(), *_LATENCIES], n=3)
+        listed = f"{', '.join(_LATENCIES)} with .{', .'.join(STATISTICS)}; {', '.join(_PLAIN)}"
         raise InputError(
             f"{where}: {path!r} is no metric",
-            hint=f"did you mean {' or '.join(close)}?" if close else f"one of {', '.join(known)}",
+            hint=f"did you mean {' or '.join(close)}?" if close else f"one of {listed}",
         )
     return path

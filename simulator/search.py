@@ -10,7 +10,7 @@ from cluster_specs.cluster import ClusterSpec
 from simulator.disaggregation import PoolsResult, replay_pools, with_pools_interval
 from simulator.errors import InputError
 from simulator.model.spec import ModelSpec
-from simulator.objective import Limit, Objective, Slo
+from simulator.objective import Limit, Objective, Slo, read_metric
 from simulator.plan import Plan
 from simulator.plan_space import enumerate_plans, smallest_fit
 from simulator.pools import PoolPlan
@@ -39,6 +39,7 @@ class SearchResult:
     breaking: tuple[tuple[Outcome, tuple[Limit, ...]], ...]
     refused: tuple[Refusal, ...]
     objective: Objective
+    slo: Slo
     inputs: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -82,12 +83,14 @@ def search(
     )
     if not candidates:
         raise InputError("no plan to search", hint="name at least one plan")
+    wanted = slo or Slo()
+    _check_price(serving.cluster, [objective.path, *(limit.path for limit in wanted.per_plan)])
 
     def judge(plan: Plan | PoolPlan) -> Outcome | Refusal:
-        if isinstance(plan, PoolPlan):
-            return replay_pools(serving, plan, workload, slo)
-        start = serving.start(plan, workload)
-        return start if isinstance(start, Refusal) else replay(serving, start, workload, slo)
+        outcome = _replay(serving, plan, workload, slo)
+        if not isinstance(outcome, Refusal) and outcome.metrics["finished"] == 0:
+            return Refusal(plan=plan, reason=f"no request is answered ({', '.join(outcome.metrics['rejected'])})")
+        return outcome
 
     outcomes: list[Outcome | Refusal] = []
     with ThreadPoolExecutor(max_workers=threads or os.cpu_count() or 1) as pool:
@@ -95,18 +98,38 @@ def search(
             outcomes.append(outcome)
             if on_done is not None:
                 on_done(len(outcomes), len(candidates))
+    # A plan that rejects requests looks faster than one that serves them all.
     results = sorted(
         (outcome for outcome in outcomes if not isinstance(outcome, Refusal)),
-        key=lambda result: (objective.rank(result.metrics), str(result.plan)),
+        key=lambda result: (-result.metrics["finished"], objective.rank(result.metrics), str(result.plan)),
     )
-    wanted = slo or Slo()
+    if results and all(read_metric(result.metrics, objective.path) is None for result in results):
+        raise InputError(f"objective: {objective.path} is unknown for every plan", hint="rank by another metric")
     broken = [wanted.broken(result.metrics) for result in results]
     return SearchResult(
         ranked=tuple(result for result, limits in zip(results, broken, strict=True) if not limits),
         breaking=tuple((result, limits) for result, limits in zip(results, broken, strict=True) if limits),
         refused=tuple(outcome for outcome in outcomes if isinstance(outcome, Refusal)),
         objective=objective,
+        slo=wanted,
     )
+
+
+def _replay(serving: Serving, plan: Plan | PoolPlan, workload: Workload, slo: Slo | None) -> Outcome | Refusal:
+    if isinstance(plan, PoolPlan):
+        return replay_pools(serving, plan, workload, slo)
+    start = serving.start(plan, workload)
+    return start if isinstance(start, Refusal) else replay(serving, start, workload, slo)
+
+
+def _check_price(cluster: ClusterSpec, paths: Sequence[str]) -> None:
+    """Refuse metrics in money before anything is simulated, where nobody said what a device costs."""
+    in_money = [path for path in paths if path.startswith("usd_")]
+    if in_money and cluster.usd_per_device_hour is None:
+        raise InputError(
+            f"{in_money[0]} is unknown: cluster {cluster.name} states no price of a device",
+            hint="pass --usd-per-device-hour, or state usd_per_device_hour in the cluster file",
+        )
 
 
 def with_intervals(

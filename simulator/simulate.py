@@ -28,6 +28,7 @@ from simulator.engine_profile import EngineProfile, load_profile
 from simulator.engine_support import engines_for
 from simulator.errors import EXIT_INFEASIBLE, InputError
 from simulator.interval import Interval, metric_intervals
+from simulator.launch import launch_lines
 from simulator.limits import EngineLimits
 from simulator.metrics import summarise
 from simulator.model.spec import ModelSpec
@@ -59,6 +60,7 @@ class Result:
     metrics: dict[str, Any]
     run: EngineResult
     engines: dict[str, str | None]
+    launch: tuple[str, ...]  # shell lines that start it on the profile's engine
     interval: Mapping[str, Interval] | None = None
 
     @property
@@ -78,6 +80,7 @@ class Result:
             "limits": limits_facts(start),
             "memory": memory_facts(start),
             "engines": self.engines,
+            "launch": list(self.launch),
         }
 
 
@@ -153,7 +156,13 @@ def replay(serving: Serving, start: Start, workload: Workload, slo: Slo | None =
     run = _run(start, workload, "middle", log=log)
     metrics = _measure(serving, start, run, slo, "middle")
     metrics["breakdown_ops"] = op_breakdown(start.compiled, run)
-    return Result(start=start, metrics=metrics, run=run, engines=engines_for(serving.model, start.plan))
+    return Result(
+        start=start,
+        metrics=metrics,
+        run=run,
+        engines=engines_for(serving.model, start.plan),
+        launch=launch_lines(serving, start),
+    )
 
 
 def with_interval(serving: Serving, result: Result, workload: Workload, slo: Slo | None = None) -> Result:

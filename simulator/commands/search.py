@@ -58,7 +58,7 @@ def search(
     """
     import time
 
-    from simulator.commands.tables import search_table
+    from simulator.commands.search_table import search_table
     from simulator.objective import parse_objective, parse_slo
     from simulator.outputs.whole_file import write_whole
     from simulator.pools import parse_layout

@@ -1,5 +1,6 @@
 """The options that say what is served where and how, shared by the commands that simulate."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,6 +11,17 @@ if TYPE_CHECKING:
     from simulator.serving import Serving
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Finite(click.FloatRange):
+    """A range that NaN and infinity are outside of."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
 
 _OPTIONS = (
     click.option("--model", required=True, metavar="NAME|PATH", help="Bundled model or Hugging Face config.json."),
@@ -37,7 +49,7 @@ _OPTIONS = (
     ),
     click.option(
         "--usd-per-device-hour",
-        type=click.FloatRange(min=0),
+        type=_Finite(min=0),
         help="Price of one device, for USD per million tokens; the cluster file's without it.",
     ),
     click.option("--engine", default="vllm-0.33", metavar="NAME|TOML", help="Engine profile."),
@@ -52,7 +64,7 @@ _OPTIONS = (
     click.option("--max-num-seqs", type=click.IntRange(min=1), help="Sequences per step and replica."),
     click.option("--max-num-batched-tokens", type=click.IntRange(min=1), help="Tokens per step and replica."),
     click.option("--max-model-len", type=click.IntRange(min=1), help="Longest sequence; the trace's own without it."),
-    click.option("--gpu-memory-utilization", type=click.FloatRange(0, 1, min_open=True), help="Share of memory used."),
+    click.option("--gpu-memory-utilization", type=_Finite(0, 1, min_open=True), help="Share of memory used."),
     click.option("--num-gpu-blocks", type=click.IntRange(min=2), help="KV blocks, from the log of a real server."),
     click.option("--block-size", type=click.IntRange(min=1), help="Tokens per KV block."),
     click.option("--prefix-caching/--no-prefix-caching", default=None, help="Reuse KV of shared prefixes."),
@@ -61,12 +73,12 @@ _OPTIONS = (
     click.option("--speculative-tokens", type=click.IntRange(min=1), help="Draft tokens per sequence and step."),
     click.option(
         "--speculative-acceptance",
-        type=click.FloatRange(0, 1),
+        type=_Finite(0, 1),
         help="Probability that a draft is right, given those before it were.",
     ),
     click.option(
         "--draft-step-s",
-        type=click.FloatRange(0, 1),
+        type=_Finite(0, 1),
         help="Seconds the draft model adds to a step; none for drafts looked up in the text.",
     ),
     click.option(

@@ -44,7 +44,7 @@ def simulate(
     **options: Any,
 ) -> None:
     """Simulate one plan. Exit code 3 when it cannot start."""
-    from simulator.commands.tables import plan_table
+    from simulator.commands.plan_table import plan_table
     from simulator.objective import parse_slo
     from simulator.pools import PoolPlan, parse_layout
 

@@ -146,7 +146,7 @@ def test_the_command_takes_pools_and_refuses_a_timeline_of_them() -> None:
     command = [*options, "--costs", "analytic", "--plan", _TEXT]
     printed = CliRunner().invoke(simulate, command)
     assert printed.exit_code == 0
-    assert "decode.utilisation_frac" in printed.output
+    assert "\ndecode\n  utilisation_frac" in printed.output
     refused = CliRunner().invoke(simulate, [*command, "--chrome-trace", "timeline.json"])
     assert refused.exit_code == 2
     assert "for plans of one pool" in refused.output

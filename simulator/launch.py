@@ -1,0 +1,135 @@
+"""The shell lines that start a plan on the engine whose rules it was simulated under.
+
+Flags as vLLM and SGLang document them. What is neither stated by the user nor taken from the workload is left to the
+engine, whose defaults the engine profile states. MODEL stands for the path or the hub name of the checkpoint.
+"""
+
+import json
+from collections.abc import Iterator
+
+from simulator.engine_support import converted_checkpoint
+from simulator.model.linear import UNQUANTISED
+from simulator.plan import Plan
+from simulator.serving import Serving, Start
+
+_DTYPE_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+
+def launch_lines(serving: Serving, start: Start) -> tuple[str, ...]:
+    """Return the commands of a plan of one pool, remarks as shell comments; none for an engine nobody can start."""
+    engine = serving.profile.engine
+    if engine == "vllm":
+        return tuple(_vllm(serving, start, ""))
+    return tuple(_sglang(serving, start)) if engine == "sglang" else ()
+
+
+def pool_launch_lines(serving: Serving, prefill: Start, decode: Start) -> tuple[str, ...]:
+    """Return the commands of both pools, joined by vLLM's KV connector over NIXL; they run under vLLM's rules only."""
+    connector = json.dumps({"kv_connector": "NixlConnector", "kv_role": "kv_both"})
+    flags = f" --kv-transfer-config '{connector}'"
+    return (
+        "# prefill pool; a proxy in front sends each request here first",
+        *_vllm(serving, prefill, flags),
+        "# decode pool",
+        *_vllm(serving, decode, flags),
+    )
+
+
+def _vllm(serving: Serving, start: Start, more: str) -> Iterator[str]:
+    plan, stated = start.plan, serving.overrides
+    # Replicas with experts of their own are servers of their own: data parallelism inside a server shares the experts.
+    replicas = 1 if serving.model.has_experts else _replicas_per_node(plan, serving.cluster.devices_per_node)
+    devices = replicas * plan.replica_devices
+    nodes = -(-devices // serving.cluster.devices_per_node)
+    yield from _remarks(serving, plan, servers=plan.dp // replicas, devices=devices)
+    if nodes > 1:
+        yield f"# each server spans {nodes} nodes: join them in one Ray cluster first"
+    flags = [
+        ("--tensor-parallel-size", _above_one(plan.tp)),
+        ("--pipeline-parallel-size", _above_one(plan.pp)),
+        ("--data-parallel-size", _above_one(replicas * plan.attention_dp)),
+        ("--enable-expert-parallel", True if plan.ep > 1 else None),
+        ("--distributed-executor-backend", "ray" if nodes > 1 else None),
+        ("--quantization", "fp8" if _is_cast_while_loading(serving, plan) else None),
+        ("--dtype", _DTYPE_NAMES.get(plan.weight_dtype or "")),
+        ("--kv-cache-dtype", "fp8" if plan.kv_dtype == "fp8" else None),
+        ("--max-model-len", start.limits.max_model_len),
+        ("--max-num-seqs", stated.max_num_seqs),
+        ("--max-num-batched-tokens", stated.max_num_batched_tokens),
+        ("--gpu-memory-utilization", stated.gpu_memory_utilization),
+        ("--num-gpu-blocks-override", stated.num_gpu_blocks),
+        ("--block-size", stated.block_size),
+        ("--enable-prefix-caching", stated.enable_prefix_caching),
+        ("--enable-chunked-prefill", stated.enable_chunked_prefill),
+        ("--async-scheduling", stated.async_scheduling),
+    ]
+    line = " ".join(["vllm serve MODEL", *(_flag(name, value) for name, value in flags if value is not None)])
+    if start.limits.num_speculative_tokens:
+        drafts = {"method": "ngram"} if stated.draft_step_s is None else {"model": "DRAFT_MODEL"}
+        config = json.dumps(drafts | {"num_speculative_tokens": start.limits.num_speculative_tokens})
+        line += f" --speculative-config '{config}'"
+    yield line + more
+
+
+def _sglang(serving: Serving, start: Start) -> Iterator[str]:
+    plan, stated = start.plan, serving.overrides
+    nodes = -(-plan.num_devices // serving.cluster.devices_per_node)
+    yield from _remarks(serving, plan, servers=1, devices=plan.num_devices)
+    if nodes > 1:
+        yield f"# on each of {nodes} nodes, RANK from 0; HEAD is the address of the first"
+    ranks = plan.attention_dp  # limits are stated for all attention ranks together
+    flags = [
+        ("--tp-size", _above_one(plan.stage_ranks)),
+        ("--pp-size", _above_one(plan.pp)),
+        ("--dp-size", _above_one(plan.dp * plan.attention_dp)),
+        ("--enable-dp-attention", True if plan.attention_dp > 1 else None),
+        ("--ep-size", _above_one(plan.ep)),
+        ("--nnodes", f"{nodes} --node-rank RANK --dist-init-addr HEAD:5000" if nodes > 1 else None),
+        ("--quantization", "fp8" if _is_cast_while_loading(serving, plan) else None),
+        ("--dtype", _DTYPE_NAMES.get(plan.weight_dtype or "")),
+        ("--kv-cache-dtype", "fp8_e4m3" if plan.kv_dtype == "fp8" else None),
+        ("--context-length", start.limits.max_model_len),
+        ("--max-running-requests", stated.max_num_seqs and stated.max_num_seqs * ranks),
+        ("--chunked-prefill-size", stated.max_num_batched_tokens and stated.max_num_batched_tokens * ranks),
+        ("--mem-fraction-static", stated.gpu_memory_utilization),
+        ("--max-total-tokens", stated.num_gpu_blocks and stated.num_gpu_blocks * start.limits.block_size),
+        ("--page-size", stated.block_size),
+        ("--disable-radix-cache", True if stated.enable_prefix_caching is False else None),
+        ("--disable-overlap-schedule", True if stated.async_scheduling is False else None),
+    ]
+    yield " ".join(
+        ["python -m sglang.launch_server --model-path MODEL"]
+        + [_flag(name, value) for name, value in flags if value is not None]
+    )
+
+
+def _remarks(serving: Serving, plan: Plan, *, servers: int, devices: int) -> Iterator[str]:
+    """Say what to do before the command, and how often to run it."""
+    if plan.clock_mhz is not None:
+        yield f"nvidia-smi --lock-gpu-clocks={plan.clock_mhz:g},{plan.clock_mhz:g}  # as root, on every node"
+    converted = converted_checkpoint(serving.model, plan)
+    if converted is not None:
+        yield f"# MODEL is a checkpoint converted to {converted}"
+    if servers > 1:
+        yield f"# {servers} servers of {devices} devices each (CUDA_VISIBLE_DEVICES, --port), behind a load balancer"
+
+
+def _replicas_per_node(plan: Plan, devices_per_node: int) -> int:
+    """Replicas one server can hold: a divisor of their number, on the devices of one node."""
+    most = max(1, devices_per_node // plan.replica_devices)
+    return max(count for count in range(1, min(most, plan.dp) + 1) if plan.dp % count == 0)
+
+
+def _is_cast_while_loading(serving: Serving, plan: Plan) -> bool:
+    return plan.weight_dtype == "fp8" and serving.model.quantisation in {None, *UNQUANTISED}
+
+
+def _above_one(degree: int) -> int | None:
+    return degree if degree > 1 else None
+
+
+def _flag(name: str, value: object) -> str:
+    """Write one flag; a boolean is the flag itself or its negation."""
+    if isinstance(value, bool):
+        return name if value else name.replace("--", "--no-", 1)
+    return f"{name} {value}"

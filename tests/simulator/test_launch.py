@@ -1,0 +1,116 @@
+"""The commands that start a plan carry what the simulation assumed, in the engine's own flags."""
+
+import shlex
+from typing import Any
+
+import pytest
+
+from cluster_specs.load import load_cluster
+from costmodel.analytic import AnalyticCosts
+from simulator.disaggregation import PoolsResult, replay_pools
+from simulator.engine_profile import load_profile
+from simulator.launch import launch_lines
+from simulator.model.bundled import load_model
+from simulator.plan import parse_plan
+from simulator.pools import PoolPlan, parse_layout
+from simulator.serving import Overrides, Refusal, Serving
+from simulator.workload.parse import parse_workload
+
+
+def _serving(model: str, cluster: str, engine: str = "vllm-0.33", **overrides: Any) -> Serving:
+    spec = load_cluster(cluster)
+    return Serving(
+        model=load_model(model),
+        cluster=spec,
+        profile=load_profile(engine),
+        costs=lambda clock_mhz: AnalyticCosts(spec, clock_mhz),
+        overrides=Overrides(**overrides),
+    )
+
+
+def _lines(serving: Serving, plan: str) -> tuple[str, ...]:
+    start = serving.start(parse_plan(plan), parse_workload("chat-synthetic", limit=20))
+    assert not isinstance(start, Refusal), start.reason
+    return launch_lines(serving, start)
+
+
+@pytest.mark.parametrize(
+    ("model", "cluster", "plan", "flags", "servers"),
+    [
+        ("llama-3.1-8b", "h100-sxm-8", "dp2-pp2-tp2", "-t 2 -p 2 -d 2", 1),
+        ("llama-3.1-8b", "h100-sxm-16x8", "dp16-tp8", "-t 8", 16),
+        ("llama-3.1-8b", "h100-sxm-2x8", "dp8-tp2", "-t 2 -d 4", 2),
+        ("mixtral-8x7b", "h100-sxm-8", "dp2-tp4", "-t 4", 2),
+        ("mixtral-8x7b", "h100-sxm-8", "attn.dp4-tp2-moe.ep8", "-t 2 -d 4 -e", 1),
+        ("llama-3.1-405b", "h100-sxm-2x8", "pp2-tp8", "-t 8 -p 2 -r", 1),
+    ],
+)
+def test_vllm_gets_the_degrees_of_the_plan(model: str, cluster: str, plan: str, flags: str, servers: int) -> None:
+    """Data parallelism is inside a server for dense replicas of one node and for attention, else more servers."""
+    spelt = {
+        "-t": "--tensor-parallel-size",
+        "-p": "--pipeline-parallel-size",
+        "-d": "--data-parallel-size",
+        "-e": "--enable-expert-parallel",
+        "-r": "--distributed-executor-backend ray",
+    }
+    wanted = " ".join(spelt.get(part, part) for part in flags.split())
+    lines = _lines(_serving(model, cluster), plan)
+    assert lines[-1].removesuffix(" --max-model-len 3072") == f"vllm serve MODEL {wanted}"
+    assert [line for line in lines if " servers of " in line] == [
+        line for line in lines if line.startswith(f"# {servers} servers of ")
+    ]
+    assert any(" servers of " in line for line in lines) == (servers > 1)
+
+
+def test_formats_limits_and_clock_reach_the_command() -> None:
+    """What the plan or the user states is in the command; what nobody states is left to the engine."""
+    serving = _serving(
+        "llama-3.1-8b", "h100-sxm-8", max_num_seqs=64, enable_prefix_caching=False, gpu_memory_utilization=0.8
+    )
+    clock, command = _lines(serving, "tp8-w.fp8-kv.fp8-f1410")
+    assert clock.startswith("nvidia-smi --lock-gpu-clocks=1410,1410")
+    words = shlex.split(command)
+    for pair in (
+        "--quantization fp8",
+        "--kv-cache-dtype fp8",
+        "--max-num-seqs 64",
+        "--gpu-memory-utilization 0.8",
+        "--no-enable-prefix-caching",
+    ):
+        assert pair in command
+    assert "--max-num-batched-tokens" not in words
+    assert "--block-size" not in words
+
+
+def test_a_format_nobody_can_make_while_loading_needs_another_checkpoint() -> None:
+    """4-bit weights come from a converted checkpoint, which the remark says; a stored format needs nothing."""
+    remark, command = _lines(_serving("llama-3.1-8b", "h100-sxm-1"), "tp1-w.w4a16")
+    assert remark == "# MODEL is a checkpoint converted to w4a16"
+    assert "--quantization" not in command
+    assert "--quantization" not in _lines(_serving("deepseek-v3", "h200-sxm-8"), "tp8")[-1]
+
+
+def test_sglang_counts_all_attention_ranks_together() -> None:
+    """SGLang's tensor size spans the attention ranks, and its limits are shared by them."""
+    serving = _serving("llama-3.1-8b", "h100-sxm-8", "sglang-0.5", max_num_seqs=128, enable_prefix_caching=False)
+    assert _lines(serving, "dp2-tp4") == (
+        "python -m sglang.launch_server --model-path MODEL --tp-size 4 --dp-size 2 --context-length 3072 "
+        "--max-running-requests 128 --disable-radix-cache",
+    )
+
+
+def test_an_engine_nobody_can_start_has_no_command() -> None:
+    """The reference policy of the paper is no product."""
+    assert _lines(_serving("llama-3.1-8b", "h100-sxm-1", "orca"), "tp1") == ()
+
+
+def test_both_pools_are_started_with_the_connector() -> None:
+    """Each pool is a server of its own, joined by the KV connector; the configuration is JSON in one shell word."""
+    plan = parse_layout("prefill.tp4+decode.dp2-tp2")
+    assert isinstance(plan, PoolPlan)
+    result = replay_pools(_serving("llama-3.1-8b", "h100-sxm-8"), plan, parse_workload("chat-synthetic", limit=20))
+    assert isinstance(result, PoolsResult)
+    commands = [shlex.split(line) for line in result.launch if not line.startswith("#")]
+    assert [words[words.index("--tensor-parallel-size") + 1] for words in commands] == ["4", "2"]
+    assert all("NixlConnector" in words[words.index("--kv-transfer-config") + 1] for words in commands)
