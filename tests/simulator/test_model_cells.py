@@ -212,6 +212,22 @@ def test_all_to_all_sends_each_token_to_the_ranks_of_its_experts() -> None:
     assert out[1] < _transfers("attn.dp32-moe.ep32")[0][1]
 
 
+def test_a_router_wider_than_the_model_casts_its_input_first() -> None:
+    """MiniMax-M2 scores experts in fp32: one cast of 2 bytes in and 4 out per element, then an fp32 GEMM."""
+    _, experts = load_model("minimax-m2.5").unique_blocks[0].cells
+    ops = experts.token_ops(Plan(), 64)
+    router = next(index for index, op in enumerate(ops) if isinstance(op, Gemm))
+    cast = ops[router - 1]
+    assert isinstance(cast, Elementwise)
+    assert (cast.op, float(cast.io_bytes())) == ("cast", 64 * 3072 * 6)
+    assert ops[router] == Gemm(m=64, n=256, k=3072, dtype="fp32")
+    assert all(not isinstance(op, Elementwise) or op.op != "cast" for op in _block_ops("qwen3-30b-a3b"))
+
+
+def _block_ops(name: str) -> list[Op]:
+    return load_model(name).unique_blocks[0].token_ops(Plan(), 64)
+
+
 def test_routed_tokens_are_those_of_the_whole_group() -> None:
     """Experts of an attention-data group see the tokens of all its ranks."""
     cell = load_model("qwen3-235b-a22b").unique_blocks[0].cells[-1]

@@ -34,6 +34,7 @@ class MixtureOfExperts:
     weights: WeightFormat
     norm: Norm
     router_bias: bool = False
+    router_dtype: str = ""  # of the router's weights and scores where the engine keeps them wider than ``dtype``
     expert_bias: bool = False
     correction_bias: bool = False  # one learned score offset per expert, used in the choice only
     shared: FeedForward | None = None
@@ -73,7 +74,11 @@ class MixtureOfExperts:
         element = DTYPE_BYTES[dtype]
         router = self._router(dtype)
         own = -(-m // plan.tp) if self._is_sequence_parallel(plan) else m
-        ops = [*self.norm.add_into(m, dtype, router, kernels), router.gemm(own)]
+        ops = self.norm.add_into(m, dtype, router, kernels)
+        if router.dtype != dtype:
+            widened = self.hidden * (element + DTYPE_BYTES[router.dtype])
+            ops.append(Elementwise(op="cast", rows=own, width=self.hidden, bytes_per_row=widened, dtype=dtype))
+        ops.append(router.gemm(own))
         choice = 4.0 * self.num_experts + 8.0 * self.topk  # fp32 scores in, fp32 weights and int32 ids out
         ops.append(Elementwise(op="topk", rows=own, width=self.num_experts, bytes_per_row=choice, dtype=dtype))
         ops += self.shared_ops(plan, m, kernels)
@@ -181,6 +186,7 @@ class MixtureOfExperts:
         return [gather], [scatter], regather
 
     def _router(self, dtype: str) -> Linear:
+        dtype = self.router_dtype or dtype
         return Linear(
             n=self.num_experts,
             k=self.hidden,

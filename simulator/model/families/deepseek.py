@@ -1,6 +1,7 @@
 """DeepSeek-V2, V3, R1 and Kimi K2, GLM-4.5: first layers dense, then routed experts beside shared ones.
 
-DeepSeek's attention is latent, GLM's grouped. Multi-token-prediction layers are not part of the model.
+DeepSeek's attention is latent; GLM's is grouped and its router fp32 (vLLM ``glm4_moe.py``). Multi-token-prediction
+layers are not part of the model.
 """
 
 from dataclasses import replace
@@ -83,6 +84,7 @@ def _experts(decoder: Decoder, layer: int) -> MixtureOfExperts:
         dtype=decoder.dtype,
         weights=decoder.quantisation.of(f"{prefix}.experts"),
         norm=decoder.norm,
+        router_dtype="fp32" if config.text("model_type") == "glm4_moe" else "",
         correction_bias=method == "noaux_tc",
         shared=decoder.feed_forward(f"{prefix}.shared_experts", shared * inter) if shared else None,
     )

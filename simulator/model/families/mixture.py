@@ -1,4 +1,7 @@
-"""Mixtral, Qwen2-MoE, Qwen3-MoE and MiniMax-M2: grouped attention, and experts in all or some layers."""
+"""Mixtral, Qwen2-MoE, Qwen3-MoE and MiniMax-M2: grouped attention, and experts in all or some layers.
+
+Engines keep MiniMax-M2's router in fp32 (vLLM ``minimax_m2.py``).
+"""
 
 from dataclasses import replace
 from typing import Literal
@@ -55,6 +58,7 @@ def _experts(decoder: Decoder, layer: int) -> MixtureOfExperts:
         dtype=decoder.dtype,
         weights=decoder.quantisation.of(f"{prefix}.experts"),
         norm=decoder.norm,
+        router_dtype="fp32" if config.text("model_type") == "minimax_m2" else "",
         correction_bias=config.flag("use_routing_bias", default=False),
         shared=decoder.feed_forward(f"{prefix}.shared_expert", shared) if shared else None,
         shared_gate=bool(shared) and config.text("model_type") == "qwen2_moe",
