@@ -1,10 +1,10 @@
-"""Every plan of a model on a cluster, each with the reason it cannot run, if there is one.
+"""Every plan of a model on a cluster, and why one cannot run.
 
 A plan uses `dp x pp x attention_dp x tp` devices; with experts, `ep` is 1 (every expert sharded) or all ranks of a
-stage (whole experts). Nothing is dropped: an impossible plan stays in the list with its reason.
+stage (whole experts). Nothing is dropped: an impossible plan is listed too, and refused with its reason when started.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -18,59 +18,56 @@ from simulator.plan import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A plan, and why it cannot run (None when nothing speaks against it before memory is looked at)."""
+class Axes:
+    """What is varied beyond the degrees of parallelism; None in a list keeps the default."""
 
-    plan: Plan
-    reason: str | None
+    weight_dtypes: tuple[str | None, ...] = (None,)
+    kv_dtypes: tuple[str | None, ...] = (None,)
+    clocks_mhz: tuple[float | None, ...] = (None,)
+    allow_fewer_devices: bool = False
 
 
-def enumerate_plans(
-    model: ModelSpec,
-    cluster: ClusterSpec,
-    *,
-    allow_fewer_devices: bool = False,
-    tp_across_nodes: bool = False,
-    weight_dtypes: Sequence[str | None] = (None,),
-    kv_dtypes: Sequence[str | None] = (None,),
-    clocks_mhz: Sequence[float | None] = (None,),
-) -> list[Candidate]:
-    """Every plan on all devices of ``cluster`` (or on fewer as well), most replicas first; deterministic order.
+def enumerate_plans(model: ModelSpec, cluster: ClusterSpec, axes: Axes | None = None) -> list[Plan]:
+    """Every plan on all devices of ``cluster`` (or on fewer as well), most replicas first; deterministic order."""
+    wanted = axes or Axes()
+    totals = range(cluster.num_devices, 0, -1) if wanted.allow_fewer_devices else (cluster.num_devices,)
+    return [plan for total in totals for plan in plans_on(model, cluster.device, total, wanted)]
+
+
+def plans_on(model: ModelSpec, device: DeviceSpec, devices: int, axes: Axes) -> Iterator[Plan]:
+    """Every plan that uses exactly ``devices`` devices.
 
     A weight format of None keeps the checkpoint's, cast to fp16 where the device has no bf16 unit (the plan then
     says so). Attention-data and expert parallelism are tried for models with experts only.
     """
-    candidates = []
-    for dp, pp, attention_dp, tp in _degrees(model, cluster.num_devices, allow_fewer_devices=allow_fewer_devices):
+    cast = native_cast(model, device)
+    for dp, pp, attention_dp, tp in _degrees(model, devices):
         ranks = tp * attention_dp
         experts = (1, ranks) if model.has_experts and ranks > 1 else (1,)
-        for ep, weights, kv, clock in product(experts, weight_dtypes, kv_dtypes, clocks_mhz):
-            plan = Plan(
+        for ep, weights, kv, clock in product(experts, axes.weight_dtypes, axes.kv_dtypes, axes.clocks_mhz):
+            yield Plan(
                 dp=dp,
                 pp=pp,
                 tp=tp,
                 attention_dp=attention_dp,
                 ep=ep,
-                weight_dtype=weights or native_cast(model, cluster.device),
+                weight_dtype=weights or cast,
                 kv_dtype=kv,
                 clock_mhz=clock,
             )
-            reason = check_plan(model, plan, cluster, tp_across_nodes=tp_across_nodes)
-            candidates.append(Candidate(plan=plan, reason=reason))
-    return candidates
 
 
-def check_plan(model: ModelSpec, plan: Plan, cluster: ClusterSpec, *, tp_across_nodes: bool = False) -> str | None:
+def check_plan(model: ModelSpec, plan: Plan, cluster: ClusterSpec) -> str | None:
     """Why ``plan`` cannot run ``model`` on ``cluster`` whatever the memory; None when it can.
 
-    A tensor-parallel group must lie inside one node unless ``tp_across_nodes``: two all-reduces per layer over the
-    network are never worth it, and engines place ranks that way.
+    A tensor-parallel group must lie inside one node: two all-reduces per layer over the network are never worth it,
+    and engines place ranks that way.
     """
     if plan.num_devices > cluster.num_devices:
         return f"needs {plan.num_devices} devices, {cluster.name} has {cluster.num_devices}"
     if plan.ep not in {1, plan.stage_ranks}:
         return f"ep is {plan.ep}, must be 1 or tp x attn.dp = {plan.stage_ranks}"
-    if not tp_across_nodes and cluster.devices_per_node % plan.tp:
+    if cluster.devices_per_node % plan.tp:
         return (
             f"tp is {plan.tp}, must divide the {cluster.devices_per_node} devices of a node so that groups stay in one"
         )
@@ -99,15 +96,13 @@ def _format_refusal(model: ModelSpec, plan: Plan, device: DeviceSpec) -> str | N
     return None
 
 
-def _degrees(model: ModelSpec, devices: int, *, allow_fewer_devices: bool) -> Iterator[tuple[int, int, int, int]]:
-    """(dp, pp, attention_dp, tp) whose product is the device count, or any up to it."""
-    totals = range(devices, 0, -1) if allow_fewer_devices else (devices,)
-    for total in totals:
-        for dp in reversed(_divisors(total)):
-            for pp in _divisors(total // dp):
-                ranks = total // dp // pp
-                for attention_dp in _divisors(ranks) if model.has_experts else (1,):
-                    yield dp, pp, attention_dp, ranks // attention_dp
+def _degrees(model: ModelSpec, devices: int) -> Iterator[tuple[int, int, int, int]]:
+    """(dp, pp, attention_dp, tp) whose product is ``devices``."""
+    for dp in reversed(_divisors(devices)):
+        for pp in _divisors(devices // dp):
+            ranks = devices // dp // pp
+            for attention_dp in _divisors(ranks) if model.has_experts else (1,):
+                yield dp, pp, attention_dp, ranks // attention_dp
 
 
 def _divisors(number: int) -> list[int]:

@@ -9,26 +9,15 @@ from typing import Any
 from cluster_specs.cluster import ClusterSpec
 from simulator.disaggregation import PoolsResult, replay_pools, with_pools_interval
 from simulator.errors import InputError
-from simulator.model.spec import ModelSpec
 from simulator.objective import Limit, Objective, Slo, read_metric
 from simulator.plan import Plan
-from simulator.plan_space import enumerate_plans, smallest_fit
+from simulator.plan_space import Axes, enumerate_plans, smallest_fit
 from simulator.pools import PoolPlan
 from simulator.serving import Refusal, Serving
 from simulator.simulate import Result, replay, with_interval
 from simulator.workload.workload import Workload
 
 Outcome = Result | PoolsResult
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Axes:
-    """What a search varies beyond the degrees of parallelism; None in a list keeps the default."""
-
-    weight_dtypes: tuple[str | None, ...] = (None,)
-    kv_dtypes: tuple[str | None, ...] = (None,)
-    clocks_mhz: tuple[float | None, ...] = (None,)
-    allow_fewer_devices: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +68,7 @@ def search(
     is called with (finished, total). The result does not depend on the number of threads.
     """
     candidates: list[Plan | PoolPlan] = (
-        list(plans) if plans is not None else [*all_plans(serving.model, serving.cluster, axes or Axes())]
+        list(plans) if plans is not None else [*enumerate_plans(serving.model, serving.cluster, axes)]
     )
     if not candidates:
         raise InputError("no plan to search", hint="name at least one plan")
@@ -161,21 +150,6 @@ def with_intervals(
             *found.breaking[left:],
         ),
     )
-
-
-def all_plans(model: ModelSpec, cluster: ClusterSpec, axes: Axes) -> list[Plan]:
-    """Return every layout; those that cannot run are refused, with their reason, when they are started."""
-    return [
-        candidate.plan
-        for candidate in enumerate_plans(
-            model,
-            cluster,
-            allow_fewer_devices=axes.allow_fewer_devices,
-            weight_dtypes=axes.weight_dtypes,
-            kv_dtypes=axes.kv_dtypes,
-            clocks_mhz=axes.clocks_mhz,
-        )
-    ]
 
 
 def smallest_cluster(serving: Serving, workload: Workload) -> Plan | None:

@@ -61,9 +61,10 @@ def search(
     from simulator.commands.search_table import search_table
     from simulator.objective import parse_objective, parse_slo
     from simulator.outputs.whole_file import write_whole
+    from simulator.plan_space import Axes
     from simulator.pools import parse_layout
-    from simulator.search import Axes, with_intervals
     from simulator.search import search as run_search
+    from simulator.search import with_intervals
 
     started = time.perf_counter()
     aim, slo = parse_objective(objective), parse_slo(slos)

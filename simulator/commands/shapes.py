@@ -50,7 +50,7 @@ def shapes(
     from simulator.engine_profile import load_profile
     from simulator.model.bundled import load_model
     from simulator.plan import parse_plan
-    from simulator.search import Axes, all_plans
+    from simulator.plan_space import Axes, enumerate_plans
     from simulator.serving import Overrides
     from simulator.shapes import collect_shapes
     from simulator.simulate import InfeasibleError
@@ -64,7 +64,7 @@ def shapes(
     )
     chosen = [parse_plan(text) for text in plans]
     found = collect_shapes(
-        [(model, chosen or all_plans(model, spec, axes)) for model in map(load_model, models)],
+        [(model, chosen or enumerate_plans(model, spec, axes)) for model in map(load_model, models)],
         spec,
         load_profile(engine),
         overrides=Overrides(

@@ -14,7 +14,7 @@ from simulator.model.architectures import from_hf_config
 from simulator.model.bundled import load_model
 from simulator.model.spec import stage_layers
 from simulator.plan import Plan, parse_plan
-from simulator.plan_space import check_plan, enumerate_plans, smallest_fit
+from simulator.plan_space import Axes, check_plan, enumerate_plans, smallest_fit
 
 _LIMITS: dict[str, Any] = {
     "gpu_memory_utilization": 0.9,
@@ -27,9 +27,7 @@ _LIMITS: dict[str, Any] = {
 
 def test_dense_plans_are_all_factorisations() -> None:
     """A dense model on 8 devices has the ten ways to write 8 as dp x pp x tp, each once."""
-    plans = [
-        str(candidate.plan) for candidate in enumerate_plans(load_model("llama-3.1-70b"), load_cluster("h100-sxm-8"))
-    ]
+    plans = [str(plan) for plan in enumerate_plans(load_model("llama-3.1-70b"), load_cluster("h100-sxm-8"))]
     assert sorted(plans) == sorted(
         ["dp8", "dp4-tp2", "dp4-pp2", "dp2-tp4", "dp2-pp2-tp2", "dp2-pp4", "tp8", "pp2-tp4", "pp4-tp2", "pp8"]
     )
@@ -45,32 +43,29 @@ def test_dense_plans_are_all_factorisations() -> None:
 )
 def test_experts_add_attention_data_and_expert_axes(model: str, cluster: str, plans: int, feasible: int) -> None:
     """With experts every stage layout comes with whole and with sharded experts; none is listed twice."""
-    candidates = enumerate_plans(load_model(model), load_cluster(cluster))
-    assert len({str(candidate.plan) for candidate in candidates}) == len(candidates) == plans
-    assert sum(candidate.reason is None for candidate in candidates) == feasible
-    assert all(candidate.plan.num_devices == 8 for candidate in candidates)
+    spec, hardware = load_model(model), load_cluster(cluster)
+    listed = enumerate_plans(spec, hardware)
+    assert len({str(plan) for plan in listed}) == len(listed) == plans
+    assert sum(check_plan(spec, plan, hardware) is None for plan in listed) == feasible
+    assert all(plan.num_devices == 8 for plan in listed)
 
 
 def test_fewer_devices_on_request() -> None:
     """Plans on fewer devices are listed only when asked for, and contain the full ones."""
     model, cluster = load_model("llama-3.1-8b"), load_cluster("h100-sxm-4")
-    full = {str(candidate.plan) for candidate in enumerate_plans(model, cluster)}
-    fewer = {str(candidate.plan) for candidate in enumerate_plans(model, cluster, allow_fewer_devices=True)}
+    full = {str(plan) for plan in enumerate_plans(model, cluster)}
+    fewer = {str(plan) for plan in enumerate_plans(model, cluster, Axes(allow_fewer_devices=True))}
     assert full < fewer
     assert {"tp1", "tp2", "dp3", "pp3"} <= fewer
 
 
 def test_formats_and_clocks_are_axes() -> None:
     """Each listed weight format, KV format and clock multiplies the space."""
-    candidates = enumerate_plans(
-        load_model("llama-3.1-8b"),
-        load_cluster("h100-sxm-2"),
-        weight_dtypes=(None, "fp8"),
-        kv_dtypes=(None, "fp8"),
-        clocks_mhz=(None, 1410.0),
-    )
-    assert len({str(candidate.plan) for candidate in candidates}) == 3 * 8
-    assert all(candidate.reason is None for candidate in candidates)
+    model, cluster = load_model("llama-3.1-8b"), load_cluster("h100-sxm-2")
+    axes = Axes(weight_dtypes=(None, "fp8"), kv_dtypes=(None, "fp8"), clocks_mhz=(None, 1410.0))
+    plans = enumerate_plans(model, cluster, axes)
+    assert len({str(plan) for plan in plans}) == 3 * 8
+    assert all(check_plan(model, plan, cluster) is None for plan in plans)
 
 
 @pytest.mark.parametrize(
@@ -97,18 +92,12 @@ def test_refusals_state_value_and_limit(model: str, cluster: str, plan: str, sai
     assert reason is None if said is None else said in (reason or "")
 
 
-def test_tensor_groups_may_cross_nodes_on_request() -> None:
-    """Tensor groups stay inside a node unless asked otherwise."""
-    model, cluster = load_model("llama-3.1-405b"), load_cluster("h100-sxm-2x8")
-    assert check_plan(model, Plan(tp=16), cluster) is not None
-    assert check_plan(model, Plan(tp=16), cluster, tp_across_nodes=True) is None
-
-
 def test_a_model_without_a_native_format_is_cast_in_the_open() -> None:
     """On a device without bf16 every plan says that it runs in fp16."""
-    candidates = enumerate_plans(load_model("llama-3.1-8b"), load_cluster("v100-sxm2-8"))
-    assert {candidate.plan.weight_dtype for candidate in candidates} == {"fp16"}
-    assert all(candidate.reason is None for candidate in candidates)
+    model, cluster = load_model("llama-3.1-8b"), load_cluster("v100-sxm2-8")
+    plans = enumerate_plans(model, cluster)
+    assert {plan.weight_dtype for plan in plans} == {"fp16"}
+    assert all(check_plan(model, plan, cluster) is None for plan in plans)
 
 
 @given(layers=st.integers(1, 200), pp=st.integers(1, 64))

@@ -12,8 +12,8 @@ from simulator.errors import InputError
 from simulator.model.bundled import load_model
 from simulator.objective import parse_objective, parse_slo
 from simulator.plan import parse_plan
-from simulator.plan_space import enumerate_plans
-from simulator.search import Axes, search, smallest_cluster
+from simulator.plan_space import Axes, enumerate_plans
+from simulator.search import search, smallest_cluster
 from simulator.serving import Overrides, Refusal, Serving
 from simulator.simulate import InfeasibleError, replay, simulate
 from simulator.workload.parse import parse_workload
@@ -37,7 +37,7 @@ def test_every_plan_is_ranked_or_refused_with_a_reason() -> None:
     serving = _serving("llama-3.1-70b", "h100-sxm-8")
     found = search(serving, parse_workload("chat-synthetic", limit=100), parse_objective("e2e_s"))
     names = {str(result.plan) for result in found.ranked} | {str(refusal.plan) for refusal in found.refused}
-    assert names == {str(candidate.plan) for candidate in enumerate_plans(serving.model, serving.cluster)}
+    assert names == {str(plan) for plan in enumerate_plans(serving.model, serving.cluster)}
     assert all(refusal.reason for refusal in found.refused)
     counts = found.to_json()["counts"]
     assert counts["enumerated"] == counts["rejected"] + counts["pruned"] + counts["simulated"] == len(names)

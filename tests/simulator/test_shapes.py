@@ -17,7 +17,7 @@ from profiles_db.manifest import ShapeManifest
 from simulator.engine_profile import load_profile
 from simulator.model.bundled import load_model
 from simulator.plan import parse_plan
-from simulator.search import Axes, all_plans
+from simulator.plan_space import Axes, enumerate_plans
 from simulator.serving import Overrides
 from simulator.shape_rows import family_of, iter_rows
 from simulator.shapes import Shapes, collect_shapes
@@ -36,7 +36,7 @@ def _collected(
     trace: str | None = None,
 ) -> Shapes:
     spec, loaded = load_cluster(cluster), load_model(model)
-    chosen = [parse_plan(text) for text in plans] or all_plans(loaded, spec, axes or Axes())
+    chosen = [parse_plan(text) for text in plans] or enumerate_plans(loaded, spec, axes)
     workload = parse_workload(trace) if trace else None
     return collect_shapes([(loaded, chosen)], spec, load_profile("vllm-0.33"), overrides=overrides, workload=workload)
 
