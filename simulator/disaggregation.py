@@ -124,6 +124,15 @@ def kv_bytes_per_token(model: ModelSpec, plan: PoolPlan) -> float:
     return max(model.kv_bytes_per_token(side) / side.pp for side in (plan.prefill, plan.decode))
 
 
+def pools_refusal(serving: Serving, workload: Workload) -> str | None:
+    """Why no pair of pools can be simulated for this engine and workload; None when some can."""
+    if serving.profile.policy != "vllm-v1":
+        return f"policy {serving.profile.policy} is not simulated in two pools"
+    if not isinstance(workload.client, OpenLoop) or workload.after is not None or workload.replica is not None:
+        return "closed loops, sessions and recorded replicas are not simulated in two pools"
+    return None
+
+
 def _refusal(serving: Serving, plan: PoolPlan, workload: Workload) -> str | None:
     """Why the pair of pools cannot be simulated, whatever each of them could."""
     cluster = serving.cluster
@@ -133,11 +142,7 @@ def _refusal(serving: Serving, plan: PoolPlan, workload: Workload) -> str | None
         return f"KV formats differ: prefill {plan.prefill.kv_dtype or 'own'}, decode {plan.decode.kv_dtype or 'own'}"
     if plan.prefill.attention_dp > 1 or plan.decode.attention_dp > 1:
         return "attention data parallelism inside a pool is not simulated"
-    if serving.profile.policy != "vllm-v1":
-        return f"policy {serving.profile.policy} is not simulated in two pools"
-    if not isinstance(workload.client, OpenLoop) or workload.after is not None or workload.replica is not None:
-        return "closed loops, sessions and recorded replicas are not simulated in two pools"
-    return None
+    return pools_refusal(serving, workload)
 
 
 def _stride(cluster: ClusterSpec, devices: int) -> int:

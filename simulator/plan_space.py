@@ -25,6 +25,7 @@ class Axes:
     kv_dtypes: tuple[str | None, ...] = (None,)
     clocks_mhz: tuple[float | None, ...] = (None,)
     allow_fewer_devices: bool = False
+    pools: bool = False  # prefill and decode on devices of their own, besides plans of one pool
 
 
 def enumerate_plans(model: ModelSpec, cluster: ClusterSpec, axes: Axes | None = None) -> list[Plan]:

@@ -12,6 +12,7 @@ from simulator.errors import InputError
 from simulator.objective import Limit, Objective, Slo, read_metric
 from simulator.plan import Plan
 from simulator.plan_space import Axes, enumerate_plans, smallest_fit
+from simulator.pool_space import enumerate_pools
 from simulator.pools import PoolPlan
 from simulator.serving import Refusal, Serving
 from simulator.simulate import Result, replay, with_interval
@@ -62,14 +63,20 @@ def search(
     threads: int | None = None,
     on_done: Callable[[int, int], None] | None = None,
 ) -> SearchResult:
-    """Simulate every plan (or those of ``plans``) and rank them by ``objective``.
+    """Simulate every plan of ``axes`` (or those of ``plans``) and rank them by ``objective``.
 
     The engine releases the interpreter lock, so plans run on ``threads`` threads (all cores by default). ``on_done``
     is called with (finished, total). The result does not depend on the number of threads.
     """
-    candidates: list[Plan | PoolPlan] = (
-        list(plans) if plans is not None else [*enumerate_plans(serving.model, serving.cluster, axes)]
-    )
+    candidates: list[Plan | PoolPlan] = []
+    refused: list[Refusal] = []
+    if plans is not None:
+        candidates += plans
+    else:
+        candidates += enumerate_plans(serving.model, serving.cluster, axes)
+        if axes is not None and axes.pools:
+            pairs, refused = enumerate_pools(serving, workload, axes)
+            candidates += pairs
     if not candidates:
         raise InputError("no plan to search", hint="name at least one plan")
     wanted = slo or Slo()
@@ -82,6 +89,8 @@ def search(
         return outcome
 
     outcomes: list[Outcome | Refusal] = []
+    if on_done is not None:
+        on_done(0, len(candidates))
     with ThreadPoolExecutor(max_workers=threads or os.cpu_count() or 1) as pool:
         for outcome in pool.map(judge, candidates):
             outcomes.append(outcome)
@@ -98,7 +107,7 @@ def search(
     return SearchResult(
         ranked=tuple(result for result, limits in zip(results, broken, strict=True) if not limits),
         breaking=tuple((result, limits) for result, limits in zip(results, broken, strict=True) if limits),
-        refused=tuple(outcome for outcome in outcomes if isinstance(outcome, Refusal)),
+        refused=(*(outcome for outcome in outcomes if isinstance(outcome, Refusal)), *refused),
         objective=objective,
         slo=wanted,
     )

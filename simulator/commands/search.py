@@ -1,6 +1,7 @@
 """`apex search`: the best plans of a model on a cluster for a trace."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 )
 @axes_options
 @click.option("--clocks", callback=listed, metavar="MHZ,...", help="Locked SM clocks to try.")
+@click.option("--pools", is_flag=True, help="Also try prefill and decode on devices of their own.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; all cores without it.")
 @click.option("--top", type=click.IntRange(min=1), default=10, help="Rows of the table.")
 @click.option("--interval/--no-interval", default=True, help="90 % intervals of the metrics of the --top plans.")
@@ -44,6 +46,7 @@ def search(
     kv: tuple[str | None, ...],
     clocks: tuple[str | None, ...],
     fewer_devices: bool,
+    pools: bool,
     threads: int | None,
     top: int,
     interval: bool,
@@ -74,10 +77,16 @@ def search(
         kv_dtypes=known_formats(kv, "kv"),
         clocks_mhz=_clocks(clocks),
         allow_fewer_devices=fewer_devices,
+        pools=pools,
     )
+    if chosen and axes != Axes():
+        raise click.UsageError(
+            "--plan states what is searched, so --weights, --kv, --clocks, --fewer-devices and --pools have nothing to "
+            "vary; write tp4-w.fp8-kv.fp8-f1410 or prefill.tp4+decode.tp4"
+        )
     workload = load_workload(trace, **{name: options.pop(name) for name in TRACE_OPTION_NAMES})
     serving = load_serving(**options)
-    found = run_search(serving, workload, aim, slo=slo, axes=axes, plans=chosen, threads=threads)
+    found = run_search(serving, workload, aim, slo=slo, axes=axes, plans=chosen, threads=threads, on_done=_progress)
     if interval:
         found = with_intervals(found, serving, workload, slo, first=top, threads=threads)
     found.inputs.update(_inputs(serving, workload, trace, found, slos))
@@ -95,6 +104,11 @@ def search(
     if not found.ranked and not found.breaking:
         _explain_infeasible(serving, workload, found)
         context.exit(EXIT_INFEASIBLE)
+
+
+def _progress(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{done} of {total} plans", nl=done == total, err=True)
 
 
 def _clocks(texts: tuple[str | None, ...]) -> tuple[float | None, ...]:
