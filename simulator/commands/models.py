@@ -1,5 +1,7 @@
 """`apex models`: which models are bundled, and what a model is made of."""
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -8,55 +10,44 @@ if TYPE_CHECKING:
     from simulator.model.spec import ModelSpec
 
 
-@click.group(invoke_without_command=True)
+@click.command()
+@click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.pass_context
-def models(context: click.Context, as_json: bool) -> None:
-    """List bundled models, or show one."""
-    if context.invoked_subcommand is None:
-        _print_list(as_json=as_json)
+@click.option(
+    "--extension",
+    "extensions",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Python file that registers cells or architectures of your own (docs/custom_cells.md).",
+)
+def models(name: str | None, as_json: bool, extensions: tuple[Path, ...]) -> None:
+    """List bundled models, or show the model NAME (bundled, or the path of a config.json).
 
-
-@models.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def list_models(as_json: bool) -> None:
-    """List bundled models with their parameters and KV cache per token."""
-    _print_list(as_json=as_json)
-
-
-@models.command()
-@click.argument("model")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option("--extension", multiple=True, metavar="FILE", help="Python file that registers a custom cell.")
-def show(model: str, as_json: bool, extension: tuple[str, ...]) -> None:
-    """Show MODEL (a bundled name or the path of a config.json): parameters, KV cache and every kind of layer."""
-    import json
-
-    from simulator.model.bundled import load_model
+    Shown are its parameters, KV cache and every kind of layer.
+    """
+    from simulator.model.bundled import bundled_models, load_model
     from simulator.model.extension import load_extension
 
-    for file in extension:
+    for file in extensions:
         load_extension(file)
-    spec = load_model(model)
-    click.echo(json.dumps(_summary(spec), indent=2) if as_json else _describe(spec))
-
-
-def _print_list(*, as_json: bool) -> None:
-    import json
-
-    from simulator.model.bundled import bundled_models, load_model
-
-    specs = [load_model(name) for name in bundled_models()]
-    if as_json:
-        click.echo(json.dumps([_totals(spec) for spec in specs], indent=2))
+    if name is not None:
+        spec = load_model(name)
+        click.echo(json.dumps(_summary(spec), indent=2) if as_json else _describe(spec))
         return
-    click.echo(f"{'model':20} {'params':>10} {'active':>10} {'KV/token':>10} {'layers':>6} {'context':>8}  weights")
-    for spec in specs:
-        click.echo(
-            f"{spec.name:20} {_count(spec.parameters()):>10} {_count(spec.active_parameters()):>10} "
-            f"{spec.kv_bytes_per_token() / 1024:>6.1f} KiB {spec.num_layers:>6} {spec.max_position:>8}  "
-            f"{spec.quantisation or spec.dtype}"
-        )
+    specs = [load_model(bundled) for bundled in bundled_models()]
+    click.echo(json.dumps([_totals(spec) for spec in specs], indent=2) if as_json else _table(specs))
+
+
+def _table(specs: "list[ModelSpec]") -> str:
+    head = f"{'model':20} {'params':>10} {'active':>10} {'KV/token':>10} {'layers':>6} {'context':>8}  weights"
+    rows = [
+        f"{spec.name:20} {_count(spec.parameters()):>10} {_count(spec.active_parameters()):>10} "
+        f"{spec.kv_bytes_per_token() / 1024:>6.1f} KiB {spec.num_layers:>6} {spec.max_position:>8}  "
+        f"{spec.quantisation or spec.dtype}"
+        for spec in specs
+    ]
+    return "\n".join([head, *rows])
 
 
 def _totals(spec: "ModelSpec") -> dict[str, Any]:

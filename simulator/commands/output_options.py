@@ -34,7 +34,9 @@ class OutputFiles:
         return self.iterations_out is not None or self.chrome_trace is not None
 
     def check(self, *inputs: str) -> None:
-        """Refuse two outputs in one file, and an output over an input."""
+        """Refuse two outputs in one file, an output over an input, and a folder that cannot be written."""
+        from simulator.outputs.whole_file import check_folder
+
         taken = {Path(text).resolve() for text in inputs}
         for path in (self.requests_out, self.iterations_out, self.chrome_trace):
             if path is None:
@@ -42,6 +44,7 @@ class OutputFiles:
             if path.resolve() in taken:
                 raise click.UsageError(f"{path} is an input or is written twice; name another file")
             taken.add(path.resolve())
+            check_folder(path)
 
     def write(self, run: "EngineResult") -> None:
         """Write each file whole and say on stderr what it holds."""

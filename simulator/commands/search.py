@@ -63,13 +63,15 @@ def search(
 
     from simulator.commands.search_table import search_table
     from simulator.objective import parse_objective, parse_slo
-    from simulator.outputs.whole_file import write_whole
+    from simulator.outputs.whole_file import check_folder, write_whole
     from simulator.plan_space import Axes
     from simulator.pools import parse_layout
     from simulator.search import search as run_search
     from simulator.search import with_intervals
 
     started = time.perf_counter()
+    if out is not None:
+        check_folder(out)
     aim, slo = parse_objective(objective), parse_slo(slos)
     chosen = [parse_layout(text) for text in plans] or None
     axes = Axes(
@@ -127,12 +129,13 @@ def _inputs(
     serving: "Serving", workload: "Workload", trace: str, found: "SearchResult", slos: tuple[str, ...]
 ) -> dict[str, Any]:
     """Return what the answer depends on, so that a saved result explains itself."""
+    curves = next(iter(serving.priced.values()), None) or serving.curves(None)
     return {
         "model": serving.model.name,
         "cluster": serving.cluster.name,
         "device": serving.cluster.device.name,
         "engine": serving.profile.name,
-        "costs": serving.curves(None).costs.origin,
+        "costs": curves.costs.origin,
         "trace": trace,
         "requests": len(workload),
         "objective": found.objective.path,

@@ -34,4 +34,4 @@ def _hint(text: str) -> str:
     import difflib
 
     close = difflib.get_close_matches(text.lower(), bundled_models(), n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else "`apex models list` shows the bundled names"
+    return f"did you mean {' or '.join(close)}?" if close else "`apex models` shows the bundled names"

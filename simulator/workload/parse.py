@@ -50,6 +50,8 @@ def parse_workload(
             return read_trace(path, rate_scale=rate_scale, length_scale=length_scale, limit=limit, **reading)
     scheme, colon, rest = text.partition(":")
     if not colon or scheme not in _GENERATORS:
+        if Path(text).is_dir():
+            raise InputError(f"trace {text}: is a folder, must be a file", hint="name one of the files in it")
         if not Path(text).exists():
             raise InputError(
                 f"trace {text}: no such trace file, bundled trace or generator",

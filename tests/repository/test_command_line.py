@@ -62,6 +62,21 @@ _CHAT = "--trace chat-synthetic"
     ("line", "code", "parts"),
     [
         ("serve", 2, ["No such command 'serve'"]),
+        ("serch", 2, ["No such command 'serch'", "Did you mean 'search'?"]),
+        (
+            f"search --model llama-3.1-8b --cluster l40s-1 {_CHAT} --gpu-memory-utilization nan",
+            2,
+            ["not a finite number"],
+        ),
+        (f"search --model llama-3.1-8b --cluster l40s-1 {_CHAT} --slo ttft_s<=-1", 2, ["must be > 0", "hint:"]),
+        (f"search --model llama-3.1-8b --cluster l40s-1 {_CHAT} --plan tp1 --kv fp8", 2, ["--plan states"]),
+        (f"search --model llama-3.1-8b --cluster l40s-1 {_CHAT} --objective ttft", 2, ["did you mean ttft_s"]),
+        ("search --model llama-3.1-8b --cluster l40s-1 --trace .", 2, ["is a folder", "hint:"]),
+        (
+            f"search --model llama-3.1-8b --cluster l40s-1 {_CHAT} --objective usd_per_million_output_tokens",
+            2,
+            ["l40s-1 states no price", "hint: pass --usd-per-device-hour"],
+        ),
         ("search --model llama-3.1-70b", 2, ["Missing option '--cluster'"]),
         (f"search --model lama-3.1-70b --cluster h100-sxm-8 {_CHAT}", 2, ["hint: did you mean llama-3.1-70b"]),
         (f"search --model llama-3.1-8b --cluster h100-8 {_CHAT}", 2, ["'h100-8' is not a bundled cluster", "hint:"]),
