@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from profiler.backend import KernelBackend, Prepared, Unsupported
+from profiler.device_health import is_usable
 from profiler.instruments.energy import EnergyMeter
 from profiler.instruments.throttle import ThrottleCounters
-from profiler.point import OpShape, Point
+from profiler.point import OpShape, Point, Value
 from profiler.timing import (
     CpuStopwatch,
     CudaStopwatch,
@@ -29,12 +30,20 @@ if TYPE_CHECKING:
     from profiler.kernels.step_backend import StepBackend
 
 Row = dict[str, Any]
+KernelKind = tuple[Value, ...]
+NOT_CAPTURED: Final = "not graph-captured"
+_SUSTAINED_RATIO: Final = 1.1
+_OUT_OF_MEMORY: Final = ("out of memory", "can't allocate memory", "not enough memory")
 # Torch raises plain RuntimeError for most refusals of a kernel; these words tell a refusal from a defect.
 _REFUSALS: Final = ("not implemented", "not supported", "unsupported", "must be", "expected", "invalid", "should be")
 
 
 class Bench:
-    """Measures compute points on one device; the instruments that the device lacks simply answer nothing."""
+    """Measures compute points on one device; the instruments that the device lacks simply answer nothing.
+
+    ``uncapturable`` holds the kinds of kernels that no CUDA graph can record: each is tried once, because a failed
+    capture can cost the process.
+    """
 
     def __init__(
         self,
@@ -56,6 +65,8 @@ class Bench:
         self._energy = energy
         self._sm_clock_mhz = sm_clock_mhz
         self._temperature_c = temperature_c
+        self.uncapturable: set[KernelKind] = set()
+        self.is_usable = True
 
     @property
     def launch(self) -> str:
@@ -75,58 +86,53 @@ class Bench:
         """Measure one point; never raises for what the point itself does wrong.
 
         One row, or two where a kernel planned as a CUDA graph could only run eagerly: the point's own, and the one
-        that was measured.
+        that was measured. ``is_usable`` is False afterwards where the point has spoilt the device for this process.
         """
         row: Row = {**point.columns, "origin": "measured"}
         result = self._outcome(point, with_energy=with_energy)
         if result.get("launch", point.launch) == point.launch:
             return [row | result]
-        refused = {"status": "unsupported", "note": f"not graph-captured, measured eagerly: {result['note']}"}
+        self.uncapturable.add(kind_of(point))
+        self.is_usable = self.is_usable and is_usable(self.device)
+        refused = {"status": "unsupported", "note": f"{NOT_CAPTURED}, measured eagerly: {result['note']}"}
         return [row | refused, row | result]
 
     def _outcome(self, point: Point, *, with_energy: bool) -> Row:
-        import torch
-
         try:
             return self._measured(point, with_energy=with_energy)
         except Unsupported as error:
             return {"status": "unsupported", "note": str(error)}
         except PointTimeoutError as error:
             return {"status": "timeout", "note": str(error)}
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            self._free()
-            return {"status": "oom", "note": _first_line(error)}
-        except (RuntimeError, ValueError, TypeError) as error:
+        except Exception as error:  # kernels, compilers and torch each have their own; the row says which
             row = verdict_of(error)
-            if row["status"] == "oom":
-                self._free()
-            return row
+        # Outside the handler: the error's traceback holds the operands.
+        self._free()
+        self.is_usable = is_usable(self.device)
+        return row
 
     def _free(self) -> None:
         """Give memory back, so that the next point starts from an empty device."""
-        import torch
-
         self._buffers.release()
         gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def _measured(self, point: Point, *, with_energy: bool) -> Row:
         prepared = self.prepare(point)
-        stopwatch = self.stopwatch(prepared)
+        stopwatch = self.stopwatch(prepared, may_capture=kind_of(point) not in self.uncapturable)
         measured = take_samples(stopwatch, self._policy.rule(), self._throttle)
         row = columns_of(measured)
-        row["sm_clock_mhz"] = self._sm_clock_mhz()
+        if not isinstance(stopwatch, CudaStopwatch):
+            return row
+        row["sm_clock_mhz"] = stopwatch.while_busy(self._sm_clock_mhz)
         row["temperature_c"] = self._temperature_c()
-        if isinstance(stopwatch, CudaStopwatch):
-            row["note"] = _joined(row["note"], stopwatch.note)
-            if with_energy and self._energy is not None:
-                energy = self._energy.measure(
-                    stopwatch.run, synchronize=stopwatch.synchronize, calls_per_launch=stopwatch.calls
-                )
-                row |= {"energy_j": energy.energy_j, "power_w": energy.power_w}
-                row["temperature_c"] = energy.temperature_c or row["temperature_c"]
-                row["note"] = _joined(row["note"], energy.note)
+        row["note"] = _joined(row["note"], stopwatch.refusal)
+        if with_energy and self._energy is not None:
+            energy = self._energy.measure(
+                stopwatch.run, synchronize=stopwatch.synchronize, calls_per_launch=stopwatch.calls
+            )
+            row |= {"energy_j": energy.energy_j, "power_w": energy.power_w}
+            row["temperature_c"] = energy.temperature_c or row["temperature_c"]
+            row["note"] = _joined(row["note"], energy.note, _sustained_note(energy.call_s, row["latency_s"]))
         return row
 
     @property
@@ -144,11 +150,17 @@ class Bench:
                 return backend.prepare(point.op, point.backend, self._buffers)
         raise Unsupported(f"no backend here has kernel {point.backend} for {point.op}")
 
-    def stopwatch(self, prepared: Prepared) -> Stopwatch:
+    def stopwatch(self, prepared: Prepared, *, may_capture: bool = True) -> Stopwatch:
         """Return the way calls are timed on this device, warmed up."""
         if self.device.type == "cuda":
-            return CudaStopwatch(prepared, self._policy, self.device)
+            return CudaStopwatch(prepared, self._policy, self.device, may_capture=may_capture)
         return CpuStopwatch(prepared, self._policy)
+
+
+def kind_of(point: Point) -> KernelKind:
+    """Return what a kernel is apart from sizes: its backend, format and the labels of its shape."""
+    labels = (value for value in point.op.values if isinstance(value, str | bool))
+    return (point.family, point.backend, point.op.dtype, *labels)
 
 
 def columns_of(measured: Measurement) -> Row:
@@ -174,10 +186,20 @@ def verdict_of(error: Exception) -> Row:
     """Tell a kernel's refusal of a shape from a failure."""
     text = _first_line(error)
     lowered = text.lower()
-    if "out of memory" in lowered or "can't allocate memory" in lowered or "not enough memory" in lowered:
+    if isinstance(error, MemoryError) or any(words in lowered for words in _OUT_OF_MEMORY):
         return {"status": "oom", "note": text}
-    status = "unsupported" if any(word in lowered for word in _REFUSALS) else "error"
+    is_refusal = any(word in lowered for word in _REFUSALS)
+    if "cuda error" in lowered:  # "invalid argument" of a launch is a defect, cuBLAS refusing a format is not
+        is_refusal = "not_supported" in lowered
+    status = "unsupported" if is_refusal else "error"
     return {"status": status, "note": f"{type(error).__name__}: {text}"}
+
+
+def _sustained_note(call_s: float | None, latency_s: float) -> str:
+    """Say where calls of the energy windows, seconds on end, took longer than those of the timed batches."""
+    if call_s is None or call_s <= _SUSTAINED_RATIO * latency_s:
+        return ""
+    return f"sustained for seconds a call takes {call_s:.3g} s, {call_s / latency_s:.2f} times latency_s"
 
 
 def _joined(*parts: str | None) -> str | None:

@@ -1,7 +1,7 @@
 """`apex profile`: options, the summary, and nothing else; `apex doctor` is found here too.
 
-The same command measures with one process, starts several on this node (``--nproc-per-node``), or is one rank of a run
-that torchrun started (``python -m profiler``).
+The same command starts the ranks of this node (``--nproc-per-node``) and looks after them, or is one rank of a run that
+it or torchrun started (``python -m profiler``).
 """
 
 import json
@@ -75,10 +75,12 @@ def profile(ctx: click.Context, /, *, nproc_per_node: int, as_json: bool, self_t
     if request.dry_run:
         _dry_run(request, nproc_per_node, as_json=as_json)
         return
-    if nproc_per_node > 1 and place.world_size == 1:
+    if not place.is_started:
         from profiler.supervisor import supervise
 
-        ctx.exit(supervise(nproc_per_node, _rank_arguments(sys.argv), request))
+        arguments = _rank_arguments(sys.argv)
+        code = supervise("profiler", nproc_per_node, arguments, time_option="--budget", limit_s=request.budget_s)
+        ctx.exit(code)
     outcome = _measure(request, place)
     if place.rank == 0:
         click.echo(json.dumps(asdict(outcome)) if as_json else _summary(outcome))
@@ -156,12 +158,19 @@ def _dry_run(request: "ProfileRequest", nproc_per_node: int, *, as_json: bool) -
 
 
 def _self_test(request: "ProfileRequest", place: Any) -> Literal[0, 1]:
-    from cluster_specs.load import load_device
+    from profiler.device_spec import device_spec
+    from profiler.errors import ProfilerError
     from profiler.machine import Machine
     from profiler.selftest import self_test
 
     with Machine.open(request.device, request.device_name, place, threads=request.threads) as machine:
-        result = self_test(load_device(machine.name), machine.device, gpu=machine.gpu)
+        spec = device_spec(machine.name)
+        if spec is None:
+            raise ProfilerError(
+                f"no bundled spec of {machine.name}, so there is nothing to hold it against",
+                hint="`apex clusters` lists the bundled devices; --device-name names one of them",
+            )
+        result = self_test(spec, machine.device, gpu=machine.gpu)
     for line in result.lines():
         click.echo(line)
     return 0 if result.is_trusted else 1

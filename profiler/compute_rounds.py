@@ -7,6 +7,7 @@ before the next round is planned.
 from collections.abc import Callable, Sequence
 
 from profiler.bench import Bench
+from profiler.device_health import device_lost
 from profiler.duration import format_duration
 from profiler.journal import Entry
 from profiler.planning.planner import Planner
@@ -17,7 +18,7 @@ _ROUND_POINTS_PER_RANK = 24
 
 
 class ComputeRounds:
-    """Measures what planners ask for; remembers this rank's own points for the drift check."""
+    """Measures what planners ask for; ``timed`` holds this rank's own points of the last plan, for the drift check."""
 
     def __init__(
         self, run: Run, bench: Bench, *, budget_share: float, hang_s: float, wants_energy: Callable[[Point], bool]
@@ -34,6 +35,7 @@ class ComputeRounds:
     def fulfil(self, planner: Planner | None) -> None:
         """Measure until the plan (rank 0's; None elsewhere) is fulfilled or time is up; all ranks call it together."""
         run = self._run
+        self.timed.clear()
         started_s = run.spent_s
         while True:
             wanted: Sequence[Point] = []
@@ -64,6 +66,8 @@ class ComputeRounds:
             with run.in_flight(point, self._hang_s):
                 rows = self._bench.measure(point, with_energy=self._wants_energy(point))
             run.journal.commit(point.family, run.outcome.run_id, rows)
+            if not self._bench.is_usable:
+                raise device_lost(point)
             entries += run.entries(point, rows)
             if rows[-1]["status"] == "ok":
                 self.timed.append((point, rows[-1]["latency_s"]))

@@ -95,6 +95,13 @@ class Machine:
         """Whether NVLink is known to be active on this GPU."""
         return bool(_asked(self.gpu, Gpu.active_nvlinks))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a GPU without its instruments leaves unknown, for the summary."""
+        if self.kind == "cpu" or self.gpu is not None:
+            return ()
+        return (f"clocks, throttling, temperature and energy are not recorded: {self.without_nvml}",)
+
     def clocks(self) -> ClockControl:
         """Return the clock control, with a GEMM as the load under which clocks are read."""
         if self.gpu is None:

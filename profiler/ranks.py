@@ -21,13 +21,13 @@ _SIBLING_WAIT: Final = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """This process among its siblings, as torchrun says in the environment; alone without it."""
+    """This process among its siblings, as the environment says where it ``is_started`` as a rank; alone otherwise."""
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
     ranks_per_node: int = 1
-    restart: int = 0
+    is_started: bool = False
 
     @classmethod
     def from_environment(cls) -> "Place":
@@ -47,13 +47,8 @@ class Place:
                 f"environment: RANK is {rank}, must be below WORLD_SIZE {world_size}",
                 hint="start every node with the same --nnodes and --nproc-per-node",
             )
-        restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
         return cls(
-            rank=rank,
-            world_size=world_size,
-            local_rank=local_rank,
-            ranks_per_node=ranks_per_node,
-            restart=restart,
+            rank=rank, world_size=world_size, local_rank=local_rank, ranks_per_node=ranks_per_node, is_started=True
         )
 
 

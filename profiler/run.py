@@ -1,5 +1,6 @@
 """The state of one run on one rank: its siblings, its books, its clock, and whether somebody has asked it to stop."""
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,6 +42,12 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.name: str | None = None
+        self._parent_pid = os.getppid()
+
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether the process that started this one has died without ending it."""
+        return os.getppid() != self._parent_pid
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -93,8 +100,8 @@ class Run:
         return None if self._budget_s is None else max(self._budget_s - self.spent_s, 0.0)
 
     def is_over(self, share: float = 1.0) -> bool:
-        """Whether to begin no further point: stopped, or this ``share`` of the budget is spent."""
-        if self.stop.name is not None:
+        """Whether to begin no further point: stopped, left alone, or this ``share`` of the budget is spent."""
+        if self.stop.name is not None or self.stop.is_orphaned:
             return True
         return self._budget_s is not None and self.spent_s > self._budget_s * share
 

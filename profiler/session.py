@@ -1,8 +1,7 @@
 """One profiling run on one rank, from an empty process to a closed run row.
 
 Every rank opens its machine and agrees with the others on software and device; rank 0 locks the folder, recovers what a
-dead run left, plans, and writes. Collectives come first and may take a third of the budget, compute points follow clock
-by clock, and a share of them is measured again at the end.
+dead run left, plans, and writes.
 """
 
 import time
@@ -12,34 +11,25 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-from profiler.bench import Bench
-from profiler.collectives.bench import CollectiveBench
-from profiler.collectives.groups import GroupLayout, default_levels, group_layouts
-from profiler.collectives.rounds import measure_collectives
-from profiler.compute_rounds import ComputeRounds
-from profiler.drift import drift_frac, measure_drift
+from profiler.bench import NOT_CAPTURED, Bench, KernelKind, kind_of
 from profiler.errors import ProfilerError
-from profiler.instruments.clocks import ClockControl
 from profiler.instruments.energy import EnergyMeter
 from profiler.instruments.provenance import collect_provenance, require_same_software
 from profiler.journal import FolderLock, Journal, collect_leftovers, discard_leftovers
 from profiler.kernels.available import kernel_backends
 from profiler.ledger import Ledger
 from profiler.machine import Machine
-from profiler.planning.adaptive import AdaptivePlan
-from profiler.planning.planner import FixedPlan, Planner
-from profiler.planning.workload import Workload, place_collectives, place_workload, wanted_shapes
+from profiler.planning.workload import Workload, place_workload, wanted_shapes
 from profiler.point import Point
 from profiler.ranks import Place, Ranks
 from profiler.request import ProfileRequest
 from profiler.run import Outcome, Run, StopSignal
+from profiler.sweep import layouts_of, measure_workload
 
-_COLLECTIVES_SHARE: Final = 0.35
-_COMPUTE_SHARE: Final = 0.95
 _ENERGY_EVERY: Final = 8
 # Points per clock whose energy `some` measures.
 ENERGY_POINTS: Final = 48
-_CLOCK_TOLERANCE_MHZ: Final = 20.0  # one step of 15 MHz and what reading back rounds away
+_IDLE_DRIFT: Final = 1.1
 
 
 def profile(request: ProfileRequest, place: Place, talk: Callable[[str], None]) -> Outcome:
@@ -70,8 +60,14 @@ def profile(request: ProfileRequest, place: Place, talk: Callable[[str], None]) 
             run.talk(f"recovered {outcome.recovered} rows of a run that was cut off")
         if ledger is not None:
             ledger.record_run(provenance, ended=False)
-        _measure(run, request, machine, bench, workload)
-        provenance["idle_power_w"] = _mean(provenance["idle_power_w"], _idle_power_w(request, machine))
+        if machine.kind == "cuda":
+            bench.uncapturable |= _known_uncapturable(ranks, ledger, workload)
+        measure_workload(
+            run, request, machine, bench, workload, wants_energy=_energy_choice(request, place.world_size)
+        )
+        provenance["idle_power_w"] = _idle_over_run(
+            provenance["idle_power_w"], _idle_power_w(request, machine), outcome
+        )
         if ledger is not None:
             ledger.record_run(provenance, ended=True)
         outcome.wall_s = run.spent_s
@@ -154,16 +150,6 @@ def open_bench(request: ProfileRequest, machine: Machine) -> Bench:
     )
 
 
-def layouts_of(machine: Machine, place: Place) -> list[GroupLayout]:
-    """Return the groups collectives are measured over: none for a single rank."""
-    if place.world_size == 1:
-        return []
-    levels = default_levels(
-        place.world_size, place.ranks_per_node, device_kind=machine.kind, has_nvlink=machine.has_nvlink
-    )
-    return group_layouts(place.world_size, place.ranks_per_node, levels)
-
-
 def plan_workload(request: ProfileRequest, machine: Machine, bench: Bench, place: Place) -> Workload:
     """Return everything this run could measure."""
     layouts = layouts_of(machine, place)
@@ -171,97 +157,29 @@ def plan_workload(request: ProfileRequest, machine: Machine, bench: Bench, place
     return place_workload(wanted_shapes(request, kind, layouts), bench, request, machine.name, layouts)
 
 
-def _measure(run: Run, request: ProfileRequest, machine: Machine, bench: Bench, workload: Workload) -> None:
-    for note in workload.notes:
-        run.talk(note)
-    run.outcome.notes += workload.notes
-    if workload.collectives:
-        _measure_collectives(run, request, machine, workload)
-    rounds = ComputeRounds(
-        run,
-        bench,
-        budget_share=_COMPUTE_SHARE,
-        hang_s=3 * request.policy.point_timeout_s,
-        wants_energy=_energy_choice(request, run.ranks.place.world_size),
-    )
-    with machine.clocks() as control:
-        for clock_mhz in request.clocks_mhz or (None,):
-            in_force = None if clock_mhz is None else _lock(run, control, clock_mhz)
-            planner = _planner(request, [point.at(in_force) for point in workload.compute], run)
-            rounds.fulfil(planner)
-            run.outcome.is_fulfilled &= not run.is_over(_COMPUTE_SHARE)
-            if planner is not None:
-                run.outcome.left_out += planner.left_out()
-            if clock_mhz is not None and in_force is None:
-                break  # the rest of the sweep would measure the same unlocked clock again
-    ratios = measure_drift(run, bench, rounds.timed, seed=request.seed)
-    run.outcome.drift_frac, run.outcome.drift_points = drift_frac(ratios), len(ratios)
-
-
-def _lock(run: Run, control: ClockControl, clock_mhz: int) -> float | None:
-    """Lock every rank's clock; returns the one in force, None (and unlocked) where the ranks do not agree on one."""
-    lock = control.lock(clock_mhz)
-    locks = run.ranks.collect(lock.clock_mhz)
-    notes = [lock.note] if lock.note else []
-    agreed: float | None = locks[0]
-    if None in locks or max(locks) - min(locks) > _CLOCK_TOLERANCE_MHZ:
-        agreed = None
-        control.restore()
-        if len(locks) > 1:
-            notes.append(f"{clock_mhz} MHz asked, the ranks have {locks}: measured unlocked")
-    for note in notes:
-        run.talk(note)
-    run.outcome.notes += notes
-    return agreed
-
-
 def _idle_power_w(request: ProfileRequest, machine: Machine) -> float | None:
     """Power of the idle device, where energy is asked for and can be measured."""
     return EnergyMeter(machine.gpu).idle_power_w() if request.energy != "none" else None
 
 
-def _mean(before: float | None, after: float | None) -> float | None:
-    known = [value for value in (before, after) if value is not None]
+def _idle_over_run(before_w: float | None, after_w: float | None, outcome: Outcome) -> float | None:
+    """Return the mean of the idle windows before and after the run, and say where they differ."""
+    known = [power for power in (before_w, after_w) if power is not None]
+    if len(known) == 2 and max(known) > _IDLE_DRIFT * min(known):
+        outcome.notes.append(f"idle power was {before_w:.1f} W before the run and {after_w:.1f} W after it")
     return sum(known) / len(known) if known else None
 
 
-def _measure_collectives(run: Run, request: ProfileRequest, machine: Machine, workload: Workload) -> None:
-    layouts = layouts_of(machine, run.ranks.place)
-    bench = CollectiveBench(machine.device, layouts, timeout_s=request.collective_timeout_s)
-    kernels = {op.shape["kind"]: bench.kernels_for(op.shape["kind"]) for op in workload.collectives}
-    points = place_collectives(workload.collectives, kernels, bench.launches(), machine.name, seed=request.seed)
-    planner = _planner(request, points, run)
-    measure_collectives(
-        run,
-        bench,
-        planner,
-        request.policy,
-        budget_share=_COLLECTIVES_SHARE,
-        hang_s=5 * request.collective_timeout_s + 60,
-    )
-    if planner is not None:
-        run.outcome.is_fulfilled &= not run.is_over(_COLLECTIVES_SHARE)
-        run.outcome.left_out += planner.left_out()
-    bench.close()
-
-
-def _planner(request: ProfileRequest, points: list[Point], run: Run) -> Planner | None:
-    """Return rank 0's plan over what is not yet stored; None on the other ranks."""
-    if run.ledger is None:
-        return None
-    todo = [point for point in points if point not in run.ledger]
-    run.outcome.already += len(points) - len(todo)
-    if request.exhaustive or not todo:
-        return FixedPlan(todo, seed=request.seed)
-    plan = AdaptivePlan(points, target_error=request.target_error, seed=request.seed)
-    known = {point.identity: point for point in points}
-    plan.learn(
-        (known[identity], row)
-        for family in sorted({point.family for point in points})
-        for identity, row in run.ledger.stored(family)
-        if identity in known
-    )
-    return plan
+def _known_uncapturable(ranks: Ranks, ledger: Ledger | None, workload: Workload) -> set[KernelKind]:
+    """Return the kinds of kernels that earlier runs could not record as a graph, the same on every rank."""
+    found: set[KernelKind] = set()
+    points = {point.identity: point for point in workload.compute}
+    for family in sorted({point.family for point in workload.compute}):
+        for identity, row in ledger.stored(family) if ledger is not None else ():
+            if identity in points and str(row["note"]).startswith(NOT_CAPTURED):
+                found.add(kind_of(points[identity]))
+    shared: set[KernelKind] = ranks.share(found)
+    return shared
 
 
 def _energy_choice(request: ProfileRequest, world_size: int) -> Callable[[Point], bool]:

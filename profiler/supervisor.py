@@ -1,7 +1,8 @@
 """Starts the ranks of one node and keeps the run going when one of them dies: the journal makes a restart cheap.
 
 What torchrun does for many nodes, without its reports: a rank's own message is all a person sees. A rank that is
-killed, crashes or ends itself over a hung point takes its siblings down; all start again and the run resumes.
+killed, crashes or ends itself over a hung point or a lost device takes its siblings down; all start again and the run
+resumes. A single rank is started this way too: a kernel that faults leaves its process without a device.
 """
 
 import os
@@ -16,7 +17,7 @@ from typing import Final
 
 import click
 
-from profiler.request import ProfileRequest
+from profiler.errors import RENEW_EXIT_CODE
 
 _MAX_RESTARTS: Final = 5
 # Ranks that outlive a dead sibling finish the point in flight, or sit in a collective that never ends.
@@ -26,9 +27,15 @@ _POLL_S: Final = 0.05
 _FINAL_CODES: Final = frozenset({0, 1, 2, 130, 143})
 
 
-def supervise(world_size: int, arguments: Sequence[str], request: ProfileRequest) -> int:
-    """Run ``world_size`` ranks until they end by themselves; returns the exit code."""
-    deadline_s = None if request.budget_s is None else time.monotonic() + request.budget_s
+def supervise(
+    module: str, world_size: int, arguments: Sequence[str], *, time_option: str, limit_s: float | None = None
+) -> int:
+    """Run ``python -m module`` on ``world_size`` ranks until they end by themselves; returns the exit code.
+
+    Of a time limit every start gets what is left, as ``time_option``. A process that asks to be replaced has stored a
+    row, so it may do so as often as it likes; other deaths are counted.
+    """
+    deadline_s = None if limit_s is None else time.monotonic() + limit_s
     heard: list[int] = []
 
     def hear(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's signature
@@ -36,13 +43,17 @@ def supervise(world_size: int, arguments: Sequence[str], request: ProfileRequest
 
     previous = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for restart in range(_MAX_RESTARTS + 1):
-            extra = [] if deadline_s is None else ["--budget", f"{max(deadline_s - time.monotonic(), 1.0):.1f}s"]
-            ranks = _start(world_size, [*arguments, *extra], restart)
+        deaths = 0
+        while deaths <= _MAX_RESTARTS:
+            extra = [] if deadline_s is None else [time_option, f"{max(deadline_s - time.monotonic(), 1.0):.1f}s"]
+            ranks = _start([sys.executable, "-m", module, *arguments, *extra], world_size)
             code = _wait(ranks, heard)
             if code in _FINAL_CODES or heard:
-                return code
-            click.echo(f"a rank ended with {_name(code)}; starting again ({restart + 1}/{_MAX_RESTARTS})", err=True)
+                return code if code >= 0 else 128 - code  # as shells count deaths by a signal
+            if code == RENEW_EXIT_CODE:
+                continue
+            deaths += 1
+            click.echo(f"a rank ended with {_name(code)}; starting again ({deaths}/{_MAX_RESTARTS})", err=True)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -51,7 +62,7 @@ def supervise(world_size: int, arguments: Sequence[str], request: ProfileRequest
     return 1
 
 
-def _start(world_size: int, arguments: Sequence[str], restart: int) -> list[subprocess.Popen[bytes]]:
+def _start(command: Sequence[str], world_size: int) -> list[subprocess.Popen[bytes]]:
     port = _free_port()
     ranks = []
     for rank in range(world_size):
@@ -63,12 +74,10 @@ def _start(world_size: int, arguments: Sequence[str], restart: int) -> list[subp
             "LOCAL_WORLD_SIZE": str(world_size),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
-            "TORCHELASTIC_RESTART_COUNT": str(restart),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         }
-        command = [sys.executable, "-m", "profiler", *arguments]
-        # A session of its own: Ctrl-C reaches the ranks once, through this process, not twice.
-        ranks.append(subprocess.Popen(command, env=environment, start_new_session=True))
+        # A process group of its own: Ctrl-C reaches the ranks once, through this process, not twice.
+        ranks.append(subprocess.Popen(command, env=environment, process_group=0))
     return ranks
 
 

@@ -1,16 +1,18 @@
 """How one kernel is timed: warm up for a time, then take samples until the stopping rule says enough.
 
 A sample is the mean time per call of a batch long enough that the clock's own resolution and the launch do not matter.
-On a GPU the batch is one CUDA graph of calls over rotating buffers, timed by device events; on a CPU a plain loop,
-timed by the monotonic clock. Samples taken while the device was throttled, or while another process had taken the core
-away (the kernel counts involuntary switches), are dropped and counted.
+On a GPU the batch is one CUDA graph of calls over rotating buffers, timed by device events; the device spins for a
+moment before each batch, so that the batch is queued before its first event fires. On a CPU it is a plain loop, timed
+by the monotonic clock. Samples taken while the device was throttled, or while another process had taken the core away
+(the kernel counts involuntary switches), are dropped and counted.
 """
 
 import math
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from profiler.backend import Prepared
 from profiler.instruments.throttle import ThrottleCounters
@@ -19,9 +21,13 @@ from profiler.stopping import MedianConfidence, StoppingRule
 if TYPE_CHECKING:
     import torch
 
+_T = TypeVar("_T")
 _BATCH_CPU_S: Final = 100e-6  # 1000 times the resolution of the monotonic clock
 _BATCH_CUDA_S: Final = 2e-3  # events resolve about 0.5 us
 _MAX_BATCH_CALLS: Final = 1024
+# About 0.1 ms at 2 GHz: longer than the host needs to queue two events and a graph.
+LEAD_IN_CYCLES: Final = 200_000
+_BUSY_BATCHES: Final = 3
 _SAMPLES_PER_THROTTLE_CHECK: Final = 8
 _STRETCH_S: Final = 0.5
 _BACK_OFF_S: Final = 0.05
@@ -40,6 +46,11 @@ class TimingPolicy:
     min_s: float = 0.02
     max_s: float = 0.3
     point_timeout_s: float = 60.0
+
+    @property
+    def hang_s(self) -> float:
+        """Seconds after which a point that does not even reach its own time limits has hung."""
+        return 3 * self.point_timeout_s
 
     def rule(self) -> StoppingRule:
         """Return a fresh stopping rule."""
@@ -130,11 +141,16 @@ class CpuStopwatch:
 
 
 class CudaStopwatch:
-    """Times batches with device events: one CUDA graph replayed, or eager launches where capture is impossible."""
+    """Times batches with device events: one CUDA graph replayed, or eager launches where capture is impossible.
+
+    ``refusal`` says why there is no graph; empty where there is one.
+    """
 
     was_preempted = False  # the device's own clock runs on while the host is away
 
-    def __init__(self, prepared: Prepared, policy: TimingPolicy, device: "torch.device") -> None:
+    def __init__(
+        self, prepared: Prepared, policy: TimingPolicy, device: "torch.device", *, may_capture: bool = True
+    ) -> None:
         import torch
 
         self._cuda = torch.cuda
@@ -148,8 +164,8 @@ class CudaStopwatch:
         # ... but no longer than leaves time for the least number of samples.
         affordable = max(1, math.floor(policy.max_s / (policy.min_samples + 2) / max(once_s, 1e-7)))
         self.calls = min(wanted, affordable, _MAX_BATCH_CALLS)
-        self.note = ""
-        self._graph = self._capture()
+        self.refusal = "" if may_capture else "kernels of its kind could not be captured before"
+        self._graph = self._capture() if may_capture else None
         self.launch = "graph" if self._graph is not None else "eager"
 
     def _warm_up(self, policy: TimingPolicy) -> float:
@@ -184,7 +200,9 @@ class CudaStopwatch:
             if isinstance(error, self._cuda.OutOfMemoryError):
                 raise
             self._cuda.synchronize(self._device)
-            self.note = f"not graph-captured: {str(error).splitlines()[0]}"
+            # The end of an invalidated capture raises too: what invalidated it stands behind that.
+            cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+            self.refusal = str(cause).splitlines()[0]
             return None
         return graph
 
@@ -200,8 +218,17 @@ class CudaStopwatch:
         """Wait for everything enqueued."""
         self._cuda.synchronize(self._device)
 
+    def while_busy(self, read: Callable[[], _T]) -> _T:
+        """Return what ``read`` returns while batches run: a clock read on an idle device says nothing of the kernel."""
+        for _ in range(_BUSY_BATCHES):
+            self.run()
+        value = read()
+        self.synchronize()
+        return value
+
     def sample_s(self) -> float:
         """Run one batch; returns seconds per call."""
+        self._cuda._sleep(LEAD_IN_CYCLES)  # type: ignore[no-untyped-call]  # noqa: SLF001 - torch's only spin kernel
         self._start.record()
         self.run()
         self._end.record()

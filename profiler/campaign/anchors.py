@@ -1,11 +1,12 @@
 """Whole-step anchors: steps to measure, the kernels they are made of, and how far the sum is from the whole."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from profiler.backend import Unsupported
 from profiler.kernels.step_backend import StepBackend
@@ -40,11 +41,14 @@ _ANCHORS: Final = {
     "cpu": _Anchors(
         models=(("llama-3.2-1b", 4),),
         layers=2,
-        decodes=((1, 256), (8, 256)),
+        decodes=((8, 256),),
         prefills=((1, 64, 64),),
         mixed=(((1, 32, 32), (4, 256)),),
     ),
 }
+
+
+_STEPS: Final = pa.schema([("step", pa.string()), ("measured_s", pa.float64()), ("summed_s", pa.float64())])
 
 
 def anchor_steps(device_kind: str, dtypes: Iterable[str]) -> list[OpShape]:
@@ -100,6 +104,11 @@ def compare_steps(store: Store, device: str, steps: Sequence[OpShape], backend: 
             summed = step.shape["layers"] * sum(known)
             found.append(StepComparison(step=str(step), measured_s=measured, summed_s=summed))
     return found
+
+
+def save_steps(comparisons: Sequence[StepComparison], path: Path) -> None:
+    """Write all comparisons as one Parquet file."""
+    pq.write_table(pa.Table.from_pylist([asdict(comparison) for comparison in comparisons], schema=_STEPS), path)
 
 
 def _times(store: Store, device: str, family: str) -> dict[tuple[Any, ...], float]:

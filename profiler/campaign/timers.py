@@ -2,26 +2,34 @@
 
 `do_bench` times one launch between two events after clearing the cache: for short kernels the host's launch leaks in.
 `do_bench_cudagraph` replays calls on one buffer: weights stay in the cache. Ours replays calls over rotating buffers
-(cold) or on one (hot). Source: triton.testing.
+(cold) or on one (hot). A way that cannot time a kernel leaves null and a note. Source: triton.testing.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from profiler.backend import Unsupported
 from profiler.bench import Bench
 from profiler.planning.grid import attention_shape
 from profiler.point import OpShape
 
-_GEMMS: Final = (
-    *((m, 8192, 8192) for m in (1, 16, 64, 256, 1024, 8192)),
-    *((m, 57344, 8192) for m in (1, 64, 4096)),
-    *((m, 1280, 8192) for m in (1, 64, 4096)),
-)
+_GEMMS: Final = {
+    "cuda": (
+        *((m, 8192, 8192) for m in (1, 16, 64, 256, 1024, 8192)),
+        *((m, 57344, 8192) for m in (1, 64, 4096)),
+        *((m, 1280, 8192) for m in (1, 64, 4096)),
+    ),
+    "cpu": ((1, 1024, 1024), (64, 1024, 1024)),
+}
+# (query heads, KV heads, head_dim), prefill (chunks, q, kv), decode (sequences, mean, max)
+_ATTENTION: Final = {
+    "cuda": ((32, 8, 128), (1, 4096, 4096), (64, 2048, 2048)),
+    "cpu": ((8, 2, 64), (1, 128, 128), (4, 256, 256)),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,57 +37,64 @@ class TimerComparison:
     """Seconds per call of one kernel by each way of timing."""
 
     op: str
-    backend: str
-    cold_s: float
-    hot_s: float
-    do_bench_s: float
-    do_bench_cudagraph_s: float
+    backend: str | None = None
+    cold_s: float | None = None
+    hot_s: float | None = None
+    do_bench_s: float | None = None
+    do_bench_cudagraph_s: float | None = None
+    note: str | None = None
 
 
-def compared_ops(dtypes: tuple[str, ...]) -> list[OpShape]:
+_NUMBERS: Final = ("cold_s", "hot_s", "do_bench_s", "do_bench_cudagraph_s")
+_SCHEMA: Final = pa.schema(
+    [(name, pa.float64() if name in _NUMBERS else pa.string()) for name in TimerComparison.__dataclass_fields__]
+)
+
+
+def compared_ops(device_kind: str, dtypes: tuple[str, ...]) -> list[OpShape]:
     """Return GEMMs from launch-bound to compute-bound in every format, and a prefill and a decode attention."""
     gemms = [
         OpShape.of("gemm", dtype=d, m=m, n=n, k=k, scaling="none" if d == "bf16" else "row", quantise=False)
         for d in dtypes
-        for m, n, k in _GEMMS
+        for m, n, k in _GEMMS[device_kind]
     ]
-    attention = [
-        attention_shape("bf16", (32, 8, 128), prefill=(1, 4096, 4096)),
-        attention_shape("bf16", (32, 8, 128), decode=(64, 2048, 2048)),
-    ]
-    return [*gemms, *attention]
+    heads, prefill, decode = _ATTENTION[device_kind]
+    return [*gemms, attention_shape("bf16", heads, prefill=prefill), attention_shape("bf16", heads, decode=decode)]
 
 
-def compare_timers(bench: Bench, op: OpShape, device_name: str) -> TimerComparison | None:
-    """Time one op all four ways; None where no kernel runs it here."""
-    from triton import testing
-
-    points = bench.place(op, device_name=device_name, cache="cold")
-    if not points:
-        return None
-    cold, hot = (
-        bench.measure(point)[-1]["latency_s"]
-        for point in (points[0], bench.place(op, device_name=device_name, cache="hot")[0])
-    )
-    if cold is None or hot is None:
-        return None
+def compare_timers(bench: Bench, op: OpShape, device_name: str) -> TimerComparison:
+    """Time one op all four ways."""
+    cold, hot = (bench.place(op, device_name=device_name, cache=cache)[:1] for cache in ("cold", "hot"))
+    if not cold:
+        return TimerComparison(op=str(op), note="no kernel here")
+    backend = cold[0].backend
+    first, second = bench.measure(cold[0])[-1], bench.measure(hot[0])[-1]
+    cold_s, hot_s = first.get("latency_s"), second.get("latency_s")
+    note = first["note"] if cold_s is None else second["note"] if hot_s is None else None
+    ours = TimerComparison(op=str(op), backend=backend, cold_s=cold_s, hot_s=hot_s, note=note)
+    if note is not None:
+        return ours
+    if bench.device.type != "cuda":
+        return replace(ours, note="do_bench times GPUs")
     try:
-        prepared = bench.prepare(points[0])
-    except Unsupported:
-        return None
-    eager_ms = testing.do_bench(lambda: prepared.launch(0), return_mode="median")
-    graph_ms = testing.do_bench_cudagraph(lambda: prepared.launch(0), return_mode="median")
-    return TimerComparison(
-        op=str(op),
-        backend=points[0].backend,
-        cold_s=cold,
-        hot_s=hot,
-        do_bench_s=float(eager_ms) * 1e-3,
-        do_bench_cudagraph_s=float(graph_ms) * 1e-3,
-    )
+        from triton import testing
+
+        prepared = bench.prepare(cold[0])
+        eager_ms = testing.do_bench(lambda: prepared.launch(0), return_mode="median")
+        graph_ms = testing.do_bench_cudagraph(lambda: prepared.launch(0), return_mode="median")
+    except (ImportError, RuntimeError) as error:
+        return replace(ours, note=f"do_bench: {error}"[:300])
+    return replace(ours, do_bench_s=float(eager_ms) * 1e-3, do_bench_cudagraph_s=float(graph_ms) * 1e-3)
 
 
-def save_timers(rows: list[TimerComparison], path: Path) -> None:
+def load_timers(path: Path) -> list[TimerComparison]:
+    """Read the comparisons an earlier slice has made."""
+    return [TimerComparison(**row) for row in pq.read_table(path).to_pylist()] if path.exists() else []
+
+
+def save_timers(rows: Sequence[TimerComparison], path: Path) -> None:
     """Write all comparisons as one Parquet file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows]), path)
+    temporary = path.with_suffix(".tmp")
+    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA), temporary)
+    temporary.replace(path)

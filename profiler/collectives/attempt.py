@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from profiler.backend import Unsupported
 from profiler.collectives.kernels import CollectiveKernel, Communicator, PreparedCollective
+from profiler.timing import LEAD_IN_CYCLES
 
 # The cause wins over its consequence: a rank that fails makes the others wait until their timeout.
 SEVERITY: Final = ("ok", "timeout", "unsupported", "oom", "error")
@@ -103,7 +104,8 @@ class CollectiveAttempt:
             self._run = run_calls
             return
         graph = torch.cuda.CUDAGraph()
-        with prepared.capture(), torch.cuda.graph(graph):
+        # NCCL's own threads query events meanwhile, which only a thread's own capture forgives.
+        with prepared.capture(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
             run_calls()
         graph.replay()
         self._wait()
@@ -127,9 +129,13 @@ class CollectiveAttempt:
         return time.perf_counter() - start
 
     def _device_sample(self, communicator: Communicator) -> float:
-        """Time on the device's own clock, from a point in the stream where all ranks have met."""
+        """Time on the device's own clock, from a point in the stream where all ranks have met.
+
+        The device spins after that point until the host has queued the calls, as for compute kernels.
+        """
         begin, end = _EVENT(enable_timing=True), _EVENT(enable_timing=True)
         dist.all_reduce(torch.zeros(1, device=communicator.device), group=communicator.data)
+        torch.cuda._sleep(LEAD_IN_CYCLES)  # type: ignore[no-untyped-call]  # noqa: SLF001 - torch's only spin kernel
         begin.record()
         self._run()
         end.record()

@@ -52,7 +52,7 @@ class CollectiveBench:
         timeout_s: float = 30.0,
         kernels: Sequence[CollectiveKernel] | None = None,
     ) -> None:
-        self._device = device
+        self.device = device
         self._timeout_s = timeout_s
         self._layouts = {layout.key: layout for layout in layouts}
         self._kernels = {kernel.name: kernel for kernel in (kernels or collective_kernels(device))}
@@ -71,7 +71,7 @@ class CollectiveBench:
 
     def launches(self) -> tuple[str, ...]:
         """Return the launch modes of this device."""
-        return ("graph", "eager") if self._device.type == "cuda" else ("eager",)
+        return ("graph", "eager") if self.device.type == "cuda" else ("eager",)
 
     def measure(self, point: Point, rule: StoppingRule) -> CollectiveTiming:
         """Measure one collective point; raises ``RanksLost`` alone, everything else becomes a status."""
@@ -124,7 +124,7 @@ class CollectiveBench:
     def _connect(self, layout: GroupLayout) -> Communicator | None:
         mine: Communicator | None = None
         rank = dist.get_rank()
-        is_gpu = self._device.type == "cuda"
+        is_gpu = self.device.type == "cuda"
         for ranks in layout.groups:  # every rank must take part in making every group
             # gloo ends a hung call itself; on NCCL this bench does, and the library's own watchdog, which kills the
             # process, is only the last resort.
@@ -133,7 +133,7 @@ class CollectiveBench:
             if is_gpu:
                 data = dist.new_group(list(ranks), backend="nccl", timeout=timedelta(seconds=10 * self._timeout_s))
             if rank in ranks:
-                mine = Communicator(ranks=ranks, data=data, host=host, device=self._device)
+                mine = Communicator(ranks=ranks, data=data, host=host, device=self.device)
         return mine
 
     def _agree(self, attempt: CollectiveAttempt, key: tuple[int, int, str]) -> CollectiveTiming | None:

@@ -4,6 +4,7 @@ from typing import Final
 
 from profiler.bench import columns_of
 from profiler.collectives.bench import CollectiveBench, CollectiveTiming
+from profiler.device_health import device_lost, is_usable
 from profiler.duration import format_duration
 from profiler.planning.planner import Planner
 from profiler.point import Point
@@ -40,6 +41,8 @@ def measure_collectives(
                 rows.append((point, row))
             else:
                 run.journal.abandon()
+            if row["status"] == "error" and not all(run.ranks.collect(is_usable(bench.device))):
+                raise device_lost(point)
         run.store([entry for point, row in rows for entry in run.entries(point, [row])])
         if planner is not None:
             planner.learn(rows)

@@ -16,6 +16,7 @@ from typing import Final
 from profiler.instruments.nvml import Gpu, NvmlError, answered
 
 _BATCH_S: Final = 0.005  # how finely a move of the counter is seen: 0.25 % of a window
+_BATCH_READINGS: Final = 4  # a batch outlasts this many readings, or the GPU would idle while the driver answers
 _MIN_UPDATES: Final = 10  # fewer moves than this in a window leave an edge worth more than a tenth of it
 _STUCK_S: Final = 1.0  # ten times the period of the slowest counter
 
@@ -139,6 +140,7 @@ class _Run:
         """Load the GPU until power has settled, and size batches to the poll interval meanwhile."""
         self._launch()
         self._synchronize()
+        batch_s = max(_BATCH_S, _BATCH_READINGS * self._reading_s())
         start = time.perf_counter()
         while time.perf_counter() - start < duration_s:
             before = time.perf_counter()
@@ -146,7 +148,13 @@ class _Run:
                 self._launch()
             self._synchronize()
             took = time.perf_counter() - before
-            self._batch = max(1, min(int(self._batch * _BATCH_S / max(took, 1e-9)), self._batch * 4))
+            self._batch = max(1, min(int(self._batch * batch_s / max(took, 1e-9)), self._batch * 4))
+
+    def _reading_s(self) -> float:
+        """Seconds the driver takes to answer for energy."""
+        before = time.perf_counter()
+        self._read_j()
+        return time.perf_counter() - before
 
     def find_edge(self) -> None:
         """Wait for the counter to move once."""
@@ -197,14 +205,17 @@ class _Run:
         """Run one batch and read the counter while it runs; returns the time of the reading and the joules."""
         for _ in range(self._batch):
             self._launch()
-        try:
-            joules = self._gpu.energy_j()
-        except NvmlError as error:
-            raise _CounterError(f"energy rejected: {error}") from error
+        joules = self._read_j()
         now_s = time.perf_counter()
         self._synchronize()
         self._launches += self._batch
         return now_s, joules
+
+    def _read_j(self) -> float:
+        try:
+            return self._gpu.energy_j()
+        except NvmlError as error:
+            raise _CounterError(f"energy rejected: {error}") from error
 
 
 def _why_not(gpu: Gpu | None) -> str:

@@ -1,21 +1,23 @@
-"""The campaign's pieces that need no GPU: its anchors, their comparison, its bad input."""
+"""The campaign on a CPU, end to end in slices, and its pieces: anchors, their comparison, its bad input."""
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("torch", reason="the campaign measures with torch")
 
 from profiler.bench import Bench
 from profiler.campaign.anchors import anchor_steps, compare_steps, write_manifest
-from profiler.campaign.spec import device_spec
+from profiler.device_spec import device_spec
 from profiler.kernels.step_backend import LABEL
 from profiler.kernels.step_ops import layer_ops, step_shape
 from profiler.machine import Machine
-from profiler.point import Point
+from profiler.point import Point, row_identity
 from profiler.ranks import Place
 from profiler.request import ProfileRequest
 from profiler.session import open_bench
@@ -98,13 +100,50 @@ def test_specs_are_read_without_pydantic():
     """The fallback reader gives the same numbers as the checked one."""
     code = (
         "import sys; sys.modules['pydantic'] = None\n"
-        "from profiler.campaign.spec import device_spec as s\n"
+        "from profiler.device_spec import device_spec as s\n"
         "import json; d = s('h200-sxm'); print(json.dumps([d.peak_flop_per_s['bf16'], d.clock.reference_mhz]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     spec = device_spec("h200-sxm")
     assert json.loads(done.stdout) == [spec.peak_flop_per_s["bf16"], spec.clock.reference_mhz]
     assert device_spec("abacus") is None
+
+
+def run_slice(db):
+    """Run one slice on the CPU and return its summary and what it said."""
+    command = [sys.executable, "-m", "profiler.campaign", "--device", "cpu", "--dtypes", "bf16", "--db", str(db)]
+    done = subprocess.run(
+        [*command, "--slice", "12s", "--total", "12s"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+def test_slices_work_through_every_stage_and_each_goes_on_where_the_last_one_ended(tmp_path):
+    """Slices end with all stages told, comparisons and rows on disk, no point twice; one more changes nothing."""
+    summaries = [run_slice(tmp_path)]
+    while not summaries[-1][0]["complete"]:
+        assert len(summaries) < 5
+        summaries.append(run_slice(tmp_path))
+    state = summaries[-1][0]
+    assert len(summaries) > 1
+    assert state["self_test"]["lines"]
+    assert state["anchors"]["compared"] == state["anchors"]["steps"] == 3
+    assert state["timers"]["timed"] == state["timers"]["ops"] == 4
+    assert state["profile"]["left_out"] or state["profile"]["fulfilled"]
+    steps = pq.read_table(tmp_path / "campaign" / "steps.parquet").to_pylist()
+    assert statistics.median(row["summed_s"] / row["measured_s"] - 1 for row in steps) == pytest.approx(
+        state["anchors"]["median_error"]
+    )
+    timers = pq.read_table(tmp_path / "campaign" / "timers.parquet").to_pylist()
+    assert all(row["cold_s"] > 0 and row["do_bench_s"] is None and row["note"] for row in timers)
+    store = open_store(tmp_path, bundled=None)
+    for family in ("gemm", "attention", "elementwise", "step"):
+        rows = [row_identity(family, row) for row in store.read(family, statuses=None).to_pylist()]
+        assert len(rows) == len(set(rows)) > 0
+    again, talk = run_slice(tmp_path)
+    assert again == state
+    assert "==" not in talk
 
 
 def test_a_campaign_without_a_gpu_is_one_message(tmp_path):

@@ -1,5 +1,6 @@
 """The instruments on a real GPU, wherever one is: what the fake library cannot prove."""
 
+import os
 import time
 
 import pytest
@@ -53,6 +54,7 @@ def test_a_gemm_draws_more_than_idle_and_no_more_than_the_limit(gpu, gemm):
     assert energy.power_w == pytest.approx(energy.sampled_power_w, rel=0.15)
 
 
+@pytest.mark.skipif(not os.environ.get("APEX_TEST_LOCKS"), reason="locks the GPU's clock: set APEX_TEST_LOCKS=1")
 def test_a_lock_holds_under_load_or_is_refused_in_one_sentence(gpu, gemm):
     """With permission the clock is where it was asked to be and free afterwards; without it nothing changes."""
     with NvmlClocks(gpu, _load(gemm)) as clocks:

@@ -8,7 +8,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from cluster_specs.load import load_device
+from profiler.device_spec import device_spec
 from profiler.selftest import Quantity, SelfTest, self_test
 from profiler.timing import TimingPolicy
 
@@ -53,7 +53,7 @@ def test_each_way_to_be_wrong_is_told_with_value_and_limit(change, words):
 
 def test_the_self_test_measures_this_cpu_against_its_spec():
     """Copy and GEMM give rates, the GEMM reference counts the threads, and the report ends in a verdict."""
-    spec = load_device("cpu")
+    spec = device_spec("cpu")
     policy = TimingPolicy(warmup_s=0.01, max_s=0.05)
     test = self_test(spec, torch.device("cpu"), policy=policy)
     copy, gemm = test.quantities
@@ -78,5 +78,5 @@ def test_a_gpu_comes_near_its_datasheet():
         pytest.skip("no bundled spec for this GPU")
     with Nvml() as nvml:
         gpu = nvml.gpu(str(torch.cuda.get_device_properties(device).uuid))
-        test = self_test(load_device(name), device, gpu=gpu)
+        test = self_test(device_spec(name), device, gpu=gpu)
     assert test.is_trusted, "\n".join(test.lines())

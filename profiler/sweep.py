@@ -1,0 +1,130 @@
+"""What a run measures, in order: collectives, then compute points clock by clock, a share of each clock's twice.
+
+Collectives may take a third of the budget where compute points follow them. Points are repeated while their own clock
+is still in force: at another clock the repeat would tell of the clock.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from profiler.bench import Bench
+from profiler.collectives.bench import CollectiveBench
+from profiler.collectives.groups import GroupLayout, default_levels, group_layouts
+from profiler.collectives.rounds import measure_collectives
+from profiler.compute_rounds import ComputeRounds
+from profiler.drift import drift_frac, measure_drift
+from profiler.instruments.clocks import ClockControl
+from profiler.machine import Machine
+from profiler.planning.adaptive import AdaptivePlan
+from profiler.planning.planner import FixedPlan, Planner
+from profiler.planning.workload import Workload, place_collectives
+from profiler.point import Point
+from profiler.ranks import Place
+from profiler.request import ProfileRequest
+from profiler.run import Run
+
+_COLLECTIVES_SHARE: Final = 0.35
+_COMPUTE_SHARE: Final = 0.95
+_CLOCK_TOLERANCE_MHZ: Final = 20.0  # one step of 15 MHz and what reading back rounds away
+
+
+def layouts_of(machine: Machine, place: Place) -> list[GroupLayout]:
+    """Return the groups collectives are measured over: none for a single rank."""
+    if place.world_size == 1:
+        return []
+    levels = default_levels(
+        place.world_size, place.ranks_per_node, device_kind=machine.kind, has_nvlink=machine.has_nvlink
+    )
+    return group_layouts(place.world_size, place.ranks_per_node, levels)
+
+
+def measure_workload(
+    run: Run,
+    request: ProfileRequest,
+    machine: Machine,
+    bench: Bench,
+    workload: Workload,
+    *,
+    wants_energy: Callable[[Point], bool],
+) -> None:
+    """Measure until the plans are fulfilled or time is up; all ranks call it together."""
+    for note in (*machine.notes, *workload.notes):
+        _say(run, note)
+    if workload.collectives:
+        _measure_collectives(run, request, machine, workload)
+    rounds = ComputeRounds(
+        run, bench, budget_share=_COMPUTE_SHARE, hang_s=request.policy.hang_s, wants_energy=wants_energy
+    )
+    ratios: list[float] = []
+    clocks: tuple[int | None, ...] = request.clocks_mhz or (None,)
+    with machine.clocks() as control:
+        for index, clock_mhz in enumerate(clocks):
+            in_force = None if clock_mhz is None else _lock(run, control, clock_mhz)
+            planner = _planner(request, [point.at(in_force) for point in workload.compute], run)
+            rounds.fulfil(planner)
+            run.outcome.is_fulfilled &= not run.is_over(_COMPUTE_SHARE)
+            if planner is not None:
+                run.outcome.left_out += planner.left_out()
+            ratios += measure_drift(run, bench, rounds.timed, seed=request.seed)
+            if clock_mhz is not None and in_force is None:
+                if rest := ", ".join(map(str, clocks[index + 1 :])):
+                    _say(run, f"left out: {rest} MHz, which would be the same unlocked clock again")
+                break
+    run.outcome.drift_frac, run.outcome.drift_points = drift_frac(ratios), len(ratios)
+
+
+def _say(run: Run, note: str) -> None:
+    """Tell it now and in the summary."""
+    run.talk(note)
+    run.outcome.notes.append(note)
+
+
+def _lock(run: Run, control: ClockControl, clock_mhz: int) -> float | None:
+    """Lock every rank's clock; returns the one in force, None (and unlocked) where the ranks do not agree on one."""
+    lock = control.lock(clock_mhz)
+    locks = run.ranks.collect(lock.clock_mhz)
+    notes = [lock.note] if lock.note else []
+    agreed: float | None = locks[0]
+    if None in locks or max(locks) - min(locks) > _CLOCK_TOLERANCE_MHZ:
+        agreed = None
+        control.restore()
+        if len(locks) > 1:
+            notes.append(f"{clock_mhz} MHz asked, the ranks have {locks}: measured unlocked")
+    for note in notes:
+        _say(run, note)
+    return agreed
+
+
+def _measure_collectives(run: Run, request: ProfileRequest, machine: Machine, workload: Workload) -> None:
+    layouts = layouts_of(machine, run.ranks.place)
+    bench = CollectiveBench(machine.device, layouts, timeout_s=request.collective_timeout_s)
+    kernels = {op.shape["kind"]: bench.kernels_for(op.shape["kind"]) for op in workload.collectives}
+    points = place_collectives(workload.collectives, kernels, bench.launches(), machine.name, seed=request.seed)
+    planner = _planner(request, points, run)
+    share = _COLLECTIVES_SHARE if workload.compute else _COMPUTE_SHARE
+    measure_collectives(
+        run, bench, planner, request.policy, budget_share=share, hang_s=5 * request.collective_timeout_s + 60
+    )
+    if planner is not None:
+        run.outcome.is_fulfilled &= not run.is_over(share)
+        run.outcome.left_out += planner.left_out()
+    bench.close()
+
+
+def _planner(request: ProfileRequest, points: list[Point], run: Run) -> Planner | None:
+    """Return rank 0's plan over what is not yet stored; None on the other ranks."""
+    if run.ledger is None:
+        return None
+    todo = [point for point in points if point not in run.ledger]
+    run.outcome.already += len(points) - len(todo)
+    if request.exhaustive or not todo:
+        return FixedPlan(todo, seed=request.seed)
+    plan = AdaptivePlan(points, target_error=request.target_error, seed=request.seed)
+    known = {point.identity: point for point in points}
+    plan.learn(
+        (known[identity], row)
+        for family in sorted({point.family for point in points})
+        for identity, row in run.ledger.stored(family)
+        if identity in known
+    )
+    return plan
