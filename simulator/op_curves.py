@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from costmodel.ops import Elementwise, Moe, Op
 from costmodel.prediction import CostModel
+from simulator.expert_kernels import block_scaled_twin, fills_tiles, weight_only_twin
 from simulator.sustained_clock import SustainedClock
-from simulator.weight_only_experts import fills_tiles, weight_only_twin
 
 Array = NDArray[np.float64]
 End = Literal["low", "middle", "high"]  # best estimate, or an end of its 90 % interval
@@ -72,17 +72,26 @@ class OpCurves:
                 flop=np.broadcast_to(np.asarray(op.flop(), dtype=np.float64), shape),
                 io_bytes=np.broadcast_to(np.asarray(moved, dtype=np.float64), shape),
             )
-            if self.weight_only_mxfp4 and isinstance(op, Moe) and op.dtype == "mxfp4":
-                curve = _slower(curve, self.price(weight_only_twin(op)), fills_tiles(op))
+            if isinstance(op, Moe):
+                curve = self._as_served(op, curve)
             self._known[key] = curve
         return curve
 
+    def _as_served(self, op: Moe, curve: Curve) -> Curve:
+        """Put the kernel the engine runs in the place of the measured one; see ``simulator.expert_kernels``."""
+        if op.dtype == "mxfp4" and self.weight_only_mxfp4:
+            other = self.price(weight_only_twin(op))
+            return _replaced(curve, other, fills_tiles(op) & (other.latency_s > curve.latency_s))
+        if op.dtype == "fp8":
+            other = self.price(block_scaled_twin(op))
+            return _replaced(curve, other, other.latency_s < curve.latency_s)
+        return curve
 
-def _slower(curve: Curve, other: Curve, where: NDArray[np.bool_]) -> Curve:
-    """``curve``, with time and energy of ``other`` at those points of ``where`` at which it takes longer."""
-    longer = where & (other.latency_s > curve.latency_s)
+
+def _replaced(curve: Curve, other: Curve, where: NDArray[np.bool_]) -> Curve:
+    """``curve``, with time and energy of ``other`` at the points of ``where``."""
     timed = ("latency_s", "low_s", "high_s", "energy_j")
-    return replace(curve, **{name: np.where(longer, getattr(other, name), getattr(curve, name)) for name in timed})
+    return replace(curve, **{name: np.where(where, getattr(other, name), getattr(curve, name)) for name in timed})
 
 
 def _key(value: object) -> object:

@@ -1,4 +1,4 @@
-"""MXFP4 experts under a weight-only kernel: the slower of both from a full tile of rows on, unchanged below."""
+"""Kernels that stand in for the measured one: weight-only MXFP4, and FP8 no slower than with block scales."""
 
 import numpy as np
 
@@ -6,16 +6,18 @@ from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
 from costmodel.ops import Moe
 from costmodel.prediction import Prediction, Source
+from simulator.expert_kernels import fills_tiles, weight_only_twin
 from simulator.op_curves import OpCurves
-from simulator.weight_only_experts import fills_tiles, weight_only_twin
 
 
 class _Doubled(AnalyticCosts):
-    """Integer weights take twice as long."""
+    """Prices of one format are twice as high."""
+
+    dtype = "w4a16"
 
     def predict(self, op: object) -> Prediction:
         found = super().predict(op)  # type: ignore[arg-type]  # a test double of one op
-        factor = 2.0 if getattr(op, "dtype", "") == "w4a16" else 1.0
+        factor = 2.0 if getattr(op, "dtype", "") == self.dtype else 1.0
         return Prediction(
             latency_s=found.latency_s * factor,
             low_s=found.low_s * factor,
@@ -54,3 +56,14 @@ def test_the_twin_differs_in_format_only() -> None:
     """Shape and routing stay."""
     twin = weight_only_twin(_experts())
     assert (twin.dtype, twin.hidden, twin.topk, twin.routing) == ("w4a16", 2880, 4, _experts().routing)
+
+
+def test_fp8_experts_are_bounded_by_block_scaled_ones() -> None:
+    """An FP8 kernel measured at twice the time of block scales takes as long as those; a faster one is kept."""
+    costs = _Doubled(load_cluster("h100-sxm-8"))
+    costs.dtype = "fp8"
+    fp8, blocks = (OpCurves(costs).price(_experts(dtype)).latency_s for dtype in ("fp8", "fp8_block"))
+    assert (fp8 == blocks).all()
+    costs.dtype = "fp8_block"
+    fp8, blocks = (OpCurves(costs).price(_experts(dtype)).latency_s for dtype in ("fp8", "fp8_block"))
+    assert (fp8 < 0.6 * blocks).all()

@@ -1,0 +1,38 @@
+"""Experts that a server runs through another kernel than the one measured: whose time stands in, and where.
+
+MXFP4 on devices without FP4 units may be weight-only (Marlin): such a kernel reads the same bytes as one made for the
+format, so that both take the same time while a few tokens wait for weights. It dequantises a weight anew for every tile
+of rows: from one full tile per expert on, an op takes the slower of both kernels' times, of which the weight-only one
+is that of 4-bit integer weights.
+
+FP8 with one scale per tensor or row need not be slower than FP8 with block scales, which reads the same bytes and does
+the same arithmetic and more. Where measured rows say otherwise their kernel ran untuned, and the block-scaled time
+stands in.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodel.ops import Moe
+
+TILE_ROWS: Final = 16  # rows of one Marlin tile
+_WEIGHT_ONLY: Final = "w4a16"
+_BLOCK_SCALED: Final = "fp8_block"
+
+
+def weight_only_twin(op: Moe) -> Moe:
+    """Return the same experts with 4-bit integer weights and 16-bit arithmetic."""
+    return replace(op, dtype=_WEIGHT_ONLY)
+
+
+def block_scaled_twin(op: Moe) -> Moe:
+    """Return the same experts with block scales."""
+    return replace(op, dtype=_BLOCK_SCALED)
+
+
+def fills_tiles(op: Moe) -> NDArray[np.bool_]:
+    """Whether the mean expert sees at least one full tile of rows; has the shape of ``op.num_tokens``."""
+    return np.asarray(op.num_tokens) * op.topk >= TILE_ROWS * op.num_experts
