@@ -29,7 +29,8 @@ class HostTime(_Profile):
 
     step_s: _Seconds  # host work of one step, hidden behind the GPU where scheduling is asynchronous
     sequence_s: _Seconds  # per sequence and step, on the critical path (sampled token to next input)
-    frontend_s: _Seconds  # HTTP, tokeniser and client, once per request
+    frontend_s: _Seconds  # HTTP and client, once per request
+    frontend_token_s: _Seconds = 0.0  # tokenising, per token of the prompt
     all_reduce_s: _Seconds  # added to each all-reduce between separately captured graph pieces
     launch_s: _Seconds  # per op of a step that runs without a CUDA graph: the host cannot start them faster
     source: str = Field(min_length=1)

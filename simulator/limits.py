@@ -28,3 +28,4 @@ class EngineLimits:
     speculative_seed: int = 0
     draft_step_s: float = 0.0  # time the draft model adds to every step; 0 for drafts looked up in the text
     frontend_s: float = 0.0  # client, HTTP and tokeniser time added to each request's TTFT
+    frontend_gap_s: float = 0.0  # least time between two requests of a closed loop: the tokeniser takes one at a time

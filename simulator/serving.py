@@ -136,6 +136,7 @@ class Serving:
         )
         if memory.reason is not None:
             return Refusal(plan=plan, reason=memory.reason)
+        tokenising_s = profile.host.frontend_token_s * _mean_prompt(workload)
         limits = EngineLimits(
             policy=profile.policy,
             max_num_seqs=max_num_seqs,
@@ -147,7 +148,8 @@ class Serving:
             enable_prefix_caching=caching and workload.prefix is not None,
             async_scheduling=_chosen(overrides.async_scheduling, profile.async_scheduling),
             reserve_full_isl=profile.reserve_full_isl,
-            frontend_s=profile.host.frontend_s,
+            frontend_s=profile.host.frontend_s + tokenising_s,
+            frontend_gap_s=tokenising_s,
             num_speculative_tokens=drafts,
             speculative_acceptance=acceptance,
             draft_step_s=overrides.draft_step_s or 0.0,
@@ -244,6 +246,11 @@ class Serving:
         if plan.pp > 1 and plan.attention_dp > 1:
             return "attention data parallelism inside pipeline stages is not simulated"
         return None
+
+
+def _mean_prompt(workload: Workload) -> float:
+    """Prompt tokens of the mean request: its time in the tokeniser stands for everybody's."""
+    return float(workload.prompt_tokens.mean()) if len(workload) else 0.0
 
 
 def _mean_context(workload: Workload) -> int:

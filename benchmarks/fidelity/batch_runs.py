@@ -115,6 +115,8 @@ def _eager(profile: EngineProfile) -> EngineProfile:
     return profile.model_copy(
         update={
             "graphs": profile.graphs.model_copy(update={"decode": "none"}),
-            "host": profile.host.model_copy(update={"step_s": 0.0, "sequence_s": 0.0, "frontend_s": 0.0}),
+            "host": profile.host.model_copy(
+                update={"step_s": 0.0, "sequence_s": 0.0, "frontend_s": 0.0, "frontend_token_s": 0.0}
+            ),
         }
     )

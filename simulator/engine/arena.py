@@ -123,6 +123,8 @@ def rules_header(tables: StepTables, limits: EngineLimits, workload: Workload, *
     header[layout.HOST_STEP] = tables.host_step_ps
     header[layout.HOST_SEQ] = tables.host_seq_ps
     header[layout.FRONTEND] = round(limits.frontend_s * PS_PER_S)
+    header[layout.FRONTEND_GAP] = round(limits.frontend_gap_s * PS_PER_S)
+    header[layout.FRONTEND_LAST] = -header[layout.FRONTEND_GAP]
     header[layout.IS_LEAPING] = leap
     header[layout.ROUTER] = layout.RECORDED_ROUTER if workload.replica is not None else ROUTERS[router]
     if isinstance(workload.client, ClosedLoop):
@@ -270,7 +272,7 @@ def _open_clients(state: I64) -> None:
     pending = int(state[layout.PENDING])
     state[pending : pending + burst] = state[layout.FRONTEND]
     capacity = int(state[layout.PENDING_CAPACITY])
-    state[pending + capacity : pending + capacity + burst] = NONE
+    state[pending + capacity : pending + capacity + burst] = 0
 
 
 def _fill_requests(rows: I64, workload: Workload, requests: int) -> None:

@@ -70,7 +70,9 @@ REQUESTS: Final = 27  # offset and number of request rows
 NUM_REQUESTS: Final = 28
 REPLICAS: Final = 29
 NUM_REPLICAS: Final = 30
-PENDING: Final = 31  # heap of arrivals that follow a finish: times, then what arrives
+# Heap of arrivals that follow a finish: times, then what arrives. Of a closed loop it is the time s a slot sends at,
+# or -2 - s once the frontend has let it pass.
+PENDING: Final = 31
 PENDING_CAPACITY: Final = 32
 PENDING_SIZE: Final = 33
 LOG: Final = 34
@@ -90,7 +92,9 @@ RANKS: Final = 47  # schedulers that step together
 DRAFTS: Final = 48  # draft tokens of a decoding sequence per step; 0 = no speculative decoding
 DRAFT_STEP: Final = 49  # ps the draft model adds to every step
 DRAFT_SEED: Final = 50
-HEADER_COLUMNS: Final = 51
+FRONTEND_GAP: Final = 51  # ps between two requests of a closed loop that leave the frontend
+FRONTEND_LAST: Final = 52  # ps, when the last one left
+HEADER_COLUMNS: Final = 53
 
 # --- request -------------------------------------------------------------------------------------------------------
 ARRIVAL: Final = 0  # ps, when the client sends it

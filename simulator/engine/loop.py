@@ -37,8 +37,22 @@ def _next_listed(state: Cells) -> int:
 
 
 @kernel
-def _send_from_slot(state: Cells, time: int) -> int:
-    """Request that a free client slot sends at ``time``, or NONE; opens the measured phase after the warm-up."""
+def _passes_frontend(state: Cells, time: int, sent: int) -> bool:
+    """Whether what a slot sent at ``sent`` arrives at ``time``; the frontend may keep it until it has passed others."""
+    out = max(time, state[layout.FRONTEND_LAST] + state[layout.FRONTEND_GAP])
+    state[layout.FRONTEND_LAST] = out
+    if out == time:
+        return True
+    expect_arrival(state, out, -2 - sent)
+    return False
+
+
+@kernel
+def _send_from_slot(state: Cells, time: int, sent: int) -> int:
+    """Request that a free client slot sent at ``sent`` and that arrives at ``time``, or NONE if there is none left.
+
+    Opens the measured phase after the warm-up.
+    """
     if state[layout.BURST_LEFT] > 0:
         state[layout.BURST_LEFT] -= 1
     elif state[layout.PHASE_LEFT] > 0:
@@ -47,12 +61,12 @@ def _send_from_slot(state: Cells, time: int) -> int:
             state[layout.SEND_LIMIT] = state[layout.NUM_REQUESTS]
             left = state[layout.NUM_REQUESTS] - state[layout.NEXT_REQUEST]
             for _ in range(min(state[layout.CONCURRENCY], left) - 1):
-                expect_arrival(state, time, NONE)
+                expect_arrival(state, time, sent)
     if state[layout.NEXT_REQUEST] >= state[layout.SEND_LIMIT]:
         return NONE
     req = _request_row(state, state[layout.NEXT_REQUEST])
     state[layout.NEXT_REQUEST] += 1
-    state[req + layout.ARRIVAL] = time - state[layout.FRONTEND]
+    state[req + layout.ARRIVAL] = sent
     return req
 
 
@@ -111,7 +125,10 @@ def _next_arrival(state: Cells) -> int:
 
 @kernel
 def _take_arrival(state: Cells, time: int) -> int:
-    """Request that arrives at ``time``, or NONE if a client slot has nothing left to send; listed ones come first."""
+    """Request that arrives at ``time``, or NONE if a client slot has nothing to send or the frontend keeps it.
+
+    Listed ones come first.
+    """
     if state[layout.IS_CLOSED] == 0:
         req = _next_listed(state)
         if req != NONE and state[req + layout.ARRIVAL] + state[layout.FRONTEND] == time:
@@ -119,9 +136,13 @@ def _take_arrival(state: Cells, time: int) -> int:
             return req
     heap = state[layout.PENDING]
     capacity = state[layout.PENDING_CAPACITY]
-    req = state[heap + capacity]
+    entry = state[heap + capacity]
     state[layout.PENDING_SIZE] = pop(state, heap, capacity, state[layout.PENDING_SIZE])
-    return _send_from_slot(state, time) if state[layout.IS_CLOSED] == 1 else req
+    if state[layout.IS_CLOSED] == 0:
+        return entry
+    if entry < 0:
+        return _send_from_slot(state, time, -2 - entry)
+    return _send_from_slot(state, time, entry) if _passes_frontend(state, time, entry) else NONE
 
 
 @kernel

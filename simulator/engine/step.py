@@ -99,7 +99,7 @@ def announce_finish(state: Cells, rep: int, req: int, time: int) -> None:
     What the client sends in return is seen strictly later: it was not there when the next decision was taken.
     """
     if state[layout.IS_CLOSED] == 1:
-        expect_arrival(state, time + max(state[layout.FRONTEND], 1), NONE)
+        expect_arrival(state, time + max(state[layout.FRONTEND], 1), time)
     child = state[req + layout.FIRST_CHILD]
     while child != NONE:
         pause = state[child + layout.THINK]

@@ -125,17 +125,20 @@ class Reference:
         self.cache = Cache(limits, unit_tokens)
         self.running: list[Request] = []
         self.waiting: deque[Request] = deque()
-        self.future: list[tuple[int, int, Request | None]] = []  # visible at, order, request
+        # Visible at, order, request or None for a client slot, when that slot sends, whether the frontend let it pass.
+        self.future: list[tuple[int, int, Request | None, int, bool]] = []
         self.flying: list[tuple[int, list[Request]]] = []  # finishes not seen by the scheduler
         self.steps: list[tuple[int, ...]] = []
         self.next_send = 0
         self.order = 0
         self.is_async = limits.async_scheduling and limits.policy == "vllm-v1"
         self.frontend = round(limits.frontend_s * 1e12)
+        self.gap = round(limits.frontend_gap_s * 1e12)
+        self.last_out = -self.gap
 
-    def expect(self, time: int, request: Request | None) -> None:
-        """Note a future arrival; None is a free client slot."""
-        self.future.append((time, self.order, request))
+    def expect(self, time: int, request: Request | None, sent: int = 0, *, passed: bool = False) -> None:
+        """Note a future arrival; None is a free client slot that sends at ``sent``."""
+        self.future.append((time, self.order, request, sent, passed))
         self.order += 1
         self.future.sort(key=lambda entry: entry[:2])
 
@@ -182,7 +185,12 @@ class Reference:
 
     def arrive(self) -> None:
         """Take the next arrival."""
-        time, _, request = self.future.pop(0)
+        time, _, request, sent, passed = self.future.pop(0)
+        if request is None and not passed:
+            self.last_out = max(time, self.last_out + self.gap)
+            if self.last_out > time:
+                self.expect(self.last_out, None, sent, passed=True)
+                return
         if request is None:
             client = self.workload.client
             assert isinstance(client, ClosedLoop)
@@ -193,12 +201,12 @@ class Reference:
                 if not self.answers_left:
                     self.phase_end = len(self.requests)
                     for _ in range(min(client.concurrency, self.phase_end - self.next_send) - 1):
-                        self.expect(time, None)
+                        self.expect(time, None, sent)
             if self.next_send == self.phase_end:
                 return
             request = self.requests[self.next_send]
             self.next_send += 1
-            request.arrival = time - self.frontend
+            request.arrival = sent
         last = request.prompt + request.output - 1
         is_whole = not self.limits.enable_chunked_prefill or self.limits.policy == "orca"
         if (
@@ -213,7 +221,7 @@ class Reference:
     def answered(self, time: int) -> None:
         """Free the client's slot."""
         if isinstance(self.workload.client, ClosedLoop):
-            self.expect(time + max(1, self.frontend), None)
+            self.expect(time + max(1, self.frontend), None, time)
 
     def see_outputs(self, decision: int) -> None:
         """Release requests whose last output is back."""
@@ -437,6 +445,7 @@ def random_case(seed: int) -> tuple[StepTables, EngineLimits, Workload]:
         watermark_blocks=int(rng.choice([0, 0, 2])),
         long_prefill_token_threshold=int(rng.choice([0, 0, 5, 30])),
         frontend_s=float(rng.choice([0.0, 5e-9])),
+        frontend_gap_s=float(rng.choice([0.0, 7e-9])),
     )
     if not is_chunked:
         tables = linear_tables(
