@@ -53,9 +53,13 @@ _OF_A_POOL: Final = (
 class PoolStarts:
     """Both pools as an engine would start them."""
 
-    plan: PoolPlan
     prefill: Start
     decode: Start
+
+    @property
+    def plan(self) -> PoolPlan:
+        """The plan started."""
+        return PoolPlan(prefill=self.prefill.plan, decode=self.decode.plan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +68,7 @@ class PoolsResult:
 
     starts: PoolStarts
     metrics: dict[str, Any]
-    run: EngineResult  # the client's times
+    run: EngineResult | None  # the client's times; None where a search has let go of it
     engines: dict[str, str | None]
     launch: tuple[str, ...]
     interval: Mapping[str, Interval] | None = None
@@ -91,8 +95,8 @@ class PoolsResult:
         }
 
 
-def replay_pools(serving: Serving, plan: PoolPlan, workload: Workload, slo: Slo | None = None) -> PoolsResult | Refusal:
-    """Start both pools, replay ``workload`` and measure; or say why that cannot be."""
+def start_pools(serving: Serving, plan: PoolPlan, workload: Workload) -> PoolStarts | Refusal:
+    """Start both pools of ``plan`` for ``workload``, or say why that cannot be."""
     reason = _refusal(serving, plan, workload)
     if reason is not None:
         return Refusal(plan=plan, reason=reason)
@@ -102,9 +106,13 @@ def replay_pools(serving: Serving, plan: PoolPlan, workload: Workload, slo: Slo 
         if isinstance(start, Refusal):
             return Refusal(plan=plan, reason=f"{name} pool: {start.reason}")
         begun.append(start)
-    starts = PoolStarts(plan=plan, prefill=begun[0], decode=begun[1])
+    return PoolStarts(prefill=begun[0], decode=begun[1])
+
+
+def replay_pools(serving: Serving, starts: PoolStarts, workload: Workload, slo: Slo | None = None) -> PoolsResult:
+    """Replay ``workload`` on two started pools and measure what they did."""
     metrics, run = _measure(serving, starts, workload, slo, "middle")
-    sides = [engines_for(serving.model, side) for side in (plan.prefill, plan.decode)]
+    sides = [engines_for(serving.model, start.plan) for start in (starts.prefill, starts.decode)]
     engines = {engine: sides[0][engine] or sides[1][engine] for engine in sides[0]}
     launch = pool_launch_lines(serving, starts.prefill, starts.decode)
     return PoolsResult(starts=starts, metrics=metrics, run=run, engines=engines, launch=launch)

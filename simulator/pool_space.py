@@ -7,19 +7,18 @@ start as a pool rules out all pairs it is part of, so it is refused once and nev
 
 from itertools import product
 
-from simulator.disaggregation import pools_refusal
+from simulator.disaggregation import PoolStarts, pools_refusal
 from simulator.errors import InputError
-from simulator.plan import Plan
 from simulator.plan_space import Axes, plans_on
-from simulator.pools import PoolPlan
-from simulator.serving import Refusal, Serving
+from simulator.serving import Refusal, Serving, Start
 from simulator.workload.workload import Workload
 
 
-def enumerate_pools(serving: Serving, workload: Workload, axes: Axes) -> tuple[list[PoolPlan], list[Refusal]]:
-    """Pairs of layouts that can each start, and the layouts that cannot; raises ``InputError`` if no pair is simulated.
+def enumerate_pools(serving: Serving, workload: Workload, axes: Axes) -> tuple[list[PoolStarts], list[Refusal]]:
+    """Start each layout once and pair them; return the pairs, and the layouts that cannot start.
 
-    All devices are used, or with ``axes.allow_fewer_devices`` some of them as well.
+    All devices are used, or with ``axes.allow_fewer_devices`` fewer as well. Raises ``InputError`` where no pair of
+    pools can be simulated.
     """
     reason = pools_refusal(serving, workload)
     if reason is not None:
@@ -27,7 +26,7 @@ def enumerate_pools(serving: Serving, workload: Workload, axes: Axes) -> tuple[l
     cluster = serving.cluster
     unit = 1 if cluster.nodes == 1 else cluster.devices_per_node
     sizes = range(unit, cluster.num_devices, unit)
-    sides: dict[int, list[Plan]] = {}
+    sides: dict[int, list[Start]] = {}
     refused = []
     for devices in sizes:
         sides[devices] = []
@@ -38,12 +37,12 @@ def enumerate_pools(serving: Serving, workload: Workload, axes: Axes) -> tuple[l
             if isinstance(start, Refusal):
                 refused.append(Refusal(plan=plan, reason=f"as a pool: {start.reason}"))
             else:
-                sides[devices].append(plan)
+                sides[devices].append(start)
     pairs = [
-        PoolPlan(prefill=prefill, decode=decode)
+        PoolStarts(prefill=prefill, decode=decode)
         for first, second in product(sizes, sizes)
         if first + second == cluster.num_devices or (axes.allow_fewer_devices and first + second < cluster.num_devices)
         for prefill, decode in product(sides[first], sides[second])
-        if (prefill.weight_dtype, prefill.kv_dtype) == (decode.weight_dtype, decode.kv_dtype)
+        if (prefill.plan.weight_dtype, prefill.plan.kv_dtype) == (decode.plan.weight_dtype, decode.plan.kv_dtype)
     ]
     return pairs, refused

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster_specs.cluster import ClusterSpec
-from simulator.disaggregation import PoolsResult, replay_pools, with_pools_interval
+from simulator.disaggregation import PoolsResult, PoolStarts, replay_pools, start_pools, with_pools_interval
 from simulator.errors import InputError
 from simulator.objective import Limit, Objective, Slo, read_metric
 from simulator.plan import Plan
@@ -68,7 +68,7 @@ def search(
     The engine releases the interpreter lock, so plans run on ``threads`` threads (all cores by default). ``on_done``
     is called with (finished, total). The result does not depend on the number of threads.
     """
-    candidates: list[Plan | PoolPlan] = []
+    candidates: list[Plan | PoolPlan | PoolStarts] = []
     refused: list[Refusal] = []
     if plans is not None:
         candidates += plans
@@ -82,11 +82,14 @@ def search(
     wanted = slo or Slo()
     _check_price(serving.cluster, [objective.path, *(limit.path for limit in wanted.per_plan)])
 
-    def judge(plan: Plan | PoolPlan) -> Outcome | Refusal:
-        outcome = _replay(serving, plan, workload, slo)
-        if not isinstance(outcome, Refusal) and outcome.metrics["finished"] == 0:
-            return Refusal(plan=plan, reason=f"no request is answered ({', '.join(outcome.metrics['rejected'])})")
-        return outcome
+    def judge(candidate: Plan | PoolPlan | PoolStarts) -> Outcome | Refusal:
+        outcome = _replay(serving, candidate, workload, slo)
+        if isinstance(outcome, Refusal):
+            return outcome
+        if outcome.metrics["finished"] == 0:
+            reasons = ", ".join(outcome.metrics["rejected"])
+            return Refusal(plan=outcome.plan, reason=f"no request is answered ({reasons})")
+        return replace(outcome, run=None)  # a row per request of thousands of plans would fill the memory
 
     outcomes: list[Outcome | Refusal] = []
     if on_done is not None:
@@ -113,11 +116,14 @@ def search(
     )
 
 
-def _replay(serving: Serving, plan: Plan | PoolPlan, workload: Workload, slo: Slo | None) -> Outcome | Refusal:
-    if isinstance(plan, PoolPlan):
-        return replay_pools(serving, plan, workload, slo)
-    start = serving.start(plan, workload)
-    return start if isinstance(start, Refusal) else replay(serving, start, workload, slo)
+def _replay(
+    serving: Serving, candidate: Plan | PoolPlan | PoolStarts, workload: Workload, slo: Slo | None
+) -> Outcome | Refusal:
+    if isinstance(candidate, Plan):
+        start = serving.start(candidate, workload)
+        return start if isinstance(start, Refusal) else replay(serving, start, workload, slo)
+    starts = start_pools(serving, candidate, workload) if isinstance(candidate, PoolPlan) else candidate
+    return starts if isinstance(starts, Refusal) else replay_pools(serving, starts, workload, slo)
 
 
 def _check_price(cluster: ClusterSpec, paths: Sequence[str]) -> None:

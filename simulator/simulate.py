@@ -53,12 +53,13 @@ class InfeasibleError(InputError):
 class Result:
     """One simulated plan: what it started with, what users would see, and the run behind it.
 
-    ``interval`` holds [low, high] of each metric by its path (``ttft_s.p99``); None until ``with_interval`` adds it.
+    ``run`` is None where a search has let go of it. ``interval`` holds [low, high] of each metric by its path
+    (``ttft_s.p99``); None until ``with_interval`` adds it.
     """
 
     start: Start
     metrics: dict[str, Any]
-    run: EngineResult
+    run: EngineResult | None
     engines: dict[str, str | None]
     launch: tuple[str, ...]  # shell lines that start it on the profile's engine
     interval: Mapping[str, Interval] | None = None

@@ -73,6 +73,7 @@ def _simulate_plan(serving: "Serving", plan: "Plan", workload: "Workload", slo: 
     if isinstance(start, Refusal):
         raise InfeasibleError(f"plan {plan} cannot start: {start.reason}")
     result = replay(serving, start, workload, slo, log=files.need_log)
+    assert result.run is not None
     files.write(result.run)
     return with_interval(serving, result, workload, slo)
 
@@ -80,12 +81,14 @@ def _simulate_plan(serving: "Serving", plan: "Plan", workload: "Workload", slo: 
 def _simulate_pools(
     serving: "Serving", plan: "PoolPlan", workload: "Workload", slo: "Slo", files: OutputFiles
 ) -> "PoolsResult":
-    from simulator.disaggregation import replay_pools, with_pools_interval
+    from simulator.disaggregation import replay_pools, start_pools, with_pools_interval
     from simulator.serving import Refusal
     from simulator.simulate import InfeasibleError
 
-    result = replay_pools(serving, plan, workload, slo)
-    if isinstance(result, Refusal):
-        raise InfeasibleError(f"plan {plan} cannot start: {result.reason}")
+    starts = start_pools(serving, plan, workload)
+    if isinstance(starts, Refusal):
+        raise InfeasibleError(f"plan {plan} cannot start: {starts.reason}")
+    result = replay_pools(serving, starts, workload, slo)
+    assert result.run is not None
     files.write(result.run)
     return with_pools_interval(serving, result, workload, slo)

@@ -11,7 +11,14 @@ from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
 from costmodel.ops import Collective
 from simulator.commands.simulate import simulate
-from simulator.disaggregation import PoolsResult, kv_bytes_per_token, replay_pools, with_pools_interval
+from simulator.disaggregation import (
+    PoolsResult,
+    PoolStarts,
+    kv_bytes_per_token,
+    replay_pools,
+    start_pools,
+    with_pools_interval,
+)
 from simulator.engine_profile import load_profile
 from simulator.model.bundled import load_model
 from simulator.objective import parse_objective
@@ -41,6 +48,12 @@ def _plan(text: str) -> PoolPlan:
     return plan
 
 
+def _replayed(serving: Serving, plan: PoolPlan, workload: Workload) -> PoolsResult:
+    starts = start_pools(serving, plan, workload)
+    assert isinstance(starts, PoolStarts)
+    return replay_pools(serving, starts, workload)
+
+
 def _requests(n: int = 1) -> Workload:
     return Workload(
         name="apart",
@@ -53,8 +66,7 @@ def _requests(n: int = 1) -> Workload:
 def test_requests_far_apart_wait_for_one_transfer_each() -> None:
     """The KV of 3,000 tokens goes over NVLink: half of it per rank of tp2, as the cost model prices it."""
     serving = _serving()
-    result = replay_pools(serving, _plan(_TEXT), _requests(4))
-    assert isinstance(result, PoolsResult)
+    result = _replayed(serving, _plan(_TEXT), _requests(4))
     sent = 3000 * serving.model.kv_bytes_per_token() // 2
     hop = Collective(kind="send_recv", message_bytes=np.array([sent]), ranks=2)
     expected_s = float(serving.curves(None).costs.predict(hop).latency_s[0])
@@ -73,18 +85,15 @@ def test_the_rank_that_moves_most_decides() -> None:
 
 def test_pools_across_nodes_use_the_network() -> None:
     """Two pools that fill two nodes talk over the network, which is slower than the links inside one."""
-    near = replay_pools(_serving("h100-sxm-2x8"), _plan("prefill.tp4+decode.tp4"), _requests())
-    far = replay_pools(_serving("h100-sxm-2x8"), _plan("prefill.tp8+decode.tp8"), _requests())
-    assert isinstance(near, PoolsResult)
-    assert isinstance(far, PoolsResult)
+    near = _replayed(_serving("h100-sxm-2x8"), _plan("prefill.tp4+decode.tp4"), _requests())
+    far = _replayed(_serving("h100-sxm-2x8"), _plan("prefill.tp8+decode.tp8"), _requests())
     assert far.metrics["kv_transfer_s"]["mean"] > 2 * near.metrics["kv_transfer_s"]["mean"]
 
 
 def test_metrics_are_those_of_one_plan_and_of_each_pool() -> None:
     """JSON has latencies, work over both pools, and each pool's shares of its own time, which sum to 1."""
     serving, workload = _serving(), parse_workload("synthetic:chat,rate=20,n=200,seed=1")
-    result = replay_pools(serving, _plan(_TEXT), workload)
-    assert isinstance(result, PoolsResult)
+    result = _replayed(serving, _plan(_TEXT), workload)
     known = json.loads(json.dumps(with_pools_interval(serving, result, workload).to_json()))
     assert known["plan"] == _TEXT
     assert known["devices"] == 6
@@ -102,8 +111,7 @@ def test_metrics_are_those_of_one_plan_and_of_each_pool() -> None:
 def test_drafts_run_in_the_decode_pool_alone() -> None:
     """The draft model costs the decode pool time and the prefill pool none."""
     serving = _serving(speculative_tokens=3, speculative_acceptance=0.8, draft_step_s=1e-3)
-    result = replay_pools(serving, _plan(_TEXT), _requests(3))
-    assert isinstance(result, PoolsResult)
+    result = _replayed(serving, _plan(_TEXT), _requests(3))
     assert result.metrics["decode"]["tokens_per_decode"] > 2
     assert result.metrics["decode"]["draft_frac"] > 0 == result.metrics["prefill"]["draft_frac"]
 
@@ -126,7 +134,7 @@ def test_what_cannot_run_is_refused_with_its_reason(
     workload = parse_workload("chat-synthetic", limit=20)
     if trace == "closed":
         workload = parse_workload("closed:isl=64,osl=8,concurrency=2")
-    outcome = replay_pools(_serving(**settings), _plan(text), workload)
+    outcome = start_pools(_serving(**settings), _plan(text), workload)
     assert isinstance(outcome, Refusal)
     assert reason in outcome.reason
 

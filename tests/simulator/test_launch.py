@@ -7,9 +7,9 @@ import pytest
 
 from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
-from simulator.disaggregation import PoolsResult, replay_pools
+from simulator.disaggregation import PoolStarts, start_pools
 from simulator.engine_profile import load_profile
-from simulator.launch import launch_lines
+from simulator.launch import launch_lines, pool_launch_lines
 from simulator.model.bundled import load_model
 from simulator.plan import parse_plan
 from simulator.pools import PoolPlan, parse_layout
@@ -109,8 +109,10 @@ def test_both_pools_are_started_with_the_connector() -> None:
     """Each pool is a server of its own, joined by the KV connector; the configuration is JSON in one shell word."""
     plan = parse_layout("prefill.tp4+decode.dp2-tp2")
     assert isinstance(plan, PoolPlan)
-    result = replay_pools(_serving("llama-3.1-8b", "h100-sxm-8"), plan, parse_workload("chat-synthetic", limit=20))
-    assert isinstance(result, PoolsResult)
-    commands = [shlex.split(line) for line in result.launch if not line.startswith("#")]
+    serving = _serving("llama-3.1-8b", "h100-sxm-8")
+    starts = start_pools(serving, plan, parse_workload("chat-synthetic", limit=20))
+    assert isinstance(starts, PoolStarts)
+    lines = pool_launch_lines(serving, starts.prefill, starts.decode)
+    commands = [shlex.split(line) for line in lines if not line.startswith("#")]
     assert [words[words.index("--tensor-parallel-size") + 1] for words in commands] == ["4", "2"]
     assert all("NixlConnector" in words[words.index("--kv-transfer-config") + 1] for words in commands)

@@ -4,7 +4,7 @@ import pytest
 
 from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
-from simulator.disaggregation import replay_pools
+from simulator.disaggregation import start_pools
 from simulator.engine_profile import load_profile
 from simulator.errors import InputError
 from simulator.model.bundled import load_model
@@ -31,10 +31,10 @@ def _serving(model: str, cluster: str, profile: str = "vllm-0.33") -> Serving:
 
 @pytest.mark.parametrize("model", ["llama-3.1-70b", "mixtral-8x7b"])
 def test_no_pair_that_can_start_is_left_out(model: str) -> None:
-    """Every pair of layouts on 4 devices is listed, or replaying it is refused."""
+    """Every pair of layouts on 4 devices is listed, or starting it is refused."""
     serving = _serving(model, "h100-sxm-4")
     pairs, refused = enumerate_pools(serving, _WORKLOAD, Axes())
-    listed = {str(pair) for pair in pairs}
+    listed = {str(pair.plan) for pair in pairs}
     assert len(listed) == len(pairs) > 0
     assert all(refusal.reason.startswith("as a pool: ") for refusal in refused)
     device = serving.cluster.device
@@ -42,17 +42,17 @@ def test_no_pair_that_can_start_is_left_out(model: str) -> None:
         for prefill in plans_on(serving.model, device, first, Axes()):
             for decode in plans_on(serving.model, device, 4 - first, Axes()):
                 pair = PoolPlan(prefill=prefill, decode=decode)
-                started = not isinstance(replay_pools(serving, pair, _WORKLOAD), Refusal)
+                started = not isinstance(start_pools(serving, pair, _WORKLOAD), Refusal)
                 assert started == (str(pair) in listed)
 
 
 def test_pools_end_at_node_borders() -> None:
     """On several nodes each pool takes whole ones; with fewer devices asked for, some nodes may stay free."""
     serving = _serving("llama-3.1-8b", "h100-sxm-3x8")
-    pairs, _ = enumerate_pools(serving, _WORKLOAD, Axes())
-    assert {(pair.prefill.num_devices, pair.decode.num_devices) for pair in pairs} == {(8, 16), (16, 8)}
-    fewer, _ = enumerate_pools(serving, _WORKLOAD, Axes(allow_fewer_devices=True))
-    assert {(pair.prefill.num_devices, pair.decode.num_devices) for pair in fewer} == {(8, 16), (16, 8), (8, 8)}
+    for fewer, sizes in ((False, {(8, 16), (16, 8)}), (True, {(8, 16), (16, 8), (8, 8)})):
+        pairs, _ = enumerate_pools(serving, _WORKLOAD, Axes(allow_fewer_devices=fewer))
+        plans = [starts.plan for starts in pairs]
+        assert {(plan.prefill.num_devices, plan.decode.num_devices) for plan in plans} == sizes
 
 
 def test_pools_share_formats_but_not_clocks() -> None:
