@@ -62,9 +62,7 @@ def profile(request: ProfileRequest, place: Place, talk: Callable[[str], None]) 
             ledger.record_run(provenance, ended=False)
         if machine.kind == "cuda":
             bench.uncapturable |= _known_uncapturable(ranks, ledger, workload)
-        measure_workload(
-            run, request, machine, bench, workload, wants_energy=_energy_choice(request, place.world_size)
-        )
+        measure_workload(run, request, machine, bench, workload, wants_energy=_energy_choice(request, place.world_size))
         provenance["idle_power_w"] = _idle_over_run(
             provenance["idle_power_w"], _idle_power_w(request, machine), outcome
         )
