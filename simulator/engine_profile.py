@@ -70,7 +70,7 @@ class EngineProfile(_Profile):
 
     schema_version: Literal[1] = Field(alias="schema")
     name: str
-    engine: Literal["vllm", "sglang", "orca"]
+    engine: Literal["vllm", "sglang", "tensorrt-llm", "orca"]
     version: str
     policy: PolicyName
     router: RouterName

@@ -1,6 +1,7 @@
 """Which serving engines can run a plan today, and why not: the architectures, formats and layouts each implements.
 
-The lists follow what vLLM 0.33 and SGLang 0.5 document as supported; they are not derived from the engines' sources.
+The lists follow what vLLM 0.33, SGLang 0.5 and TensorRT-LLM 1.0 (PyTorch backend) document as supported; they are not
+derived from the engines' sources.
 """
 
 from typing import Final
@@ -9,7 +10,7 @@ from simulator.model.linear import UNQUANTISED, activation_dtype
 from simulator.model.spec import ModelSpec
 from simulator.plan import Plan
 
-ENGINES: Final = ("vllm", "sglang")
+ENGINES: Final = ("vllm", "sglang", "tensorrt-llm")
 
 _BOTH: Final = frozenset(
     {
@@ -18,10 +19,15 @@ _BOTH: Final = frozenset(
         "llama4", "llama4_text", "llava",
     }
 )  # fmt: skip
-_ARCHITECTURES: Final = {"vllm": _BOTH | {"gpt_neox", "bloom", "opt", "whisper"}, "sglang": _BOTH}
+_ARCHITECTURES: Final = {
+    "vllm": _BOTH | {"gpt_neox", "bloom", "opt", "whisper"},
+    "sglang": _BOTH,
+    "tensorrt-llm": _BOTH - {"granite", "internlm2", "gpt2"},
+}
 _WEIGHT_FORMATS: Final[dict[str, frozenset[str]]] = {
     "vllm": frozenset({"fp8", "fp8_block", "w8a8", "w8a16", "w4a16", "w4a8", "mxfp4", "nvfp4", *UNQUANTISED}),
     "sglang": frozenset({"fp8", "fp8_block", "w8a8", "w4a16", "mxfp4", "nvfp4", *UNQUANTISED}),
+    "tensorrt-llm": frozenset({"fp8", "fp8_block", "w4a16", "w4a8", "mxfp4", "nvfp4", *UNQUANTISED}),
 }
 
 

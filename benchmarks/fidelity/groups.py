@@ -54,6 +54,12 @@ def _fixed_lengths(row: Row) -> Settings:
     return {"max_model_len": int(row["isl"]) + int(row["osl"]) + 200}
 
 
+def _generated(row: Row) -> Settings:
+    """Return what aiconfigurator's generator sets for TensorRT-LLM: a slot per request, a prompt and 1,500 tokens."""
+    isl, concurrency = int(row["isl"]), int(row["concurrency"])
+    return {**_fixed_lengths(row), "max_num_seqs": concurrency, "max_num_batched_tokens": concurrency + isl + 1500}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingGroup:
     """Rows of one model, device and engine version, and how they are replayed."""
@@ -165,13 +171,14 @@ GROUPS: Final = (
         where={"backend": ("trtllm",)},
         model="llama-3.1-8b",
         device="h100-sxm",
-        profile="vllm-0.11",
+        profile="tensorrt-llm-1.0",
         framework="trtllm-1.3.0rc20",
-        settings=_fixed_lengths,
+        settings=_generated,
         client=_FIXED,
         caveat=(
-            "profile vllm-0.11 stands in for TensorRT-LLM's scheduler and host; measured TTFT grows with the answer's "
-            f"length, so requests queued behind a batch limit; {_VENDOR}"
+            "limits as aiconfigurator's generator sets them for TensorRT-LLM; up to 32 at once, TTFT grows with the "
+            "answer's length as if one request always waited for a slot, and at 128 the server's frontend is behind; "
+            "vendor sweep: lengths are fixed; prompts per slot and warm-up are not recorded"
         ),
     ),
     ServingGroup(
