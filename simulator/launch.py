@@ -54,8 +54,8 @@ def _vllm(serving: Serving, start: Start, more: str) -> Iterator[str]:
         ("--dtype", _DTYPE_NAMES.get(plan.weight_dtype or "")),
         ("--kv-cache-dtype", "fp8" if plan.kv_dtype == "fp8" else None),
         ("--max-model-len", start.limits.max_model_len),
-        ("--max-num-seqs", stated.max_num_seqs),
-        ("--max-num-batched-tokens", stated.max_num_batched_tokens),
+        ("--max-num-seqs", plan.max_num_seqs or stated.max_num_seqs),
+        ("--max-num-batched-tokens", plan.max_num_batched_tokens or stated.max_num_batched_tokens),
         ("--gpu-memory-utilization", stated.gpu_memory_utilization),
         ("--num-gpu-blocks-override", stated.num_gpu_blocks),
         ("--block-size", stated.block_size),
@@ -77,7 +77,9 @@ def _sglang(serving: Serving, start: Start) -> Iterator[str]:
     yield from _remarks(serving, plan, servers=1, devices=plan.num_devices)
     if nodes > 1:
         yield f"# on each of {nodes} nodes, RANK from 0; HEAD is the address of the first"
-    ranks = plan.attention_dp  # limits are stated for all attention ranks together
+    # Limits are stated for all attention ranks together.
+    seqs = (plan.max_num_seqs or stated.max_num_seqs or 0) * plan.attention_dp
+    tokens = (plan.max_num_batched_tokens or stated.max_num_batched_tokens or 0) * plan.attention_dp
     flags = [
         ("--tp-size", _above_one(plan.stage_ranks)),
         ("--pp-size", _above_one(plan.pp)),
@@ -89,8 +91,8 @@ def _sglang(serving: Serving, start: Start) -> Iterator[str]:
         ("--dtype", _DTYPE_NAMES.get(plan.weight_dtype or "")),
         ("--kv-cache-dtype", "fp8_e4m3" if plan.kv_dtype == "fp8" else None),
         ("--context-length", start.limits.max_model_len),
-        ("--max-running-requests", stated.max_num_seqs and stated.max_num_seqs * ranks),
-        ("--chunked-prefill-size", stated.max_num_batched_tokens and stated.max_num_batched_tokens * ranks),
+        ("--max-running-requests", seqs or None),
+        ("--chunked-prefill-size", tokens or None),
         ("--mem-fraction-static", stated.gpu_memory_utilization),
         ("--max-total-tokens", stated.num_gpu_blocks and stated.num_gpu_blocks * start.limits.block_size),
         ("--page-size", stated.block_size),

@@ -1,8 +1,8 @@
-"""How a model is laid out on a cluster: replicas, stages, tensor, expert and attention-data parallelism, formats.
+"""How a model is laid out on a cluster: replicas, stages, tensor and expert parallelism, formats, clock, batch limits.
 
 Text form: ``dp2-pp2-tp4``; ``ep8`` where experts are whole instead of sharded; ``attn.dp8-moe.ep8`` where attention
-runs data-parallel inside the replica while the experts span it; formats and clock as suffixes: ``tp4-w.fp8-kv.fp8``,
-``tp4-f1410``.
+runs data-parallel inside the replica while the experts span it; formats, clock in MHz and batch limits (sequences,
+tokens) as suffixes: ``tp4-w.fp8-kv.fp8``, ``tp4-f1410``, ``tp4-s256-t8192``.
 """
 
 import re
@@ -11,8 +11,17 @@ from typing import Final
 
 from simulator.errors import InputError
 
-_AXES: Final = {"dp": "dp", "pp": "pp", "tp": "tp", "ep": "ep", "attn.dp": "attention_dp", "moe.ep": "ep"}
-_PART: Final = re.compile(r"^(attn\.dp|moe\.ep|dp|pp|tp|ep)(\d+)$|^f(\d+(?:\.\d+)?)$|^(w|kv)\.([a-z0-9_]+)$")
+_COUNTS: Final = {
+    "dp": "dp",
+    "pp": "pp",
+    "tp": "tp",
+    "ep": "ep",
+    "attn.dp": "attention_dp",
+    "moe.ep": "ep",
+    "s": "max_num_seqs",
+    "t": "max_num_batched_tokens",
+}
+_PART: Final = re.compile(r"^(attn\.dp|moe\.ep|dp|pp|tp|ep|s|t)(\d+)$|^f(\d+(?:\.\d+)?)$|^(w|kv)\.([a-z0-9_]+)$")
 
 WEIGHT_DTYPES: Final = (
     "bf16",
@@ -34,7 +43,8 @@ class Plan:
     """One layout. A replica spans ``pp * tp * attention_dp`` devices, the plan ``dp`` times as many.
 
     ``ep`` of 1 shards every expert over the replica's ``tp * attention_dp`` ranks; otherwise it must equal that
-    product and experts are whole. ``weight_dtype`` and ``kv_dtype`` of None keep the checkpoint's own.
+    product and experts are whole. ``weight_dtype`` and ``kv_dtype`` of None keep the checkpoint's own, batch limits of
+    None those of the engine.
     """
 
     dp: int = 1
@@ -45,6 +55,8 @@ class Plan:
     weight_dtype: str | None = None
     kv_dtype: str | None = None
     clock_mhz: float | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
 
     @property
     def stage_ranks(self) -> int:
@@ -80,6 +92,10 @@ class Plan:
             parts.append(f"kv.{self.kv_dtype}")
         if self.clock_mhz:
             parts.append(f"f{self.clock_mhz:g}")
+        if self.max_num_seqs:
+            parts.append(f"s{self.max_num_seqs}")
+        if self.max_num_batched_tokens:
+            parts.append(f"t{self.max_num_batched_tokens}")
         return "-".join(parts)
 
 
@@ -91,7 +107,7 @@ def parse_plan(text: str) -> Plan:
         if match is None:
             raise InputError(
                 f"plan {text!r}: part {part!r} is not one of dpN, ppN, tpN, epN, attn.dpN, moe.epN, w.DTYPE, kv.DTYPE, "
-                "fMHZ",
+                "fMHZ, sSEQUENCES, tTOKENS",
                 hint="for example dp2-tp4, pp2-tp4-kv.fp8 or attn.dp8-moe.ep8",
             )
         key, value = _read_part(text, match)
@@ -113,7 +129,7 @@ def _read_part(text: str, match: re.Match[str]) -> tuple[str, int | str | float]
     if axis is not None:
         if int(degree) < 1:
             raise InputError(f"plan {text!r}: {axis} is {degree}, must be >= 1")
-        return _AXES[axis], int(degree)
+        return _COUNTS[axis], int(degree)
     if clock is not None:
         if not float(clock) > 0:
             raise InputError(f"plan {text!r}: clock f is {clock} MHz, must be > 0")

@@ -24,6 +24,8 @@ class Axes:
     weight_dtypes: tuple[str | None, ...] = (None,)
     kv_dtypes: tuple[str | None, ...] = (None,)
     clocks_mhz: tuple[float | None, ...] = (None,)
+    max_num_seqs: tuple[int | None, ...] = (None,)
+    max_num_batched_tokens: tuple[int | None, ...] = (None,)
     allow_fewer_devices: bool = False
     pools: bool = False  # prefill and decode on devices of their own, besides plans of one pool
 
@@ -45,7 +47,14 @@ def plans_on(model: ModelSpec, device: DeviceSpec, devices: int, axes: Axes) -> 
     for dp, pp, attention_dp, tp in _degrees(model, devices):
         ranks = tp * attention_dp
         experts = (1, ranks) if model.has_experts and ranks > 1 else (1,)
-        for ep, weights, kv, clock in product(experts, axes.weight_dtypes, axes.kv_dtypes, axes.clocks_mhz):
+        for ep, weights, kv, clock, seqs, tokens in product(
+            experts,
+            axes.weight_dtypes,
+            axes.kv_dtypes,
+            axes.clocks_mhz,
+            axes.max_num_seqs,
+            axes.max_num_batched_tokens,
+        ):
             yield Plan(
                 dp=dp,
                 pp=pp,
@@ -55,6 +64,8 @@ def plans_on(model: ModelSpec, device: DeviceSpec, devices: int, axes: Axes) -> 
                 weight_dtype=weights or cast,
                 kv_dtype=kv,
                 clock_mhz=clock,
+                max_num_seqs=seqs,
+                max_num_batched_tokens=tokens,
             )
 
 

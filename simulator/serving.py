@@ -108,11 +108,14 @@ class Serving:
         max_model_len = self.max_model_len(workload)
         caching = _chosen(overrides.enable_prefix_caching, profile.enable_prefix_caching)
         chunked = _chosen(overrides.enable_chunked_prefill, profile.enable_chunked_prefill)
-        budget = overrides.max_num_batched_tokens or defaults.max_num_batched_tokens
+        budget = plan.max_num_batched_tokens or overrides.max_num_batched_tokens or defaults.max_num_batched_tokens
         if not chunked:
             budget = max(budget, max_model_len)
         drafts, acceptance = self._drafts(budget)
-        stated_seqs = self._max_num_seqs(defaults.max_num_seqs, budget)
+        if plan.max_num_seqs is not None and plan.max_num_seqs > budget:
+            reason = f"max_num_seqs is {plan.max_num_seqs}, must be at most max_num_batched_tokens = {budget}"
+            return Refusal(plan=plan, reason=reason)
+        stated_seqs = plan.max_num_seqs or self._max_num_seqs(defaults.max_num_seqs, budget)
         max_num_seqs = stated_seqs
         if isinstance(workload.client, ClosedLoop):
             # No more than the client's own concurrency can ever run; a larger table would only cost time.

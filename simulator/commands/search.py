@@ -1,9 +1,10 @@
 """`apex search`: the best plans of a model on a cluster for a trace."""
 
 import json
+import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,6 +18,30 @@ if TYPE_CHECKING:
     from simulator.serving import Serving
     from simulator.workload.workload import Workload
 
+Number = TypeVar("Number", int, float)
+
+
+def _clocks(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float | None, ...]:
+    return _numbers(float, "clock in MHz", listed(context, parameter, text))
+
+
+def _counts(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int | None, ...]:
+    return _numbers(int, "whole number", listed(context, parameter, text))
+
+
+def _numbers(kind: type[Number], name: str, texts: tuple[str | None, ...]) -> tuple[Number | None, ...]:
+    """Read each text but ``default``; raises click's error, which names the flag."""
+    numbers: list[Number | None] = []
+    for text in texts:
+        try:
+            number = None if text is None else kind(text)
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} is no {name}") from error
+        if number is not None and not 0 < number < math.inf:
+            raise click.BadParameter(f"{text!r} is no {name} above 0")
+        numbers.append(number)
+    return tuple(numbers)
+
 
 @click.command()
 @serving_options
@@ -25,7 +50,9 @@ if TYPE_CHECKING:
     "--plan", "plans", multiple=True, metavar="PLAN", help="Search these plans only (dp2-tp4, prefill.tp4+decode.tp4)."
 )
 @axes_options
-@click.option("--clocks", callback=listed, metavar="MHZ,...", help="Locked SM clocks to try.")
+@click.option("--clocks", callback=_clocks, metavar="MHZ,...", help="Locked SM clocks to try.")
+@click.option("--seqs", callback=_counts, metavar="N,...", help="Values of max_num_seqs to try.")
+@click.option("--tokens", callback=_counts, metavar="N,...", help="Values of max_num_batched_tokens to try.")
 @click.option("--pools", is_flag=True, help="Also try prefill and decode on devices of their own.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; all cores without it.")
 @click.option("--top", type=click.IntRange(min=1), default=10, help="Rows of the table.")
@@ -44,7 +71,9 @@ def search(
     plans: tuple[str, ...],
     weights: tuple[str | None, ...],
     kv: tuple[str | None, ...],
-    clocks: tuple[str | None, ...],
+    clocks: tuple[float | None, ...],
+    seqs: tuple[int | None, ...],
+    tokens: tuple[int | None, ...],
     fewer_devices: bool,
     pools: bool,
     threads: int | None,
@@ -77,14 +106,16 @@ def search(
     axes = Axes(
         weight_dtypes=known_formats(weights, "weights"),
         kv_dtypes=known_formats(kv, "kv"),
-        clocks_mhz=_clocks(clocks),
+        clocks_mhz=clocks,
+        max_num_seqs=seqs,
+        max_num_batched_tokens=tokens,
         allow_fewer_devices=fewer_devices,
         pools=pools,
     )
     if chosen and axes != Axes():
         raise click.UsageError(
-            "--plan states what is searched, so --weights, --kv, --clocks, --fewer-devices and --pools have nothing to "
-            "vary; write tp4-w.fp8-kv.fp8-f1410 or prefill.tp4+decode.tp4"
+            "--plan states what is searched: --weights, --kv, --clocks, --seqs, --tokens, --fewer-devices and --pools "
+            "have nothing to vary; write tp4-w.fp8-kv.fp8-f1410-s256-t8192 or prefill.tp4+decode.tp4"
         )
     workload = load_workload(trace, **{name: options.pop(name) for name in TRACE_OPTION_NAMES})
     serving = load_serving(**options)
@@ -111,18 +142,6 @@ def search(
 def _progress(done: int, total: int) -> None:
     if sys.stderr.isatty():
         click.echo(f"\r{done} of {total} plans", nl=done == total, err=True)
-
-
-def _clocks(texts: tuple[str | None, ...]) -> tuple[float | None, ...]:
-    clocks: list[float | None] = []
-    for text in texts:
-        try:
-            clocks.append(None if text is None else float(text))
-        except ValueError as error:
-            raise click.BadParameter(f"{text!r} is no clock in MHz", param_hint="--clocks") from error
-        if clocks[-1] is not None and not clocks[-1] > 0:
-            raise click.BadParameter(f"{text} MHz, must be > 0", param_hint="--clocks")
-    return tuple(clocks)
 
 
 def _inputs(

@@ -68,18 +68,18 @@ def test_formats_limits_and_clock_reach_the_command() -> None:
     serving = _serving(
         "llama-3.1-8b", "h100-sxm-8", max_num_seqs=64, enable_prefix_caching=False, gpu_memory_utilization=0.8
     )
-    clock, command = _lines(serving, "tp8-w.fp8-kv.fp8-f1410")
+    clock, command = _lines(serving, "tp8-w.fp8-kv.fp8-f1410-t4096")
     assert clock.startswith("nvidia-smi --lock-gpu-clocks=1410,1410")
     words = shlex.split(command)
     for pair in (
         "--quantization fp8",
         "--kv-cache-dtype fp8",
         "--max-num-seqs 64",
+        "--max-num-batched-tokens 4096",
         "--gpu-memory-utilization 0.8",
         "--no-enable-prefix-caching",
     ):
         assert pair in command
-    assert "--max-num-batched-tokens" not in words
     assert "--block-size" not in words
 
 

@@ -19,6 +19,8 @@ _degree = st.integers(1, 64)
     weights=st.sampled_from([None, *WEIGHT_DTYPES]),
     kv=st.sampled_from([None, *KV_DTYPES]),
     clock=st.one_of(st.none(), st.integers(100, 3000), st.sampled_from([1410.5, 997.25])),
+    seqs=st.one_of(st.none(), st.integers(1, 4096)),
+    tokens=st.one_of(st.none(), st.integers(1, 65536)),
 )
 def test_text_round_trips(
     *,
@@ -30,6 +32,8 @@ def test_text_round_trips(
     weights: str | None,
     kv: str | None,
     clock: float | None,
+    seqs: int | None,
+    tokens: int | None,
 ) -> None:
     """Reading a plan's canonical text gives the same plan and the same text again."""
     plan = Plan(
@@ -41,6 +45,8 @@ def test_text_round_trips(
         weight_dtype=weights,
         kv_dtype=kv,
         clock_mhz=clock,
+        max_num_seqs=seqs,
+        max_num_batched_tokens=tokens,
     )
     assert parse_plan(str(plan)) == plan
     assert str(parse_plan(str(plan))) == str(plan)
@@ -52,6 +58,7 @@ def test_text_round_trips(
         ("tp0", "tp is 0, must be >= 1"),
         ("f0", "must be > 0"),
         ("tp4-tp2", "a second time"),
+        ("tp4-s0", "s is 0, must be >= 1"),
         ("attn.dp2-attn.dp4", "a second time"),
         ("tp4-ep2", "must be 1 or tp x attn.dp = 4"),
         ("tp4-w.int3", "w.int3 is not one of"),

@@ -89,6 +89,21 @@ def test_clock_and_formats_are_axes() -> None:
     assert by_name["tp1-w.fp8"] < by_name["tp1"]
 
 
+def test_batch_limits_are_axes() -> None:
+    """Fewer sequences per step make requests wait; more sequences than tokens of a step are refused, not an error."""
+    serving = _serving("llama-3.1-8b", "h100-sxm-1")
+    axes = Axes(max_num_seqs=(4, None, 512), max_num_batched_tokens=(None, 256))
+    workload = parse_workload("synthetic:chat,rate=20,n=100,seed=1")
+    found = search(serving, workload, parse_objective("e2e_s"), axes=axes)
+    queue_s = {str(result.plan): result.metrics["queue_s"]["mean"] for result in found.ranked}
+    assert set(queue_s) == {"tp1", "tp1-s4", "tp1-s512", "tp1-t256", "tp1-s4-t256"}
+    assert queue_s["tp1-s4"] > 2 * queue_s["tp1"]
+    assert [str(refusal.plan) for refusal in found.refused] == ["tp1-s512-t256"]
+    stated = _serving("llama-3.1-8b", "h100-sxm-1", max_num_seqs=4, max_num_batched_tokens=256)
+    alone = search(stated, workload, parse_objective("e2e_s"), plans=[parse_plan("tp1")])
+    assert alone.ranked[0].metrics["queue_s"]["mean"] == queue_s["tp1-s4-t256"]
+
+
 def test_a_plan_that_cannot_start_is_a_refusal_not_an_exception() -> None:
     """Too little memory, heads that do not divide and formats the device lacks each give a reason with a value."""
     workload = parse_workload("chat-synthetic", limit=10)
