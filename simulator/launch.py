@@ -1,11 +1,12 @@
 """The shell lines that start a plan on the engine whose rules it was simulated under.
 
-Flags as vLLM and SGLang document them. What is neither stated by the user nor taken from the workload is left to the
-engine, whose defaults the engine profile states. MODEL stands for the path or the hub name of the checkpoint.
+Flags as vLLM, SGLang and TensorRT-LLM document them. What is neither stated by the user nor taken from the workload
+is left to the engine, whose defaults the engine profile states. MODEL stands for the path or the hub name of the
+checkpoint.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from simulator.engine_support import converted_checkpoint
 from simulator.model.linear import UNQUANTISED
@@ -17,14 +18,21 @@ _DTYPE_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 def launch_lines(serving: Serving, start: Start) -> tuple[str, ...]:
     """Return the commands of a plan of one pool, remarks as shell comments; none for an engine nobody can start."""
-    engine = serving.profile.engine
-    if engine == "vllm":
-        return tuple(_vllm(serving, start, ""))
-    return tuple(_sglang(serving, start)) if engine == "sglang" else ()
+    match serving.profile.engine:
+        case "vllm":
+            return tuple(_vllm(serving, start, ""))
+        case "sglang":
+            return tuple(_sglang(serving, start))
+        case "tensorrt-llm":
+            return tuple(_tensorrt_llm(serving, start))
+        case _:
+            return ()
 
 
 def pool_launch_lines(serving: Serving, prefill: Start, decode: Start) -> tuple[str, ...]:
-    """Return the commands of both pools, joined by vLLM's KV connector over NIXL; they run under vLLM's rules only."""
+    """Return the commands of both pools, joined by vLLM's KV connector over NIXL; none for other engines."""
+    if serving.profile.engine != "vllm":
+        return ()
     connector = json.dumps({"kv_connector": "NixlConnector", "kv_role": "kv_both"})
     flags = f" --kv-transfer-config '{connector}'"
     return (
@@ -63,7 +71,7 @@ def _vllm(serving: Serving, start: Start, more: str) -> Iterator[str]:
         ("--enable-chunked-prefill", stated.enable_chunked_prefill),
         ("--async-scheduling", stated.async_scheduling),
     ]
-    line = " ".join(["vllm serve MODEL", *(_flag(name, value) for name, value in flags if value is not None)])
+    line = _command("vllm serve MODEL", flags)
     if start.limits.num_speculative_tokens:
         drafts = {"method": "ngram"} if stated.draft_step_s is None else {"model": "DRAFT_MODEL"}
         config = json.dumps(drafts | {"num_speculative_tokens": start.limits.num_speculative_tokens})
@@ -99,10 +107,36 @@ def _sglang(serving: Serving, start: Start) -> Iterator[str]:
         ("--disable-radix-cache", True if stated.enable_prefix_caching is False else None),
         ("--disable-overlap-schedule", True if stated.async_scheduling is False else None),
     ]
-    yield " ".join(
-        ["python -m sglang.launch_server --model-path MODEL"]
-        + [_flag(name, value) for name, value in flags if value is not None]
-    )
+    yield _command("python -m sglang.launch_server --model-path MODEL", flags)
+
+
+def _tensorrt_llm(serving: Serving, start: Start) -> Iterator[str]:
+    plan, stated = start.plan, serving.overrides
+    yield from _remarks(serving, plan, servers=plan.dp, devices=plan.replica_devices)
+    if _is_cast_while_loading(serving, plan):
+        yield "# MODEL is a checkpoint converted to fp8"
+    if stated.gpu_memory_utilization is not None:
+        yield "# its memory flag is a share of what the weights leave free, not of all memory: left out"
+    cache: dict[str, object] = {"dtype": "fp8"} if plan.kv_dtype == "fp8" else {}
+    if stated.enable_prefix_caching is not None:
+        cache["enable_block_reuse"] = stated.enable_prefix_caching
+    options: dict[str, object] = {"kv_cache_config": cache} if cache else {}
+    if plan.attention_dp > 1:
+        options["enable_attention_dp"] = True
+    if stated.enable_chunked_prefill is not None:
+        options["enable_chunked_prefill"] = stated.enable_chunked_prefill
+    if options:
+        yield f"echo '{json.dumps(options)}' > options.yaml"
+    flags = [
+        ("--tp_size", _above_one(plan.stage_ranks)),
+        ("--pp_size", _above_one(plan.pp)),
+        ("--ep_size", _above_one(plan.ep)),
+        ("--max_seq_len", start.limits.max_model_len),
+        ("--max_batch_size", plan.max_num_seqs or stated.max_num_seqs),
+        ("--max_num_tokens", plan.max_num_batched_tokens or stated.max_num_batched_tokens),
+        ("--extra_llm_api_options", "options.yaml" if options else None),
+    ]
+    yield _command("trtllm-serve MODEL --backend pytorch", flags)
 
 
 def _remarks(serving: Serving, plan: Plan, *, servers: int, devices: int) -> Iterator[str]:
@@ -128,6 +162,10 @@ def _is_cast_while_loading(serving: Serving, plan: Plan) -> bool:
 
 def _above_one(degree: int) -> int | None:
     return degree if degree > 1 else None
+
+
+def _command(program: str, flags: Sequence[tuple[str, object]]) -> str:
+    return " ".join([program, *(_flag(name, value) for name, value in flags if value is not None)])
 
 
 def _flag(name: str, value: object) -> str:

@@ -1,5 +1,6 @@
 """The commands that start a plan carry what the simulation assumed, in the engine's own flags."""
 
+import json
 import shlex
 from typing import Any
 
@@ -97,6 +98,18 @@ def test_sglang_counts_all_attention_ranks_together() -> None:
     assert _lines(serving, "dp2-tp4") == (
         "python -m sglang.launch_server --model-path MODEL --tp-size 4 --dp-size 2 --context-length 3072 "
         "--max-running-requests 128 --disable-radix-cache",
+    )
+
+
+def test_tensorrt_llm_reads_what_has_no_flag_from_a_file() -> None:
+    """KV format and attention data parallelism go into the options file; replicas are servers of their own."""
+    serving = _serving("mixtral-8x7b", "h100-sxm-8", "tensorrt-llm-1.0", max_num_seqs=32)
+    remark, options, command = _lines(serving, "dp2-attn.dp2-tp2-moe.ep4-kv.fp8")
+    assert remark.startswith("# 2 servers of 4 devices each")
+    assert json.loads(shlex.split(options)[1]) == {"kv_cache_config": {"dtype": "fp8"}, "enable_attention_dp": True}
+    assert command == (
+        "trtllm-serve MODEL --backend pytorch --tp_size 4 --ep_size 4 --max_seq_len 3072 --max_batch_size 32 "
+        "--extra_llm_api_options options.yaml"
     )
 
 
