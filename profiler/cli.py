@@ -127,6 +127,9 @@ def _rank_arguments(argv: list[str]) -> list[str]:
 
 
 def _measure(request: "ProfileRequest", place: Any) -> "Outcome":
+    from profiler.machine import require_torch
+
+    require_torch()
     from profiler.session import profile as run_profile
 
     return run_profile(request, place, lambda line: click.echo(line, err=True))
@@ -151,6 +154,9 @@ def _summary(outcome: "Outcome") -> str:
 
 
 def _dry_run(request: "ProfileRequest", nproc_per_node: int, *, as_json: bool) -> None:
+    from profiler.machine import require_torch
+
+    require_torch()
     from profiler.planning.dry_run import describe, survey
 
     surveyed = survey(request, nproc_per_node)

@@ -110,9 +110,10 @@ class Journal:
                 file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
-            self._flight.unlink(missing_ok=True)
         except OSError as error:
             raise unwritable(self._root, error) from error
+        finally:
+            self.abandon()  # a full disk is no fault of the point
 
     def abandon(self) -> None:
         """Clear the mark of a point that was given up without a row."""

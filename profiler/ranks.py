@@ -41,6 +41,12 @@ class Place:
                 f"environment: {', '.join(missing)} not set although RANK or WORLD_SIZE is",
                 hint="start the profiler with torchrun, or unset RANK and WORLD_SIZE to run one process",
             )
+        words = [name for name in names[:4] if not os.environ[name].isdecimal()]
+        if words:
+            raise ProfilerError(
+                f"environment: {words[0]} is {os.environ[words[0]]!r}, must be a whole number",
+                hint="start the profiler with torchrun, or unset RANK and WORLD_SIZE to run one process",
+            )
         rank, world_size, local_rank, ranks_per_node = (int(os.environ[name]) for name in names[:4])
         if not 0 <= rank < world_size:
             raise ProfilerError(

@@ -46,6 +46,9 @@ def campaign(
         from profiler.supervisor import supervise
 
         ctx.exit(supervise("profiler.campaign", 1, sys.argv[1:], time_option="--slice", limit_s=slice_s))
+    from profiler.machine import require_torch
+
+    require_torch()
     from profiler.campaign.stages import Campaign
 
     work = Campaign(

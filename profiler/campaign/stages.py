@@ -22,6 +22,7 @@ from profiler.campaign.timers import compare_timers, compared_ops, load_timers, 
 from profiler.device_health import device_lost, is_usable
 from profiler.device_spec import device_spec
 from profiler.duration import format_duration
+from profiler.journal import unwritable
 from profiler.machine import Machine
 from profiler.ranks import Place
 from profiler.request import ProfileRequest
@@ -84,10 +85,17 @@ class Campaign:
     def run(self) -> bool:
         """Work through the stages until the slice is over; returns whether all are finished.
 
-        Raises ``ProfilerError`` before anything is written where the device is not there.
+        Raises ``ProfilerError`` where the device is not there, before anything is written, or the folder refuses.
         """
         with self._machine() as machine:
             click.echo(f"campaign on {machine.name}", err=True)
+        try:
+            self._save()
+            return self._run_stages()
+        except OSError as error:
+            raise unwritable(self._db, error) from error
+
+    def _run_stages(self) -> bool:
         stages: tuple[tuple[str, Callable[[], Any]], ...] = (
             ("tests", self._tests),
             ("self_test", self._self_test),

@@ -160,6 +160,8 @@ def test_rows_left_on_another_node_come_home(manifest, tmp_path):
         (["--device", "cpu"], {"RANK": "0"}, "WORLD_SIZE"),
         (["--device", "cpu"], {"RANK": "3", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2",
                                "MASTER_ADDR": "x", "MASTER_PORT": "1"}, "RANK is 3, must be below WORLD_SIZE 2"),
+        (["--device", "cpu"], {"RANK": "x", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2",
+                               "MASTER_ADDR": "x", "MASTER_PORT": "1"}, "RANK is 'x', must be a whole number"),
         (["--device", "cpu", "--cache", "warm"], {}, "--cache is 'warm'"),
         (["--device", "cpu", "--families", "conv"], {}, "--families: conv is not among gemm, attention"),
     ],
@@ -171,6 +173,24 @@ def test_a_mistake_is_one_message_with_a_hint(arguments, environment, message, t
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(Path(tmp_path).rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("module", ["profiler", "profiler.campaign"])
+@pytest.mark.parametrize(
+    ("missing", "folder", "message"),
+    [("torch", "db", "measuring needs torch"), ("", "/proc/nowhere", "/proc/nowhere: cannot be written")],
+)
+def test_no_torch_and_no_folder_are_messages_of_both_commands(module, missing, folder, message, tmp_path):
+    """Without torch, or with a folder that cannot be made, a run and a campaign end with code 2 and one message."""
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{missing!r}] = None\n" if missing else "")
+    command = [sys.executable, "-m", module, "--device", "cpu", "--db", str(tmp_path / folder)]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "hint: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "db").exists()
 
 
 def test_a_dry_run_prices_the_plan_and_writes_nothing(manifest, tmp_path):
