@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster_specs.load import load_cluster
+from cluster_specs.load import load_device
 from simulator.memory import plan_memory
 from simulator.model.bundled import load_model
 from simulator.plan import parse_plan
@@ -42,13 +42,13 @@ def logged_servers(reference: Path) -> Iterator[tuple[str, int, int, int]]:
 
 def predicted_blocks(reference: Path) -> list[BlockCount]:
     """Predict every logged server: one H100-80GB per rank, 90 % of its memory, 256 sequences, sorting sampler."""
-    cluster = load_cluster("h100-sxm-8")
+    device = load_device("h100-sxm")
     counts = []
     for model, tp, budget, logged in logged_servers(reference):
         memory = plan_memory(
             load_model(model),
             parse_plan(f"tp{tp}"),
-            cluster,
+            device,
             gpu_memory_utilization=0.9,
             block_size=16,
             max_num_batched_tokens=budget,

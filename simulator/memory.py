@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
-from cluster_specs.cluster import ClusterSpec
 from cluster_specs.device import DeviceSpec
 from costmodel.ops import DTYPE_BYTES, Elementwise, Gemm, Moe, Op
 from simulator.model.linear import activation_dtype
@@ -71,45 +70,6 @@ class MemoryBudget:
 def plan_memory(
     model: ModelSpec,
     plan: Plan,
-    cluster: ClusterSpec,
-    *,
-    gpu_memory_utilization: float,
-    block_size: int,
-    max_num_batched_tokens: int,
-    max_num_seqs: int,
-    max_model_len: int,
-    num_gpu_blocks: int | None = None,
-    captured_graphs: int = 0,
-    sampler_sorts: bool = False,
-    context_tokens: int | None = None,
-) -> MemoryBudget:
-    """Budget of one rank of ``plan`` on a device of ``cluster``.
-
-    ``num_gpu_blocks`` (from a server's log) overrides the count. ``captured_graphs`` is how many CUDA graphs the
-    engine sets memory aside for before it sizes the cache (none before vLLM 0.21); ``sampler_sorts`` is true for
-    engines whose sampler sorts the logits for top-p (vLLM before its Triton sampler). ``context_tokens`` is the mean
-    context a running request holds: with it, sliding-window layers count only the window; without, all of it, which
-    is a lower bound of the capacity.
-    """
-    return device_memory(
-        model,
-        plan,
-        cluster.device,
-        gpu_memory_utilization=gpu_memory_utilization,
-        block_size=block_size,
-        max_num_batched_tokens=max_num_batched_tokens,
-        max_num_seqs=max_num_seqs,
-        max_model_len=max_model_len,
-        num_gpu_blocks=num_gpu_blocks,
-        captured_graphs=captured_graphs,
-        sampler_sorts=sampler_sorts,
-        context_tokens=context_tokens,
-    )
-
-
-def device_memory(
-    model: ModelSpec,
-    plan: Plan,
     device: DeviceSpec,
     *,
     gpu_memory_utilization: float,
@@ -122,7 +82,14 @@ def device_memory(
     sampler_sorts: bool = False,
     context_tokens: int | None = None,
 ) -> MemoryBudget:
-    """As ``plan_memory``, for a device outside any cluster."""
+    """Budget of one rank of ``plan`` on ``device``.
+
+    ``num_gpu_blocks`` (from a server's log) overrides the count. ``captured_graphs`` is how many CUDA graphs the
+    engine sets memory aside for before it sizes the cache (none before vLLM 0.21); ``sampler_sorts`` is true for
+    engines whose sampler sorts the logits for top-p (vLLM before its Triton sampler). ``context_tokens`` is the mean
+    context a running request holds: with it, sliding-window layers count only the window; without, all of it, which
+    is a lower bound of the capacity.
+    """
     usable = int(device.memory_bytes * gpu_memory_utilization)
     runtime = RUNTIME_BYTES + (COMMUNICATOR_BYTES if plan.replica_devices > 1 else 0)
     logit_bytes = SORTED_LOGIT_BYTES if sampler_sorts else DRAWN_LOGIT_BYTES

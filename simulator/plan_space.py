@@ -11,7 +11,7 @@ from itertools import product
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.device import DeviceSpec
 from costmodel.ops import SCHEMES
-from simulator.memory import device_memory
+from simulator.memory import plan_memory
 from simulator.model.linear import activation_dtype
 from simulator.model.spec import ModelSpec
 from simulator.plan import Plan
@@ -149,7 +149,7 @@ def smallest_fit(
             for layout in (plan, replace(plan, ep=tp)) if model.has_experts and tp > 1 else (plan,):
                 if model.refusal(layout) is not None:
                     continue
-                budget = device_memory(
+                budget = plan_memory(
                     model,
                     layout,
                     device,

@@ -123,7 +123,7 @@ class Serving:
         memory = plan_memory(
             self.model,
             plan,
-            self.cluster,
+            self.cluster.device,
             gpu_memory_utilization=overrides.gpu_memory_utilization
             or profile.memory_utilization(
                 self.cluster.device.memory_bytes, max_num_batched_tokens=budget, ranks=plan.replica_devices
@@ -211,14 +211,18 @@ class Serving:
         return self.priced[clock_mhz]
 
     def price_notes(self) -> list[str]:
-        """Say what the prices used so far rest on, one line per clock."""
+        """Say what the prices used so far rest on; clocks whose prices rest on the same share a line."""
         notes = []
         if self.model.encoder is not None and self.model.encoder.kind == "vision":
             notes.append(f"requests are text: the {self.model.encoder.kind} tower takes memory but no time")
+        alike: dict[str, list[str]] = {}
         for clock_mhz, curves in self.priced.items():
             outside = curves.costs.outside()
-            at_clock = f" at {clock_mhz:g} MHz" if clock_mhz else ""
-            notes.append(f"prices{at_clock}: {curves.costs.origin}" + (f"; {outside}" if outside else ""))
+            text = curves.costs.origin + (f"; {outside}" if outside else "")
+            alike.setdefault(text, []).append("unlocked clocks" if clock_mhz is None else f"{clock_mhz:g} MHz")
+        for text, clocks in alike.items():
+            at_clocks = "" if clocks == ["unlocked clocks"] else f" at {', '.join(clocks)}"
+            notes.append(f"prices{at_clocks}: {text}")
         return notes
 
     def kernels(self, plan: Plan) -> KernelChoices:

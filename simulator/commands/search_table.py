@@ -158,6 +158,8 @@ def _best(found: "SearchResult") -> list[str]:
         for result in found.ranked[1:]
         if own is not None and (other := (result.interval or {}).get(aim)) and other[0] <= own[1] and own[0] <= other[1]
     ]
+    if aim.startswith("energy_"):
+        lines.append("energy: the interval is that of the step times; the power model's own error is not in it")
     if close:
         lines.append(f"not told apart from it by their intervals: {', '.join(close)}")
     if best.launch:

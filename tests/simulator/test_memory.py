@@ -23,7 +23,7 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def _budget(model: str, plan: str, cluster: str = "h100-sxm-8", **changes: object) -> MemoryBudget:
-    return plan_memory(load_model(model), parse_plan(plan), load_cluster(cluster), **(_DEFAULTS | changes))
+    return plan_memory(load_model(model), parse_plan(plan), load_cluster(cluster).device, **(_DEFAULTS | changes))
 
 
 def _server_logs() -> list[tuple[str, int, int, int]]:
@@ -119,7 +119,7 @@ def test_worst_stage_decides() -> None:
     """With uneven stages the budget is that of the rank with the fewest blocks."""
     model, cluster = load_model("llama-3.1-405b"), load_cluster("h100-sxm-2x8")
     plan = Plan(pp=4, tp=4)
-    budget = plan_memory(model, plan, cluster, **_DEFAULTS)
+    budget = plan_memory(model, plan, cluster.device, **_DEFAULTS)
     assert budget.weights_bytes == max(model.stage_weight_bytes(plan))
 
 

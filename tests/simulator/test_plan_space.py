@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cluster_specs.load import load_cluster, load_device
 from simulator.engine_support import converted_checkpoint, engines_for
-from simulator.memory import device_memory
+from simulator.memory import plan_memory
 from simulator.model.architectures import from_hf_config
 from simulator.model.bundled import load_model
 from simulator.model.spec import stage_layers
@@ -139,10 +139,10 @@ def test_smallest_fit_is_the_smallest(model: str, devices: int) -> None:
     plan = smallest_fit(spec, device, **_LIMITS)
     assert plan is not None
     assert plan.num_devices == devices
-    assert device_memory(spec, plan, device, **_LIMITS).fits
+    assert plan_memory(spec, plan, device, **_LIMITS).fits
     for pp in range(1, int(math.log2(devices)) + 1):
         half = Plan(pp=2 ** (pp - 1), tp=devices // 2 // 2 ** (pp - 1))
-        assert not device_memory(spec, half, device, **_LIMITS).fits
+        assert not plan_memory(spec, half, device, **_LIMITS).fits
 
 
 def test_no_cluster_helps_a_format_the_device_lacks() -> None:
