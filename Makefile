@@ -42,13 +42,15 @@ bench: $(VENV)/.dev ## Measure speed and memory; write docs/performance.md
 fits: $(VENV)/.dev ## Make the bundled fitted models again from aiconfigurator-core's tables
 	$(PIP) --editable '.[import-aic]'
 	rm -rf build/fits
-	for system in a100_sxm h100_sxm h200_sxm b200_sxm l40s; do \
+	for system in a100_sxm h100_sxm h200_sxm b200_sxm b300_sxm gb200 gb300 l40s rtx_pro_6000_server; do \
 	    $(BIN)/apex import aiconfigurator --system $$system --framework vllm --framework sglang --db build/fits || exit; \
 	done
-	for device in h100-sxm h200-sxm l40s; do \
+	for device in h100-sxm h200-sxm l40s rtx-pro-6000; do \
 	    $(BIN)/apex fit --db build/fits --device $$device --framework vllm-0.24.0 --out profiles_db/fitted/$$device.parquet || exit; \
 	done
-	$(BIN)/apex fit --db build/fits --device b200 --framework vllm-0.24.0 --monotone --out profiles_db/fitted/b200.parquet
+	for device in b200 b300 gb200 gb300; do \
+	    $(BIN)/apex fit --db build/fits --device $$device --framework vllm-0.24.0 --monotone --out profiles_db/fitted/$$device.parquet || exit; \
+	done
 	$(BIN)/apex fit --db build/fits --device a100-sxm-80gb --framework vllm-0.14.0 --out profiles_db/fitted/a100-sxm-80gb.parquet
 
 # Measured serving data and imported kernel tables are not part of the repository.

@@ -1,7 +1,8 @@
 """Reading specs: bundled ones by name, a person's own by path.
 
 A bundled name may ask for another number of devices than a file holds: ``h100-sxm-4`` takes four devices of the
-bundled eight-device node, ``h100-sxm-16x8`` repeats the bundled two-node layout sixteen times over its network.
+bundled eight-device node, ``h100-sxm-16x8`` repeats the bundled two-node layout sixteen times over its network. The
+node of a rack-scale system is its NVLink domain: ``gb200-8`` takes eight of 72 devices.
 """
 
 import re
@@ -81,8 +82,9 @@ def _sized(name: str) -> ClusterSpec | None:
         return None
     nodes, count = int(match["nodes"] or 1), int(match["count"])
     family = match["device"]
-    single = next((base for base in (f"{family}-8", f"{family}-2") if base in bundled_clusters()), None)
-    double = f"{family}-2x8"
+    shapes = {name: found for name in bundled_clusters() if (found := _SIZED.match(name)) and found["device"] == family}
+    single = next((name for name, shape in shapes.items() if shape["nodes"] is None), None)
+    double = next((name for name, shape in shapes.items() if shape["nodes"] == "2"), None)
     if single is None or nodes < 1 or count < 1:
         return None
     inner = load_cluster(single)
@@ -99,7 +101,7 @@ def _sized(name: str) -> ClusterSpec | None:
                 "levels": (inner.levels[0].model_copy(update={"group_size": count}),),
             }
         )
-    if double not in bundled_clusters():
+    if double is None:
         raise SpecError(
             f"cluster {name}: no network between {family} nodes is bundled", hint="write a TOML of your own"
         )

@@ -63,6 +63,8 @@ def test_sized_names_carve_and_repeat_bundled_nodes() -> None:
     assert (part.num_devices, part.levels[0].group_size) == (4, 4)
     assert part.levels[0].bandwidth_bytes_per_s == node.levels[0].bandwidth_bytes_per_s
     assert (many.num_devices, [level.group_size for level in many.levels]) == (128, [8, 128])
+    assert len(load_cluster("gb200-16").levels) == 1  # a rack is one NVLink domain
+    assert [level.group_size for level in load_cluster("gb200-4x72").levels] == [72, 288]
 
 
 def test_own_file_with_own_device(tmp_path: Path) -> None:
