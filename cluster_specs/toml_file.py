@@ -14,7 +14,7 @@ Model = TypeVar("Model", bound=BaseModel)
 def read_toml(path: Path, model: type[Model]) -> Model:
     """Read and check a file; raises ``SpecError`` with every fault at once, each with its place and value."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SpecError(f"{path}: cannot be read: {error}", hint="it must be a UTF-8 TOML file") from error
     try:

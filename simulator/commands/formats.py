@@ -81,6 +81,11 @@ def spread(interval: tuple[float, float] | None, form: Format) -> str:
     return "-" if interval is None else f"{form(interval[0])} to {form(interval[1])}"
 
 
+def counted(number_of: int, noun: str) -> str:
+    """Write how many there are of something."""
+    return f"{number_of:,} {noun}" if number_of == 1 else f"{number_of:,} {noun}s"
+
+
 def columns() -> int:
     """Width of the terminal."""
     return shutil.get_terminal_size((_PIPE_COLUMNS, 24)).columns

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 
-from simulator.commands.formats import duration, form_of, rendered, spread
+from simulator.commands.formats import counted, duration, form_of, rendered, spread
 from simulator.objective import STATISTICS
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def plan_table(result: "Result | PoolsResult") -> str:
             plain[name] = value
     sections |= {"limits": facts["limits"], "memory": facts["memory"]}
     sections["runs on"] = {engine: reason or "yes" for engine, reason in result.engines.items()}
-    lines = [f"plan {result.plan} on {result.plan.num_devices} devices", "", rendered(table)]
+    lines = [f"plan {result.plan} on {counted(result.plan.num_devices, 'device')}", "", rendered(table)]
     for name, values in sections.items():
         lines += _section(name, values, intervals)
     if result.launch:

@@ -90,6 +90,7 @@ def search(
     """
     import time
 
+    from simulator.commands.formats import counted
     from simulator.commands.search_table import search_table
     from simulator.objective import parse_objective, parse_slo
     from simulator.outputs.whole_file import check_folder, write_whole
@@ -133,8 +134,9 @@ def search(
     for note in serving.price_notes():
         click.echo(note, err=True)
     seconds = time.perf_counter() - started
-    click.echo(f"{len(found.ranked) + len(found.breaking)} plans simulated in {seconds:.1f} s", err=True)
-    if not found.ranked and not found.breaking:
+    simulated = len(found.ranked) + len(found.breaking)
+    click.echo(f"{counted(simulated, 'plan')} simulated in {seconds:.1f} s", err=True)
+    if not simulated:
         _explain_infeasible(serving, workload, found)
         context.exit(EXIT_INFEASIBLE)
 

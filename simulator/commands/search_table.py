@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.table import Table
 
-from simulator.commands.formats import columns, duration, form_of, rendered, spread, title
+from simulator.commands.formats import columns, counted, duration, form_of, rendered, spread, title
 from simulator.metrics import Slo as RequestSlo
 from simulator.objective import Metrics, read_metric
 
@@ -37,7 +37,7 @@ def search_table(found: "SearchResult", serving: "Serving", workload: "Workload"
     """Rank the plans, best first, name what was refused and why, and end with the best one's command."""
     shown: list[tuple[Outcome, tuple[Limit, ...]]] = [(result, ()) for result in found.ranked] + list(found.breaking)
     lines = [
-        f"{serving.model.name} on {serving.cluster.name}, {len(workload):,} requests of {workload.name}, "
+        f"{serving.model.name} on {serving.cluster.name}, {counted(len(workload), 'request')} of {workload.name}, "
         f"{serving.profile.name}, by {found.objective.path}",
         "",
         *(_ranking(found, shown, top) if shown else ["no plan can start"]),
@@ -144,7 +144,7 @@ def _best(found: "SearchResult") -> list[str]:
     best, aim = found.ranked[0], found.objective.path
     form = form_of(aim)
     runs = [name for name, reason in best.engines.items() if reason is None]
-    line = f"best plan: {best.plan} on {best.plan.num_devices} devices, {title(aim)} "
+    line = f"best plan: {best.plan} on {counted(best.plan.num_devices, 'device')}, {title(aim)} "
     line += form(read_metric(best.metrics, aim))
     own = (best.interval or {}).get(aim)
     if own is not None:

@@ -121,3 +121,11 @@ def test_unknown_name_says_what_there_is(name: str, complaint: str) -> None:
     with pytest.raises(SpecError) as caught:
         load_cluster(name)
     assert complaint in caught.value.hint
+
+
+def test_marks_that_editors_leave_are_no_faults(tmp_path: Path) -> None:
+    """A byte-order mark and Windows line ends change nothing."""
+    plain, marked = tmp_path / "plain.toml", tmp_path / "marked.toml"
+    plain.write_text(_CLUSTER)
+    marked.write_bytes(b"\xef\xbb\xbf" + _CLUSTER.replace("\n", "\r\n").encode())
+    assert load_cluster(str(marked)) == load_cluster(str(plain))
