@@ -68,7 +68,7 @@ def run_work(
 
 
 def work_metrics(work: Work, plan: Plan, cluster: ClusterSpec, output_tokens: int, dtype: str) -> dict[str, float]:
-    """Name the utilisations, energy and price; what is unknown (no price stated) is left out.
+    """Name the utilisations, energy and price; what is unknown (no price stated, no token to charge) is left out.
 
     MFU and MBU relate to stated dense peaks of all devices over the whole run, idle time included.
     """
@@ -82,10 +82,11 @@ def work_metrics(work: Work, plan: Plan, cluster: ClusterSpec, output_tokens: in
     if work.energy_j is not None:
         metrics["energy_j"] = work.energy_j
         metrics["mean_power_w"] = work.energy_j / seconds
-        metrics["energy_j_per_output_token"] = work.energy_j / max(1, output_tokens)
-    if cluster.usd_per_device_hour is not None:
+        if output_tokens:
+            metrics["energy_j_per_output_token"] = work.energy_j / output_tokens
+    if cluster.usd_per_device_hour is not None and output_tokens:
         usd = cluster.usd_per_device_hour * seconds / 3600
-        metrics["usd_per_million_output_tokens"] = usd * 1e6 / max(1, output_tokens)
+        metrics["usd_per_million_output_tokens"] = usd * 1e6 / output_tokens
     return metrics
 
 

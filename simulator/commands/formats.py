@@ -61,7 +61,7 @@ def number(value: float | None) -> str:
     """Format a count in full, a rate with three significant digits."""
     if value is None:
         return "-"
-    if isinstance(value, int) or abs(value) >= 1000:
+    if isinstance(value, int) or value == 0 or abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:#.3g}".removesuffix(".")
 

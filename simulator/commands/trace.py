@@ -92,14 +92,16 @@ def _table(figures: dict[str, Any]) -> str:
         ("prompt-output correlation", _or_dash(figures["prompt_output_correlation"], "{:+.2f}")),
         ("follow-up turns", f"{figures['turns_after_another']:,}"),
         ("prompt tokens seen before", _shared(figures)),
+        ("prompt tokens", f"{figures['prompt_tokens']['total']:,}"),
+        ("output tokens", f"{figures['output_tokens']['total']:,}"),
     ]
     lines = [f"{label:<26} {value}" for label, value in rows]
-    columns = ("mean", "cv", "min", "p50", "p90", "p95", "p99", "max", "total")
-    lines += ["", f"{'tokens':<10}" + "".join(f"{column:>13}" for column in columns)]
+    columns = ("mean", "cv", "min", "p50", "p90", "p95", "p99", "max")
+    lines += ["", f"{'tokens':<8}" + "".join(f"{column:>9}" for column in columns)]
     for label in ("prompt", "output"):
         summary = figures[f"{label}_tokens"]
-        cells = (f"{summary[c]:>13.2f}" if c == "cv" else f"{summary[c]:>13,.0f}" for c in columns)
-        lines.append(f"{label:<10}" + "".join(cells))
+        cells = (_or_dash(summary[column], "{:.2f}" if column == "cv" else "{:,.0f}") for column in columns)
+        lines.append(f"{label:<8}" + "".join(f"{cell:>9}" for cell in cells))
     return "\n".join(lines)
 
 

@@ -41,8 +41,9 @@ def describe_workload(workload: Workload) -> dict[str, Any]:
     }
 
 
-def _lengths(tokens: NDArray[np.int64]) -> dict[str, float]:
-    summary = {"total": int(tokens.sum()), "mean": float(tokens.mean()), "cv": float(tokens.std() / tokens.mean())}
+def _lengths(tokens: NDArray[np.int64]) -> dict[str, float | None]:
+    summary: dict[str, float | None] = {"total": int(tokens.sum()), "mean": float(tokens.mean())}
+    summary["cv"] = float(tokens.std() / tokens.mean()) if tokens.any() else None
     summary["min"] = int(tokens.min())
     summary.update({f"p{p}": float(np.percentile(tokens, p)) for p in _PERCENTILES})
     summary["max"] = int(tokens.max())

@@ -47,6 +47,16 @@ def test_describe_prints_a_table_and_notes_apart(tmp_path: Path, capsys: pytest.
     assert "dropped 1 failed requests" in printed.err
 
 
+def test_a_trace_without_output_has_no_spread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The spread of lengths that are all 0 is unknown, not a division by zero; the table fits 80 columns."""
+    path = tmp_path / "prefill.csv"
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n0,120000,0\n1,50,0\n")
+    assert apex("trace", "describe", str(path)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].split()[:3] == ["output", "0", "-"]
+    assert max(map(len, lines)) <= 80
+
+
 def test_closed_loop_has_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
     """A closed loop's rate is the server's doing, so none is printed."""
     assert apex("trace", "describe", "closed:isl=64,osl=16,concurrency=4") == 0
