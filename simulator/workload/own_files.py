@@ -6,7 +6,6 @@ file metadata in Parquet; plain CSV has no place for it and refuses such a workl
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -16,6 +15,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from simulator.errors import InputError
+from simulator.outputs.whole_file import write_whole
 from simulator.workload.columns import MAX_EXACT, MAX_PLAUSIBLE_TOKENS, RawChunk
 from simulator.workload.text_traces import open_bytes
 from simulator.workload.workload import ClosedLoop, OpenLoop, Workload
@@ -131,7 +131,8 @@ def write_trace(workload: Workload, path: str | Path, *, format: OutputFormat | 
     """Write a workload whole or not at all; the format follows the suffix unless given.
 
     ``apex`` is the JSONL of the APEX traces (arrivals to the nanosecond). Raises InputError for an unknown suffix or
-    for a workload that holds more than the format can (prefix blocks, turns, a closed-loop client).
+    for a workload that holds more than the format can (prefix blocks, turns, a closed-loop client), OutputError where
+    it cannot be written.
     """
     path = Path(path)
     chosen = format or {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}.get(path.suffix)
@@ -144,20 +145,15 @@ def write_trace(workload: Workload, path: str | Path, *, format: OutputFormat | 
             f"{path}: {chosen} cannot hold prefix blocks, follow-up turns or a closed-loop client",
             hint="write .parquet or .jsonl",
         )
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: folder {path.parent} does not exist", hint="create it first")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+
+    def write(partial: Path) -> None:
         if chosen == "parquet":
-            _write_parquet(workload, temporary)
-        else:
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(_lines(workload, chosen))
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+            _write_parquet(workload, partial)
+            return
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(_lines(workload, chosen))
+
+    write_whole(path, write)
 
 
 def _columns(workload: Workload) -> dict[str, list[Any]]:

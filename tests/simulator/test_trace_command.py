@@ -82,7 +82,6 @@ def test_columns_and_units_from_flags(tmp_path: Path, capsys: pytest.CaptureFixt
         (("describe", "chat-synthetic", "--column", "prompt"), "'prompt' is not ROLE=KEY"),
         (("describe", "chat-synthetic", "--rate-scale", "0"), "rate_scale is 0.0, must be a positive number"),
         (("generate", "closed:isl=9,osl=9,concurrency=2", "-o", "OUT/x.csv"), "csv cannot hold"),
-        (("generate", "synthetic:chat", "-o", "OUT/none/x.csv"), "does not exist"),
     ],
 )
 def test_mistakes_end_in_one_message_and_exit_code_2(
@@ -93,4 +92,11 @@ def test_mistakes_end_in_one_message_and_exit_code_2(
     printed = capsys.readouterr()
     assert message in printed.err
     assert printed.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As for every command, a fault of the disk is told from a mistake in the flags."""
+    assert apex("trace", "generate", "synthetic:chat,rate=1,n=2", "-o", str(tmp_path / "none" / "x.csv")) == 1
+    assert "cannot be written" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

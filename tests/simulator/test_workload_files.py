@@ -109,7 +109,7 @@ def one_request(**extra: Any) -> Workload:
         ("w.csv", {"client": ClosedLoop(concurrency=2)}, "csv cannot hold"),
         ("w.csv", {"after": np.array([-1]), "think_s": np.zeros(1)}, "csv cannot hold"),
         ("w.xlsx", {}, "cannot tell the format from the suffix '.xlsx'"),
-        ("none/w.csv", {}, "does not exist"),
+        ("none/w.csv", {}, "cannot be written"),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused_and_nothing_is_written(
