@@ -11,7 +11,7 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 CAMPAIGN ?= build/campaign
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format bench docs fits accuracy gpu-campaign clean
+.PHONY: help setup setup-dev demo test check format bench docs fits accuracy gpu-campaign gpu-report clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ format: $(VENV)/.dev ## Rewrite the code in the house format
 
 gpu-campaign: ## Measure what one GPU can add, one slice of SLICE=9m at a time into CAMPAIGN; repeat until complete
 	$(GPU_PYTHON) -m profiler.campaign --slice $(SLICE) --db $(CAMPAIGN)
+
+gpu-report: $(VENV)/.dev ## Write docs/measured_gpu.md from what the campaign measured
+	$(BIN)/python benchmarks/measured_gpu.py --db $(CAMPAIGN) $(if $(wildcard $(ACCURACY_DB)),--imported $(ACCURACY_DB))
 
 clean: ## Remove the virtual environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -5,6 +5,7 @@ import os
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -119,31 +120,57 @@ def run_slice(db):
     return json.loads(done.stdout), done.stderr
 
 
-def test_slices_work_through_every_stage_and_each_goes_on_where_the_last_one_ended(tmp_path):
-    """Slices end with all stages told, comparisons and rows on disk, no point twice; one more changes nothing."""
-    summaries = [run_slice(tmp_path)]
-    while not summaries[-1][0]["complete"]:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Run slices until the campaign is complete; returns its folder and what each slice printed."""
+    db = tmp_path_factory.mktemp("campaign")
+    summaries = [run_slice(db)[0]]
+    while not summaries[-1]["complete"]:
         assert len(summaries) < 5
-        summaries.append(run_slice(tmp_path))
-    state = summaries[-1][0]
-    assert len(summaries) > 1
+        summaries.append(run_slice(db)[0])
+    return db, summaries
+
+
+def test_slices_work_through_every_stage_and_each_goes_on_where_the_last_one_ended(finished):
+    """Slices end with all stages told, comparisons and rows on disk, no point twice; one more changes nothing."""
+    db, summaries = finished
+    state = summaries[-1]
     assert state["self_test"]["lines"]
     assert state["anchors"]["compared"] == state["anchors"]["steps"] == 3
     assert state["timers"]["timed"] == state["timers"]["ops"] == 4
     assert state["profile"]["left_out"] or state["profile"]["fulfilled"]
-    steps = pq.read_table(tmp_path / "campaign" / "steps.parquet").to_pylist()
+    steps = pq.read_table(db / "campaign" / "steps.parquet").to_pylist()
     assert statistics.median(row["summed_s"] / row["measured_s"] - 1 for row in steps) == pytest.approx(
         state["anchors"]["median_error"]
     )
-    timers = pq.read_table(tmp_path / "campaign" / "timers.parquet").to_pylist()
+    timers = pq.read_table(db / "campaign" / "timers.parquet").to_pylist()
     assert all(row["cold_s"] > 0 and row["do_bench_s"] is None and row["note"] for row in timers)
-    store = open_store(tmp_path, bundled=None)
+    store = open_store(db, bundled=None)
     for family in ("gemm", "attention", "elementwise", "step"):
         rows = [row_identity(family, row) for row in store.read(family, statuses=None).to_pylist()]
         assert len(rows) == len(set(rows)) > 0
-    again, talk = run_slice(tmp_path)
+    again, talk = run_slice(db)
     assert again == state
     assert "==" not in talk
+
+
+def test_a_report_is_made_of_what_a_campaign_leaves(finished, tmp_path):
+    """Every section of the page is filled from the campaign's folder; a page with numbers is not lost without one."""
+    db, _ = finished
+    page = tmp_path / "page.md"
+    report = [sys.executable, Path(__file__).parents[2] / "benchmarks" / "measured_gpu.py", "--out", page]
+    subprocess.run([*report, "--db", tmp_path / "none"], check=True)
+    assert "Not measured yet" in page.read_text()
+    subprocess.run([*report, "--db", db], check=True, capture_output=True)
+    text = page.read_text()
+    assert "Not measured yet" not in text
+    assert "Not reached" not in text
+    assert "| step | bf16 | apex.layer_stack | eager | ok | 3 | 0 |" in text
+    assert "3 steps: median error of the sum" in text
+    assert text.count("do_bench times GPUs") == 4
+    refused = subprocess.run([*report, "--db", tmp_path / "none"], check=False, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert page.read_text() == text
 
 
 def test_a_campaign_without_a_gpu_is_one_message(tmp_path):
