@@ -65,15 +65,12 @@ def show_command(
 
     store = opened(db)
     where = parse_filters(family, filters)
-    table = store.read(family, device=device, statuses=None if all_statuses else ("ok",), where=where)
-    if columns is not None:
-        names = columns.split(",")
-        table = store.read(
-            family, device=device, columns=names, statuses=None if all_statuses else ("ok",), where=where
-        )
-    else:
-        names = varying_columns(table)
-    shown = table.select(names).slice(0, limit).to_pylist()
+    stated = None if columns is None else columns.split(",")
+    statuses = None if all_statuses else ("ok",)
+    table = store.read(family, device=device, columns=stated, statuses=statuses, where=where)
+    shown = table.select(stated or varying_columns(table)).slice(0, limit).to_pylist()
+    if not table.num_rows:
+        click.echo(f"no such row of {family} in {store.root}; `apex db ls` counts what there is", err=True)
     if table.num_rows > limit:
         click.echo(f"{limit} of {table.num_rows} rows; --limit shows more", err=True)
     print_rows(shown, as_json=as_json)

@@ -14,8 +14,12 @@ def parse_filters(family: str, filters: Sequence[str]) -> dict[str, object]:
     where: dict[str, list[object]] = {}
     for text in filters:
         column, separator, value = text.partition("=")
-        if not separator or column not in schema.names:
-            raise ProfilesError(f"--where {text!r}: must be COLUMN=VALUE", hint=f"columns: {', '.join(schema.names)}")
+        if not separator:
+            raise ProfilesError(f"--where {text!r}: must be COLUMN=VALUE", hint="for example dtype=bf16")
+        if column not in schema.names:
+            raise ProfilesError(
+                f"--where {text!r}: {family} has no column {column!r}", hint=f"columns: {', '.join(schema.names)}"
+            )
         try:
             parsed = None if value in {"", "null"} else pa.scalar(value).cast(schema.field(column).type).as_py()
         except pa.ArrowInvalid as error:

@@ -138,7 +138,9 @@ class Store:
             return table
         unknown = [name for name in columns if name not in schema.names]
         if unknown:
-            raise ProfilesError(f"column {unknown[0]} is not part of the {family} schema")
+            raise ProfilesError(
+                f"column {unknown[0]!r} is not part of the {family} schema", hint=f"columns: {', '.join(schema.names)}"
+            )
         return table.select([*columns, *extra])
 
     def keys(

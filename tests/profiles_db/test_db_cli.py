@@ -79,6 +79,13 @@ def test_show_filters(apex: Apex, filled: Store) -> None:
     assert [row["m"] for row in json.loads(out)] == [1, 3]
 
 
+def test_show_says_when_nothing_matches(apex: Apex, filled: Store) -> None:
+    """An empty answer is said, so that a mistyped device is not taken for missing measurements."""
+    code, out, err = apex("db", "show", "gemm", "--db", filled.root, "--device", "h100")
+    assert (code, out) == (0, "")
+    assert "no such row of gemm" in err
+
+
 @pytest.mark.parametrize("form", ["csv", "json", "parquet"])
 def test_export_writes_every_form(form: str, apex: Apex, filled: Store, tmp_path: Path) -> None:
     """The file holds all rows of every status in the form its suffix names."""
@@ -143,6 +150,8 @@ def test_import_prints_counts_and_reasons(apex: Apex, tmp_path: Path) -> None:
         (["db", "show", "gem", "--db", "{db}"], "unknown op family 'gem'"),
         (["db", "ls", "--family", "gem", "--db", "{db}"], "unknown op family 'gem'"),
         (["db", "show", "gemm", "--db", "{db}", "--where", "m"], "must be COLUMN=VALUE"),
+        (["db", "show", "gemm", "--db", "{db}", "--where", "foo=1"], "gemm has no column 'foo'"),
+        (["db", "show", "gemm", "--db", "{db}", "--columns", "m,foo"], "hint: columns: m, n, k"),
         (["db", "show", "gemm", "--db", "{db}", "--where", "m=many"], "'many' is not a value of m"),
         (["db", "show", "gemm", "--db", "{db}", "--columns", "speed"], "column speed is not part"),
         (["db", "export", "gemm", "{tmp}/out.xlsx", "--db", "{db}"], "cannot export as 'xlsx'"),
