@@ -139,7 +139,7 @@ class Store:
         unknown = [name for name in columns if name not in schema.names]
         if unknown:
             raise ProfilesError(
-                f"column {unknown[0]!r} is not part of the {family} schema", hint=f"columns: {', '.join(schema.names)}"
+                f"column {unknown[0]} is not part of the {family} schema", hint=f"columns: {', '.join(schema.names)}"
             )
         return table.select([*columns, *extra])
 
