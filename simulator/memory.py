@@ -146,7 +146,7 @@ def _block_bytes(plan: Plan, blocks: tuple[tuple[Block, int], ...], block_size: 
     for block, count in blocks:
         for cell in block.cells:
             call = cell.attention(plan)
-            window = call.decode.window if call is not None else 0
+            window = call.decode.window if call is not None and not call.is_sparse else 0
             share = 1.0
             if window and context_tokens is not None:
                 share = min(1.0, (window + block_size) / context_tokens)

@@ -4,7 +4,7 @@ A reader is registered for one or more values of `model_type`. Keys that change 
 models are refused; the many metadata keys of real configs are ignored.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +15,9 @@ from simulator.model.spec import ModelSpec
 Reader = Callable[[HfConfig, str], ModelSpec]
 
 ARCHITECTURES: Final[dict[str, Reader]] = {}
+_READS: Final[dict[str, frozenset[str]]] = {}
 
-# Keys that change what a layer computes, with what they mean; no bundled cell covers them.
+# Keys that change what a layer computes, with what they mean: refused but by the readers that say they read them.
 _UNSUPPORTED: Final[Mapping[str, str]] = {
     "index_topk": "sparse attention chosen by an indexer is not modelled",
     "attn_output_gate": "gated attention output is not modelled",
@@ -32,8 +33,11 @@ _UNSUPPORTED: Final[Mapping[str, str]] = {
 }
 
 
-def architecture(*model_types: str) -> Callable[[Reader], Reader]:
-    """Register a reader: read configs of these ``model_type`` values with the decorated function."""
+def architecture(*model_types: str, reads: Iterable[str] = ()) -> Callable[[Reader], Reader]:
+    """Register a reader: read configs of these ``model_type`` values with the decorated function.
+
+    ``reads`` names keys that it understands and others do not.
+    """
 
     def register(reader: Reader) -> Reader:
         for model_type in model_types:
@@ -42,6 +46,7 @@ def architecture(*model_types: str) -> Callable[[Reader], Reader]:
                 msg = f"model type {model_type!r} is already read by {known.__qualname__}"
                 raise ValueError(msg)
             ARCHITECTURES[model_type] = reader
+            _READS[model_type] = frozenset(reads)
         return reader
 
     return register
@@ -62,8 +67,10 @@ def from_hf_config(source: str | Path | Mapping[str, Any] | HfConfig, *, name: s
             path = Path(source)
             name = path.parent.name if path.name == "config.json" and path.parent.name else path.stem
     reader = _reader_of(config)
+    understood = _READS[config.text("model_type")]
     for key, because in _UNSUPPORTED.items():
-        config.refuse(key, because=because, hint="register a cell for it: docs/custom_cells.md")
+        if key not in understood:
+            config.refuse(key, because=because, hint="register a cell for it: docs/custom_cells.md")
     return reader(config, name or config.text("_name_or_path", "") or config.text("model_type", "model"))
 
 

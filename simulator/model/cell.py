@@ -34,13 +34,15 @@ class AttentionTemplate:
 
     ``window`` of the ops bounds the keys a query sees. ``context_gemm`` (MLA) runs once per step over the *cached*
     context tokens of the prefill chunks (its ``m``), which must be expanded before they can be attended to.
-    ``fixed_kv_tokens`` is set where keys do not grow with the sequence (cross attention).
+    ``fixed_kv_tokens`` is set where keys do not grow with the sequence (cross attention). ``is_sparse``: a query sees
+    ``window`` keys of the whole sequence, so that all of them stay cached.
     """
 
     prefill: Attention
     decode: Attention
     context_gemm: Gemm | None = None
     fixed_kv_tokens: int = 0
+    is_sparse: bool = False
 
 
 @runtime_checkable

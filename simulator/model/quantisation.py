@@ -7,10 +7,14 @@ Covers fp8 (per tensor or channel, and 128 x 128 blocks), fbgemm_fp8, modelopt (
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Final
 
 from simulator.model.hf_config import HfConfig
 from simulator.model.linear import FP8_BLOCK, WeightFormat
+
+# Parts that no format rounds: leaving them out says nothing of the matrices beside them.
+_NEVER_QUANTISED: Final = ("norm", "gate", "bias", "indexers_proj")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +44,7 @@ def read_quantisation(config: HfConfig, dtype: str) -> Quantisation:
     section = config.section("quantization_config")
     if section is None:
         return Quantisation(dtype=dtype)
-    method = section.text("quant_method", "")
+    method = section.text("quant_method", "modelopt" if "quant_algo" in section else "")
     if method not in _READERS:
         raise section.fault(
             "quant_method", f"one of {', '.join(_READERS)}", hint="use the unquantised checkpoint's config.json"
@@ -125,12 +129,17 @@ def _group_size(section: HfConfig) -> int:
 
 
 def _matches(pattern: str, module: str) -> bool:
-    """Whether a checkpoint's pattern names this module: a regex (`re:`), a glob part, or a path or prefix of one."""
+    """Whether a checkpoint's pattern names this module: a regex (`re:`), a glob, or a path or prefix of one.
+
+    A multimodal checkpoint's paths start with the language model's.
+    """
     if pattern.startswith("re:"):
         return re.match(pattern[3:], module) is not None
+    pattern = pattern.removeprefix("language_model.").replace("model.language_model.", "model.", 1)
     if "*" in pattern:
-        return re.match(re.escape(pattern).replace(r"\*", "[^.]+"), module) is not None
-    return module == pattern or f".{module}.".find(f".{pattern}.") >= 0 or pattern.startswith(f"{module}.")
+        return any(fnmatchcase(path, pattern) for path in (module, f"{module}.weight"))
+    is_part = pattern.startswith(f"{module}.") and not pattern.endswith(_NEVER_QUANTISED)
+    return module == pattern or f".{module}.".find(f".{pattern}.") >= 0 or is_part
 
 
 _READERS: Final[dict[str, Callable[[HfConfig], WeightFormat]]] = {

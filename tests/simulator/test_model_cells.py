@@ -152,6 +152,21 @@ def test_latent_attention_expands_for_prefill_and_absorbs_for_decode() -> None:
     assert cell.kv_bytes_per_token(Plan(tp=8)) == cell.kv_bytes_per_token(Plan()) == 576 * 2
 
 
+def test_sparse_attention_scores_every_key_and_reads_the_chosen_ones() -> None:
+    """DeepSeek-V3.2: 64 fp8 heads score all keys on every rank; attention sees 2,048, and nothing leaves the cache."""
+    model, plan = load_model("deepseek-v3.2"), Plan(tp=8)
+    indexer, attention, _ = model.unique_blocks[0].cells
+    scores, chosen = indexer.attention(plan), attention.attention(plan)
+    assert scores is not None
+    assert (scores.decode.num_heads, scores.decode.num_kv_heads, scores.decode.window) == (64, 1, 0)
+    assert chosen is not None
+    assert (chosen.decode.window, chosen.is_sparse, chosen.context_gemm) == (2048, True, None)
+    assert indexer.kv_bytes_per_token(plan) == 128 + 4
+    assert indexer.weight_bytes(plan) == indexer.weight_bytes(Plan())
+    assert indexer.parameters() == 1536 * 8192 + 7168 * (128 + 64) + 2 * 128
+    assert model.parameters() - load_model("deepseek-v3").parameters() == 61 * indexer.parameters()
+
+
 def test_gpt_oss_alternates_windows_starting_with_one() -> None:
     """Even layers see 128 tokens, odd layers everything."""
     model = load_model("gpt-oss-20b")
@@ -302,5 +317,5 @@ def test_embedding_and_final_norm_run_on_every_token() -> None:
 def test_every_bundled_cell_is_registered() -> None:
     """Each cell of each bundled model is known by the kind it is registered under."""
     kinds = {kind_of(cell) for name in bundled_models() for block, _ in load_model(name).blocks for cell in block.cells}
-    assert kinds == {"attention", "latent_attention", "mlp", "moe"}
+    assert kinds == {"attention", "indexer", "latent_attention", "mlp", "moe"}
     assert {"cross_attention", "encoder_attention"} <= set(CELL_KINDS)

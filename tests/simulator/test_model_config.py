@@ -200,3 +200,16 @@ def test_no_value_of_any_key_ends_in_anything_but_a_model_or_a_message(data: st.
         return
     assert model.parameters() >= model.active_parameters() > 0
     assert model.refusal(Plan(tp=2)) is None or "must" in str(model.refusal(Plan(tp=2)))
+
+
+def test_a_multimodal_checkpoint_is_its_text_decoder() -> None:
+    """Qwen3-VL is read as the decoder in ``text_config``, with the formats and the tying of the whole checkpoint."""
+    text = LLAMA | {"model_type": "qwen3_vl_text", "head_dim": 64}
+    whole = {"model_type": "qwen3_vl", "text_config": text, "tie_word_embeddings": True, "vision_config": {"depth": 27}}
+    fp8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    model = from_hf_config(whole | {"quantization_config": fp8}, name="vl")
+    plain = from_hf_config(text | {"model_type": "qwen3", "tie_word_embeddings": True}, name="vl")
+    assert (model.architecture, model.quantisation, model.tied_embeddings) == ("qwen3_vl", "fp8_block", True)
+    assert model.parameters() == plain.parameters()
+    with pytest.raises(InputError, match="'text_config' is missing"):
+        from_hf_config({"model_type": "qwen3_vl"})

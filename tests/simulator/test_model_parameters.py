@@ -33,6 +33,12 @@ PUBLISHED = {
     "qwen3-235b-a22b": 235_093_634_560,
     "gpt-oss-20b": 20_914_757_184,
     "gpt-oss-120b": 116_829_156_672,
+    "glm-4.5-air": 106_852_251_264,
+    "kimi-k2": 1_026_408_232_448,
+    "mistral-7b": 7_248_023_552,
+    "qwen2.5-14b": 14_770_033_664,
+    "qwen3-14b": 14_768_307_200,
+    "qwen3-coder-480b-a35b": 480_154_875_392,
     "minimax-m2.5": 228_689_748_992 + 62 * 256,  # the published total leaves out the routers' correction biases
 }
 

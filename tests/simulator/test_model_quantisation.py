@@ -93,6 +93,27 @@ def test_modules_left_alone_make_blocks_of_their_own() -> None:
         assert attention.weights.scheme == "bf16"
 
 
+def test_norms_left_alone_leave_their_module_quantised() -> None:
+    """FP8 checkpoints list every norm among what is not converted; the projections beside them are converted."""
+    ignored = [f"model.layers.{layer}.self_attn.k_norm" for layer in range(4)] + ["model.layers.1.input_layernorm"]
+    config = {"quant_method": "fp8", "weight_block_size": [128, 128], "modules_to_not_convert": ignored}
+    assert len(from_hf_config(BASE | {"quantization_config": config}, name="q").unique_blocks) == 1
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*.self_attn*", "model.layers.*.self_attn.*", "language_model.model.layers.*.self_attn*"]
+)
+def test_globs_span_dots_and_the_prefix_of_a_multimodal_checkpoint(pattern: str) -> None:
+    """ModelOpt writes globs in the manner of file names: one leaves attention alone in every layer, nothing else."""
+    config = {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": [pattern]}
+    (block,) = from_hf_config(BASE | {"quantization_config": config}, name="q").unique_blocks
+    attention, mlp = block.cells
+    assert isinstance(attention, SelfAttention)
+    assert attention.weights.scheme == "bf16"
+    assert isinstance(mlp, Mlp)
+    assert mlp.feed_forward.weights.scheme == "nvfp4"
+
+
 def test_mxfp4_is_for_experts_alone() -> None:
     """gpt-oss stores experts in 4.25 bits per weight and the rest in 16: 12.8 GiB in all."""
     model = load_model("gpt-oss-20b")

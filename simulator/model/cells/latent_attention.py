@@ -5,6 +5,7 @@ a 576-wide head. Prefill expands the latent by `kv_b_proj` and runs ordinary att
 128-wide values. For the step's new tokens the two cost the same FLOPs (both are the kv_b matrix), so they are one
 GEMM of the token ops; only cached context of a prefill chunk has to be expanded on top (`context_gemm`).
 The latent is replicated over the tensor axis. Source: DeepSeek-V2 report (arXiv 2405.04434), section 2.1.
+Behind an indexer (DeepSeek-V3.2) a query sees ``index_topk`` keys, and prefill runs in the latent space as well.
 """
 
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class LatentAttention:
     dtype: str
     weights: WeightFormat
     norm: Norm
+    index_topk: int = 0  # keys an indexer chooses for each query; 0 = all
 
     @property
     def latent_width(self) -> int:
@@ -100,7 +102,10 @@ class LatentAttention:
             dtype=dtype,
             kv_dtype=cache,
             variant="mla",
+            window=self.index_topk,
         )
+        if self.index_topk:
+            return AttentionTemplate(prefill=decode, decode=decode, is_sparse=True)
         prefill = Attention(
             num_heads=heads,
             num_kv_heads=heads,

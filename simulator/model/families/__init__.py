@@ -1,5 +1,27 @@
 """Readers of Hugging Face architectures, one file per family; importing this package registers them."""
 
-from simulator.model.families import classic, deepseek, encoder_decoder, gemma, gpt_oss, llama, llama4, mixture, vision
+from simulator.model.families import (
+    classic,
+    deepseek,
+    encoder_decoder,
+    gemma,
+    gpt_oss,
+    llama,
+    llama4,
+    mixture,
+    multimodal_text,
+    vision,
+)
 
-__all__ = ["classic", "deepseek", "encoder_decoder", "gemma", "gpt_oss", "llama", "llama4", "mixture", "vision"]
+__all__ = [
+    "classic",
+    "deepseek",
+    "encoder_decoder",
+    "gemma",
+    "gpt_oss",
+    "llama",
+    "llama4",
+    "mixture",
+    "multimodal_text",
+    "vision",
+]

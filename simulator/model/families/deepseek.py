@@ -1,4 +1,4 @@
-"""DeepSeek-V2, V3, R1 and Kimi K2, GLM-4.5: first layers dense, then routed experts beside shared ones.
+"""DeepSeek-V2, V3, R1, V3.2 and Kimi K2, GLM-4.5 and GLM-5: first layers dense, then routed experts beside shared ones.
 
 DeepSeek's attention is latent; GLM's is grouped and its router fp32 (vLLM ``glm4_moe.py``). Multi-token-prediction
 layers are not part of the model.
@@ -9,6 +9,7 @@ from typing import Final
 
 from simulator.model.architectures import architecture
 from simulator.model.block import Block
+from simulator.model.cells.indexer import Indexer
 from simulator.model.cells.latent_attention import LatentAttention
 from simulator.model.cells.mlp import Mlp
 from simulator.model.cells.moe import MixtureOfExperts
@@ -24,22 +25,47 @@ _TOPK_METHODS: Final = {"glm4_moe": "noaux_tc"}
 def read_deepseek(config: HfConfig, name: str) -> ModelSpec:
     """Latent attention in every layer; ``q_lora_rank`` null projects queries directly."""
     decoder = Decoder.read(config)
+    return decoder.assemble(
+        name, lambda layer: Block(cells=(_latent_attention(decoder, layer), _feed_forward(decoder, layer)))
+    )
 
-    def attention(layer: int) -> LatentAttention:
-        return LatentAttention(
+
+@architecture("deepseek_v32", "glm_moe_dsa", reads=["index_topk"])
+def read_sparse(config: HfConfig, name: str) -> ModelSpec:
+    """Latent attention over the keys an indexer chooses, in every layer."""
+    decoder = Decoder.read(config)
+    topk = config.integer("index_topk")
+
+    def block(layer: int) -> Block:
+        indexer = Indexer(
             hidden=decoder.hidden,
-            num_heads=decoder.num_heads,
-            q_lora_rank=config.integer("q_lora_rank", 0),
-            kv_lora_rank=config.integer("kv_lora_rank"),
-            qk_nope_head_dim=config.integer("qk_nope_head_dim"),
-            qk_rope_head_dim=config.integer("qk_rope_head_dim"),
-            v_head_dim=config.integer("v_head_dim"),
+            q_lora_rank=config.integer("q_lora_rank"),
+            num_heads=config.integer("index_n_heads"),
+            head_dim=config.integer("index_head_dim"),
+            rope_head_dim=config.integer("qk_rope_head_dim"),
             dtype=decoder.dtype,
-            weights=decoder.quantisation.of(f"model.layers.{layer}.self_attn"),
-            norm=decoder.norm,
+            weights=decoder.quantisation.of(f"model.layers.{layer}.self_attn.indexer"),
         )
+        attention = replace(_latent_attention(decoder, layer), index_topk=topk)
+        return Block(cells=(indexer, attention, _feed_forward(decoder, layer)))
 
-    return decoder.assemble(name, lambda layer: Block(cells=(attention(layer), _feed_forward(decoder, layer))))
+    return decoder.assemble(name, block)
+
+
+def _latent_attention(decoder: Decoder, layer: int) -> LatentAttention:
+    config = decoder.config
+    return LatentAttention(
+        hidden=decoder.hidden,
+        num_heads=decoder.num_heads,
+        q_lora_rank=config.integer("q_lora_rank", 0),
+        kv_lora_rank=config.integer("kv_lora_rank"),
+        qk_nope_head_dim=config.integer("qk_nope_head_dim"),
+        qk_rope_head_dim=config.integer("qk_rope_head_dim"),
+        v_head_dim=config.integer("v_head_dim"),
+        dtype=decoder.dtype,
+        weights=decoder.quantisation.of(f"model.layers.{layer}.self_attn"),
+        norm=decoder.norm,
+    )
 
 
 @architecture("glm4_moe")

@@ -9,7 +9,7 @@ from simulator.model.hf_config import HfConfig
 from simulator.model.spec import ModelSpec
 
 
-@architecture("llama", "mistral", "phi3", "granite", "internlm2", "qwen2", "qwen3")
+@architecture("llama", "mistral", "phi3", "granite", "internlm2", "qwen2", "qwen3", "qwen3_vl_text")
 def read_llama(config: HfConfig, name: str) -> ModelSpec:
     """Biases: ``attention_bias`` on all four projections (Llama); Qwen2 always on q, k and v; qk-norm: Qwen3."""
     decoder = Decoder.read(config)
@@ -27,7 +27,7 @@ def read_llama(config: HfConfig, name: str) -> ModelSpec:
             window=windows[layer],
             qkv_bias=bias or model_type == "qwen2",
             output_bias=bias,
-            qk_norm="head" if model_type == "qwen3" else "none",
+            qk_norm="head" if model_type in {"qwen3", "qwen3_vl_text"} else "none",
         )
         return Block(cells=(attention, decoder.mlp(layer, bias=mlp_bias)))
 
