@@ -14,6 +14,7 @@ from simulator.errors import InputError
 from simulator.metrics import Slo as RequestSlo
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")
+SUSTAINABLE_RATE: Final = "sustainable_requests_per_s"  # of a search that ranks by it alone (simulator.capacity)
 _LATENCIES: Final = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")
 # Plain metrics and whether less is better.
 _PLAIN: Final = {
@@ -21,6 +22,7 @@ _PLAIN: Final = {
     "throughput_total_tokens_per_s": False,
     "throughput_requests_per_s": False,
     "goodput_requests_per_s": False,
+    SUSTAINABLE_RATE: False,
     "slo_attainment_frac": False,
     "duration_s": True,
     "energy_j": True,
@@ -120,6 +122,8 @@ def parse_slo(texts: Sequence[str]) -> Slo:
                 f"slo {text!r}: the limit is {bound:g}, must be > 0", hint="limits are in seconds and SI units"
             )
         path, at_most = match["path"], match["sign"] == "<="
+        if path == SUSTAINABLE_RATE:
+            raise InputError(f"slo {text!r}: limits are what {path} is found within", hint="rank by it: --objective")
         if path in _PER_REQUEST:
             if not at_most:
                 raise InputError(f"slo {text!r}: a request's latency can only be bounded from above", hint="use <=")

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster_specs.cluster import ClusterSpec
+from simulator.capacity import check_capacity, sustainable_rate
 from simulator.disaggregation import PoolsResult, PoolStarts, replay_pools, start_pools, with_pools_interval
 from simulator.errors import InputError
-from simulator.objective import Limit, Objective, Slo, read_metric
+from simulator.objective import SUSTAINABLE_RATE, Limit, Metrics, Objective, Slo, read_metric
 from simulator.plan import Plan
 from simulator.plan_space import Axes, enumerate_plans, smallest_fit
 from simulator.pool_space import enumerate_pools
@@ -80,12 +81,17 @@ def search(
     if not candidates:
         raise InputError("no plan to search", hint="name at least one plan")
     wanted = slo or Slo()
+    wants_capacity = objective.path == SUSTAINABLE_RATE
+    if wants_capacity:
+        check_capacity(workload, wanted)
     _check_price(serving.cluster, [objective.path, *(limit.path for limit in wanted.per_plan)])
 
     def judge(candidate: Plan | PoolPlan | PoolStarts) -> Outcome | Refusal:
         outcome = _replay(serving, candidate, workload, slo)
         if isinstance(outcome, Refusal):
             return outcome
+        if wants_capacity:
+            outcome.metrics[SUSTAINABLE_RATE] = _capacity(serving, outcome, workload, wanted)
         if outcome.metrics["finished"] == 0:
             reasons = ", ".join(outcome.metrics["rejected"])
             return Refusal(plan=outcome.plan, reason=f"no request is answered ({reasons})")
@@ -124,6 +130,15 @@ def _replay(
         return start if isinstance(start, Refusal) else replay(serving, start, workload, slo)
     starts = start_pools(serving, candidate, workload) if isinstance(candidate, PoolPlan) else candidate
     return starts if isinstance(starts, Refusal) else replay_pools(serving, starts, workload, slo)
+
+
+def _capacity(serving: Serving, outcome: Outcome, workload: Workload, slo: Slo) -> float:
+    def measure(scaled: Workload) -> Metrics:
+        if isinstance(outcome, PoolsResult):
+            return replay_pools(serving, outcome.starts, scaled, slo).metrics
+        return replay(serving, outcome.start, scaled, slo).metrics
+
+    return sustainable_rate(measure, workload, slo)
 
 
 def _check_price(cluster: ClusterSpec, paths: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ _TITLES: Final = {
     "throughput_total_tokens_per_s": "in+out tokens/s",
     "throughput_requests_per_s": "requests/s",
     "goodput_requests_per_s": "goodput/s",
+    "sustainable_requests_per_s": "max req/s",
     "slo_attainment_frac": "in SLO",
     "duration_s": "duration",
     "energy_j": "energy J",

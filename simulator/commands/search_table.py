@@ -8,7 +8,7 @@ from rich.table import Table
 
 from simulator.commands.formats import columns, counted, duration, form_of, rendered, spread, title
 from simulator.metrics import Slo as RequestSlo
-from simulator.objective import Metrics, read_metric
+from simulator.objective import SUSTAINABLE_RATE, Metrics, read_metric
 
 if TYPE_CHECKING:
     from simulator.objective import Limit
@@ -30,6 +30,7 @@ _METRICS: Final = (
     "mfu_frac",
 )
 _NAMED_REFUSALS: Final = 4
+_LEAST_SPAN: Final = 20  # mean requests a trace should last at the rate it is to tell
 _NUMBER: Final = re.compile(r"(?<![\w.-])(\d+(?:\.\d+)?)(?![\w-])")
 
 
@@ -76,7 +77,7 @@ def _columns(found: "SearchResult", best: "Outcome") -> dict[str, Column]:
     """Columns behind the plan's name, most telling first."""
     aim = found.objective.path
     heads: dict[str, Column] = {title(aim): _metric(aim)}
-    if best.interval is not None:
+    if aim in (best.interval or {}):
         heads["90 % interval"] = lambda result, _: spread((result.interval or {}).get(aim), form_of(aim))
     heads["vs best"] = lambda result, _: _difference(result, best, aim)
     if aim.startswith(("e2e_s.", "ttft_s.")):
@@ -158,6 +159,10 @@ def _best(found: "SearchResult") -> list[str]:
         for result in found.ranked[1:]
         if own is not None and (other := (result.interval or {}).get(aim)) and other[0] <= own[1] and own[0] <= other[1]
     ]
+    rate_per_s, e2e_s = read_metric(best.metrics, SUSTAINABLE_RATE), read_metric(best.metrics, "e2e_s.mean") or 0.0
+    if rate_per_s and best.metrics["requests"] < _LEAST_SPAN * e2e_s * rate_per_s:
+        lasts = duration(best.metrics["requests"] / rate_per_s)
+        lines.append(f"the trace is short for this: at that rate it lasts {lasts}, a mean request {duration(e2e_s)}")
     if aim.startswith("energy_"):
         lines.append("energy: the interval is that of the step times; the power model's own error is not in it")
     if close:

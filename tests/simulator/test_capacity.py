@@ -1,0 +1,95 @@
+"""The most traffic a plan takes within limits."""
+
+import pytest
+
+from cluster_specs.load import load_cluster
+from costmodel.analytic import AnalyticCosts
+from simulator.capacity import check_capacity, sustainable_rate
+from simulator.engine_profile import load_profile
+from simulator.errors import InputError
+from simulator.model.bundled import load_model
+from simulator.objective import SUSTAINABLE_RATE, Metrics, parse_objective, parse_slo
+from simulator.plan import parse_plan
+from simulator.plan_space import Axes
+from simulator.search import SearchResult, search
+from simulator.serving import Refusal, Serving
+from simulator.simulate import replay
+from simulator.workload.parse import parse_workload
+from simulator.workload.scale import scale_workload
+from simulator.workload.workload import Workload
+
+_TRACE = "synthetic:isl=512,osl=32,rate=2,n=600,seed=1"  # short answers: steady for most of its span
+_AIM = parse_objective(SUSTAINABLE_RATE)
+
+
+def _serving(cluster: str) -> Serving:
+    spec = load_cluster(cluster)
+    return Serving(
+        model=load_model("llama-3.1-8b"),
+        cluster=spec,
+        profile=load_profile("vllm-0.33"),
+        costs=lambda clock_mhz: AnalyticCosts(spec, clock_mhz),
+    )
+
+
+def _search(cluster: str, limits: list[str], axes: Axes | None = None) -> SearchResult:
+    workload = parse_workload(_TRACE)
+    return search(_serving(cluster), workload, _AIM, slo=parse_slo(limits), axes=axes)
+
+
+def test_limits_hold_up_to_the_rate_and_break_beyond() -> None:
+    """Replayed by hand on the grid, the rate found is that of the densest arrivals that keep the limit."""
+    serving, slo = _serving("h100-sxm-1"), parse_slo(["ttft_s.p99<=0.5"])
+    workload = parse_workload(_TRACE)
+    start = serving.start(parse_plan("tp1"), workload)
+    assert not isinstance(start, Refusal)
+
+    def measure(scaled: Workload) -> Metrics:
+        return replay(serving, start, scaled).metrics
+
+    found = sustainable_rate(measure, workload, slo)
+    rate_per_s = (len(workload) - 1) / float(workload.arrival_s[-1] - workload.arrival_s[0])
+    for nudge, is_kept in ((0.999, True), (1.03, False)):
+        metrics = measure(scale_workload(workload, found / rate_per_s * nudge))
+        assert (slo.broken(metrics) == ()) == is_kept
+    assert found > 4 * rate_per_s
+
+
+def test_two_replicas_take_twice_the_traffic() -> None:
+    """Independent replicas add up, but for the unevenness of a short trace."""
+    limits = ["tpot_s.p99<=0.03"]
+    rates = {
+        str(result.plan): result.metrics[SUSTAINABLE_RATE]
+        for cluster in ("h100-sxm-1", "h100-sxm-2")
+        for result in _search(cluster, limits).ranked
+    }
+    assert rates["dp2"] == pytest.approx(2 * rates["tp1"], rel=0.25)
+
+
+def test_limits_nothing_keeps_leave_no_rate() -> None:
+    """A first token faster than one prompt can be computed is kept at no rate."""
+    found = _search("h100-sxm-1", ["ttft_s.p50<=1e-4"])
+    assert [result.metrics[SUSTAINABLE_RATE] for result, _ in found.breaking] == [0.0]
+
+
+def test_pools_have_a_rate_too() -> None:
+    """Plans of one pool and of two are ranked by the same figure, best first."""
+    found = _search("h100-sxm-2", ["tpot_s.p99<=0.05"], Axes(pools=True))
+    rates = [result.metrics[SUSTAINABLE_RATE] for result in found.ranked]
+    assert any("+" in str(result.plan) for result in found.ranked)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] > 0
+
+
+def test_a_rate_without_limits_or_arrivals_means_nothing() -> None:
+    """Without a limit any rate would do; a closed loop has no arrivals; as a limit it would bound itself."""
+    with pytest.raises(InputError, match="no limit on the plan"):
+        _search("h100-sxm-1", ["ttft_s<=1"])
+    for text, reason in (
+        ("closed:isl=64,osl=8,concurrency=2", "closed loop"),
+        ("synthetic:isl=64,osl=8,n=3,arrivals=burst", "arrive at once"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            check_capacity(parse_workload(text), parse_slo(["ttft_s.p99<=1"]))
+    with pytest.raises(InputError, match="limits are what"):
+        parse_slo([f"{SUSTAINABLE_RATE}>=1"])
