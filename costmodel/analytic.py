@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.hierarchy import hops, level_share
-from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
+from costmodel.ops import DTYPE_BYTES, SCHEMES, Attention, Collective, Elementwise, Gemm, Moe, Op
 from costmodel.power import PowerModel
 from costmodel.prediction import Prediction, Source
 from costmodel.roofline import compute_dtype, peak_flop_per_s, roofline
@@ -41,6 +41,10 @@ _LOG_HALF_WIDTH: Final[Mapping[type[Op], float]] = {
 # activation, all in 16 bits. The median of 1,024 to 16,384 tokens is then 0.7 to 0.9 of the measured time.
 _GROUPED_SHARE = 0.5
 _ROW_BYTES = 2.0
+# A prefill's efficiency rises with its keys, as masked halves of diagonal tiles and idle processors weigh less: it is
+# 1.4 k / (k + 1000) of the device's median at k keys, over the eight devices with tables.
+_LONG_PREFILL = 1.4
+_HALF_KEYS = 1000.0
 
 
 class AnalyticCosts:
@@ -81,9 +85,9 @@ class AnalyticCosts:
         """Nothing to add: the origin says that no price is measured."""
         return ""
 
-    def includes_quantise(self, dtype: str) -> bool:  # noqa: ARG002 - same question as to a fitted model
-        """Whether GEMM times include quantising the activations: never here."""
-        return False
+    def includes_quantise(self, dtype: str) -> bool:
+        """Whether GEMM times include quantising the activations, as those of measured kernels do."""
+        return _rounds_activations(dtype)
 
     def _prediction(self, op: Op, latency_s: Array) -> Prediction:
         work = roofline(op, self.cluster, self.clock_mhz)
@@ -112,7 +116,13 @@ class AnalyticCosts:
 
     def _gemm(self, op: Gemm) -> Array:
         compute_s = op.flop() / self._compute_rate(compute_dtype(op))
-        return np.maximum(self._floor_s, self._ramp_s + _knee(compute_s, op.io_bytes() / self._stream))
+        product_s = np.maximum(self._floor_s, self._ramp_s + _knee(compute_s, op.io_bytes() / self._stream))
+        if not _rounds_activations(op.dtype):
+            return product_s
+        # A kernel of its own reads the activations in 16 bits and writes them as the product reads them.
+        moved = _ROW_BYTES + DTYPE_BYTES[SCHEMES[op.dtype].activation]
+        rounded_s = moved * np.asarray(op.m, dtype=np.float64) * op.k / self._stream
+        return np.asarray(product_s + np.maximum(self._floor_s, self._ramp_s + rounded_s))
 
     def _moe(self, op: Moe) -> Array:
         """Price grouped GEMMs, and the rows that travel through memory between them: gather, activation, sum."""
@@ -130,7 +140,9 @@ class AnalyticCosts:
         seconds = np.asarray(0.0)
         if np.any(op.num_prefill):
             part = _phase(op, prefill=True)
-            seconds = seconds + _knee(part.flop() / rate, part.io_bytes() / self._stream)
+            keys = np.asarray(op.prefill_kv, dtype=np.float64)
+            long_rate = rate * _LONG_PREFILL * keys / (keys + _HALF_KEYS)
+            seconds = seconds + _knee(part.flop() / long_rate, part.io_bytes() / self._stream)
         if np.any(op.num_decode):
             part = _phase(op, prefill=False)
             seconds = seconds + _knee(part.flop() / rate, part.io_bytes() / decode_stream)
@@ -152,6 +164,10 @@ class AnalyticCosts:
                 steps *= 2.0
             seconds = seconds + steps * hop.link.latency_s
         return np.asarray(seconds + sent_s(op, self.cluster) / constants.link_efficiency.value)
+
+
+def _rounds_activations(dtype: str) -> bool:
+    return SCHEMES[dtype].activation not in {"fp32", "bf16", "fp16"}
 
 
 def sent_s(op: Collective, cluster: ClusterSpec) -> Array:

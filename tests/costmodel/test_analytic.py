@@ -103,3 +103,25 @@ def test_every_bundled_cluster_prices_every_op(name: str) -> None:
         power_w = found.energy_j / found.latency_s
         assert np.all(power_w <= bundled.device.tdp_w * (1 + 1e-9))
         assert np.all(power_w >= bundled.device.idle_w * (1 - 1e-9))
+
+
+def test_rounding_the_activations_is_a_kernel_of_its_own() -> None:
+    """At one row an FP8 product takes a floor longer than the roofline of its weights, a weight-only one does not."""
+    costs = AnalyticCosts(load_cluster("h100-sxm-8"))
+    floor_s = costs.cluster.device.analytic.kernel_floor_s.value
+    rounded, stored = (costs.predict(Gemm(m=1, n=8192, k=8192, dtype=dtype)).latency_s for dtype in ("fp8", "w8a16"))
+    assert float(rounded - stored) == pytest.approx(floor_s, rel=0.01)
+    assert costs.includes_quantise("fp8")
+    assert not costs.includes_quantise("w8a16")
+
+
+def test_long_prompts_use_more_of_the_machine() -> None:
+    """Time per (query, key) pair falls with the length of the prompt, and stays above the roofline."""
+    lengths = np.array([1024, 4096, 16384])
+    costs = AnalyticCosts(load_cluster("h100-sxm-8"))
+    op = Attention(
+        num_heads=32, num_kv_heads=8, head_dim=128, v_head_dim=128, num_prefill=1, prefill_q=lengths, prefill_kv=lengths
+    )
+    per_pair_s = costs.predict(op).latency_s / op.prefill_pairs()
+    assert (np.diff(per_pair_s) < 0).all()
+    assert (costs.predict(op).latency_s > roofline(op, costs.cluster).floor_s).all()
