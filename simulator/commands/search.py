@@ -43,7 +43,22 @@ def _numbers(kind: type[Number], name: str, texts: tuple[str | None, ...]) -> tu
     return tuple(numbers)
 
 
-@click.command()
+_METRICS_HELP = """
+\b
+Metrics of --objective and --slo:
+  ttft_s, tpot_s, itl_s, e2e_s, queue_s   with .mean, .p50, .p90, .p95 or .p99
+  throughput_tokens_per_s (output), throughput_total_tokens_per_s,
+  throughput_requests_per_s, duration_s
+  goodput_requests_per_s, slo_attainment_frac   requests that keep every limit
+                                                on a request
+  sustainable_requests_per_s   most traffic that keeps every limit on the plan
+                               (--objective alone)
+  energy_j, energy_j_per_output_token, usd_per_million_output_tokens
+  mfu_frac, mbu_frac
+"""
+
+
+@click.command(epilog=_METRICS_HELP)
 @serving_options
 @click.option("--objective", default="e2e_s.mean", metavar="METRIC", help="What to rank by.")
 @click.option(

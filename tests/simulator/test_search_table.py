@@ -4,6 +4,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from simulator.cli import apex
+from simulator.objective import metric_paths
 
 
 def _search(*more: str, columns: int = 140, model: str = "llama-3.1-8b") -> Result:
@@ -46,6 +47,12 @@ def test_reasons_that_differ_in_numbers_are_one_line() -> None:
     assert "GiB per device" in refused[0]
     assert " to " in refused[0]
     assert "and 2 more" in refused[0]
+
+
+def test_help_names_every_metric() -> None:
+    """Nobody has to provoke an error to learn what can be ranked by."""
+    page = CliRunner().invoke(apex, ["search", "--help"]).stdout
+    assert [path for path in metric_paths() if path.partition(".")[0] not in page] == []
 
 
 def test_a_metric_nobody_can_know_is_an_error() -> None:
