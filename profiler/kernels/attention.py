@@ -59,10 +59,7 @@ def decode_lengths(count: int, mean: int, longest: int) -> list[int]:
 def prepare_attention(op: OpShape, kernel: str, buffers: Buffers) -> Prepared:
     """Return the launch of one attention call; raises ``Unsupported`` for what the kernel cannot run."""
     shape = op.shape
-    if shape["num_heads"] % shape["num_kv_heads"]:
-        raise Unsupported(f"{shape['num_heads']} query heads are no multiple of {shape['num_kv_heads']} KV heads")
-    if shape["num_prefill"] and shape["prefill_q"] > shape["prefill_kv"]:
-        raise Unsupported(f"prefill_q {shape['prefill_q']} exceeds prefill_kv {shape['prefill_kv']}")
+    sequence_lengths(op)
     if kernel == "torch.varlen_attn":
         return _varlen(op, buffers)
     launches: list[Prepared] = []
@@ -70,8 +67,6 @@ def prepare_attention(op: OpShape, kernel: str, buffers: Buffers) -> Prepared:
         launches.append(_sdpa_chunks(op, shape["num_prefill"], shape["prefill_q"], shape["prefill_kv"], buffers))
     for length, count in _groups(decode_lengths(shape["num_decode"], shape["decode_kv"], shape["decode_kv_max"])):
         launches.append(_sdpa_chunks(op, count, shape["decode_q"], length, buffers))
-    if not launches:
-        raise Unsupported("neither prefill chunks nor decode sequences")
 
     def launch(i: int) -> list[object]:
         return [part.launch(i) for part in launches]
@@ -133,8 +128,14 @@ def page_table(lengths_kv: Sequence[int], page_tokens: int) -> tuple[torch.Tenso
 
 
 def sequence_lengths(op: OpShape) -> tuple[list[int], list[int]]:
-    """Return query and KV lengths of every sequence of the call, prefill chunks first."""
+    """Return query and KV lengths of every sequence, prefill chunks first; raises ``Unsupported`` where none fit."""
     shape = op.shape
+    if shape["num_heads"] % shape["num_kv_heads"]:
+        raise Unsupported(f"{shape['num_heads']} query heads are no multiple of {shape['num_kv_heads']} KV heads")
+    if shape["num_prefill"] and shape["prefill_q"] > shape["prefill_kv"]:
+        raise Unsupported(f"prefill_q {shape['prefill_q']} exceeds prefill_kv {shape['prefill_kv']}")
+    if shape["num_decode"] and shape["decode_q"] > shape["decode_kv"]:
+        raise Unsupported(f"decode_q {shape['decode_q']} exceeds decode_kv {shape['decode_kv']}")
     lengths_q = [shape["prefill_q"]] * shape["num_prefill"] + [shape["decode_q"]] * shape["num_decode"]
     lengths_kv = [shape["prefill_kv"]] * shape["num_prefill"]
     lengths_kv += decode_lengths(shape["num_decode"], shape["decode_kv"], shape["decode_kv_max"])

@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels.buffers import Buffers
-from profiler.kernels.quantise import fp8_row, fp8_tensor, int8_row
+from profiler.kernels.quantise import fp8_row, fp8_tensor, int8_row, require_fp8
 from profiler.point import OpShape
 
 _FLOATS: Final = {"fp32", "bf16", "fp16"}
@@ -31,6 +31,8 @@ def gemm_kernels(op: OpShape, device: torch.device) -> Sequence[str]:
         if device.type == "cuda":
             return ("torch.cublas",)
         return ("torch.mkl",) if op.dtype == "fp32" else ("torch.onednn",)
+    if op.dtype == "w8a16" and device.type == "cuda":
+        return ()  # torch computes one element per thread from fp32 copies there: no engine would run that
     label = {
         "fp8": "torch.scaled_mm",
         "w8a8": "torch.int_mm",
@@ -61,8 +63,7 @@ def _over(weights: list[torch.Tensor], call: Callable[[torch.Tensor], object]) -
 def _fp8(op: OpShape, m: int, n: int, k: int, buffers: Buffers) -> Prepared:
     if k % 16 or n % 16:
         raise Unsupported(f"torch._scaled_mm needs n and k in multiples of 16, got n={n} k={k}")
-    if buffers.device.type == "cuda" and torch.cuda.get_device_capability(buffers.device) < (8, 9):
-        raise Unsupported("FP8 tensor cores need compute capability 8.9 or newer")
+    require_fp8(buffers.device)
     scaling = op.shape["scaling"]
     if scaling not in {"tensor", "row"}:
         raise Unsupported(f"torch._scaled_mm runs tensor-wise and row-wise scaling here, not {scaling!r}")

@@ -5,6 +5,7 @@ pairs routed elsewhere cost it nothing. Experts run as one grouped GEMM where to
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -55,37 +56,61 @@ def torch_grouped(offsets: torch.Tensor) -> GroupedMm:
 
 def prepare_moe(op: OpShape, kernel: str, buffers: Buffers) -> Prepared:
     """Return the launch of the expert layer; raises ``Unsupported`` for a sharding that does not divide."""
-    return prepare_experts(op, expert_loop if kernel == "torch.expert_loop" else torch_grouped, buffers)
-
-
-def prepare_experts(op: OpShape, grouped_for: Callable[[torch.Tensor], GroupedMm], buffers: Buffers) -> Prepared:
-    """Build the expert layer around any grouped GEMM, made for the end of each expert's run of rows [experts]."""
-    shape = op.shape
-    experts, tp, ep = shape["num_experts"], shape["tp"], shape["ep"]
-    if experts % ep or shape["inter"] % tp:
-        raise Unsupported(f"{experts} experts over ep={ep} and inner width {shape['inter']} over tp={tp} do not divide")
-    local, inter, hidden = experts // ep, shape["inter"] // tp, shape["hidden"]
-    tokens = buffers.random((shape["num_tokens"], hidden), op.dtype)
-    ids = route(shape["num_tokens"], experts, shape["topk"], shape["routing"], seed=0, device=buffers.device)
-    rows, offsets = _by_expert(ids, local)
-    scale = torch.full((len(rows), 1), 1.0 / shape["topk"], device=buffers.device, dtype=tokens.dtype)
-    gate_up = buffers.rotating((local, 2 * inter, hidden), op.dtype)
-    down = buffers.rotating((local, hidden, inter), op.dtype)
-    copies = max(len(gate_up), len(down))
-    grouped_mm = grouped_for(offsets)
+    shard = ExpertShard.of(op, buffers.device)
+    tokens = buffers.random((shard.num_tokens, shard.hidden), op.dtype)
+    scale = torch.full((len(shard.tokens), 1), 1.0 / shard.topk, device=buffers.device, dtype=tokens.dtype)
+    gate_up = buffers.rotating((shard.experts, 2 * shard.inter, shard.hidden), op.dtype)
+    down = buffers.rotating((shard.experts, shard.hidden, shard.inter), op.dtype)
+    grouped_mm = (expert_loop if kernel == "torch.expert_loop" else torch_grouped)(shard.offsets)
 
     def launch(i: int) -> torch.Tensor:
-        inner = silu_mul(grouped_mm(tokens[rows], gate_up[i % len(gate_up)]))
+        inner = silu_mul(grouped_mm(tokens[shard.tokens], gate_up[i % len(gate_up)]))
         result = grouped_mm(inner, down[i % len(down)])
-        return torch.zeros_like(tokens).index_add_(0, rows, result * scale)
+        return torch.zeros_like(tokens).index_add_(0, shard.tokens, result * scale)
 
-    return Prepared(launch, copies)
+    return Prepared(launch, max(len(gate_up), len(down)))
 
 
-def _by_expert(ids: torch.Tensor, local: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token index of each local (token, expert) pair sorted by expert, and the end of each expert's run."""
-    flat = ids.flatten()
-    order = torch.argsort(flat, stable=True)
-    order = order[flat[order] < local]
-    ends = torch.cumsum(torch.bincount(flat[order], minlength=local), 0).to(torch.int32)
-    return order // ids.shape[1], ends
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertShard:
+    """One rank's experts and the (token, expert) pairs routed to them, sorted by expert.
+
+    ``tokens`` int64 [pairs]: the token of each pair. ``offsets`` int32 [experts]: the end of each expert's run.
+    ``places`` int32 [tokens, topk]: where a token's pairs lie among these, -1 for those of other ranks.
+    """
+
+    num_tokens: int
+    hidden: int
+    inter: int
+    topk: int
+    experts: int
+    tokens: torch.Tensor
+    offsets: torch.Tensor
+    places: torch.Tensor
+
+    @classmethod
+    def of(cls, op: OpShape, device: torch.device) -> "ExpertShard":
+        """Route the tokens of ``op``; raises ``Unsupported`` for a sharding that does not divide."""
+        shape = op.shape
+        experts, tp, ep = shape["num_experts"], shape["tp"], shape["ep"]
+        if experts % ep or shape["inter"] % tp:
+            raise Unsupported(
+                f"{experts} experts over ep={ep} and inner width {shape['inter']} over tp={tp} do not divide"
+            )
+        local = experts // ep
+        ids = route(shape["num_tokens"], experts, shape["topk"], shape["routing"], seed=0, device=device)
+        flat = ids.flatten()
+        order = torch.argsort(flat, stable=True)
+        order = order[flat[order] < local]
+        places = torch.full_like(flat, -1, dtype=torch.int32)
+        places[order] = torch.arange(len(order), dtype=torch.int32, device=device)
+        return cls(
+            num_tokens=shape["num_tokens"],
+            hidden=shape["hidden"],
+            inter=shape["inter"] // tp,
+            topk=shape["topk"],
+            experts=local,
+            tokens=order // shape["topk"],
+            offsets=torch.cumsum(torch.bincount(flat[order], minlength=local), 0).to(torch.int32),
+            places=places.view_as(ids),
+        )

@@ -7,12 +7,19 @@ from typing import Final
 
 import torch
 
+from profiler.backend import Unsupported
 from profiler.kernels.elementwise_bytes import GROUP
 
 _FP8: Final = torch.float8_e4m3fn
 _FP8_MAX: Final = 448.0
 _INT8_MAX: Final = 127.0
 _TINY: Final = 1e-12
+
+
+def require_fp8(device: torch.device) -> None:
+    """Raise ``Unsupported`` on a GPU without e4m3 arithmetic."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        raise Unsupported("FP8 tensor cores need compute capability 8.9 or newer")
 
 
 def fp8_tensor(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -166,7 +166,8 @@ def dequantise(x: torch.Tensor, row_scale: torch.Tensor, column_scale: torch.Ten
     """Scale int32 [rows, width] by [rows, 1] and [1, width] into bf16, in one pass."""
     out = torch.empty_like(x, dtype=torch.bfloat16)
     rows, width = x.shape
-    _dequantise_kernel[(rows, triton.cdiv(width, _COLUMNS))](x, row_scale, column_scale, out, width, BLOCK=_COLUMNS)
+    grid = (rows, triton.cdiv(width, _COLUMNS))
+    _dequantise_kernel[grid](x, row_scale, column_scale, out, width, BLOCK=_COLUMNS, enable_fp_fusion=True)
     return out
 
 
@@ -174,7 +175,7 @@ def rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotate [rows, heads, head_dim] by angles [rows, 1, head_dim / 2]; head_dim a power of two."""
     out = torch.empty_like(x)
     rows, heads, head_dim = x.shape
-    _rope_kernel[(rows, heads)](x, cos, sin, out, heads, HALF=head_dim // 2)
+    _rope_kernel[(rows, heads)](x, cos, sin, out, heads, HALF=head_dim // 2, enable_fp_fusion=True)
     return out
 
 
@@ -205,6 +206,11 @@ def _format(kind: torch.dtype) -> tuple[float, bool]:
     return (127.0, True) if kind == torch.int8 else (torch.finfo(kind).max, False)
 
 
-def _block(width: int) -> dict[str, int]:
+def _block(width: int) -> dict[str, int | bool]:
+    """Launch options of a row. FMA fusion is asked for: its default differs between Triton versions."""
     block = triton.next_power_of_2(width)
-    return {"BLOCK": block, "num_warps": 4 if block <= 2048 else 8 if block <= 8192 else 16}
+    return {
+        "BLOCK": block,
+        "num_warps": 4 if block <= 2048 else 8 if block <= 8192 else 16,
+        "enable_fp_fusion": True,
+    }

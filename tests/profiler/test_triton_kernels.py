@@ -11,8 +11,9 @@ torch = pytest.importorskip("torch", reason="the profiler's kernels need torch")
 pytest.importorskip("triton", reason="Triton is not installed")
 
 
-def test_kernels_equal_their_float64_references():
-    """Every check of triton_checks.py holds."""
+@pytest.mark.parametrize("checks", ["triton_checks.py", "triton_gemm_checks.py", "triton_attention_checks.py"])
+def test_kernels_equal_their_float64_references(checks):
+    """Every check of the file holds."""
     environment = dict(os.environ)
     if not torch.cuda.is_available():
         environment["TRITON_INTERPRET"] = "1"
@@ -23,7 +24,7 @@ def test_kernels_equal_their_float64_references():
         "-p",
         "no:xdist",
         "-q",
-        str(Path(__file__).with_name("triton_checks.py")),
+        str(Path(__file__).with_name(checks)),
     ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:]

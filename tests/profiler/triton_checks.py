@@ -1,19 +1,16 @@
-"""Our Triton kernels against float64 references; `test_triton_kernels.py` runs this file in a process of its own.
+"""Our Triton small ops against float64 references; `test_triton_kernels.py` runs this file in a process of its own.
 
 Triton decides when it is first imported whether kernels are interpreted, so a process that has imported it cannot.
-The interpreter multiplies bf16 as raw integers and rounds FP8 without carrying into the exponent, so there the grouped
-GEMM is tested in fp16 and fp32, and FP8 with values the format holds exactly; a GPU tests all formats.
+The interpreter rounds to FP8 without carrying into the exponent, so there FP8 is tested with values it holds exactly.
 """
 
 import pytest
 import torch
 
-from profiler.kernels import triton_experts as experts
+from profiler.kernels import triton_groups as groups
 from profiler.kernels import triton_rows as rows
 
-HAS_GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
-GEMM_DTYPES = ["float16", "float32"] + ["bfloat16"] * HAS_GPU
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def normal(*shape, dtype="float32", seed=0):
@@ -102,27 +99,21 @@ def test_fp8_quantisation_keeps_what_the_format_holds():
     assert torch.equal(quantised.float() * scale, x)
 
 
-@pytest.mark.parametrize("dtype", GEMM_DTYPES)
-@pytest.mark.parametrize(("n", "k"), [(64, 64), (72, 80)])
-@pytest.mark.parametrize("ends", [[3, 3, 30, 37], [0, 0, 0, 16], [40, 41, 42, 90]])
-def test_grouped_gemm_multiplies_each_row_by_its_expert(dtype, n, k, ends):
-    """Rows between two offsets are multiplied by that expert's weights, empty experts and ragged tiles included."""
-    x, w = normal(ends[-1], k, dtype=dtype), normal(4, n, k, dtype=dtype, seed=1)
-    offsets = torch.tensor(ends, dtype=torch.int32, device=DEVICE)
-    out = experts.grouped_gemm(offsets)(x, w)
-    start = 0
-    for expert, end in enumerate(ends):
-        expected = x[start:end].double() @ w[expert].double().T
-        assert torch.allclose(out[start:end].double(), expected, rtol=2e-3 * (1 + 7 * (dtype == "bfloat16")), atol=0.05)
-        start = end
+def test_groups_are_quantised_each_with_its_own_scale():
+    """Values e4m3 holds at their group's scale survive, across row blocks; scales lie group by group."""
+    held = torch.tensor([448.0, 416, 240, 208, 120, 15, 3.5, 1, 0.25, 0, -448, -30] * 11)[:128]
+    steps = 2.0 ** torch.randint(-8, 3, (40, 3), generator=torch.Generator().manual_seed(0))
+    x = (held * steps[..., None]).flatten(1).to(DEVICE)
+    quantised, scale = groups.quantise_group(x)
+    assert scale.shape == (3, 40)
+    assert torch.equal(scale.t().cpu(), steps)
+    assert torch.equal(quantised.float() * scale.t().repeat_interleave(128, 1), x)
 
 
-def test_grouped_gemm_of_no_rows_is_empty():
-    """A rank without routed tokens gets an empty result."""
-    out = experts.grouped_gemm(torch.zeros(4, dtype=torch.int32, device=DEVICE))(normal(0, 32), normal(4, 16, 32))
-    assert out.shape == (0, 16)
-
-
-def test_tile_height_follows_the_rows_of_an_expert():
-    """Tiles are the smallest power of two that holds an expert's mean rows, between 16 and 128."""
-    assert [experts._tile_rows(mean) for mean in (0.0, 1, 16, 17, 64.5, 1000)] == [16, 16, 16, 32, 128, 128]
+def test_gated_groups_are_the_groups_of_silu_mul():
+    """The fused pass gives what SiLU-mul followed by quantisation gives, but for values at the edge of a step."""
+    x = normal(5, 512)
+    fused, fused_scale = groups.silu_mul_quantise_group(x)
+    quantised, scale = groups.quantise_group(rows.silu_mul(x))
+    assert torch.allclose(fused_scale, scale, rtol=1e-6)
+    assert float((fused.float() != quantised.float()).double().mean()) < 0.01

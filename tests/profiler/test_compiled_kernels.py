@@ -1,0 +1,230 @@
+"""Our Triton kernels compiled ahead of time for GPUs that are not here, through the launches the profiler makes.
+
+Triton needs a driver only to say what the GPU is, to load a binary and to start it. A driver that answers the first for
+a chosen architecture, and keeps the binary instead of the other two, lets every launch compile to machine code here.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the profiler's kernels need torch")
+triton = pytest.importorskip("triton", reason="Triton is not installed")
+pytest.importorskip("triton.knobs", reason="this Triton does not say where its disassembler is")
+if "nvidia" not in pytest.importorskip("triton.backends").backends:
+    pytest.skip("this Triton does not compile for NVIDIA GPUs", allow_module_level=True)
+
+from triton.backends.compiler import GPUTarget  # noqa: E402 - triton first
+from triton.runtime import driver  # noqa: E402
+
+from profiler.backend import Unsupported  # noqa: E402
+from profiler.kernels.buffers import Buffers  # noqa: E402
+from profiler.kernels.triton_backend import TritonBackend  # noqa: E402
+from profiler.kernels.triton_rows import dequantise  # noqa: E402
+from profiler.planning.grid import attention_shape  # noqa: E402
+from profiler.point import OpShape  # noqa: E402
+
+# Shared memory one block may have, by compute capability (CUDA programming guide, technical specifications).
+SHARED_BYTES = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
+# A few addresses parked outside a loop are harmless; sums in local memory are not.
+MAX_SPILLED_BYTES = 32
+# What a tile of 64 rows or columns has to run on: the first generation's instruction would halve a Hopper's rate.
+MATRIX_UNIT = {80: r"[HI]MMA", 90: r"[HQI]GMMA", 100: r"UTC[HQIO]+MMA"}
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """One kernel's machine code: bytes of shared memory and of spilled registers, and its instructions."""
+
+    name: str
+    shared_bytes: int
+    spilled_bytes: int
+    instructions: Counter
+
+
+class AbsentGpu:
+    """A driver for a GPU that is not here: Triton compiles for it, nothing runs. The device number is its arch."""
+
+    def __init__(self, arch):
+        self.arch = arch
+        self.launched = []
+        self.utils = SimpleNamespace(get_device_properties=self.properties, load_binary=self.load)
+
+    def get_current_target(self):
+        """Name the architecture to compile for."""
+        return GPUTarget("cuda", self.arch, 32)
+
+    def get_current_device(self):
+        """Kernels are cached by device: one per architecture."""
+        return self.arch
+
+    def get_current_stream(self, _device):
+        """There is no stream."""
+        return 0
+
+    def properties(self, _device):
+        """Answer the limit Triton checks a kernel against."""
+        return {"max_shared_mem": SHARED_BYTES[self.arch]}
+
+    def load(self, name, binary, shared_bytes, _device):
+        """Return what is known of the machine code in place of a handle to it."""
+        usage, code = _disassembled(binary)
+        spilled = int(re.search(rf"{name}.*?STACK:(\d+)", usage, re.DOTALL)[1])
+        found = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z0-9]+)", code, re.MULTILINE)
+        return None, Compiled(name, shared_bytes, spilled, Counter(found)), 0, 0, 1024
+
+    def launcher_cls(self, _source, _metadata):
+        """Note the kernel (after grid and stream) instead of starting it."""
+        return lambda *call: self.launched.append(call[4])
+
+
+def _disassembled(binary):
+    """Resource usage and instructions of a cubin, by the tools that come with Triton."""
+    tools = triton.knobs.nvidia
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        return [
+            subprocess.run([*command, file.name], capture_output=True, text=True, check=True).stdout
+            for command in ([tools.cuobjdump.path, "-res-usage"], [tools.nvdisasm.path, "-c"])
+        ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Compile anew, and leave the user's cache alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def absent_gpus():
+    """One GPU of each architecture, whose kernels Triton remembers."""
+    return {arch: AbsentGpu(arch) for arch in SHARED_BYTES}
+
+
+@pytest.fixture
+def compiled(absent_gpus):
+    """Return the kernels a launch starts on an architecture."""
+    before = driver._active
+
+    def compile_for(arch, launch):
+        driver.set_active(absent_gpus[arch])
+        absent_gpus[arch].launched.clear()
+        launch()
+        return list(absent_gpus[arch].launched)
+
+    yield compile_for
+    driver._active = before  # what `reset_active` restores is a real GPU
+
+
+def launched(op):
+    """Prepare an op on our backend, which launches it once."""
+    backend = TritonBackend()
+    assert backend.kernels_for(op) == ("triton",)
+    return lambda: backend.prepare(op, "triton", Buffers(torch.device("cpu"), cold_bytes=1 << 16, seed=1))
+
+
+def gemm(dtype, scaling, m):
+    return OpShape.of("gemm", dtype=dtype, m=m, n=256, k=1024, scaling=scaling, quantise=True)
+
+
+def moe(dtype, rows):
+    """Two experts of so many rows each."""
+    sizes = {"hidden": 256, "inter": 256, "num_experts": 2, "topk": 1, "tp": 1, "ep": 1}
+    return OpShape.of("moe", dtype=dtype, num_tokens=2 * rows, routing="balanced", **sizes)
+
+
+def attention(heads, *, kv_dtype="bf16", variant="gqa", v_head_dim=None, **batch):
+    columns = attention_shape("bf16", heads, **batch).shape
+    changed = {"kv_dtype": kv_dtype, "variant": variant, "v_head_dim": v_head_dim or heads[2]}
+    return OpShape.of("attention", dtype="bf16", **(columns | changed))
+
+
+def small(name, dtype, width):
+    return OpShape.of("elementwise", dtype=dtype, op=name, rows=2, width=width, io_bytes=1)
+
+
+def check(kernels, arch):
+    """Every kernel fits the architecture's shared memory and keeps its sums in registers."""
+    assert kernels
+    for kernel in kernels:
+        assert kernel.shared_bytes <= SHARED_BYTES[arch], kernel.name
+        assert kernel.spilled_bytes <= MAX_SPILLED_BYTES, kernel.name
+
+
+DENSE = [("fp8_block", "group128"), ("w8a16", "row"), ("w4a16", "group128")]
+EXPERTS = ["bf16", "fp8", "w8a8", "fp8_block", "w4a16"]
+# The least and the greatest tile of every format, the middle one where registers are scarcest.
+PRODUCTS = [
+    *((90, gemm(*form, m)) for form in DENSE for m in (1, 512)),
+    *((90, moe(dtype, rows)) for dtype in EXPERTS for rows in (1, 128)),
+    (90, moe("fp8_block", 64)),
+    *((100, moe(dtype, 128)) for dtype in ("fp8_block", "w4a16")),
+    *((80, moe(dtype, 128)) for dtype in ("w8a8", "w4a16")),
+]
+
+
+@pytest.mark.parametrize(("arch", "op"), PRODUCTS, ids=str)
+def test_products_compile_onto_the_matrix_unit_of_their_generation(compiled, arch, op):
+    """Every tile of every format fits the device, spills nothing and runs on its newest matrix instruction."""
+    kernels = compiled(arch, launched(op))
+    check(kernels, arch)
+    products = [kernel for kernel in kernels if kernel.name in {"_linear_kernel", "_grouped_gemm_kernel"}]
+    assert products
+    for kernel in products:
+        assert any(re.fullmatch(MATRIX_UNIT[arch], name) for name in kernel.instructions), kernel.instructions
+
+
+LLAMA, LATENT = (32, 8, 128), (128, 1, 576)
+ATTENTION = [
+    (90, attention(LLAMA, decode=(2, 2048, 2048), kv_dtype="fp8")),
+    (90, attention(LLAMA, prefill=(1, 512, 1024), kv_dtype="fp8", window=256)),
+    (90, attention((8, 4, 256), prefill=(1, 64, 128), kv_dtype="fp8")),
+    (90, attention(LATENT, decode=(1, 1024, 1024), variant="mla", v_head_dim=512)),
+    (100, attention(LLAMA, decode=(2, 2048, 2048), kv_dtype="fp8")),
+    (80, attention((16, 1, 576), decode=(1, 1024, 1024), variant="mla", v_head_dim=512)),
+]
+
+
+@pytest.mark.parametrize(("arch", "op"), ATTENTION, ids=str)
+def test_attention_compiles(compiled, arch, op):
+    """Every kind of head and batch fits the device and keeps its sums in registers."""
+    check(compiled(arch, launched(op)), arch)
+
+
+def test_fp8_is_widened_in_pairs(compiled):
+    """E4m3 keys become fp16 by the pair instruction, without a detour through fp32."""
+    kernels = compiled(90, launched(attention(LLAMA, decode=(2, 2048, 2048), kv_dtype="fp8")))
+    (kernel,) = (kernel for kernel in kernels if kernel.name == "_attention_kernel")
+    widened = 2 * 64 * 128 // 128 // 2  # keys and values of a turn, by thread, in pairs
+    assert kernel.instructions["F2FP"] >= widened
+
+
+SMALL = [
+    *((name, "fp8", 8192) for name in ("add_rmsnorm_quantise", "quantise_group")),
+    ("silu_mul_quantise", "w8a8", 8192),
+    ("rmsnorm", "bf16", 32768),
+    ("rope", "bf16", 8192),
+]
+
+
+@pytest.mark.parametrize("arch", [80, 90, 100])
+def test_small_ops_compile(compiled, arch):
+    """Whole rows are held in registers, in every format the architecture has."""
+    for name, dtype, width in SMALL if arch == 90 else SMALL[2:3]:
+        check(compiled(arch, launched(small(name, dtype, width))), arch)
+    product = torch.zeros((2, 2048), dtype=torch.int32)
+    check(compiled(arch, lambda: dequantise(product, torch.ones((2, 1)), torch.ones((1, 2048)))), arch)
+
+
+def test_what_an_architecture_lacks_is_unsupported(compiled):
+    """FP8 on a GPU without it is a verdict on the point, not a crash of the run."""
+    with pytest.raises(Unsupported, match="Triton"):
+        compiled(80, launched(moe("fp8", 1)))
