@@ -1,10 +1,12 @@
 """One rank of a profile under torchrun: ``torchrun --nproc-per-node 8 -m profiler --budget 20m``."""
 
+import os
 import sys
 
 import click
 
 from profiler.cli import profile
+from profiler.errors import RENEW_EXIT_CODE
 
 
 def run_as_program(command: click.Command, name: str) -> None:
@@ -26,7 +28,10 @@ def run_as_program(command: click.Command, name: str) -> None:
             click.echo(f"error: {error}", err=True)
             if error.hint:
                 click.echo(f"hint: {error.hint}", err=True)
-        sys.exit(getattr(error, "exit_code", 2))
+        code = getattr(error, "exit_code", 2)
+        if code == RENEW_EXIT_CODE:
+            os._exit(code)  # the interpreter's end would meet the broken device again, and may abort over it
+        sys.exit(code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

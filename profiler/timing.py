@@ -196,12 +196,12 @@ class CudaStopwatch:
                 for i in range(self.calls):
                     self._prepared.launch(i)
         except RuntimeError as error:
-            # Out of memory is a verdict on the point, a kernel that synchronises or allocates on the host is not.
-            if isinstance(error, self._cuda.OutOfMemoryError):
-                raise
-            self._cuda.synchronize(self._device)
             # The end of an invalidated capture raises too: what invalidated it stands behind that.
             cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+            # Out of memory is a verdict on the point, a kernel that synchronises or allocates on the host is not.
+            if isinstance(cause, self._cuda.OutOfMemoryError):
+                raise cause from None
+            self._cuda.synchronize(self._device)
             self.refusal = str(cause).splitlines()[0]
             return None
         return graph

@@ -63,12 +63,38 @@ def measured(*names):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_kernel_that_synchronises_is_measured_eagerly_and_the_bench_knows_its_own_state():
+@pytest.fixture(scope="module")
+def healing():
+    """Cases after which the next point is to be measured as if they had not been; starting a process takes seconds."""
+    return measured("spins", "runs out", "good", "synchronises", "good", "synchronises")
+
+
+def modes(case):
+    return [(row["launch"], row["status"]) for row in case["rows"]]
+
+
+def test_a_spin_of_known_length_takes_its_cycles(healing):
+    """A kernel that spins for a million SM cycles is timed at a million over the clock read while it ran."""
+    (row,) = healing[0]["rows"]
+    if row["sm_clock_mhz"] is None:
+        pytest.skip("NVML does not tell the clock")
+    assert row["latency_s"] == pytest.approx(1e6 / (row["sm_clock_mhz"] * 1e6), rel=0.05)
+
+
+def test_out_of_memory_is_a_status_and_the_next_point_is_a_graph_again(healing):
+    """Memory that cannot be had ends the point alone."""
+    oom, after = healing[1:3]
+    assert oom["rows"][0]["status"] == "oom"
+    assert oom["usable"]
+    assert modes(after) == [("graph", "ok")]
+
+
+def test_a_kernel_that_synchronises_is_measured_eagerly_and_the_bench_knows_its_own_state(healing):
     """Two rows, said and measured; afterwards either points are captured as before or the process asks to go."""
-    first, second, third = measured("synchronises", "good", "synchronises")
-    assert [(row["launch"], row["status"]) for row in first["rows"]] == [("graph", "unsupported"), ("eager", "ok")]
+    first, second, third = healing[3:]
+    assert modes(first) == [("graph", "unsupported"), ("eager", "ok")]
     if first["usable"]:
-        assert [(row["launch"], row["status"]) for row in second["rows"]] == [("graph", "ok")]
+        assert modes(second) == [("graph", "ok")]
         assert "could not be captured before" in third["rows"][0]["note"]
 
 
@@ -79,19 +105,3 @@ def test_a_fault_is_told_and_marks_the_process_as_lost():
     assert fault["rows"][0]["status"] == after["rows"][0]["status"] == "error"
     assert before["usable"]
     assert not fault["usable"]
-
-
-def test_out_of_memory_is_a_status_and_the_next_point_is_a_graph_again():
-    """Memory that cannot be had ends the point alone."""
-    oom, after = measured("runs out", "good")
-    assert oom["rows"][0]["status"] == "oom"
-    assert oom["usable"]
-    assert (after["rows"][0]["launch"], after["rows"][0]["status"]) == ("graph", "ok")
-
-
-def test_a_spin_of_known_length_takes_its_cycles():
-    """A kernel that spins for a million SM cycles is timed at a million over the clock read while it ran."""
-    ((row,),) = (case["rows"] for case in measured("spins"))
-    if row["sm_clock_mhz"] is None:
-        pytest.skip("NVML does not tell the clock")
-    assert row["latency_s"] == pytest.approx(1e6 / (row["sm_clock_mhz"] * 1e6), rel=0.05)

@@ -193,6 +193,29 @@ def test_no_torch_and_no_folder_are_messages_of_both_commands(module, missing, f
     assert not (tmp_path / "db").exists()
 
 
+def test_a_sweep_over_clocks_that_cannot_be_locked_is_measured_once_and_says_so(tmp_path):
+    """Without clocks to lock, one unlocked sweep is measured and the others are named as left out."""
+    command = [
+        "--device",
+        "cpu",
+        "--families",
+        "gemm",
+        "--dtypes",
+        "bf16",
+        "--budget",
+        "2s",
+        "--clocks",
+        "1980,1410,810",
+    ]
+    done = apex(*command, "--db", str(tmp_path), "--json")
+    assert done.returncode == 0, done.stderr
+    notes = json.loads(done.stdout)["notes"]
+    assert any("measuring unlocked" in note for note in notes)
+    assert "left out: 1410, 810 MHz, which would be the same unlocked clock again" in notes
+    table = open_store(tmp_path, bundled=None).read("gemm")
+    assert set(table["clock_mhz"].to_pylist()) == {None}
+
+
 def test_a_dry_run_prices_the_plan_and_writes_nothing(manifest, tmp_path):
     """The dry run counts the points per format and says what they can cost at most."""
     done = apex(*options(manifest, tmp_path / "db"), "--dry-run")
