@@ -8,18 +8,15 @@ from typing import Any
 
 from cluster_specs.cluster import ClusterSpec
 from simulator.capacity import check_capacity, sustainable_rate
-from simulator.disaggregation import PoolsResult, PoolStarts, replay_pools, start_pools, with_pools_interval
+from simulator.disaggregation import PoolStarts
 from simulator.errors import InputError
+from simulator.layouts import Layout, Outcome, Started, replay_layout, start_layout, with_layout_interval
 from simulator.objective import SUSTAINABLE_RATE, Limit, Metrics, Objective, Slo, read_metric
 from simulator.plan import Plan
 from simulator.plan_space import Axes, enumerate_plans, smallest_fit
 from simulator.pool_space import enumerate_pools
-from simulator.pools import PoolPlan
 from simulator.serving import Refusal, Serving
-from simulator.simulate import Result, replay, with_interval
 from simulator.workload.workload import Workload
-
-Outcome = Result | PoolsResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +57,7 @@ def search(
     *,
     slo: Slo | None = None,
     axes: Axes | None = None,
-    plans: Sequence[Plan | PoolPlan] | None = None,
+    plans: Sequence[Layout] | None = None,
     threads: int | None = None,
     on_done: Callable[[int, int], None] | None = None,
 ) -> SearchResult:
@@ -69,7 +66,7 @@ def search(
     The engine releases the interpreter lock, so plans run on ``threads`` threads (all cores by default). ``on_done``
     is called with (finished, total). The result does not depend on the number of threads.
     """
-    candidates: list[Plan | PoolPlan | PoolStarts] = []
+    candidates: list[Layout | PoolStarts] = []
     refused: list[Refusal] = []
     if plans is not None:
         candidates += plans
@@ -86,12 +83,13 @@ def search(
         check_capacity(workload, wanted)
     _check_price(serving.cluster, [objective.path, *(limit.path for limit in wanted.per_plan)])
 
-    def judge(candidate: Plan | PoolPlan | PoolStarts) -> Outcome | Refusal:
-        outcome = _replay(serving, candidate, workload, slo)
-        if isinstance(outcome, Refusal):
-            return outcome
+    def judge(candidate: Layout | PoolStarts) -> Outcome | Refusal:
+        started = candidate if isinstance(candidate, PoolStarts) else start_layout(serving, candidate, workload)
+        if isinstance(started, Refusal):
+            return started
+        outcome = replay_layout(serving, started, workload, slo)
         if wants_capacity:
-            outcome.metrics[SUSTAINABLE_RATE] = _capacity(serving, outcome, workload, wanted)
+            outcome.metrics[SUSTAINABLE_RATE] = _capacity(serving, started, workload, wanted)
         if outcome.metrics["finished"] == 0:
             reasons = ", ".join(outcome.metrics["rejected"])
             return Refusal(plan=outcome.plan, reason=f"no request is answered ({reasons})")
@@ -122,21 +120,9 @@ def search(
     )
 
 
-def _replay(
-    serving: Serving, candidate: Plan | PoolPlan | PoolStarts, workload: Workload, slo: Slo | None
-) -> Outcome | Refusal:
-    if isinstance(candidate, Plan):
-        start = serving.start(candidate, workload)
-        return start if isinstance(start, Refusal) else replay(serving, start, workload, slo)
-    starts = start_pools(serving, candidate, workload) if isinstance(candidate, PoolPlan) else candidate
-    return starts if isinstance(starts, Refusal) else replay_pools(serving, starts, workload, slo)
-
-
-def _capacity(serving: Serving, outcome: Outcome, workload: Workload, slo: Slo) -> float:
+def _capacity(serving: Serving, started: Started, workload: Workload, slo: Slo) -> float:
     def measure(scaled: Workload) -> Metrics:
-        if isinstance(outcome, PoolsResult):
-            return replay_pools(serving, outcome.starts, scaled, slo).metrics
-        return replay(serving, outcome.start, scaled, slo).metrics
+        return replay_layout(serving, started, scaled, slo).metrics
 
     return sustainable_rate(measure, workload, slo)
 
@@ -165,9 +151,7 @@ def with_intervals(
     shown = [*found.ranked[:first], *(result for result, _ in found.breaking[:left])]
 
     def widened(result: Outcome) -> Outcome:
-        if isinstance(result, PoolsResult):
-            return with_pools_interval(serving, result, workload, slo)
-        return with_interval(serving, result, workload, slo)
+        return with_layout_interval(serving, result, workload, slo)
 
     with ThreadPoolExecutor(max_workers=threads or os.cpu_count() or 1) as pool:
         known = list(pool.map(widened, shown))

@@ -1,18 +1,43 @@
 """The options that say which plans are tried, shared by the commands that enumerate them."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Number = TypeVar("Number", int, float)
 
 
 def listed(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[str | None, ...]:
-    """Split a comma-separated list; ``default`` keeps the checkpoint's or the device's own."""
+    """Split a comma-separated list; ``default``, which keeps what plan or engine have, is None."""
     if text is None:
         return (None,)
     return tuple(None if item.strip() == "default" else item.strip() for item in text.split(","))
+
+
+def listed_clocks(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float | None, ...]:
+    """Read a list of clocks in MHz; raises click's error, which names the flag."""
+    return _numbers(float, "clock in MHz", listed(context, parameter, text))
+
+
+def listed_counts(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int | None, ...]:
+    """Read a list of whole numbers; raises click's error, which names the flag."""
+    return _numbers(int, "whole number", listed(context, parameter, text))
+
+
+def _numbers(kind: type[Number], name: str, texts: tuple[str | None, ...]) -> tuple[Number | None, ...]:
+    numbers: list[Number | None] = []
+    for text in texts:
+        try:
+            number = None if text is None else kind(text)
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} is no {name}") from error
+        if number is not None and not 0 < number < math.inf:
+            raise click.BadParameter(f"{text!r} is no {name} above 0")
+        numbers.append(number)
+    return tuple(numbers)
 
 
 _OPTIONS = (

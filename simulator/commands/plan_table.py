@@ -9,14 +9,13 @@ from simulator.commands.formats import counted, duration, form_of, rendered, spr
 from simulator.objective import STATISTICS
 
 if TYPE_CHECKING:
-    from simulator.disaggregation import PoolsResult
     from simulator.interval import Interval
-    from simulator.simulate import Result
+    from simulator.layouts import Outcome
 
 _LEAST_FRAC: Final = 5e-4  # shares that would read 0.0 % are counted instead
 
 
-def plan_table(result: "Result | PoolsResult") -> str:
+def plan_table(result: "Outcome") -> str:
     """Describe one plan, every value under the name it has in the JSON."""
     intervals = result.interval or {}
     facts = result.to_json()

@@ -1,14 +1,13 @@
 """`apex search`: the best plans of a model on a cluster for a trace."""
 
 import json
-import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.commands.axes_options import axes_options, known_formats, listed
+from simulator.commands.axes_options import axes_options, known_formats, listed_clocks, listed_counts
 from simulator.commands.serving_options import load_serving, serving_options
 from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, trace_options
 from simulator.errors import EXIT_INFEASIBLE
@@ -17,31 +16,6 @@ if TYPE_CHECKING:
     from simulator.search import SearchResult
     from simulator.serving import Serving
     from simulator.workload.workload import Workload
-
-Number = TypeVar("Number", int, float)
-
-
-def _clocks(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float | None, ...]:
-    return _numbers(float, "clock in MHz", listed(context, parameter, text))
-
-
-def _counts(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int | None, ...]:
-    return _numbers(int, "whole number", listed(context, parameter, text))
-
-
-def _numbers(kind: type[Number], name: str, texts: tuple[str | None, ...]) -> tuple[Number | None, ...]:
-    """Read each text but ``default``; raises click's error, which names the flag."""
-    numbers: list[Number | None] = []
-    for text in texts:
-        try:
-            number = None if text is None else kind(text)
-        except ValueError as error:
-            raise click.BadParameter(f"{text!r} is no {name}") from error
-        if number is not None and not 0 < number < math.inf:
-            raise click.BadParameter(f"{text!r} is no {name} above 0")
-        numbers.append(number)
-    return tuple(numbers)
-
 
 _METRICS_HELP = """
 \b
@@ -65,9 +39,9 @@ Metrics of --objective and --slo:
     "--plan", "plans", multiple=True, metavar="PLAN", help="Search these plans only (dp2-tp4, prefill.tp4+decode.tp4)."
 )
 @axes_options
-@click.option("--clocks", callback=_clocks, metavar="MHZ,...", help="Locked SM clocks to try.")
-@click.option("--seqs", callback=_counts, metavar="N,...", help="Values of max_num_seqs to try.")
-@click.option("--tokens", callback=_counts, metavar="N,...", help="Values of max_num_batched_tokens to try.")
+@click.option("--clocks", callback=listed_clocks, metavar="MHZ,...", help="Locked SM clocks to try.")
+@click.option("--seqs", callback=listed_counts, metavar="N,...", help="Values of max_num_seqs to try.")
+@click.option("--tokens", callback=listed_counts, metavar="N,...", help="Values of max_num_batched_tokens to try.")
 @click.option("--pools", is_flag=True, help="Also try prefill and decode on devices of their own.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; all cores without it.")
 @click.option("--top", type=click.IntRange(min=1), default=10, help="Rows of the table.")

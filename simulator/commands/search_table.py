@@ -11,8 +11,9 @@ from simulator.metrics import Slo as RequestSlo
 from simulator.objective import SUSTAINABLE_RATE, Metrics, read_metric
 
 if TYPE_CHECKING:
+    from simulator.layouts import Outcome
     from simulator.objective import Limit
-    from simulator.search import Outcome, SearchResult
+    from simulator.search import SearchResult
     from simulator.serving import Refusal, Serving
     from simulator.workload.workload import Workload
 

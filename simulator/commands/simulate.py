@@ -2,22 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from simulator.commands.output_options import OutputFiles, output_options
 from simulator.commands.serving_options import load_serving, serving_options
 from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, trace_options
-
-if TYPE_CHECKING:
-    from simulator.disaggregation import PoolsResult
-    from simulator.objective import Slo
-    from simulator.plan import Plan
-    from simulator.pools import PoolPlan
-    from simulator.serving import Serving
-    from simulator.simulate import Result
-    from simulator.workload.workload import Workload
 
 
 @click.command()
@@ -45,8 +36,11 @@ def simulate(
 ) -> None:
     """Simulate one plan. Exit code 3 when it cannot start."""
     from simulator.commands.plan_table import plan_table
+    from simulator.layouts import replay_layout, start_layout, with_layout_interval
     from simulator.objective import parse_slo
     from simulator.pools import PoolPlan, parse_layout
+    from simulator.serving import Refusal
+    from simulator.simulate import InfeasibleError
 
     files = OutputFiles(requests_out=requests_out, iterations_out=iterations_out, chrome_trace=chrome_trace)
     files.check(trace, options["model"], options["cluster"])
@@ -55,40 +49,13 @@ def simulate(
         raise click.UsageError(f"plan {plan}: --iterations-out and --chrome-trace are for plans of one pool")
     workload = load_workload(trace, **{name: options.pop(name) for name in TRACE_OPTION_NAMES})
     serving = load_serving(**options)
-    result: Result | PoolsResult
-    if isinstance(plan, PoolPlan):
-        result = _simulate_pools(serving, plan, workload, slo, files)
-    else:
-        result = _simulate_plan(serving, plan, workload, slo, files)
+    started = start_layout(serving, plan, workload)
+    if isinstance(started, Refusal):
+        raise InfeasibleError(f"plan {plan} cannot start: {started.reason}")
+    result = replay_layout(serving, started, workload, slo, log=files.need_log)
+    assert result.run is not None
+    files.write(result.run)
+    result = with_layout_interval(serving, result, workload, slo)
     for note in serving.price_notes():
         click.echo(note, err=True)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else plan_table(result))
-
-
-def _simulate_plan(serving: "Serving", plan: "Plan", workload: "Workload", slo: "Slo", files: OutputFiles) -> "Result":
-    from simulator.serving import Refusal
-    from simulator.simulate import InfeasibleError, replay, with_interval
-
-    start = serving.start(plan, workload)
-    if isinstance(start, Refusal):
-        raise InfeasibleError(f"plan {plan} cannot start: {start.reason}")
-    result = replay(serving, start, workload, slo, log=files.need_log)
-    assert result.run is not None
-    files.write(result.run)
-    return with_interval(serving, result, workload, slo)
-
-
-def _simulate_pools(
-    serving: "Serving", plan: "PoolPlan", workload: "Workload", slo: "Slo", files: OutputFiles
-) -> "PoolsResult":
-    from simulator.disaggregation import replay_pools, start_pools, with_pools_interval
-    from simulator.serving import Refusal
-    from simulator.simulate import InfeasibleError
-
-    starts = start_pools(serving, plan, workload)
-    if isinstance(starts, Refusal):
-        raise InfeasibleError(f"plan {plan} cannot start: {starts.reason}")
-    result = replay_pools(serving, starts, workload, slo)
-    assert result.run is not None
-    files.write(result.run)
-    return with_pools_interval(serving, result, workload, slo)
