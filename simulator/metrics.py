@@ -62,7 +62,7 @@ class Distribution:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slo:
+class RequestSlo:
     """Limits a request must meet to count as good; None does not bind."""
 
     ttft_s: float | None = None
@@ -170,11 +170,11 @@ class _Counts:
         return 0.0 if self.first_arrival_ps is None else (self.last_finish_ps - self.first_arrival_ps) * _S_PER_PS
 
 
-def summarise(result: EngineResult, slo: Slo | None = None) -> Metrics:
+def summarise(result: EngineResult, slo: RequestSlo | None = None) -> Metrics:
     """Metrics of one run; ``slo`` decides the goodput."""
     latency = _measured_latencies_s(result)
     counts = _Counts()
-    counts.add(result, _meets(slo or Slo(), latency))
+    counts.add(result, _meets(slo or RequestSlo(), latency))
     gaps = latency["gaps"]
     has_gaps = gaps > 0
     tpot = latency["tpot_s"][has_gaps]
@@ -184,14 +184,14 @@ def summarise(result: EngineResult, slo: Slo | None = None) -> Metrics:
     return _metrics(distributions, counts, result)
 
 
-def summarise_stream(results: Iterable[EngineResult], slo: Slo | None = None) -> Metrics:
+def summarise_stream(results: Iterable[EngineResult], slo: RequestSlo | None = None) -> Metrics:
     """Metrics of a run in parts (``run_stream``) in bounded memory: quantiles within 0.1 %, all else exact."""
     sketches = {name: LogHistogram() for name in ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")}
     counts = _Counts()
     last: EngineResult | None = None
     for last in results:
         latency = _measured_latencies_s(last)
-        counts.add(last, _meets(slo or Slo(), latency))
+        counts.add(last, _meets(slo or RequestSlo(), latency))
         has_gaps = latency["gaps"] > 0
         for name in ("ttft_s", "e2e_s", "queue_s"):
             sketches[name].add(latency[name])
@@ -242,7 +242,7 @@ def _metrics(distributions: dict[str, Distribution], counts: _Counts, result: En
     )
 
 
-def _meets(slo: Slo, latency: dict[str, F64]) -> NDArray[np.bool_]:
+def _meets(slo: RequestSlo, latency: dict[str, F64]) -> NDArray[np.bool_]:
     """Whether each request meets every limit; one token has no TPOT to miss."""
     ttft, tpot, e2e = latency["ttft_s"], latency["tpot_s"], latency["e2e_s"]
     good = np.ones(len(ttft), dtype=np.bool_)

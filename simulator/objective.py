@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Final
 
 from simulator.errors import InputError
-from simulator.metrics import Slo as RequestSlo
+from simulator.metrics import RequestSlo
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")
 SUSTAINABLE_RATE: Final = "sustainable_requests_per_s"  # of a search that ranks by it alone (simulator.capacity)

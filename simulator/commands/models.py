@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from simulator.commands.serving_options import extension_option
+
 if TYPE_CHECKING:
     from simulator.model.spec import ModelSpec
 
@@ -13,14 +15,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option(
-    "--extension",
-    "extensions",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Python file that registers cells or architectures of your own (docs/custom_cells.md).",
-)
+@extension_option
 def models(name: str | None, as_json: bool, extensions: tuple[Path, ...]) -> None:
     """List bundled models, or show the model NAME (bundled, or the path of a config.json).
 

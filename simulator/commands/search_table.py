@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from rich.table import Table
 
 from simulator.commands.formats import columns, counted, duration, form_of, rendered, spread, title
-from simulator.metrics import Slo as RequestSlo
+from simulator.metrics import RequestSlo
 from simulator.objective import SUSTAINABLE_RATE, Metrics, read_metric
 
 if TYPE_CHECKING:

@@ -23,16 +23,18 @@ class _Finite(click.FloatRange):
         return number
 
 
+extension_option = click.option(
+    "--extension",
+    "extensions",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Python file that registers cells or architectures of your own (docs/custom_cells.md).",
+)
+
 _OPTIONS = (
     click.option("--model", required=True, metavar="NAME|PATH", help="Bundled model or Hugging Face config.json."),
-    click.option(
-        "--extension",
-        "extensions",
-        multiple=True,
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Python file that registers cells or architectures of your own (docs/custom_cells.md).",
-    ),
+    extension_option,
     click.option("--cluster", required=True, metavar="NAME|TOML", help="Bundled cluster, sized name or TOML file."),
     click.option("--trace", required=True, metavar="FILE|TEXT", help="Request trace, or a generated one as text."),
     click.option(

@@ -10,7 +10,7 @@ from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
 from simulator.engine.stream import run_stream
 from simulator.limits import EngineLimits
-from simulator.metrics import Distribution, Slo, request_latencies_s, summarise, summarise_stream
+from simulator.metrics import Distribution, RequestSlo, request_latencies_s, summarise, summarise_stream
 from simulator.sketch import LogHistogram
 from simulator.step_tables import linear_tables
 from simulator.workload.workload import Workload
@@ -74,11 +74,11 @@ def test_goodput_counts_requests_that_meet_every_limit() -> None:
     _, result = run()
     latency = request_latencies_s(result)
     limit = float(np.median(latency["ttft_s"]))
-    metrics = summarise(result, Slo(ttft_s=limit))
+    metrics = summarise(result, RequestSlo(ttft_s=limit))
     assert metrics.slo_attainment_frac == pytest.approx((latency["ttft_s"] <= limit).mean())
-    both = summarise(result, Slo(ttft_s=limit, e2e_s=0.3))
+    both = summarise(result, RequestSlo(ttft_s=limit, e2e_s=0.3))
     assert both.slo_attainment_frac == ((latency["ttft_s"] <= limit) & (latency["e2e_s"] <= 0.3)).mean()
-    assert summarise(result, Slo(tpot_s=1e-6, e2e_s=1e-6)).goodput_requests_per_s == 0.0
+    assert summarise(result, RequestSlo(tpot_s=1e-6, e2e_s=1e-6)).goodput_requests_per_s == 0.0
 
 
 def test_the_breakdown_adds_up_to_one() -> None:
@@ -109,8 +109,8 @@ def test_a_stream_gives_the_metrics_of_the_whole() -> None:
         )
         for part in (slice(0, 900), slice(900, None))
     ]
-    whole = summarise(result, Slo(ttft_s=0.05))
-    streamed = summarise_stream(run_stream(TABLES, LIMITS, halves), Slo(ttft_s=0.05))
+    whole = summarise(result, RequestSlo(ttft_s=0.05))
+    streamed = summarise_stream(run_stream(TABLES, LIMITS, halves), RequestSlo(ttft_s=0.05))
     assert streamed.finished == whole.finished
     assert streamed.goodput_requests_per_s == pytest.approx(whole.goodput_requests_per_s)
     assert streamed.ttft_s.mean == pytest.approx(whole.ttft_s.mean)

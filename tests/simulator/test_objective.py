@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.errors import InputError
-from simulator.metrics import Slo as RequestSlo
+from simulator.metrics import RequestSlo
 from simulator.objective import metric_paths, parse_objective, parse_slo, read_metric
 
 _METRICS = {"ttft_s": {"mean": 0.2, "p99": 1.5}, "throughput_tokens_per_s": 800.0, "energy_j": None}
