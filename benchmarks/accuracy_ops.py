@@ -19,7 +19,8 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
 from costmodel.artefact import Artefact, load_artefact
 from costmodel.compare.curves import measured_rows_of
-from costmodel.holdout import QUESTIONS, Errors, held_out_errors
+from costmodel.holdout import QUESTIONS, held_out_errors
+from costmodel.knots import Errors
 from costmodel.ops import Attention, Collective, Gemm, Moe, Op
 from costmodel.predict import FittedCosts
 

@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.fit import choose_cluster, fit_device
+from costmodel.fit import fit_device
+from costmodel.measured_device import choose_cluster
 from costmodel.predict import FittedCosts
+from costmodel.prior import Prior
 from profiler.planning.adaptive import AdaptivePlan
-from profiler.planning.latency_model import LatencyModel, octaves_of, work_of
+from profiler.planning.latency_model import LatencyModel, octaves_of, prior_of, work_of
 from profiler.point import OpShape, Point, cost_op
 from profiles_db.schema import FAMILIES
 from profiles_db.store import open_store
@@ -36,6 +38,8 @@ def oracle(options: argparse.Namespace) -> dict[Any, tuple[Point, dict[str, Any]
     table = open_store(options.db, bundled=None).read(options.family, device=options.device, repeats="median")
     found = {}
     for row in table.to_pylist():
+        if options.framework and row["framework"] != options.framework:
+            continue
         if row["dtype"] != options.dtype or (options.phase and row.get("phase") != options.phase) or row.get("window"):
             continue
         if options.family == "attention" and (row["kv_dtype"] != options.dtype or row["variant"] != "gqa"):
@@ -55,14 +59,18 @@ def oracle(options: argparse.Namespace) -> dict[Any, tuple[Point, dict[str, Any]
     return found
 
 
-def surrogate_error(known: list[tuple[Point, Any]], held_out: list[tuple[Point, Any]]) -> dict[str, float]:
+def surrogate_error(
+    known: list[tuple[Point, Any]], held_out: list[tuple[Point, Any]], prior: Prior | None
+) -> dict[str, float]:
     """Fit the plan's own model to what is known and judge it on the points held out."""
     points = [point for point, _ in (*known, *held_out)]
     x, work = octaves_of(points), work_of(points)
     latency_s = np.array([row["latency_s"] for _, row in (*known, *held_out)])
     count = len(known)
-    model = LatencyModel(x[:count], work[:count], latency_s[:count])
-    return summary(np.log(model.predict_s(x[count:], work[count:]) / latency_s[count:]))
+    prior_s = prior_of(points, prior)
+    known_prior_s, asked_prior_s = (None, None) if prior_s is None else (prior_s[:count], prior_s[count:])
+    model = LatencyModel(x[:count], work[:count], latency_s[:count], known_prior_s)
+    return summary(np.log(model.predict_s(x[count:], work[count:], asked_prior_s) / latency_s[count:]))
 
 
 def summary(errors: Any) -> dict[str, float]:
@@ -75,7 +83,9 @@ def summary(errors: Any) -> dict[str, float]:
     }
 
 
-def cost_model_error(rows: list[dict[str, Any]], held_out: list[tuple[Point, Any]], device: str) -> dict[str, float]:
+def cost_model_error(
+    rows: list[dict[str, Any]], held_out: list[tuple[Point, Any]], device: str, prior: Prior | None
+) -> dict[str, float]:
     """Fit the cost model to ``rows`` and judge it on the points held out."""
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(Path(folder), bundled=None)
@@ -85,7 +95,7 @@ def cost_model_error(rows: list[dict[str, Any]], held_out: list[tuple[Point, Any
         for (family, run_id), part in by_run.items():
             store.append(family, part, run_id)
         cluster = choose_cluster(device, None)
-        costs = FittedCosts(fit_device(store, device, cluster), cluster)
+        costs = FittedCosts(fit_device(store, device, cluster, prior=prior), cluster)
         errors = []
         for point, row in held_out:
             op = cost_op(point.op)
@@ -118,26 +128,29 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=4000, help="Sample the grid down to so many points.")
     parser.add_argument("--target-error", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--framework", help="Take the rows of one engine's tables alone, e.g. vllm-0.24.0.")
+    parser.add_argument("--prior", default="none", help="Fit that the plan and the fit may start from.")
     options = parser.parse_args()
     known = oracle(options)
     draw = random.Random(options.seed)
     chosen = sampled(known, options, draw)
     held_out = [known[identity] for identity in chosen[: len(chosen) // 10]]
     grid = {identity: known[identity] for identity in chosen[len(chosen) // 10 :]}
+    prior = Prior.choose(options.prior, options.device)
     results: list[dict[str, Any]] = []
 
     def judge(name: str, identities: list[Any]) -> None:
         rows = [grid[identity][1] for identity in identities]
         measuring_s = sum(max(10 * row["latency_s"], 0.05) for row in rows)
         result = {"plan": name, "points": len(rows), "measuring_s": round(measuring_s, 1)}
-        result["surrogate"] = surrogate_error([grid[identity] for identity in identities], held_out)
-        result["cost_model"] = cost_model_error(rows, held_out, options.device)
+        result["surrogate"] = surrogate_error([grid[identity] for identity in identities], held_out, prior)
+        result["cost_model"] = cost_model_error(rows, held_out, options.device, prior)
         results.append(result)
         print(json.dumps(results[-1]), flush=True)
 
     judge("full grid", list(grid))
     points = [point for point, _ in grid.values()]
-    plan = AdaptivePlan(points, target_error=1e-6, seed=options.seed, stall_ratio=math.inf)
+    plan = AdaptivePlan(points, target_error=1e-6, seed=options.seed, prior=prior, stall_ratio=math.inf)
     asked: list[Any] = []
     stops = [count for share in SHARES if (count := round(len(grid) * share)) >= FEWEST]
     while stops and (batch := plan.next_points(min(24, stops[0] - len(asked)))):
@@ -147,7 +160,7 @@ def main() -> None:
             judge("adaptive", asked)
             judge("random", draw.sample(list(grid), len(asked)))
             stops.pop(0)
-    asked, plan = [], AdaptivePlan(points, target_error=options.target_error, seed=options.seed)
+    asked, plan = [], AdaptivePlan(points, target_error=options.target_error, seed=options.seed, prior=prior)
     while batch := plan.next_points(24):
         plan.learn((point, grid[point.identity][1]) for point in batch)
         asked += [point.identity for point in batch]

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from costmodel.errors import CostModelError
 from costmodel.holdout import HeldOut
-from costmodel.knots import Derived, FamilyKnots, LabelFit
+from costmodel.knots import Derived, Errors, FamilyKnots, Filling, LabelFit
 from costmodel.power import PowerModel
 from costmodel.reference import Reference
 
-FIT_SCHEMA_VERSION: Final = 1
+FIT_SCHEMA_VERSION: Final = 2
 _KIND: Final = "apex_fit_schema_version"
 _BODY: Final = "apex_fit"
 _MAX_FEATURES: Final = 6
@@ -29,7 +29,10 @@ _MAX_FEATURES: Final = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FamilyReport:
-    """What became of one family's rows; ``why_not`` is empty when it was fitted."""
+    """What became of one family's rows.
+
+    ``why_not`` is empty when it was fitted, ``no_prior`` unless there was a prior that could not serve.
+    """
 
     family: str
     rows: int
@@ -38,6 +41,7 @@ class FamilyReport:
     suspicious: dict[str, int]
     labels: dict[str, int]
     why_not: str = ""
+    no_prior: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,7 @@ class Provenance:
     unlocked_mhz: float
     quantise_included: tuple[str, ...] = ()
     energy_source: str = ""
+    prior: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +137,37 @@ def _label_json(fit: LabelFit) -> dict[str, object]:
         "best_utilisation": fit.best_utilisation,
         "trust_along_x": fit.trust_along_x,
         "log_half_width": fit.log_half_width.tolist(),
+        "filling": None if fit.filling is None else _filling_json(fit.filling),
     }
+
+
+def _filling_json(filling: Filling) -> dict[str, object]:
+    errors = {
+        question: {
+            "shape": found.shape.tolist(),
+            "regime": found.regime.tolist(),
+            "error": np.round(found.error, 5).tolist(),
+        }
+        for question, found in filling.errors.items()
+    }
+    # JSON has no infinity.
+    return {"trust": filling.trust, "alone": filling.alone if np.isfinite(filling.alone) else None, "errors": errors}
+
+
+def _filling(label: str, part: dict[str, Any] | None) -> Filling | None:
+    if part is None:
+        return None
+    errors = {
+        question: Errors(
+            label=np.full(len(found["error"]), label),
+            shape=np.array(found["shape"], dtype=np.int64),
+            regime=np.array(found["regime"], dtype=np.int8),
+            error=np.array(found["error"], dtype=np.float64),
+        )
+        for question, found in part["errors"].items()
+    }
+    alone = np.inf if part["alone"] is None else part["alone"]
+    return Filling(trust=part["trust"], alone=alone, errors=errors)
 
 
 def _table_schema() -> pa.Schema:
@@ -219,6 +254,7 @@ def _from_parts(table: pa.Table, body: dict[str, Any]) -> Artefact:
                     best_utilisation=fit["best_utilisation"],
                     trust_along_x=fit["trust_along_x"],
                     log_half_width=np.array(fit["log_half_width"]),
+                    filling=_filling(key, fit.get("filling")),  # schema 1 had none
                 )
                 for key, fit in part["labels"].items()
             },

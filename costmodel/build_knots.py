@@ -28,7 +28,8 @@ _RESIDUAL_STEP: Final = 2.0**-12
 class MeasuredRows:
     """Rows of one family: ``label`` and ``shape`` [rows, features] say what, ``x`` and ``y`` how much of it.
 
-    ``flop_s`` and ``bytes_s`` are the two sides of the roofline; ``y`` is all ones for families without it.
+    ``flop_s`` and ``bytes_s`` are the two sides of the roofline; ``y`` is all ones for families without it. A row that
+    ``is_estimate`` was not measured (`costmodel.filling`).
     """
 
     family: str
@@ -41,6 +42,7 @@ class MeasuredRows:
     flop_s: Array
     bytes_s: Array
     efficiency: Mapping[str, tuple[float, float]]  # per label: analytic compute and memory efficiency
+    is_estimate: NDArray[np.bool_]
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> "MeasuredRows":
         """Keep some rows."""
@@ -55,12 +57,28 @@ class MeasuredRows:
             flop_s=self.flop_s[rows],
             bytes_s=self.bytes_s[rows],
             efficiency=self.efficiency,
+            is_estimate=self.is_estimate[rows],
         )
+
+
+def concatenated(parts: Sequence[MeasuredRows]) -> MeasuredRows:
+    """Put rows of one family one behind the other."""
+    return replace(
+        parts[0],
+        label=np.concatenate([part.label for part in parts]),
+        shape=np.concatenate([part.shape for part in parts]),
+        x=np.concatenate([part.x for part in parts]),
+        y=np.concatenate([part.y for part in parts]),
+        latency_s=np.concatenate([part.latency_s for part in parts]),
+        flop_s=np.concatenate([part.flop_s for part in parts]),
+        bytes_s=np.concatenate([part.bytes_s for part in parts]),
+        is_estimate=np.concatenate([part.is_estimate for part in parts]),
+    )
 
 
 def build_knots(rows: MeasuredRows) -> FamilyKnots:
     """Fit one family; repeats of a point become their median."""
-    rows = _without_repeats(rows)
+    rows = without_repeats(rows)
     labels: dict[str, LabelFit] = {}
     residual = np.empty_like(rows.latency_s)
     for label in np.unique(rows.label).tolist():
@@ -89,7 +107,7 @@ def build_knots(rows: MeasuredRows) -> FamilyKnots:
         start=start,
         x=rows.x,
         y=rows.y,
-        latency_s=rows.latency_s,
+        latency_s=np.where(rows.is_estimate, np.nan, rows.latency_s),
         residual=residual,
         labels=labels,
     )
@@ -97,7 +115,7 @@ def build_knots(rows: MeasuredRows) -> FamilyKnots:
     return replace(whole, residual=np.round(whole.residual / _RESIDUAL_STEP) * _RESIDUAL_STEP)
 
 
-def _without_repeats(rows: MeasuredRows) -> MeasuredRows:
+def without_repeats(rows: MeasuredRows) -> MeasuredRows:
     """Sort by label, shape, x, y and keep the row of (lower) median latency of each point."""
     _, code = np.unique(rows.label, return_inverse=True)
     columns = [rows.latency_s, rows.y, rows.x, *rows.shape.T[::-1], code]

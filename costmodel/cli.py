@@ -12,6 +12,13 @@ from profiles_db.terminal import DB_OPTION, JSON_OPTION, opened
 @click.option("--device", help="Device to fit (default: the only one that was measured).")
 @click.option("--cluster", help="Cluster whose links the collectives ran on (default: the device's largest bundled).")
 @click.option("--framework", help="Prefer rows of this engine, nearest version first, e.g. vllm-0.24.0.")
+@click.option(
+    "--prior",
+    default="auto",
+    show_default=True,
+    help="Fit to start from where few points were measured: a file, a device with a bundled fit, or none."
+    "  auto: the device's own bundled fit.",
+)
 @click.option("--monotone", is_flag=True, help="Lower cells that are slower than a larger call of the same shape.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write (DEVICE.fit.parquet).")
 @click.option("--constants", is_flag=True, help="Print calibrated analytic constants as TOML; nothing is written.")
@@ -22,6 +29,7 @@ def fit(
     device: str | None,
     cluster: str | None,
     framework: str | None,
+    prior: str,
     monotone: bool,
     out: Path | None,
     constants: bool,
@@ -29,7 +37,9 @@ def fit(
 ) -> None:
     """Turn measurements into a fitted cost model, with its held-out error."""
     from costmodel.artefact import save_artefact
-    from costmodel.fit import choose_cluster, choose_device, fit_device
+    from costmodel.fit import fit_device
+    from costmodel.measured_device import choose_cluster, choose_device
+    from costmodel.prior import Prior
     from costmodel.report import fit_text, report_json
 
     store = opened(db)
@@ -40,7 +50,9 @@ def fit(
 
         click.echo(constants_toml(calibrate(store, spec, framework=framework)), nl=False)
         return
-    artefact = fit_device(store, chosen, spec, framework=framework, is_monotone=monotone)
+    artefact = fit_device(
+        store, chosen, spec, framework=framework, is_monotone=monotone, prior=Prior.choose(prior, chosen)
+    )
     path = out or Path(f"{chosen}.fit.parquet")
     save_artefact(artefact, path)
     click.echo(report_json(artefact) if as_json else fit_text(artefact))

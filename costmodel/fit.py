@@ -1,7 +1,7 @@
 """Measurements of one device in, fitted model out: every family that has enough rows, with its held-out error.
 
 A family with too few rows is not fitted; the report says how many it needs, and prices fall back to the analytic
-model by name.
+model by name. Labels with few points are filled in (`costmodel.filling`), from a prior fit where that helps.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,16 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
-from cluster_specs.load import bundled_clusters, load_cluster
 from costmodel.artefact import Artefact, FamilyReport, Provenance
 from costmodel.build_knots import MeasuredRows, build_knots
 from costmodel.errors import CostModelError
+from costmodel.filling import filled
 from costmodel.fit_derived import with_derived
 from costmodel.fit_power import fit_power
 from costmodel.forms import attention_rows, collective, elementwise, gemm, moe
 from costmodel.holdout import HeldOut, held_out_errors, summarise, with_intervals
-from costmodel.knots import FamilyKnots
+from costmodel.knots import Errors, FamilyKnots
 from costmodel.measurements import Columns, Measurements, read_measurements
+from costmodel.prior import Prior
 from costmodel.repair import repaired, suspicious
 from profiles_db.store import Store
 
@@ -47,8 +48,12 @@ def fit_device(
     *,
     framework: str | None = None,
     is_monotone: bool = False,
+    prior: Prior | None = None,
 ) -> Artefact:
-    """Fit all families of ``device``; raises ``CostModelError`` when not one family has enough rows."""
+    """Fit all families of ``device``, from ``prior`` where labels have few points and it has not seen them.
+
+    Raises ``CostModelError`` when not one family has enough rows.
+    """
     families: dict[str, FamilyKnots] = {}
     reports: list[FamilyReport] = []
     held_out: list[HeldOut] = []
@@ -59,7 +64,7 @@ def fit_device(
     quantised: set[str] = set()
     measured = {family: read_measurements(store, family, device, framework) for family in _ROWS_OF}
     for family, found in measured.items():
-        report, knots, errors = _fit_family(family, found, cluster, is_monotone=is_monotone)
+        report, knots, errors = _fit_family(family, found, cluster, prior, is_monotone=is_monotone)
         reports.append(report)
         if knots is None:
             continue
@@ -92,6 +97,7 @@ def fit_device(
         unlocked_mhz=float(np.median(seen)) if len(seen) else cluster.device.clock.max_mhz,
         quantise_included=tuple(sorted(quantised)),
         energy_source=energy_source,
+        prior="" if prior is None else prior.name,
     )
     return Artefact(
         provenance=provenance, families=families, power=power, reports=tuple(reports), held_out=tuple(held_out)
@@ -99,7 +105,7 @@ def fit_device(
 
 
 def _fit_family(
-    family: str, found: Measurements, cluster: ClusterSpec, *, is_monotone: bool
+    family: str, found: Measurements, cluster: ClusterSpec, prior: Prior | None, *, is_monotone: bool
 ) -> tuple[FamilyReport, FamilyKnots | None, list[HeldOut]]:
     dropped = dict(found.dropped)
     usable = _usable(family, found.columns, cluster)
@@ -141,13 +147,29 @@ def _fit_family(
     # A collective's curve is monotone by construction: its noise is larger than its steps.
     if is_monotone or family == "collective":
         rows = repaired(rows)
-    knots = build_knots(rows)
-    errors = held_out_errors(rows, knots)
+    no_prior = prior.has_seen(found) if prior is not None else ""
+    report = replace(report, no_prior=no_prior)
+    knots, errors = _knots(rows, cluster, None if no_prior else prior)
     knots = with_intervals(knots, errors)
     if family == "attention" and not usable.all():
         others = {name: column[~usable] for name, column in found.columns.items()}
         knots = with_derived(knots, others, cluster)
     return report, knots, summarise(family, errors)
+
+
+def _knots(rows: MeasuredRows, cluster: ClusterSpec, prior: Prior | None) -> tuple[FamilyKnots, dict[str, Errors]]:
+    """Build the knots of one family, with labels of few points filled in, and judge them."""
+    knots = build_knots(rows)
+    errors = held_out_errors(rows, knots)
+    if rows.family == "collective":
+        return knots, errors
+    more, fillings = filled(rows, knots, errors["point"], cluster, prior)
+    if not fillings:
+        return knots, errors
+    knots = build_knots(more)
+    with_fillings = {name: replace(fit, filling=fillings.get(name)) for name, fit in knots.labels.items()}
+    knots = replace(knots, labels=with_fillings)
+    return knots, held_out_errors(rows, knots)
 
 
 def _usable(family: str, columns: Columns, cluster: ClusterSpec) -> NDArray[np.bool_]:
@@ -187,39 +209,3 @@ def _own_version() -> str:
         return version("apex-planner")
     except PackageNotFoundError:
         return "unknown"
-
-
-def choose_device(store: Store, device: str | None) -> str:
-    """Return the named device, or the only one measured; raises ``CostModelError``."""
-    known = store.devices()
-    if device is not None:
-        if device not in known:
-            raise CostModelError(
-                f"{store.root}: no measurements of device {device!r}, there are some of {', '.join(known) or 'none'}",
-                hint="measure it with `apex profile`, or `apex import` measurements of it",
-            )
-        return device
-    if len(known) != 1:
-        raise CostModelError(
-            f"{store.root}: holds measurements of {len(known)} devices: {', '.join(known) or 'none'}",
-            hint="name one with --device" if known else "measure with `apex profile`, or `apex import` some",
-        )
-    return known[0]
-
-
-def choose_cluster(device: str, cluster: str | None) -> ClusterSpec:
-    """Return the named cluster, or the bundled one of the device with the most links; raises ``CostModelError``."""
-    if cluster is not None:
-        spec = load_cluster(cluster)
-        if spec.device.name != device:
-            raise CostModelError(
-                f"cluster {spec.name} has device {spec.device.name}, the measurements are of {device}",
-                hint="name a cluster of the measured device with --cluster",
-            )
-        return spec
-    specs = [spec for spec in map(load_cluster, bundled_clusters()) if spec.device.name == device]
-    if not specs:
-        raise CostModelError(
-            f"no bundled cluster has device {device}", hint="describe one in a TOML file and name it with --cluster"
-        )
-    return max(specs, key=lambda spec: (len(spec.levels), -spec.num_devices))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.build_knots import MeasuredRows, build_knots, fill_from_neighbours
-from costmodel.knots import FamilyKnots
+from costmodel.knots import Errors, FamilyKnots
 from costmodel.lending import Lenders, curve_residual, grid_residual, lenders
 from costmodel.prediction import Source
 from costmodel.reference import REGIMES
@@ -28,7 +28,7 @@ COVERAGE: Final = 0.9
 _FEWEST = 20
 _UNKNOWN_HALF_WIDTH = 0.6
 # The shape features that must differ from the asked shape's for a lender to count as another shape.
-_SAME_WHEN_EQUAL: Final = {
+SAME_WHEN_EQUAL: Final = {
     "gemm": (0, 1),
     "attention": (0, 1),
     "moe": (0, 1, 2, 3),
@@ -52,16 +52,6 @@ class HeldOut:
     coverage: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Errors:
-    """ln(predicted / measured) of held-out points, with each point's label, shape number and regime."""
-
-    label: NDArray[np.str_]
-    shape: NDArray[np.int64]
-    regime: NDArray[np.int8]
-    error: Array
-
-
 def held_out_errors(rows: MeasuredRows, knots: FamilyKnots) -> dict[str, Errors]:
     """Answer the three questions; ``rows`` are what ``knots`` were built from."""
     regime = _regimes(knots, knots.x, knots.y, rows)
@@ -74,7 +64,20 @@ def held_out_errors(rows: MeasuredRows, knots: FamilyKnots) -> dict[str, Errors]
         error = (estimate - knots.residual)[known]
         found[question] = Errors(label=label[known], shape=shape[known], regime=regime[known], error=error)
     found["octave"] = _without_octave(rows)
-    return found
+    return {question: _with_fillings(errors, question, knots) for question, errors in found.items()}
+
+
+def _with_fillings(errors: Errors, question: str, knots: FamilyKnots) -> Errors:
+    """Replace the errors of filled labels: the estimates between their points have seen the points."""
+    fillings = {name: fit.filling for name, fit in knots.labels.items() if fit.filling is not None}
+    own = ~np.isin(errors.label, list(fillings))
+    parts = [filling.errors[question] for filling in fillings.values()]
+    return Errors(
+        label=np.concatenate([errors.label[own], *(part.label for part in parts)]),
+        shape=np.concatenate([errors.shape[own], *(part.shape for part in parts)]),
+        regime=np.concatenate([errors.regime[own], *(part.regime for part in parts)]),
+        error=np.concatenate([errors.error[own], *(part.error for part in parts)]),
+    )
 
 
 def _regimes(knots: FamilyKnots, x: Array, y: Array, rows: MeasuredRows) -> NDArray[np.int8]:
@@ -135,7 +138,7 @@ def _bracketed(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _without_shape(knots: FamilyKnots) -> Array:
     """Residual of each shape's knots from other shapes alone; NaN where nobody can lend."""
     estimate = np.full_like(knots.residual, np.nan)
-    same = _SAME_WHEN_EQUAL[knots.family]
+    same = SAME_WHEN_EQUAL[knots.family]
     for index, label in enumerate(knots.label):
         excluded = np.all(knots.shape[:, same] == knots.shape[index, same], axis=1)
         lent = lenders(knots, label, knots.shape[index], excluded=excluded)
@@ -152,13 +155,7 @@ def _without_shape(knots: FamilyKnots) -> Array:
 
 def _without_octave(rows: MeasuredRows) -> Errors:
     """Fit without the largest octave of each shape's size (attention: of its length) and predict it."""
-    size = rows.x if np.all(rows.y == 1.0) else rows.y
-    _, which = np.unique(
-        np.column_stack([rows.shape, np.unique(rows.label, return_inverse=True)[1]]), axis=0, return_inverse=True
-    )
-    top = np.zeros(int(which.max()) + 1)
-    np.maximum.at(top, which.ravel(), size)
-    beyond = size > top[which.ravel()] / 2.0
+    beyond, which = top_octave(rows)
     short = build_knots(rows.take(~beyond))
     asked = rows.take(beyond)
     shapes = zip(short.label, short.shape.tolist(), strict=True)
@@ -186,8 +183,20 @@ def _without_octave(rows: MeasuredRows) -> Errors:
         error[own] = expected + residual - np.log(asked.latency_s[own])
         regime[own] = fit.reference.regime(asked.flop_s[own], asked.bytes_s[own])
     seen = ~np.isnan(error)
-    number = which.ravel()[beyond]
+    number = which[beyond]
     return Errors(label=asked.label[seen], shape=number[seen], regime=regime[seen], error=error[seen])
+
+
+def top_octave(rows: MeasuredRows) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Whether each row lies in the largest octave of its shape's size (attention: length), and the shape's number."""
+    size = rows.x if np.all(rows.y == 1.0) else rows.y
+    _, which = np.unique(
+        np.column_stack([rows.shape, np.unique(rows.label, return_inverse=True)[1]]), axis=0, return_inverse=True
+    )
+    which = which.ravel()
+    top = np.zeros(int(which.max()) + 1)
+    np.maximum.at(top, which, size)
+    return np.asarray(size > top[which] / 2.0), which
 
 
 def conformal_half_width(error: Array) -> float:

@@ -10,6 +10,7 @@ where the trend is the running median over all shapes of one label. Residuals ar
 and lent to shapes that were not measured; the reference and the trend carry the physics.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,29 @@ from costmodel.prediction import Source
 from costmodel.reference import REGIMES, Reference
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errors:
+    """ln(predicted / measured) of held-out points, with each point's label, shape number and regime."""
+
+    label: NDArray[np.str_]
+    shape: NDArray[np.int64]
+    regime: NDArray[np.int8]
+    error: Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filling:
+    """How a label with few points was filled in (`costmodel.filling`), and how wrong that is per held-out question.
+
+    ``trust`` is the weight of the prior fit's prices, 0 where the label's own shapes were enough; ``alone`` is the mean
+    |ln(predicted / measured)| of a point left out of its curve, infinite where most curves have too few to tell.
+    """
+
+    trust: float
+    alone: float
+    errors: Mapping[str, Errors]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +61,7 @@ class LabelFit:
     best_utilisation: float = 1.0
     trust_along_x: float = 0.5
     log_half_width: Array = field(default_factory=lambda: np.full((len(Source), len(REGIMES)), 0.3))
+    filling: Filling | None = None
 
     def expected_log_s(self, flop_s: Array, bytes_s: Array) -> Array:
         """Log of reference time times trend."""
@@ -57,7 +82,7 @@ class Derived:
 class FamilyKnots:
     """Knots of one family, grouped by shape; shape ``s`` owns rows ``start[s]:start[s + 1]``, ascending in x, then y.
 
-    Rows of a family with ``y`` form a full grid per shape; cells that were not measured hold a filled-in residual and
+    Rows of a family with ``y`` form a full grid per shape; points that were not measured hold a filled-in residual and
     a NaN latency. ``derived`` corrects calls that have no knots of their own but follow from those that do, by kind.
     """
 
@@ -87,6 +112,10 @@ class FamilyKnots:
     def rows(self, shape: int) -> slice:
         """Rows of one shape."""
         return slice(int(self.start[shape]), int(self.start[shape + 1]))
+
+    def is_measured(self, shape: int) -> bool:
+        """Whether anything of a shape was measured; a shape that only the prior knew was not."""
+        return not bool(np.isnan(self.latency_s[self.rows(shape)]).all())
 
     def of_label(self, label: str) -> NDArray[np.int64]:
         """Return the shapes of one label."""

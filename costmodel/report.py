@@ -5,8 +5,11 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from costmodel.artefact import Artefact
 from costmodel.holdout import QUESTIONS, HeldOut
+from costmodel.knots import LabelFit
 
 # Share of suspicious rows from which a repair is worth a look.
 _MANY = 0.03
@@ -32,6 +35,8 @@ def fit_text(artefact: Artefact) -> str:
     for report in artefact.reports:
         if report.why_not:
             lines.append(f"not fitted: {report.family}: {report.why_not}")
+        if report.no_prior:
+            lines.append(f"prior not used for {report.family}: {report.no_prior}")
         for reason, count in report.dropped.items():
             lines.append(f"left out {count} {report.family} rows: {reason}")
         for reason, count in report.suspicious.items():
@@ -39,6 +44,11 @@ def fit_text(artefact: Artefact) -> str:
         if sum(report.suspicious.values()) > _MANY * report.used and not artefact.provenance.is_monotone:
             lines.append(f"hint: over {_MANY:.0%} of {report.family} rows are suspicious; compare with --monotone")
     for knots in artefact.families.values():
+        lines += [
+            _filling_line(knots.family, label, fit, artefact.provenance.prior)
+            for label, fit in knots.labels.items()
+            if fit.filling
+        ]
         for kind, found in knots.derived.items():
             spread = f"{found.log_half_width:.0%} for nine in ten"
             lines.append(
@@ -46,6 +56,15 @@ def fit_text(artefact: Artefact) -> str:
             )
     lines.append(f"energy: {artefact.provenance.energy_source}")
     return "\n".join(lines)
+
+
+def _filling_line(family: str, label: str, fit: LabelFit, prior: str) -> str:
+    filling = fit.filling
+    assert filling is not None
+    source = "all its shapes" + (f" and {filling.trust:.0%} of the fit of {prior}" if filling.trust else "")
+    error = float(np.mean(np.abs(filling.errors["point"].error)))
+    alone = f"{filling.alone:.2%} alone" if np.isfinite(filling.alone) else "too few points alone"
+    return f"filled in {family} {label}: from {source}, mean error {error:.2%} ({alone})"
 
 
 def overall(rows: Iterable[HeldOut]) -> list[HeldOut]:

@@ -55,6 +55,12 @@ def _integers(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 )
 @click.option("--budget", help="Stop after this long, e.g. 60s, 20m, 1h.  [default: when the plan is fulfilled]")
 @click.option("--target-error", type=float, default=0.02, show_default=True, help="Held-out error to stop at.")
+@click.option(
+    "--prior",
+    default="auto",
+    show_default=True,
+    help="Fit the plan may start from: a file, a device with a bundled fit, or none.  auto: the device's own.",
+)
 @click.option("--exhaustive", is_flag=True, help="Measure every point instead of stopping at the target error.")
 @click.option("--db", type=click.Path(path_type=Path, file_okay=False), help="Output folder.  [default: APEX_DB]")
 @click.option("--nproc-per-node", type=click.IntRange(1), default=1, show_default=True, help="Ranks to start here.")
@@ -89,6 +95,7 @@ def profile(ctx: click.Context, /, *, nproc_per_node: int, as_json: bool, self_t
 
 def _request(**options: Any) -> "ProfileRequest":
     """Check what click cannot; raises ``ProfilerError``."""
+    from costmodel.prior import Prior
     from profiler.duration import parse_duration_s
     from profiler.errors import ProfilerError
     from profiler.planning.grid import FAMILIES
@@ -109,6 +116,7 @@ def _request(**options: Any) -> "ProfileRequest":
     if unknown:
         known = ", ".join(FAMILIES if manifest is None else SCHEMAS)
         raise ProfilerError(f"--families: {', '.join(unknown)} is not among {known}")
+    Prior.choose(options["prior"], "")  # a bad file is told now, not on every rank
     if options["target_error"] <= 0:
         raise ProfilerError(f"--target-error is {options['target_error']:g}, must be > 0", hint="0.02 means 2 %")
     return ProfileRequest(

@@ -22,6 +22,7 @@ class ProfileRequest:
     energy: Literal["none", "some", "all"] = "none"
     budget_s: float | None = None
     target_error: float = 0.02
+    prior: str = "auto"
     exhaustive: bool = False
     seed: int = 0
     threads: int = 1

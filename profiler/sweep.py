@@ -7,6 +7,7 @@ is still in force: at another clock the repeat would tell of the clock.
 from collections.abc import Callable
 from typing import Final
 
+from costmodel.prior import Prior
 from profiler.bench import Bench
 from profiler.collectives.bench import CollectiveBench
 from profiler.collectives.groups import GroupLayout, default_levels, group_layouts
@@ -55,12 +56,16 @@ def measure_workload(
     rounds = ComputeRounds(
         run, bench, budget_share=_COMPUTE_SHARE, hang_s=request.policy.hang_s, wants_energy=wants_energy
     )
+    # Rank 0 plans for all.
+    prior = Prior.choose(request.prior, machine.name) if run.ledger is not None and not request.exhaustive else None
+    if prior is not None:
+        _say(run, f"compute plans start from {prior.described}")
     ratios: list[float] = []
     clocks: tuple[int | None, ...] = request.clocks_mhz or (None,)
     with machine.clocks() as control:
         for index, clock_mhz in enumerate(clocks):
             in_force = None if clock_mhz is None else _lock(run, control, clock_mhz)
-            planner = _planner(request, [point.at(in_force) for point in workload.compute], run)
+            planner = _planner(request, [point.at(in_force) for point in workload.compute], run, prior)
             rounds.fulfil(planner)
             run.outcome.is_fulfilled &= not run.is_over(_COMPUTE_SHARE)
             if planner is not None:
@@ -100,7 +105,7 @@ def _measure_collectives(run: Run, request: ProfileRequest, machine: Machine, wo
     bench = CollectiveBench(machine.device, layouts, timeout_s=request.collective_timeout_s)
     kernels = {op.shape["kind"]: bench.kernels_for(op.shape["kind"]) for op in workload.collectives}
     points = place_collectives(workload.collectives, kernels, bench.launches(), machine.name, seed=request.seed)
-    planner = _planner(request, points, run)
+    planner = _planner(request, points, run, None)  # no two clusters share a network
     share = _COLLECTIVES_SHARE if workload.compute else _COMPUTE_SHARE
     measure_collectives(
         run, bench, planner, request.policy, budget_share=share, hang_s=5 * request.collective_timeout_s + 60
@@ -111,7 +116,7 @@ def _measure_collectives(run: Run, request: ProfileRequest, machine: Machine, wo
     bench.close()
 
 
-def _planner(request: ProfileRequest, points: list[Point], run: Run) -> Planner | None:
+def _planner(request: ProfileRequest, points: list[Point], run: Run, prior: Prior | None) -> Planner | None:
     """Return rank 0's plan over what is not yet stored; None on the other ranks."""
     if run.ledger is None:
         return None
@@ -119,7 +124,7 @@ def _planner(request: ProfileRequest, points: list[Point], run: Run) -> Planner 
     run.outcome.already += len(points) - len(todo)
     if request.exhaustive or not todo:
         return FixedPlan(todo, seed=request.seed)
-    plan = AdaptivePlan(points, target_error=request.target_error, seed=request.seed)
+    plan = AdaptivePlan(points, target_error=request.target_error, seed=request.seed, prior=prior)
     known = {point.identity: point for point in points}
     plan.learn(
         (known[identity], row)

@@ -14,9 +14,10 @@ from costmodel.build_knots import MeasuredRows
 from costmodel.compare.series import Band, Series
 from costmodel.forms.columns import gemm_efficiency
 from costmodel.knots import FamilyKnots
-from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
+from costmodel.ops import Op
 from costmodel.prediction import CostModel
 from costmodel.pricing import work_sides
+from costmodel.shape_ops import shape_op
 
 Array = NDArray[np.float64]
 
@@ -26,27 +27,7 @@ _POINTS_PER_CURVE = 160
 
 def op_of(knots: FamilyKnots, shape: int, x: Array, y: Array, cluster: ClusterSpec) -> Op:
     """Return the op of one measured shape at sizes ``x`` and ``y`` (as the family's knots count them)."""
-    parts = knots.label[shape].partition("@")[0].split("|")
-    feature = dict(zip(knots.features, knots.shape[shape].tolist(), strict=True))
-    if knots.family == "gemm":
-        return Gemm(m=x, n=int(feature["n"]), k=int(feature["k"]), dtype=parts[0])
-    if knots.family == "attention":
-        phase, variant, dtype, kv_dtype = parts
-        op = Attention(
-            **{name: int(value) for name, value in feature.items()}, variant=variant, dtype=dtype, kv_dtype=kv_dtype
-        )
-        if phase == "prefill":
-            return replace(op, num_prefill=x, prefill_q=y, prefill_kv=y)
-        return replace(op, num_decode=x, decode_kv=y, decode_kv_max=y)
-    if knots.family == "moe":
-        dtype, routing = parts
-        return Moe(num_tokens=x, dtype=dtype, routing=routing, **{name: int(value) for name, value in feature.items()})
-    if knots.family == "elementwise":
-        width, bytes_per_row = int(feature["width"]), feature["bytes_per_row"]
-        return Elementwise(op=parts[0], rows=x, width=width, bytes_per_row=bytes_per_row)
-    ranks, nodes = int(feature["ranks"]), int(feature["nodes"])
-    stride = cluster.devices_per_node if nodes > 1 and ranks == nodes else 1
-    return Collective(kind=parts[0], message_bytes=x, ranks=ranks, group_stride=stride)
+    return shape_op(knots.family, knots.label[shape], knots.shape[shape].tolist(), x, y, cluster=cluster)
 
 
 def measured_rows_of(knots: FamilyKnots, cluster: ClusterSpec) -> MeasuredRows:
@@ -67,8 +48,9 @@ def measured_rows_of(knots: FamilyKnots, cluster: ClusterSpec) -> MeasuredRows:
         flop_s=flop_s,
         bytes_s=bytes_s,
         efficiency={label: _stand_ins(knots.family, label, cluster) for label in knots.labels},
+        is_estimate=np.isnan(knots.latency_s),
     )
-    return rows.take(~np.isnan(knots.latency_s))
+    return rows.take(~rows.is_estimate)
 
 
 def _stand_ins(family: str, label: str, cluster: ClusterSpec) -> tuple[float, float]:

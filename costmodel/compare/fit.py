@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from cluster_specs.cluster import ClusterSpec
 from costmodel.artefact import Artefact
 from costmodel.compare.curves import clock_of, measured_rows_of, op_of, shape_name, with_labels
-from costmodel.holdout import Errors, held_out_errors
-from costmodel.knots import FamilyKnots
+from costmodel.holdout import held_out_errors
+from costmodel.knots import Errors, FamilyKnots
 from costmodel.predict import FittedCosts
 from costmodel.reference import REGIMES
 

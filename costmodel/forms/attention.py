@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.domain import OutOfDomain
-from costmodel.forms.attention_rows import op_of
 from costmodel.forms.form import Form, by_group
 from costmodel.knots import FamilyKnots
 from costmodel.lending import grid_residual
 from costmodel.ops import Attention, Op
 from costmodel.prediction import Prediction, Source
 from costmodel.pricing import Pricing, octaves_outside, risen, with_sub_points, work_sides
+from costmodel.shape_ops import shape_op
 from costmodel.surfaces import Surface, SurfaceGrid
 
 Array = NDArray[np.float64]
@@ -194,7 +194,7 @@ class AttentionForm(Form):
         outside = np.maximum(
             octaves_outside(x, knot_x[0], knot_x[-1])[:, None], octaves_outside(y, knot_y[0], knot_y[-1])[None, :]
         )
-        grid_op = op_of(wanted, shape, x[:, None], y[None, :])
+        grid_op = shape_op("attention", wanted, shape, x[:, None], y[None, :], cluster=self.pricing.cluster)
         residual = grid_residual(knots, lent, np.log(x), np.log(y))
         priced = self.pricing.price(
             grid_op, fit, residual, measured_s=measured_s, octaves_outside=outside, is_lent=is_lent

@@ -5,7 +5,6 @@ Chunks behind a prefix, mixed calls and unequal lengths have no place here: they
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 from cluster_specs.cluster import ClusterSpec
 from costmodel.build_knots import MeasuredRows
 from costmodel.forms.columns import joined, measured_rows, numbers, texts
-from costmodel.ops import Attention
 from costmodel.pricing import work_sides
+from costmodel.shape_ops import shape_op
 
 Array = NDArray[np.float64]
 
@@ -37,7 +36,7 @@ def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) ->
     _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     for index, row in enumerate(first.tolist()):
         own = which.ravel() == index
-        op = op_of(str(label[row]), tuple(shape[row].tolist()), x[own], y[own])
+        op = shape_op("attention", str(label[row]), shape[row].tolist(), x[own], y[own], cluster=cluster)
         flop_s[own], bytes_s[own] = work_sides(op, cluster)
     constants = cluster.device.analytic
     compute = constants.attention_efficiency.value
@@ -65,22 +64,3 @@ def usable(columns: Mapping[str, NDArray[np.generic]]) -> NDArray[np.bool_]:
     whole = (phase == "prefill") & (columns["prefill_q"] == columns["prefill_kv"])
     plain = (columns["decode_q"] == 1) & (columns["decode_kv"] == columns["decode_kv_max"])
     return np.asarray(whole | ((phase == "decode") & plain))
-
-
-def op_of(label: str, shape: tuple[float, ...], x: Array, y: Array) -> Attention:
-    """Return whole prompts or one-token decodes: ``x`` sequences of length ``y``."""
-    phase, variant, dtype, kv_dtype = label.partition("@")[0].split("|")
-    num_heads, num_kv_heads, head_dim, v_head_dim, window = (int(value) for value in shape)
-    op = Attention(
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
-        v_head_dim=v_head_dim,
-        window=window,
-        variant=variant,
-        dtype=dtype,
-        kv_dtype=kv_dtype,
-    )
-    if phase == "prefill":
-        return replace(op, num_prefill=x, prefill_q=y, prefill_kv=y)
-    return replace(op, num_decode=x, decode_kv=y, decode_kv_max=y)

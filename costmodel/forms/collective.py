@@ -20,6 +20,7 @@ from costmodel.knots import FamilyKnots
 from costmodel.ops import Collective, Op
 from costmodel.prediction import Prediction
 from costmodel.pricing import Pricing, work_sides
+from costmodel.shape_ops import shape_op
 from costmodel.sums import sum_predictions
 
 Array = NDArray[np.float64]
@@ -43,7 +44,7 @@ def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) ->
     _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     for index, row in enumerate(first.tolist()):
         own = which.ravel() == index
-        op = _op(str(kind[row]), int(ranks[row]), int(nodes[row]), message[own], cluster)
+        op = shape_op("collective", str(label[row]), shape[row].tolist(), message[own], message[own], cluster=cluster)
         bytes_s[own] = work_sides(op, cluster)[1]
     link = cluster.device.analytic.link_efficiency.value
     return measured_rows(
@@ -72,12 +73,6 @@ def usable(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) -> 
     is_small = message <= CUSTOM_LIMIT_BYTES
     off_path = (is_custom & has_other & ~is_small) | (~is_custom & has_custom & is_small)
     return np.asarray(fits & ~off_path)
-
-
-def _op(kind: str, ranks: int, nodes: int, message: Array, cluster: ClusterSpec) -> Collective:
-    """Return the collective of ``ranks`` neighbours, or of one device in each of ``nodes`` nodes."""
-    stride = cluster.devices_per_node if nodes > 1 and ranks == nodes else 1
-    return Collective(kind=kind, message_bytes=message, ranks=ranks, group_stride=stride)
 
 
 class CollectiveForm(Form):
@@ -138,7 +133,9 @@ class CollectiveForm(Form):
                     self.curve_points(
                         label,
                         (float(ranks), float(nodes)),
-                        lambda message: _op(kind, ranks, nodes, message, cluster),
+                        lambda message: shape_op(
+                            "collective", label, (ranks, nodes), message, message, cluster=cluster
+                        ),
                     )
                 )
             )

@@ -63,6 +63,7 @@ def measured_rows(
         flop_s=sides[0],
         bytes_s=sides[1],
         efficiency=by_label,
+        is_estimate=np.zeros(len(x), dtype=bool),
     )
 
 

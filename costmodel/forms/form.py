@@ -35,11 +35,12 @@ class Form:
         return found if found in self.knots.labels else None
 
     def lenders_of(self, label: str, shape: tuple[float, ...]) -> tuple[Lenders, bool]:
-        """Return the shape itself when it was measured, else its lenders, and whether it has to borrow."""
+        """Return the shape itself when it has knots, else its lenders, and whether nothing of it was measured."""
         own = self._shape_index.get((label, *shape))
         if own is None:
             return lenders(self.knots, label, np.asarray(shape, dtype=np.float64)), True
-        return Lenders(shapes=np.array([own]), weights=np.ones(1), log_shift=np.zeros(1)), False
+        is_lent = not self.knots.is_measured(own)
+        return Lenders(shapes=np.array([own]), weights=np.ones(1), log_shift=np.zeros(1)), is_lent
 
     def curve_points(self, label: str, shape: tuple[float, ...], op_at: Callable[[Array], Op]) -> CurvePoints:
         """Prepare one curve; ``op_at`` gives the op at an array of sizes."""

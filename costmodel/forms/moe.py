@@ -5,6 +5,7 @@ is in the residuals, measured per routing. A shape that was not measured borrows
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from costmodel.knots import FamilyKnots
 from costmodel.ops import Moe, Op
 from costmodel.prediction import Prediction
 from costmodel.pricing import Pricing, work_sides
+from costmodel.shape_ops import shape_op
 
 Array = NDArray[np.float64]
 
@@ -33,7 +35,8 @@ def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) ->
     _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     for index, row in enumerate(first.tolist()):
         own = which.ravel() == index
-        flop_s[own], bytes_s[own] = work_sides(_op(shape[row], str(dtype[row]), "balanced", tokens[own]), cluster)
+        op = shape_op("moe", f"{dtype[row]}|balanced", shape[row].tolist(), tokens[own], tokens[own], cluster=cluster)
+        flop_s[own], bytes_s[own] = work_sides(op, cluster)
     label = joined(dtype, routing)
     efficiency = {name: gemm_efficiency(cluster, name.partition("|")[0]) for name in np.unique(label).tolist()}
     return measured_rows(
@@ -46,21 +49,6 @@ def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) ->
         y=None,
         sides=(flop_s, bytes_s),
         efficiency=efficiency,
-    )
-
-
-def _op(shape: Array | tuple[float, ...], dtype: str, routing: str, tokens: Array) -> Moe:
-    hidden, inter, num_experts, topk, tp, ep = (int(value) for value in shape)
-    return Moe(
-        num_tokens=tokens,
-        hidden=hidden,
-        inter=inter,
-        num_experts=num_experts,
-        topk=topk,
-        tp=tp,
-        ep=ep,
-        dtype=dtype,
-        routing=routing,
     )
 
 
@@ -85,7 +73,7 @@ class MoeForm(Form):
         if label is None:
             return None
         shape = (op.hidden, op.inter, op.num_experts, op.topk, op.tp, op.ep)
-        points = self.curve_points(label, shape, lambda tokens: _op(shape, op.dtype, op.routing, tokens))
+        points = self.curve_points(label, shape, lambda tokens: replace(op, num_tokens=tokens))
         return Curve(points)
 
     def _other_routing(self, dtype: str) -> str | None:

@@ -1,8 +1,9 @@
 """A coarse grid first, then the points that teach a model of the measurements most, until its held-out error is small.
 
 Points that differ in sizes only form a *series* (one family, kernel, format, and the same labels), with one model each
-(`profiler.planning.latency_model`). A series is settled when the median leave-one-out error reaches the target, or has
-stopped falling although the points doubled: what is left is noise, or steps that only measuring every size would show.
+(`profiler.planning.latency_model`), which may start from an earlier fit. A series is settled when the median
+leave-one-out error reaches the target, or hardly falls any more although the points doubled: what is left is noise, or
+steps that only measuring every size would show.
 """
 
 import itertools
@@ -15,9 +16,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from profiler.planning.latency_model import LatencyModel, octaves_of, work_of
+from costmodel.prior import Prior
+from profiler.planning.coarse_grid import farthest_points
+from profiler.planning.latency_model import LatencyModel, octaves_of, prior_of, work_of
 from profiler.planning.planner import Row
-from profiler.planning.surrogate import farthest_points
 from profiler.point import Key, Point, Value
 
 Array = NDArray[np.float64]
@@ -34,17 +36,25 @@ class AdaptivePlan:
     """The adaptive plan over a set of candidate points.
 
     A series whose error falls to more than ``stall_ratio`` of what it was at half the points has stalled; infinity
-    never gives up.
+    never gives up. ``prior`` is an earlier fit whose prices the measurements may resemble.
     """
 
-    def __init__(self, points: Sequence[Point], *, target_error: float, seed: int, stall_ratio: float = 0.95) -> None:
+    def __init__(
+        self,
+        points: Sequence[Point],
+        *,
+        target_error: float,
+        seed: int,
+        prior: Prior | None = None,
+        stall_ratio: float = 0.85,
+    ) -> None:
         self._target = target_error
         self._stall_ratio = stall_ratio
         self._random = random.Random(seed)  # noqa: S311 - an order of measurement, not a secret
         groups: dict[tuple[Value, ...], list[Point]] = {}
         for point in points:
             groups.setdefault(_series_name(point), []).append(point)
-        self._series = [_Series(members) for members in groups.values()]
+        self._series = [_Series(members, prior_of(members, prior)) for members in groups.values()]
         self._of = {point.identity: series for series in self._series for point in series.points}
         self._total = len(points)
 
@@ -121,6 +131,7 @@ class _Series:
     """Candidates that differ in sizes only, and what is known of them."""
 
     points: list[Point]
+    prior_s: Array | None
     todo: dict[tuple[str, Key], int] = field(init=False)
     _x: Array = field(init=False)
     _work: Array = field(init=False)
@@ -176,7 +187,7 @@ class _Series:
         left = list(self.todo.values())
         if self._model is None:
             return [self.points[index] for index in left[:count]]
-        return [self.points[left[i]] for i in self._model.surrogate.most_informative(self._x[left], count)]
+        return [self.points[left[i]] for i in self._model.most_informative(self._x[left], count)]
 
     def _refit(self) -> None:
         known = len(self._latency_s)
@@ -184,7 +195,8 @@ class _Series:
             return
         index = np.array(sorted(self._latency_s))
         latency_s = np.array([self._latency_s[i] for i in index])
-        self._model = LatencyModel(self._x[index], self._work[index], latency_s)
+        prior_s = None if self.prior_s is None else self.prior_s[index]
+        self._model = LatencyModel(self._x[index], self._work[index], latency_s, prior_s)
         self._error = self._model.held_out_error()
         self._fitted_at = known
         self._errors.append((known, self._error))

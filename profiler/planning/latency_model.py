@@ -1,8 +1,8 @@
-"""What measurements so far say about the rest of a series: time over a local roofline, smooth in the sizes.
+"""What measurements so far say about the rest of a series: time over what was expected, smooth in the sizes.
 
-t0 = flop / F + bytes / B + floor, with F, B and floor the best seen in the series; ln(t / t0) is a Gaussian process
-over log2 sizes (`profiler.planning.surrogate`). It serves to choose points and to judge them; prices come from
-`costmodel`.
+Expected are a local roofline, flop / F + bytes / B + floor with F, B and floor the best seen in the series, and the
+price of an earlier fit, blended (`costmodel.blended_process`). It serves to choose points and to judge them; prices
+come from `costmodel`.
 """
 
 from collections.abc import Sequence
@@ -10,33 +10,46 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from profiler.planning.surrogate import Surrogate
+from costmodel.blended_process import BlendedProcess
+from costmodel.forms.gemm import is_aligned
+from costmodel.prior import Prior
 from profiler.point import Point, cost_op
 
 Array = NDArray[np.float64]
 
 
 class LatencyModel:
-    """Fitted to sizes ``x`` [points, dims] in octaves, ``work`` [points, 2] in FLOP and bytes, and times in seconds."""
+    """Fitted to sizes ``x`` [points, dims] in octaves, ``work`` [points, 2] in FLOP and bytes, and times in seconds.
 
-    def __init__(self, x: Array, work: Array, latency_s: Array) -> None:
+    ``prior_s`` [points] is what an earlier fit expects, None where there is none.
+    """
+
+    def __init__(self, x: Array, work: Array, latency_s: Array, prior_s: Array | None = None) -> None:
         flop, moved = work.T
         self._flop_per_s = max(float((flop / latency_s).max()), 1.0)
         self._bytes_per_s = max(float((moved / latency_s).max()), 1.0)
         self._floor_s = float(latency_s.min())
-        self.surrogate = Surrogate(x, np.log(latency_s / self._roofline_s(work)))
+        self._blend = BlendedProcess(x, np.log(latency_s), np.log(self._roofline_s(work)), _log(prior_s))
 
-    def predict_s(self, x: Array, work: Array) -> Array:
+    def predict_s(self, x: Array, work: Array, prior_s: Array | None = None) -> Array:
         """Return the expected time of points that were not measured."""
-        return np.asarray(self._roofline_s(work) * np.exp(self.surrogate.predict(x)))
+        return np.exp(self._blend.predict(x, np.log(self._roofline_s(work)), _log(prior_s)))
 
     def held_out_error(self) -> float:
         """Median leave-one-out error, as a fraction."""
-        return float(np.median(np.abs(self.surrogate.leave_one_out())))
+        return float(np.median(np.abs(self._blend.rest.leave_one_out())))
+
+    def most_informative(self, x: Array, count: int) -> list[int]:
+        """Return indices of the candidates ``x`` to measure next."""
+        return self._blend.rest.most_informative(x, count)
 
     def _roofline_s(self, work: Array) -> Array:
         flop, moved = work.T
         return np.asarray(flop / self._flop_per_s + moved / self._bytes_per_s + self._floor_s)
+
+
+def _log(seconds: Array | None) -> Array | None:
+    return None if seconds is None else np.log(seconds)
 
 
 def octaves_of(points: Sequence[Point]) -> Array:
@@ -46,8 +59,24 @@ def octaves_of(points: Sequence[Point]) -> Array:
         for point in points
     ]
     octaves = np.log2(np.array(sizes) + 1.0)
+    if points[0].family == "gemm":
+        # Sizes that do not fill their tiles are slower than their neighbours: an octave apart, as it were.
+        rows = np.array([float(point.op.shape["m"]) for point in points])
+        octaves = np.column_stack([octaves, ~is_aligned(rows)])
     varies = np.ptp(octaves, axis=0) > 0
     return octaves[:, varies] if varies.any() else octaves[:, :1]
+
+
+def prior_of(points: Sequence[Point], prior: Prior | None) -> Array | None:
+    """Return the prior's times of ``points`` [points] in seconds, None unless it prices every one."""
+    prices = []
+    for point in points if prior is not None else ():
+        op = cost_op(point.op)
+        price_s = prior.latency_s(op, point.clock_mhz) if prior is not None and op is not None else None
+        if price_s is None:
+            return None
+        prices.append(float(price_s))
+    return np.array(prices) if prices else None
 
 
 def work_of(points: Sequence[Point]) -> Array:

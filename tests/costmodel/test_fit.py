@@ -7,7 +7,8 @@ import pytest
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.errors import CostModelError
-from costmodel.fit import FEWEST_POINTS, choose_cluster, choose_device, fit_device
+from costmodel.fit import FEWEST_POINTS, fit_device
+from costmodel.measured_device import choose_cluster, choose_device
 from costmodel.ops import Gemm
 from costmodel.predict import FittedCosts
 from costmodel.prediction import Source

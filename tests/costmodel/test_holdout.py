@@ -31,6 +31,7 @@ def noisy_rows(noise: float, seed: int, *, shapes: int = 40, points: int = 16) -
         flop_s=flop_s,
         bytes_s=bytes_s,
         efficiency={"bf16|aligned": (0.8, 0.8)},
+        is_estimate=np.zeros(len(m), dtype=bool),
     )
 
 

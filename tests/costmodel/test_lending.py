@@ -30,6 +30,7 @@ def knots_of(family: str, features: tuple[str, ...], shapes: tuple[tuple[float, 
             flop_s=np.full(count, 1e-6),
             bytes_s=np.full(count, 1e-6),
             efficiency={"a": (0.5, 0.5)},
+            is_estimate=np.zeros(count, dtype=bool),
         )
     )
 

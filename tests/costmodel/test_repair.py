@@ -21,6 +21,7 @@ def rows_of(latency_s: np.ndarray, x: np.ndarray, y: np.ndarray | None = None) -
         flop_s=np.ones(count),
         bytes_s=np.ones(count),
         efficiency={"a": (1.0, 1.0)},
+        is_estimate=np.zeros(count, dtype=bool),
     )
 
 

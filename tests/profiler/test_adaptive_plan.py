@@ -4,12 +4,11 @@ import math
 import random
 
 import numpy as np
-import pytest
 
 from profiler.planning.adaptive import AdaptivePlan
+from profiler.planning.coarse_grid import farthest_points
 from profiler.planning.grid import attention_shape
 from profiler.planning.planner import FixedPlan
-from profiler.planning.surrogate import Surrogate, farthest_points
 from profiler.point import OpShape, Point
 
 
@@ -97,42 +96,6 @@ def test_a_short_budget_reaches_every_family():
     plan = AdaptivePlan([*GRID, *(gemm(m, 512, 512, "fp32") for m in (1, 2)), *decode], target_error=0.05, seed=0)
     first = plan.next_points(6)
     assert {(p.family, p.op.dtype) for p in first} == {("gemm", "bf16"), ("gemm", "fp32"), ("attention", "bf16")}
-
-
-def test_leave_one_out_equals_refitting_without_the_point():
-    """The closed form equals the residual of a process fitted to all other points with the same kernel."""
-    draw = np.random.default_rng(0)
-    x = draw.uniform(0, 8, (12, 2))
-    y = np.sin(x[:, 0]) + 0.1 * x[:, 1]
-    full = Surrogate(x, y)
-    kernel = full._kernel(x, x) + full._noise_ratio * np.eye(12)
-    residual = y - y.mean()
-    for i, closed in enumerate(full.leave_one_out()):
-        rest = np.delete(np.arange(12), i)
-        refit = kernel[i, rest] @ np.linalg.solve(kernel[np.ix_(rest, rest)], residual[rest])
-        assert closed == pytest.approx(residual[i] - refit, abs=1e-8)
-
-
-def test_most_informative_points_spread_out():
-    """The points chosen together are not neighbours: each choice counts as known for the next."""
-    x = np.arange(4.0)[:, None]
-    surrogate = Surrogate(x, np.sin(x[:, 0]))
-    candidates = np.array([[10.0], [10.01], [10.02], [30.0]])
-    assert 3 in surrogate.most_informative(candidates, 2)
-
-
-def test_choosing_lowers_the_mean_variance_more_than_the_boundary_does():
-    """The first choice lowers the mean variance over the candidates at least as much as any other candidate."""
-    draw = np.random.default_rng(1)
-    x = draw.uniform(0, 4, (6, 2))
-    surrogate = Surrogate(x, np.sin(x[:, 0]))
-    candidates = draw.uniform(0, 10, (30, 2))
-    covariance = surrogate._posterior(candidates, candidates)
-    left = [
-        np.mean(np.diag(covariance) - covariance[:, j] ** 2 / (covariance[j, j] + surrogate._noise_ratio))
-        for j in range(30)
-    ]
-    assert surrogate.most_informative(candidates, 1) == [int(np.argmin(left))]
 
 
 def test_farthest_points_take_the_corners_first():

@@ -1,9 +1,9 @@
-"""A small Gaussian process that says where a measurement would teach most: mean, uncertainty and leave-one-out error.
+"""A small Gaussian process over sizes: mean, what every point looks like from the others, where to measure next.
 
 y(x) = mean + f(x) + noise, f with an anisotropic Matern-3/2 kernel over log2 sizes, amplitude profiled out, length
 scales and noise chosen by the marginal likelihood on a coarse grid. Leave-one-out residuals come in closed form:
-r_i = [K^-1 (y - mean)]_i / [K^-1]_ii. Source: Rasmussen and Williams, Gaussian Processes for Machine Learning,
-sections 4.2 and 5.4.2.
+r_i = [K^-1 (y - mean)]_i / [K^-1]_ii, and of points left out together r_G = ([K^-1]_GG)^-1 [K^-1 (y - mean)]_G.
+Source: Rasmussen and Williams, Gaussian Processes for Machine Learning, sections 4.2 and 5.4.2.
 """
 
 import math
@@ -18,11 +18,13 @@ _LENGTH_SCALES: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # octaves
 _NOISE_RATIOS: Final = (1e-4, 1e-3, 1e-2, 1e-1)  # noise variance over signal variance
 _SWEEPS: Final = 2
 _FIT_POINTS: Final = 256
+# Rows of one kernel block: 2048 x 2048 points in five sizes are 170 MB.
+_BLOCK: Final = 2048
 _OFFERED: Final = 600
 _JUDGED: Final = 600
 
 
-class Surrogate:
+class GaussianProcess:
     """Fitted to points ``x`` [points, dims] in octaves and values ``y`` [points]; needs at least three points."""
 
     def __init__(self, x: Array, y: Array) -> None:
@@ -32,19 +34,26 @@ class Surrogate:
         # The likelihood of a share of the points says as much about the scales, at a fraction of the cubic cost.
         share = slice(None, None, -(-len(x) // _FIT_POINTS))
         self.length_scales, self._noise_ratio = _fit(x[share], self._residual[share])
-        kernel = self._kernel(x, x) + self._noise_ratio * np.eye(len(x))
+        lower = _cholesky(x, self.length_scales, self._noise_ratio)
         # inverse = factor factor^T
-        self._factor = np.linalg.inv(np.linalg.cholesky(kernel)).T
+        self._factor = np.linalg.inv(lower).T
         self._inverse = self._factor @ self._factor.T
         self._weights = self._inverse @ self._residual
+        # Comparable between processes over the same points whose values differ by what was subtracted from them.
+        self.log_likelihood = _log_likelihood(lower, self._residual)
 
     def predict(self, x: Array) -> Array:
         """Posterior mean at ``x``."""
-        return np.asarray(self._mean + self._kernel(x, self._x) @ self._weights)
+        parts = [self._kernel(x[i : i + _BLOCK], self._x) @ self._weights for i in range(0, len(x), _BLOCK)]
+        return np.asarray(self._mean + np.concatenate(parts)) if parts else np.zeros(0)
 
     def leave_one_out(self) -> Array:
         """Residual of every point predicted from all others."""
         return np.asarray(self._weights / np.diag(self._inverse))
+
+    def leave_out(self, members: NDArray[np.int64]) -> Array:
+        """Residuals of the points at ``members``, left out together and predicted from the rest."""
+        return np.asarray(np.linalg.solve(self._inverse[np.ix_(members, members)], self._weights[members]))
 
     def most_informative(self, candidates: Array, count: int) -> list[int]:
         """Return indices of the candidates to measure next: each lowers the mean variance over all of them the most.
@@ -90,52 +99,40 @@ def _fit(x: Array, residual: Array) -> tuple[Array, float]:
     """Coordinate search over length scales and noise for the highest marginal likelihood."""
     scales = np.full(x.shape[1], 4.0)
     noise = 1e-2
-    best = _log_likelihood(x, residual, scales, noise)
+
+    def likelihood(scales: Array, noise: float) -> float:
+        return _log_likelihood(_cholesky(x, scales, noise), residual)
+
+    best = likelihood(scales, noise)
     for _ in range(_SWEEPS):
         for dim in range(len(scales)):
             for scale in _LENGTH_SCALES:
                 trial = scales.copy()
                 trial[dim] = scale
-                if (value := _log_likelihood(x, residual, trial, noise)) > best:
+                if (value := likelihood(trial, noise)) > best:
                     best, scales = value, trial
         for ratio in _NOISE_RATIOS:
-            if (value := _log_likelihood(x, residual, scales, ratio)) > best:
+            if (value := likelihood(scales, ratio)) > best:
                 best, noise = value, ratio
     return scales, noise
 
 
-def _log_likelihood(x: Array, residual: Array, scales: Array, noise: float) -> float:
+def _cholesky(x: Array, scales: Array, noise: float) -> Array:
+    return np.asarray(np.linalg.cholesky(_matern(x, x, scales) + noise * np.eye(len(x))))
+
+
+def _log_likelihood(lower: Array, residual: Array) -> float:
     """Marginal likelihood with the signal variance at its optimum, up to a constant."""
-    count = len(x)
-    factor = np.linalg.cholesky(_matern(x, x, scales) + noise * np.eye(count))
-    whitened = np.linalg.solve(factor, residual)
+    count = len(residual)
+    whitened = np.linalg.solve(lower, residual)
     variance = max(float(whitened @ whitened) / count, 1e-12)
-    return -0.5 * count * math.log(variance) - float(np.sum(np.log(np.diag(factor))))
+    return -0.5 * count * math.log(variance) - float(np.sum(np.log(np.diag(lower))))
 
 
 def _matern(a: Array, b: Array, scales: Array) -> Array:
     """Matern-3/2 correlation of every row of ``a`` with every row of ``b``."""
-    gaps = (a[:, None, :] - b[None, :, :]) / scales
-    distance = math.sqrt(3.0) * np.sqrt(np.sum(gaps**2, axis=2))
+    square = np.zeros((len(a), len(b)))
+    for column, scale in enumerate(scales):
+        square += ((a[:, column, None] - b[None, :, column]) / scale) ** 2
+    distance = np.sqrt(3.0 * square)
     return np.asarray((1.0 + distance) * np.exp(-distance))
-
-
-def farthest_points(x: Array, count: int, taken: Array | None = None) -> list[int]:
-    """Return indices of up to ``count`` rows that spread over ``x``: corners first, then the widest gap each time."""
-    span = np.ptp(x, axis=0)
-    scaled = (x - x.min(axis=0)) / np.where(span > 0, span, 1.0)
-    if taken is not None and len(taken):
-        known = (taken - x.min(axis=0)) / np.where(span > 0, span, 1.0)
-        distance = np.min(np.linalg.norm(scaled[:, None, :] - known[None, :, :], axis=2), axis=1)
-        chosen: list[int] = []
-    else:
-        first = int(np.argmin(scaled.sum(axis=1)))
-        chosen = [first]
-        distance = np.linalg.norm(scaled - scaled[first], axis=1)
-    while len(chosen) < min(count, len(x)):
-        best = int(np.argmax(distance))
-        if distance[best] <= 0:
-            break
-        chosen.append(best)
-        distance = np.minimum(distance, np.linalg.norm(scaled - scaled[best], axis=1))
-    return chosen[:count]

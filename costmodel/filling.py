@@ -1,0 +1,202 @@
+"""Labels with few points, filled in from what their shapes have in common and from an earlier fit.
+
+A profile that measured a tenth of the points leaves a handful to each curve, too few to interpolate one by one. A
+process over all shapes of a label (`costmodel.blended_process`), on its reference and trend and on the prices of a
+prior fit, says what lies between the measured sizes: knots without a latency. A label is filled only where the mean
+leave-one-out error of its points (not the median: curves of few points are right or far off) beats that of its curves
+alone; the same process answers the other held-out questions in closed form. Collectives are not filled: their curves
+are dense in bytes, and no two clusters share a network. Runs in ``apex fit`` only.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_specs.cluster import ClusterSpec
+from costmodel.blended_process import BlendedProcess
+from costmodel.build_knots import MeasuredRows, concatenated, without_repeats
+from costmodel.gaussian_process import GaussianProcess
+from costmodel.holdout import SAME_WHEN_EQUAL, top_octave
+from costmodel.knots import Errors, FamilyKnots, Filling
+from costmodel.pricing import work_sides
+from costmodel.prior import Prior
+from costmodel.shape_ops import shape_op
+
+Array = NDArray[np.float64]
+
+# A process costs the cube of its points; labels with more have curves of their own.
+MOST_POINTS = 2000
+# Families whose labels of one number format differ in a detail: the branch of a GEMM, the routing of experts.
+_LEARN_TOGETHER = ("gemm", "moe")
+
+
+def filled(
+    rows: MeasuredRows, knots: FamilyKnots, errors: Errors, cluster: ClusterSpec, prior: Prior | None
+) -> tuple[MeasuredRows, dict[str, Filling]]:
+    """Return ``rows`` with estimates added to the labels that gain by it, and how those were filled.
+
+    ``knots`` and ``errors`` (each point left out of its curve) are what the rows give by themselves.
+    """
+    fillings: dict[str, Filling] = {}
+    parts = [rows]
+    rows = without_repeats(rows)
+    for group in _groups(knots):
+        own = rows.take(np.isin(rows.label, group))
+        if len(own.x) > MOST_POINTS:
+            continue
+        reference_log_s, prior_log_s = _expected_log_s(own, knots, cluster, prior)
+        process = BlendedProcess(_coordinates(own, knots), np.log(own.latency_s), reference_log_s, prior_log_s)
+        held_out = _held_out(own, knots, process.rest)
+        for label in group:
+            judged = np.abs(errors.error[errors.label == label])
+            count = np.count_nonzero(own.label == label)
+            # Curves of two points judge none of them; a few longer ones do not speak for the label.
+            alone = float(np.mean(judged)) if len(judged) > count / 2 else np.inf
+            found = {question: _of_label(every, label) for question, every in held_out.items()}
+            if np.mean(np.abs(found["point"].error)) >= alone:
+                continue
+            parts.append(_estimates(own.take(own.label == label), knots, process, cluster, prior))
+            fillings[label] = Filling(trust=process.trust, alone=alone, errors=found)
+    return concatenated(parts), fillings
+
+
+def _groups(knots: FamilyKnots) -> list[list[str]]:
+    """Labels that learn from each other: a GEMM's branches, experts under several routings; in order of their names."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for label in sorted(knots.labels):
+        kind, _, clock = label.partition("@")
+        alike = kind.partition("|")[0] if knots.family in _LEARN_TOGETHER else kind
+        groups.setdefault((alike, clock), []).append(label)
+    return list(groups.values())
+
+
+def _expected_log_s(
+    rows: MeasuredRows, knots: FamilyKnots, cluster: ClusterSpec, prior: Prior | None
+) -> tuple[Array, Array | None]:
+    """Return what the labels' references expect, and what the prior does, None where it does not price every row."""
+    by_reference, by_prior = np.empty_like(rows.x), np.empty_like(rows.x)
+    for label in np.unique(rows.label).tolist():
+        clock = label.partition("@")[2]
+        for shape, own in _by_shape(rows, label):
+            by_reference[own] = knots.labels[label].expected_log_s(rows.flop_s[own], rows.bytes_s[own])
+            if prior is None:
+                continue
+            op = shape_op(rows.family, label, shape, rows.x[own], rows.y[own], cluster=cluster)
+            price_s = prior.latency_s(op, float(clock) if clock else None)
+            prior, by_prior[own] = (None, np.nan) if price_s is None else (prior, np.log(price_s))
+    return by_reference, None if prior is None else by_prior
+
+
+def _by_shape(rows: MeasuredRows, label: str) -> list[tuple[list[float], NDArray[np.int64]]]:
+    of_label = np.flatnonzero(rows.label == label)
+    shapes, which = np.unique(rows.shape[of_label], axis=0, return_inverse=True)
+    return [(shape, of_label[which.ravel() == index]) for index, shape in enumerate(shapes.tolist())]
+
+
+def _coordinates(rows: MeasuredRows, knots: FamilyKnots) -> Array:
+    """Sizes in octaves, and the label's place among all, one octave apart: neighbours by name resemble each other."""
+    octaves = np.log2(np.column_stack([rows.shape, rows.x, rows.y]) + 1.0)
+    place = np.searchsorted(sorted(knots.labels), rows.label)
+    return np.column_stack([octaves, place])
+
+
+def _estimates(
+    measured: MeasuredRows, knots: FamilyKnots, process: BlendedProcess, cluster: ClusterSpec, prior: Prior | None
+) -> MeasuredRows:
+    """Rows of one label at each of its sizes, and at every shape and size a trusted prior knows inside their range."""
+    label = str(measured.label[0])
+    trusted = prior if process.trust else None
+    points = _grid_of_all_sizes(measured)
+    if trusted is not None:
+        points = np.concatenate([points, _points_of_prior(measured, trusted)])
+    points = np.unique(points, axis=0)
+    known = np.column_stack([measured.shape, measured.x, measured.y])
+    points = points[~np.isin(_row_ids(points), _row_ids(known))]
+    features = measured.shape.shape[1]
+    blank = np.zeros(len(points))
+    new = replace(
+        measured,
+        label=np.full(len(points), label),
+        shape=points[:, :features],
+        x=points[:, features],
+        y=points[:, features + 1],
+        latency_s=blank,
+        flop_s=blank.copy(),
+        bytes_s=blank.copy(),
+        is_estimate=np.ones(len(points), dtype=bool),
+    )
+    for shape, own in _by_shape(new, label):
+        op = shape_op(new.family, label, shape, new.x[own], new.y[own], cluster=cluster)
+        new.flop_s[own], new.bytes_s[own] = work_sides(op, cluster)
+    latency_s = np.exp(process.predict(_coordinates(new, knots), *_expected_log_s(new, knots, cluster, trusted)))
+    floor_s = np.maximum(new.flop_s, new.bytes_s) / knots.labels[label].best_utilisation
+    return replace(new, latency_s=np.maximum(latency_s, floor_s))
+
+
+def _grid_of_all_sizes(rows: MeasuredRows) -> Array:
+    """Every measured shape at every size measured of any of them [points, features + 2]."""
+    shapes = np.unique(rows.shape, axis=0)
+    x, y = np.unique(rows.x), np.unique(rows.y)
+    sizes = np.column_stack([np.repeat(x, len(y)), np.tile(y, len(x))])
+    return np.column_stack([np.repeat(shapes, len(sizes), axis=0), np.tile(sizes, (len(shapes), 1))])
+
+
+def _points_of_prior(rows: MeasuredRows, prior: Prior) -> Array:
+    """Knots of the prior inside the measured range of both sizes [points, features + 2]."""
+    knots = prior.artefact.families[rows.family]
+    label = str(rows.label[0]).partition("@")[0]
+    parts = [np.zeros((0, rows.shape.shape[1] + 2))]
+    for shape in knots.of_label(label).tolist():
+        own = knots.rows(shape)
+        head = np.repeat(knots.shape[shape][None], own.stop - own.start, axis=0)
+        parts.append(np.column_stack([head, knots.x[own], knots.y[own]]))
+    points = np.concatenate(parts)
+    x, y = points[:, -2], points[:, -1]
+    inside = (x >= rows.x.min()) & (x <= rows.x.max()) & (y >= rows.y.min()) & (y <= rows.y.max())
+    return np.asarray(points[inside])
+
+
+def _row_ids(points: Array) -> NDArray[np.void]:
+    whole = np.ascontiguousarray(points)
+    return whole.view(np.dtype((np.void, whole.dtype.itemsize * whole.shape[1]))).ravel()
+
+
+def _held_out(rows: MeasuredRows, knots: FamilyKnots, process: GaussianProcess) -> dict[str, Errors]:
+    """Answer the three questions; what is left out is left out of every label of the group.
+
+    Errors are ln(predicted / measured), the negative of what the process missed.
+    """
+    _, shape = np.unique(rows.shape, axis=0, return_inverse=True)
+    _, other = np.unique(rows.shape[:, SAME_WHEN_EQUAL[rows.family]], axis=0, return_inverse=True)
+    _, point = np.unique(np.column_stack([rows.shape, rows.x, rows.y]), axis=0, return_inverse=True)
+    shape = shape.ravel()
+    beyond, _ = top_octave(rows)
+    top = np.where(beyond & np.isin(shape, shape[~beyond]), 0, -1)
+    regime = np.empty(len(rows.x), dtype=np.int8)
+    for label in np.unique(rows.label).tolist():
+        own = rows.label == label
+        regime[own] = knots.labels[label].reference.regime(rows.flop_s[own], rows.bytes_s[own])
+    found = {}
+    for question, together in (("point", point.ravel()), ("shape", other.ravel()), ("octave", top)):
+        missed = _left_out(process, together)
+        known = ~np.isnan(missed)
+        found[question] = Errors(
+            label=rows.label[known], shape=shape[known], regime=regime[known], error=-missed[known]
+        )
+    return found
+
+
+def _left_out(process: GaussianProcess, together: NDArray[np.int64]) -> Array:
+    """Return what the process misses of points left out with all of their number; NaN where none would be left."""
+    missed = np.full(len(together), np.nan)
+    for number in np.unique(together[together >= 0]).tolist():
+        own = np.flatnonzero(together == number)
+        if len(own) < len(together):
+            missed[own] = process.leave_out(own)
+    return missed
+
+
+def _of_label(errors: Errors, label: str) -> Errors:
+    own = errors.label == label
+    return Errors(label=errors.label[own], shape=errors.shape[own], regime=errors.regime[own], error=errors.error[own])

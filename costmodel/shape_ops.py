@@ -1,0 +1,63 @@
+"""The op that a knot stands for: a family's label and shape at its running sizes."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_specs.cluster import ClusterSpec
+from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
+
+Array = NDArray[np.float64]
+
+
+def shape_op(family: str, label: str, shape: Sequence[float], x: Array, y: Array, *, cluster: ClusterSpec) -> Op:
+    """Return the op of ``shape`` (the family's features, in order) at sizes ``x`` and ``y`` as its knots count them."""
+    parts = label.partition("@")[0].split("|")
+    if family == "elementwise":
+        width, bytes_per_row = shape
+        return Elementwise(op=parts[0], rows=x, width=int(width), bytes_per_row=bytes_per_row)
+    sizes = [int(size) for size in shape]
+    match family:
+        case "gemm":
+            return Gemm(m=x, n=sizes[0], k=sizes[1], dtype=parts[0])
+        case "attention":
+            return _attention(parts, sizes, x, y)
+        case "moe":
+            dtype, routing = parts
+            hidden, inter, num_experts, topk, tp, ep = sizes
+            return Moe(
+                num_tokens=x,
+                hidden=hidden,
+                inter=inter,
+                num_experts=num_experts,
+                topk=topk,
+                tp=tp,
+                ep=ep,
+                dtype=dtype,
+                routing=routing,
+            )
+    ranks, nodes = sizes
+    # Neighbours, or one device in each node.
+    stride = cluster.devices_per_node if nodes > 1 and ranks == nodes else 1
+    return Collective(kind=parts[0], message_bytes=x, ranks=ranks, group_stride=stride)
+
+
+def _attention(parts: list[str], sizes: list[int], x: Array, y: Array) -> Attention:
+    """Whole prompts or one-token decodes: ``x`` sequences of length ``y``."""
+    phase, variant, dtype, kv_dtype = parts
+    num_heads, num_kv_heads, head_dim, v_head_dim, window = sizes
+    op = Attention(
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        v_head_dim=v_head_dim,
+        window=window,
+        variant=variant,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+    )
+    if phase == "prefill":
+        return replace(op, num_prefill=x, prefill_q=y, prefill_kv=y)
+    return replace(op, num_decode=x, decode_kv=y, decode_kv_max=y)
