@@ -55,9 +55,9 @@ class RecordingCosts:
         """As the model that answers."""
         return self._costs.outside()
 
-    def includes_quantise(self, dtype: str) -> bool:
-        """Whether GEMM prices of ``dtype`` include quantising the activations."""
-        return self._costs.includes_quantise(dtype)
+    def includes_quantise(self, dtype: str) -> bool:  # noqa: ARG002 - same question as to a fitted model
+        """Products and roundings are to be measured apart: never."""
+        return False
 
     def predict(self, op: Op) -> Prediction:
         """Remember ``op`` and price it."""
