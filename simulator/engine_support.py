@@ -17,6 +17,7 @@ _BOTH: Final = frozenset(
         "llama", "mistral", "phi3", "granite", "internlm2", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe",
         "minimax_m2", "glm4_moe", "deepseek_v2", "deepseek_v3", "kimi_k2", "gpt_oss", "gemma3", "gemma3_text", "gpt2",
         "llama4", "llama4_text", "llava", "deepseek_v32", "glm_moe_dsa", "qwen3_vl", "qwen3_vl_moe", "kimi_k25",
+        "qwen3_next", "qwen3_5", "qwen3_5_moe", "qwen3_5_text", "qwen3_5_moe_text",
     }
 )  # fmt: skip
 _ARCHITECTURES: Final = {

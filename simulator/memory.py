@@ -15,6 +15,7 @@ from typing import Final
 
 from cluster_specs.device import DeviceSpec
 from costmodel.ops import DTYPE_BYTES, Elementwise, Gemm, Moe, Op
+from simulator.model.cell import KeepsState
 from simulator.model.linear import activation_dtype
 from simulator.model.spec import Block, ModelSpec, padded_vocab
 from simulator.plan import Plan
@@ -151,6 +152,9 @@ def _block_bytes(plan: Plan, blocks: tuple[tuple[Block, int], ...], block_size: 
             if window and context_tokens is not None:
                 share = min(1.0, (window + block_size) / context_tokens)
             total += count * share * cell.kv_bytes_per_token(plan) * block_size
+            if isinstance(cell, KeepsState):
+                # A request's state does not grow: it weighs on the blocks of the context a request holds on average.
+                total += count * cell.kv_bytes_per_request(plan) * block_size / max(context_tokens or 0, block_size)
     return max(1, round(total))
 
 

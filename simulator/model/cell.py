@@ -71,6 +71,14 @@ class Cell(Protocol):
         """Why ``plan`` cannot shard this cell; None when it can."""
 
 
+@runtime_checkable
+class KeepsState(Protocol):
+    """What a cell is beside, that keeps something per request which does not grow with the sequence."""
+
+    def kv_bytes_per_request(self, plan: Plan) -> float:
+        """Bytes on one rank."""
+
+
 CellType = TypeVar("CellType", bound=type)
 
 CELL_KINDS: Final[dict[str, type]] = {}

@@ -64,7 +64,7 @@ class Decoder:
             num_heads=heads,
             num_kv_heads=kv_heads,
             head_dim=config.integer("head_dim", hidden // heads),
-            inter=config.integer("intermediate_size"),
+            inter=config.first_integer("intermediate_size", "moe_intermediate_size"),
             vocab=config.integer("vocab_size"),
             max_position=config.integer("max_position_embeddings"),
             dtype=dtype,

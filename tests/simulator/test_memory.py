@@ -130,6 +130,26 @@ def test_windows_count_only_what_they_keep() -> None:
     assert 1.5 * whole < windowed < 2 * whole
 
 
+def test_state_that_does_not_grow_weighs_on_the_context_a_request_holds() -> None:
+    """Qwen3.5's matrices count once per request: the longer its context, the more tokens fit."""
+    model, device = load_model("qwen3.5-397b-a17b"), load_cluster("h200-sxm-8").device
+    short, long = (
+        plan_memory(
+            model,
+            Plan(tp=8),
+            device,
+            gpu_memory_utilization=0.9,
+            block_size=16,
+            max_num_batched_tokens=8192,
+            max_num_seqs=256,
+            max_model_len=16384,
+            context_tokens=tokens,
+        )
+        for tokens in (1000, 10_000)
+    )
+    assert long.kv_tokens > 1.5 * short.kv_tokens
+
+
 def test_halved_kv_doubles_the_blocks() -> None:
     """An fp8 KV cache holds twice the tokens of a bf16 one."""
     blocks = _budget("llama-3.1-8b", "tp1").num_gpu_blocks

@@ -1,5 +1,23 @@
 """One file per kind of cell; importing this package registers the bundled ones."""
 
-from simulator.model.cells import attention, cross_attention, encoder_attention, indexer, latent_attention, mlp, moe
+from simulator.model.cells import (
+    attention,
+    cross_attention,
+    encoder_attention,
+    gated_delta,
+    indexer,
+    latent_attention,
+    mlp,
+    moe,
+)
 
-__all__ = ["attention", "cross_attention", "encoder_attention", "indexer", "latent_attention", "mlp", "moe"]
+__all__ = [
+    "attention",
+    "cross_attention",
+    "encoder_attention",
+    "gated_delta",
+    "indexer",
+    "latent_attention",
+    "mlp",
+    "moe",
+]

@@ -32,6 +32,7 @@ class SelfAttention:
     has_key_bias: bool = True
     output_bias: bool = False
     has_rope: bool = True
+    output_gate: bool = False  # results are scaled by a sigmoid that the query projection computes beside the queries
     has_sinks: bool = False  # one learned logit per query head
     position_buckets: int = 0  # learned relative-position biases per head
     window: int = 0  # keys a query sees; 0 = all
@@ -75,6 +76,11 @@ class SelfAttention:
         kv_width = 2 * kv_heads * self.head_dim
         moved = kv_width * (element + DTYPE_BYTES[kv_dtype(plan, self.dtype)])
         ops.append(Elementwise(op="kv_write", rows=m, width=kv_width, bytes_per_row=moved, dtype=dtype))
+        if self.output_gate:
+            width = heads * self.head_dim
+            ops.append(
+                Elementwise(op="sigmoid_mul", rows=m, width=width, bytes_per_row=3 * width * element, dtype=dtype)
+            )
         if kernels.activation_quantisation != "in_gemm":
             ops += output.quantise(m)
         ops.append(output.gemm(m))
@@ -111,7 +117,7 @@ class SelfAttention:
         """Fused query, key and value projection, and output projection, as one rank holds them."""
         weights, dtype = self.weights.under(plan), activation_dtype(plan, self.dtype)
         heads = self.num_heads // plan.tp
-        qkv_width = (heads + 2 * self._kv_heads(plan)) * self.head_dim
+        qkv_width = ((2 if self.output_gate else 1) * heads + 2 * self._kv_heads(plan)) * self.head_dim
         return (
             Linear(n=qkv_width, k=self.hidden, weights=weights, dtype=dtype, bias=self.qkv_bias),
             Linear(n=self.hidden, k=heads * self.head_dim, weights=weights, dtype=dtype, bias=self.output_bias),

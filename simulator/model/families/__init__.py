@@ -10,6 +10,7 @@ from simulator.model.families import (
     llama4,
     mixture,
     multimodal_text,
+    qwen_hybrid,
     vision,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "llama4",
     "mixture",
     "multimodal_text",
+    "qwen_hybrid",
     "vision",
 ]

@@ -35,12 +35,13 @@ def read_mixture(config: HfConfig, name: str) -> ModelSpec:
         )
         if layer in dense or (layer + 1) % step:
             return Block(cells=(attention, decoder.mlp(layer)))
-        return Block(cells=(attention, _experts(decoder, layer)))
+        return Block(cells=(attention, experts_of(decoder, layer)))
 
     return decoder.assemble(name, block)
 
 
-def _experts(decoder: Decoder, layer: int) -> MixtureOfExperts:
+def experts_of(decoder: Decoder, layer: int) -> MixtureOfExperts:
+    """Return the experts of one layer, with the shared one beside them where there is one."""
     config = decoder.config
     experts = config.first_integer("num_local_experts", "num_experts")
     topk = config.integer("num_experts_per_tok")
@@ -61,7 +62,7 @@ def _experts(decoder: Decoder, layer: int) -> MixtureOfExperts:
         router_dtype="fp32" if config.text("model_type") == "minimax_m2" else "",
         correction_bias=config.flag("use_routing_bias", default=False),
         shared=decoder.feed_forward(f"{prefix}.shared_expert", shared) if shared else None,
-        shared_gate=bool(shared) and config.text("model_type") == "qwen2_moe",
+        shared_gate=bool(shared) and config.text("model_type").startswith("qwen"),
     )
 
 

@@ -1,4 +1,4 @@
-"""The text decoder of multimodal checkpoints: Qwen3-VL and Kimi-K2.5.
+"""The text decoder of multimodal checkpoints: Qwen3-VL, Qwen3.5 and Kimi-K2.5.
 
 Requests are text, and engines can leave the vision tower out of memory (vLLM ``--language-model-only``): it is not part
 of the model here.
@@ -15,7 +15,7 @@ from simulator.model.spec import ModelSpec
 _INHERITED: Final = ("quantization_config", "tie_word_embeddings", "torch_dtype", "dtype")
 
 
-@architecture("qwen3_vl", "qwen3_vl_moe", "kimi_k25")
+@architecture("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "kimi_k25")
 def read_text_decoder(config: HfConfig, name: str) -> ModelSpec:
     """Read ``text_config``, whose ``model_type`` names the decoder."""
     text = config.section("text_config", {key: config.raw(key) for key in _INHERITED if key in config})

@@ -1,0 +1,121 @@
+"""Gated delta rule (Qwen3-Next, Qwen3.5): linear attention that keeps one dk x dv matrix per value head and request.
+
+Every decode step reads and writes that matrix in fp32; prefill works through it in chunks of 64 tokens. Both are priced
+as attention over a window, one key/value head per value head: with 128-wide heads 256 keys of 16 bits are the 8 bytes
+per element that a step moves, and as many FLOPs as the chunked form, 4 dk dv + 4 x 64 (dk + dv) per token and head.
+Nothing grows with the sequence. Source: arXiv 2412.06464 and the layer's code in `transformers`.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from costmodel.ops import DTYPE_BYTES, Attention, Elementwise, Ints, Op
+from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
+from simulator.model.collectives import tensor_all_reduce
+from simulator.model.linear import Linear, WeightFormat, activation_dtype
+from simulator.model.norm import Norm
+from simulator.plan import Plan
+
+_STATE_BYTES: Final = 4  # the matrix is kept in fp32
+
+
+@register_cell("gated_delta")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatedDelta:
+    """Norm, projections of query, key, value, gate and decay, short convolution, delta rule, gated norm, output."""
+
+    hidden: int
+    num_key_heads: int
+    num_value_heads: int
+    key_head_dim: int
+    value_head_dim: int
+    conv_kernel: int
+    dtype: str
+    weights: WeightFormat
+    norm: Norm
+
+    def parameters(self) -> int:
+        """Projections, convolution, one decay and one step bias per value head, both norms."""
+        return sum(linear.parameters() for linear in self._linears(Plan())) + self._other_parameters(Plan())
+
+    def active_parameters(self) -> int:
+        """Every token meets all of them."""
+        return self.parameters()
+
+    def weight_bytes(self, plan: Plan) -> int:
+        """Heads and convolution channels of this rank; norms replicated."""
+        element = DTYPE_BYTES[activation_dtype(plan, self.dtype)]
+        return sum(linear.stored_bytes() for linear in self._linears(plan)) + int(
+            self._other_parameters(plan) * element
+        )
+
+    def kv_bytes_per_token(self, plan: Plan) -> float:  # noqa: ARG002 - the contract of a cell
+        """Grow by nothing with the sequence: see ``kv_bytes_per_request``."""
+        return 0.0
+
+    def kv_bytes_per_request(self, plan: Plan) -> float:
+        """Count the matrices of this rank's heads and the last inputs of its convolution."""
+        matrix = self.num_value_heads * self.key_head_dim * self.value_head_dim * _STATE_BYTES
+        inputs = self._channels * (self.conv_kernel - 1) * DTYPE_BYTES[activation_dtype(plan, self.dtype)]
+        return (matrix + inputs) / plan.tp
+
+    def token_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
+        """All but the delta rule itself."""
+        mixed, decay, output = self._linears(plan)
+        dtype = activation_dtype(plan, self.dtype)
+        element = DTYPE_BYTES[dtype]
+        channels, values = self._channels // plan.tp, self._values // plan.tp
+        ops = [*self.norm.add_into(m, dtype, mixed, kernels), mixed.gemm(m), decay.gemm(m)]
+        both_ways = 2 * channels * element
+        ops.append(Elementwise(op="conv1d", rows=m, width=channels, bytes_per_row=both_ways, dtype=dtype))
+        gated = 3 * values * element
+        ops.append(Elementwise(op="rmsnorm_gate", rows=m, width=values, bytes_per_row=gated, dtype=dtype))
+        if kernels.activation_quantisation != "in_gemm":
+            ops += output.quantise(m)
+        ops.append(output.gemm(m))
+        return ops + tensor_all_reduce(plan, m, self.hidden, dtype)
+
+    def attention(self, plan: Plan) -> AttentionTemplate:
+        """Return the attention of equal bytes, over a window."""
+        heads, dtype = self.num_value_heads // plan.tp, activation_dtype(plan, self.dtype)
+        read_and_written = 2 * _STATE_BYTES * self.key_head_dim * self.value_head_dim
+        call = Attention(
+            num_heads=heads,
+            num_kv_heads=heads,
+            head_dim=self.key_head_dim,
+            v_head_dim=self.value_head_dim,
+            dtype=dtype,
+            kv_dtype=dtype,
+            window=round(read_and_written / ((self.key_head_dim + self.value_head_dim) * DTYPE_BYTES[dtype])),
+        )
+        return AttentionTemplate(prefill=call, decode=call)
+
+    def refusal(self, plan: Plan) -> str | None:
+        """Whole heads per rank."""
+        for name, heads in (("key", self.num_key_heads), ("value", self.num_value_heads)):
+            if heads % plan.tp:
+                return f"tp is {plan.tp}, must divide the {heads} {name} heads of linear attention"
+        return next((reason for linear in self._linears(plan) if (reason := linear.refusal())), None)
+
+    @property
+    def _values(self) -> int:
+        return self.num_value_heads * self.value_head_dim
+
+    @property
+    def _channels(self) -> int:
+        """Channels the convolution runs over: queries, keys and values."""
+        return 2 * self.num_key_heads * self.key_head_dim + self._values
+
+    def _linears(self, plan: Plan) -> tuple[Linear, Linear, Linear]:
+        """Return queries, keys, values and gates together; decay and step; output."""
+        weights, dtype = self.weights.under(plan), activation_dtype(plan, self.dtype)
+        plain = WeightFormat(scheme=dtype)
+        return (
+            Linear(n=(self._channels + self._values) // plan.tp, k=self.hidden, weights=weights, dtype=dtype),
+            Linear(n=2 * self.num_value_heads // plan.tp, k=self.hidden, weights=plain, dtype=dtype),
+            Linear(n=self.hidden, k=self._values // plan.tp, weights=weights, dtype=dtype),
+        )
+
+    def _other_parameters(self, plan: Plan) -> int:
+        sharded = self._channels * self.conv_kernel + 2 * self.num_value_heads
+        return sharded // plan.tp + self.value_head_dim + self.norm.parameters()
