@@ -1,4 +1,4 @@
-"""Attention of torch: one variable-length paged call where flash attention runs, SDPA per group elsewhere.
+"""Attention of torch: one variable-length call of its flash attention on a GPU, SDPA per group on a CPU.
 
 A call covers ``num_prefill`` equal chunks of ``prefill_q`` queries at the end of ``prefill_kv`` keys and ``num_decode``
 sequences of ``decode_q`` queries. Where ``decode_kv_max`` exceeds the mean ``decode_kv``, one sequence has the maximum
@@ -6,7 +6,6 @@ and the others share the rest equally. Decode with one query packs the query hea
 attention matrix (flash decoding's GQA packing), which needs no mask and no repeated keys.
 """
 
-import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,25 +22,24 @@ from profiler.point import OpShape
 # Flash attention's paged KV wants pages in multiples of 256 tokens.
 PAGE_TOKENS: Final = 256
 _FLASH_MAX_HEAD_DIM: Final = 256
+_ONE_TOKEN: Final = {"num_prefill": 0, "num_decode": 1, "decode_q": 1, "decode_kv": 1, "decode_kv_max": 1}
 
 
 def attention_kernels(op: OpShape, device: torch.device) -> Sequence[str]:
     """Return the labels of torch's attention kernels for this op on this device."""
     if op.dtype not in {"bf16", "fp16", "fp32"} or op.shape["kv_dtype"] != op.dtype:
         return ()
-    fits_flash = op.shape["head_dim"] <= _FLASH_MAX_HEAD_DIM and op.dtype != "fp32"
-    if device.type == "cuda" and fits_flash and varlen_parameters():
-        return ("torch.varlen_attn",)
-    return ("torch.sdpa",)
+    if device.type == "cpu" or op.dtype == "fp32":
+        return ("torch.sdpa",)
+    if op.shape["head_dim"] > _FLASH_MAX_HEAD_DIM:
+        return ()  # torch would write the scores to memory, as no engine does
+    return ("torch.flash_attention",)
 
 
-def varlen_parameters() -> frozenset[str]:
-    """Return the parameters this torch's ``varlen_attn`` takes; empty where there is none (torch < 2.10)."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return frozenset()
-    return frozenset(inspect.signature(varlen_attn).parameters)
+def flash_parameters() -> frozenset[str]:
+    """Return the parameters this torch's flash attention takes: paged KV came in with 2.12."""
+    schema = torch.ops.aten._flash_attention_forward.default._schema  # noqa: SLF001 - see `flash_launch`
+    return frozenset(argument.name for argument in schema.arguments)
 
 
 def decode_lengths(count: int, mean: int, longest: int) -> list[int]:
@@ -60,8 +58,8 @@ def prepare_attention(op: OpShape, kernel: str, buffers: Buffers) -> Prepared:
     """Return the launch of one attention call; raises ``Unsupported`` for what the kernel cannot run."""
     shape = op.shape
     sequence_lengths(op)
-    if kernel == "torch.varlen_attn":
-        return _varlen(op, buffers)
+    if kernel == "torch.flash_attention":
+        return _flash(op, buffers)
     launches: list[Prepared] = []
     if shape["num_prefill"]:
         launches.append(_sdpa_chunks(op, shape["num_prefill"], shape["prefill_q"], shape["prefill_kv"], buffers))
@@ -144,43 +142,41 @@ def sequence_lengths(op: OpShape) -> tuple[list[int], list[int]]:
     return lengths_q, lengths_kv
 
 
-def _varlen(op: OpShape, buffers: Buffers) -> Prepared:
+def _flash(op: OpShape, buffers: Buffers) -> Prepared:
     """One flash call over all sequences, paged where torch and its flash attention can."""
-    if {"block_table", "seqused_k"} <= varlen_parameters():
-        paged = varlen_launch(op, buffers, is_paged=True)
+    smallest = OpShape.of("attention", dtype=op.dtype, **{**op.shape, **_ONE_TOKEN})
+    for gives_offsets in (True, False) if {"block_table", "seqused_k"} <= flash_parameters() else ():
         try:
-            paged.launch(0)
+            probe = Buffers(buffers.device, cold_bytes=1, seed=0)
+            flash_launch(smallest, probe, is_paged=True, gives_offsets=gives_offsets).launch(0)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:  # paged KV needs a newer flash attention than this GPU or build has
-            return varlen_launch(op, buffers, is_paged=False)
-        return paged
-    return varlen_launch(op, buffers, is_paged=False)
+        except RuntimeError:  # generations of flash attention differ in whether paged keys have offsets, or pages
+            continue
+        return flash_launch(op, buffers, is_paged=True, gives_offsets=gives_offsets)
+    return flash_launch(op, buffers, is_paged=False)
 
 
 @dataclass(frozen=True, slots=True)
-class VarlenCall(Prepared):
+class FlashCall(Prepared):
     """A flash call with its operands: queries [tokens, heads, d], and keys with values in turn."""
 
     queries: torch.Tensor
     pairs: list[torch.Tensor]
 
 
-def varlen_launch(op: OpShape, buffers: Buffers, *, is_paged: bool) -> VarlenCall:
-    """Return one flash call, KV scattered over pages or lying in one piece; raises ``Unsupported``."""
-    from torch.nn.attention.varlen import varlen_attn
+def flash_launch(op: OpShape, buffers: Buffers, *, is_paged: bool, gives_offsets: bool = True) -> FlashCall:
+    """Return one flash call, KV scattered over pages or lying in one piece; raises ``Unsupported``.
 
-    shape, known, device = op.shape, varlen_parameters(), buffers.device
+    This is the operator below ``torch.nn.attention.varlen.varlen_attn``: the wrapper also clears a random state on the
+    device at every call, which would add a launch to each of the decode calls measured here. ``gives_offsets``: whether
+    a paged call says where a sequence's keys would begin if they lay in one piece.
+    """
+    shape, device = op.shape, buffers.device
     lengths_q, lengths_kv = sequence_lengths(op)
     options: dict[str, Any] = {}
-    if "window_size" in known:
-        options["window_size"] = (shape["window"] - 1, 0) if shape["window"] else (-1, 0)
-    elif shape["window"]:
-        raise Unsupported("this torch's varlen_attn takes no sliding window")
-    else:
-        options["is_causal"] = True
-    if "enable_gqa" in known:
-        options["enable_gqa"] = shape["num_heads"] != shape["num_kv_heads"]
+    if shape["window"]:
+        options = {"window_size_left": shape["window"] - 1, "window_size_right": 0}
     queries = buffers.random((sum(lengths_q), shape["num_heads"], shape["head_dim"]), op.dtype)
     width = (shape["num_kv_heads"], shape["head_dim"])
     if is_paged:
@@ -191,14 +187,17 @@ def varlen_launch(op: OpShape, buffers: Buffers, *, is_paged: bool) -> VarlenCal
     else:
         pairs = buffers.rotating((2, sum(lengths_kv), *width), op.dtype)
     cu_q = _offsets(lengths_q, device)
-    cu_k = None if is_paged else _offsets(lengths_kv, device)
+    cu_k = _offsets(lengths_kv, device) if gives_offsets else None
     longest_q, longest_kv, copies = max(lengths_q), max(lengths_kv), len(pairs)
+    is_causal = not shape["window"]
+    attend = torch.ops.aten._flash_attention_forward  # noqa: SLF001
 
     def launch(i: int) -> object:
         keys, values = pairs[i % copies]
-        return varlen_attn(queries, keys, values, cu_q, cu_k, longest_q, longest_kv, **options)
+        sizes = (longest_q, longest_kv, 0.0, is_causal, False)
+        return attend(queries, keys, values, cu_q, cu_k, *sizes, **options)[0]
 
-    return VarlenCall(launch, copies, queries, pairs)
+    return FlashCall(launch, copies, queries, pairs)
 
 
 def _offsets(lengths: list[int], device: torch.device) -> torch.Tensor:

@@ -15,7 +15,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels.buffers import Buffers
-from profiler.kernels.quantise import fp8_row, fp8_tensor, int8_row, require_fp8
+from profiler.kernels.elementwise import Quantised, quantise_row
+from profiler.kernels.quantise import fp8_tensor, require_fp8
 from profiler.point import OpShape
 
 _FLOATS: Final = {"fp32", "bf16", "fp16"}
@@ -67,7 +68,7 @@ def _fp8(op: OpShape, m: int, n: int, k: int, buffers: Buffers) -> Prepared:
     scaling = op.shape["scaling"]
     if scaling not in {"tensor", "row"}:
         raise Unsupported(f"torch._scaled_mm runs tensor-wise and row-wise scaling here, not {scaling!r}")
-    quantise = fp8_tensor if scaling == "tensor" else fp8_row
+    quantise = fp8_tensor if scaling == "tensor" else _quantise_rows_for(buffers.device, torch.float8_e4m3fn)
     source = buffers.random((m, k), "bf16")
     activation, scale_a = quantise(source)
     ones = (1,) if scaling == "tensor" else (1, n)
@@ -91,27 +92,40 @@ def _w8a8(op: OpShape, m: int, n: int, k: int, buffers: Buffers) -> Prepared:
             raise Unsupported(f"torch._int_mm needs n and k in multiples of 8, got n={n} k={k}")
         rows = max(m, _INT_MM_MIN_ROWS)
     source = buffers.random((rows, k), "bf16")
-    activation, scale_a = int8_row(source)
+    quantise = _quantise_rows_for(buffers.device, torch.int8)
+    activation, scale_a = quantise(source)
     scale_b = torch.full((1, n), 0.01, device=buffers.device)
     weights = [weight.t() for weight in buffers.rotating((n, k), "int8")]
     is_quantising = bool(op.shape["quantise"])
     dequantise = _dequantise_for(buffers.device)
 
     def call(weight: torch.Tensor) -> object:
-        quantised, scale = int8_row(source) if is_quantising else (activation, scale_a)
+        quantised, scale = quantise(source) if is_quantising else (activation, scale_a)
         product = torch._int_mm(quantised, weight)  # noqa: SLF001 - torch has no public integer matmul
         return dequantise(product, scale, scale_b)
 
     return _over(weights, call)
 
 
+def _quantise_rows_for(device: torch.device, kind: torch.dtype) -> Callable[[torch.Tensor], Quantised]:
+    """One fused pass where Triton runs; several passes of eager torch would weigh more than a small product."""
+    if _has_triton(device):
+        from profiler.kernels.triton_rows import quantise
+
+        return lambda x: quantise(x, kind)
+    return lambda x: quantise_row(x, kind)
+
+
 def _dequantise_for(device: torch.device) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """One fused pass where Triton runs; three passes of eager torch would weigh more than the product."""
-    if device.type == "cuda" and find_spec("triton") is not None:
+    if _has_triton(device):
         from profiler.kernels.triton_rows import dequantise
 
         return dequantise
     return lambda product, scale_a, scale_b: (product * scale_a * scale_b).to(torch.bfloat16)
+
+
+def _has_triton(device: torch.device) -> bool:
+    return device.type == "cuda" and find_spec("triton") is not None
 
 
 def _w8a16(op: OpShape, m: int, n: int, k: int, buffers: Buffers) -> Prepared:  # noqa: ARG001 - one signature for all

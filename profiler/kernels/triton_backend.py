@@ -11,7 +11,7 @@ from triton.errors import TritonError
 
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels import triton_attention, triton_linear, triton_moe, triton_rows
-from profiler.kernels.attention import varlen_parameters
+from profiler.kernels.attention import flash_parameters
 from profiler.kernels.buffers import TORCH_DTYPES, Buffers
 from profiler.kernels.elementwise import SmallOps, prepare_elementwise
 from profiler.kernels.elementwise_bytes import GROUP
@@ -88,7 +88,7 @@ def _is_our_attention(op: OpShape) -> bool:
     """FP8 KV, MLA, and paged KV where this torch has none; elsewhere its flash attention is what is measured."""
     if op.shape["kv_dtype"] == "fp8":
         return True
-    is_wanted = op.shape["variant"] == "mla" or "block_table" not in varlen_parameters()
+    is_wanted = op.shape["variant"] == "mla" or "block_table" not in flash_parameters()
     return is_wanted and bool(op.shape["kv_dtype"] == op.dtype)
 
 

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="the profiler's kernels need torch")
 from profiler.backend import Prepared  # noqa: E402 - torch first
 from profiler.bench import Bench  # noqa: E402
 from profiler.campaign.anchors import anchor_steps  # noqa: E402
-from profiler.kernels.attention import PAGE_TOKENS, page_table, varlen_launch, varlen_parameters  # noqa: E402
+from profiler.kernels.attention import PAGE_TOKENS, flash_launch, flash_parameters, page_table  # noqa: E402
 from profiler.kernels.buffers import Buffers, cache_bytes  # noqa: E402
 from profiler.kernels.gemm import prepare_gemm  # noqa: E402
 from profiler.kernels.moe import expert_loop, torch_grouped  # noqa: E402
@@ -64,11 +64,10 @@ def test_gemm_formats_run_and_are_finite(buffers, dtype, scaling, m):
     assert bool(torch.isfinite(out.float()).all())
 
 
-@pytest.mark.skipif(not varlen_parameters(), reason="this torch has no variable-length attention")
-def test_varlen_attention_is_causal_from_the_lower_right(buffers):
+def test_flash_attention_is_causal_from_the_lower_right(buffers):
     """One call over a chunk behind a prefix and decode sequences equals float64 attention of each sequence."""
     op = attention_shape("bf16", (8, 2, 64), prefill=(1, 40, 100), decode=(2, 70, 70))
-    call = varlen_launch(op, buffers, is_paged=False)
+    call = flash_launch(op, buffers, is_paged=False)
     out, (keys, values) = call.launch(0), call.pairs[0]
     start_q = start_kv = 0
     for q, kv in zip((40, 1, 1), (100, 70, 70), strict=True):
@@ -78,11 +77,11 @@ def test_varlen_attention_is_causal_from_the_lower_right(buffers):
         start_q, start_kv = start_q + q, start_kv + kv
 
 
-@pytest.mark.skipif("block_table" not in varlen_parameters(), reason="this torch has no paged attention")
+@pytest.mark.skipif("block_table" not in flash_parameters(), reason="this torch has no paged attention")
 def test_paged_attention_equals_attention_over_gathered_pages(buffers):
     """Paged attention reads exactly the pages of the table, up to each sequence's length."""
     op = attention_shape("bf16", (4, 4, 64), decode=(3, 300, 300))
-    call = varlen_launch(op, buffers, is_paged=True)
+    call = flash_launch(op, buffers, is_paged=True)
     try:
         out = call.launch(0)
     except RuntimeError as error:
