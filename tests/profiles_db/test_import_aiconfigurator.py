@@ -63,7 +63,7 @@ def test_gemm_rows_arrive_in_our_units_and_names(wheel: Wheel, store: Store) -> 
     assert (run["run_id"], run["vllm_version"]) == (row["run_id"], "0.24.0")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     latencies_ms=st.lists(
         st.one_of(st.floats(min_value=1e-4, max_value=1e4), st.sampled_from([0.0, -1.0, float("nan"), None])),

@@ -56,7 +56,7 @@ def _store(folder: Path) -> Store:
     return open_store(folder / "db", bundled=None)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(text=st.one_of(st.text(max_size=60), JSON.map(json.dumps)))
 def test_json_readers(text: str, folder: Path) -> None:
     """Any text as a manifest, a benchmark result or nccl-tests' JSON."""
@@ -67,14 +67,14 @@ def test_json_readers(text: str, folder: Path) -> None:
     _answer(lambda: import_nccl_tests([path], _store(folder)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(document=_filled(SERVE_KEYS, st.one_of(JSON, LISTS, st.just(1.0))))
 def test_serve_results(document: dict[str, Any]) -> None:
     """The right keys with any values."""
     _answer(lambda: read_serve(Path("result.json"), document))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     document=_filled(
         ["model", "device", "vllm_version", "dtype", "kv_cache_dtype"], st.one_of(JSON, st.just("NVIDIA H200"))
@@ -87,7 +87,7 @@ def test_forward_steps(document: dict[str, Any], batches: list[Any], folder: Pat
     _answer(lambda: import_forward(Path("f.json"), {**document, **rest, "batches": batches}, _store(folder)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     config=_filled(["nthreads", "ngpus", "iterations", "graph", "devices"], JSON),
     results=st.lists(_filled(["size", "type", "out_of_place", "in_place"], JSON), max_size=2),
@@ -109,7 +109,7 @@ NCCL_LINE = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(lines=st.lists(NCCL_LINE, max_size=6))
 def test_nccl_text(lines: list[str], folder: Path) -> None:
     """Lines that look like output, in any order and cut anywhere."""
@@ -131,7 +131,7 @@ CSV_HEADERS = {
 
 
 @pytest.mark.parametrize("name", CSV_HEADERS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_csv_tables(name: str, data: st.DataObject, folder: Path) -> None:
     """A right header with any cells below it, rows of the right length or not."""

@@ -61,7 +61,7 @@ def rows(result: EngineResult) -> layout.I64:
     return result.log
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(runs())
 def test_i1_requests_are_conserved(run: tuple[EngineLimits, Workload, EngineResult]) -> None:
     """I1: every request is answered or rejected with a reason, exactly once."""
@@ -70,7 +70,7 @@ def test_i1_requests_are_conserved(run: tuple[EngineLimits, Workload, EngineResu
     assert (result.finish_ps >= 0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(runs())
 def test_i2_tokens_are_conserved(run: tuple[EngineLimits, Workload, EngineResult]) -> None:
     """I2: without preemption the steps run exactly the prompts and all output tokens but the first of each request."""
@@ -87,7 +87,7 @@ def test_i2_tokens_are_conserved(run: tuple[EngineLimits, Workload, EngineResult
     assert decodes - int(result.preemptions.sum()) <= decoded <= decodes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(runs())
 def test_i3_blocks_are_conserved(run: tuple[EngineLimits, Workload, EngineResult]) -> None:
     """I3: free blocks never leave [0, all], and the KV that decodes read fits into the blocks in use."""
@@ -100,7 +100,7 @@ def test_i3_blocks_are_conserved(run: tuple[EngineLimits, Workload, EngineResult
     assert (result.replicas.peak_blocks <= limits.num_gpu_blocks).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(runs())
 def test_i4_limits_hold_in_every_step(run: tuple[EngineLimits, Workload, EngineResult]) -> None:
     """I4: no step exceeds the token budget or the sequence limit, and none is empty."""
@@ -112,7 +112,7 @@ def test_i4_limits_hold_in_every_step(run: tuple[EngineLimits, Workload, EngineR
     assert (log[:, layout.LOG_PREFILLS] + log[:, layout.LOG_DECODES] <= log[:, layout.LOG_RUNNING]).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(runs())
 def test_i5_the_clock_of_a_replica_never_goes_back(run: tuple[EngineLimits, Workload, EngineResult]) -> None:
     """I5: decisions, starts and ends of a replica ascend; a step is decided before it starts and ends after it."""
@@ -126,7 +126,7 @@ def test_i5_the_clock_of_a_replica_never_goes_back(run: tuple[EngineLimits, Work
         assert (own[:, layout.LOG_START] < own[:, layout.LOG_END]).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(runs())
 def test_i6_a_request_moves_forward(run: tuple[EngineLimits, Workload, EngineResult]) -> None:
     """I6: sent <= scheduled < first token <= finish, and later tokens each take a step."""
@@ -138,7 +138,7 @@ def test_i6_a_request_moves_forward(run: tuple[EngineLimits, Workload, EngineRes
     assert (result.finish_ps - result.first_token_ps >= gaps * 2_000)[done].all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(runs())
 def test_i7_first_come_first_served(run: tuple[EngineLimits, Workload, EngineResult]) -> None:
     """I7: on one replica, a request sent earlier is admitted no later."""
@@ -152,7 +152,7 @@ def test_i7_first_come_first_served(run: tuple[EngineLimits, Workload, EngineRes
         assert ((scheduled == later) | (arrival == np.concatenate([[-1], arrival[:-1]]))).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(runs())
 def test_i8_nobody_is_busier_than_always(run: tuple[EngineLimits, Workload, EngineResult]) -> None:
     """I8: busy time of a stage never exceeds the time passed, and the parts of a step add up to it."""
@@ -166,7 +166,7 @@ def test_i8_nobody_is_busier_than_always(run: tuple[EngineLimits, Workload, Engi
         assert (abs(parts + totals.host_ps - totals.busy_ps) <= totals.steps + 2).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(runs())
 def test_i9_a_replica_with_work_does_not_rest(run: tuple[EngineLimits, Workload, EngineResult]) -> None:
     """I9: without pipeline stages, a gap between two steps ends at an arrival: nobody was there to be served."""
