@@ -45,8 +45,9 @@ def pool_launch_lines(serving: Serving, prefill: Start, decode: Start) -> tuple[
 
 def _vllm(serving: Serving, start: Start, more: str) -> Iterator[str]:
     plan, stated = start.plan, serving.overrides
-    # Replicas with experts of their own are servers of their own: data parallelism inside a server shares the experts.
-    replicas = 1 if serving.model.has_experts else _replicas_per_node(plan, serving.cluster.devices_per_node)
+    # Data parallelism inside a server shares the experts, and V0 engines have none.
+    are_apart = serving.model.has_experts or serving.profile.policy == "vllm-v0"
+    replicas = 1 if are_apart else _replicas_per_node(plan, serving.cluster.devices_per_node)
     devices = replicas * plan.replica_devices
     nodes = -(-devices // serving.cluster.devices_per_node)
     yield from _remarks(serving, plan, servers=plan.dp // replicas, devices=devices)
@@ -142,7 +143,7 @@ def _tensorrt_llm(serving: Serving, start: Start) -> Iterator[str]:
 def _remarks(serving: Serving, plan: Plan, *, servers: int, devices: int) -> Iterator[str]:
     """Say what to do before the command, and how often to run it."""
     if plan.clock_mhz is not None:
-        yield f"nvidia-smi --lock-gpu-clocks={plan.clock_mhz:g},{plan.clock_mhz:g}  # as root, on every node"
+        yield f"nvidia-smi --lock-gpu-clocks={plan.clock_mhz:g},{plan.clock_mhz:g}  # as root, for these devices (--id)"
     converted = converted_checkpoint(serving.model, plan)
     if converted is not None:
         yield f"# MODEL is a checkpoint converted to {converted}"

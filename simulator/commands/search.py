@@ -92,7 +92,7 @@ def search(
     if out is not None:
         check_folder(out)
     aim, slo = parse_objective(objective), parse_slo(slos)
-    chosen = [parse_layout(text) for text in plans] or None
+    chosen = list(dict.fromkeys(map(parse_layout, plans))) or None
     axes = Axes(
         weight_dtypes=known_formats(weights, "weights"),
         kv_dtypes=known_formats(kv, "kv"),
