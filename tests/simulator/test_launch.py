@@ -65,7 +65,7 @@ def test_vllm_gets_the_degrees_of_the_plan(model: str, cluster: str, plan: str, 
 
 
 def test_v0_engines_have_no_data_parallelism() -> None:
-    """vLLM 0.6 knows no data-parallel size: replicas are servers."""
+    """Replicas of vLLM 0.6, which knows no data-parallel size, are servers."""
     remark, command = _lines(_serving("llama-3.1-8b", "h100-sxm-8", "vllm-0.6"), "dp2-tp4")
     assert remark.startswith("# 2 servers of 4 devices each")
     assert "--data-parallel-size" not in command
