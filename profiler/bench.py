@@ -35,7 +35,16 @@ NOT_CAPTURED: Final = "not graph-captured"
 _SUSTAINED_RATIO: Final = 1.1
 _OUT_OF_MEMORY: Final = ("out of memory", "can't allocate memory", "not enough memory")
 # Torch raises plain RuntimeError for most refusals of a kernel; these words tell a refusal from a defect.
-_REFUSALS: Final = ("not implemented", "not supported", "unsupported", "must be", "expected", "invalid", "should be")
+_REFUSALS: Final = (
+    "not implemented",
+    "only supports",
+    "not supported",
+    "unsupported",
+    "must be",
+    "expected",
+    "invalid",
+    "should be",
+)
 
 
 class Bench:

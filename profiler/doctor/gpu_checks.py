@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from cluster_specs.load import load_device
+from profiler.device_spec import device_spec
 from profiler.doctor.findings import Finding, Severity
 from profiler.instruments.clocks import RESET_COMMAND, NvmlClocks
 from profiler.instruments.device_name import spec_name_of
@@ -100,14 +100,12 @@ def _check_health(topic: str, gpu: Gpu) -> list[Finding]:
 
 def _check_power(topic: str, gpu: Gpu) -> list[Finding]:
     limit = answered(gpu.power_limit_w)
-    spec = spec_name_of(gpu.name)
-    if limit is None or spec is None:
+    name = spec_name_of(gpu.name)
+    spec = device_spec(name) if name else None
+    if limit is None or spec is None or limit >= spec.tdp_w:
         return []
-    tdp = load_device(spec).tdp_w
-    if limit >= tdp:
-        return []
-    text = f"power limit is {limit:.0f} W, below the device's {tdp:.0f} W: large GEMMs will run slower than stated"
-    fix = f"sudo nvidia-smi -pl {tdp:.0f} if the site allows it; the limit is recorded with the run"
+    text = f"power limit is {limit:.0f} W, below the device's {spec.tdp_w:.0f} W: large GEMMs run slower than stated"
+    fix = f"sudo nvidia-smi -pl {spec.tdp_w:.0f} if the site allows it; the limit is recorded with the run"
     return [Finding(topic=topic, severity="warning", text=text, fix=fix)]
 
 
