@@ -14,11 +14,12 @@ from profiler.backend import Prepared, Unsupported
 from profiler.kernels.attention import page_table, sequence_lengths
 from profiler.kernels.buffers import Buffers
 from profiler.kernels.elementwise import EPSILON
-from profiler.kernels.elementwise_bytes import ROPE_HEAD_DIM
+from profiler.kernels.elementwise_bytes import GROUP, ROPE_HEAD_DIM
 from profiler.kernels.routing import route
 from profiler.point import OpShape
 
 _PAGE_TOKENS: Final = 16
+_HOPPER_FLASH: Final = 3
 _SMALL_OPS: Final = {
     ("rmsnorm", "bf16"): "vllm.rms_norm",
     ("add_rmsnorm", "bf16"): "vllm.fused_add_rms_norm",
@@ -40,7 +41,7 @@ class VllmBackend:
                 return ("vllm.cutlass_scaled_mm",)
             case "attention" if op.dtype in {"bf16", "fp16"} and op.shape["variant"] == "gqa":
                 return ("vllm.flash_attn",) if op.shape["kv_dtype"] in {op.dtype, "fp8"} else ()
-            case "moe" if op.dtype == "bf16":
+            case "moe" if op.dtype in {"bf16", "fp8", "fp8_block"}:
                 return ("vllm.fused_experts",)
             case "elementwise":
                 label = _SMALL_OPS.get((op.shape["op"], op.dtype))
@@ -125,16 +126,20 @@ def _small_op(op: OpShape, kernel: str, buffers: Buffers) -> Prepared:
 
 
 def _flash_attention(op: OpShape, buffers: Buffers) -> Prepared:
-    from vllm.vllm_flash_attn import flash_attn_varlen_func
+    """Call flash attention as vLLM's engine does: the generation it picks, scheduled ahead where that can be."""
+    from vllm.vllm_flash_attn import flash_attn_varlen_func, get_scheduler_metadata, is_fa_version_supported
 
     shape, device = op.shape, buffers.device
     lengths_q, lengths_kv = sequence_lengths(op)
+    version = flash_version(torch.cuda.get_device_capability(device), shape["head_dim"], is_fa_version_supported)
+    is_fp8 = shape["kv_dtype"] == "fp8"
+    if is_fp8 and version != _HOPPER_FLASH:
+        raise Unsupported(f"vLLM reads an FP8 cache by flash attention 3 (Hopper), here it runs generation {version}")
     table, pages = page_table(lengths_kv, _PAGE_TOKENS)
     block_table = table.to(device)
     used = torch.tensor(lengths_kv, dtype=torch.int32, device=device)
     cu_q = torch.tensor([0, *accumulate(lengths_q)], dtype=torch.int32, device=device)
     queries = buffers.random((sum(lengths_q), shape["num_heads"], shape["head_dim"]), op.dtype)
-    is_fp8 = shape["kv_dtype"] == "fp8"
     options: dict[str, Any] = {}
     if is_fp8:  # an fp8 cache is read by fp8 queries; one scale per sequence and KV head
         queries = queries.to(torch.float8_e4m3fn)
@@ -143,6 +148,21 @@ def _flash_attention(op: OpShape, buffers: Buffers) -> Prepared:
     cache = (2, pages, _PAGE_TOKENS, shape["num_kv_heads"], shape["head_dim"])
     longest_q, longest_kv = max(lengths_q), max(lengths_kv)
     window = [shape["window"] - 1, 0] if shape["window"] else [-1, -1]
+    if version == _HOPPER_FLASH:  # once per step in the engine, not once per layer
+        options["scheduler_metadata"] = get_scheduler_metadata(
+            batch_size=len(lengths_q),
+            max_seqlen_q=longest_q,
+            max_seqlen_k=longest_kv,
+            num_heads_q=shape["num_heads"],
+            num_heads_kv=shape["num_kv_heads"],
+            headdim=shape["head_dim"],
+            cache_seqlens=used,
+            qkv_dtype=queries.dtype,
+            cu_seqlens_q=cu_q,
+            page_size=_PAGE_TOKENS,
+            causal=True,
+            window_size=window,
+        )
     return _over(
         buffers.rotating(cache, shape["kv_dtype"]),
         lambda kv: flash_attn_varlen_func(
@@ -156,9 +176,21 @@ def _flash_attention(op: OpShape, buffers: Buffers) -> Prepared:
             causal=True,
             window_size=window,
             block_table=block_table,
+            fa_version=version,
             **options,
         ),
     )
+
+
+def flash_version(capability: tuple[int, int], head_dim: int, is_supported: Callable[[int], bool]) -> int:
+    """Return the generation of flash attention vLLM's engine picks; the function itself would default to 2."""
+    if capability[0] == 9 and is_supported(_HOPPER_FLASH):
+        return _HOPPER_FLASH
+    try:
+        has_newest = capability[0] == 10 and head_dim <= 128 and is_supported(4)
+    except (AssertionError, ValueError):  # a vLLM that knows no fourth
+        has_newest = False
+    return 4 if has_newest else 2
 
 
 def _experts(op: OpShape, buffers: Buffers) -> Prepared:
@@ -175,9 +207,10 @@ def _experts(op: OpShape, buffers: Buffers) -> Prepared:
     if shape["ep"] > 1:
         expert_map = torch.full((shape["num_experts"],), -1, dtype=torch.int32, device=buffers.device)
         expert_map[:local] = torch.arange(local, dtype=torch.int32, device=buffers.device)
-    gate_up = buffers.rotating((local, 2 * inter, hidden), "bf16")
-    down = buffers.rotating((local, hidden, inter), "bf16")
+    sides = ((local, 2 * inter, hidden), (local, hidden, inter))
+    gate_up, down = (buffers.rotating(side, "bf16" if op.dtype == "bf16" else "fp8") for side in sides)
     copies = max(len(gate_up), len(down))
+    quant_config = None if op.dtype == "bf16" else _expert_scales(op.dtype, sides, buffers.device)
     return Prepared(
         lambda i: fused_experts(
             tokens,
@@ -187,6 +220,25 @@ def _experts(op: OpShape, buffers: Buffers) -> Prepared:
             ids,
             global_num_experts=shape["num_experts"],
             expert_map=expert_map,
+            quant_config=quant_config,
         ),
         copies,
+    )
+
+
+def _expert_scales(dtype: str, sides: Sequence[tuple[int, int, int]], device: torch.device) -> object:
+    """Return how both weights [experts, n, k] are scaled: per output channel and token, or in 128 x 128 blocks."""
+    from vllm.model_executor.layers.fused_moe.config import fp8_w8a8_moe_quant_config
+
+    is_block = dtype == "fp8_block"
+    if is_block and any(size % GROUP for _, n, k in sides for size in (n, k)):
+        raise Unsupported(f"blocks of {GROUP} do not divide the widths {', '.join(f'{n} x {k}' for _, n, k in sides)}")
+    shapes = [(e, n // GROUP, k // GROUP) if is_block else (e, n, 1) for e, n, k in sides]
+    w1_scale, w2_scale = (torch.full(shape, 0.01, device=device) for shape in shapes)
+    return fp8_w8a8_moe_quant_config(
+        w1_scale=w1_scale,
+        w2_scale=w2_scale,
+        per_act_token_quant=not is_block,
+        per_out_ch_quant=not is_block,
+        block_shape=[GROUP, GROUP] if is_block else None,
     )

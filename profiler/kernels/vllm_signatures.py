@@ -2,7 +2,8 @@
 
 Our side: the imports ``from vllm... import name`` of a file and every call through those names. Their side: the
 function or class of that name in an installed vLLM or an unpacked wheel, re-exports followed. A call is bound as Python
-would bind it: too many positional arguments, unknown keywords and missing required parameters are mismatches.
+would bind it: too many positional arguments, unknown keywords and missing required parameters are mismatches. A name
+that is handed on instead of called only has to be there.
 """
 
 import ast
@@ -66,10 +67,14 @@ def _calls_of(path: Path) -> Iterator[VllmCall]:
             for name in node.names:
                 functions[name.asname or name.name] = (node.module, name.name)
                 modules[name.asname or name.name] = f"{node.module}.{name.name}"
+    named = set()  # names that are called, or whose attributes are
     for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            named.add(node.value)
         if not isinstance(node, ast.Call):
             continue
         target = node.func
+        named.add(target)
         if isinstance(target, ast.Name) and target.id in functions:
             module, function = functions[target.id]
         elif isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id in modules:
@@ -85,6 +90,11 @@ def _calls_of(path: Path) -> Iterator[VllmCall]:
             is_open=any(keyword.arg is None for keyword in node.keywords)
             or any(isinstance(argument, ast.Starred) for argument in node.args),
         )
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in functions and node not in named:
+            module, function = functions[node.id]
+            place = f"{path.name}:{node.lineno}"
+            yield VllmCall(place=place, module=module, function=function, positional=0, keywords=(), is_open=True)
 
 
 def _find(package: Path, module: str, name: str, depth: int = 0) -> tuple[ast.arguments, bool] | None:

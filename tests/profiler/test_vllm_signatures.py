@@ -37,7 +37,13 @@ def check(tmp_path, package, body):
 
 @pytest.mark.parametrize(
     "body",
-    ["rms_norm(a, b, c)", "ops.rms_norm(a, b, weight=c, fused=True)", "Reduce(g, d, max_size=8)", "rms_norm(*a, **b)"],
+    [
+        "rms_norm(a, b, c)",
+        "f(rms_norm)",
+        "ops.rms_norm(a, b, weight=c, fused=True)",
+        "Reduce(g, d, max_size=8)",
+        "rms_norm(*a, **b)",
+    ],
 )
 def test_calls_that_bind_pass(tmp_path, package, body):
     """Calls Python would accept are no mismatch, through re-exports, modules and constructors."""
@@ -52,6 +58,7 @@ def test_calls_that_bind_pass(tmp_path, package, body):
         ("ops.rms_norm(a, b, c, epsilon=1)", "no parameter named epsilon"),
         ("ops.gone(a)", "no such function or class"),
         ("Reduce(g)", "required parameters not given: device"),
+        ("from vllm.ops import gone; f(gone)", "no such function or class"),
     ],
 )
 def test_calls_that_do_not_bind_are_named(tmp_path, package, body, problem):
@@ -67,6 +74,31 @@ def test_our_calls_are_seen():
         call.function for call in calls_into_vllm([OURS / "kernels/vllm_backend.py", OURS / "collectives/kernels.py"])
     }
     assert {"cutlass_scaled_mm", "flash_attn_varlen_func", "fused_experts", "CustomAllreduce"} <= names
+    assert {"get_scheduler_metadata", "is_fa_version_supported", "fp8_w8a8_moe_quant_config"} <= names
+
+
+@pytest.mark.parametrize(
+    ("capability", "head_dim", "known", "version"),
+    [
+        ((9, 0), 128, {2, 3, 4}, 3),
+        ((9, 0), 128, {2}, 2),
+        ((8, 0), 128, {2, 3}, 2),
+        ((10, 0), 128, {2, 4}, 4),
+        ((10, 0), 256, {2, 4}, 2),
+        ((10, 0), 128, {2, 3}, 2),
+    ],
+)
+def test_flash_attention_is_of_the_generation_the_engine_picks(capability, head_dim, known, version):
+    """Hopper runs the third, Blackwell the fourth where its heads fit, all others the second."""
+    pytest.importorskip("torch", reason="the profiler's kernels need torch")
+    from profiler.kernels.vllm_backend import flash_version
+
+    def is_supported(generation):
+        if generation == 4 and 4 not in known:
+            raise ValueError("Unsupported FA version: 4")
+        return generation in known
+
+    assert flash_version(capability, head_dim, is_supported) == version
 
 
 def test_our_calls_bind_to_vllm():
