@@ -95,7 +95,6 @@ def profile(ctx: click.Context, /, *, nproc_per_node: int, as_json: bool, self_t
 
 def _request(**options: Any) -> "ProfileRequest":
     """Check what click cannot; raises ``ProfilerError``."""
-    from costmodel.prior import Prior
     from profiler.duration import parse_duration_s
     from profiler.errors import ProfilerError
     from profiler.planning.grid import FAMILIES
@@ -116,7 +115,10 @@ def _request(**options: Any) -> "ProfileRequest":
     if unknown:
         known = ", ".join(FAMILIES if manifest is None else SCHEMAS)
         raise ProfilerError(f"--families: {', '.join(unknown)} is not among {known}")
-    Prior.choose(options["prior"], "")  # a bad file is told now, not on every rank
+    if options["prior"] not in {"auto", "none"}:
+        from costmodel.prior import Prior
+
+        Prior.choose(options["prior"], "")  # a bad file is told now, not on every rank
     if options["target_error"] <= 0:
         raise ProfilerError(f"--target-error is {options['target_error']:g}, must be > 0", hint="0.02 means 2 %")
     return ProfileRequest(

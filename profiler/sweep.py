@@ -5,9 +5,8 @@ is still in force: at another clock the repeat would tell of the clock.
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from costmodel.prior import Prior
 from profiler.bench import Bench
 from profiler.collectives.bench import CollectiveBench
 from profiler.collectives.groups import GroupLayout, default_levels, group_layouts
@@ -23,6 +22,9 @@ from profiler.point import Point
 from profiler.ranks import Place
 from profiler.request import ProfileRequest
 from profiler.run import Run
+
+if TYPE_CHECKING:
+    from costmodel.prior import Prior
 
 _COLLECTIVES_SHARE: Final = 0.35
 _COMPUTE_SHARE: Final = 0.95
@@ -56,10 +58,7 @@ def measure_workload(
     rounds = ComputeRounds(
         run, bench, budget_share=_COMPUTE_SHARE, hang_s=request.policy.hang_s, wants_energy=wants_energy
     )
-    # Rank 0 plans for all.
-    prior = Prior.choose(request.prior, machine.name) if run.ledger is not None and not request.exhaustive else None
-    if prior is not None:
-        _say(run, f"compute plans start from {prior.described}")
+    prior = _prior(run, request, machine)
     ratios: list[float] = []
     clocks: tuple[int | None, ...] = request.clocks_mhz or (None,)
     with machine.clocks() as control:
@@ -82,6 +81,21 @@ def _say(run: Run, note: str) -> None:
     """Tell it now and in the summary."""
     run.talk(note)
     run.outcome.notes.append(note)
+
+
+def _prior(run: Run, request: ProfileRequest, machine: Machine) -> "Prior | None":
+    """Return the earlier fit that rank 0, which plans for all, starts from."""
+    if run.ledger is None or request.exhaustive or request.prior == "none":
+        return None
+    try:
+        from costmodel.prior import Prior
+    except ImportError as error:  # GPU images often lack what specs are read with
+        _say(run, f"compute plans start from no earlier fit: {error}")
+        return None
+    prior = Prior.choose(request.prior, machine.name)
+    if prior is not None:
+        _say(run, f"compute plans start from {prior.described}")
+    return prior
 
 
 def _lock(run: Run, control: ClockControl, clock_mhz: int) -> float | None:
@@ -116,7 +130,7 @@ def _measure_collectives(run: Run, request: ProfileRequest, machine: Machine, wo
     bench.close()
 
 
-def _planner(request: ProfileRequest, points: list[Point], run: Run, prior: Prior | None) -> Planner | None:
+def _planner(request: ProfileRequest, points: list[Point], run: Run, prior: "Prior | None") -> Planner | None:
     """Return rank 0's plan over what is not yet stored; None on the other ranks."""
     if run.ledger is None:
         return None

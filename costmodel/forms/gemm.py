@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
+from costmodel.alignment import ALWAYS_ALIGNED, is_aligned
 from costmodel.build_knots import MeasuredRows
 from costmodel.curves import Curve, CurvePoints
 from costmodel.forms.columns import gemm_efficiency, joined, measured_rows, numbers, texts
@@ -24,8 +25,6 @@ from costmodel.pricing import Pricing, work_sides
 Array = NDArray[np.float64]
 
 FEATURES = ("n", "k")
-_ALIGNMENT = 8
-_ALWAYS_ALIGNED = 16
 _FEWEST_RAGGED_SIZES = 3
 # Ragged sizes are searched for above every real m.
 _RAGGED_OFFSET = 2.0**40
@@ -49,7 +48,7 @@ def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) ->
         own = dtype == name
         split |= own & (len(np.unique(m[own & ragged])) >= _FEWEST_RAGGED_SIZES)
     branch = np.where(split & ragged, "ragged", "aligned")
-    both = np.flatnonzero(split & (m <= _ALWAYS_ALIGNED))
+    both = np.flatnonzero(split & (m <= ALWAYS_ALIGNED))
     index = np.concatenate([np.arange(len(m)), both])
     branch = np.concatenate([branch, np.full(len(both), "ragged")])
     columns = {name: column[index] for name, column in columns.items()}
@@ -72,11 +71,6 @@ def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) ->
         sides=(flop_s, bytes_s),
         efficiency=efficiency,
     )
-
-
-def is_aligned(m: Array) -> NDArray[np.bool_]:
-    """Whether m fills its tiles well enough to belong to the aligned branch."""
-    return np.asarray((np.mod(m, _ALIGNMENT) == 0) | (m <= _ALWAYS_ALIGNED))
 
 
 class GemmForm(Form):

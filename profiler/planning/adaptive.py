@@ -11,16 +11,18 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.prior import Prior
 from profiler.planning.coarse_grid import farthest_points
 from profiler.planning.latency_model import LatencyModel, octaves_of, prior_of, work_of
 from profiler.planning.planner import Row
 from profiler.point import Key, Point, Value
+
+if TYPE_CHECKING:
+    from costmodel.prior import Prior
 
 Array = NDArray[np.float64]
 _COARSE_BASE: Final = 4
@@ -45,7 +47,7 @@ class AdaptivePlan:
         *,
         target_error: float,
         seed: int,
-        prior: Prior | None = None,
+        prior: "Prior | None" = None,
         stall_ratio: float = 0.85,
     ) -> None:
         self._target = target_error

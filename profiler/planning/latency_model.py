@@ -6,14 +6,17 @@ come from `costmodel`.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from costmodel.alignment import is_aligned
 from costmodel.blended_process import BlendedProcess
-from costmodel.forms.gemm import is_aligned
-from costmodel.prior import Prior
 from profiler.point import Point, cost_op
+
+if TYPE_CHECKING:
+    from costmodel.prior import Prior
 
 Array = NDArray[np.float64]
 
@@ -67,7 +70,7 @@ def octaves_of(points: Sequence[Point]) -> Array:
     return octaves[:, varies] if varies.any() else octaves[:, :1]
 
 
-def prior_of(points: Sequence[Point], prior: Prior | None) -> Array | None:
+def prior_of(points: Sequence[Point], prior: "Prior | None") -> Array | None:
     """Return the prior's times of ``points`` [points] in seconds, None unless it prices every one."""
     prices = []
     for point in points if prior is not None else ():

@@ -97,6 +97,13 @@ def test_the_sum_of_parts_is_compared_with_the_whole(bench, tmp_path):
     assert found.error == pytest.approx(2 * len(parts) * 1e-3 / 10e-3 - 1)
 
 
+def test_the_campaign_needs_nothing_that_gpu_images_lack():
+    """Its stages load without pydantic, Hypothesis and the plotting and table libraries."""
+    lacking = ("pydantic", "pandas", "sklearn", "matplotlib", "numba", "hypothesis", "vllm")
+    code = f"import sys\nfor name in {lacking}: sys.modules[name] = None\nimport profiler.campaign.stages"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_specs_are_read_without_pydantic():
     """The fallback reader gives the same numbers as the checked one."""
     code = (
