@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from costmodel.analytic import AnalyticCosts
 from costmodel.ops import Elementwise, Moe, Op
-from costmodel.prediction import CostModel
+from costmodel.prediction import CostModel, Prediction
 from simulator.expert_kernels import block_scaled_twin, fills_tiles, weight_only_twin
 from simulator.sustained_clock import SustainedClock
 
@@ -49,6 +50,7 @@ class OpCurves:
     def __init__(self, costs: CostModel, *, weight_only_mxfp4: bool = False) -> None:
         self.costs = costs
         self.weight_only_mxfp4 = weight_only_mxfp4 and "fp4" not in costs.cluster.device.peak_flop_per_s
+        self._streaming = AnalyticCosts(costs.cluster, costs.clock_mhz)
         self._sustained = SustainedClock(costs.cluster.device, costs.clock_mhz)
         self._known: dict[tuple[object, ...], Curve] = {}
 
@@ -60,28 +62,32 @@ class OpCurves:
         key = (type(op), *(_key(getattr(op, field.name)) for field in fields(op)))
         curve = self._known.get(key)
         if curve is None:
-            found = self.costs.predict(op)
-            shape = found.latency_s.shape
-            moved = op.io_bytes() if hasattr(op, "io_bytes") else 0.0
-            slower = self._sustained.factor(op, found.latency_s)
-            curve = Curve(
-                latency_s=found.latency_s * slower,
-                low_s=found.low_s * slower,
-                high_s=found.high_s * slower,
-                energy_j=found.energy_j * slower,  # the power cap holds for as long as it takes
-                flop=np.broadcast_to(np.asarray(op.flop(), dtype=np.float64), shape),
-                io_bytes=np.broadcast_to(np.asarray(moved, dtype=np.float64), shape),
-            )
+            curve = self._on_busy_server(op, self.costs.predict(op))
             if isinstance(op, Moe):
                 curve = self._as_served(op, curve)
             self._known[key] = curve
         return curve
 
+    def _on_busy_server(self, op: Op, found: Prediction) -> Curve:
+        shape = found.latency_s.shape
+        moved = op.io_bytes() if hasattr(op, "io_bytes") else 0.0
+        slower = self._sustained.factor(op, found.latency_s)
+        return Curve(
+            latency_s=found.latency_s * slower,
+            low_s=found.low_s * slower,
+            high_s=found.high_s * slower,
+            energy_j=found.energy_j * slower,  # the power cap holds for as long as it takes
+            flop=np.broadcast_to(np.asarray(op.flop(), dtype=np.float64), shape),
+            io_bytes=np.broadcast_to(np.asarray(moved, dtype=np.float64), shape),
+        )
+
     def _as_served(self, op: Moe, curve: Curve) -> Curve:
         """Put the kernel the engine runs in the place of the measured one; see ``simulator.expert_kernels``."""
         if op.dtype == "mxfp4" and self.weight_only_mxfp4:
-            other = self.price(weight_only_twin(op))
-            return _replaced(curve, other, fills_tiles(op) & (other.latency_s > curve.latency_s))
+            full = fills_tiles(op)
+            other, streamed = self.price(weight_only_twin(op)), self._on_busy_server(op, self._streaming.predict(op))
+            curve = _replaced(curve, other, full & (other.latency_s > curve.latency_s))
+            return _replaced(curve, streamed, ~full & (streamed.latency_s < curve.latency_s))
         if op.dtype == "fp8":
             other = self.price(block_scaled_twin(op))
             return _replaced(curve, other, other.latency_s < curve.latency_s)

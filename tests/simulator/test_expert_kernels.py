@@ -42,6 +42,16 @@ def test_only_full_tiles_pay_for_dequantising() -> None:
     assert (ratio[3:] > 1.5).all()
 
 
+def test_few_tokens_stream_the_weights_at_the_devices_rate() -> None:
+    """A native kernel measured at twice the analytic price gives way to it below full tiles, and only there."""
+    costs = _Doubled(load_cluster("h100-sxm-8"))
+    costs.dtype = "mxfp4"
+    native, weight_only = (OpCurves(costs, weight_only_mxfp4=flag).price(_experts()) for flag in (False, True))
+    ratio = weight_only.latency_s / native.latency_s
+    assert (ratio[:3] < 0.6).all()
+    assert ratio[3:].tolist() == [1.0, 1.0]
+
+
 def test_other_formats_and_fp4_devices_keep_their_kernel() -> None:
     """FP8 experts are not touched, and a device with FP4 units runs MXFP4 as it is."""
     costs = _Doubled(load_cluster("h100-sxm-8"))
