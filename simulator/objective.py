@@ -51,6 +51,12 @@ def read_metric(metrics: Metrics, path: str) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
+def mean_parts_s(metrics: Metrics) -> dict[str, float]:
+    """Return mean seconds of a request in the queue, from admission to the first token, and from there to the last."""
+    queue, ttft, e2e = (read_metric(metrics, f"{name}.mean") or 0.0 for name in ("queue_s", "ttft_s", "e2e_s"))
+    return {"queue": queue, "prefill": ttft - queue, "decode": e2e - ttft}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
     """One metric to minimise or maximise."""

@@ -48,6 +48,12 @@ Metrics of --objective and --slo:
 @click.option("--interval/--no-interval", default=True, help="90 % intervals of the metrics of the --top plans.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, every plan in it.")
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the JSON to a file.")
+@click.option(
+    "--report",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIRECTORY",
+    help="Folder for the answer as index.html with figures.",
+)
 @trace_options
 @click.pass_context
 def search(
@@ -70,6 +76,7 @@ def search(
     interval: bool,
     as_json: bool,
     out: Path | None,
+    report: Path | None,
     **options: Any,
 ) -> None:
     """Find the best plan for a model, a cluster and a request trace.
@@ -80,6 +87,7 @@ def search(
     import time
 
     from simulator.commands.formats import counted
+    from simulator.commands.search_report import check_drawing, write_report
     from simulator.commands.search_table import search_table
     from simulator.objective import parse_objective, parse_slo
     from simulator.outputs.whole_file import check_folder, write_whole
@@ -91,6 +99,8 @@ def search(
     started = time.perf_counter()
     if out is not None:
         check_folder(out)
+    if report is not None:
+        check_drawing()
     aim, slo = parse_objective(objective), parse_slo(slos)
     chosen = list(dict.fromkeys(map(parse_layout, plans))) or None
     axes = Axes(
@@ -116,6 +126,9 @@ def search(
     if out is not None:
         text = json.dumps(found.to_json(), indent=2) + "\n"
         write_whole(out, lambda partial: partial.write_text(text, encoding="utf-8"))
+    if report is not None:
+        for path in write_report(report, found, serving, workload, top=top):
+            click.echo(f"wrote {path}", err=True)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
     else:
