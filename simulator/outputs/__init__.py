@@ -1,1 +1,1 @@
-"""What a simulation writes on demand: requests and iterations as Parquet, and a timeline for trace viewers."""
+"""What is written on demand: requests and iterations as Parquet, a timeline for trace viewers, figures of a search."""
