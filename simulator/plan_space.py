@@ -72,17 +72,14 @@ def plans_on(model: ModelSpec, device: DeviceSpec, devices: int, axes: Axes) -> 
 def check_plan(model: ModelSpec, plan: Plan, cluster: ClusterSpec) -> str | None:
     """Why ``plan`` cannot run ``model`` on ``cluster`` whatever the memory; None when it can.
 
-    A tensor-parallel group must lie inside one node: two all-reduces per layer over the network are never worth it,
-    and engines place ranks that way.
+    A tensor-parallel group lies inside one node or fills whole nodes, as engines place ranks.
     """
     if plan.num_devices > cluster.num_devices:
         return f"needs {plan.num_devices} devices, {cluster.name} has {cluster.num_devices}"
     if plan.ep not in {1, plan.stage_ranks}:
         return f"ep is {plan.ep}, must be 1 or tp x attn.dp = {plan.stage_ranks}"
-    if cluster.devices_per_node % plan.tp:
-        return (
-            f"tp is {plan.tp}, must divide the {cluster.devices_per_node} devices of a node so that groups stay in one"
-        )
+    if cluster.devices_per_node % plan.tp and plan.tp % cluster.devices_per_node:
+        return f"tp is {plan.tp}, must divide the {cluster.devices_per_node} devices of a node, or fill whole nodes"
     device = cluster.device
     if plan.clock_mhz is not None and plan.clock_mhz > device.clock.max_mhz:
         return f"clock is {plan.clock_mhz:g} MHz, must be at most {device.clock.max_mhz:g} MHz on {device.name}"

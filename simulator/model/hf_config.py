@@ -21,24 +21,12 @@ class HfConfig:
 
     @classmethod
     def from_file(cls, path: Path) -> "HfConfig":
-        """Read a JSON file (or the ``config.json`` of a folder)."""
+        """Read a JSON file (or the ``config.json`` of a folder), with modelopt's ``hf_quant_config.json`` beside it."""
         file = path / "config.json" if path.is_dir() else path
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise InputError(
-                f"{file}: cannot be read: {reason}", hint="give the path of a Hugging Face config.json"
-            ) from error
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{file}: line {error.lineno} column {error.colno}: not JSON: {error.msg}",
-                hint="the file may be cut short; download it again",
-            ) from error
-        if not isinstance(values, dict):
-            raise InputError(f"{file}: holds a {type(values).__name__}, must be an object of config keys")
+        values = _object(file)
+        beside = file.with_name("hf_quant_config.json")
+        if values.get("quantization_config") is None and beside.is_file():
+            values["quantization_config"] = _object(beside).get("quantization")
         return cls(values, str(file))
 
     def __contains__(self, key: str) -> bool:
@@ -134,3 +122,24 @@ class HfConfig:
         """Fail when a key that changes the computation is set to anything but null, false, zero or empty."""
         if self._values.get(key):
             raise self.fault(key, f"absent or false: {because}", hint=hint)
+
+
+def _object(file: Path) -> dict[str, Any]:
+    """Return the object a JSON file holds."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InputError(
+            f"{file}: cannot be read: {reason}", hint="give the path of a Hugging Face config.json"
+        ) from error
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{file}: line {error.lineno} column {error.colno}: not JSON: {error.msg}",
+            hint="the file may be cut short; download it again",
+        ) from error
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: holds a {type(values).__name__}, must be an object of config keys")
+    return values

@@ -1,5 +1,7 @@
 """Quantised checkpoints: the scheme, the exceptions, and the bytes they are stored in."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,6 +114,13 @@ def test_globs_span_dots_and_the_prefix_of_a_multimodal_checkpoint(pattern: str)
     assert attention.weights.scheme == "bf16"
     assert isinstance(mlp, Mlp)
     assert mlp.feed_forward.weights.scheme == "nvfp4"
+
+
+def test_the_file_modelopt_writes_beside_the_config_is_read(tmp_path: Path) -> None:
+    """Its checkpoints often say their format there alone."""
+    (tmp_path / "config.json").write_text(json.dumps(BASE))
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "NVFP4"}}))
+    assert from_hf_config(tmp_path).quantisation == "nvfp4"
 
 
 def test_mxfp4_is_for_experts_alone() -> None:

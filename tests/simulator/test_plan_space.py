@@ -72,7 +72,8 @@ def test_formats_and_clocks_are_axes() -> None:
     ("model", "cluster", "plan", "said"),
     [
         ("llama-3.1-8b", "h100-sxm-4", "tp8", "needs 8 devices, h100-sxm-4 has 4"),
-        ("llama-3.1-8b", "h100-sxm-2x8", "tp16", "must divide the 8 devices of a node"),
+        ("llama-3.1-8b", "h100-sxm-2x6", "tp4", "must divide the 6 devices of a node, or fill whole nodes"),
+        ("deepseek-v3", "h100-sxm-2x8", "tp16", None),
         ("qwen2.5-32b", "h100-sxm-2x8", "dp2-tp8", None),
         ("qwen2.5-7b", "h100-sxm-8", "tp8", "must divide the 28 attention heads"),
         ("tiny-llama", "h100-sxm-2x8", "pp16", "pp is 16, must be at most the 8 layers"),
