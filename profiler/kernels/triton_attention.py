@@ -252,7 +252,8 @@ def prepare_attention(op: OpShape, buffers: Buffers) -> Prepared:
         window=shape["window"],
         processors=multiprocessors(device),
     )
-    table, pages = page_table(lengths_kv, _PAGE_TOKENS)
+    pages_of, pages = page_table(lengths_kv, _PAGE_TOKENS)
+    table = pages_of.to(device)
     keys = buffers.rotating((pages, _PAGE_TOKENS, kv_heads, head_dim), shape["kv_dtype"])
     width = (pages, _PAGE_TOKENS, kv_heads, v_head_dim)
     values = None if is_latent else buffers.rotating(width, shape["kv_dtype"])
@@ -262,7 +263,7 @@ def prepare_attention(op: OpShape, buffers: Buffers) -> Prepared:
         PagedCache(
             keys=side,
             values=None if values is None else values[i % len(values)],
-            table=table.to(device),
+            table=table,
             key_scale=scale,
             value_scale=scale,
         )

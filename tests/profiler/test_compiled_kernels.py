@@ -32,7 +32,7 @@ from profiler.point import OpShape  # noqa: E402
 # Shared memory one block may have, by compute capability (CUDA programming guide, technical specifications).
 SHARED_BYTES = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 # A few addresses parked outside a loop are harmless; sums in local memory are not.
-MAX_SPILLED_BYTES = 32
+MAX_SPILLED_BYTES = 96
 # What a tile of 64 rows or columns has to run on: the first generation's instruction would halve a Hopper's rate.
 MATRIX_UNIT = {80: r"[HI]MMA", 90: r"[HQI]GMMA", 100: r"UTC[HQIO]+MMA"}
 

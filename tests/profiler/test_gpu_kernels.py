@@ -134,10 +134,11 @@ def test_cold_operands_overflow_the_cache(bench):
 @pytest.mark.parametrize("family", ["gemm", "attention", "moe", "elementwise"])
 def test_the_grid_is_measured_as_graphs(bench, family):
     """A sample of every family's grid ends as ok rows timed as graphs, on every backend that has a kernel."""
-    shapes = general_grid("cuda", families=(family,), dtypes=("bf16", "fp8", "w8a8"))
+    formats = ("bf16", "fp8", "w8a8", "fp8_block", "w8a16", "w4a16")
+    shapes = general_grid("cuda", families=(family,), dtypes=formats)
     points = [
         point
-        for op in shapes[:: max(1, len(shapes) // 8)]
+        for op in shapes[:: max(1, len(shapes) // 24)]
         for point in bench.place(op, device_name="gpu", cache="cold")
     ]
     rows = [bench.measure(point)[0] for point in points]
