@@ -1,20 +1,33 @@
 """How much traffic a plan takes: the densest arrivals that keep every limit on the plan, in requests per second.
 
-The whole trace is replayed at rates on a geometric grid, and the densest that keeps the limits is found by bisection:
-limits are taken to hold at every rate below one at which they hold. A trace tells only as much as it is long: at the
-rate found it should last many times as long as a request.
+The trace is replayed at rates on a geometric grid, and the densest that keeps the limits is found by bisection: limits
+are taken to hold at every rate below one at which they hold. A queue needs time to grow, so at each rate the trace is
+repeated until it lasts many times as long as a mean request; traces with shared prefixes or turns are not, because
+their repeats would find their prompts in the cache.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final
 
+import numpy as np
+
 from simulator.errors import InputError
-from simulator.objective import SUSTAINABLE_RATE, Metrics, Slo
+from simulator.objective import SUSTAINABLE_RATE, Metrics, Slo, read_metric
 from simulator.workload.scale import scale_workload
 from simulator.workload.workload import OpenLoop, Workload
 
 _GRID: Final = 1.02  # ratio of neighbouring rates
 _REACH: Final = 420  # steps up and down from the trace's own rate: a factor of 4,096
+_LEAST_SPAN: Final = 20  # mean requests a replay lasts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """The highest rate of arrivals that keeps every limit, 0 when not even a trickle does; and how that was seen."""
+
+    requests_per_s: float
+    is_short: bool  # the trace lasted less than twenty mean requests at that rate, and could not be repeated
 
 
 def check_capacity(workload: Workload, slo: Slo) -> None:
@@ -34,17 +47,37 @@ def check_capacity(workload: Workload, slo: Slo) -> None:
         )
 
 
-def sustainable_rate(measure: Callable[[Workload], Metrics], workload: Workload, slo: Slo) -> float:
-    """Return the highest rate of arrivals per second that keeps ``slo``; 0 when not even a trickle does.
+def find_capacity(measure: Callable[[Workload], Metrics], workload: Workload, slo: Slo) -> Capacity:
+    """Return the most traffic within ``slo``; ``measure`` replays a workload on the plan."""
+    rate_per_s = (len(workload) - 1) / float(workload.arrival_s[-1] - workload.arrival_s[0])
+    request_s = read_metric(measure(workload), "e2e_s.mean") or 0.0
+    can_repeat = workload.prefix is None and workload.after is None and workload.replica is None
 
-    ``measure`` replays a workload on the plan.
-    """
+    def least_requests(scale: float) -> float:
+        return _LEAST_SPAN * request_s * rate_per_s * scale
+
     low, high = -_REACH - 1, _REACH + 1
     while high - low > 1:
         step = (low + high) // 2
-        if slo.broken(measure(scale_workload(workload, _GRID**step))):
+        scale = _GRID**step
+        times = max(1, round(least_requests(scale) / len(workload))) if can_repeat else 1
+        if slo.broken(measure(scale_workload(_repeated(workload, times, rate_per_s), scale))):
             high = step
         else:
             low = step
-    span_s = float(workload.arrival_s[-1] - workload.arrival_s[0])
-    return 0.0 if low < -_REACH else (len(workload) - 1) / span_s * _GRID**low
+    scale = _GRID**low
+    return Capacity(
+        requests_per_s=0.0 if low < -_REACH else rate_per_s * scale,
+        is_short=not can_repeat and len(workload) < least_requests(scale),
+    )
+
+
+def _repeated(workload: Workload, times: int, rate_per_s: float) -> Workload:
+    """Return the workload ``times`` in a row, a mean gap apart."""
+    span_s = len(workload) / rate_per_s
+    return replace(
+        workload,
+        arrival_s=np.concatenate([workload.arrival_s + span_s * turn for turn in range(times)]),
+        prompt_tokens=np.tile(workload.prompt_tokens, times),
+        output_tokens=np.tile(workload.output_tokens, times),
+    )

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster_specs.cluster import ClusterSpec
-from simulator.capacity import check_capacity, sustainable_rate
+from simulator.capacity import check_capacity, find_capacity
 from simulator.disaggregation import PoolStarts
 from simulator.errors import InputError
-from simulator.layouts import Layout, Outcome, Started, replay_layout, start_layout, with_layout_interval
-from simulator.objective import SUSTAINABLE_RATE, Limit, Metrics, Objective, Slo, read_metric
+from simulator.layouts import Layout, Outcome, replay_layout, start_layout, with_layout_interval
+from simulator.objective import SUSTAINABLE_RATE, Limit, Objective, Slo, read_metric
 from simulator.plan import Plan
 from simulator.plan_space import Axes, enumerate_plans, smallest_fit
 from simulator.pool_space import enumerate_pools
@@ -89,7 +89,11 @@ def search(
             return started
         outcome = replay_layout(serving, started, workload, slo)
         if wants_capacity:
-            outcome.metrics[SUSTAINABLE_RATE] = _capacity(serving, started, workload, wanted)
+            capacity = find_capacity(
+                lambda scaled: replay_layout(serving, started, scaled, slo).metrics, workload, wanted
+            )
+            outcome.metrics[SUSTAINABLE_RATE] = capacity.requests_per_s
+            outcome.metrics["sustainable_is_short"] = capacity.is_short
         if outcome.metrics["finished"] == 0:
             reasons = ", ".join(outcome.metrics["rejected"])
             return Refusal(plan=outcome.plan, reason=f"no request is answered ({reasons})")
@@ -118,13 +122,6 @@ def search(
         objective=objective,
         slo=wanted,
     )
-
-
-def _capacity(serving: Serving, started: Started, workload: Workload, slo: Slo) -> float:
-    def measure(scaled: Workload) -> Metrics:
-        return replay_layout(serving, started, scaled, slo).metrics
-
-    return sustainable_rate(measure, workload, slo)
 
 
 def _check_price(cluster: ClusterSpec, paths: Sequence[str]) -> None:

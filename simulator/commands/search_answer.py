@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from simulator.commands.formats import counted, duration, form_of, spread, title
 from simulator.metrics import RequestSlo
-from simulator.objective import SUSTAINABLE_RATE, mean_parts_s, read_metric
+from simulator.objective import mean_parts_s, read_metric
 
 if TYPE_CHECKING:
     from simulator.layouts import Outcome
@@ -29,7 +29,6 @@ _METRICS: Final = (
     "mfu_frac",
 )
 _NAMED_REFUSALS: Final = 4
-_LEAST_SPAN: Final = 20  # mean requests a trace should last at the rate it is to tell
 _NUMBER: Final = re.compile(r"(?<![\w.-])(\d+(?:\.\d+)?)(?![\w-])")
 
 
@@ -135,10 +134,8 @@ def answer_lines(found: "SearchResult") -> list[str]:
         for result in found.ranked[1:]
         if own is not None and (other := (result.interval or {}).get(aim)) and other[0] <= own[1] and own[0] <= other[1]
     ]
-    rate_per_s, e2e_s = read_metric(best.metrics, SUSTAINABLE_RATE), read_metric(best.metrics, "e2e_s.mean") or 0.0
-    if rate_per_s and best.metrics["requests"] < _LEAST_SPAN * e2e_s * rate_per_s:
-        lasts = duration(best.metrics["requests"] / rate_per_s)
-        lines.append(f"the trace is short for this: at that rate it lasts {lasts}, a mean request {duration(e2e_s)}")
+    if best.metrics.get("sustainable_is_short"):
+        lines.append("the trace is short for this: at that rate it lasts less than twenty mean requests")
     if aim.startswith("energy_"):
         lines.append("energy: the interval is that of the step times; the power model's own error is not in it")
     if close:

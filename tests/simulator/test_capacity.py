@@ -4,7 +4,7 @@ import pytest
 
 from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
-from simulator.capacity import check_capacity, sustainable_rate
+from simulator.capacity import check_capacity, find_capacity
 from simulator.engine_profile import load_profile
 from simulator.errors import InputError
 from simulator.model.bundled import load_model
@@ -15,7 +15,6 @@ from simulator.search import SearchResult, search
 from simulator.serving import Refusal, Serving
 from simulator.simulate import replay
 from simulator.workload.parse import parse_workload
-from simulator.workload.scale import scale_workload
 from simulator.workload.workload import Workload
 
 _TRACE = "synthetic:isl=512,osl=32,rate=2,n=600,seed=1"  # short answers: steady for most of its span
@@ -47,12 +46,23 @@ def test_limits_hold_up_to_the_rate_and_break_beyond() -> None:
     def measure(scaled: Workload) -> Metrics:
         return replay(serving, start, scaled).metrics
 
-    found = sustainable_rate(measure, workload, slo)
+    found = find_capacity(measure, workload, slo).requests_per_s
     rate_per_s = (len(workload) - 1) / float(workload.arrival_s[-1] - workload.arrival_s[0])
-    for nudge, is_kept in ((0.999, True), (1.03, False)):
-        metrics = measure(scale_workload(workload, found / rate_per_s * nudge))
-        assert (slo.broken(metrics) == ()) == is_kept
     assert found > 4 * rate_per_s
+    for nudge, is_kept in ((0.9, True), (1.1, False)):
+        longer = parse_workload(f"synthetic:isl=512,osl=32,rate={found * nudge},n=3000,seed=2")
+        assert (slo.broken(measure(longer)) == ()) == is_kept
+
+
+def test_only_a_trace_that_cannot_be_repeated_is_short() -> None:
+    """Repeats of plain requests are as good as new ones; those of shared prefixes are not, and the answer says so."""
+    serving, slo = _serving("h100-sxm-1"), parse_slo(["ttft_s.p99<=2"])
+    for text, is_short in ((_TRACE, False), ("sessions:chat,rate=0.5,n=20,turns=2", True)):
+        workload = parse_workload(text)
+        start = serving.start(parse_plan("tp1"), workload)
+        assert not isinstance(start, Refusal)
+        found = find_capacity(lambda scaled, start=start: replay(serving, start, scaled).metrics, workload, slo)
+        assert found.is_short == is_short
 
 
 def test_two_replicas_take_twice_the_traffic() -> None:
