@@ -62,7 +62,8 @@ def profile(request: ProfileRequest, place: Place, talk: Callable[[str], None]) 
             ledger.record_run(provenance, ended=False)
         if machine.kind == "cuda":
             bench.uncapturable |= _known_uncapturable(ranks, ledger, workload)
-        measure_workload(run, request, machine, bench, workload, wants_energy=_energy_choice(request, place.world_size))
+        wants_energy = _energy_choice(request, place.world_size, _energy_stored(request, ranks, ledger, workload))
+        measure_workload(run, request, machine, bench, workload, wants_energy=wants_energy)
         provenance["idle_power_w"] = _idle_over_run(
             provenance["idle_power_w"], _idle_power_w(request, machine), outcome
         )
@@ -180,12 +181,28 @@ def _known_uncapturable(ranks: Ranks, ledger: Ledger | None, workload: Workload)
     return shared
 
 
-def _energy_choice(request: ProfileRequest, world_size: int) -> Callable[[Point], bool]:
+def _energy_stored(
+    request: ProfileRequest, ranks: Ranks, ledger: Ledger | None, workload: Workload
+) -> dict[float | None, int]:
+    """Count points whose energy earlier runs have measured, by clock, the same on every rank."""
+    counts: dict[float | None, int] = {}
+    if request.energy == "some" and ledger is not None:
+        for family in sorted({point.family for point in workload.compute}):
+            for _, row in ledger.stored(family):
+                counts[row["clock_mhz"]] = counts.get(row["clock_mhz"], 0) + (row["energy_j"] is not None)
+    shared: dict[float | None, int] = ranks.share(counts)
+    return shared
+
+
+def _energy_choice(
+    request: ProfileRequest, world_size: int, stored: dict[float | None, int]
+) -> Callable[[Point], bool]:
     """Return which points get their energy measured, at seconds each.
 
-    ``some`` takes one in eight, chosen by the shape alone, up to a number per clock that a power model needs.
+    ``some`` takes one in eight, chosen by the shape alone, up to a number per clock that a power model needs; what is
+    ``stored`` counts, so that a run in many parts takes no more of them than one that was never cut off.
     """
-    taken: dict[float | None, int] = {}
+    taken = {clock_mhz: count // world_size for clock_mhz, count in stored.items()}
 
     def choose(point: Point) -> bool:
         if request.energy != "some":
