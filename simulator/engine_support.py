@@ -6,7 +6,7 @@ derived from the engines' sources.
 
 from typing import Final
 
-from simulator.model.linear import UNQUANTISED, activation_dtype
+from simulator.model.linear import FP8, UNQUANTISED, WEIGHT_ONLY, activation_dtype
 from simulator.model.spec import ModelSpec
 from simulator.plan import Plan
 
@@ -41,7 +41,7 @@ def converted_checkpoint(model: ModelSpec, plan: Plan) -> str | None:
     """Return the format ``plan`` needs a converted checkpoint for; None when the engine makes it while loading."""
     if plan.weight_dtype in {None, "fp8", *UNQUANTISED} or plan.weight_dtype == model.quantisation:
         return None
-    return plan.weight_dtype
+    return None if plan.weight_dtype == WEIGHT_ONLY and model.quantisation in FP8 else plan.weight_dtype
 
 
 def _refusal(engine: str, model: ModelSpec, plan: Plan) -> str | None:

@@ -12,7 +12,7 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.device import DeviceSpec
 from costmodel.ops import SCHEMES
 from simulator.memory import plan_memory
-from simulator.model.linear import activation_dtype
+from simulator.model.linear import FP8, WEIGHT_ONLY, activation_dtype
 from simulator.model.spec import ModelSpec
 from simulator.plan import Plan
 
@@ -40,8 +40,8 @@ def enumerate_plans(model: ModelSpec, cluster: ClusterSpec, axes: Axes | None = 
 def plans_on(model: ModelSpec, device: DeviceSpec, devices: int, axes: Axes) -> Iterator[Plan]:
     """Every plan that uses exactly ``devices`` devices.
 
-    A weight format of None keeps the checkpoint's, cast to fp16 where the device has no bf16 unit (the plan then
-    says so). Attention-data and expert parallelism are tried for models with experts only.
+    A weight format of None keeps the checkpoint's, or what ``native_cast`` makes of it (the plan then says so).
+    Attention-data and expert parallelism are tried for models with experts only.
     """
     cast = native_cast(model, device)
     for dp, pp, attention_dp, tp in _degrees(model, devices):
@@ -87,7 +87,12 @@ def check_plan(model: ModelSpec, plan: Plan, cluster: ClusterSpec) -> str | None
 
 
 def native_cast(model: ModelSpec, device: DeviceSpec) -> str | None:
-    """Return the format the whole model must be cast to because ``device`` lacks its own; None when it need not be."""
+    """Return the format the model must run in because ``device`` lacks its own; None when it need not.
+
+    FP8 weights then meet 16-bit activations (vLLM's Marlin kernels before Ada).
+    """
+    if model.quantisation in FP8 and "fp8" not in device.peak_flop_per_s and "bf16" in device.peak_flop_per_s:
+        return WEIGHT_ONLY
     if model.dtype == "bf16" and "bf16" not in device.peak_flop_per_s and model.quantisation is None:
         return "fp16"
     return None
@@ -96,12 +101,13 @@ def native_cast(model: ModelSpec, device: DeviceSpec) -> str | None:
 def _format_refusal(model: ModelSpec, plan: Plan, device: DeviceSpec) -> str | None:
     """Why the number formats of ``plan`` do not fit checkpoint or device."""
     stored, asked = model.quantisation, plan.weight_dtype
-    if stored is not None and asked is not None and asked != stored:
+    if stored is not None and asked not in {None, stored} and not (asked == WEIGHT_ONLY and stored in FP8):
         return f"weight format is {asked}, but the checkpoint of {model.name} is stored as {stored}"
     for scheme in {asked or stored or model.dtype, activation_dtype(plan, model.dtype)}:
         unit = SCHEMES[scheme].compute
         if unit not in device.peak_flop_per_s:
-            return f"{scheme} needs {unit} arithmetic, {device.name} has {', '.join(device.peak_flop_per_s)}"
+            said = f"{scheme} needs {unit} arithmetic, {device.name} has {', '.join(device.peak_flop_per_s)}"
+            return f"{said} (w.{WEIGHT_ONLY} keeps the weights)" if native_cast(model, device) == WEIGHT_ONLY else said
     return None
 
 

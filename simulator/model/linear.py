@@ -13,6 +13,8 @@ from costmodel.ops import DTYPE_BYTES, SCHEMES, Elementwise, Gemm, Ints, Op
 from simulator.plan import Plan
 
 UNQUANTISED: Final = ("bf16", "fp16", "fp32")
+FP8: Final = ("fp8", "fp8_block")
+WEIGHT_ONLY: Final = "w8a16"  # how devices without FP8 arithmetic run FP8 checkpoints
 FP8_BLOCK: Final = 128  # rows and columns that share one scale in block-quantised checkpoints
 
 
@@ -29,10 +31,14 @@ class WeightFormat:
         return self.scheme not in UNQUANTISED
 
     def under(self, plan: Plan) -> "WeightFormat":
-        """Return the format ``plan`` runs: its own where it names one and the checkpoint is not already quantised."""
-        if plan.weight_dtype is None or self.is_quantised:
+        """Return the format ``plan`` runs: its own where it names one and the checkpoint is not already quantised.
+
+        FP8 weights may stay as they are beside 16-bit activations.
+        """
+        asked = plan.weight_dtype
+        if asked is None or (self.is_quantised and not (asked == WEIGHT_ONLY and self.scheme in FP8)):
             return self
-        return WeightFormat(scheme=plan.weight_dtype)
+        return WeightFormat(scheme=asked)
 
 
 def activation_dtype(plan: Plan, dtype: str) -> str:

@@ -79,6 +79,7 @@ def test_formats_and_clocks_are_axes() -> None:
         ("tiny-llama", "h100-sxm-2x8", "pp16", "pp is 16, must be at most the 8 layers"),
         ("llama-3.1-8b", "h100-sxm-8", "attn.dp8-moe.ep8", "has no experts"),
         ("deepseek-v3", "a100-sxm-80gb-8", "tp8", "fp8_block needs fp8 arithmetic, a100-sxm-80gb has"),
+        ("deepseek-v3", "a100-sxm-80gb-2x8", "tp16-w.w8a16", None),
         ("llama-3.1-8b", "v100-sxm2-8", "tp8", "bf16 needs bf16 arithmetic"),
         ("llama-3.1-8b", "v100-sxm2-8", "tp8-w.fp16", None),
         ("deepseek-v3", "h200-sxm-8", "tp8-w.bf16", "is stored as fp8_block"),
@@ -91,6 +92,14 @@ def test_refusals_state_value_and_limit(model: str, cluster: str, plan: str, sai
     """What cannot run says why; what can run says nothing."""
     reason = check_plan(load_model(model), parse_plan(plan), load_cluster(cluster))
     assert reason is None if said is None else said in (reason or "")
+
+
+def test_fp8_weights_meet_wider_activations_where_no_unit_takes_them() -> None:
+    """On Ampere FP8 checkpoints run through weight-only kernels: same bytes, 16-bit arithmetic."""
+    model, cluster = load_model("deepseek-v3"), load_cluster("a100-sxm-80gb-2x8")
+    assert {plan.weight_dtype for plan in enumerate_plans(model, cluster)} == {"w8a16"}
+    (stored,), (kept,) = (model.stage_weight_bytes(parse_plan(text)) for text in ("tp8", "tp8-w.w8a16"))
+    assert kept == pytest.approx(stored, rel=0.02)
 
 
 def test_a_model_without_a_native_format_is_cast_in_the_open() -> None:
@@ -147,8 +156,8 @@ def test_smallest_fit_is_the_smallest(model: str, devices: int) -> None:
 
 
 def test_no_cluster_helps_a_format_the_device_lacks() -> None:
-    """Without an fp8 unit no number of devices will do."""
-    assert smallest_fit(load_model("deepseek-v3"), load_device("a100-sxm-80gb"), **_LIMITS) is None
+    """Without an fp8 or bf16 unit no number of devices will do."""
+    assert smallest_fit(load_model("deepseek-v3"), load_device("v100-sxm2"), **_LIMITS) is None
 
 
 def test_engines_say_what_they_cannot_run() -> None:
@@ -169,4 +178,5 @@ def test_formats_an_engine_cannot_make_need_a_checkpoint() -> None:
     llama = load_model("llama-3.1-8b")
     assert converted_checkpoint(llama, parse_plan("tp1-w.fp8")) is None
     assert converted_checkpoint(llama, parse_plan("tp1-w.w4a16")) == "w4a16"
+    assert converted_checkpoint(load_model("deepseek-v3"), parse_plan("tp8-w.w8a16")) is None
     assert converted_checkpoint(load_model("gpt-oss-20b"), parse_plan("tp1-w.mxfp4")) is None
