@@ -154,10 +154,9 @@ def _gemm_load(device: "torch.device") -> Callable[[], None]:
     """Return a load of some tens of milliseconds of matrix work."""
     import torch
 
-    matrix = torch.randn(8192, 8192, device=device, dtype=torch.float16)
-
     def load() -> None:
         with torch.cuda.device(device):
+            matrix = torch.randn(8192, 8192, device=device, dtype=torch.float16)
             for _ in range(20):
                 torch.mm(matrix, matrix)
             torch.cuda.synchronize(device)
