@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.option("--model", "models", required=True, multiple=True, metavar="NAME|PATH", help="May be given repeatedly.")
 @click.option("--cluster", required=True, metavar="NAME|TOML", help="Bundled cluster, sized name or TOML file.")
 @click.option("--trace", metavar="FILE|TEXT", help="Size steps for this trace; sequences of 8192 tokens without it.")
-@click.option("--plan", "plans", multiple=True, metavar="PLAN", help="These plans only (dp2-tp4 ...).")
+@click.option("--plan", "plans", multiple=True, metavar="PLAN", help="These plans only (tp4, prefill.tp4+decode.tp4).")
 @axes_options
 @click.option("--engine", default="vllm-0.33", metavar="NAME|TOML", help="Engine profile.")
 @click.option("--max-num-seqs", type=click.IntRange(min=1), help="Sequences per step and replica.")
@@ -49,8 +49,8 @@ def shapes(
     from cluster_specs.load import load_cluster
     from simulator.engine_profile import load_profile
     from simulator.model.bundled import load_model
-    from simulator.plan import parse_plan
     from simulator.plan_space import Axes, enumerate_plans
+    from simulator.pools import PoolPlan, parse_layout
     from simulator.serving import Overrides
     from simulator.shapes import collect_shapes
     from simulator.simulate import InfeasibleError
@@ -62,7 +62,12 @@ def shapes(
         kv_dtypes=known_formats(kv, "kv"),
         allow_fewer_devices=fewer_devices,
     )
-    chosen = [parse_plan(text) for text in plans]
+    layouts = [parse_layout(text) for text in plans]
+    chosen = [
+        plan
+        for layout in layouts
+        for plan in ((layout.prefill, layout.decode) if isinstance(layout, PoolPlan) else (layout,))
+    ]
     found = collect_shapes(
         [(model, chosen or enumerate_plans(model, spec, axes)) for model in map(load_model, models)],
         spec,
@@ -82,6 +87,8 @@ def shapes(
     click.echo(json.dumps(_facts(found, manifest.num_shapes)) if as_json else _table(found, manifest.num_shapes))
     for note in _notes(found):
         click.echo(f"note: {note}", err=True)
+    if any(isinstance(layout, PoolPlan) for layout in layouts):
+        click.echo("note: the KV's way between pools is not in the manifest", err=True)
 
 
 def _facts(found: "Shapes", total: int) -> dict[str, object]:

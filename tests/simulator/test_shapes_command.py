@@ -33,6 +33,18 @@ def test_counts_are_those_of_the_file(tmp_path: Path) -> None:
     assert "plans compiled" in table.stderr
 
 
+def test_pools_ask_for_the_shapes_of_both(tmp_path: Path) -> None:
+    """A plan of two pools asks for what its two layouts ask for, and says what is not measured with them."""
+    path = tmp_path / "shapes.json"
+    sizes = []
+    for plans in (("--plan", "prefill.tp2+decode.tp1"), ("--plan", "tp2", "--plan", "tp1")):
+        done = _apex("shapes", "--model", "tiny-llama", "--cluster", "cpu-2", *_SMALL, *plans, "-o", str(path))
+        assert done.returncode == 0, done.stderr
+        sizes.append(load_manifest(path).num_shapes)
+        assert ("between pools" in done.stderr) == ("+" in plans[1])
+    assert sizes[0] == sizes[1]
+
+
 def test_nothing_is_written_when_no_plan_starts(tmp_path: Path) -> None:
     """A model that fits nowhere ends with exit code 3, the reason, and no file."""
     path = tmp_path / "shapes.json"
