@@ -25,7 +25,7 @@ class BlendedProcess:
         self.trust = 0.0
         self.rest = GaussianProcess(x, log_s - reference_log_s)
         for trust in _TRUSTS[1:] if prior_log_s is not None else ():
-            rest = GaussianProcess(x, log_s - _blend(trust, reference_log_s, prior_log_s))
+            rest = GaussianProcess(x, log_s - _blend(trust, reference_log_s, prior_log_s), near=self.rest)
             if rest.log_likelihood > self.rest.log_likelihood:
                 self.trust, self.rest = trust, rest
 

@@ -20,30 +20,38 @@ _SWEEPS: Final = 2
 _FIT_POINTS: Final = 256
 # Rows of one kernel block: 2048 x 2048 points in five sizes are 170 MB.
 _BLOCK: Final = 2048
-_OFFERED: Final = 600
-_JUDGED: Final = 600
+_OFFERED: Final = 256
+_JUDGED: Final = 256
 
 
 class GaussianProcess:
-    """Fitted to points ``x`` [points, dims] in octaves and values ``y`` [points]; needs at least three points."""
+    """Fitted to points ``x`` [points, dims] in octaves and values ``y`` [points]; needs at least three points.
 
-    def __init__(self, x: Array, y: Array) -> None:
+    A dimension in which the points do not differ says nothing and is ignored. The search for the scales starts from
+    those of ``near``, a process over the same points.
+    """
+
+    def __init__(self, x: Array, y: Array, near: "GaussianProcess | None" = None) -> None:
+        self._varies = np.ptp(x, axis=0) > 0
+        x = x[:, self._varies]
         self._x = x
         self._mean = float(np.mean(y))
         self._residual = y - self._mean
         # The likelihood of a share of the points says as much about the scales, at a fraction of the cubic cost.
         share = slice(None, None, -(-len(x) // _FIT_POINTS))
-        self.length_scales, self._noise_ratio = _fit(x[share], self._residual[share])
-        lower = _cholesky(x, self.length_scales, self._noise_ratio)
+        start = None if near is None else (near.length_scales, near.noise_ratio)
+        self.length_scales, self.noise_ratio = _fit(x[share], self._residual[share], start)
+        lower, whitened = _factored(x, self.length_scales, self.noise_ratio, self._residual)
         # inverse = factor factor^T
         self._factor = np.linalg.inv(lower).T
         self._inverse = self._factor @ self._factor.T
         self._weights = self._inverse @ self._residual
         # Comparable between processes over the same points whose values differ by what was subtracted from them.
-        self.log_likelihood = _log_likelihood(lower, self._residual)
+        self.log_likelihood = _log_likelihood(lower, whitened)
 
     def predict(self, x: Array) -> Array:
         """Posterior mean at ``x``."""
+        x = x[:, self._varies]
         parts = [self._kernel(x[i : i + _BLOCK], self._x) @ self._weights for i in range(0, len(x), _BLOCK)]
         return np.asarray(self._mean + np.concatenate(parts)) if parts else np.zeros(0)
 
@@ -62,6 +70,7 @@ class GaussianProcess:
         next. (The point of largest variance alone would sit on the boundary, where it teaches little about the rest.)
         Large sets are judged on a random sample of them.
         """
+        candidates = candidates[:, self._varies]
         draw = np.random.default_rng(len(self._x))
         offered = _sample(len(candidates), _OFFERED, draw)
         judged = _sample(len(candidates), _JUDGED, draw)
@@ -70,7 +79,7 @@ class GaussianProcess:
         chosen: list[int] = []
         between = self._posterior(candidates[offered], candidates[offered])
         for _ in range(min(count, len(offered))):
-            scale = np.maximum(variance, 0.0) + self._noise_ratio
+            scale = np.maximum(variance, 0.0) + self.noise_ratio
             gain = np.sum(covariance**2, axis=0) / scale
             gain[chosen] = -1.0
             best = int(np.argmax(gain))
@@ -95,16 +104,15 @@ def _sample(count: int, most: int, draw: np.random.Generator) -> NDArray[np.int6
     return np.arange(count) if count <= most else draw.choice(count, most, replace=False)
 
 
-def _fit(x: Array, residual: Array) -> tuple[Array, float]:
+def _fit(x: Array, residual: Array, start: tuple[Array, float] | None) -> tuple[Array, float]:
     """Coordinate search over length scales and noise for the highest marginal likelihood."""
-    scales = np.full(x.shape[1], 4.0)
-    noise = 1e-2
+    scales, noise = start or (np.full(x.shape[1], 4.0), 1e-2)
 
     def likelihood(scales: Array, noise: float) -> float:
-        return _log_likelihood(_cholesky(x, scales, noise), residual)
+        return _log_likelihood(*_factored(x, scales, noise, residual))
 
     best = likelihood(scales, noise)
-    for _ in range(_SWEEPS):
+    for _ in range(_SWEEPS if start is None else 1):
         for dim in range(len(scales)):
             for scale in _LENGTH_SCALES:
                 trial = scales.copy()
@@ -117,14 +125,26 @@ def _fit(x: Array, residual: Array) -> tuple[Array, float]:
     return scales, noise
 
 
-def _cholesky(x: Array, scales: Array, noise: float) -> Array:
-    return np.asarray(np.linalg.cholesky(_matern(x, x, scales) + noise * np.eye(len(x))))
+def _factored(x: Array, scales: Array, noise: float, residual: Array) -> tuple[Array, Array]:
+    """Return the Cholesky factor L of the kernel matrix, and L^-1 residual.
+
+    The latter is the last row of the factor of the matrix bordered by the residual: NumPy has no triangular solver, and
+    a general one costs twice the factor.
+    """
+    count = len(x)
+    bordered = np.empty((count + 1, count + 1))
+    bordered[:count, :count] = _matern(x, x, scales)
+    bordered[range(count), range(count)] += noise
+    bordered[count, :count] = bordered[:count, count] = residual
+    # Any corner that keeps the matrix positive definite: residual^T K^-1 residual is at most this.
+    bordered[count, count] = 1.0 + float(residual @ residual) / noise
+    factor = np.linalg.cholesky(bordered)
+    return factor[:count, :count], factor[count, :count]
 
 
-def _log_likelihood(lower: Array, residual: Array) -> float:
+def _log_likelihood(lower: Array, whitened: Array) -> float:
     """Marginal likelihood with the signal variance at its optimum, up to a constant."""
-    count = len(residual)
-    whitened = np.linalg.solve(lower, residual)
+    count = len(whitened)
     variance = max(float(whitened @ whitened) / count, 1e-12)
     return -0.5 * count * math.log(variance) - float(np.sum(np.log(np.diag(lower))))
 

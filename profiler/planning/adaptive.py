@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 _COARSE_BASE: Final = 4
 _COARSE_PER_DIM: Final = 3
 # A fit is renewed when the series has grown by this factor: fits cost more than the points they choose.
-_REFIT_GROWTH: Final = 1.1
+_REFIT_GROWTH: Final = 1.25
 # Whether an error still falls is told over a doubling of the points, from this many coarse grids on.
 _STALL_GROWTH: Final = 2.0
 _STALL_COARSE: Final = 1.5
@@ -61,7 +61,7 @@ class AdaptivePlan:
         self._total = len(points)
 
     def next_points(self, limit: int) -> list[Point]:
-        """Return the coarse grid first, then shares of the limit to the series in proportion to their error."""
+        """Return the coarse grid first, then shares of the limit: a series' error times its points not measured."""
         coarse: dict[tuple[str, str], list[Point]] = {}
         for series in self._series:
             coarse.setdefault((series.points[0].family, series.points[0].op.dtype), []).extend(series.coarse())
@@ -70,10 +70,10 @@ class AdaptivePlan:
         open_series = [series for series in self._series if not series.is_settled(self._target, self._stall_ratio)]
         if not open_series:
             return []
-        errors = [min(series.error, 1.0) / self._target for series in open_series]
+        ignorance = [min(series.error, 1.0) * len(series.todo) for series in open_series]
         chosen: list[Point] = []
-        for series, error in zip(open_series, errors, strict=True):
-            chosen += series.most_informative(max(1, math.floor(limit * error / sum(errors))))
+        for series, share in zip(open_series, ignorance, strict=True):
+            chosen += series.most_informative(max(1, math.floor(limit * share / sum(ignorance))))
         self._random.shuffle(chosen)
         return chosen[:limit]
 

@@ -12,7 +12,7 @@ def test_leave_one_out_equals_refitting_without_the_point() -> None:
     x = draw.uniform(0, 8, (12, 2))
     y = np.sin(x[:, 0]) + 0.1 * x[:, 1]
     full = GaussianProcess(x, y)
-    kernel = full._kernel(x, x) + full._noise_ratio * np.eye(12)
+    kernel = full._kernel(x, x) + full.noise_ratio * np.eye(12)
     residual = y - y.mean()
     for i, closed in enumerate(full.leave_one_out()):
         rest = np.delete(np.arange(12), i)
@@ -36,7 +36,7 @@ def test_choosing_lowers_the_mean_variance_more_than_the_boundary_does() -> None
     candidates = draw.uniform(0, 10, (30, 2))
     covariance = process._posterior(candidates, candidates)
     left = [
-        np.mean(np.diag(covariance) - covariance[:, j] ** 2 / (covariance[j, j] + process._noise_ratio))
+        np.mean(np.diag(covariance) - covariance[:, j] ** 2 / (covariance[j, j] + process.noise_ratio))
         for j in range(30)
     ]
     assert process.most_informative(candidates, 1) == [int(np.argmin(left))]
@@ -48,7 +48,7 @@ def test_points_left_out_together_equal_refitting_without_them() -> None:
     x = draw.uniform(0, 8, (15, 2))
     y = np.cos(x[:, 0]) - 0.2 * x[:, 1]
     full = GaussianProcess(x, y)
-    kernel = full._kernel(x, x) + full._noise_ratio * np.eye(15)
+    kernel = full._kernel(x, x) + full.noise_ratio * np.eye(15)
     residual = y - y.mean()
     out, rest = np.array([1, 4, 9]), np.setdiff1d(np.arange(15), [1, 4, 9])
     refit = kernel[np.ix_(out, rest)] @ np.linalg.solve(kernel[np.ix_(rest, rest)], residual[rest])
