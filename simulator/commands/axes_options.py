@@ -11,10 +11,9 @@ Number = TypeVar("Number", int, float)
 
 
 def listed(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[str | None, ...]:
-    """Split a comma-separated list; ``default``, which keeps what plan or engine have, is None."""
-    if text is None:
-        return (None,)
-    return tuple(None if item.strip() == "default" else item.strip() for item in text.split(","))
+    """Split a comma-separated list, each item once; ``default``, which keeps what plan or engine have, is None."""
+    items = ["default"] if text is None else dict.fromkeys(item.strip() for item in text.split(","))
+    return tuple(None if item == "default" else item for item in items)
 
 
 def listed_clocks(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float | None, ...]:
