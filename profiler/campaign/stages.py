@@ -12,10 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import click
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from profiler.campaign.anchors import anchor_steps, compare_steps, save_steps, write_manifest
 from profiler.campaign.timers import compare_timers, compared_ops, load_timers, save_timers
@@ -160,6 +163,8 @@ class Campaign:
                     raise device_lost("the self-test") from error
                 return {"failed": str(error)[:500]}
         click.echo("\n".join(result.lines()), err=True)
+        rows = pa.Table.from_pylist([asdict(quantity) for quantity in result.quantities])
+        pq.write_table(rows, self._folder / "self_test.parquet")
         return {"trusted": result.is_trusted, "lines": result.lines()}
 
     def _anchors(self) -> dict[str, Any] | None:

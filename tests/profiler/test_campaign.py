@@ -143,6 +143,8 @@ def test_slices_work_through_every_stage_and_each_goes_on_where_the_last_one_end
     db, summaries = finished
     state = summaries[-1]
     assert state["self_test"]["lines"]
+    quantities = pq.read_table(db / "campaign" / "self_test.parquet").to_pylist()
+    assert [row["rate"] > 0 for row in quantities] == [True, True]
     assert state["anchors"]["compared"] == state["anchors"]["steps"] == 3
     assert state["timers"]["timed"] == state["timers"]["ops"] == 4
     assert state["profile"]["left_out"] or state["profile"]["fulfilled"]
