@@ -138,7 +138,7 @@ def _factored(x: Array, scales: Array, noise: float, residual: Array) -> tuple[A
     bordered[count, :count] = bordered[:count, count] = residual
     # Any corner that keeps the matrix positive definite: residual^T K^-1 residual is at most this.
     bordered[count, count] = 1.0 + float(residual @ residual) / noise
-    factor = np.linalg.cholesky(bordered)
+    factor = np.asarray(np.linalg.cholesky(bordered), dtype=np.float64)
     return factor[:count, :count], factor[count, :count]
 
 
