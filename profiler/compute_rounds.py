@@ -11,7 +11,7 @@ from profiler.device_health import device_lost
 from profiler.duration import format_duration
 from profiler.journal import Entry
 from profiler.planning.planner import Planner
-from profiler.point import Point, row_identity
+from profiler.point import Point, answers
 from profiler.run import Run
 
 _ROUND_POINTS_PER_RANK = 24
@@ -49,9 +49,7 @@ class ComputeRounds:
             entries = [entry for part, _ in parts for entry in part]
             run.store(entries)
             if planner is not None:
-                points = {point.identity: point for point in wanted}
-                named = [(row_identity(entry.family, entry.row), entry.row) for entry in entries]
-                planner.learn((points[identity], row) for identity, row in named if identity in points)
+                planner.learn(answers(wanted, ((entry.family, entry.row) for entry in entries)))
                 self._measured += len(entries)
                 run.talk(self._progress(planner, run.spent_s - started_s))
 

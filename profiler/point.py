@@ -97,6 +97,25 @@ def row_identity(family: str, row: Mapping[str, Any]) -> tuple[str, Key]:
     return family, tuple(row[column] for column in FAMILIES[family].key_columns)
 
 
+def answers(
+    points: Iterable[Point], rows: Iterable[tuple[str, Mapping[str, Any]]]
+) -> list[tuple[Point, Mapping[str, Any]]]:
+    """Match (family, row) to the points they answer, one row each.
+
+    A point planned as a graph that could not be captured has two rows: the refusal, and the eager one that tells its
+    time, which is the answer.
+    """
+    asked = {point.identity: point for point in points}
+    eager = {replace(point, launch="eager").identity: point for point in asked.values()}
+    found: dict[tuple[str, Key], tuple[Point, Mapping[str, Any]]] = {}
+    for family, row in rows:
+        identity = row_identity(family, row)
+        point = asked.get(identity) or eager.get(identity)
+        if point is not None and (point.identity not in found or row["status"] == "ok"):
+            found[point.identity] = (point, row)
+    return list(found.values())
+
+
 def counted(points: Iterable[Point]) -> dict[tuple[str, str, str], int]:
     """Count points per (family, dtype, backend), in order of first appearance."""
     counts: dict[tuple[str, str, str], int] = {}

@@ -18,7 +18,7 @@ from profiler.machine import Machine
 from profiler.planning.adaptive import AdaptivePlan
 from profiler.planning.planner import FixedPlan, Planner
 from profiler.planning.workload import Workload, place_collectives
-from profiler.point import Point
+from profiler.point import Point, answers
 from profiler.ranks import Place
 from profiler.request import ProfileRequest
 from profiler.run import Run
@@ -139,11 +139,6 @@ def _planner(request: ProfileRequest, points: list[Point], run: Run, prior: "Pri
     if request.exhaustive or not todo:
         return FixedPlan(todo, seed=request.seed)
     plan = AdaptivePlan(points, target_error=request.target_error, seed=request.seed, prior=prior)
-    known = {point.identity: point for point in points}
-    plan.learn(
-        (known[identity], row)
-        for family in sorted({point.family for point in points})
-        for identity, row in run.ledger.stored(family)
-        if identity in known
-    )
+    families = sorted({point.family for point in points})
+    plan.learn(answers(points, ((family, row) for family in families for _, row in run.ledger.stored(family))))
     return plan
