@@ -11,7 +11,9 @@ torch = pytest.importorskip("torch", reason="the profiler's kernels need torch")
 pytest.importorskip("triton", reason="Triton is not installed")
 
 
-@pytest.mark.parametrize("checks", ["triton_checks.py", "triton_gemm_checks.py", "triton_attention_checks.py"])
+@pytest.mark.parametrize(
+    "checks", ["triton_checks.py", "triton_gemm_checks.py", "triton_attention_checks.py", "triton_memory_checks.py"]
+)
 def test_kernels_equal_their_float64_references(checks):
     """Every check of the file holds."""
     environment = dict(os.environ)
@@ -27,4 +29,4 @@ def test_kernels_equal_their_float64_references(checks):
         str(Path(__file__).with_name(checks)),
     ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-4000:]
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
