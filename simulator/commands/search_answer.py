@@ -116,7 +116,7 @@ def _range(texts: Iterable[str]) -> str:
 def answer_lines(found: "SearchResult") -> list[str]:
     """Say what the first plan gives, which others may be as good, and how it is started."""
     if not found.ranked:
-        return ["no plan keeps every limit" if found.breaking else "no plan can start"]
+        return [_closest(found)]
     best, aim = found.ranked[0], found.objective.path
     form = form_of(aim)
     runs = [name for name, reason in best.engines.items() if reason is None]
@@ -143,3 +143,14 @@ def answer_lines(found: "SearchResult") -> list[str]:
     if best.launch:
         lines += ["start it with:", *(f"  {command}" for command in best.launch)]
     return lines
+
+
+def _closest(found: "SearchResult") -> str:
+    """Say why there is no answer, and what comes closest: the fewest limits broken, then the best rank."""
+    if not found.breaking:
+        return "no plan can start"
+    result, limits = min(found.breaking, key=lambda pair: len(pair[1]))
+    broken = ", ".join(
+        f"{limit} with {form_of(limit.path)(read_metric(result.metrics, limit.path))}" for limit in limits
+    )
+    return f"no plan keeps every limit; closest is {result.plan}, which breaks {broken}"

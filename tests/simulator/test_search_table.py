@@ -49,6 +49,13 @@ def test_reasons_that_differ_in_numbers_are_one_line() -> None:
     assert "and 2 more" in refused[0]
 
 
+def test_without_a_plan_that_keeps_the_limits_the_closest_is_named() -> None:
+    """The last line says which plan breaks the fewest limits, and by how much."""
+    last = _search("--slo", "ttft_s.p99<=1e-4", "--slo", "tpot_s.mean<=0.0035").stdout.splitlines()[-1]
+    assert "closest is tp4, which breaks ttft_s.p99<=0.0001 with " in last
+    assert last.endswith(" ms")
+
+
 def test_help_names_every_metric() -> None:
     """Nobody has to provoke an error to learn what can be ranked by."""
     page = CliRunner().invoke(apex, ["search", "--help"]).stdout
