@@ -15,15 +15,15 @@ ENGINES: Final = ("vllm", "sglang", "tensorrt-llm")
 _BOTH: Final = frozenset(
     {
         "llama", "mistral", "phi3", "granite", "internlm2", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe",
-        "minimax_m2", "glm4_moe", "deepseek_v2", "deepseek_v3", "kimi_k2", "gpt_oss", "gemma3", "gemma3_text", "gpt2",
-        "llama4", "llama4_text", "llava", "deepseek_v32", "glm_moe_dsa", "qwen3_vl", "qwen3_vl_moe", "kimi_k25",
+        "minimax_m2", "glm4_moe", "deepseek_v2", "deepseek_v3", "kimi_k2", "gpt_oss", "gemma2", "gemma3", "gemma3_text",
+        "gpt2", "llama4", "llama4_text", "llava", "deepseek_v32", "glm_moe_dsa", "qwen3_vl", "qwen3_vl_moe", "kimi_k25",
         "qwen3_next", "qwen3_5", "qwen3_5_moe", "qwen3_5_text", "qwen3_5_moe_text",
     }
 )  # fmt: skip
 _ARCHITECTURES: Final = {
     "vllm": _BOTH | {"gpt_neox", "bloom", "opt", "whisper"},
     "sglang": _BOTH,
-    "tensorrt-llm": _BOTH - {"granite", "internlm2", "gpt2"},
+    "tensorrt-llm": _BOTH - {"granite", "internlm2", "gpt2", "gemma2"},
 }
 _WEIGHT_FORMATS: Final[dict[str, frozenset[str]]] = {
     "vllm": frozenset({"fp8", "fp8_block", "w8a8", "w8a16", "w4a16", "w4a8", "mxfp4", "nvfp4", *UNQUANTISED}),

@@ -1,7 +1,10 @@
-"""Gemma 3: five local layers to one global, four norms per layer, qk-norm, GeGLU, tied embeddings by default."""
+"""Gemma 3: five local layers to one global, four norms per layer, qk-norm, GeGLU, tied embeddings by default.
+
+Gemma 2: local and global in turn, no qk-norm; its caps on logits count as nothing.
+"""
 
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal
 
 from simulator.model.architectures import architecture
 from simulator.model.block import Block
@@ -22,6 +25,12 @@ _TEXT_DEFAULTS: Final = {
     "sliding_window": 4096,
     "model_type": "gemma3_text",
 }
+
+
+@architecture("gemma2")
+def read_gemma2(config: HfConfig, name: str) -> ModelSpec:
+    """Gemma 2."""
+    return gemma_decoder(Decoder.read(config), name, pattern=2, qk_norm="none")
 
 
 @architecture("gemma3_text")
@@ -54,12 +63,14 @@ def read_gemma_multimodal(config: HfConfig, name: str) -> ModelSpec:
     return replace(decoder, encoder=tower)
 
 
-def gemma_decoder(decoder: Decoder, name: str) -> ModelSpec:
-    """Blocks of a Gemma 3 text decoder."""
-    windows = layer_windows(decoder.config, decoder.num_layers, pattern_default=6)
+def gemma_decoder(
+    decoder: Decoder, name: str, *, pattern: int = 6, qk_norm: Literal["none", "head"] = "head"
+) -> ModelSpec:
+    """Blocks of a text decoder whose every ``pattern``-th layer is global."""
+    windows = layer_windows(decoder.config, decoder.num_layers, pattern_default=pattern)
 
     def block(layer: int) -> Block:
-        attention = replace(decoder.attention(layer), window=windows[layer], qk_norm="head", post_norm=decoder.norm)
+        attention = replace(decoder.attention(layer), window=windows[layer], qk_norm=qk_norm, post_norm=decoder.norm)
         return Block(cells=(attention, decoder.mlp(layer, post_norm=decoder.norm)))
 
     return decoder.assemble(name, block, tied_default=True)
