@@ -40,6 +40,8 @@ class GaussianProcess:
         # The likelihood of a share of the points says as much about the scales, at a fraction of the cubic cost.
         share = slice(None, None, -(-len(x) // _FIT_POINTS))
         start = None if near is None else (near.length_scales, near.noise_ratio)
+        self.length_scales: Array
+        self.noise_ratio: float
         self.length_scales, self.noise_ratio = _fit(x[share], self._residual[share], start)
         lower, whitened = _factored(x, self.length_scales, self.noise_ratio, self._residual)
         # inverse = factor factor^T
