@@ -1,7 +1,9 @@
 """The power equation's constants from measured joules: non-negative least squares on watts.
 
-P - P_idle = (P_awake - P_idle) a(clock) + v(clock) (sum over formats of e_flop flop/s + e_byte B/s) + e_link B/s, over
-calls that stay below the power limit; idle power is the spec's. Runs in ``apex fit`` only.
+P - P_idle = (P_awake - P_idle) a(clock) + v(clock) (sum over formats of e_flop flop/s + e_byte B/s)
+           + (1 - v(clock)) e_dram B/s + e_link B/s
+
+over calls that stay below the power limit; idle power is the spec's, e_dram a constant. Runs in ``apex fit`` only.
 """
 
 from collections.abc import Mapping
@@ -39,8 +41,9 @@ def fit_power(measured: Mapping[str, Measurements], cluster: ClusterSpec) -> tup
     # Columns: awake, one per format, memory bytes, link bytes; the link is not scaled by the core's voltage.
     scale = np.column_stack([awake, *[voltage] * (rates.shape[1] - 2), np.ones_like(voltage)])
     design = (rates * scale)[usable]
-    constants = non_negative_least_squares(design, watts[usable] - prior.idle_w)
-    error = _held_out(design, watts[usable], prior.idle_w)
+    known_w = (prior.idle_w + (1.0 - voltage) * prior.dram_j_per_byte * rates[:, -2])[usable]
+    constants = non_negative_least_squares(design, watts[usable] - known_w)
+    error = _held_out(design, watts[usable], known_w)
     per_flop = {
         name: float(value) for name, value in zip(formats, constants[1 : 1 + len(formats)], strict=True) if value > 0
     }
@@ -102,12 +105,12 @@ def non_negative_least_squares(design: Array, target: Array) -> Array:
     return found
 
 
-def _held_out(design: Array, watts: Array, idle_w: float) -> float:
+def _held_out(design: Array, watts: Array, known_w: Array) -> float:
     """Median relative error of power over folds that were left out."""
     fold = np.random.default_rng(0).permutation(len(watts)) % _FOLDS
     errors = []
     for index in range(_FOLDS):
         kept = fold != index
-        constants = non_negative_least_squares(design[kept], watts[kept] - idle_w)
-        errors.append(np.abs((idle_w + design[~kept] @ constants) / watts[~kept] - 1.0))
+        constants = non_negative_least_squares(design[kept], watts[kept] - known_w[kept])
+        errors.append(np.abs((known_w[~kept] + design[~kept] @ constants) / watts[~kept] - 1.0))
     return float(np.median(np.concatenate(errors)))

@@ -1,9 +1,10 @@
 """Power and energy of a device while it runs an op.
 
-P = P_awake(clock) + (e_flop flop/s + e_byte B/s) v(clock) + e_link B/s, never above TDP; energy = P x latency. ``v`` is
-the dynamic-energy factor of voltage scaling. ``P_awake`` is what a device draws between kernels of a running engine,
-well above idle; what it adds to idle power scales as dynamic power does, with v and the clock. Where no joules were
-measured the constants follow from whole serving runs on other devices.
+P = P_awake(clock) + (e_flop flop/s + (e_byte - e_dram) B/s) v(clock) + e_dram B/s + e_link B/s, never above TDP;
+energy = P x latency. ``v`` is the dynamic-energy factor of voltage scaling; the DRAM's own part of what a byte takes
+does not follow it. ``P_awake`` is what a device draws between kernels of a running engine, well above idle; what it
+adds to idle power scales as dynamic power does, with v and the clock. Where no joules were measured the constants
+follow from whole serving runs on other devices.
 """
 
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ _STREAM_SHARE_OF_TDP = 0.71
 _GEMM_SHARE_OF_TDP = 1.0
 # SerDes plus switch, both ends: about 10 pJ per bit.
 _LINK_J_PER_BYTE = 80e-12
+# An access to HBM2 takes 3.9 pJ per bit (O'Connor et al., Fine-Grained DRAM, MICRO 2017); its supply is its own.
+_DRAM_J_PER_BYTE = 8 * 3.9e-12
 # Below this share of the top clock the supply sits at its lowest voltage.
 _FLAT_VOLTAGE_FRAC = 0.55
 
@@ -61,6 +64,11 @@ class PowerModel:
             source="shares of TDP as in public A100 serving logs: awake 0.28, full stream 0.71 more, GEMM 1.00",
         )
 
+    @property
+    def dram_j_per_byte(self) -> float:
+        """The part of the energy per byte that is the DRAM's own, whatever the SM clock."""
+        return min(_DRAM_J_PER_BYTE, self.j_per_byte)
+
     def voltage_factor(self, clock_mhz: float | None) -> float:
         """Dynamic energy per operation relative to the top clock: (V / V_max)^2 with V linear above its floor."""
         if clock_mhz is None:
@@ -84,7 +92,9 @@ class PowerModel:
     ) -> Array:
         """Energy of one device per call, in joules; the shape is that of ``latency_s``."""
         per_flop = self.j_per_flop.get(dtype, max(self.j_per_flop.values()))
-        dynamic = (per_flop * flop + self.j_per_byte * memory_bytes) * self.voltage_factor(clock_mhz)
+        core_j_per_byte = self.j_per_byte - self.dram_j_per_byte
+        dynamic = (per_flop * flop + core_j_per_byte * memory_bytes) * self.voltage_factor(clock_mhz)
+        dynamic = dynamic + self.dram_j_per_byte * memory_bytes
         awake_w = self.idle_w + (self.awake_w - self.idle_w) * self.awake_factor(clock_mhz)
         joules = awake_w * latency_s + dynamic + self.j_per_link_byte * link_bytes
         return np.minimum(joules, self.tdp_w * latency_s)

@@ -52,3 +52,16 @@ def test_lower_clocks_cost_less_energy_per_operation_down_to_the_voltage_floor()
     assert factors == sorted(factors, reverse=True)
     assert factors[0] == 1.0
     assert factors[-1] == factors[-2]
+
+
+def test_the_memorys_own_energy_does_not_fall_with_the_clock() -> None:
+    """Streaming at the lowest voltage still pays HBM's 31 pJ per byte; the rest of the energy per byte shrinks."""
+    power = PowerModel.from_device(load_device("h100-sxm"))
+    moved = 1e12
+    top, low = (
+        float(power.energy_j(np.array(1.0), dtype="bf16", memory_bytes=moved, clock_mhz=mhz))
+        - float(power.energy_j(np.array(1.0), dtype="bf16", clock_mhz=mhz))
+        for mhz in (1980.0, 810.0)
+    )
+    assert power.dram_j_per_byte == pytest.approx(31.2e-12)
+    assert low == pytest.approx(31.2 + (top - 31.2) * power.voltage_factor(810.0))
