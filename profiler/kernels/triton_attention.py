@@ -79,7 +79,7 @@ def _attend(
     return acc, highest, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_width"])  # one binary serves every length
 def _attention_kernel(
     q_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, table_ptr, work_ptr, out_ptr, parts_ptr, lse_ptr,
     table_width, heads, kv_heads, softmax_scale,

@@ -21,7 +21,7 @@ from profiler.kernels.triton_tiles import choose_tile, grouped_order, tile_heigh
 _COMBINE_BLOCK = 1024
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["x_rows", "tiles"])  # one binary serves every batch
 def _grouped_gemm_kernel(
     x_ptr, x_scale_ptr, x_rows, w_ptr, w_scale_ptr, out_ptr, tile_ptr, source_ptr, weight_ptr, tiles, n, k,
     GATHER: tl.constexpr, SCALED: tl.constexpr, WEIGHTED: tl.constexpr, INTEGER: tl.constexpr,

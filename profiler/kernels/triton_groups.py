@@ -15,7 +15,7 @@ from profiler.kernels.elementwise_bytes import GROUP
 _MAX_ROWS = 32
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # one binary serves every batch
 def _quantise_group_kernel(
     x_ptr, out_ptr, scale_ptr, rows, width, limit, GATED: tl.constexpr, ROWS: tl.constexpr, GROUP: tl.constexpr
 ):

@@ -72,11 +72,11 @@ class AbsentGpu:
         return {"max_shared_mem": SHARED_BYTES[self.arch]}
 
     def load(self, name, binary, shared_bytes, _device):
-        """Return what is known of the machine code in place of a handle to it."""
+        """Return what is known of the machine code as its handle, and some module (without one it is loaded anew)."""
         usage, code = _disassembled(binary)
         spilled = int(re.search(rf"{name}.*?STACK:(\d+)", usage, re.DOTALL)[1])
         found = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z0-9]+)", code, re.MULTILINE)
-        return None, Compiled(name, shared_bytes, spilled, Counter(found)), 0, 0, 1024
+        return self, Compiled(name, shared_bytes, spilled, Counter(found)), 0, 0, 1024
 
     def launcher_cls(self, _source, _metadata):
         """Note the kernel (after grid and stream) instead of starting it."""
@@ -180,6 +180,18 @@ def test_products_compile_onto_the_matrix_unit_of_their_generation(compiled, arc
     assert products
     for kernel in products:
         assert any(re.fullmatch(MATRIX_UNIT[arch], name) for name in kernel.instructions), kernel.instructions
+
+
+def test_batches_of_one_tile_share_a_binary(compiled):
+    """Batch sizes of one tile height, odd, even or one, compile once: a sweep over them measures, not compiles."""
+    kernels = [
+        kernel
+        for m in (1, 7, 16)
+        for kernel in compiled(90, launched(gemm("fp8_block", "group128", m)))
+        if kernel.name == "_linear_kernel"
+    ]
+    assert len(kernels) == 3
+    assert len({id(kernel) for kernel in kernels}) == 1
 
 
 LLAMA, LATENT = (32, 8, 128), (128, 1, 576)
