@@ -33,6 +33,9 @@ _WIDE_SIDE: Final = 64
 _WIDENED: Final = frozenset({"int8", "int4"})
 # Row tiles of a band: 8 x 128 rows of 8192 values are 8 to 16 MiB, which L2 keeps while weights stream by.
 _BAND: Final = 8
+# Bits of the power of two whose last place is one.
+FP16_1024: Final = tl.constexpr(0x6400)
+BF16_128: Final = tl.constexpr(0x4300)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +104,8 @@ def grouped_order(row_tiles, column_tiles, BAND: tl.constexpr):
 def _nibble(bits, like):
     """Make nibbles (values plus 8) floats: bits of the mantissa whose last place is one, less that float's offset."""
     is_half: tl.constexpr = like.dtype == tl.float16
-    return (bits.to(tl.int16) | (0x6400 if is_half else 0x4300)).to(like.dtype, bitcast=True) - (
-        1032.0 if is_half else 136.0
-    )
+    floats = (bits.to(tl.int16) | (FP16_1024 if is_half else BF16_128)).to(like.dtype, bitcast=True)
+    return floats - (1024.0 + 8.0 if is_half else 128.0 + 8.0)
 
 
 @triton.jit

@@ -14,7 +14,7 @@ from profiler.kernels.triton_experts import ExpertWeights, GroupedGemm, combine
 from profiler.kernels.triton_groups import quantise_group, silu_mul_quantise_group
 from profiler.kernels.triton_linear import linear, split_k
 from profiler.kernels.triton_rows import quantise, silu_mul_quantise
-from profiler.kernels.triton_tiles import pack_int4, tile_height
+from profiler.kernels.triton_tiles import BF16_128, FP16_1024, pack_int4, tile_height
 from profiler.point import OpShape
 
 HAS_GPU = torch.cuda.is_available()
@@ -89,6 +89,15 @@ def test_linear_layer_multiplies_by_the_dequantised_weights(half, kind, m, n, k)
     x, x_scale, x_exact = draw.activations(kind, m, k)
     w, w_scale, w_exact = draw.weights(kind, n, k)
     assert_close(linear(x, w, w_scale, kind=kind, x_scale=x_scale), x_exact @ w_exact.T)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits", "base"), [(torch.float16, FP16_1024, 1024), (torch.bfloat16, BF16_128, 128)], ids=str
+)
+def test_nibbles_fit_the_mantissa_of_both_halves(dtype, bits, base):
+    """Or-ing a nibble into the constant adds exactly its value, also in bf16, which the interpreter cannot multiply."""
+    nibbles = torch.arange(16, dtype=torch.int16)
+    assert torch.equal((nibbles | bits.value).view(dtype).double(), base + nibbles.double())
 
 
 def test_weight_only_int8_needs_no_even_k():
