@@ -64,6 +64,7 @@ class StageSums:
     """Priced ops of one rank of one pipeline stage, at the knots; what tables, energy and breakdown are made from."""
 
     tokens: StepSum
+    pooled: StepSum  # of ``tokens``, what works on the tokens of all attention-data ranks: experts and their transfers
     samples: StepSum
     sends: StepSum
     decode: StepSum  # (batch, kv) knots, flattened
@@ -96,6 +97,9 @@ class CompiledPlan:
         return StepTables(
             token_mixed_ps=self._token_table(self.profile.graphs.mixed, end),
             token_decode_ps=self._token_table(self.profile.graphs.decode, end),
+            pooled_ps=self._tokens_dense([stage.pooled.seconds(end) for stage in self.stages], captured=False),
+            padded_mixed=self._padded_up_to(self.profile.graphs.mixed),
+            padded_decode=self._padded_up_to(self.profile.graphs.decode),
             sample_ps=np.stack(
                 [
                     _dense(rows, knots.rows, stage.samples.seconds(end))
@@ -131,12 +135,16 @@ class CompiledPlan:
         gap_s = self.profile.host.all_reduce_s if mode == "piecewise" else 0.0
         curves = [stage.tokens.seconds(end) + gap_s * stage.all_reduces for stage in self.stages]
         table = self._tokens_dense(curves, captured=mode != "none")
-        sizes = self.profile.capture_sizes(self.shape.decode_tokens) if mode != "none" else []
-        first = 1 + (sizes[-1] if sizes else 0)
+        first = 1 + self._padded_up_to(mode)
         for row, stage in zip(table, self.stages, strict=True):
             floor_ps = round(stage.launches * self.profile.host.launch_s * _PS_PER_S)
             np.maximum(row[first:], floor_ps, out=row[first:])
         return table
+
+    def _padded_up_to(self, mode: Literal["full", "piecewise", "none"]) -> int:
+        """Tokens of the largest captured step."""
+        sizes = self.profile.capture_sizes(self.shape.decode_tokens) if mode != "none" else []
+        return sizes[-1] if sizes else 0
 
     def _tokens_dense(self, curves: list[Array], *, captured: bool) -> I64:
         tokens = self.padded_tokens if captured else np.arange(len(self.padded_tokens))
@@ -202,6 +210,7 @@ class _Compiler:
         grid = len(knots.batch) * len(knots.kv)
         stage = StageSums(
             tokens=StepSum(len(knots.tokens)),
+            pooled=StepSum(len(knots.tokens)),
             samples=StepSum(len(knots.rows)),
             sends=StepSum(len(knots.tokens)),
             decode=StepSum(grid),
@@ -216,6 +225,7 @@ class _Compiler:
             stage.tokens.add_all(block.token_ops(self.plan, knots.tokens, self.kernels), self.curves, count)
             for cell in block.cells:
                 if isinstance(cell, MixtureOfExperts):
+                    stage.pooled.add_all(cell.pooled_ops(self.plan, knots.tokens, self.kernels), self.curves, count)
                     beside = cell.shared_ops(self.plan, knots.tokens, self.kernels)
                     stage.tokens.hide_all(beside, self.curves, knots.tokens <= self.shared_expert_tokens, count)
             for call in block.attention(self.plan):

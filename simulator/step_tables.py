@@ -14,7 +14,8 @@ prompt as well. ``decode`` interpolates linearly in K
 between its knots for every B, and linearly in B between its knots; ``windowed`` does the same for the sliding-window
 layers over Kw = sum of min(kv, window); ``prefill`` is max(pairs(W), reads(V)) + context(C), piecewise linear in each,
 where C is the part of V that was cached before the step: latent attention must expand it to keys and values. CUDA-graph
-padding is already inside the token tables. The host needs ``host_step + host_seq * (sequences in the step)``: a floor
+padding is already inside the token tables. Attention-data ranks pool their tokens for the experts: see
+``simulator.engine.lockstep``. The host needs ``host_step + host_seq * (sequences in the step)``: a floor
 under the step when scheduling is asynchronous, an addend when it is not.
 """
 
@@ -32,6 +33,9 @@ class StepTables:
 
     token_mixed_ps: I64  # [stages, max_num_batched_tokens + 1]
     token_decode_ps: I64  # [stages, max_num_batched_tokens + 1]: steps without prefill (full CUDA graphs)
+    pooled_ps: I64  # [stages, max_num_batched_tokens + 1]: the part of both that takes the tokens of all ranks
+    padded_mixed: int  # attention-data ranks are padded to the most tokens of any up to here, in steps with prefill
+    padded_decode: int  # the same in steps without
     sample_ps: I64  # [stages, max_num_seqs (1 + drafts) + 1]; zero on all but the last stage
     send_ps: I64  # [stages, max_num_batched_tokens + 1]: hand-over to the next stage; zero on the last
     decode_batch_knots: I64  # [nb], ascending, first 1, last >= max_num_seqs
@@ -60,6 +64,8 @@ def linear_tables(
     max_num_batched_tokens: int,
     step_ps: int,
     token_ps: int,
+    pooled_token_ps: int = 0,
+    padded_tokens: int = 0,
     sample_seq_ps: int = 0,
     decode_seq_ps: int = 0,
     decode_kv_ps: int = 0,
@@ -80,10 +86,11 @@ def linear_tables(
     One step of T tokens, B sequences and K tokens of KV takes ``step_ps + T token_ps + B (sample_seq_ps +
     decode_seq_ps) + K decode_kv_ps`` per stage. Its prefill chunks take ``pair_ps`` per causal pair or ``kv_read_ps``
     per token of KV, whichever is more, and ``context_kv_ps`` per token that was cached before. Sampling is on the last
-    stage only.
+    stage only. A token takes ``pooled_token_ps`` more, the sum of which attention-data ranks share above
+    ``padded_tokens``.
     """
     tokens = np.arange(max_num_batched_tokens + 1, dtype=np.int64)
-    token = np.tile(step_ps + tokens * token_ps, (stages, 1))
+    token = np.tile(step_ps + tokens * (token_ps + pooled_token_ps), (stages, 1))
     rows = np.arange(max_num_seqs * (1 + drafts) + 1, dtype=np.int64)
     sample = np.zeros((stages, len(rows)), dtype=np.int64)
     sample[-1] = rows * sample_seq_ps
@@ -97,6 +104,9 @@ def linear_tables(
     return StepTables(
         token_mixed_ps=token,
         token_decode_ps=token,
+        pooled_ps=np.tile(tokens * pooled_token_ps, (stages, 1)),
+        padded_mixed=padded_tokens,
+        padded_decode=padded_tokens,
         sample_ps=sample,
         send_ps=send,
         decode_batch_knots=batch,

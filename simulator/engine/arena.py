@@ -55,6 +55,7 @@ def cost_arena(tables: StepTables, limits: EngineLimits) -> I64:
         (layout.TOKEN_DECODE, tables.token_decode_ps),
         (layout.SAMPLE, tables.sample_ps),
         (layout.SEND, tables.send_ps),
+        (layout.POOLED, tables.pooled_ps),
         (layout.BATCH_INDEX, lower),
         (layout.BATCH_KNOTS, knots),
         (layout.KV_KNOTS, tables.decode_kv_knots),
@@ -71,6 +72,8 @@ def cost_arena(tables: StepTables, limits: EngineLimits) -> I64:
         header[column] = size
         parts.append(table.ravel())
         size += table.size
+    header[layout.PADDED_MIXED] = tables.padded_mixed
+    header[layout.PADDED_DECODE] = tables.padded_decode
     header[layout.TOKEN_STRIDE] = tables.token_mixed_ps.shape[1]
     header[layout.SAMPLE_STRIDE] = tables.sample_ps.shape[1]
     header[layout.NUM_BATCH_KNOTS] = len(knots)

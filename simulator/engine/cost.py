@@ -84,6 +84,20 @@ def token_cost(costs: Cells, stage: int, tokens: int, prefills: int) -> int:
 
 
 @kernel
+def ranks_token_cost(costs: Cells, most: int, total: int, ranks: int, prefills: int) -> int:
+    """Token cost of ``ranks`` that step together with ``total`` tokens, ``most`` on one of them, in ps.
+
+    Up to a captured size all are padded to the most; above it what works on the tokens of all takes their sum.
+    """
+    whole = token_cost(costs, 0, most, prefills)
+    if most <= costs[layout.PADDED_MIXED if prefills > 0 else layout.PADDED_DECODE]:
+        return whole
+    mean = (total + ranks - 1) // ranks
+    pooled = costs[layout.POOLED]
+    return max(token_cost(costs, 0, mean, prefills), whole - costs[pooled + most] + costs[pooled + mean])
+
+
+@kernel
 def sample_cost(costs: Cells, stage: int, rows: int) -> int:
     """Look up the sampling of ``rows`` sequences, in ps."""
     return costs[costs[layout.SAMPLE] + stage * costs[layout.SAMPLE_STRIDE] + rows]

@@ -298,7 +298,10 @@ CONTEXT_KNOTS: Final = 19
 NUM_CONTEXT_KNOTS: Final = 20
 CONTEXT: Final = 21
 ACCEPTANCE: Final = 22  # bounds for a draw below 2^62: the i-th draft counts if the draw is below the i-th bound
-COST_COLUMNS: Final = 23
+POOLED: Final = 23  # part of a token table that works on the tokens of all attention-data ranks
+PADDED_MIXED: Final = 24  # ranks are padded to the most tokens of any up to here, in steps with prefill
+PADDED_DECODE: Final = 25  # the same in steps without
+COST_COLUMNS: Final = 26
 
 # policies and routers
 VLLM_V1: Final = 0

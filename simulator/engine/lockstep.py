@@ -1,17 +1,18 @@
 """Attention data parallelism with shared experts: the ranks of a replica schedule apart and step together.
 
 Every rank is a scheduler with requests and KV of its own; the experts span all of them. So a step starts and ends at
-the same time on every rank: all are padded to the most tokens of any rank, all run the mixed kernels if one has a
-prefill, and a rank without work runs a dummy batch as long as another has some. A step takes
+the same time on every rank: all run the mixed kernels if one has a prefill, and a rank without work runs a dummy batch
+as long as another has some. A step takes
 
     token(most tokens) + max over ranks (attention + sampling)
 
-and the host of the busiest rank is the floor or the addend. Time a rank waits for a slower one is its bubble.
+where all are padded to the most tokens of any rank while those fit a CUDA graph; above, experts work on the tokens
+there are. The host of the busiest rank is the floor or the addend. Time a rank waits for a slower one is its bubble.
 Source: vLLM 0.33, data-parallel engine cores with expert parallelism (reference 1.7).
 """
 
 from simulator.engine import layout
-from simulator.engine.cost import prefill_cost, sample_cost, token_cost
+from simulator.engine.cost import prefill_cost, ranks_token_cost, sample_cost
 from simulator.engine.jit import kernel
 from simulator.engine.layout import FRACTION_BITS, FRACTION_MASK, NEVER, Cells
 from simulator.engine.prefix_cache import used_blocks
@@ -36,9 +37,10 @@ def first_rank(state: Cells, rep: int) -> int:
 
 
 @kernel
-def _schedule_ranks(state: Cells, first: int, decision: int) -> tuple[int, int, int]:
-    """Let every rank take its decision: (most tokens of a rank, most sequences of a rank, prefills of all)."""
+def _schedule_ranks(state: Cells, first: int, decision: int) -> tuple[int, int, int, int]:
+    """Let every rank take its decision: (most tokens of a rank, tokens of all, most sequences, prefills of all)."""
     most_tokens = 0
+    all_tokens = 0
     most_rows = 0
     all_prefills = 0
     for number in range(state[layout.RANKS]):
@@ -54,9 +56,10 @@ def _schedule_ranks(state: Cells, first: int, decision: int) -> tuple[int, int, 
         state[rep + layout.PLANNED_READS] = reads
         batch = state[grp + layout.DECODERS]
         most_tokens = max(most_tokens, batch + tokens)
+        all_tokens += batch + tokens
         most_rows = max(most_rows, batch + prefills)
         all_prefills += prefills
-    return most_tokens, most_rows, all_prefills
+    return most_tokens, all_tokens, most_rows, all_prefills
 
 
 @kernel
@@ -78,10 +81,10 @@ def step_together(state: Cells, costs: Cells, rep: int) -> bool:
     """Take one decision on all ranks and run its step; False if nobody had anything to run."""
     first = first_rank(state, rep)
     decision = state[rep + layout.DECISION]
-    most_tokens, most_rows, prefills = _schedule_ranks(state, first, decision)
+    most_tokens, all_tokens, most_rows, prefills = _schedule_ranks(state, first, decision)
     if most_rows == 0:
         return False
-    token_ps = token_cost(costs, 0, most_tokens, prefills)
+    token_ps = ranks_token_cost(costs, most_tokens, all_tokens, state[layout.RANKS], prefills)
     slowest = 0
     for number in range(state[layout.RANKS]):
         attention, sample_ps = _own_work(state, costs, first + number * layout.REPLICA_COLUMNS)

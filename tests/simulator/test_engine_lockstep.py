@@ -44,6 +44,22 @@ def test_a_step_is_padded_to_the_rank_with_most_tokens() -> None:
     assert (result.first_token_ps / 1e9).tolist() == [1801.0, 1801.0]
 
 
+@pytest.mark.parametrize(("padded_tokens", "pooled"), [(79, 45), (80, 80)])
+def test_experts_take_the_tokens_there_are_above_a_captured_size(padded_tokens: int, pooled: int) -> None:
+    """Prompts of 80 and 10 tokens: 80 x 10 ms on the busiest rank, and 20 ms for each of the mean 45, or of all 80."""
+    tables = linear_tables(
+        max_num_seqs=8,
+        max_num_batched_tokens=100,
+        step_ps=10**12,
+        token_ps=10**10,
+        pooled_token_ps=2 * 10**10,
+        padded_tokens=padded_tokens,
+        sample_seq_ps=10**9,
+    )
+    result = run_replicas(tables, LIMITS, requests([(0.0, 80, 1), (0.0, 10, 1)], [0, 1]), attention_dp=2)
+    assert (result.first_token_ps / 1e9).tolist() == [1801.0 + 20 * pooled] * 2
+
+
 def test_a_prefill_on_one_rank_delays_the_decodes_of_the_other() -> None:
     """The decode that runs beside a 90-token prompt takes as long as the prompt; alone on its rank it would not."""
     rows = [(0.0, 10, 3), (0.5, 90, 1)]

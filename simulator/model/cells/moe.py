@@ -82,6 +82,16 @@ class MixtureOfExperts:
         choice = 4.0 * self.num_experts + 8.0 * self.topk  # fp32 scores in, fp32 weights and int32 ids out
         ops.append(Elementwise(op="topk", rows=own, width=self.num_experts, bytes_per_row=choice, dtype=dtype))
         ops += self.shared_ops(plan, m, kernels)
+        ops += self.pooled_ops(plan, m, kernels)
+        if self.shared is not None:
+            reads = 3 * self.hidden * element
+            ops.append(Elementwise(op="add", rows=own, width=self.hidden, bytes_per_row=reads, dtype=dtype))
+        if self._is_sequence_parallel(plan):
+            return [*ops, *tensor_all_gather(plan, m, self.hidden, dtype)]
+        return [*ops, *tensor_all_reduce(plan, m, self.hidden, dtype)]
+
+    def pooled_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
+        """Return the part of ``token_ops`` that works on the tokens of all attention-data ranks, ``m`` of each."""
         experts, shards = self._layout(plan)
         routed = Moe(
             num_tokens=m * plan.attention_dp,
@@ -94,15 +104,8 @@ class MixtureOfExperts:
             dtype=self.weights.under(plan).scheme,
             routing=kernels.moe_routing,
         )
-        before, after, regather = self._transfers(plan, m, dtype, kernels)
-        ops += [*before, routed, *after]
-        if self.shared is not None:
-            reads = 3 * self.hidden * element
-            ops.append(Elementwise(op="add", rows=own, width=self.hidden, bytes_per_row=reads, dtype=dtype))
-        ops += regather
-        if not self._is_sequence_parallel(plan):
-            ops += tensor_all_reduce(plan, m, self.hidden, dtype)
-        return ops
+        before, after = self._transfers(plan, m, activation_dtype(plan, self.dtype), kernels)
+        return [*before, routed, *after]
 
     def shared_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
         """Return the part of ``token_ops`` that engines run beside the routed experts: all of the shared expert."""
@@ -143,15 +146,12 @@ class MixtureOfExperts:
         """How the shared expert is laid out: whole on every rank where each has its own slice of the tokens."""
         return dataclasses.replace(plan, tp=1, ep=1) if self._is_sequence_parallel(plan) else plan
 
-    def _transfers(
-        self, plan: Plan, m: Ints, dtype: str, kernels: KernelChoices
-    ) -> tuple[list[Op], list[Op], list[Op]]:
-        """Ops before and after the experts, and the gathering of token slices; none while all ranks share tokens."""
+    def _transfers(self, plan: Plan, m: Ints, dtype: str, kernels: KernelChoices) -> tuple[list[Op], list[Op]]:
+        """Ops before and after the experts; none while all ranks share tokens."""
         if plan.attention_dp == 1:
-            return [], [], []
+            return [], []
         spread = self._is_sequence_parallel(plan)
         ranks, stride = (plan.stage_ranks, 1) if spread else (plan.attention_dp, plan.tp)
-        regather = tensor_all_gather(plan, m, self.hidden, dtype) if spread else []
         element = int(DTYPE_BYTES[dtype])
         if kernels.all2all == "deepep" and plan.ep > 1:
             own = m / plan.tp if spread else m
@@ -167,7 +167,7 @@ class MixtureOfExperts:
                 )
                 for width in (sent, element)
             )
-            return [out], [back], regather
+            return [out], [back]
         tokens = m * plan.attention_dp
         gather = Collective(
             kind="all_gather",
@@ -183,7 +183,7 @@ class MixtureOfExperts:
             group_stride=stride,
             dtype=dtype,
         )
-        return [gather], [scatter], regather
+        return [gather], [scatter]
 
     def _router(self, dtype: str) -> Linear:
         dtype = self.router_dtype or dtype
