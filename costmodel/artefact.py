@@ -5,7 +5,6 @@ refused with one sentence.
 """
 
 import json
-import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,11 +19,14 @@ from costmodel.holdout import HeldOut
 from costmodel.knots import Derived, Errors, FamilyKnots, Filling, LabelFit
 from costmodel.power import PowerModel
 from costmodel.reference import Reference
+from profiles_db.parquet_files import write_atomically
 
 FIT_SCHEMA_VERSION: Final = 2
 _KIND: Final = "apex_fit_schema_version"
 _BODY: Final = "apex_fit"
 _MAX_FEATURES: Final = 6
+# Fits come with the package: the smallest file, at a second of writing.
+_COMPRESSION_LEVEL: Final = 19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +75,17 @@ class Artefact:
     held_out: tuple[HeldOut, ...] = field(default_factory=tuple)
 
 
+def require_folder_of(path: Path) -> None:
+    """Refuse a path whose folder is not there, before minutes of fitting; raises ``CostModelError``."""
+    if not path.absolute().parent.is_dir():
+        raise CostModelError(
+            f"{path}: cannot be written: there is no folder {path.parent}", hint="choose another --out"
+        )
+
+
 def save_artefact(artefact: Artefact, path: Path) -> None:
-    """Write the file atomically; raises ``CostModelError`` when the folder cannot be written."""
+    """Write the file whole or not at all; raises ``CostModelError`` without a folder, else ``ProfilesError``."""
+    require_folder_of(path)
     body = {
         "provenance": asdict(artefact.provenance),
         "power": asdict(artefact.power) if artefact.power is not None else None,
@@ -92,13 +103,7 @@ def save_artefact(artefact: Artefact, path: Path) -> None:
     tables = [_table(knots) for knots in artefact.families.values()]
     table = pa.concat_tables(tables) if tables else _table_schema().empty_table()
     table = table.replace_schema_metadata({_KIND: str(FIT_SCHEMA_VERSION), _BODY: json.dumps(body)})
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        pq.write_table(table, temporary, compression="zstd", compression_level=19)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise CostModelError(f"{path}: cannot be written: {error.strerror}", hint="choose another --out") from None
+    write_atomically(table, path, compression_level=_COMPRESSION_LEVEL)
 
 
 def load_artefact(path: Path) -> Artefact:

@@ -36,7 +36,7 @@ def fit(
     as_json: bool,
 ) -> None:
     """Turn measurements into a fitted cost model, with its held-out error."""
-    from costmodel.artefact import save_artefact
+    from costmodel.artefact import require_folder_of, save_artefact
     from costmodel.fit import fit_device
     from costmodel.measured_device import choose_cluster, choose_device
     from costmodel.prior import Prior
@@ -50,10 +50,11 @@ def fit(
 
         click.echo(constants_toml(calibrate(store, spec, framework=framework)), nl=False)
         return
+    path = out or Path(f"{chosen}.fit.parquet")
+    require_folder_of(path)
     artefact = fit_device(
         store, chosen, spec, framework=framework, is_monotone=monotone, prior=Prior.choose(prior, chosen)
     )
-    path = out or Path(f"{chosen}.fit.parquet")
     save_artefact(artefact, path)
     click.echo(report_json(artefact) if as_json else fit_text(artefact))
     click.echo(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB", err=True)

@@ -12,7 +12,7 @@ def choose_device(store: Store, device: str | None) -> str:
     if device is not None:
         if device not in known:
             raise CostModelError(
-                f"{store.root}: no measurements of device {device!r}, there are some of {', '.join(known) or 'none'}",
+                f"{store.root}: no measurements of device {device!r}, only of {', '.join(known) or 'no device'}",
                 hint="measure it with `apex profile`, or `apex import` measurements of it",
             )
         return device

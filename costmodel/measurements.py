@@ -2,7 +2,8 @@
 
 Where several frameworks measured the same thing, rows measured on the machine itself come first, then the wanted
 framework at the nearest version, then any other. Of one point measured in several ways the one that serving resembles
-counts: launched from a graph; weights and KV cold, activations hot. Runs in ``apex fit`` only.
+counts: launched from a graph; weights and KV cold, activations hot; on the engine's kernel, or the fastest. Runs in
+``apex fit`` only.
 """
 
 import re
@@ -70,6 +71,10 @@ def read_measurements(store: Store, family: str, device: str, framework: str | N
     if unlike.any():
         dropped["the same point was measured closer to serving (graph, cache state)"] = int(unlike.sum())
     columns = {name: column[~unlike] for name, column in columns.items()}
+    other = _other_backend(table.filter(pa.array(~worse)).filter(pa.array(~unlike)), family, framework)
+    if other.any():
+        dropped["the same point runs on a kernel of the engine, or a faster one"] = int(other.sum())
+    columns = {name: column[~other] for name, column in columns.items()}
     return Measurements(
         columns=columns,
         rows=total,
@@ -104,6 +109,27 @@ def _unlike_serving(table: pa.Table, family: str) -> NDArray[np.bool_]:
     best = np.full(int(point.max(initial=-1)) + 1, 4)
     np.minimum.at(best, point, rank)
     return np.asarray(rank > best[point])
+
+
+def _other_backend(table: pa.Table, family: str, framework: str | None) -> NDArray[np.bool_]:
+    """Rows of points that another backend runs: a kernel of the wanted engine, else the one of the least median time.
+
+    Collectives are left alone: which library carries a message depends on its size (`forms.collective`).
+    """
+    if family == "collective" or not table.num_rows:
+        return np.zeros(table.num_rows, dtype=bool)
+    same_point = [*FAMILIES[family].shape_columns, "device", "dtype", "clock_mhz", "framework"]
+    point, kernel = key_ids(table, same_point), key_ids(table, [*same_point, "backend"])
+    latency_s = _column(table, "latency_s").astype(np.float64)
+    order = np.lexsort([latency_s, kernel])
+    first = np.flatnonzero(np.append(True, np.diff(kernel[order]) != 0))
+    middle = order[first + (np.diff(np.append(first, len(order))) - 1) // 2]
+    engine = _split(framework or "")[0]
+    backend = _column(table, "backend").astype(np.str_)
+    is_own = np.char.startswith(backend[middle], engine + ".") if engine else np.zeros(len(middle), dtype=bool)
+    by_choice = middle[np.lexsort([latency_s[middle], ~is_own, point[middle]])]
+    chosen = by_choice[np.append(True, np.diff(point[by_choice]) != 0)]
+    return np.asarray(~np.isin(kernel, kernel[chosen]))
 
 
 def _outranked(columns: Columns, family: str, framework: str | None) -> NDArray[np.bool_]:

@@ -32,9 +32,13 @@ class DamagedFileError(ProfilesError):
     """A file that is cut short, overwritten or otherwise not Parquet any more."""
 
 
-def write_atomically(table: pa.Table, path: Path) -> None:
+def write_atomically(table: pa.Table, path: Path, *, compression_level: int | None = None) -> None:
     """Write ``table`` to ``path`` whole or not at all; raises ``ProfilesError`` when the disk refuses."""
-    _write(path, lambda stream: pq.write_table(table, stream, compression="zstd", write_page_checksum=True))
+
+    def fill(stream: BinaryIO) -> None:
+        pq.write_table(table, stream, compression="zstd", compression_level=compression_level, write_page_checksum=True)
+
+    _write(path, fill)
 
 
 def write_text_atomically(text: str, path: Path) -> None:

@@ -45,6 +45,10 @@ def compare(
       apex compare device=h100-sxm,origin=measured device=h100-sxm,framework=vllm-0.24.0
       apex compare device=a100-sxm-80gb,clock=1410 device=a100-sxm-80gb,clock=1095
     """  # noqa: D301 - click's marker for a paragraph to leave as it is
+    from profiles_db.schema import FAMILIES
+
+    if unknown := sorted(set(families) - set(FAMILIES)):
+        raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(FAMILIES)}", param_hint="--family")
     if out is not None:
         _require_matplotlib()
     if len(sides) == 1:
