@@ -31,7 +31,7 @@ _COARSE_PER_DIM: Final = 3
 _REFIT_GROWTH: Final = 1.25
 # Whether an error still falls is told over a doubling of the points, from this many coarse grids on.
 _STALL_GROWTH: Final = 2.0
-_STALL_COARSE: Final = 1.5
+_STALL_COARSE: Final = 3.0
 
 
 class AdaptivePlan:
