@@ -108,7 +108,9 @@ class Serving:
         max_model_len = self.max_model_len(workload)
         caching = _chosen(overrides.enable_prefix_caching, profile.enable_prefix_caching)
         chunked = _chosen(overrides.enable_chunked_prefill, profile.enable_chunked_prefill)
-        budget = plan.max_num_batched_tokens or overrides.max_num_batched_tokens or defaults.max_num_batched_tokens
+        shared = plan.attention_dp if profile.policy == "sglang" else 1  # SGLang's chunk is for all ranks together
+        budget = plan.max_num_batched_tokens or overrides.max_num_batched_tokens
+        budget = budget or max(1, defaults.max_num_batched_tokens // shared)
         if not chunked:
             budget = max(budget, max_model_len)
         drafts, acceptance = self._drafts(budget)
@@ -243,8 +245,10 @@ class Serving:
         if encoder is not None and encoder.kind != "vision":
             return f"the {encoder.kind} encoder of {self.model.name} runs once per request, which is not simulated"
         policy = self.profile.policy
-        if policy != "vllm-v1" and (plan.pp > 1 or plan.attention_dp > 1):
-            return f"policy {policy} is simulated without pipeline stages and attention data parallelism only"
+        if policy != "vllm-v1" and plan.pp > 1:
+            return f"policy {policy} is simulated without pipeline stages only"
+        if policy not in {"vllm-v1", "sglang"} and plan.attention_dp > 1:
+            return f"policy {policy} is simulated without attention data parallelism only"
         if self.overrides.speculative_tokens and (policy != "vllm-v1" or plan.pp > 1 or plan.attention_dp > 1):
             return (
                 "speculative decoding is simulated for policy vllm-v1 without pipeline stages and attention data "

@@ -34,10 +34,10 @@ def check_input(tables: StepTables, limits: EngineLimits, workload: Workload, dp
             raise InputError(f"engine limits: {name} is {value}, must be >= 1")
     if dp < 1 or attention_dp < 1:
         raise InputError(f"dp is {dp} and attention_dp {attention_dp}, both must be >= 1")
-    if attention_dp > 1 and (limits.policy != "vllm-v1" or tables.stages > 1):
+    if attention_dp > 1 and (limits.policy not in {"vllm-v1", "sglang"} or tables.stages > 1):
         raise InputError(
             f"policy {limits.policy!r} on {tables.stages} stages with attention_dp {attention_dp} is not modelled",
-            hint="attention data parallelism is modelled for policy vllm-v1 without pipeline stages",
+            hint="attention data parallelism is modelled for vllm-v1 and sglang without pipeline stages",
         )
     _check_drafts(tables, limits, attention_dp)
     _check_tables(tables, limits)

@@ -250,7 +250,9 @@ PLANNED_PREFILLS: Final = 70
 PLANNED_PAIRS: Final = 71
 PLANNED_READS: Final = 72
 PLANNED_USED: Final = 73  # blocks in use before
-PLANNED_DECODES: Final = 74  # with drafts: sequences that decode, their tokens, the KV they see, and within the window
+PLANNED_DECODES: Final = (
+    74  # with drafts and ranks: sequences that decode, their tokens, the KV they see, and within the window
+)
 PLANNED_DECODE_TOKENS: Final = 75
 PLANNED_DECODE_KV: Final = 76
 PLANNED_WINDOW_KV: Final = 77

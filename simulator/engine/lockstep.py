@@ -8,7 +8,8 @@ as long as another has some. A step takes
 
 where all are padded to the most tokens of any rank while those fit a CUDA graph; above, experts work on the tokens
 there are. The host of the busiest rank is the floor or the addend. Time a rank waits for a slower one is its bubble.
-Source: vLLM 0.33, data-parallel engine cores with expert parallelism (reference 1.7).
+Source: vLLM 0.33, data-parallel engine cores with expert parallelism (reference 1.7). SGLang's ranks do the same with
+its scheduler, each with prefill or decode.
 """
 
 from simulator.engine import layout
@@ -16,6 +17,7 @@ from simulator.engine.cost import prefill_cost, ranks_token_cost, sample_cost
 from simulator.engine.jit import kernel
 from simulator.engine.layout import FRACTION_BITS, FRACTION_MASK, NEVER, Cells
 from simulator.engine.prefix_cache import used_blocks
+from simulator.engine.scheduler_sglang import schedule_sglang
 from simulator.engine.scheduler_v1 import schedule_v1
 from simulator.engine.sequences import release_due
 from simulator.engine.step import (
@@ -49,12 +51,17 @@ def _schedule_ranks(state: Cells, first: int, decision: int) -> tuple[int, int, 
         state[rep + layout.DECISION] = decision
         release_due(state, rep)
         state[rep + layout.PLANNED_USED] = used_blocks(state, rep)
-        tokens, prefills, pairs, reads = schedule_v1(state, rep, grp)
+        if state[layout.POLICY] == layout.SGLANG:
+            tokens, prefills, pairs, reads, has_decodes = schedule_sglang(state, rep, grp)
+        else:
+            tokens, prefills, pairs, reads = schedule_v1(state, rep, grp)
+            has_decodes = True
         state[rep + layout.PLANNED_TOKENS] = tokens
         state[rep + layout.PLANNED_PREFILLS] = prefills
         state[rep + layout.PLANNED_PAIRS] = pairs
         state[rep + layout.PLANNED_READS] = reads
-        batch = state[grp + layout.DECODERS]
+        batch = state[grp + layout.DECODERS] if has_decodes else 0
+        state[rep + layout.PLANNED_DECODES] = batch
         most_tokens = max(most_tokens, batch + tokens)
         all_tokens += batch + tokens
         most_rows = max(most_rows, batch + prefills)
@@ -66,7 +73,7 @@ def _schedule_ranks(state: Cells, first: int, decision: int) -> tuple[int, int, 
 def _own_work(state: Cells, costs: Cells, rep: int) -> tuple[int, int]:
     """Attention of a rank in 2^-12 ps, and its sampling in ps."""
     grp = state[rep + layout.GROUPS]
-    batch = state[grp + layout.DECODERS]
+    batch = state[rep + layout.PLANNED_DECODES]
     rows = batch + state[rep + layout.PLANNED_PREFILLS]
     tokens = state[rep + layout.PLANNED_TOKENS]
     attention = prefill_cost(costs, 0, tokens, state[rep + layout.PLANNED_PAIRS], state[rep + layout.PLANNED_READS])
@@ -110,7 +117,7 @@ def step_together(state: Cells, costs: Cells, rep: int) -> bool:
 def _finish_rank(state: Cells, costs: Cells, rep: int, start: int, end: int, token_ps: int, host: int) -> None:
     """Count what one rank did in a step from ``start`` to ``end``."""
     grp = state[rep + layout.GROUPS]
-    batch = state[grp + layout.DECODERS]
+    batch = state[rep + layout.PLANNED_DECODES]
     tokens = state[rep + layout.PLANNED_TOKENS]
     prefills = state[rep + layout.PLANNED_PREFILLS]
     pairs = state[rep + layout.PLANNED_PAIRS]

@@ -142,7 +142,7 @@ def _v1_pipeline() -> Engine:
 
 @cache
 def _v1_lockstep() -> Engine:
-    """V1 on attention-data-parallel ranks that step together."""
+    """V1 or SGLang on attention-data-parallel ranks that step together."""
     fingerprint = source_fingerprint()
 
     @cached_entry

@@ -24,9 +24,15 @@ from simulator.engine.sequences import blocks_for, retract
 
 _CLIP: Final = 4096  # tokens of an answer that admission counts
 _RATIO: Final = 700_000_000  # 1e-9
-_LEAST_RATIO: Final = 98_000_000
+_LEAST_SHARE: Final = 14  # percent of the first ratio
+_RANKS_SHARE: Final = 30  # percent: SGLang reserves less where attention is data-parallel
 _RATIO_STEPS: Final = 600
 _SPARE_STEPS: Final = 20
+
+
+@kernel
+def _first_ratio(state: Cells) -> int:
+    return _RATIO * _RANKS_SHARE // 100 if state[layout.RANKS] > 1 else _RATIO
 
 
 @kernel
@@ -39,8 +45,10 @@ def _reserved_tokens(state: Cells, rep: int, grp: int) -> int:
         if state[req + layout.STATUS] == layout.DECODING:
             to_come += min(state[req + layout.FINISH_EPOCH] - epoch, _CLIP)
         req = state[req + layout.NEXT]
-    decayed = (_RATIO - _LEAST_RATIO) * (epoch - state[rep + layout.RATIO_EPOCH]) // _RATIO_STEPS
-    ratio = max(state[rep + layout.NEW_TOKEN_RATIO] - decayed, _LEAST_RATIO)
+    first = _first_ratio(state)
+    least = first * _LEAST_SHARE // 100
+    decayed = (first - least) * (epoch - state[rep + layout.RATIO_EPOCH]) // _RATIO_STEPS
+    ratio = max(state[rep + layout.NEW_TOKEN_RATIO] - decayed, least)
     return int(float(to_come) * float(ratio) * 1e-9)
 
 
@@ -122,7 +130,7 @@ def _publish_scheduled(state: Cells, rep: int) -> None:
 def schedule_sglang(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int, bool]:
     """Take one decision: (prefill tokens, prefills, pairs, KV reads, whether the decoding requests run instead)."""
     if state[rep + layout.RUN_COUNT] == 0:
-        state[rep + layout.NEW_TOKEN_RATIO] = _RATIO
+        state[rep + layout.NEW_TOKEN_RATIO] = _first_ratio(state)
         state[rep + layout.RATIO_EPOCH] = state[grp + layout.EPOCH]
     tokens, pairs, reads = _continue_chunked(state, rep)
     prefills = 1 if tokens > 0 else 0

@@ -71,20 +71,34 @@ def test_a_prefill_on_one_rank_delays_the_decodes_of_the_other() -> None:
     assert together.finish_ps[0] / 1e9 == pytest.approx(1101 + (1000 + 900 + 1 + 1.1) + decode[1])
 
 
-def test_one_rank_is_the_plain_engine() -> None:
+@pytest.mark.parametrize("policy", ["vllm-v1", "sglang"])
+def test_one_rank_is_the_plain_engine(policy: str) -> None:
     """If only one rank ever has requests, its times are those of a replica on its own."""
     rows = [(0.4 * i, 20 + 7 * i % 60, 1 + i % 9) for i in range(30)]
     for is_async in (False, True):
-        limits = replace(LIMITS, async_scheduling=is_async)
+        limits = replace(LIMITS, policy=policy, async_scheduling=is_async)
         ranks = run_replicas(TABLES, limits, requests(rows, [1] * 30), attention_dp=3)
         alone = run_replicas(TABLES, limits, requests(rows))
         assert ranks.finish_ps.tolist() == alone.finish_ps.tolist()
         assert ranks.scheduled_ps.tolist() == alone.scheduled_ps.tolist()
 
 
+def test_sglang_ranks_prefill_while_others_decode() -> None:
+    """A rank with a prompt waits with its decodes; its neighbour's decode goes on, as long as the prompt takes."""
+    rows = [(0.0, 10, 3), (0.0, 10, 3), (0.5, 90, 1)]
+    limits = replace(LIMITS, policy="sglang")
+    result = run_replicas(TABLES, limits, requests(rows, [0, 1, 1]), attention_dp=2)
+    first, second = 1000 + 100 + 1, 1000 + 900 + 1 + 1.1
+    finish = result.finish_ps / 1e9
+    assert finish[2] == pytest.approx(first + second)
+    assert finish[0] == pytest.approx(first + second + 1000 + 10 + 1 + 1.2)
+    assert finish[1] == pytest.approx(finish[0] + 1000 + 10 + 1 + 1.2)
+
+
+@pytest.mark.parametrize("policy", ["vllm-v1", "sglang"])
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("seed", range(12))
-def test_all_ranks_share_one_clock_and_nothing_is_lost(seed: int, is_async: bool) -> None:
+def test_all_ranks_share_one_clock_and_nothing_is_lost(seed: int, is_async: bool, policy: str) -> None:
     """Under few blocks every request is answered, and steps of a replica's ranks never overlap in part."""
     rng = np.random.default_rng(seed)
     n = 60
@@ -96,7 +110,7 @@ def test_all_ranks_share_one_clock_and_nothing_is_lost(seed: int, is_async: bool
     )
     if seed % 2:
         workload = replace(workload, client=ClosedLoop(concurrency=9, warmup=5))
-    limits = replace(LIMITS, async_scheduling=is_async, num_gpu_blocks=22)
+    limits = replace(LIMITS, policy=policy, async_scheduling=is_async, num_gpu_blocks=22)
     result = run_replicas(TABLES, limits, workload, dp=2, attention_dp=3, router="least_outstanding", log=True)
     assert result.is_finished.all()
     assert result.log is not None

@@ -136,3 +136,16 @@ def test_both_pools_are_started_with_the_connector() -> None:
     commands = [shlex.split(line) for line in lines if not line.startswith("#")]
     assert [words[words.index("--tensor-parallel-size") + 1] for words in commands] == ["4", "2"]
     assert all("NixlConnector" in words[words.index("--kv-transfer-config") + 1] for words in commands)
+
+
+@pytest.mark.parametrize(
+    ("plan", "chunk"), [("tp8", 8192), ("attn.dp8-moe.ep8", 1024), ("attn.dp8-moe.ep8-t8192", 8192)]
+)
+def test_sglang_divides_its_own_chunk_among_ranks(plan: str, chunk: int) -> None:
+    """A default is for all ranks together, as in its server arguments; a stated one is a rank's, and spelt for all."""
+    serving = _serving("mixtral-8x7b", "h100-sxm-8", "sglang-0.5")
+    start = serving.start(parse_plan(plan), parse_workload("chat-synthetic", limit=20))
+    assert not isinstance(start, Refusal), start.reason
+    assert start.limits.max_num_batched_tokens == chunk
+    spelt = "--chunked-prefill-size 65536" in launch_lines(serving, start)[-1]
+    assert spelt == plan.endswith("-t8192")
