@@ -26,7 +26,7 @@ from costmodel.shape_ops import shape_op
 Array = NDArray[np.float64]
 
 # A process costs the cube of its points; labels with more have curves of their own.
-MOST_POINTS = 2000
+MOST_POINTS = 3000
 # Families whose labels of one number format differ in a detail: the branch of a GEMM, the routing of experts.
 _LEARN_TOGETHER = ("gemm", "moe")
 

@@ -7,6 +7,7 @@ Source: Rasmussen and Williams, Gaussian Processes for Machine Learning, section
 """
 
 import math
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -43,13 +44,24 @@ class GaussianProcess:
         self.length_scales: Array
         self.noise_ratio: float
         self.length_scales, self.noise_ratio = _fit(x[share], self._residual[share], start)
-        lower, whitened = _factored(x, self.length_scales, self.noise_ratio, self._residual)
-        # inverse = factor factor^T
-        self._factor = np.linalg.inv(lower).T
-        self._inverse = self._factor @ self._factor.T
-        self._weights = self._inverse @ self._residual
+        self._lower, whitened = _factored(x, self.length_scales, self.noise_ratio, self._residual)
         # Comparable between processes over the same points whose values differ by what was subtracted from them.
-        self.log_likelihood = _log_likelihood(lower, whitened)
+        self.log_likelihood = _log_likelihood(self._lower, whitened)
+
+    # Made when first asked for: of processes that are only compared by their likelihood the factor is enough.
+    @cached_property
+    def _factor(self) -> Array:
+        """Inverse of the kernel matrix = factor factor^T."""
+        return np.asarray(np.linalg.inv(self._lower).T)
+
+    @cached_property
+    def _inverse(self) -> Array:
+        kernel = self._kernel(self._x, self._x)
+        return np.asarray(np.linalg.inv(kernel + self.noise_ratio * np.eye(len(kernel))))
+
+    @cached_property
+    def _weights(self) -> Array:
+        return np.asarray(self._inverse @ self._residual)
 
     def predict(self, x: Array) -> Array:
         """Posterior mean at ``x``."""

@@ -115,7 +115,7 @@ def test_shapes_together_beat_curves_of_three_points(tmp_path: Path, cluster: Cl
 
 def test_a_label_of_many_points_keeps_its_own_curves(tmp_path: Path, cluster: ClusterSpec) -> None:
     """A process costs the cube of its points: a full table is fitted curve by curve, and nothing is added to it."""
-    points = [(m, 256 * n, 4096) for n in range(1, 127) for m in range(8, 136, 8)]
+    points = [(m, 256 * n, 4096) for n in range(1, 190) for m in range(8, 136, 8)]
     assert len(points) > MOST_POINTS
     knots = fitted(tmp_path / "db", rows_of(bumpy_s, points), cluster).families["gemm"]
     assert knots.labels["bf16|aligned"].filling is None
