@@ -1,6 +1,7 @@
 """Attention data parallelism: ranks schedule apart and step together."""
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_a_prefill_on_one_rank_delays_the_decodes_of_the_other() -> None:
 
 
 @pytest.mark.parametrize("policy", ["vllm-v1", "sglang"])
-def test_one_rank_is_the_plain_engine(policy: str) -> None:
+def test_one_rank_is_the_plain_engine(policy: Literal["vllm-v1", "sglang"]) -> None:
     """If only one rank ever has requests, its times are those of a replica on its own."""
     rows = [(0.4 * i, 20 + 7 * i % 60, 1 + i % 9) for i in range(30)]
     for is_async in (False, True):
@@ -98,7 +99,9 @@ def test_sglang_ranks_prefill_while_others_decode() -> None:
 @pytest.mark.parametrize("policy", ["vllm-v1", "sglang"])
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("seed", range(12))
-def test_all_ranks_share_one_clock_and_nothing_is_lost(seed: int, is_async: bool, policy: str) -> None:
+def test_all_ranks_share_one_clock_and_nothing_is_lost(
+    seed: int, is_async: bool, policy: Literal["vllm-v1", "sglang"]
+) -> None:
     """Under few blocks every request is answered, and steps of a replica's ranks never overlap in part."""
     rng = np.random.default_rng(seed)
     n = 60
