@@ -1,4 +1,4 @@
-"""What a full profile of a node of eight H200s costs, by replaying the plan and the timing rule; needs no GPU.
+"""What profiling a node of eight H200s costs, by replaying the plan and the timing rule; needs torch and no GPU.
 
     python benchmarks/profiler_gpu_hours.py [--manifest shapes.json] [--prior h100-sxm]
 
@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 
 from costmodel.prior import Prior
 from profiler.collectives.groups import default_levels, group_layouts
+from profiler.kernels.available import kernel_backends
 from profiler.planning.adaptive import AdaptivePlan
 from profiler.planning.grid import FAMILIES, general_grid
 from profiler.planning.latency_model import prior_of
@@ -35,17 +37,17 @@ CLOCKS: Final = 3
 NOISE: Final = 0.01
 CONSTANT_S: Final = 1e-5
 POINTS_PER_ROUND: Final = 24 * RANKS
-# Experts and small ops are measured on torch's kernels and on Triton's.
-KERNELS: Final = {"moe": ("torch", "triton"), "elementwise": ("torch", "triton")}
 
 
 def points_of(shapes: list[OpShape]) -> list[Point]:
-    """Put every compute shape on its kernels."""
+    """Put every compute shape on the kernels that torch and Triton have for it on a GPU."""
+    backends = kernel_backends(torch.device("cuda"))
     return [
         Point(op=op, device=DEVICE, backend=kernel, launch="graph", cache="cold")
         for op in shapes
         if op.family not in COLLECTIVE_FAMILIES
-        for kernel in KERNELS.get(op.family, ("torch",))
+        for backend in backends
+        for kernel in backend.kernels_for(op)
     ]
 
 
