@@ -99,23 +99,24 @@ class CollectiveForm(Form):
             whole = self._curve(op.kind, outer.link.name, op.ranks, nodes)
             assert whole is not None
             return whole.predict(message)
-        return self._composed(op.kind, path, message, op.ranks)
+        return self._composed(op, path, message)
 
-    def _composed(self, kind: str, path: tuple[Hop, ...], message: Array, ranks: int) -> Prediction | None:
+    def _composed(self, op: Collective, path: tuple[Hop, ...], message: Array) -> Prediction | None:
         """Add up the phases of a hierarchical collective; None when not one of them was measured."""
         parts, is_any_measured = [], False
-        for phase, hop, share in _phases(kind, path, ranks):
+        for phase, hop, share in _phases(op.kind, path, op.ranks):
             curve = self._curve(phase, hop.link.name, hop.members, self._nodes(hop))
             if curve is not None:
                 is_any_measured = True
                 parts.append(curve.predict(share * message))
                 continue
-            piece = Collective(kind=phase, message_bytes=share * message, ranks=hop.members, group_stride=hop.inner)
+            stride = hop.inner * op.group_stride
+            piece = Collective(kind=phase, message_bytes=share * message, ranks=hop.members, group_stride=stride)
             parts.append(self._analytic.predict(piece))
         return sum_predictions(parts) if is_any_measured else None
 
     def _nodes(self, hop: Hop) -> int:
-        return hop.members if hop.inner * hop.members > self.pricing.cluster.devices_per_node else 1
+        return hop.members if hop.link.group_size > self.pricing.cluster.devices_per_node else 1
 
     def _measured(self, kind: str, level: str, ranks: int, nodes: int) -> bool:
         label = self.full_label(f"{kind}|{level}")

@@ -1,6 +1,7 @@
 """Prices from a model fitted to an imagined machine whose true times are known."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,14 +13,15 @@ from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
 from costmodel.artefact import Artefact
 from costmodel.errors import CostModelError
+from costmodel.fit import fit_device
 from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
 from costmodel.predict import FittedCosts, load_costs
 from costmodel.prediction import Source
 from costmodel.roofline import roofline
 from costmodel.row_ops import iter_row_ops
-from profiles_db.store import Store
+from profiles_db.store import Store, open_store
 
-from .conftest import DEVICE, M, true_gemm_s
+from .conftest import DEVICE, M, collective_rows, common, true_gemm_s
 
 FAMILIES = ("gemm", "attention", "moe", "elementwise", "collective")
 HEADS = {"num_heads": 8, "num_kv_heads": 1, "head_dim": 128, "v_head_dim": 128}
@@ -297,3 +299,35 @@ def test_any_call_has_a_finite_price_inside_its_interval(
         assert np.all(found.low_s <= found.latency_s * (1 + 1e-12))
         assert np.all(found.high_s >= found.latency_s * (1 - 1e-12))
         assert found.source.shape == found.latency_s.shape == size.shape
+
+
+def test_one_rank_in_each_node_is_priced_as_it_was_measured(tmp_path: Path, cluster: ClusterSpec) -> None:
+    """A pair eight devices apart meets on the network: rows of two ranks on two nodes are its price, not NVLink's."""
+    store = open_store(tmp_path / "db", bundled=None)
+    sizes = [2**power for power in range(10, 29, 2)]
+    shape = {"kind": "all_reduce", "ranks": 2, "nodes": 2, "level": "network"}
+    rows = [common(3e-5 + size / 2e10, backend="nccl") | shape | {"message_bytes": size} for size in sizes]
+    store.append("collective", rows, "run-1")
+    costs = FittedCosts(fit_device(store, DEVICE, cluster), cluster)
+    found = costs.predict(
+        Collective(kind="all_reduce", message_bytes=np.array(sizes), ranks=2, group_stride=cluster.devices_per_node)
+    )
+    assert found.latency_s.tolist() == [row["latency_s"] for row in rows]
+    assert (found.source == Source.MEASURED).all()
+
+
+def test_what_is_left_to_the_analytic_model_keeps_its_distance(tmp_path: Path, cluster: ClusterSpec) -> None:
+    """Four ranks in steps of four: two meet inside each node, and the phase across nodes pays the network."""
+    store = open_store(tmp_path / "db", bundled=None)
+    store.append("collective", collective_rows(cluster), "run-1")
+    costs = FittedCosts(fit_device(store, DEVICE, cluster), cluster)
+    message = 2.0**26
+    whole = costs.predict(Collective(kind="all_reduce", message_bytes=message, ranks=4, group_stride=4))
+    across = AnalyticCosts(cluster).predict(
+        Collective(kind="all_reduce", message_bytes=message / 2, ranks=2, group_stride=8)
+    )
+    inside = [
+        costs.predict(Collective(kind=kind, message_bytes=message, ranks=2, group_stride=4)).latency_s
+        for kind in ("reduce_scatter", "all_gather")
+    ]
+    assert float(whole.latency_s) == pytest.approx(sum(inside) + float(across.latency_s))
