@@ -36,6 +36,7 @@ def pool_launch_lines(serving: Serving, prefill: Start, decode: Start) -> tuple[
     connector = json.dumps({"kv_connector": "NixlConnector", "kv_role": "kv_both"})
     flags = f" --kv-transfer-config '{connector}'"
     return (
+        "# each server: CUDA_VISIBLE_DEVICES, --port and VLLM_NIXL_SIDE_CHANNEL_PORT of its own",
         "# prefill pool; a proxy in front sends each request here first",
         *_vllm(serving, prefill, flags),
         "# decode pool",
@@ -45,15 +46,16 @@ def pool_launch_lines(serving: Serving, prefill: Start, decode: Start) -> tuple[
 
 def _vllm(serving: Serving, start: Start, more: str) -> Iterator[str]:
     plan, stated = start.plan, serving.overrides
+    is_v0, chunked = serving.profile.policy == "vllm-v0", stated.enable_chunked_prefill
     # Data parallelism inside a server shares the experts, and V0 engines have none.
-    are_apart = serving.model.has_experts or serving.profile.policy == "vllm-v0"
+    are_apart = serving.model.has_experts or is_v0
     replicas = 1 if are_apart else _replicas_per_node(plan, serving.cluster.devices_per_node)
     devices = replicas * plan.replica_devices
     nodes = -(-devices // serving.cluster.devices_per_node)
     yield from _remarks(serving, plan, servers=plan.dp // replicas, devices=devices)
     if nodes > 1:
         yield f"# each server spans {nodes} nodes: join them in one Ray cluster first"
-    flags = [
+    flags: list[tuple[str, object]] = [
         ("--tensor-parallel-size", _above_one(plan.tp)),
         ("--pipeline-parallel-size", _above_one(plan.pp)),
         ("--data-parallel-size", _above_one(replicas * plan.attention_dp)),
@@ -64,14 +66,18 @@ def _vllm(serving: Serving, start: Start, more: str) -> Iterator[str]:
         ("--kv-cache-dtype", "fp8" if plan.kv_dtype == "fp8" else None),
         ("--max-model-len", start.limits.max_model_len),
         ("--max-num-seqs", plan.max_num_seqs or stated.max_num_seqs),
-        ("--max-num-batched-tokens", plan.max_num_batched_tokens or stated.max_num_batched_tokens),
+        ("--max-num-batched-tokens", _batched_tokens(serving, start)),
         ("--gpu-memory-utilization", stated.gpu_memory_utilization),
         ("--num-gpu-blocks-override", stated.num_gpu_blocks),
         ("--block-size", stated.block_size),
-        ("--enable-prefix-caching", stated.enable_prefix_caching),
-        ("--enable-chunked-prefill", stated.enable_chunked_prefill),
-        ("--async-scheduling", stated.async_scheduling),
     ]
+    if is_v0:  # no negated flags, and nothing is scheduled ahead
+        flags.append(("--enable-prefix-caching", stated.enable_prefix_caching or None))
+        flags.append(("--enable-chunked-prefill", None if chunked is None else str(chunked)))
+    else:
+        flags.append(("--enable-prefix-caching", stated.enable_prefix_caching))
+        flags.append(("--enable-chunked-prefill", chunked))
+        flags.append(("--async-scheduling", stated.async_scheduling))
     line = _command("vllm serve MODEL", flags)
     if start.limits.num_speculative_tokens:
         drafts = {"method": "ngram"} if stated.draft_step_s is None else {"model": "DRAFT_MODEL"}
@@ -82,8 +88,11 @@ def _vllm(serving: Serving, start: Start, more: str) -> Iterator[str]:
 
 def _sglang(serving: Serving, start: Start) -> Iterator[str]:
     plan, stated = start.plan, serving.overrides
-    nodes = -(-plan.num_devices // serving.cluster.devices_per_node)
-    yield from _remarks(serving, plan, servers=1, devices=plan.num_devices)
+    # Its data parallelism is replicas on one node, or the attention ranks of one replica.
+    replicas = 1 if plan.attention_dp > 1 else _replicas_per_node(plan, serving.cluster.devices_per_node)
+    devices = replicas * plan.replica_devices
+    nodes = -(-devices // serving.cluster.devices_per_node)
+    yield from _remarks(serving, plan, servers=plan.dp // replicas, devices=devices)
     if nodes > 1:
         yield f"# on each of {nodes} nodes, RANK from 0; HEAD is the address of the first"
     # Limits are stated for all attention ranks together.
@@ -92,7 +101,7 @@ def _sglang(serving: Serving, start: Start) -> Iterator[str]:
     flags = [
         ("--tp-size", _above_one(plan.stage_ranks)),
         ("--pp-size", _above_one(plan.pp)),
-        ("--dp-size", _above_one(plan.dp * plan.attention_dp)),
+        ("--dp-size", _above_one(replicas * plan.attention_dp)),
         ("--enable-dp-attention", True if plan.attention_dp > 1 else None),
         ("--ep-size", _above_one(plan.ep)),
         ("--nnodes", f"{nodes} --node-rank RANK --dist-init-addr HEAD:5000" if nodes > 1 else None),
@@ -113,19 +122,17 @@ def _sglang(serving: Serving, start: Start) -> Iterator[str]:
 
 def _tensorrt_llm(serving: Serving, start: Start) -> Iterator[str]:
     plan, stated = start.plan, serving.overrides
+    nodes = -(-plan.replica_devices // serving.cluster.devices_per_node)
     yield from _remarks(serving, plan, servers=plan.dp, devices=plan.replica_devices)
+    if nodes > 1:
+        yield f"# each server spans {nodes} nodes, under Slurm; options.yaml on a disk all of them see"
     if _is_cast_while_loading(serving, plan):
         yield "# MODEL is a checkpoint converted to fp8"
     if stated.gpu_memory_utilization is not None:
         yield "# its memory flag is a share of what the weights leave free, not of all memory: left out"
-    cache: dict[str, object] = {"dtype": "fp8"} if plan.kv_dtype == "fp8" else {}
-    if stated.enable_prefix_caching is not None:
-        cache["enable_block_reuse"] = stated.enable_prefix_caching
-    options: dict[str, object] = {"kv_cache_config": cache} if cache else {}
-    if plan.attention_dp > 1:
-        options["enable_attention_dp"] = True
-    if stated.enable_chunked_prefill is not None:
-        options["enable_chunked_prefill"] = stated.enable_chunked_prefill
+    options = _tensorrt_llm_options(serving, start)
+    if "speculative_config" in options and stated.async_scheduling is not False:
+        yield "# its drafts need the overlap scheduler off: simulate with --no-async-scheduling"
     if options:
         yield f"echo '{json.dumps(options)}' > options.yaml"
     flags = [
@@ -134,10 +141,37 @@ def _tensorrt_llm(serving: Serving, start: Start) -> Iterator[str]:
         ("--ep_size", _above_one(plan.ep)),
         ("--max_seq_len", start.limits.max_model_len),
         ("--max_batch_size", plan.max_num_seqs or stated.max_num_seqs),
-        ("--max_num_tokens", plan.max_num_batched_tokens or stated.max_num_batched_tokens),
+        ("--max_num_tokens", _batched_tokens(serving, start)),
         ("--extra_llm_api_options", "options.yaml" if options else None),
     ]
-    yield _command("trtllm-serve MODEL --backend pytorch", flags)
+    across = f"srun --nodes {nodes} --ntasks {plan.replica_devices} --mpi=pmix trtllm-llmapi-launch "
+    yield _command((across if nodes > 1 else "") + "trtllm-serve MODEL --backend pytorch", flags)
+
+
+def _tensorrt_llm_options(serving: Serving, start: Start) -> dict[str, object]:
+    """Return what has no flag: fields of its LLM arguments, by name."""
+    plan, stated = start.plan, serving.overrides
+    cache = {
+        "dtype": "fp8" if plan.kv_dtype == "fp8" else None,
+        "enable_block_reuse": stated.enable_prefix_caching,
+        "tokens_per_block": stated.block_size,
+        "max_tokens": stated.num_gpu_blocks and stated.num_gpu_blocks * start.limits.block_size,
+    }
+    cache = {name: value for name, value in cache.items() if value is not None}
+    drafts: dict[str, object] | None = None
+    if start.limits.num_speculative_tokens:
+        drafts = {"decoding_type": "NGram", "max_draft_len": start.limits.num_speculative_tokens}
+        if stated.draft_step_s is not None:
+            drafts |= {"decoding_type": "DraftTarget", "speculative_model_dir": "DRAFT_MODEL"}
+    options = {
+        "dtype": _DTYPE_NAMES.get(plan.weight_dtype or ""),
+        "kv_cache_config": cache or None,
+        "enable_attention_dp": True if plan.attention_dp > 1 else None,
+        "enable_chunked_prefill": stated.enable_chunked_prefill,
+        "disable_overlap_scheduler": True if drafts or stated.async_scheduling is False else None,
+        "speculative_config": drafts,
+    }
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _remarks(serving: Serving, plan: Plan, *, servers: int, devices: int) -> Iterator[str]:
@@ -149,6 +183,14 @@ def _remarks(serving: Serving, plan: Plan, *, servers: int, devices: int) -> Ite
         yield f"# MODEL is a checkpoint converted to {converted}"
     if servers > 1:
         yield f"# {servers} servers of {devices} devices each (CUDA_VISIBLE_DEVICES, --port), behind a load balancer"
+
+
+def _batched_tokens(serving: Serving, start: Start) -> int | None:
+    """Tokens per step, where they are stated or whole prompts need more than the engine's own."""
+    stated = start.plan.max_num_batched_tokens or serving.overrides.max_num_batched_tokens
+    own = serving.profile.batch_limits(serving.cluster.device.memory_bytes).max_num_batched_tokens
+    tokens = start.limits.max_num_batched_tokens
+    return tokens if stated or tokens > own else None
 
 
 def _replicas_per_node(plan: Plan, devices_per_node: int) -> int:

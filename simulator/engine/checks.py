@@ -25,9 +25,14 @@ def check_input(tables: StepTables, limits: EngineLimits, workload: Workload, dp
             hint="use policy vllm-v1, or a plan without pp",
         )
     if limits.policy in {"vllm-v0", "orca"} and limits.enable_prefix_caching:
-        raise InputError(f"policy {limits.policy!r} with prefix caching is not modelled by the engine")
+        raise InputError(
+            f"policy {limits.policy!r} with prefix caching is not modelled by the engine",
+            hint="pass --no-prefix-caching, or use policy vllm-v1",
+        )
     if limits.policy == "sglang" and not limits.enable_chunked_prefill:
-        raise InputError("policy 'sglang' without chunked prefill is not modelled by the engine")
+        raise InputError(
+            "policy 'sglang' without chunked prefill is not modelled by the engine", hint="use --chunked-prefill"
+        )
     for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size", "num_gpu_blocks"):
         value = getattr(limits, name)
         if value < 1:

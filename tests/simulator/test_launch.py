@@ -71,6 +71,16 @@ def test_v0_engines_have_no_data_parallelism() -> None:
     assert "--data-parallel-size" not in command
 
 
+def test_v0_engines_have_no_negated_flags() -> None:
+    """Version 0.6 turns chunking off by a value and caches no prefixes unless asked; its steps then hold whole prompts."""
+    serving = _serving(
+        "llama-3.1-8b", "h100-sxm-1", "vllm-0.6", enable_chunked_prefill=False, enable_prefix_caching=False
+    )
+    assert _lines(serving, "tp1") == (
+        "vllm serve MODEL --max-model-len 3072 --max-num-batched-tokens 3072 --enable-chunked-prefill False",
+    )
+
+
 def test_formats_limits_and_clock_reach_the_command() -> None:
     """What the plan or the user states is in the command; what nobody states is left to the engine."""
     serving = _serving(
@@ -108,6 +118,24 @@ def test_sglang_counts_all_attention_ranks_together() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("model", "cluster", "plan", "flags", "servers"),
+    [
+        ("llama-3.1-8b", "h100-sxm-2x8", "dp4-tp4", "--tp-size 4 --dp-size 2", 2),
+        ("mixtral-8x7b", "h100-sxm-8", "dp2-attn.dp4-moe.ep4", "--tp-size 4 --dp-size 4 --enable-dp-attention", 2),
+        ("llama-3.1-8b", "h100-sxm-8", "dp2-tp4", "--tp-size 4 --dp-size 2", 1),
+    ],
+)
+def test_sglang_keeps_replicas_of_a_server_on_one_node(
+    model: str, cluster: str, plan: str, flags: str, servers: int
+) -> None:
+    """It refuses replicas over several nodes, and counts attention ranks by the same flag: those are more servers."""
+    lines = _lines(_serving(model, cluster, "sglang-0.5"), plan)
+    assert flags in lines[-1]
+    assert "--nnodes" not in lines[-1]
+    assert [f"# {servers} servers of " in line for line in lines[:-1]] == [True] * (servers > 1)
+
+
 def test_tensorrt_llm_reads_what_has_no_flag_from_a_file() -> None:
     """KV format and attention data parallelism go into the options file; replicas are servers of their own."""
     serving = _serving("mixtral-8x7b", "h100-sxm-8", "tensorrt-llm-1.0", max_num_seqs=32)
@@ -118,6 +146,28 @@ def test_tensorrt_llm_reads_what_has_no_flag_from_a_file() -> None:
         "trtllm-serve MODEL --backend pytorch --tp_size 4 --ep_size 4 --max_seq_len 3072 --max_batch_size 32 "
         "--extra_llm_api_options options.yaml"
     )
+
+
+def test_tensorrt_llm_is_told_every_stated_setting() -> None:
+    """What is stated has a field of its own; drafts need its overlap scheduler off, which the simulation was not."""
+    serving = _serving(
+        "llama-3.1-8b", "h100-sxm-1", "tensorrt-llm-1.0", block_size=64, num_gpu_blocks=1000,
+        speculative_tokens=3, speculative_acceptance=0.5,
+    )  # fmt: skip
+    remark, options, _ = _lines(serving, "tp1")
+    assert "--no-async-scheduling" in remark
+    assert json.loads(shlex.split(options)[1]) == {
+        "kv_cache_config": {"tokens_per_block": 64, "max_tokens": 64000},
+        "disable_overlap_scheduler": True,
+        "speculative_config": {"decoding_type": "NGram", "max_draft_len": 3},
+    }
+
+
+def test_tensorrt_llm_spans_nodes_by_mpi() -> None:
+    """A replica on two nodes is one MPI world of all its ranks."""
+    remark, command = _lines(_serving("llama-3.1-405b", "h100-sxm-2x8", "tensorrt-llm-1.0"), "pp2-tp8")
+    assert remark.startswith("# each server spans 2 nodes")
+    assert command.startswith("srun --nodes 2 --ntasks 16 --mpi=pmix trtllm-llmapi-launch trtllm-serve MODEL ")
 
 
 def test_an_engine_nobody_can_start_has_no_command() -> None:
