@@ -22,6 +22,11 @@ def bundled_fit(device: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def devices_with_fit() -> list[str]:
+    """Names of the devices whose fitted model is bundled, in order."""
+    return sorted(path.stem for path in _FOLDER.glob("*.parquet"))
+
+
 def choose_costs(
     choice: Path | str | None,
     cluster: ClusterSpec,

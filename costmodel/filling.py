@@ -25,7 +25,7 @@ from costmodel.shape_ops import shape_op
 
 Array = NDArray[np.float64]
 
-# A process costs the cube of its points; labels with more have curves of their own.
+# Of labels that learn from each other; a process costs the cube of its points, and so many have curves of their own.
 MOST_POINTS = 3000
 # Families whose labels of one number format differ in a detail: the branch of a GEMM, the routing of experts.
 _LEARN_TOGETHER = ("gemm", "moe")
@@ -75,17 +75,21 @@ def _expected_log_s(
     rows: MeasuredRows, knots: FamilyKnots, cluster: ClusterSpec, prior: Prior | None
 ) -> tuple[Array, Array | None]:
     """Return what the labels' references expect, and what the prior does, None where it does not price every row."""
-    by_reference, by_prior = np.empty_like(rows.x), np.empty_like(rows.x)
+    by_reference = np.empty_like(rows.x)
+    by_prior = None if prior is None else np.empty_like(rows.x)
     for label in np.unique(rows.label).tolist():
         clock = label.partition("@")[2]
         for shape, own in _by_shape(rows, label):
             by_reference[own] = knots.labels[label].expected_log_s(rows.flop_s[own], rows.bytes_s[own])
-            if prior is None:
+            if prior is None or by_prior is None:
                 continue
             op = shape_op(rows.family, label, shape, rows.x[own], rows.y[own], cluster=cluster)
             price_s = prior.latency_s(op, float(clock) if clock else None)
-            prior, by_prior[own] = (None, np.nan) if price_s is None else (prior, np.log(price_s))
-    return by_reference, None if prior is None else by_prior
+            if price_s is None:
+                by_prior = None
+            else:
+                by_prior[own] = np.log(price_s)
+    return by_reference, by_prior
 
 
 def _by_shape(rows: MeasuredRows, label: str) -> list[tuple[list[float], NDArray[np.int64]]]:

@@ -73,7 +73,7 @@ def relative(tmp_path: Path, cluster: ClusterSpec) -> Prior:
 def test_a_prior_turns_a_tenth_of_the_points_into_the_error_of_all(
     tmp_path: Path, cluster: ClusterSpec, relative: Prior
 ) -> None:
-    """Six points on a relative's curves price the other fifty within 2 %; alone they are off by far more."""
+    """Eight points and a relative's curves price the other 58 within 2 %; alone they are off by far more."""
     order = np.random.default_rng(0).permutation(len(ALL))
     corners = [ALL.index((m, n, k)) for m in (1, 1024) for n, k in (NK[0], NK[-1])]
     few = list(dict.fromkeys([*corners, *order.tolist()]))[:8]
@@ -142,6 +142,20 @@ def test_a_prior_that_saw_the_rows_is_not_used_and_said(tmp_path: Path, cluster:
     assert all(not fit.filling or not fit.filling.trust for fit in artefact.families["gemm"].labels.values())
 
 
+def test_tables_of_the_same_device_are_not_judged_by_a_fit_of_such_tables(tmp_path: Path, cluster: ClusterSpec) -> None:
+    """Imported rows may be among those the prior was fitted to, whatever their run; measured rows cannot be."""
+
+    def imported(time_s: Time) -> list[dict[str, Any]]:
+        return [row | {"origin": "imported:tables-1"} for row in rows_of(time_s, ALL[::5])]
+
+    prior = Prior(fitted(tmp_path / "old", imported(relative_s), cluster, run="run-0"), cluster)
+    artefact = fitted(tmp_path / "new", imported(bumpy_s), cluster, prior)
+    (report,) = [report for report in artefact.reports if report.family == "gemm"]
+    assert report.no_prior == "it was fitted to imported:tables-1 tables of the same device"
+    measured = fitted(tmp_path / "measured", rows_of(bumpy_s, ALL[::5]), cluster, prior)
+    assert not any(report.no_prior for report in measured.reports)
+
+
 def test_held_out_errors_of_filled_labels_survive_the_file(
     tmp_path: Path, cluster: ClusterSpec, relative: Prior
 ) -> None:
@@ -170,8 +184,9 @@ def test_a_prior_is_the_devices_own_bundled_fit_a_named_one_a_file_or_none(tmp_p
     named = Prior.choose("h200-sxm", "h100-sxm")
     assert named is not None
     assert named.name == "h200-sxm"
-    with pytest.raises(CostModelError, match="no such file"):
+    with pytest.raises(CostModelError, match="no such file") as refused:
         Prior.choose(str(tmp_path / "missing.parquet"), "h100-sxm")
+    assert "h200-sxm" in str(refused.value.hint)
 
 
 def test_gemm_rows_of_the_shared_machine_still_fit_exactly(tmp_path: Path, cluster: ClusterSpec) -> None:

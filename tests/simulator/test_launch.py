@@ -72,7 +72,7 @@ def test_v0_engines_have_no_data_parallelism() -> None:
 
 
 def test_v0_engines_have_no_negated_flags() -> None:
-    """Version 0.6 turns chunking off by a value and caches no prefixes unless asked; its steps then hold whole prompts."""
+    """Version 0.6 turns chunking off by a value, caches no prefixes unless asked, and then fits whole prompts."""
     serving = _serving(
         "llama-3.1-8b", "h100-sxm-1", "vllm-0.6", enable_chunked_prefill=False, enable_prefix_caching=False
     )
