@@ -26,7 +26,7 @@ demo: $(VENV)/.core ## Best plan of Llama-3.1-70B on 8 x H100 for a bundled chat
 test: $(VENV)/.dev ## Run the test suite
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-check: $(VENV)/.dev ## Lint, types, import borders, generated docs
+check: $(VENV)/.dev ## Lint, types, import borders
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

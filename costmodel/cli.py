@@ -16,10 +16,10 @@ from profiles_db.terminal import DB_OPTION, JSON_OPTION, opened
     "--prior",
     default="auto",
     show_default=True,
-    help="Fit to start from where few points were measured: a file, a device with a bundled fit, or none."
-    "  auto: the device's own bundled fit.",
+    help="Fit to start from where few points were measured: a file, a device with a bundled fit, or none.  auto: the"
+    " device's own bundled fit, if any.",
 )
-@click.option("--monotone", is_flag=True, help="Lower cells that are slower than a larger call of the same shape.")
+@click.option("--monotone", is_flag=True, help="Lower points that are slower than a larger call of the same shape.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write (DEVICE.fit.parquet).")
 @click.option("--constants", is_flag=True, help="Print calibrated analytic constants as TOML; nothing is written.")
 @JSON_OPTION
