@@ -103,7 +103,10 @@ def rows(store: Store) -> str:
 
 def held_out(db: Path, device: str) -> str:
     """Fit the measured rows and tell the error of those a fit has not seen."""
-    title = "## Held-out error of a fit to these rows\n\n"
+    title = (
+        "## Held-out error of a fit to these rows\n\n"
+        "As `apex fit` makes it: where few points were measured, it starts from the bundled fit of the device.\n\n"
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fit.parquet"
         command = [*APEX, "fit", "--db", str(db), "--device", device, "--out", str(path)]

@@ -12,7 +12,7 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ def answers(points: list[Point], truth: Prior) -> dict[object, float]:
     return found
 
 
-def replayed(points: list[Point], latency_s: dict[object, float], prior: Prior | None) -> dict[str, object]:
+def replayed(points: list[Point], latency_s: dict[object, float], prior: Prior | None) -> dict[str, Any]:
     """Count the points the plan asks for until it settles, and the time that planning takes."""
     started_s = time.process_time()
     plan = AdaptivePlan(points, target_error=ProfileRequest(db=Path()).target_error, seed=0, prior=prior)
@@ -112,7 +112,7 @@ def main() -> None:
         found = replayed(points, latency_s, prior)
         print(json.dumps({"plan": name, **found}))
         # Collectives follow their own plan, of as small a share at most.
-        cost(name, int(str(found["points"])), round(collectives * int(str(found["points"])) / len(points)))
+        cost(name, found["points"], round(collectives * found["points"] / len(points)))
 
 
 if __name__ == "__main__":

@@ -116,8 +116,13 @@ def _request(**options: Any) -> "ProfileRequest":
         known = ", ".join(FAMILIES if manifest is None else SCHEMAS)
         raise ProfilerError(f"--families: {', '.join(unknown)} is not among {known}")
     if options["prior"] not in {"auto", "none"}:
-        from costmodel.prior import Prior
-
+        try:
+            from costmodel.prior import Prior
+        except ImportError as error:
+            raise ProfilerError(
+                f"--prior {options['prior']} cannot be opened: {error}",
+                hint="pip install 'apex-planner[profile]', or start from no fit with --prior none",
+            ) from error
         Prior.choose(options["prior"], "")  # a bad file is told now, not on every rank
     if options["target_error"] <= 0:
         raise ProfilerError(f"--target-error is {options['target_error']:g}, must be > 0", hint="0.02 means 2 %")

@@ -59,6 +59,7 @@ def test_constants_are_printed_and_nothing_is_written(store: Store, tmp_path: Pa
         (("--device", "b200"), "no measurements of device 'b200'"),
         (("--cluster", "b200-8"), "the measurements are of h100-sxm"),
         (("--out", "missing/fit.parquet"), "cannot be written"),
+        (("--prior", "h1000"), "no device with a bundled fit"),
     ],
 )
 def test_mistakes_end_in_one_message_with_a_hint(

@@ -163,6 +163,7 @@ def test_rows_left_on_another_node_come_home(manifest, tmp_path):
         (["--device", "cpu"], {"RANK": "x", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2",
                                "MASTER_ADDR": "x", "MASTER_PORT": "1"}, "RANK is 'x', must be a whole number"),
         (["--device", "cpu", "--cache", "warm"], {}, "--cache is 'warm'"),
+        (["--device", "cpu", "--prior", "h1000"], {}, "prior 'h1000': no such file, and no device with a bundled fit"),
         (["--device", "cpu", "--families", "conv"], {}, "--families: conv is not among gemm, attention"),
     ],
 )  # fmt: skip
