@@ -12,7 +12,7 @@ from simulator.plan import Plan
 
 ENGINES: Final = ("vllm", "sglang", "tensorrt-llm")
 
-_BOTH: Final = frozenset(
+_COMMON: Final = frozenset(
     {
         "llama", "mistral", "phi3", "granite", "internlm2", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe",
         "minimax_m2", "glm4_moe", "deepseek_v2", "deepseek_v3", "kimi_k2", "gpt_oss", "gemma2", "gemma3", "gemma3_text",
@@ -21,9 +21,9 @@ _BOTH: Final = frozenset(
     }
 )  # fmt: skip
 _ARCHITECTURES: Final = {
-    "vllm": _BOTH | {"gpt_neox", "bloom", "opt", "whisper"},
-    "sglang": _BOTH,
-    "tensorrt-llm": _BOTH - {"granite", "internlm2", "gpt2", "gemma2"},
+    "vllm": _COMMON | {"gpt_neox", "bloom", "opt", "whisper"},
+    "sglang": _COMMON,
+    "tensorrt-llm": _COMMON - {"granite", "internlm2", "gpt2", "gemma2"},
 }
 _WEIGHT_FORMATS: Final[dict[str, frozenset[str]]] = {
     "vllm": frozenset({"fp8", "fp8_block", "w8a8", "w8a16", "w4a16", "w4a8", "mxfp4", "nvfp4", *UNQUANTISED}),

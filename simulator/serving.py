@@ -17,6 +17,7 @@ from simulator.errors import InputError
 from simulator.limits import EngineLimits, RouterName
 from simulator.memory import MemoryBudget, plan_memory
 from simulator.model.cell import KernelChoices
+from simulator.model.families.multimodal_text import WITHOUT_TOWER
 from simulator.model.spec import ModelSpec
 from simulator.op_curves import OpCurves
 from simulator.plan import Plan
@@ -217,6 +218,8 @@ class Serving:
         notes = []
         if self.model.encoder is not None and self.model.encoder.kind == "vision":
             notes.append(f"requests are text: the {self.model.encoder.kind} tower takes memory but no time")
+        if self.model.architecture in WITHOUT_TOWER:
+            notes.append("requests are text: the vision tower takes neither memory nor time")
         alike: dict[str, list[str]] = {}
         for clock_mhz, curves in self.priced.items():
             outside = curves.costs.outside()

@@ -109,6 +109,14 @@ def test_a_format_nobody_can_make_while_loading_needs_another_checkpoint() -> No
     assert "--quantization" not in _lines(_serving("deepseek-v3", "h200-sxm-8"), "tp8")[-1]
 
 
+def test_a_tower_left_out_is_said() -> None:
+    """A multimodal checkpoint is simulated as its text decoder: the remark says how a server does the same."""
+    remark, _ = _lines(_serving("qwen3.5-27b", "h100-sxm-1"), "tp1")
+    assert "--language-model-only" in remark
+    (command,) = _lines(_serving("qwen3-32b", "h100-sxm-1"), "tp1")
+    assert not command.startswith("#")
+
+
 def test_sglang_counts_all_attention_ranks_together() -> None:
     """SGLang's tensor size spans the attention ranks, and its limits are shared by them."""
     serving = _serving("llama-3.1-8b", "h100-sxm-8", "sglang-0.5", max_num_seqs=128, enable_prefix_caching=False)

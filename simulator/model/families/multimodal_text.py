@@ -11,11 +11,12 @@ from simulator.model.architectures import architecture, from_hf_config
 from simulator.model.hf_config import HfConfig
 from simulator.model.spec import ModelSpec
 
+WITHOUT_TOWER: Final = ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "kimi_k25")
 # Keys of the wrapper that its text decoder takes over where it has none of its own.
 _INHERITED: Final = ("quantization_config", "tie_word_embeddings", "torch_dtype", "dtype")
 
 
-@architecture("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "kimi_k25")
+@architecture(*WITHOUT_TOWER)
 def read_text_decoder(config: HfConfig, name: str) -> ModelSpec:
     """Read ``text_config``, whose ``model_type`` names the decoder."""
     text = config.section("text_config", {key: config.raw(key) for key in _INHERITED if key in config})
