@@ -136,7 +136,7 @@ def answer_lines(found: "SearchResult") -> list[str]:
     ]
     if best.metrics.get("sustainable_is_short"):
         lines.append("the trace is short for this: at that rate it lasts less than twenty mean requests")
-    if aim.startswith("energy_"):
+    if aim.startswith("energy_") and own is not None:
         lines.append("energy: the interval is that of the step times; the power model's own error is not in it")
     if close:
         lines.append(f"not told apart from it by their intervals: {', '.join(close)}")
