@@ -87,7 +87,7 @@ def search(
     import time
 
     from simulator.commands.formats import counted
-    from simulator.commands.search_report import check_drawing, write_report
+    from simulator.commands.search_report import check_report, write_report
     from simulator.commands.search_table import search_table
     from simulator.objective import parse_objective, parse_slo
     from simulator.outputs.whole_file import check_folder, write_whole
@@ -100,7 +100,7 @@ def search(
     if out is not None:
         check_folder(out)
     if report is not None:
-        check_drawing()
+        check_report(report)
     aim, slo = parse_objective(objective), parse_slo(slos)
     chosen = list(dict.fromkeys(map(parse_layout, plans))) or None
     axes = Axes(

@@ -12,14 +12,18 @@ if TYPE_CHECKING:
     from simulator.workload.workload import Workload
 
 
-def check_drawing() -> None:
-    """Find out before the work is done that there is nothing to draw with; raises ``InputError``."""
+def check_report(folder: Path) -> None:
+    """Find out before the work is done that nothing can be drawn or written; raises ``InputError``."""
     import importlib.util
+
+    from simulator.outputs.whole_file import check_folder
 
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError(
             "--report draws with matplotlib, which is not installed", hint="pip install 'apex-planner[report]'"
         )
+    missing = (path for path in (*reversed(folder.parents), folder) if not path.exists())
+    check_folder(next(missing, folder / "index.html"))
 
 
 def write_report(

@@ -41,11 +41,12 @@ def test_nothing_to_draw_with_is_said_before_the_search(monkeypatch: pytest.Monk
 
 
 def test_a_folder_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
-    """A file where a folder is needed ends in exit code 1 and the path, not in a traceback."""
+    """A file where a folder is needed ends in exit code 1 and the path, before anything is simulated."""
     (tmp_path / "file").touch()
     done = CliRunner().invoke(apex, [*_COMMAND.split(), "--report", str(tmp_path / "file" / "page")])
     assert getattr(done.exception, "exit_code", 0) == 1
     assert "file/page: cannot be written" in str(done.exception)
+    assert "simulated" not in done.output
 
 
 _value = st.floats(0.1, 10)
