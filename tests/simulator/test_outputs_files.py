@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from costmodel.analytic import AnalyticCosts
 from profiles_db.schema import unit_of
 from simulator.engine_profile import load_profile
 from simulator.model.bundled import load_model
+from simulator.objective import Slo, parse_objective
 from simulator.outputs.chrome_trace import MAX_EVENTS
 from simulator.outputs.iterations import iteration_table
 from simulator.outputs.requests import request_table
 from simulator.outputs.tables import write_table
 from simulator.outputs.whole_file import OutputError, write_whole
 from simulator.plan import parse_plan
+from simulator.search import SearchResult
 from simulator.serving import Overrides, Serving, Start
 from simulator.simulate import Result, replay
 from simulator.workload.parse import parse_workload
@@ -113,13 +116,21 @@ def test_parquet_fields_carry_their_unit(result: Result, tmp_path: Path, kind: s
     assert "s" in units.values()
 
 
-def test_page_names_every_column(result: Result) -> None:
-    """docs/outputs.md has a row for each column of both tables, and none that is not there."""
+def test_page_names_every_column_and_key(result: Result) -> None:
+    """docs/outputs.md has a row for each column of both tables and each key of the JSON, and none that is not there."""
     page = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE)
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     tables = (request_table(result.run), iteration_table(result.run))
-    assert documented == {name for table in tables for name in table.column_names}
+    answer = SearchResult(
+        ranked=(replace(result, interval={"e2e_s.mean": (0.0, 1.0)}),),
+        breaking=(),
+        refused=(),
+        objective=parse_objective("e2e_s.mean"),
+        slo=Slo(),
+    ).to_json()
+    columns = {name for table in tables for name in table.column_names}
+    assert documented == columns | set(answer) | set(answer["plans"][0])
     assert f"{MAX_EVENTS:,} events" in page
 
 
