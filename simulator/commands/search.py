@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.commands.axes_options import axes_options, known_formats, listed_clocks, listed_counts
-from simulator.commands.serving_options import load_serving, serving_options
+from simulator.commands.serving_options import load_serving, say_when_compiling, serving_options
 from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, trace_options
 from simulator.errors import EXIT_INFEASIBLE
 
@@ -119,6 +119,7 @@ def search(
         )
     workload = load_workload(trace, **{name: options.pop(name) for name in TRACE_OPTION_NAMES})
     serving = load_serving(**options)
+    say_when_compiling()
     found = run_search(serving, workload, aim, slo=slo, axes=axes, plans=chosen, threads=threads, on_done=_progress)
     if interval:
         found = with_intervals(found, serving, workload, slo, first=top, threads=threads)

@@ -157,3 +157,10 @@ def load_serving(
             router=router,
         ),
     )
+
+
+def say_when_compiling() -> None:
+    """Tell a person what the first seconds of a first run go to."""
+    from simulator.engine.jit import on_first_compilation
+
+    on_first_compilation(lambda: click.echo("compiling the simulator, once: some 15 s", err=True))

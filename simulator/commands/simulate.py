@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from simulator.commands.output_options import OutputFiles, output_options
-from simulator.commands.serving_options import load_serving, serving_options
+from simulator.commands.serving_options import load_serving, say_when_compiling, serving_options
 from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, trace_options
 
 
@@ -49,6 +49,7 @@ def simulate(
         raise click.UsageError(f"plan {plan}: --iterations-out and --chrome-trace are for plans of one pool")
     workload = load_workload(trace, **{name: options.pop(name) for name in TRACE_OPTION_NAMES})
     serving = load_serving(**options)
+    say_when_compiling()
     started = start_layout(serving, plan, workload)
     if isinstance(started, Refusal):
         raise InfeasibleError(f"plan {plan} cannot start: {started.reason}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import numba
+from numba.core.event import Event, Listener, register
 
 # The engine owns no objects and is called from one place: no reference counts, no wrappers for other callers. Both
 # halve the time of a call and of a compilation.
@@ -42,6 +43,26 @@ def cached_entry(function: Function) -> Function:
             stacklevel=2,
         )
         return cast(Function, numba.njit(**_OPTIONS)(function))
+
+
+class _FirstCompilation(Listener):
+    """Says once that something is being compiled; a function found in the disk cache is not."""
+
+    def __init__(self, say: Callable[[], None]) -> None:
+        self._say: Callable[[], None] | None = say
+
+    def on_start(self, event: Event) -> None:  # noqa: ARG002 - which function is no news to a person
+        say, self._say = self._say, None
+        if say is not None:
+            say()
+
+    def on_end(self, event: Event) -> None:
+        """Nobody waits for the end to be told."""
+
+
+def on_first_compilation(say: Callable[[], None]) -> None:
+    """Call ``say`` when this process first has to compile, which takes seconds in which nothing else is seen."""
+    register("numba:compile", _FirstCompilation(say))  # type: ignore[no-untyped-call]  # numba has no types
 
 
 def source_fingerprint() -> str:
