@@ -56,12 +56,16 @@ def _vllm(serving: Serving, start: Start, more: str) -> Iterator[str]:
     yield from _remarks(serving, plan, servers=plan.dp // replicas, devices=devices)
     if nodes > 1:
         yield f"# each server spans {nodes} nodes: join them in one Ray cluster first"
+    spread = nodes > 1 and plan.attention_dp > 1  # attention ranks on several nodes, each rank on one of them or more
+    ranks_per_node = serving.cluster.devices_per_node // (plan.pp * plan.tp)
     flags: list[tuple[str, object]] = [
         ("--tensor-parallel-size", _above_one(plan.tp)),
         ("--pipeline-parallel-size", _above_one(plan.pp)),
         ("--data-parallel-size", _above_one(replicas * plan.attention_dp)),
         ("--enable-expert-parallel", True if plan.ep > 1 else None),
-        ("--distributed-executor-backend", "ray" if nodes > 1 else None),
+        ("--data-parallel-backend", "ray" if spread else None),
+        ("--data-parallel-size-local", ranks_per_node or None if spread else None),
+        ("--distributed-executor-backend", "ray" if not ranks_per_node else None),
         ("--quantization", "fp8" if _is_cast_while_loading(serving, plan) else None),
         ("--dtype", _DTYPE_NAMES.get(plan.weight_dtype or "")),
         ("--kv-cache-dtype", "fp8" if plan.kv_dtype == "fp8" else None),
@@ -79,7 +83,8 @@ def _vllm(serving: Serving, start: Start, more: str) -> Iterator[str]:
         flags.append(("--enable-prefix-caching", stated.enable_prefix_caching))
         flags.append(("--enable-chunked-prefill", chunked))
         flags.append(("--async-scheduling", stated.async_scheduling))
-    line = _command("vllm serve MODEL", flags)
+    strategy = "VLLM_RAY_DP_PACK_STRATEGY=span " if spread and not ranks_per_node else ""
+    line = _command(f"{strategy}vllm serve MODEL", flags)
     if start.limits.num_speculative_tokens:
         drafts = {"method": "ngram"} if stated.draft_step_s is None else {"model": "DRAFT_MODEL"}
         config = json.dumps(drafts | {"num_speculative_tokens": start.limits.num_speculative_tokens})

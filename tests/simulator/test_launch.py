@@ -44,6 +44,7 @@ def _lines(serving: Serving, plan: str) -> tuple[str, ...]:
         ("mixtral-8x7b", "h100-sxm-8", "dp2-tp4", "-t 4", 2),
         ("mixtral-8x7b", "h100-sxm-8", "attn.dp4-tp2-moe.ep8", "-t 2 -d 4 -e", 1),
         ("llama-3.1-405b", "h100-sxm-2x8", "pp2-tp8", "-t 8 -p 2 -r", 1),
+        ("qwen3-30b-a3b", "h100-sxm-2x8", "attn.dp8-tp2-moe.ep16", "-t 2 -d 8 -e -a -l 4", 1),
     ],
 )
 def test_vllm_gets_the_degrees_of_the_plan(model: str, cluster: str, plan: str, flags: str, servers: int) -> None:
@@ -54,6 +55,8 @@ def test_vllm_gets_the_degrees_of_the_plan(model: str, cluster: str, plan: str, 
         "-d": "--data-parallel-size",
         "-e": "--enable-expert-parallel",
         "-r": "--distributed-executor-backend ray",
+        "-a": "--data-parallel-backend ray",
+        "-l": "--data-parallel-size-local",
     }
     wanted = " ".join(spelt.get(part, part) for part in flags.split())
     lines = _lines(_serving(model, cluster), plan)
@@ -62,6 +65,13 @@ def test_vllm_gets_the_degrees_of_the_plan(model: str, cluster: str, plan: str, 
         line for line in lines if line.startswith(f"# {servers} servers of ")
     ]
     assert any(" servers of " in line for line in lines) == (servers > 1)
+
+
+def test_attention_ranks_larger_than_a_node_are_spanned() -> None:
+    """Ranks of vLLM are placed inside a node each unless it is told to span them."""
+    command = _lines(_serving("deepseek-v3", "h200-sxm-4x8"), "attn.dp2-tp16-moe.ep32")[-1]
+    assert command.startswith("VLLM_RAY_DP_PACK_STRATEGY=span vllm serve MODEL --tensor-parallel-size 16 ")
+    assert "--data-parallel-backend ray --distributed-executor-backend ray" in command
 
 
 def test_v0_engines_have_no_data_parallelism() -> None:
