@@ -1,7 +1,8 @@
 """Our own Triton kernels behind the backend protocol, all labelled ``triton``.
 
-A row of theirs stands beside the rows other kernels have for the same point. A fit takes the lower median of these, the
-faster of two: ours are the price where a cluster has nothing better, as without vLLM.
+A row of theirs stands beside the rows other kernels have for the same point. A fit takes the kernels of the engine it
+is made for, else the fastest of each point (`costmodel.measurements`): ours are the price where a cluster has nothing
+better, as without vLLM.
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
-# Triton's own conventions: compile-time constants in capitals, operands by position, no types inside a kernel.
-# ruff: noqa: N803, PLR0917
+# Triton's own conventions: capitals for compile-time constants, compared one by one; operands by position, no types.
+# ruff: noqa: N803, PLR0917, PLR1714
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 """Our own Triton kernels of an expert layer: a grouped GEMM in every number format, and the sum over a token's experts.
 
@@ -37,13 +37,13 @@ def _grouped_gemm_kernel(
     source = tl.load(source_ptr + row).to(tl.int64) if GATHER else row
     columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     column = tl.minimum(columns, n - 1).to(tl.int64)
-    bytes_per_row = k // 2 if FORMAT == "int4" else k
+    bytes_per_row = k // 2 if FORMAT == "int4" or FORMAT == "mxfp4" else k
     w_scales, w_scale_step = w_scale_ptr + column, n
     if FORMAT == "block":
         w_scale_step = tl.cdiv(n, 128)
         w_scales = w_scale_ptr + expert * tl.cdiv(k, 128) * w_scale_step + column_tile * COLUMNS // 128
-    elif FORMAT == "int4":
-        w_scales += expert * (k // 128) * n
+    elif FORMAT == "int4" or FORMAT == "mxfp4":
+        w_scales += expert * (k // (128 if FORMAT == "int4" else 32)) * n
     total = tile_product(
         x_ptr + source * k, x_scale_ptr + source, x_rows, w_ptr + (expert * n + column) * bytes_per_row,
         w_scales, w_scale_step, 0, k, FORMAT, EVEN, INTEGER, ROWS, COLUMNS, INNER, TRANSPOSED,
@@ -76,7 +76,7 @@ class ExpertWeights:
     """Weights [experts, n, k] of ``kind`` (`triton_tiles`); ``plain`` ones with scales have one per column.
 
     Scales: ``plain`` fp32 [experts, n], ``block`` fp32 [experts, k / 128, n / 128 rounded up], ``int4`` 16-bit
-    [experts, k / 128, n].
+    [experts, k / 128, n], ``mxfp4`` uint8 [experts, k / 32, n].
     """
 
     kind: str

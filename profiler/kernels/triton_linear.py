@@ -1,7 +1,7 @@
-# Triton's own conventions: compile-time constants in capitals, operands by position, no types inside a kernel.
-# ruff: noqa: N803, PLR0917
+# Triton's own conventions: capitals for compile-time constants, compared one by one; operands by position, no types.
+# ruff: noqa: N803, PLR0917, PLR1714
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
-"""Our own Triton linear layers in the formats torch has no CUDA kernel for everywhere: block FP8, W8A16, W4A16.
+"""Our own Triton linear layers in the formats torch has no CUDA kernel for everywhere: block FP8, W8A16, W4A16, MXFP4.
 
 One program computes one tile (`triton_tiles`). Where the tiles leave most of the device idle, which is decode against
 narrow weights, ``k`` is split over programs too and their fp32 parts are summed by a second kernel.
@@ -17,11 +17,24 @@ from profiler.backend import Prepared, Unsupported
 from profiler.kernels.buffers import Buffers
 from profiler.kernels.quantise import require_fp8
 from profiler.kernels.triton_groups import quantise_group
-from profiler.kernels.triton_tiles import GROUP, choose_tile, grouped_order, multiprocessors, tile_product
+from profiler.kernels.triton_tiles import (
+    GROUP,
+    PACKED_TURN,
+    SCALE_GROUP,
+    choose_tile,
+    grouped_order,
+    multiprocessors,
+    tile_product,
+)
 from profiler.point import OpShape
 
 # Number format of a gemm row -> what the tile loop calls it, and how its operands are scaled.
-FORMATS: Final = {"fp8_block": ("block", "group128"), "w8a16": ("int8", "row"), "w4a16": ("int4", "group128")}
+FORMATS: Final = {
+    "fp8_block": ("block", "group128"),
+    "w8a16": ("int8", "row"),
+    "w4a16": ("int4", "group128"),
+    "mxfp4": ("mxfp4", "group32"),
+}
 _MIN_TURNS: Final = 4
 _SUM_BLOCK: Final = 1024
 
@@ -38,7 +51,7 @@ def _linear_kernel(
     rows = row_tile * ROWS + tl.arange(0, ROWS)
     columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     row, column = tl.minimum(rows, m - 1).to(tl.int64), tl.minimum(columns, n - 1).to(tl.int64)
-    bytes_per_row = k // 2 if FORMAT == "int4" else k
+    bytes_per_row = k // 2 if FORMAT == "int4" or FORMAT == "mxfp4" else k
     w_scales, w_scale_step = w_scale_ptr + column, n
     if FORMAT == "block":
         w_scales, w_scale_step = w_scale_ptr + column_tile * COLUMNS // 128, tl.cdiv(n, 128)
@@ -70,7 +83,8 @@ def linear(
     """Multiply x [m, k] by dequantised weights of [n, k]; returns [m, n] in 16 bits.
 
     ``block``: e4m3 operands, fp32 ``x_scale`` [k / 128, m] and ``w_scale`` [k / 128, n / 128 rounded up].
-    ``int8``: int8 weights, ``w_scale`` [n]. ``int4``: weights packed by `pack_int4`, ``w_scale`` [k / 128, n].
+    ``int8``: int8 weights, ``w_scale`` [n]. ``int4``: weights packed by `pack`, 16-bit ``w_scale`` [k / 128, n];
+    ``mxfp4``: packed likewise, e8m0 ``w_scale`` [k / 32, n].
     """
     (m, k), n = x.shape, w.shape[0]
     tile = choose_tile(m, kind, x.itemsize)
@@ -105,8 +119,9 @@ def prepare_linear(op: OpShape, buffers: Buffers) -> Prepared:
     """Return the launch of one linear layer; raises ``Unsupported`` for what the kernel refuses."""
     kind, scaling = FORMATS[op.dtype]
     m, n, k = op.shape["m"], op.shape["n"], op.shape["k"]
-    if min(m, n, k) < 1 or (kind != "int8" and k % GROUP):
-        raise Unsupported(f"illegal shape m={m} n={n} k={k}: k must be a positive multiple of {GROUP}")
+    group = 1 if kind == "int8" else PACKED_TURN.get(kind, GROUP)
+    if min(m, n, k) < 1 or k % group:
+        raise Unsupported(f"illegal shape m={m} n={n} k={k}: k must be a positive multiple of {group}")
     if op.shape["scaling"] != scaling:
         raise Unsupported(f"{op.dtype} runs with scaling {scaling} here, not {op.shape['scaling']!r}")
     source = buffers.random((m, k), "bf16")
@@ -129,9 +144,14 @@ def rotating_weights(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Return cold weights [..., n, k] of ``kind`` in turn, each with its scales as the kernels read them."""
     *stack, n, k = shape
-    if kind == "int4":
+    if kind in PACKED_TURN:
         packed = [values.view(torch.uint8) for values in buffers.rotating((*stack, n, k // 2), "int8")]
-        scales = buffers.rotating((*stack, k // GROUP, n), "bf16")  # 3 % of the bytes: cold as well
+        groups = (*stack, k // SCALE_GROUP[kind], n)
+        if kind == "int4":
+            scales = buffers.rotating(groups, "bf16")  # 3 % of the bytes: cold as well
+        else:  # exponents around zero, 6 %
+            drawn = buffers.rotating(groups, "int8")[: len(packed)]
+            scales = [(values.view(torch.uint8) & 7) + 120 for values in drawn]
         return [(values, scales[i % len(scales)]) for i, values in enumerate(packed)]
     blocks = (k // GROUP, triton.cdiv(n, GROUP)) if kind == "block" else (n,)
     scale = torch.full((*stack, *blocks), 0.01, device=buffers.device)

@@ -18,7 +18,7 @@ from profiler.kernels.triton_experts import ExpertWeights, GroupedGemm, combine
 from profiler.kernels.triton_groups import quantise_group, silu_mul_quantise_group
 from profiler.kernels.triton_linear import rotating_weights
 from profiler.kernels.triton_rows import quantise, silu_mul, silu_mul_quantise
-from profiler.kernels.triton_tiles import GROUP
+from profiler.kernels.triton_tiles import GROUP, PACKED_TURN
 from profiler.point import OpShape
 
 # Number format of a moe row -> what the tile loop calls it, and what its weights are stored in.
@@ -29,6 +29,7 @@ FORMATS: Final = {
     "w8a8": ("plain", "int8"),
     "fp8_block": ("block", "fp8"),
     "w4a16": ("int4", "int8"),
+    "mxfp4": ("mxfp4", "int8"),
 }
 _FLOATS: Final = frozenset({"bf16", "fp16"})
 _ONE_BYTE: Final = {"fp8": torch.float8_e4m3fn, "w8a8": torch.int8}
@@ -41,13 +42,16 @@ def prepare_moe(op: OpShape, buffers: Buffers) -> Prepared:
     """Return the launch of the expert layer; raises ``Unsupported`` for widths or shardings the format cannot have."""
     kind, stored = FORMATS[op.dtype]
     shard = ExpertShard.of(op, buffers.device)
-    if kind != "plain" and (shard.hidden % GROUP or shard.inter % GROUP):
-        raise Unsupported(f"groups of {GROUP} do not divide hidden {shard.hidden} or inner width {shard.inter}")
+    group, inter = PACKED_TURN.get(kind, GROUP), shard.inter
+    if kind == "mxfp4":  # 2880 / 4 is no multiple of a turn: engines pad what tensor parallelism cuts
+        inter += -inter % group
+    if kind != "plain" and (shard.hidden % group or inter % group):
+        raise Unsupported(f"groups of {group} do not divide hidden {shard.hidden} or inner width {inter}")
     if stored == "fp8":
         require_fp8(buffers.device)
     tokens = buffers.random((shard.num_tokens, shard.hidden), op.dtype if op.dtype in _FLOATS else "bf16")
-    gate_up = _weights(op.dtype, buffers, (shard.experts, 2 * shard.inter, shard.hidden))
-    down = _weights(op.dtype, buffers, (shard.experts, shard.hidden, shard.inter))
+    gate_up = _weights(op.dtype, buffers, (shard.experts, 2 * inter, shard.hidden))
+    down = _weights(op.dtype, buffers, (shard.experts, shard.hidden, inter))
     enter, activate = _passes(op.dtype)
     multiply, source = GroupedGemm(shard.offsets), shard.tokens.to(torch.int32)
     weight = torch.full((len(source),), 1.0 / shard.topk, device=buffers.device)

@@ -134,7 +134,7 @@ def test_cold_operands_overflow_the_cache(bench):
 @pytest.mark.parametrize("family", ["gemm", "attention", "moe", "elementwise"])
 def test_the_grid_is_measured_as_graphs(bench, family):
     """A sample of every family's grid ends as ok rows timed as graphs, on every backend that has a kernel."""
-    formats = ("bf16", "fp8", "w8a8", "fp8_block", "w8a16", "w4a16")
+    formats = ("bf16", "fp8", "w8a8", "fp8_block", "w8a16", "w4a16", "mxfp4")
     shapes = general_grid("cuda", families=(family,), dtypes=formats)
     points = [
         point

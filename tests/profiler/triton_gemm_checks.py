@@ -14,14 +14,24 @@ from profiler.kernels.triton_experts import ExpertWeights, GroupedGemm, combine
 from profiler.kernels.triton_groups import quantise_group, silu_mul_quantise_group
 from profiler.kernels.triton_linear import linear, split_k
 from profiler.kernels.triton_rows import quantise, silu_mul_quantise
-from profiler.kernels.triton_tiles import BF16_128, FP16_1024, pack_int4, tile_height
+from profiler.kernels.triton_tiles import (
+    BF16_128,
+    BF16_E2M1_FACTOR,
+    BF16_E2M1_SHIFT,
+    FP16_1024,
+    FP16_E2M1_FACTOR,
+    FP16_E2M1_SHIFT,
+    pack,
+    tile_height,
+)
 from profiler.point import OpShape
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
 HALVES = [torch.float16] + [torch.bfloat16] * HAS_GPU
 FP8 = torch.float8_e4m3fn
-EXPERT_FORMATS = ["plain", "fp8", "w8a8", "block", "int4"]
+EXPERT_FORMATS = ["plain", "fp8", "w8a8", "block", "int4", "mxfp4"]
+E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
 
 
 class Draw:
@@ -64,7 +74,12 @@ class Draw:
             return w, scale, w.double() * spread
         if kind == "int4":
             w, scale = self.integers(-8, 8, *shape), self.scales(*stack, k // 128, n, dtype=self.half)
-            return pack_int4(w), scale, w * scale.double().mT.repeat_interleave(128, -1)
+            return pack(w + 8, kind), scale, w * scale.double().mT.repeat_interleave(128, -1)
+        if kind == "mxfp4":
+            codes, exponents = self.integers(0, 16, *shape), self.integers(120, 131, *stack, k // 32, n)
+            exact = torch.cat((E2M1, -E2M1)).to(DEVICE)[codes]
+            spread = (2.0 ** (exponents.double() - 127)).mT.repeat_interleave(32, -1)
+            return pack(codes, kind), exponents.to(torch.uint8), exact * spread
         if kind == "plain":
             w = self.normal(*shape, dtype=self.half)
             return w, None, w.double()
@@ -81,7 +96,7 @@ def assert_close(out, exact):
 
 
 @pytest.mark.parametrize("half", HALVES)
-@pytest.mark.parametrize("kind", ["block", "int8", "int4"])
+@pytest.mark.parametrize("kind", ["block", "int8", "int4", "mxfp4"])
 @pytest.mark.parametrize(("m", "n", "k"), [(5, 192, 384), (70, 200, 256), (130, 66, 1280)])
 def test_linear_layer_multiplies_by_the_dequantised_weights(half, kind, m, n, k):
     """Every format, tile height, ragged edge and split of k gives the product of what its operands stand for."""
@@ -98,6 +113,17 @@ def test_nibbles_fit_the_mantissa_of_both_halves(dtype, bits, base):
     """Or-ing a nibble into the constant adds exactly its value, also in bf16, which the interpreter cannot multiply."""
     nibbles = torch.arange(16, dtype=torch.int16)
     assert torch.equal((nibbles | bits.value).view(dtype).double(), base + nibbles.double())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shift", "factor"),
+    [(torch.float16, FP16_E2M1_SHIFT, FP16_E2M1_FACTOR), (torch.bfloat16, BF16_E2M1_SHIFT, BF16_E2M1_FACTOR)],
+    ids=str,
+)
+def test_e2m1_is_a_tiny_float_of_both_halves(dtype, shift, factor):
+    """Shifted codes times the factor are exactly the values of e2m1, its subnormal too, also in bf16."""
+    codes = torch.arange(8, dtype=torch.int16)
+    assert torch.equal((codes << shift.value).view(dtype).double() * factor.value, E2M1)
 
 
 def test_weight_only_int8_needs_no_even_k():
@@ -132,7 +158,7 @@ def test_grouped_gemm_gathers_multiplies_and_weighs(kind, ends):
     values, scales, w_exact = draw.weights(kind, len(ends), n, k)
     source = draw.integers(0, 7, ends[-1]).to(torch.int32)
     weight = draw.scales(ends[-1])
-    weights = ExpertWeights(kind=kind if kind in {"block", "int4"} else "plain", values=values, scales=scales)
+    weights = ExpertWeights(kind=kind if kind in {"block", "int4", "mxfp4"} else "plain", values=values, scales=scales)
     multiply = GroupedGemm(torch.tensor(ends, dtype=torch.int32, device=DEVICE))
     out = multiply(x, weights, x_scale=x_scale, source=source, weight=weight)
     expert = torch.bucketize(torch.arange(ends[-1]), torch.tensor(ends), right=True).to(DEVICE)

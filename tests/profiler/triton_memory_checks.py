@@ -14,7 +14,7 @@ import torch
 from profiler.kernels import triton_attention, triton_experts, triton_groups, triton_linear, triton_rows
 from profiler.kernels.attention import page_table
 from profiler.kernels.attention_plan import AttentionPlan
-from profiler.kernels.triton_tiles import pack_int4
+from profiler.kernels.triton_tiles import pack
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="guards the host's memory")
 FP8 = torch.float8_e4m3fn
@@ -66,8 +66,9 @@ def weights(kind, *shape):
     """Weights of a kind and their scales."""
     *stack, n, k = shape
     if kind == "int4":
-        packed = pack_int4(integers(-8, 8, *shape, dtype=torch.int64))
-        return fenced(packed), normal(*stack, k // 128, n)
+        return fenced(pack(integers(0, 16, *shape), kind)), normal(*stack, k // 128, n)
+    if kind == "mxfp4":
+        return fenced(pack(integers(0, 16, *shape), kind)), integers(120, 127, *stack, k // 32, n, dtype=torch.uint8)
     if kind == "block":
         return normal(*shape, dtype=FP8), normal(*stack, k // 128, -(-n // 128), dtype=torch.float32)
     return integers(-127, 128, *shape, dtype=torch.int8), normal(*stack, n, dtype=torch.float32)
@@ -75,7 +76,7 @@ def weights(kind, *shape):
 
 @pytest.mark.parametrize("m", [3, 70])
 @pytest.mark.parametrize(
-    ("kind", "n", "k"), [("block", 200, 256), ("int4", 70, 256), ("int8", 70, 200), ("int8", 1, 8)]
+    ("kind", "n", "k"), [("block", 200, 256), ("int4", 70, 256), ("mxfp4", 70, 192), ("int8", 70, 200), ("int8", 1, 8)]
 )
 def test_linear_layers(kind, n, k, m):
     """Ragged rows, columns and k stay inside x, weights, scales and result, split or not."""
@@ -86,7 +87,7 @@ def test_linear_layers(kind, n, k, m):
 
 
 @pytest.mark.parametrize("ends", [[1, 1, 4], [70, 71, 150]])
-@pytest.mark.parametrize("kind", ["plain", "int8", "block", "int4"])
+@pytest.mark.parametrize("kind", ["plain", "int8", "block", "int4", "mxfp4"])
 def test_expert_layers(kind, ends):
     """Ragged experts stay inside tokens, weights, scales, source and weight of each row, and result."""
     values, scales = weights(kind, len(ends), 72, 256)
