@@ -21,6 +21,7 @@ from profiles_db.manifest import load_manifest  # noqa: E402
         ("llama-3.1-70b", "tp4-w.fp8-kv.fp8"),
         ("llama-3.1-8b", "tp1-w.w4a16"),
         ("mixtral-8x7b", "tp2-w.w8a8"),
+        ("gpt-oss-120b", "tp4"),  # MXFP4 experts, 720 wide
     ],
 )
 def test_every_op_of_a_plan_has_a_kernel(tmp_path, model, plan):
