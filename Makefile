@@ -46,12 +46,12 @@ fits: $(VENV)/.dev ## Make the bundled fitted models again from aiconfigurator-c
 	    $(BIN)/apex import aiconfigurator --system $$system --framework vllm --framework sglang --db build/fits || exit; \
 	done
 	for device in h100-sxm h200-sxm l40s rtx-pro-6000; do \
-	    $(BIN)/apex fit --db build/fits --device $$device --framework vllm-0.24.0 --out profiles_db/fitted/$$device.parquet || exit; \
+	    $(BIN)/apex fit --db build/fits --device $$device --framework vllm-0.24.0 --prior none --out profiles_db/fitted/$$device.parquet || exit; \
 	done
 	for device in b200 b300 gb200 gb300; do \
-	    $(BIN)/apex fit --db build/fits --device $$device --framework vllm-0.24.0 --monotone --out profiles_db/fitted/$$device.parquet || exit; \
+	    $(BIN)/apex fit --db build/fits --device $$device --framework vllm-0.24.0 --monotone --prior none --out profiles_db/fitted/$$device.parquet || exit; \
 	done
-	$(BIN)/apex fit --db build/fits --device a100-sxm-80gb --framework vllm-0.14.0 --out profiles_db/fitted/a100-sxm-80gb.parquet
+	$(BIN)/apex fit --db build/fits --device a100-sxm-80gb --framework vllm-0.14.0 --prior none --out profiles_db/fitted/a100-sxm-80gb.parquet
 
 # Measured serving data and imported kernel tables are not part of the repository.
 GROUNDTRUTH ?= ../shared/groundtruth

@@ -5,6 +5,7 @@ refused with one sentence.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -48,7 +49,7 @@ class FamilyReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a fit comes from."""
+    """Where a fit comes from; ``from_prior`` names the labels, by family, that the prior alone has."""
 
     device: str
     cluster: str
@@ -62,6 +63,7 @@ class Provenance:
     quantise_included: tuple[str, ...] = ()
     energy_source: str = ""
     prior: str = ""
+    from_prior: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

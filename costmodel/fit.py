@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cluster_specs.cluster import ClusterSpec
 from costmodel.artefact import Artefact, FamilyReport, Provenance
 from costmodel.build_knots import MeasuredRows, build_knots
+from costmodel.completion import completed
 from costmodel.errors import CostModelError
 from costmodel.filling import filled
 from costmodel.fit_derived import with_derived
@@ -52,6 +53,8 @@ def fit_device(
 ) -> Artefact:
     """Fit all families of ``device``, from ``prior`` where labels have few points and it has not seen them.
 
+    Labels without any rows come from a prior of the same device whole.
+
     Raises ``CostModelError`` when not one family has enough rows.
     """
     families: dict[str, FamilyKnots] = {}
@@ -83,6 +86,11 @@ def fit_device(
             f"{store.root}: {rows} rows of device {device} are too few to fit any family",
             hint=f"a family needs {FEWEST_POINTS} distinct points; measure with `apex profile`, or `apex import` some",
         )
+    families, taken = completed(families, device, prior)
+    if prior is not None and taken:
+        held_out += [row for row in prior.artefact.held_out if row.label in taken.get(row.family, ())]
+        formats = {label.partition("|")[0] for label in taken.get("gemm", ())}
+        quantised |= formats & set(prior.artefact.provenance.quantise_included)
     seen = np.concatenate(clocks)
     power, energy_source = fit_power(measured, cluster)
     provenance = Provenance(
@@ -98,6 +106,7 @@ def fit_device(
         quantise_included=tuple(sorted(quantised)),
         energy_source=energy_source,
         prior="" if prior is None else prior.name,
+        from_prior=taken,
     )
     return Artefact(
         provenance=provenance, families=families, power=power, reports=tuple(reports), held_out=tuple(held_out)
@@ -130,7 +139,7 @@ def _fit_family(
         dropped=dropped,
         suspicious={},
         labels=labels,
-        why_not="" if labels else _why_not(family, found, few),
+        why_not="" if labels else _why_not(found, few),
     )
     if rows is None or not labels:
         return replace(report, used=0), None, []
@@ -186,11 +195,11 @@ _NOT_USABLE: Final = {
 }
 
 
-def _why_not(family: str, found: Measurements, few: Mapping[str, int]) -> str:
+def _why_not(found: Measurements, few: Mapping[str, int]) -> str:
     if not found.rows:
         return "no rows"
     have = max(few.values(), default=0)
-    return f"{have} distinct points of one kind, {FEWEST_POINTS} needed: {family} prices are analytic"
+    return f"{have} distinct points of one kind, {FEWEST_POINTS} needed"
 
 
 def _unlocked_clocks(columns: Columns) -> NDArray[np.float64]:

@@ -10,8 +10,8 @@ where the trend is the running median over all shapes of one label. Residuals ar
 and lent to shapes that were not measured; the reference and the trend carry the physics.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,6 +120,23 @@ class FamilyKnots:
     def of_label(self, label: str) -> NDArray[np.int64]:
         """Return the shapes of one label."""
         return self._by_label.get(label, np.zeros(0, dtype=np.int64))
+
+
+def with_labels(knots: FamilyKnots, labels: Sequence[str]) -> FamilyKnots:
+    """Return the shapes of ``labels`` alone."""
+    keep = np.flatnonzero(np.isin(np.asarray(knots.label), labels))
+    rows = np.concatenate([np.arange(knots.start[i], knots.start[i + 1]) for i in keep])
+    return replace(
+        knots,
+        label=tuple(knots.label[i] for i in keep),
+        shape=knots.shape[keep],
+        start=np.concatenate([[0], np.cumsum(np.diff(knots.start)[keep])]).astype(np.int64),
+        x=knots.x[rows],
+        y=knots.y[rows],
+        latency_s=knots.latency_s[rows],
+        residual=knots.residual[rows],
+        labels={name: fit for name, fit in knots.labels.items() if name in labels},
+    )
 
 
 def nearest(distance: Array, count: int = 4, power: float = 2.0) -> tuple[NDArray[np.int64], Array]:

@@ -82,6 +82,8 @@ class FittedCosts:
         """Name the device, the kinds of rows and when they were fitted."""
         provenance = self.artefact.provenance
         rows = ", ".join(f"{count} {name}" for name, count in sorted(provenance.origins.items()))
+        if provenance.from_prior:
+            rows += f"; {', '.join(sorted(provenance.from_prior))} in part or whole of an earlier fit"
         return f"fit of {provenance.device} ({rows}), {provenance.created_at}"
 
     def predict(self, op: Op) -> Prediction:

@@ -34,7 +34,8 @@ def fit_text(artefact: Artefact) -> str:
     lines += [_line(row) for row in overall(artefact.held_out)]
     for report in artefact.reports:
         if report.why_not:
-            lines.append(f"not fitted: {report.family}: {report.why_not}")
+            instead = "an earlier fit's" if report.family in artefact.provenance.from_prior else "analytic"
+            lines.append(f"not fitted: {report.family}: {report.why_not}; its prices are {instead}")
         if report.no_prior:
             lines.append(f"prior not used for {report.family}: {report.no_prior}")
         for reason, count in report.dropped.items():
@@ -54,6 +55,9 @@ def fit_text(artefact: Artefact) -> str:
             lines.append(
                 f"derived {knots.family}, {kind}: x {found.factor:.3f} on {found.points} rows, within {spread}"
             )
+    for family, labels in artefact.provenance.from_prior.items():
+        names = ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
+        lines.append(f"taken from the fit of {artefact.provenance.prior}, not measured here: {family} {names}")
     lines.append(f"energy: {artefact.provenance.energy_source}")
     return "\n".join(lines)
 

@@ -3,8 +3,7 @@
 A fitted model keeps every measured point (`costmodel.knots`), so fitted and measured are compared from it alone.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,23 +61,6 @@ def _stand_ins(family: str, label: str, cluster: ClusterSpec) -> tuple[float, fl
         memory = constants.decode_attention_efficiency if label.startswith("decode") else constants.memory_efficiency
         return constants.attention_efficiency.value, memory.value
     return 1.0, (constants.memory_efficiency if family == "elementwise" else constants.link_efficiency).value
-
-
-def with_labels(knots: FamilyKnots, labels: Sequence[str]) -> FamilyKnots:
-    """Return the shapes of ``labels`` alone."""
-    keep = np.flatnonzero(np.isin(np.asarray(knots.label), labels))
-    rows = np.concatenate([np.arange(knots.start[i], knots.start[i + 1]) for i in keep])
-    return replace(
-        knots,
-        label=tuple(knots.label[i] for i in keep),
-        shape=knots.shape[keep],
-        start=np.concatenate([[0], np.cumsum(np.diff(knots.start)[keep])]).astype(np.int64),
-        x=knots.x[rows],
-        y=knots.y[rows],
-        latency_s=knots.latency_s[rows],
-        residual=knots.residual[rows],
-        labels={name: fit for name, fit in knots.labels.items() if name in labels},
-    )
 
 
 def clock_of(label: str) -> float | None:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.artefact import Artefact
-from costmodel.compare.curves import clock_of, measured_rows_of, op_of, shape_name, with_labels
+from costmodel.compare.curves import clock_of, measured_rows_of, op_of, shape_name
 from costmodel.holdout import held_out_errors
-from costmodel.knots import Errors, FamilyKnots
+from costmodel.knots import Errors, FamilyKnots, with_labels
 from costmodel.predict import FittedCosts
 from costmodel.reference import REGIMES
 

@@ -14,11 +14,11 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
 from costmodel.artefact import Artefact, save_artefact
 from costmodel.compare.cli import compare
-from costmodel.compare.curves import clock_of, curve_series, measured_rows_of, op_of, with_labels
+from costmodel.compare.curves import clock_of, curve_series, measured_rows_of, op_of
 from costmodel.compare.fit import clock_rows, clock_transfers, held_out_rows, individual_errors, overall
 from costmodel.errors import CostModelError
 from costmodel.fit import fit_device
-from costmodel.knots import FamilyKnots
+from costmodel.knots import FamilyKnots, with_labels
 from costmodel.predict import FittedCosts
 from costmodel.roofline import peak_flop_per_s
 from profiles_db.store import open_store

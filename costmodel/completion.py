@@ -1,0 +1,46 @@
+"""What nothing was measured of, from an earlier fit of the same device.
+
+A profile of one GPU holds no collectives, one of three formats no fourth. Kernel tables of the same device that others
+measured are nearer to it than the analytic model; a relative's are not, and stay out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from costmodel.knots import FamilyKnots, with_labels
+from costmodel.prior import Prior
+
+
+def completed(
+    families: Mapping[str, FamilyKnots], device: str, prior: Prior | None
+) -> tuple[dict[str, FamilyKnots], dict[str, tuple[str, ...]]]:
+    """Return the families with every label that only a prior of ``device`` has, and those labels by family."""
+    whole, taken = dict(families), dict[str, tuple[str, ...]]()
+    if prior is None or prior.name != device:
+        return whole, taken
+    for family, known in prior.artefact.families.items():
+        own = families.get(family)
+        # A label measured at a locked clock is measured.
+        measured = set() if own is None else {label.partition("@")[0] for label in own.labels}
+        missing = tuple(sorted(label for label in known.labels if label.partition("@")[0] not in measured))
+        if missing:
+            more = with_labels(known, missing)
+            whole[family] = more if own is None else _joined(own, more)
+            taken[family] = missing
+    return whole, taken
+
+
+def _joined(own: FamilyKnots, more: FamilyKnots) -> FamilyKnots:
+    return replace(
+        own,
+        label=own.label + more.label,
+        shape=np.concatenate([own.shape, more.shape]),
+        start=np.concatenate([own.start, own.start[-1] + more.start[1:]]),
+        x=np.concatenate([own.x, more.x]),
+        y=np.concatenate([own.y, more.y]),
+        latency_s=np.concatenate([own.latency_s, more.latency_s]),
+        residual=np.concatenate([own.residual, more.residual]),
+        labels=own.labels | more.labels,
+    )
