@@ -59,7 +59,7 @@ def oracle(options: argparse.Namespace) -> dict[Any, tuple[Point, dict[str, Any]
     return found
 
 
-def surrogate_error(
+def plan_model_error(
     known: list[tuple[Point, Any]], held_out: list[tuple[Point, Any]], prior: Prior | None
 ) -> dict[str, float]:
     """Fit the plan's own model to what is known and judge it on the points held out."""
@@ -143,7 +143,7 @@ def main() -> None:
         rows = [grid[identity][1] for identity in identities]
         measuring_s = sum(max(10 * row["latency_s"], 0.05) for row in rows)
         result = {"plan": name, "points": len(rows), "measuring_s": round(measuring_s, 1)}
-        result["surrogate"] = surrogate_error([grid[identity] for identity in identities], held_out, prior)
+        result["plan_model"] = plan_model_error([grid[identity] for identity in identities], held_out, prior)
         result["cost_model"] = cost_model_error(rows, held_out, options.device, prior)
         results.append(result)
         print(json.dumps(results[-1]), flush=True)
