@@ -19,7 +19,14 @@ DEFAULT_DTYPES: Final[dict[DeviceKind, tuple[str, ...]]] = {
     "cuda": ("bf16", "fp8", "w8a8"),
 }
 _FLOATS: Final = frozenset({"bf16", "fp16", "fp32"})
-_SCALING: Final = {"fp8": "row", "w8a8": "row", "w8a16": "row", "w4a16": "group128", "fp8_block": "group128"}
+_SCALING: Final = {
+    "fp8": "row",
+    "w8a8": "row",
+    "w8a16": "row",
+    "w4a16": "group128",
+    "fp8_block": "group128",
+    "mxfp4": "group32",
+}
 _TOKENS: Final[dict[DeviceKind, tuple[int, ...]]] = {
     "cpu": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
     "cuda": (
