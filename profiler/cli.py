@@ -43,7 +43,11 @@ def _integers(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     help="Shapes to measure, written by `apex shapes`.  [default: a general grid]",
 )
 @click.option("--families", callback=_strings, help="Op families, comma-separated.  [default: all of the manifest]")
-@click.option("--dtypes", callback=_strings, help="Formats, comma-separated: bf16,fp16,fp32,fp8,fp8_block,w8a8,w8a16,w4a16,mxfp4.")
+@click.option(
+    "--dtypes",
+    callback=_strings,
+    help="Formats, comma-separated: bf16,fp16,fp32,fp8,fp8_block,w8a8,w8a16,w4a16,mxfp4.",
+)
 @click.option("--cache", "caches", callback=_strings, default="cold", show_default=True, help="cold, hot or both.")
 @click.option("--clocks", "clocks_mhz", callback=_integers, help="SM clocks to lock, e.g. 1980,1410,810.")
 @click.option(
