@@ -128,7 +128,7 @@ def _representative(knots: FamilyKnots, label: str) -> list[int]:
 
 def _by_latency(knots: FamilyKnots, label: str) -> list[int]:
     """Return the shapes measured at four fifths of the most sizes, by median latency."""
-    shapes = knots.of_label(label).tolist()
+    shapes = [shape for shape in knots.of_label(label).tolist() if knots.is_measured(shape)]
     latencies = [knots.latency_s[knots.rows(shape)] for shape in shapes]
     counts = [int(np.count_nonzero(~np.isnan(own))) for own in latencies]
     typical = {shape: float(np.nanmedian(own)) for shape, own in zip(shapes, latencies, strict=True)}

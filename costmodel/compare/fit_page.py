@@ -121,10 +121,12 @@ def _heat_maps(knots: FamilyKnots, cluster: ClusterSpec, device: str) -> Iterato
             if label.split("|")[0] != dtype or clock_of(label) != clock:
                 continue
             own = knots.rows(shape)
-            floor_s = roofline(op_of(knots, shape, knots.x[own], knots.y[own], cluster), cluster, clock).floor_s
-            m.append(knots.x[own])
-            nk.append(np.full(len(knots.x[own]), knots.shape[shape].prod()))
-            utilisation.append(floor_s / knots.latency_s[own])
+            measured = ~np.isnan(knots.latency_s[own])
+            size, latency_s = knots.x[own][measured], knots.latency_s[own][measured]
+            floor_s = roofline(op_of(knots, shape, size, np.ones_like(size), cluster), cluster, clock).floor_s
+            m.append(size)
+            nk.append(np.full(len(size), knots.shape[shape].prod()))
+            utilisation.append(floor_s / latency_s)
         at_clock = "" if clock is None else f" at {clock:.0f} MHz"
         yield NamedFigure(
             name=_stem("utilisation", dtype),

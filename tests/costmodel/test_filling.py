@@ -11,6 +11,7 @@ import pytest
 from cluster_specs.cluster import ClusterSpec
 from costmodel.artefact import Artefact, load_artefact, save_artefact
 from costmodel.compare.fit import individual_errors
+from costmodel.compare.fit_page import fit_sections
 from costmodel.errors import CostModelError
 from costmodel.filling import MOST_POINTS
 from costmodel.fit import fit_device
@@ -195,3 +196,17 @@ def test_gemm_rows_of_the_shared_machine_still_fit_exactly(tmp_path: Path, clust
     costs = FittedCosts(fitted(tmp_path / "db", rows, cluster), cluster)
     for row in rows:
         assert costs.predict(Gemm(m=row["m"], n=row["n"], k=row["k"])).latency_s == row["latency_s"]
+
+
+def test_a_page_draws_measurements_and_no_estimates(tmp_path: Path, cluster: ClusterSpec, relative: Prior) -> None:
+    """The heat map has one cell per octave measured and none for estimates; shapes of the prior alone have no curve."""
+    pytest.importorskip("matplotlib")
+    points = [(m, n, k) for m in (1, 4, 16, 256) for n, k in NK[:2]]
+    artefact = fitted(tmp_path / "db", rows_of(bumpy_s, points), cluster, relative)
+    figures = [figure for section in fit_sections(artefact, cluster) for figure in section.figures]
+    (heat_map,) = [figure.figure for figure in figures if figure.name == "utilisation_bf16"]
+    drawn = heat_map.axes[0].collections[0].get_array()
+    assert np.ma.count(np.ma.masked_invalid(drawn)) == len({(m, n * k) for m, n, k in points})
+    (curves,) = [figure.figure for figure in figures if figure.name == "curves_gemm_bf16_aligned"]
+    names = {text.get_text() for text in curves.axes[0].get_legend().get_texts()}
+    assert {f"n {n:,}, k {k:,}" for n, k in NK[:2]} == {name for name in names if name.startswith("n ")}
