@@ -19,9 +19,8 @@ from costmodel.build_knots import MeasuredRows, concatenated, without_repeats
 from costmodel.gaussian_process import GaussianProcess
 from costmodel.holdout import SAME_WHEN_EQUAL, top_octave
 from costmodel.knots import Errors, FamilyKnots, Filling
-from costmodel.pricing import work_sides
 from costmodel.prior import Prior
-from costmodel.shape_ops import shape_op
+from costmodel.shape_ops import row_sides, shape_op
 
 Array = NDArray[np.float64]
 
@@ -118,21 +117,20 @@ def _estimates(
     known = np.column_stack([measured.shape, measured.x, measured.y])
     points = points[~np.isin(_row_ids(points), _row_ids(known))]
     features = measured.shape.shape[1]
-    blank = np.zeros(len(points))
+    shape, x, y = points[:, :features], points[:, features], points[:, features + 1]
+    of_label = np.full(len(points), label)
+    flop_s, bytes_s = row_sides(measured.family, of_label, shape, x, y, cluster=cluster)
     new = replace(
         measured,
-        label=np.full(len(points), label),
-        shape=points[:, :features],
-        x=points[:, features],
-        y=points[:, features + 1],
-        latency_s=blank,
-        flop_s=blank.copy(),
-        bytes_s=blank.copy(),
+        label=of_label,
+        shape=shape,
+        x=x,
+        y=y,
+        latency_s=np.full(len(points), np.nan),
+        flop_s=flop_s,
+        bytes_s=bytes_s,
         is_estimate=np.ones(len(points), dtype=bool),
     )
-    for shape, own in _by_shape(new, label):
-        op = shape_op(new.family, label, shape, new.x[own], new.y[own], cluster=cluster)
-        new.flop_s[own], new.bytes_s[own] = work_sides(op, cluster)
     latency_s = np.exp(process.predict(_coordinates(new, knots), *_expected_log_s(new, knots, cluster, trusted)))
     floor_s = np.maximum(new.flop_s, new.bytes_s) / knots.labels[label].best_utilisation
     return replace(new, latency_s=np.maximum(latency_s, floor_s))

@@ -22,7 +22,7 @@ from costmodel.filling import filled
 from costmodel.fit_derived import with_derived
 from costmodel.fit_power import fit_power
 from costmodel.forms import attention_rows, collective, elementwise, gemm, moe
-from costmodel.holdout import HeldOut, held_out_errors, summarise, with_intervals
+from costmodel.holdout import HeldOut, held_out_errors, summarise, with_fillings, with_intervals
 from costmodel.knots import Errors, FamilyKnots
 from costmodel.measurements import Columns, Measurements, read_measurements
 from costmodel.prior import Prior
@@ -176,9 +176,9 @@ def _knots(rows: MeasuredRows, cluster: ClusterSpec, prior: Prior | None) -> tup
     if not fillings:
         return knots, errors
     knots = build_knots(more)
-    with_fillings = {name: replace(fit, filling=fillings.get(name)) for name, fit in knots.labels.items()}
-    knots = replace(knots, labels=with_fillings)
-    return knots, held_out_errors(rows, knots)
+    labels = {name: replace(fit, filling=fillings.get(name)) for name, fit in knots.labels.items()}
+    knots = replace(knots, labels=labels)
+    return knots, with_fillings(errors, knots)
 
 
 def _usable(family: str, columns: Columns, cluster: ClusterSpec) -> NDArray[np.bool_]:

@@ -64,11 +64,15 @@ def held_out_errors(rows: MeasuredRows, knots: FamilyKnots) -> dict[str, Errors]
         error = (estimate - knots.residual)[known]
         found[question] = Errors(label=label[known], shape=shape[known], regime=regime[known], error=error)
     found["octave"] = _without_octave(rows)
+    return with_fillings(found, knots)
+
+
+def with_fillings(found: dict[str, Errors], knots: FamilyKnots) -> dict[str, Errors]:
+    """Replace the errors of filled labels: the estimates between their points have seen the points."""
     return {question: _with_fillings(errors, question, knots) for question, errors in found.items()}
 
 
 def _with_fillings(errors: Errors, question: str, knots: FamilyKnots) -> Errors:
-    """Replace the errors of filled labels: the estimates between their points have seen the points."""
     fillings = {name: fit.filling for name, fit in knots.labels.items() if fit.filling is not None}
     own = ~np.isin(errors.label, list(fillings))
     parts = [filling.errors[question] for filling in fillings.values()]

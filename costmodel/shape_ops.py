@@ -1,4 +1,4 @@
-"""The op that a knot stands for: a family's label and shape at its running sizes."""
+"""The op that a knot stands for, a family's label and shape at its running sizes, and the work of rows of knots."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
+from costmodel.pricing import work_sides
 
 Array = NDArray[np.float64]
 
@@ -42,6 +43,20 @@ def shape_op(family: str, label: str, shape: Sequence[float], x: Array, y: Array
     # Neighbours, or one device in each node.
     stride = cluster.devices_per_node if nodes > 1 and ranks == nodes else 1
     return Collective(kind=parts[0], message_bytes=x, ranks=ranks, group_stride=stride)
+
+
+def row_sides(
+    family: str, label: NDArray[np.str_], shape: Array, x: Array, y: Array, *, cluster: ClusterSpec
+) -> tuple[Array, Array]:
+    """FLOP time and byte time at the stated peaks of rows [rows] of any labels and shapes [rows, features]."""
+    flop_s, bytes_s = np.empty_like(x), np.empty_like(x)
+    keys = np.column_stack([shape, np.unique(label, return_inverse=True)[1]])
+    _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    for index, row in enumerate(first.tolist()):
+        own = which.ravel() == index
+        op = shape_op(family, str(label[row]), shape[row].tolist(), x[own], y[own], cluster=cluster)
+        flop_s[own], bytes_s[own] = work_sides(op, cluster)
+    return flop_s, bytes_s
 
 
 def _attention(parts: list[str], sizes: list[int], x: Array, y: Array) -> Attention:

@@ -15,8 +15,7 @@ from costmodel.forms.columns import gemm_efficiency
 from costmodel.knots import FamilyKnots
 from costmodel.ops import Op
 from costmodel.prediction import CostModel
-from costmodel.pricing import work_sides
-from costmodel.shape_ops import shape_op
+from costmodel.shape_ops import row_sides, shape_op
 
 Array = NDArray[np.float64]
 
@@ -32,21 +31,20 @@ def op_of(knots: FamilyKnots, shape: int, x: Array, y: Array, cluster: ClusterSp
 def measured_rows_of(knots: FamilyKnots, cluster: ClusterSpec) -> MeasuredRows:
     """Return the measured points of a fitted family in the form they were fitted from."""
     counts = np.diff(knots.start)
-    flop_s, bytes_s = np.empty_like(knots.x), np.empty_like(knots.x)
-    for shape in range(knots.num_shapes):
-        own = knots.rows(shape)
-        flop_s[own], bytes_s[own] = work_sides(op_of(knots, shape, knots.x[own], knots.y[own], cluster), cluster)
+    label = np.repeat(np.asarray(knots.label, dtype=np.str_), counts)
+    shape = np.repeat(knots.shape, counts, axis=0)
+    flop_s, bytes_s = row_sides(knots.family, label, shape, knots.x, knots.y, cluster=cluster)
     rows = MeasuredRows(
         family=knots.family,
         features=knots.features,
-        label=np.repeat(np.asarray(knots.label, dtype=np.str_), counts),
-        shape=np.repeat(knots.shape, counts, axis=0),
+        label=label,
+        shape=shape,
         x=knots.x,
         y=knots.y,
         latency_s=knots.latency_s,
         flop_s=flop_s,
         bytes_s=bytes_s,
-        efficiency={label: _stand_ins(knots.family, label, cluster) for label in knots.labels},
+        efficiency={name: _stand_ins(knots.family, name, cluster) for name in knots.labels},
         is_estimate=np.isnan(knots.latency_s),
     )
     return rows.take(~rows.is_estimate)

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from cluster_specs.cluster import ClusterSpec
 from costmodel.build_knots import MeasuredRows
 from costmodel.forms.columns import joined, measured_rows, numbers, texts
-from costmodel.pricing import work_sides
-from costmodel.shape_ops import shape_op
+from costmodel.shape_ops import row_sides
 
 Array = NDArray[np.float64]
 
@@ -31,13 +30,6 @@ def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) ->
     y = np.where(is_prefill, numbers(columns, "prefill_q"), numbers(columns, "decode_kv"))
     shape = np.column_stack([numbers(columns, name) for name in FEATURES])
     label = joined(phase, variant, dtype, kv_dtype)
-    flop_s, bytes_s = np.empty_like(x), np.empty_like(x)
-    keys = np.column_stack([shape, np.unique(label, return_inverse=True)[1]])
-    _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    for index, row in enumerate(first.tolist()):
-        own = which.ravel() == index
-        op = shape_op("attention", str(label[row]), shape[row].tolist(), x[own], y[own], cluster=cluster)
-        flop_s[own], bytes_s[own] = work_sides(op, cluster)
     constants = cluster.device.analytic
     compute = constants.attention_efficiency.value
     memory = {
@@ -53,7 +45,7 @@ def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) ->
         shape=shape,
         x=x,
         y=y,
-        sides=(flop_s, bytes_s),
+        sides=row_sides("attention", label, shape, x, y, cluster=cluster),
         efficiency=efficiency,
     )
 

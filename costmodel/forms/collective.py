@@ -19,8 +19,8 @@ from costmodel.hierarchy import Hop, hops
 from costmodel.knots import FamilyKnots
 from costmodel.ops import Collective, Op
 from costmodel.prediction import Prediction
-from costmodel.pricing import Pricing, work_sides
-from costmodel.shape_ops import shape_op
+from costmodel.pricing import Pricing
+from costmodel.shape_ops import row_sides, shape_op
 from costmodel.sums import sum_predictions
 
 Array = NDArray[np.float64]
@@ -39,13 +39,6 @@ def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) ->
     ranks, nodes, message = (numbers(columns, name) for name in ("ranks", "nodes", "message_bytes"))
     shape = np.column_stack([ranks, nodes])
     label = joined(kind, level)
-    bytes_s = np.empty_like(message)
-    keys = np.column_stack([shape, np.unique(kind, return_inverse=True)[1]])
-    _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    for index, row in enumerate(first.tolist()):
-        own = which.ravel() == index
-        op = shape_op("collective", str(label[row]), shape[row].tolist(), message[own], message[own], cluster=cluster)
-        bytes_s[own] = work_sides(op, cluster)[1]
     link = cluster.device.analytic.link_efficiency.value
     return measured_rows(
         "collective",
@@ -55,7 +48,7 @@ def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) ->
         shape=shape,
         x=message,
         y=None,
-        sides=(np.zeros_like(bytes_s), bytes_s),
+        sides=row_sides("collective", label, shape, message, message, cluster=cluster),
         efficiency=dict.fromkeys(np.unique(label).tolist(), (1.0, link)),
     )
 

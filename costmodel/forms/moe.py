@@ -18,8 +18,8 @@ from costmodel.forms.form import Form
 from costmodel.knots import FamilyKnots
 from costmodel.ops import Moe, Op
 from costmodel.prediction import Prediction
-from costmodel.pricing import Pricing, work_sides
-from costmodel.shape_ops import shape_op
+from costmodel.pricing import Pricing
+from costmodel.shape_ops import row_sides
 
 Array = NDArray[np.float64]
 
@@ -30,13 +30,6 @@ def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) ->
     """Turn moe rows into knots' input."""
     dtype, routing, tokens = texts(columns, "dtype"), texts(columns, "routing"), numbers(columns, "num_tokens")
     shape = np.column_stack([numbers(columns, name) for name in FEATURES])
-    flop_s, bytes_s = np.empty_like(tokens), np.empty_like(tokens)
-    keys = np.column_stack([shape, np.unique(dtype, return_inverse=True)[1]])
-    _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    for index, row in enumerate(first.tolist()):
-        own = which.ravel() == index
-        op = shape_op("moe", f"{dtype[row]}|balanced", shape[row].tolist(), tokens[own], tokens[own], cluster=cluster)
-        flop_s[own], bytes_s[own] = work_sides(op, cluster)
     label = joined(dtype, routing)
     efficiency = {name: gemm_efficiency(cluster, name.partition("|")[0]) for name in np.unique(label).tolist()}
     return measured_rows(
@@ -47,7 +40,7 @@ def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) ->
         shape=shape,
         x=tokens,
         y=None,
-        sides=(flop_s, bytes_s),
+        sides=row_sides("moe", joined(dtype, "balanced"), shape, tokens, tokens, cluster=cluster),
         efficiency=efficiency,
     )
 
