@@ -12,7 +12,7 @@ from typing import Final
 
 from cluster_specs.cluster import ClusterFile, ClusterSpec, LinkSpec
 from cluster_specs.device import DeviceSpec
-from cluster_specs.errors import SpecError
+from cluster_specs.errors import UserError
 from cluster_specs.toml_file import read_toml
 
 _FOLDER: Final = Path(__file__).parent
@@ -30,7 +30,7 @@ def bundled_clusters() -> list[str]:
 
 
 def load_device(name_or_path: str) -> DeviceSpec:
-    """Read a device by bundled name or TOML path; raises ``SpecError``."""
+    """Read a device by bundled name or TOML path; raises ``UserError``."""
     path = _locate(name_or_path, "devices", bundled_devices())
     return read_toml(path, DeviceSpec)
 
@@ -38,7 +38,7 @@ def load_device(name_or_path: str) -> DeviceSpec:
 def load_cluster(name_or_path: str) -> ClusterSpec:
     """Read a cluster by bundled name, sized name (``h100-sxm-4``, ``h100-sxm-16x8``) or TOML path.
 
-    Raises ``SpecError``. A device named in a user's file is looked for beside that file first, then among the
+    Raises ``UserError``. A device named in a user's file is looked for beside that file first, then among the
     bundled ones.
     """
     if not _is_path(name_or_path) and name_or_path not in bundled_clusters():
@@ -60,8 +60,8 @@ def load_cluster(name_or_path: str) -> ClusterSpec:
 def _device_of(name: str, path: Path) -> DeviceSpec:
     try:
         return load_device(name)
-    except SpecError as error:
-        raise SpecError(f"{path}: device: {error}", hint=error.hint) from error
+    except UserError as error:
+        raise UserError(f"{path}: device: {error}", hint=error.hint) from error
 
 
 def _resolve(file: ClusterFile, device: DeviceSpec) -> ClusterSpec:
@@ -89,7 +89,7 @@ def _sized(name: str) -> ClusterSpec | None:
         return None
     inner = load_cluster(single)
     if count > inner.devices_per_node:
-        raise SpecError(
+        raise UserError(
             f"cluster {name}: {count} devices per node, but a {family} node holds {inner.devices_per_node}",
             hint=f"write {family}-{-(-count // inner.devices_per_node)}x{inner.devices_per_node}, or your own TOML",
         )
@@ -102,7 +102,7 @@ def _sized(name: str) -> ClusterSpec | None:
             }
         )
     if double is None:
-        raise SpecError(
+        raise UserError(
             f"cluster {name}: no network between {family} nodes is bundled", hint="write a TOML of your own"
         )
     network: LinkSpec = load_cluster(double).levels[-1]
@@ -125,12 +125,12 @@ def _locate(name_or_path: str, folder: str, known: list[str]) -> Path:
     if _is_path(name_or_path):
         path = Path(name_or_path)
         if not path.is_file():
-            raise SpecError(f"{path}: no such file", hint=f"bundled {folder}: {', '.join(known)}")
+            raise UserError(f"{path}: no such file", hint=f"bundled {folder}: {', '.join(known)}")
         return path
     if name_or_path in known:
         return _FOLDER / folder / f"{name_or_path}.toml"
     close = get_close_matches(name_or_path, known, n=3)
-    raise SpecError(
+    raise UserError(
         f"{name_or_path!r} is not a bundled {folder.removesuffix('s')}",
         hint=f"did you mean {' or '.join(close)}?" if close else f"bundled: {', '.join(known)}; or give a .toml path",
     )

@@ -6,21 +6,21 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cluster_specs.errors import SpecError
+from cluster_specs.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_toml(path: Path, model: type[Model]) -> Model:
-    """Read and check a file; raises ``SpecError`` with every fault at once, each with its place and value."""
+    """Read and check a file; raises ``UserError`` with every fault at once, each with its place and value."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {error}", hint="it must be a UTF-8 TOML file") from error
+        raise UserError(f"{path}: cannot be read: {error}", hint="it must be a UTF-8 TOML file") from error
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise SpecError(
+        raise UserError(
             _describe(path, error), hint="the bundled files show every key; remove or correct these"
         ) from error
 

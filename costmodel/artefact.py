@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from costmodel.errors import CostModelError
+from cluster_specs.errors import UserError
 from costmodel.holdout import HeldOut
 from costmodel.knots import Derived, Errors, FamilyKnots, Filling, LabelFit
 from costmodel.power import PowerModel
@@ -78,15 +78,13 @@ class Artefact:
 
 
 def require_folder_of(path: Path) -> None:
-    """Refuse a path whose folder is not there, before minutes of fitting; raises ``CostModelError``."""
+    """Refuse a path whose folder is not there, before minutes of fitting; raises ``UserError``."""
     if not path.absolute().parent.is_dir():
-        raise CostModelError(
-            f"{path}: cannot be written: there is no folder {path.parent}", hint="choose another --out"
-        )
+        raise UserError(f"{path}: cannot be written: there is no folder {path.parent}", hint="choose another --out")
 
 
 def save_artefact(artefact: Artefact, path: Path) -> None:
-    """Write the file whole or not at all; raises ``CostModelError`` without a folder, else ``ProfilesError``."""
+    """Write the file whole or not at all; raises ``UserError`` without a folder, else ``UserError``."""
     require_folder_of(path)
     body = {
         "provenance": asdict(artefact.provenance),
@@ -109,31 +107,29 @@ def save_artefact(artefact: Artefact, path: Path) -> None:
 
 
 def load_artefact(path: Path) -> Artefact:
-    """Read a fitted model; raises ``CostModelError`` naming the file and what is wrong with it."""
+    """Read a fitted model; raises ``UserError`` naming the file and what is wrong with it."""
     if not path.is_file():
-        raise CostModelError(f"{path}: no such file", hint="write one with `apex fit --out FILE`")
+        raise UserError(f"{path}: no such file", hint="write one with `apex fit --out FILE`")
     try:
         # Not read_table: that imports the dataset module, which takes longer than reading.
         with pq.ParquetFile(path) as file:
             table = file.read()
     except (pa.ArrowInvalid, OSError) as error:
-        raise CostModelError(
+        raise UserError(
             f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}", hint="fit again with `apex fit`"
         ) from None
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     if _KIND not in metadata:
-        raise CostModelError(
-            f"{path}: is not a fitted cost model", hint="measurements are fitted first, with `apex fit`"
-        )
+        raise UserError(f"{path}: is not a fitted cost model", hint="measurements are fitted first, with `apex fit`")
     version = metadata[_KIND]
     if not version.isdigit() or int(version) > FIT_SCHEMA_VERSION:
-        raise CostModelError(
+        raise UserError(
             f"{path}: fit schema {version}, this apex reads up to {FIT_SCHEMA_VERSION}", hint="upgrade apex-planner"
         )
     try:
         return _from_parts(table, json.loads(metadata[_BODY]))
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise CostModelError(f"{path}: damaged fitted model: {error!r}", hint="fit again with `apex fit`") from None
+        raise UserError(f"{path}: damaged fitted model: {error!r}", hint="fit again with `apex fit`") from None
 
 
 def _label_json(fit: LabelFit) -> dict[str, object]:

@@ -36,7 +36,7 @@ def choose_costs(
 ) -> CostModel:
     """Open the cost model a user chose: a file, ``analytic``, or (None) the bundled fit, else the analytic model.
 
-    ``CostModel.origin`` says which it became. Raises ``CostModelError`` for a file that cannot be used.
+    ``CostModel.origin`` says which it became. Raises ``UserError`` for a file that cannot be used.
     """
     if str(choice) == "analytic":
         return AnalyticCosts(cluster, clock_mhz)

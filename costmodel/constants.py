@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.errors import UserError
 from costmodel.analytic import sent_s
-from costmodel.errors import CostModelError
 from costmodel.measurements import Measurements, read_measurements
 from costmodel.ops import Collective
 from costmodel.pricing import work_sides
@@ -52,7 +52,7 @@ class _Calls:
 
 
 def calibrate(store: Store, cluster: ClusterSpec, *, framework: str | None = None) -> list[Calibrated]:
-    """Derive the constants; raises ``CostModelError`` when the measurements hold none of them."""
+    """Derive the constants; raises ``UserError`` when the measurements hold none of them."""
     found: list[Calibrated] = []
     device = cluster.device.name
     read = {name: read_measurements(store, name, device, framework) for name in ("gemm", "attention", "collective")}
@@ -83,7 +83,7 @@ def calibrate(store: Store, cluster: ClusterSpec, *, framework: str | None = Non
     found += _floor("collective_floor_s", calls, "all-reduce")
     found += _efficiency("link_efficiency", calls, _MEMORY, "all-reduce")
     if not found:
-        raise CostModelError(
+        raise UserError(
             f"{store.root}: no constant of device {device} can be calibrated from its rows",
             hint="import or measure GEMM, attention or collective rows of it",
         )

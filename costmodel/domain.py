@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
 
-from costmodel.errors import CostModelError
+from cluster_specs.errors import UserError
 
 
 class OutOfDomain(StrEnum):
@@ -16,12 +16,12 @@ class OutOfDomain(StrEnum):
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Read a policy's name; raises ``CostModelError``."""
+        """Read a policy's name; raises ``UserError``."""
         try:
             return cls(name)
         except ValueError:
             known = ", ".join(policy.value for policy in cls)
-            raise CostModelError(f"out_of_domain is {name!r}, must be one of {known}") from None
+            raise UserError(f"out_of_domain is {name!r}, must be one of {known}") from None
 
 
 @dataclass(slots=True)

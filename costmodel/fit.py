@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.errors import UserError
 from costmodel.artefact import Artefact, FamilyReport, Provenance
 from costmodel.build_knots import MeasuredRows, build_knots
 from costmodel.completion import completed
-from costmodel.errors import CostModelError
 from costmodel.filling import filled
 from costmodel.fit_derived import with_derived
 from costmodel.fit_power import fit_power
@@ -55,7 +55,7 @@ def fit_device(
 
     Labels without any rows come from a prior of the same device whole.
 
-    Raises ``CostModelError`` when not one family has enough rows.
+    Raises ``UserError`` when not one family has enough rows.
     """
     families: dict[str, FamilyKnots] = {}
     reports: list[FamilyReport] = []
@@ -82,7 +82,7 @@ def fit_device(
             quantised.update(np.unique(found.columns["dtype"][quantise]).astype(np.str_).tolist())
     if not families:
         rows = sum(report.rows for report in reports)
-        raise CostModelError(
+        raise UserError(
             f"{store.root}: {rows} rows of device {device} are too few to fit any family",
             hint=f"a family needs {FEWEST_POINTS} distinct points; measure with `apex profile`, or `apex import` some",
         )

@@ -7,7 +7,7 @@ hierarchy: reduce-scatter inside, the remaining share across, all-gather back in
 from dataclasses import dataclass
 
 from cluster_specs.cluster import ClusterSpec, LinkSpec
-from costmodel.errors import CostModelError
+from cluster_specs.errors import UserError
 from costmodel.ops import bus_factor
 
 
@@ -23,11 +23,11 @@ class Hop:
 def hops(cluster: ClusterSpec, ranks: int, stride: int = 1) -> tuple[Hop, ...]:
     """Return the levels that ``ranks`` devices spaced ``stride`` apart really use, innermost first.
 
-    Raises ``CostModelError`` when the group does not fit the cluster.
+    Raises ``UserError`` when the group does not fit the cluster.
     """
     if ranks > 1 and (ranks - 1) * stride >= cluster.num_devices:
         msg = f"a group of {ranks} ranks, {stride} apart, does not fit cluster {cluster.name} ({cluster.num_devices})"
-        raise CostModelError(msg, hint="use a larger cluster or a smaller group")
+        raise UserError(msg, hint="use a larger cluster or a smaller group")
     found, inner = [], 1
     for link in cluster.levels:
         reached = min(ranks, 1 + (link.group_size - 1) // stride)

@@ -12,10 +12,10 @@ from typing import Final
 import numpy as np
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.errors import UserError
 from costmodel.analytic import AnalyticCosts
 from costmodel.artefact import Artefact, load_artefact
 from costmodel.domain import OutOfDomain, QueryCount
-from costmodel.errors import CostModelError
 from costmodel.forms.attention import AttentionForm
 from costmodel.forms.collective import CollectiveForm
 from costmodel.forms.elementwise import ElementwiseForm
@@ -56,7 +56,7 @@ class FittedCosts:
         out_of_domain: str = "roofline",
     ) -> None:
         if artefact.provenance.device != cluster.device.name:
-            raise CostModelError(
+            raise UserError(
                 f"the fitted model is of device {artefact.provenance.device}, cluster {cluster.name} has "
                 f"{cluster.device.name}",
                 hint="fit the measurements of this device, or choose a cluster of that one",
@@ -87,7 +87,7 @@ class FittedCosts:
         return f"fit of {provenance.device} ({rows}), {provenance.created_at}"
 
     def predict(self, op: Op) -> Prediction:
-        """Price ``op``; raises ``CostModelError`` under the policy ``raise`` for sizes outside the measured domain."""
+        """Price ``op``; raises ``UserError`` under the policy ``raise`` for sizes outside the measured domain."""
         family = _FAMILY_OF[type(op)]
         form = self._forms.get(family)
         found = form.predict(op) if form is not None else None
@@ -99,7 +99,7 @@ class FittedCosts:
         outside = int(np.count_nonzero(found.source == Source.EXTRAPOLATED))
         if outside:
             if self._policy is OutOfDomain.RAISE:
-                raise CostModelError(
+                raise UserError(
                     f"{outside} of {found.source.size} sizes of {op} lie outside the measured range",
                     hint="measure them, or choose out_of_domain=roofline",
                 )
@@ -118,7 +118,7 @@ class FittedCosts:
 def load_costs(
     path: Path | None, cluster: ClusterSpec, clock_mhz: float | None = None, *, out_of_domain: str = "roofline"
 ) -> CostModel:
-    """Open a fitted model, or the analytic one when ``path`` is None; raises ``CostModelError``."""
+    """Open a fitted model, or the analytic one when ``path`` is None; raises ``UserError``."""
     if path is None:
         return AnalyticCosts(cluster, clock_mhz)
     return FittedCosts(load_artefact(path), cluster, clock_mhz, out_of_domain=out_of_domain)

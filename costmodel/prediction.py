@@ -57,4 +57,4 @@ class CostModel(Protocol):
         """Whether GEMM prices of ``dtype`` include quantising the activations."""
 
     def predict(self, op: Op) -> Prediction:
-        """Price ``op``; raises ``CostModelError`` where the out-of-domain policy is ``raise``."""
+        """Price ``op``; raises ``UserError`` where the out-of-domain policy is ``raise``."""

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.errors import UserError
 from costmodel.artefact import Artefact, load_artefact
 from costmodel.bundled import bundled_fit, devices_with_fit
-from costmodel.errors import CostModelError
 from costmodel.measured_device import choose_cluster
 from costmodel.measurements import Measurements
 from costmodel.ops import Op
@@ -34,7 +34,7 @@ class Prior:
     def choose(cls, choice: str, device: str) -> Self | None:
         """Open what a user chose: ``auto`` (the bundled fit of ``device``, if any), ``none``, a device or a file.
 
-        Raises ``CostModelError`` for anything else and for a file that cannot be used.
+        Raises ``UserError`` for anything else and for a file that cannot be used.
         """
         if choice == "none":
             return None
@@ -44,7 +44,7 @@ class Prior:
                 return None
             path = Path(choice)
             if not path.is_file():
-                raise CostModelError(
+                raise UserError(
                     f"prior {choice!r}: no such file, and no device with a bundled fit",
                     hint=f"auto, none, a file of `apex fit`, or one of {', '.join(devices_with_fit())}",
                 )

@@ -5,6 +5,7 @@ import sys
 
 import click
 
+from cluster_specs.errors import UserError
 from profiler.cli import profile
 from profiler.errors import RENEW_EXIT_CODE
 
@@ -20,15 +21,12 @@ def run_as_program(command: click.Command, name: str) -> None:
         sys.exit(error.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except ValueError as error:
-        # Every package's error for a person is a ValueError that carries a hint; any other is a defect of ours.
-        if not hasattr(error, "hint"):
-            raise
+    except UserError as error:
         if Place.from_environment().local_rank == 0:
             click.echo(f"error: {error}", err=True)
             if error.hint:
                 click.echo(f"hint: {error.hint}", err=True)
-        code = getattr(error, "exit_code", 2)
+        code = error.exit_code
         if code == RENEW_EXIT_CODE:
             os._exit(code)  # the interpreter's end would meet the broken device again, and may abort over it
         sys.exit(code)

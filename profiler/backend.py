@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from profiler.errors import ProfilerError
+from cluster_specs.errors import UserError
 from profiler.point import OpShape
 
 if TYPE_CHECKING:
     from profiler.kernels.buffers import Buffers
 
 
-class Unsupported(ProfilerError):  # noqa: N818 - a verdict on one point, not a failure of the run
+class Unsupported(UserError):  # noqa: N818 - a verdict on one point, not a failure of the run
     """The kernel cannot run this op here; the point becomes a row with status ``unsupported`` and this text."""
 
 

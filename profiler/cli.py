@@ -98,9 +98,9 @@ def profile(ctx: click.Context, /, *, nproc_per_node: int, as_json: bool, self_t
 
 
 def _request(**options: Any) -> "ProfileRequest":
-    """Check what click cannot; raises ``ProfilerError``."""
+    """Check what click cannot; raises ``UserError``."""
+    from cluster_specs.errors import UserError
     from profiler.duration import parse_duration_s
-    from profiler.errors import ProfilerError
     from profiler.planning.grid import FAMILIES
     from profiler.request import ProfileRequest
     from profiler.timing import TimingPolicy
@@ -112,24 +112,24 @@ def _request(**options: Any) -> "ProfileRequest":
     db = open_store(options.pop("db"), bundled=None).root
     caches = options["caches"]
     if not caches or set(caches) - {"cold", "hot"}:
-        raise ProfilerError(f"--cache is {','.join(caches)!r}, must be cold, hot or cold,hot")
+        raise UserError(f"--cache is {','.join(caches)!r}, must be cold, hot or cold,hot")
     if (manifest := options["manifest"]) is not None:
         load_manifest(manifest)  # a bad file is told before torch takes its seconds to load
     unknown = sorted(set(options["families"] or ()) - set(FAMILIES if manifest is None else SCHEMAS))
     if unknown:
         known = ", ".join(FAMILIES if manifest is None else SCHEMAS)
-        raise ProfilerError(f"--families: {', '.join(unknown)} is not among {known}")
+        raise UserError(f"--families: {', '.join(unknown)} is not among {known}")
     if options["prior"] not in {"auto", "none"}:
         try:
             from costmodel.prior import Prior
         except ImportError as error:
-            raise ProfilerError(
+            raise UserError(
                 f"--prior {options['prior']} cannot be opened: {error}",
                 hint="pip install 'apex-planner[profile]', or start from no fit with --prior none",
             ) from error
         Prior.choose(options["prior"], "")  # a bad file is told now, not on every rank
     if options["target_error"] <= 0:
-        raise ProfilerError(f"--target-error is {options['target_error']:g}, must be > 0", hint="0.02 means 2 %")
+        raise UserError(f"--target-error is {options['target_error']:g}, must be > 0", hint="0.02 means 2 %")
     return ProfileRequest(
         **options,
         db=db,
@@ -183,15 +183,15 @@ def _dry_run(request: "ProfileRequest", nproc_per_node: int, *, as_json: bool) -
 
 
 def _self_test(request: "ProfileRequest", place: Any) -> Literal[0, 1]:
+    from cluster_specs.errors import UserError
     from profiler.device_spec import device_spec
-    from profiler.errors import ProfilerError
     from profiler.machine import Machine
     from profiler.selftest import self_test
 
     with Machine.open(request.device, request.device_name, place, threads=request.threads) as machine:
         spec = device_spec(machine.name)
         if spec is None:
-            raise ProfilerError(
+            raise UserError(
                 f"no bundled spec of {machine.name}, so there is nothing to hold it against",
                 hint="`apex clusters` lists the bundled devices; --device-name names one of them",
             )

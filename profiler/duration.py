@@ -3,19 +3,17 @@
 import re
 from typing import Final
 
-from profiler.errors import ProfilerError
+from cluster_specs.errors import UserError
 
 _UNITS_S: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _FORM: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*$")
 
 
 def parse_duration_s(text: str, option: str) -> float:
-    """Return seconds; raises ``ProfilerError`` naming ``option``."""
+    """Return seconds; raises ``UserError`` naming ``option``."""
     match = _FORM.match(text.lower())
     if match is None or float(match[1]) <= 0:
-        raise ProfilerError(
-            f"{option} is {text!r}, must be a positive duration", hint="for example 90, 60s, 20m or 1.5h"
-        )
+        raise UserError(f"{option} is {text!r}, must be a positive duration", hint="for example 90, 60s, 20m or 1.5h")
     return float(match[1]) * _UNITS_S[match[2]]
 
 

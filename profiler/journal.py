@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from profiler.errors import ProfilerError
+from cluster_specs.errors import UserError
 from profiler.point import Point
 
 Row = dict[str, Any]
@@ -50,7 +50,7 @@ class FolderLock:
         self._fd: int | None = None
 
     def __enter__(self) -> Self:
-        """Take the lock; raises ``ProfilerError`` where another run holds it or the folder cannot be written."""
+        """Take the lock; raises ``UserError`` where another run holds it or the folder cannot be written."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -62,7 +62,7 @@ class FolderLock:
             holder = self._path.read_text().strip() or "unknown process"
             os.close(self._fd)
             self._fd = None
-            raise ProfilerError(
+            raise UserError(
                 f"{self._path.parent.parent}: another run is writing here ({holder})",
                 hint="wait for it, stop it, or give another folder with --db DIR",
             ) from error
@@ -76,9 +76,9 @@ class FolderLock:
             self._fd = None
 
 
-def unwritable(folder: Path, error: OSError) -> ProfilerError:
+def unwritable(folder: Path, error: OSError) -> UserError:
     """Return the error for a folder the system refuses to write to."""
-    return ProfilerError(
+    return UserError(
         f"{folder}: cannot be written: {error.strerror or error}",
         hint="free some space or give another folder with --db DIR; the same command resumes",
     )
@@ -103,7 +103,7 @@ class Journal:
         self._write_mark(mark | {"hung": True})
 
     def commit(self, family: str, run_id: str, rows: Iterable[Row]) -> None:
-        """Append rows, synced to disk, and clear the mark; raises ``ProfilerError`` where the disk refuses."""
+        """Append rows, synced to disk, and clear the mark; raises ``UserError`` where the disk refuses."""
         lines = "".join(json.dumps({"family": family, "run_id": run_id, "row": row}) + "\n" for row in rows)
         try:
             with self._rows.open("a", encoding="utf-8") as file:

@@ -42,7 +42,7 @@ class Ledger:
         return stored, left.torn
 
     def add(self, entries: Iterable[Entry]) -> int:
-        """Store the rows whose points have none yet; returns how many. Raises ``ProfilesError`` on a full disk."""
+        """Store the rows whose points have none yet; returns how many. Raises ``UserError`` on a full disk."""
         batches: dict[tuple[str, str], list[dict[str, Any]]] = {}
         fresh = set()
         for entry in entries:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from profiler.errors import ProfilerError
+from cluster_specs.errors import UserError
 from profiler.instruments.clocks import ClockControl, open_clock_control
 from profiler.instruments.device_name import spec_name_of
 from profiler.instruments.nvml import Gpu, Nvml, NvmlError
@@ -20,15 +20,15 @@ _INSTALL_HINT: Final = "pip install 'apex-planner[profile]', and the torch build
 
 
 def require_torch() -> None:
-    """Raise ``ProfilerError`` where torch cannot be imported."""
+    """Raise ``UserError`` where torch cannot be imported."""
     try:
         import torch  # noqa: F401 - the import is the check
     except ImportError as error:
-        raise ProfilerError(f"measuring needs torch, which cannot be imported: {error}", hint=_INSTALL_HINT) from error
+        raise UserError(f"measuring needs torch, which cannot be imported: {error}", hint=_INSTALL_HINT) from error
 
 
 def resolve_device(wanted: str, place: Place) -> "torch.device":
-    """Return this rank's device for ``auto``, ``cpu`` or ``cuda``; raises ``ProfilerError`` where there is none."""
+    """Return this rank's device for ``auto``, ``cpu`` or ``cuda``; raises ``UserError`` where there is none."""
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -38,12 +38,12 @@ def resolve_device(wanted: str, place: Place) -> "torch.device":
         build = f"torch {torch.__version__} is built " + (
             f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
         )
-        raise ProfilerError(
+        raise UserError(
             f"--device cuda: torch sees no GPU ({build})",
             hint="run `apex doctor`, or measure the CPU with --device cpu",
         )
     if place.ranks_per_node > count:
-        raise ProfilerError(
+        raise UserError(
             f"{place.ranks_per_node} ranks on this node, but torch sees {count} GPUs",
             hint=f"start at most {count} per node: --nproc-per-node {count}",
         )
@@ -64,7 +64,7 @@ class Machine:
 
     @classmethod
     def open(cls, wanted: str, name: str | None, place: Place, *, threads: int) -> "Machine":
-        """Find the device and its instruments; raises ``ProfilerError`` for a device that is not there."""
+        """Find the device and its instruments; raises ``UserError`` for a device that is not there."""
         require_torch()
         import torch
 

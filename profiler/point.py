@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from cluster_specs.errors import UserError
 from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
-from profiler.errors import ProfilerError
 from profiles_db.schema import FAMILIES
 
 Value = str | int | bool | float | None
@@ -29,11 +29,11 @@ class OpShape:
 
     @classmethod
     def of(cls, family: str, *, dtype: str, **shape: Value) -> "OpShape":
-        """Build from named shape columns; raises ``ProfilerError`` where a column is missing or unknown."""
+        """Build from named shape columns; raises ``UserError`` where a column is missing or unknown."""
         columns = FAMILIES[family].shape_columns
         missing, unknown = set(columns) - set(shape), set(shape) - set(columns)
         if missing or unknown:
-            raise ProfilerError(
+            raise UserError(
                 f"{family} shape: missing columns {sorted(missing)}, unknown columns {sorted(unknown)}",
                 hint=f"a {family} shape is {', '.join(columns)}",
             )

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from profiler.errors import ProfilerError, RanksLost
+from cluster_specs.errors import UserError
+from profiler.errors import RanksLost
 
 if TYPE_CHECKING:
     import torch
@@ -31,25 +32,25 @@ class Place:
 
     @classmethod
     def from_environment(cls) -> "Place":
-        """Read torchrun's variables; raises ``ProfilerError`` where they are incomplete."""
+        """Read torchrun's variables; raises ``UserError`` where they are incomplete."""
         if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
             return cls()
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
         missing = [name for name in names if name not in os.environ]
         if missing:
-            raise ProfilerError(
+            raise UserError(
                 f"environment: {', '.join(missing)} not set although RANK or WORLD_SIZE is",
                 hint="start the profiler with torchrun, or unset RANK and WORLD_SIZE to run one process",
             )
         words = [name for name in names[:4] if not os.environ[name].isdecimal()]
         if words:
-            raise ProfilerError(
+            raise UserError(
                 f"environment: {words[0]} is {os.environ[words[0]]!r}, must be a whole number",
                 hint="start the profiler with torchrun, or unset RANK and WORLD_SIZE to run one process",
             )
         rank, world_size, local_rank, ranks_per_node = (int(os.environ[name]) for name in names[:4])
         if not 0 <= rank < world_size:
-            raise ProfilerError(
+            raise UserError(
                 f"environment: RANK is {rank}, must be below WORLD_SIZE {world_size}",
                 hint="start every node with the same --nnodes and --nproc-per-node",
             )

@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
+from cluster_specs.errors import UserError
 from profiler.bench import NOT_CAPTURED, Bench, KernelKind, kind_of
-from profiler.errors import ProfilerError
 from profiler.instruments.energy import EnergyMeter
 from profiler.instruments.provenance import collect_provenance, require_same_software
 from profiler.journal import FolderLock, Journal, collect_leftovers, discard_leftovers
@@ -33,7 +33,7 @@ _IDLE_DRIFT: Final = 1.1
 
 
 def profile(request: ProfileRequest, place: Place, talk: Callable[[str], None]) -> Outcome:
-    """Run one rank's part of a profile; raises ``ProfilerError`` (on every rank alike) for what makes it impossible."""
+    """Run one rank's part of a profile; raises ``UserError`` (on every rank alike) for what makes it impossible."""
     started_s = time.monotonic()
     silent: Callable[[str], None] = lambda _: None  # noqa: E731 - a name for what the other ranks say
     with ExitStack() as stack:
@@ -113,7 +113,7 @@ def _bring_home(folder: Path, ranks: Ranks, ledger: Ledger | None, outcome: Outc
 
 
 def _agree_on_provenance(request: ProfileRequest, machine: Machine, ranks: Ranks, run_id: str) -> dict[str, Any]:
-    """Return the run's row; raises ``ProfilerError`` where the ranks differ in device or software."""
+    """Return the run's row; raises ``UserError`` where the ranks differ in device or software."""
     mine = collect_provenance(
         run_id=run_id,
         device=machine.name,
@@ -126,7 +126,7 @@ def _agree_on_provenance(request: ProfileRequest, machine: Machine, ranks: Ranks
     rows = ranks.collect(mine)
     names = sorted({row["device"] for row in rows})
     if len(names) > 1:
-        raise ProfilerError(
+        raise UserError(
             f"the ranks run on different devices: {', '.join(names)}", hint="profile each kind of device by itself"
         )
     require_same_software(rows)

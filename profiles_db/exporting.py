@@ -7,12 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.parquet_files import write_atomically, write_text_atomically
 
 
 def export(table: pa.Table, output: Path, form: str | None = None) -> None:
-    """Write ``table`` in ``form`` (default: the suffix of ``output``); raises ``ProfilesError`` for any other."""
+    """Write ``table`` in ``form`` (default: the suffix of ``output``); raises ``UserError`` for any other."""
     chosen = form or output.suffix.removeprefix(".").lower()
     if chosen == "parquet":
         write_atomically(table, output)
@@ -23,4 +23,4 @@ def export(table: pa.Table, output: Path, form: str | None = None) -> None:
     elif chosen == "json":
         write_text_atomically(json.dumps(table.to_pylist(), default=str) + "\n", output)
     else:
-        raise ProfilesError(f"{output}: cannot export as {chosen!r}", hint="use --format csv, json or parquet")
+        raise UserError(f"{output}: cannot export as {chosen!r}", hint="use --format csv, json or parquet")

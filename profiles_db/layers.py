@@ -11,7 +11,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.parquet_files import DamagedFileError, read_conforming, replaced_names
 from profiles_db.schema import FAMILIES
 from profiles_db.validation import check_rows, schema_of
@@ -42,7 +42,7 @@ class Layer:
     def read(self, family: str, device: str | None = None) -> pa.Table:
         """Rows of ``family`` in this layer, every value checked.
 
-        Raises ``ProfilesError``; damaged files of a writable layer are moved aside first, so that the next call goes on
+        Raises ``UserError``; damaged files of a writable layer are moved aside first, so that the next call goes on
         without them.
         """
         files, tables, damaged = [], [], []
@@ -52,13 +52,13 @@ class Layer:
                 files.append(file)
             except FileNotFoundError:
                 if file.path.is_symlink():
-                    raise ProfilesError(f"{file.path}: is a link to a file that does not exist") from None
+                    raise UserError(f"{file.path}: is a link to a file that does not exist") from None
                 # Compacted away since it was listed: its rows are in the file that replaces it, so list again.
                 return self.read(family, device)
             except DamagedFileError as error:
                 damaged.append(quarantine(file, error))
         if damaged:
-            raise ProfilesError(
+            raise UserError(
                 "\n".join(damaged),
                 hint="run the command again to go on without these rows"
                 if self.is_writable
@@ -78,7 +78,7 @@ class StoredFile:
 
 
 def read_stored(*files: StoredFile) -> pa.Table:
-    """Read files of one family, every value checked; raises ``DamagedFileError`` or ``ProfilesError`` at the first."""
+    """Read files of one family, every value checked; raises ``DamagedFileError`` or ``UserError`` at the first."""
     return _checked_together(files, [_read_unchecked(file) for file in files], files[0].family)
 
 
@@ -93,7 +93,7 @@ def _read_unchecked(file: StoredFile) -> pa.Table:
     stray = pc.index(pc.not_equal(table["device"], file.device), pa.scalar(value=True)).as_py()
     if stray >= 0:
         found = table["device"][stray].as_py()
-        raise ProfilesError(f"{file.path}: row {stray}: device is {found!r}, the folder says {file.device!r}")
+        raise UserError(f"{file.path}: row {stray}: device is {found!r}, the folder says {file.device!r}")
     return table
 
 
@@ -102,7 +102,7 @@ def _checked_together(files: Sequence[StoredFile], tables: Sequence[pa.Table], f
     together = pa.concat_tables([schema_of(family).empty_table(), *tables])
     try:
         check_rows(together, family, family)
-    except ProfilesError:
+    except UserError:
         for file, table in zip(files, tables, strict=True):
             check_rows(table, family, str(file.path))
         raise

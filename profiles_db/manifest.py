@@ -15,7 +15,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.parquet_files import write_text_atomically
 from profiles_db.schema import FAMILIES, Family
 
@@ -36,7 +36,7 @@ class ShapeManifest:
     tables: Mapping[str, pa.Table]
 
     def __post_init__(self) -> None:
-        """Give every table exactly its family's columns; raises ``ProfilesError`` where it has others."""
+        """Give every table exactly its family's columns; raises ``UserError`` where it has others."""
         checked = {name: _checked(table, name, "shape manifest") for name, table in self.tables.items()}
         object.__setattr__(self, "tables", checked)
 
@@ -46,7 +46,7 @@ class ShapeManifest:
         return sum(table.num_rows for table in self.tables.values())
 
     def save(self, path: Path) -> None:
-        """Write the manifest whole or not at all; raises ``ProfilesError`` when the disk refuses."""
+        """Write the manifest whole or not at all; raises ``UserError`` when the disk refuses."""
         families = {
             name: {
                 "columns": table.column_names,
@@ -58,24 +58,24 @@ class ShapeManifest:
 
 
 def load_manifest(path: Path) -> ShapeManifest:
-    """Read a manifest; raises ``ProfilesError`` naming file, family and column for anything but this version's form."""
+    """Read a manifest; raises ``UserError`` naming file, family and column for anything but this version's form."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ProfilesError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise ProfilesError(f"{path}: not JSON: {error}", hint="write a manifest with `apex shapes`") from error
+        raise UserError(f"{path}: not JSON: {error}", hint="write a manifest with `apex shapes`") from error
     version = document.get(_VERSION_KEY) if isinstance(document, dict) else None
     if not isinstance(version, int):
-        raise ProfilesError(f"{path}: no {_VERSION_KEY} version in it", hint="write a manifest with `apex shapes`")
+        raise UserError(f"{path}: no {_VERSION_KEY} version in it", hint="write a manifest with `apex shapes`")
     if version != MANIFEST_VERSION:
-        raise ProfilesError(
+        raise UserError(
             f"{path}: manifest version {version}, this apex reads version {MANIFEST_VERSION}",
             hint="write it again with this version's `apex shapes`",
         )
     families = document.get("families")
     if not isinstance(families, dict):
-        raise ProfilesError(f"{path}: families must be an object of op families")
+        raise UserError(f"{path}: families must be an object of op families")
     tables = {name: _parsed(entry, name, f"{path}: families.{name}") for name, entry in families.items()}
     return ShapeManifest(tables=tables)
 
@@ -84,38 +84,38 @@ def _parsed(entry: object, family: str, place: str) -> pa.Table:
     columns = entry.get("columns") if isinstance(entry, dict) else None
     rows = entry.get("rows") if isinstance(entry, dict) else None
     if not isinstance(columns, list) or not isinstance(rows, list):
-        raise ProfilesError(f"{place}: must have a list of columns and a list of rows")
+        raise UserError(f"{place}: must have a list of columns and a list of rows")
     for index, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != len(columns):
-            raise ProfilesError(f"{place}: row {index} must be a list of {len(columns)} values")
+            raise UserError(f"{place}: row {index} must be a list of {len(columns)} values")
     values = list(zip(*rows, strict=True)) or [()] * len(columns)
     try:
         table = pa.table({name: pa.array(column) for name, column in zip(columns, values, strict=True)})
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise ProfilesError(f"{place}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{place}: {str(error).splitlines()[0]}") from error
     return _checked(table, family, place)
 
 
 def _checked(table: pa.Table, family: str, place: str) -> pa.Table:
     if family not in FAMILIES:
-        raise ProfilesError(f"{place}: unknown op family {family!r}", hint=f"one of {', '.join(FAMILIES)}")
+        raise UserError(f"{place}: unknown op family {family!r}", hint=f"one of {', '.join(FAMILIES)}")
     schema = manifest_schema(FAMILIES[family])
     if set(table.column_names) != set(schema.names):
         wrong = sorted(set(table.column_names) ^ set(schema.names))[0]
         state = "missing" if wrong in schema.names else "not part of the family"
-        raise ProfilesError(f"{place}: {family} column {wrong} is {state}", hint=f"columns: {', '.join(schema.names)}")
+        raise UserError(f"{place}: {family} column {wrong} is {state}", hint=f"columns: {', '.join(schema.names)}")
     arrays = []
     for field in schema:
         column = table[field.name]
         if column.null_count:
-            raise ProfilesError(f"{place}: {family} column {field.name} has an empty value")
+            raise UserError(f"{place}: {family} column {field.name} has an empty value")
         try:
             arrays.append(column.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             reason = str(error).splitlines()[0]
-            raise ProfilesError(f"{place}: {family} column {field.name}: {reason}") from error
+            raise UserError(f"{place}: {family} column {field.name}: {reason}") from error
         if pa.types.is_integer(field.type) and min(arrays[-1].to_pylist(), default=0) < 0:
-            raise ProfilesError(f"{place}: {family} column {field.name} holds a negative size")
+            raise UserError(f"{place}: {family} column {field.name} holds a negative size")
     return _distinct(pa.table(arrays, schema=schema))
 
 

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.schema import SCHEMA_VERSION
 from profiles_db.validation import conform
 
@@ -28,12 +28,12 @@ _VERSION_KEY: Final = b"apex_schema_version"
 _FAMILY_KEY: Final = b"apex_family"
 
 
-class DamagedFileError(ProfilesError):
+class DamagedFileError(UserError):
     """A file that is cut short, overwritten or otherwise not Parquet any more."""
 
 
 def write_atomically(table: pa.Table, path: Path, *, compression_level: int | None = None) -> None:
-    """Write ``table`` to ``path`` whole or not at all; raises ``ProfilesError`` when the disk refuses."""
+    """Write ``table`` to ``path`` whole or not at all; raises ``UserError`` when the disk refuses."""
 
     def fill(stream: BinaryIO) -> None:
         pq.write_table(table, stream, compression="zstd", compression_level=compression_level, write_page_checksum=True)
@@ -42,7 +42,7 @@ def write_atomically(table: pa.Table, path: Path, *, compression_level: int | No
 
 
 def write_text_atomically(text: str, path: Path) -> None:
-    """Write ``text`` to ``path`` whole or not at all; raises ``ProfilesError`` when the disk refuses."""
+    """Write ``text`` to ``path`` whole or not at all; raises ``UserError`` when the disk refuses."""
     _write(path, lambda stream: stream.write(text.encode()))
 
 
@@ -59,7 +59,7 @@ def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise ProfilesError(
+        raise UserError(
             f"{path}: cannot be written: {error.strerror or error}",
             hint="give a writable place (a profile database: --db DIR or APEX_DB)",
         ) from error
@@ -79,7 +79,7 @@ def _flush_folder(folder: Path) -> None:
 def read_conforming(path: Path, family: str) -> pa.Table:
     """Read one file of ``family``, upgraded to this schema version; its values are not checked yet.
 
-    Raises ``DamagedFileError`` for a file that cannot be read to its end, ``ProfilesError`` for one that breaks the
+    Raises ``DamagedFileError`` for a file that cannot be read to its end, ``UserError`` for one that breaks the
     contract (family, newer version, columns, units).
     """
     try:
@@ -92,7 +92,7 @@ def read_conforming(path: Path, family: str) -> pa.Table:
         reason = str(error).splitlines()[0]
         # Arrow's own complaints about content have no number; those of the operating system say nothing about it.
         if isinstance(error, OSError) and error.errno is not None:
-            raise ProfilesError(f"{path}: cannot be read: {reason}") from error
+            raise UserError(f"{path}: cannot be read: {reason}") from error
         raise DamagedFileError(f"{path}: damaged or not Parquet: {reason}") from error
     place = str(path)
     return conform(_upgraded(table, family, place), family, place, stored=True)
@@ -115,16 +115,16 @@ def _upgraded(table: pa.Table, family: str, place: str) -> pa.Table:
     metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
     found = metadata.get(_FAMILY_KEY, b"").decode()
     if found != family:
-        raise ProfilesError(
+        raise UserError(
             f"{place}: holds family {found or 'unknown'!r}, expected {family!r}",
             hint="profile files are written by apex; other tools' tables go through `apex import`",
         )
     text = metadata.get(_VERSION_KEY, b"").decode()
     if not text.isdigit() or int(text) < 1:
-        raise ProfilesError(f"{place}: apex_schema_version is {text!r}, must be a number from 1 to {SCHEMA_VERSION}")
+        raise UserError(f"{place}: apex_schema_version is {text!r}, must be a number from 1 to {SCHEMA_VERSION}")
     version = int(text)
     if version > SCHEMA_VERSION:
-        raise ProfilesError(
+        raise UserError(
             f"{place}: schema version {version} is newer than this apex understands ({SCHEMA_VERSION})",
             hint="upgrade apex-planner",
         )

@@ -16,7 +16,7 @@ from typing import Final, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.layers import QUARANTINE, Layer, StoredFile
 from profiles_db.parquet_files import write_atomically
 from profiles_db.repeats import median_of_repeats, without_keys_of
@@ -40,11 +40,11 @@ def default_folder() -> Path:
 def open_store(db: Path | None = None, *, bundled: Path | None = BUNDLED) -> "Store":
     """Open the user's layer (``db``, else ``$APEX_DB``, else the platform's data folder) above the bundled one.
 
-    Nothing is created until the first append. Raises ``ProfilesError`` when the user's layer is not a folder.
+    Nothing is created until the first append. Raises ``UserError`` when the user's layer is not a folder.
     """
     root = db or (Path(os.environ["APEX_DB"]) if os.environ.get("APEX_DB") else default_folder())
     if root.exists() and not root.is_dir():
-        raise ProfilesError(f"{root}: is a file, the profile database is a folder", hint="give a folder with --db DIR")
+        raise UserError(f"{root}: is a file, the profile database is a folder", hint="give a folder with --db DIR")
     layers = [Layer(root=root, is_writable=True)]
     if bundled is not None and bundled.is_dir() and bundled.resolve() != root.resolve():
         layers.append(Layer(root=bundled, is_writable=False))
@@ -77,7 +77,7 @@ class Store:
         """Add rows to the user's layer, one new file per device; returns the files (none for no rows).
 
         Every row is checked before anything is written; ``run_id`` is filled in where the rows leave it out. Raises
-        ``ProfilesError`` naming family, row, column and value.
+        ``UserError`` naming family, row, column and value.
         """
         place = f"append to {family}"
         schema = schema_of(family)
@@ -89,7 +89,7 @@ class Store:
         foreign = pc.index(pc.not_equal(table["run_id"], run_id), pa.scalar(value=True)).as_py()
         if foreign >= 0:
             found = table["run_id"][foreign].as_py()
-            raise ProfilesError(f"{place}: row {foreign}: run_id is {found!r}, must be {run_id!r}")
+            raise UserError(f"{place}: row {foreign}: run_id is {found!r}, must be {run_id!r}")
         devices = pc.unique(table["device"]).to_pylist()
         for device in devices:
             _check_folder_name(device, place)
@@ -115,7 +115,7 @@ class Store:
 
         ``statuses`` None takes every status; ``where`` keeps rows whose column equals the value, or is one of the
         values of a tuple or list (None matches null). ``repeats="median"`` folds rows of equal key into one, with an
-        extra column ``repeats`` that counts them. Raises ``ProfilesError`` for a file that breaks the contract; damaged
+        extra column ``repeats`` that counts them. Raises ``UserError`` for a file that breaks the contract; damaged
         files of the user's layer are moved aside first, so that the next call goes on without them.
         """
         schema = schema_of(family)
@@ -138,7 +138,7 @@ class Store:
             return table
         unknown = [name for name in columns if name not in schema.names]
         if unknown:
-            raise ProfilesError(
+            raise UserError(
                 f"column {unknown[0]} is not part of the {family} schema", hint=f"columns: {', '.join(schema.names)}"
             )
         return table.select([*columns, *extra])
@@ -171,33 +171,33 @@ class Store:
 
 def _matches(table: pa.Table, column: str, wanted: object) -> pa.ChunkedArray:
     if column not in table.column_names:
-        raise ProfilesError(f"cannot filter by {column}: no such column")
+        raise UserError(f"cannot filter by {column}: no such column")
     values = list(wanted) if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
     kind = table.schema.field(column).type
     try:
         return pc.is_in(table[column], value_set=pa.array(values, kind))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise ProfilesError(f"cannot filter by {column}: {values!r} are not values of type {kind}") from error
+        raise UserError(f"cannot filter by {column}: {values!r} are not values of type {kind}") from error
 
 
 def _table_of(rows: Sequence[Mapping[str, object]], schema: pa.Schema, run_id: str, place: str) -> pa.Table:
     """Rows as a table; a non-nullable column that a row leaves out becomes a null and is refused by row later."""
     unknown = {name for row in rows for name in row} - set(schema.names)
     if unknown:
-        raise ProfilesError(f"{place}: column {min(unknown)} is not part of the schema")
+        raise UserError(f"{place}: column {min(unknown)} is not part of the schema")
     arrays = []
     for field in schema:
         values = [row.get(field.name, run_id if field.name == "run_id" else None) for row in rows]
         try:
             arrays.append(pa.array(values, field.type))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise ProfilesError(f"{place}: column {field.name}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{place}: column {field.name}: {str(error).splitlines()[0]}") from error
     return pa.table(arrays, schema=schema)
 
 
 def _check_folder_name(device: str, place: str) -> None:
     if device == QUARANTINE or not all(char.isalnum() or char in "-._" for char in device) or device.startswith("."):
-        raise ProfilesError(f"{place}: device is {device!r}, must be letters, digits, '-', '.' and '_'")
+        raise UserError(f"{place}: device is {device!r}, must be letters, digits, '-', '.' and '_'")
 
 
 def _file_stem(run_id: str) -> str:

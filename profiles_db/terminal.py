@@ -18,11 +18,11 @@ JSON_OPTION: Final = click.option("--json", "as_json", is_flag=True, help="Machi
 
 def opened(db: Path | None, *, must_exist: bool = True) -> "Store":
     """Open the store; a database named on the command line must be there to be read from."""
-    from profiles_db.errors import ProfilesError
+    from cluster_specs.errors import UserError
     from profiles_db.store import open_store
 
     if db is not None and must_exist and not db.is_dir():
-        raise ProfilesError(f"{db}: no such folder", hint="the database is created by `apex profile` or `apex import`")
+        raise UserError(f"{db}: no such folder", hint="the database is created by `apex profile` or `apex import`")
     return open_store(db)
 
 

@@ -6,7 +6,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.schema import CACHES, FAMILIES, LAUNCHES, RUN, STATUSES, TIMED_STATUSES, unit_of
 
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -30,11 +30,11 @@ _ORIGIN: Final = r"^(measured|analytic|imported:.+)$"
 
 
 def schema_of(family: str) -> pa.Schema:
-    """Arrow schema of a family's files, ``run`` included; raises ``ProfilesError`` for an unknown family."""
+    """Arrow schema of a family's files, ``run`` included; raises ``UserError`` for an unknown family."""
     if family == "run":
         return RUN
     if family not in FAMILIES:
-        raise ProfilesError(f"unknown op family {family!r}", hint=f"one of {', '.join(FAMILIES)}, run")
+        raise UserError(f"unknown op family {family!r}", hint=f"one of {', '.join(FAMILIES)}, run")
     return FAMILIES[family].schema
 
 
@@ -42,7 +42,7 @@ def conform(table: pa.Table, family: str, place: str, *, stored: bool) -> pa.Tab
     """Give ``table`` exactly the family's columns, order and types.
 
     A stored file must have every column with its unit; a table about to be written may leave out nullable columns and
-    units, but not contradict them. Raises ``ProfilesError`` naming ``place`` and the column.
+    units, but not contradict them. Raises ``UserError`` naming ``place`` and the column.
     """
     schema = schema_of(family)
     if table.schema.equals(schema, check_metadata=True):
@@ -50,10 +50,10 @@ def conform(table: pa.Table, family: str, place: str, *, stored: bool) -> pa.Tab
     present = set(table.column_names)
     missing = [field.name for field in schema if field.name not in present and (stored or not field.nullable)]
     if missing:
-        raise ProfilesError(f"{place}: column {missing[0]} is missing from this {family} table")
+        raise UserError(f"{place}: column {missing[0]} is missing from this {family} table")
     unknown = sorted(present - set(schema.names))
     if unknown:
-        raise ProfilesError(
+        raise UserError(
             f"{place}: column {unknown[0]} is not part of the {family} schema",
             hint=f"columns: {', '.join(schema.names)}",
         )
@@ -67,7 +67,7 @@ def conform(table: pa.Table, family: str, place: str, *, stored: bool) -> pa.Tab
             columns.append(table[field.name].cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             reason = str(error).splitlines()[0]
-            raise ProfilesError(f"{place}: column {field.name} cannot be read as {field.type}: {reason}") from error
+            raise UserError(f"{place}: column {field.name} cannot be read as {field.type}: {reason}") from error
     return pa.table(columns, schema=schema)
 
 
@@ -77,14 +77,14 @@ def _check_unit(field: pa.Field, place: str, *, stored: bool) -> None:
     found = raw.decode() if raw is not None else None
     if found == expected or (found is None and not stored):
         return
-    raise ProfilesError(
+    raise UserError(
         f"{place}: column {field.name} has unit {found!r} in its metadata, must be {expected!r}",
         hint="convert the values and write the file again; units are never guessed",
     )
 
 
 def check_rows(table: pa.Table, family: str, place: str) -> None:
-    """Check every value of a conforming table; raises ``ProfilesError`` at the first bad one."""
+    """Check every value of a conforming table; raises ``UserError`` at the first bad one."""
     for field in schema_of(family):
         column = table[field.name]
         if not field.nullable:
@@ -130,4 +130,4 @@ def _refuse(bad: pa.ChunkedArray, table: pa.Table, column: str, place: str, rule
     """Raise at the first row where ``bad`` is true."""
     row = pc.index(pc.fill_null(bad, False), True).as_py()
     if row >= 0:
-        raise ProfilesError(f"{place}: row {row}: {column} is {table[column][row].as_py()!r}, {rule}")
+        raise UserError(f"{place}: row {row}: {column} is {table[column][row].as_py()!r}, {rule}")

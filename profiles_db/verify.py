@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.layers import QUARANTINE, StoredFile, read_stored
 from profiles_db.outliers import OUTLIER_FACTOR, slower_than_larger
 from profiles_db.parquet_files import TEMPORARY_SUFFIX, DamagedFileError
@@ -72,7 +72,7 @@ def verify(store: Store) -> list[Finding]:
                 )
             except DamagedFileError as error:
                 findings.append(_serious("damaged", file.path, str(error)))
-            except ProfilesError as error:
+            except UserError as error:
                 findings.append(_serious("contract", file.path, str(error)))
         if tables and family == "run":
             recorded |= set(pa.concat_tables(tables)["run_id"].to_pylist())

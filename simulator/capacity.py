@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.objective import SUSTAINABLE_RATE, Metrics, Slo, read_metric
 from simulator.workload.scale import scale_workload
 from simulator.workload.workload import OpenLoop, Workload
@@ -31,17 +31,17 @@ class Capacity:
 
 
 def check_capacity(workload: Workload, slo: Slo) -> None:
-    """Refuse what a sustainable rate means nothing for; raises ``InputError``."""
+    """Refuse what a sustainable rate means nothing for; raises ``UserError``."""
     if not isinstance(workload.client, OpenLoop):
-        raise InputError(
+        raise UserError(
             f"{SUSTAINABLE_RATE}: a closed loop's rate is the server's doing", hint="use a trace with arrival times"
         )
     if workload.arrival_s[-1] <= workload.arrival_s[0]:
-        raise InputError(
+        raise UserError(
             f"{SUSTAINABLE_RATE}: all requests of {workload.name} arrive at once", hint="use a trace with arrival times"
         )
     if not slo.per_plan:
-        raise InputError(
+        raise UserError(
             f"{SUSTAINABLE_RATE} is the most traffic within limits, but no limit on the plan is stated",
             hint="for example --slo ttft_s.p99<=2, or --slo ttft_s<=2 --slo slo_attainment_frac>=0.99",
         )

@@ -11,6 +11,8 @@ from typing import Final
 
 import click
 
+from cluster_specs.errors import UserError
+
 # name -> (module, attribute, one-line help)
 _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "search": (
@@ -75,14 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except ValueError as error:
-        # Every package's user-facing error is a ValueError that carries a hint; any other is a defect of ours.
-        if not hasattr(error, "hint"):
-            raise
+    except UserError as error:
         click.echo(f"error: {error}", err=True)
         if error.hint:
             click.echo(f"hint: {error.hint}", err=True)
-        sys.exit(getattr(error, "exit_code", 2))
+        sys.exit(error.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

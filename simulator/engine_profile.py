@@ -10,9 +10,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster_specs.errors import SpecError
+from cluster_specs.errors import UserError
 from cluster_specs.toml_file import read_toml
-from simulator.errors import InputError
 from simulator.limits import PolicyName, RouterName
 
 _FOLDER: Final = Path(__file__).parent / "engine_profiles"
@@ -131,16 +130,13 @@ def bundled_profiles() -> list[str]:
 
 
 def load_profile(name_or_path: str) -> EngineProfile:
-    """Read an engine profile by bundled name or TOML path; raises ``InputError``."""
+    """Read an engine profile by bundled name or TOML path; raises ``UserError``."""
     path = Path(name_or_path) if name_or_path.endswith(".toml") else _FOLDER / f"{name_or_path}.toml"
     if not path.is_file():
         known = bundled_profiles()
         close = get_close_matches(name_or_path, known, n=2)
-        raise InputError(
+        raise UserError(
             f"{name_or_path!r} is no engine profile",
             hint=f"did you mean {' or '.join(close)}?" if close else f"bundled: {', '.join(known)}; or a .toml path",
         )
-    try:
-        return read_toml(path, EngineProfile)
-    except SpecError as error:
-        raise InputError(str(error), hint=error.hint) from error
+    return read_toml(path, EngineProfile)

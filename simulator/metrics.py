@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.errors import UserError
 from simulator.engine.result import EngineResult
-from simulator.errors import InputError
 from simulator.sketch import LogHistogram
 
 F64 = NDArray[np.float64]
@@ -198,7 +198,7 @@ def summarise_stream(results: Iterable[EngineResult], slo: RequestSlo | None = N
         sketches["tpot_s"].add(latency["tpot_s"][has_gaps])
         sketches["itl_s"].add(latency["tpot_s"][has_gaps], latency["gaps"][has_gaps])
     if last is None:
-        raise InputError("the stream has no requests")
+        raise UserError("the stream has no requests")
     return _metrics({name: Distribution.of_sketch(sketch) for name, sketch in sketches.items()}, counts, last)
 
 

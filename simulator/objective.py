@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Final
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.metrics import RequestSlo
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")
@@ -103,36 +103,36 @@ class Slo:
 
 
 def parse_objective(text: str) -> Objective:
-    """Read an objective; a latency without a statistic means its mean. Raises ``InputError``."""
+    """Read an objective; a latency without a statistic means its mean. Raises ``UserError``."""
     path = text.strip()
     path = _checked_path(f"{path}.mean" if path in _LATENCIES else path, "objective")
     return Objective(path=path, less_is_better=_PLAIN.get(path, True))
 
 
 def parse_slo(texts: Sequence[str]) -> Slo:
-    """Read limits such as ``ttft_s.p99<=2`` and ``tpot_s<=0.05``. Raises ``InputError``."""
+    """Read limits such as ``ttft_s.p99<=2`` and ``tpot_s<=0.05``. Raises ``UserError``."""
     per_request: dict[str, float] = {}
     per_plan = []
     for text in texts:
         match = _LIMIT.match(text)
         if match is None:
-            raise InputError(f"slo {text!r} is not METRIC<=LIMIT or METRIC>=LIMIT", hint="for example ttft_s.p99<=2")
+            raise UserError(f"slo {text!r} is not METRIC<=LIMIT or METRIC>=LIMIT", hint="for example ttft_s.p99<=2")
         try:
             bound = float(match["bound"])
         except ValueError as error:
-            raise InputError(
+            raise UserError(
                 f"slo {text!r}: {match['bound']!r} is no number", hint="for example tpot_s<=0.05"
             ) from error
         if bound <= 0:
-            raise InputError(
+            raise UserError(
                 f"slo {text!r}: the limit is {bound:g}, must be > 0", hint="limits are in seconds and SI units"
             )
         path, at_most = match["path"], match["sign"] == "<="
         if path == SUSTAINABLE_RATE:
-            raise InputError(f"slo {text!r}: limits are what {path} is found within", hint="rank by it: --objective")
+            raise UserError(f"slo {text!r}: limits are what {path} is found within", hint="rank by it: --objective")
         if path in _PER_REQUEST:
             if not at_most:
-                raise InputError(f"slo {text!r}: a request's latency can only be bounded from above", hint="use <=")
+                raise UserError(f"slo {text!r}: a request's latency can only be bounded from above", hint="use <=")
             per_request[path] = bound
         else:
             per_plan.append(Limit(path=_checked_path(path, "slo"), bound=bound, at_most=at_most))
@@ -143,7 +143,7 @@ def _checked_path(path: str, where: str) -> str:
     if path not in metric_paths():
         close = get_close_matches(path, [*metric_paths(), *_LATENCIES], n=3)
         listed = f"{', '.join(_LATENCIES)} with .{', .'.join(STATISTICS)}; {', '.join(_PLAIN)}"
-        raise InputError(
+        raise UserError(
             f"{where}: {path!r} is no metric",
             hint=f"did you mean {' or '.join(close)}?" if close else f"one of {listed}",
         )

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 
 _COUNTS: Final = {
     "dp": "dp",
@@ -100,23 +100,23 @@ class Plan:
 
 
 def parse_plan(text: str) -> Plan:
-    """Read a plan's text form; raises ``InputError`` naming the part that is wrong."""
+    """Read a plan's text form; raises ``UserError`` naming the part that is wrong."""
     values: dict[str, int | str | float] = {}
     for part in text.strip().lower().split("-"):
         match = _PART.match(part)
         if match is None:
-            raise InputError(
+            raise UserError(
                 f"plan {text!r}: part {part!r} is not one of dpN, ppN, tpN, epN, attn.dpN, moe.epN, w.DTYPE, kv.DTYPE, "
                 "fMHZ, sSEQUENCES, tTOKENS",
                 hint="for example dp2-tp4, pp2-tp4-kv.fp8 or attn.dp8-moe.ep8",
             )
         key, value = _read_part(text, match)
         if key in values:
-            raise InputError(f"plan {text!r}: {part!r} sets {key} a second time")
+            raise UserError(f"plan {text!r}: {part!r} sets {key} a second time")
         values[key] = value
     plan = Plan(**values)  # type: ignore[arg-type]
     if plan.ep not in {1, plan.stage_ranks}:
-        raise InputError(
+        raise UserError(
             f"plan {text!r}: ep is {plan.ep}, must be 1 or tp x attn.dp = {plan.stage_ranks}",
             hint="engines keep experts whole over exactly the ranks of a stage, or shard every one of them",
         )
@@ -128,13 +128,13 @@ def _read_part(text: str, match: re.Match[str]) -> tuple[str, int | str | float]
     axis, degree, clock, tensor, dtype = match.groups()
     if axis is not None:
         if int(degree) < 1:
-            raise InputError(f"plan {text!r}: {axis} is {degree}, must be >= 1")
+            raise UserError(f"plan {text!r}: {axis} is {degree}, must be >= 1")
         return _COUNTS[axis], int(degree)
     if clock is not None:
         if not float(clock) > 0:
-            raise InputError(f"plan {text!r}: clock f is {clock} MHz, must be > 0")
+            raise UserError(f"plan {text!r}: clock f is {clock} MHz, must be > 0")
         return "clock_mhz", float(clock)
     known = WEIGHT_DTYPES if tensor == "w" else KV_DTYPES
     if dtype not in known:
-        raise InputError(f"plan {text!r}: {tensor}.{dtype} is not one of {', '.join(known)}")
+        raise UserError(f"plan {text!r}: {tensor}.{dtype} is not one of {', '.join(known)}")
     return ("weight_dtype" if tensor == "w" else "kv_dtype"), dtype

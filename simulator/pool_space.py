@@ -7,8 +7,8 @@ start as a pool rules out all pairs it is part of, so it is refused once and nev
 
 from itertools import product
 
+from cluster_specs.errors import UserError
 from simulator.disaggregation import PoolStarts, pools_refusal
-from simulator.errors import InputError
 from simulator.plan_space import Axes, plans_on
 from simulator.serving import Refusal, Serving, Start
 from simulator.workload.workload import Workload
@@ -17,12 +17,12 @@ from simulator.workload.workload import Workload
 def enumerate_pools(serving: Serving, workload: Workload, axes: Axes) -> tuple[list[PoolStarts], list[Refusal]]:
     """Start each layout once and pair them; return the pairs, and the layouts that cannot start.
 
-    All devices are used, or with ``axes.allow_fewer_devices`` fewer as well. Raises ``InputError`` where no pair of
+    All devices are used, or with ``axes.allow_fewer_devices`` fewer as well. Raises ``UserError`` where no pair of
     pools can be simulated.
     """
     reason = pools_refusal(serving, workload)
     if reason is not None:
-        raise InputError(f"pools cannot be searched: {reason}", hint="search without --pools")
+        raise UserError(f"pools cannot be searched: {reason}", hint="search without --pools")
     cluster = serving.cluster
     unit = 1 if cluster.nodes == 1 else cluster.devices_per_node
     sizes = range(unit, cluster.num_devices, unit)

@@ -6,7 +6,7 @@ Text form: ``prefill.tp4+decode.dp2-tp2``, each side a plan as ``simulator.plan`
 from dataclasses import dataclass
 from typing import Final
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.plan import Plan, parse_plan
 
 _SIDES: Final = ("prefill", "decode")
@@ -31,18 +31,18 @@ class PoolPlan:
 
 
 def parse_layout(text: str) -> Plan | PoolPlan:
-    """Read the text form of a plan, of one pool or of two; raises ``InputError`` naming the part that is wrong."""
+    """Read the text form of a plan, of one pool or of two; raises ``UserError`` naming the part that is wrong."""
     if "+" not in text and not text.strip().lower().startswith(_SIDES):
         return parse_plan(text)
     sides: dict[str, Plan] = {}
     for part in text.strip().lower().split("+"):
         name, dot, layout = part.strip().partition(".")
         if name not in _SIDES or not dot:
-            raise InputError(f"plan {text!r}: part {part!r} is neither prefill.PLAN nor decode.PLAN", hint=_HINT)
+            raise UserError(f"plan {text!r}: part {part!r} is neither prefill.PLAN nor decode.PLAN", hint=_HINT)
         if name in sides:
-            raise InputError(f"plan {text!r}: the {name} pool is stated a second time", hint=_HINT)
+            raise UserError(f"plan {text!r}: the {name} pool is stated a second time", hint=_HINT)
         sides[name] = parse_plan(layout)
     missing = [name for name in _SIDES if name not in sides]
     if missing:
-        raise InputError(f"plan {text!r}: the {missing[0]} pool is missing", hint=_HINT)
+        raise UserError(f"plan {text!r}: the {missing[0]} pool is missing", hint=_HINT)
     return PoolPlan(prefill=sides["prefill"], decode=sides["decode"])

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.errors import UserError
 from simulator.capacity import check_capacity, find_capacity
 from simulator.disaggregation import PoolStarts
-from simulator.errors import InputError
 from simulator.layouts import Layout, Outcome, replay_layout, start_layout, with_layout_interval
 from simulator.objective import SUSTAINABLE_RATE, Limit, Objective, Slo, read_metric
 from simulator.plan import Plan
@@ -76,7 +76,7 @@ def search(
             pairs, refused = enumerate_pools(serving, workload, axes)
             candidates += pairs
     if not candidates:
-        raise InputError("no plan to search", hint="name at least one plan")
+        raise UserError("no plan to search", hint="name at least one plan")
     wanted = slo or Slo()
     wants_capacity = objective.path == SUSTAINABLE_RATE
     if wants_capacity:
@@ -113,7 +113,7 @@ def search(
         key=lambda result: (-result.metrics["finished"], objective.rank(result.metrics), str(result.plan)),
     )
     if results and all(read_metric(result.metrics, objective.path) is None for result in results):
-        raise InputError(f"objective: {objective.path} is unknown for every plan", hint="rank by another metric")
+        raise UserError(f"objective: {objective.path} is unknown for every plan", hint="rank by another metric")
     broken = [wanted.broken(result.metrics) for result in results]
     return SearchResult(
         ranked=tuple(result for result, limits in zip(results, broken, strict=True) if not limits),
@@ -128,7 +128,7 @@ def _check_price(cluster: ClusterSpec, paths: Sequence[str]) -> None:
     """Refuse metrics in money before anything is simulated, where nobody said what a device costs."""
     in_money = [path for path in paths if path.startswith("usd_")]
     if in_money and cluster.usd_per_device_hour is None:
-        raise InputError(
+        raise UserError(
             f"{in_money[0]} is unknown: cluster {cluster.name} states no price of a device",
             hint="pass --usd-per-device-hour, or state usd_per_device_hour in the cluster file",
         )

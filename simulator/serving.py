@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.errors import UserError
 from costmodel.prediction import CostModel
 from simulator.engine_profile import EngineProfile
 from simulator.engine_support import engines_for
-from simulator.errors import InputError
 from simulator.limits import EngineLimits, RouterName
 from simulator.memory import MemoryBudget, plan_memory
 from simulator.model.cell import KernelChoices
@@ -91,7 +91,7 @@ class Serving:
         """
         if self.overrides.max_model_len is not None:
             if self.overrides.max_model_len > self.model.max_position:
-                raise InputError(
+                raise UserError(
                     f"max_model_len is {self.overrides.max_model_len}, must be at most {self.model.max_position}, "
                     f"the context of {self.model.name}"
                 )
@@ -180,7 +180,7 @@ class Serving:
         if stated is None:
             return min(default, budget)
         if stated > budget:
-            raise InputError(
+            raise UserError(
                 f"max_num_seqs is {stated}, must be at most max_num_batched_tokens = {budget}",
                 hint="every running sequence needs a token per step: raise --max-num-batched-tokens",
             )
@@ -191,18 +191,18 @@ class Serving:
         drafts, acceptance = self.overrides.speculative_tokens, self.overrides.speculative_acceptance
         if not drafts:
             if acceptance is not None or self.overrides.draft_step_s is not None:
-                raise InputError(
+                raise UserError(
                     "speculative_acceptance and draft_step_s say how drafts fare, but there are none",
                     hint="state speculative_tokens as well",
                 )
             return 0, 0.0
         if acceptance is None:
-            raise InputError(
+            raise UserError(
                 f"speculative_tokens is {drafts} without speculative_acceptance",
                 hint="the acceptance depends on model, drafts and text: measure it, servers log it",
             )
         if drafts >= budget:
-            raise InputError(f"speculative_tokens is {drafts}, must be less than max_num_batched_tokens = {budget}")
+            raise UserError(f"speculative_tokens is {drafts}, must be less than max_num_batched_tokens = {budget}")
         return drafts, acceptance
 
     def curves(self, clock_mhz: float | None) -> OpCurves:

@@ -20,13 +20,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.errors import UserError
 from costmodel.ops import SCHEMES
 from costmodel.prediction import CostModel
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
 from simulator.engine_profile import EngineProfile, load_profile
 from simulator.engine_support import engines_for
-from simulator.errors import EXIT_INFEASIBLE, InputError
+from simulator.errors import EXIT_INFEASIBLE
 from simulator.interval import Interval, metric_intervals
 from simulator.launch import launch_lines
 from simulator.limits import EngineLimits
@@ -43,7 +44,7 @@ from simulator.workload.workload import Workload
 DEFAULT_PROFILE = "vllm-0.33"
 
 
-class InfeasibleError(InputError):
+class InfeasibleError(UserError):
     """No plan that was asked for can start."""
 
     exit_code = EXIT_INFEASIBLE
@@ -131,11 +132,11 @@ def simulate(
 ) -> Result:
     """Replay ``workload`` on ``plan``.
 
-    ``costs`` must price ops at the plan's clock. Raises ``InputError`` (exit code 3) with the reason when the plan
+    ``costs`` must price ops at the plan's clock. Raises ``UserError`` (exit code 3) with the reason when the plan
     cannot start, and for any input the engine cannot model.
     """
     if costs.clock_mhz != plan.clock_mhz:
-        raise InputError(
+        raise UserError(
             f"plan {plan} has clock_mhz {plan.clock_mhz}, the cost model prices clock_mhz {costs.clock_mhz}",
             hint="build the cost model with clock_mhz=plan.clock_mhz",
         )

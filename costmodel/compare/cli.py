@@ -63,12 +63,12 @@ def compare(
 
 
 def _require_matplotlib() -> None:
-    from costmodel.errors import CostModelError
+    from cluster_specs.errors import UserError
 
     try:
         import matplotlib as mpl  # noqa: F401 - only asked whether it is there
     except ImportError:
-        raise CostModelError(
+        raise UserError(
             "--out draws with matplotlib, which is not installed", hint="pip install 'apex-planner[report]'"
         ) from None
 

@@ -4,9 +4,12 @@ import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cluster_specs.errors import OutputError
+from cluster_specs.files.whole import write_text, write_whole
 from costmodel.compare.tables import cell, heading, is_text
 
 if TYPE_CHECKING:
@@ -44,8 +47,13 @@ class Section:
 
 
 def write_page(folder: Path, title: str, sections: Iterable[Section]) -> list[Path]:
-    """Write ``index.html`` and one PNG per figure into ``folder``; return the files."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write ``index.html`` and one PNG per figure into ``folder``; return the files. Raises ``OutputError``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be written: {error.strerror}", hint="name a folder where you can write"
+        ) from error
     written, parts = [], [f"<h1>{html.escape(title)}</h1>"]
     for section in sections:
         parts.append(f"<h2>{html.escape(section.title)}</h2>")
@@ -54,15 +62,15 @@ def write_page(folder: Path, title: str, sections: Iterable[Section]) -> list[Pa
             parts.append(_table(section.rows))
         for named in section.figures:
             path = folder / f"{named.name}.png"
-            named.figure.savefig(path, dpi=_PNG_DOTS_PER_INCH)
+            write_whole(path, partial(named.figure.savefig, format="png", dpi=_PNG_DOTS_PER_INCH))
             named.figure.set_layout_engine("none")  # placed once is enough
             written.append(path)
             parts.append(f"<figure>{_svg(named)}<figcaption>{html.escape(named.caption)}</figcaption></figure>")
     page = folder / "index.html"
-    page.write_text(
+    write_text(
+        page,
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n",
-        encoding="utf-8",
     )
     return [page, *written]
 

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from cluster_specs.errors import UserError
 from costmodel.compare.sides import Side, read_side
-from costmodel.errors import CostModelError
 from costmodel.prediction import CostModel, Source
 from costmodel.row_ops import iter_row_ops
 from profiles_db.schema import FAMILIES
@@ -46,15 +46,15 @@ class Priced:
 def price_side(costs_at: Callable[[float | None], CostModel], side: Side, families: Sequence[str] = ()) -> list[Priced]:
     """Price every timed row of ``side``; ``costs_at`` gives the model at a locked clock (None: unlocked).
 
-    Raises CostModelError for an unknown family, or when the side has no row of the model's device.
+    Raises UserError for an unknown family, or when the side has no row of the model's device.
     """
     for family in families:
         if family not in PRICED_FAMILIES:
-            raise CostModelError(f"family {family!r} has no price", hint=f"choose from {', '.join(PRICED_FAMILIES)}")
+            raise UserError(f"family {family!r} has no price", hint=f"choose from {', '.join(PRICED_FAMILIES)}")
     device = costs_at(None).cluster.device.name
     asked = side.where.get("device", device)
     if asked != device:
-        raise CostModelError(f"{side.label}: rows are of device {asked}, the model is of {device}")
+        raise UserError(f"{side.label}: rows are of device {asked}, the model is of {device}")
     store = open_store(side.db)
     pinned = Side(label=side.label, db=side.db, where={**side.where, "device": device})
     found = []
@@ -63,7 +63,7 @@ def price_side(costs_at: Callable[[float | None], CostModel], side: Side, famili
         if table.num_rows:
             found.append(_priced(costs_at, family, table))
     if not found:
-        raise CostModelError(f"{side.label}: no timed row of device {device} in {store.root}")
+        raise UserError(f"{side.label}: no timed row of device {device} in {store.root}")
     return found
 
 

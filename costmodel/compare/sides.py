@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from costmodel.errors import CostModelError
+from cluster_specs.errors import UserError
 from profiles_db.repeats import key_ids
 from profiles_db.schema import CONTEXT, FAMILIES
 from profiles_db.store import Store, open_store
@@ -48,7 +48,7 @@ class Side:
 def parse_side(text: str, db: Path | None) -> Side:
     """Read a side: a device name, a database folder, or ``key=value,...`` with the keys of `_SIDE_COLUMNS` and ``db``.
 
-    Raises CostModelError naming the key and what is allowed.
+    Raises UserError naming the key and what is allowed.
     """
     if "=" not in text:
         return (
@@ -62,12 +62,12 @@ def parse_side(text: str, db: Path | None) -> Side:
         if key == "db" and value:
             db = Path(value)
             if not db.is_dir():
-                raise CostModelError(f"{text}: db is {value!r}, which is not a folder")
+                raise UserError(f"{text}: db is {value!r}, which is not a folder")
         elif key in _SIDE_COLUMNS and value:
             where[_SIDE_COLUMNS[key]] = _clock(text, value) if key == "clock" else value
         else:
             known = ", ".join(f"{name}=" for name in (*_SIDE_COLUMNS, "db"))
-            raise CostModelError(f"{text}: {item!r} does not choose rows", hint=f"choose by {known}")
+            raise UserError(f"{text}: {item!r} does not choose rows", hint=f"choose by {known}")
     return Side(label=text, db=db, where=where)
 
 
@@ -77,7 +77,7 @@ def _clock(text: str, value: str) -> float | None:
     try:
         return float(value)
     except ValueError:
-        raise CostModelError(f"{text}: clock is {value!r}, must be MHz or 'unlocked'") from None
+        raise UserError(f"{text}: clock is {value!r}, must be MHz or 'unlocked'") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,15 +107,15 @@ class FamilyMatch:
 def match_sides(a: Side, b: Side, *, families: Sequence[str] = (), also: Sequence[str] = ()) -> list[FamilyMatch]:
     """Match the two sides' points family by family; ``also`` names further columns that must be equal.
 
-    Raises CostModelError when a side has no row at all or the two share no point.
+    Raises UserError when a side has no row at all or the two share no point.
     """
     for column in also:
         if column not in CONTEXT:
-            raise CostModelError(f"--match {column}: no such column", hint=f"choose from {', '.join(CONTEXT)}")
+            raise UserError(f"--match {column}: no such column", hint=f"choose from {', '.join(CONTEXT)}")
     chosen = families or tuple(FAMILIES)
     for family in chosen:
         if family not in FAMILIES:
-            raise CostModelError(f"family {family!r} is not known", hint=f"choose from {', '.join(FAMILIES)}")
+            raise UserError(f"family {family!r} is not known", hint=f"choose from {', '.join(FAMILIES)}")
     stores = [open_store(side.db) for side in (a, b)]
     matches, rows = [], [0, 0]
     for family in chosen:
@@ -126,9 +126,9 @@ def match_sides(a: Side, b: Side, *, families: Sequence[str] = (), also: Sequenc
     for side, store, count in zip((a, b), stores, rows, strict=True):
         if not count:
             devices = ", ".join(store.devices()) or "none"
-            raise CostModelError(f"{side.label}: no measured row matches", hint=f"devices in {store.root}: {devices}")
+            raise UserError(f"{side.label}: no measured row matches", hint=f"devices in {store.root}: {devices}")
     if not any(len(match.ratio) for match in matches):
-        raise CostModelError(
+        raise UserError(
             f"{a.label} and {b.label} share no point", hint="two sides match on equal shape and number format"
         )
     return matches

@@ -11,8 +11,8 @@ from typing import Final
 
 import click
 
+from cluster_specs.errors import UserError
 from profiler.duration import format_duration, parse_duration_s
-from profiler.errors import ProfilerError
 from profiler.ranks import Place
 
 DTYPES: Final = ("bf16", "fp8", "w8a8")
@@ -42,7 +42,7 @@ def campaign(
     slice_s, total_s = parse_duration_s(slice_text, "--slice"), parse_duration_s(total_text, "--total")
     if not Place.from_environment().is_started:
         if slice_s < _SHORTEST_S:
-            raise ProfilerError(f"--slice is {slice_text!r}, must be at least {_SHORTEST_S:g} s")
+            raise UserError(f"--slice is {slice_text!r}, must be at least {_SHORTEST_S:g} s")
         from profiler.supervisor import supervise
 
         ctx.exit(supervise("profiler.campaign", 1, sys.argv[1:], time_option="--slice", limit_s=slice_s))

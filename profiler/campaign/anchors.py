@@ -66,7 +66,7 @@ def anchor_steps(device_kind: str, dtypes: Iterable[str]) -> list[OpShape]:
 
 
 def write_manifest(steps: Sequence[OpShape], path: Path) -> None:
-    """Write steps and all their parts as a shape manifest; raises ``ProfilesError`` when the disk refuses."""
+    """Write steps and all their parts as a shape manifest; raises ``UserError`` when the disk refuses."""
     shapes = [*steps, *(part for step in steps for part in layer_ops(step))]
     tables = {}
     for family in dict.fromkeys(op.family for op in shapes):

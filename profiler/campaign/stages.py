@@ -88,7 +88,7 @@ class Campaign:
     def run(self) -> bool:
         """Work through the stages until the slice is over; returns whether all are finished.
 
-        Raises ``ProfilerError`` where the device is not there, before anything is written, or the folder refuses.
+        Raises ``UserError`` where the device is not there, before anything is written, or the folder refuses.
         """
         with self._machine() as machine:
             click.echo(f"campaign on {machine.name}", err=True)

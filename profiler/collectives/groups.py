@@ -9,7 +9,7 @@ they share the links they would share there.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from profiler.errors import ProfilerError
+from cluster_specs.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +54,10 @@ def group_layouts(
     """Enumerate the layouts of a world, innermost level first; ``sizes`` asks for groups of these many ranks alone.
 
     Without ``sizes``: powers of two, three times a power of two from six on (TP 6), and whole levels. Raises
-    ``ProfilerError`` where the levels do not fit the world.
+    ``UserError`` where the levels do not fit the world.
     """
     if world_size % ranks_per_node:
-        raise ProfilerError(
+        raise UserError(
             f"{world_size} ranks do not fill nodes of {ranks_per_node}", hint="start the same number on every node"
         )
     wanted = None if sizes is None else frozenset(sizes)
@@ -66,7 +66,7 @@ def group_layouts(
     for level in levels:
         size = min(level.group_size, world_size)
         if size % inner or world_size % size:
-            raise ProfilerError(
+            raise UserError(
                 f"level {level.name} joins {level.group_size} ranks, which does not divide a world of {world_size} "
                 f"into whole groups of {inner}",
                 hint="give the cluster this run really has, or start one rank per device of whole nodes",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from profiler.errors import ProfilerError
+from cluster_specs.errors import UserError
 
 _T = TypeVar("_T")
 
@@ -47,7 +47,7 @@ _VIRTUALIZATION: Final = {0: "none", 1: "passthrough", 2: "vgpu", 3: "host-vgpu"
 _PCIE_PATHS: Final = {0: "SELF", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
 
 
-class NvmlError(ProfilerError):
+class NvmlError(UserError):
     """An NVML query that failed; ``code`` is NVML's return code (0: the library itself is missing)."""
 
     def __init__(self, message: str, *, code: int, hint: str = "") -> None:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from profiler.errors import ProfilerError
+from cluster_specs.errors import UserError
 from profiler.instruments.nvml import Gpu, Nvml, answered
 from profiler.instruments.topology import read_topology
 
@@ -100,7 +100,7 @@ def git_commit(folder: Path = Path(__file__).parent) -> str | None:
 
 
 def require_same_software(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Raise ``ProfilerError`` naming each version that differs between the ranks (``rows[rank]`` is a rank's row)."""
+    """Raise ``UserError`` naming each version that differs between the ranks (``rows[rank]`` is a rank's row)."""
     differences = []
     for column in _SAME_ON_ALL_RANKS:
         ranks_of: dict[object, list[int]] = {}
@@ -110,7 +110,7 @@ def require_same_software(rows: Sequence[Mapping[str, Any]]) -> None:
             found = ", ".join(f"{value} on rank {_ranges(ranks)}" for value, ranks in ranks_of.items())
             differences.append(f"{column}: {found}")
     if differences:
-        raise ProfilerError(
+        raise UserError(
             f"the ranks run different software: {'; '.join(differences)}",
             hint="a run is one software stack: start it with the same image and driver on every node",
         )

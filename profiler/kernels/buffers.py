@@ -10,7 +10,7 @@ from typing import Final
 
 import torch
 
-from profiler.errors import ProfilerError
+from cluster_specs.errors import UserError
 
 TORCH_DTYPES: Final[dict[str, torch.dtype]] = {
     "fp32": torch.float32,
@@ -59,7 +59,7 @@ class Buffers:
         """Return views of ``shape`` to use in turn: enough to overflow the cache when cold, one when hot."""
         kind = TORCH_DTYPES[dtype] if isinstance(dtype, str) else dtype
         if any(size <= 0 for size in shape):
-            raise ProfilerError(f"operand shape {shape} has a side that is not positive")
+            raise UserError(f"operand shape {shape} has a side that is not positive")
         numel = math.prod(shape)
         align = _ALIGN_BYTES // kind.itemsize
         step = -(-numel // align) * align

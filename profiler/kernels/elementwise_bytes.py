@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from profiler.errors import ProfilerError
+from cluster_specs.errors import UserError
 
 GROUP: Final = 128
 ROPE_HEAD_DIM: Final = 128
@@ -32,4 +32,4 @@ def row_bytes(op: str, width: int, dtype: str) -> int:
             return width * (size + 1) + 4 * (width // GROUP)
         case "sampler":
             return 4 * width + 8
-    raise ProfilerError(f"unknown elementwise op {op!r}")
+    raise UserError(f"unknown elementwise op {op!r}")

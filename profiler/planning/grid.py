@@ -7,8 +7,8 @@ the hidden and inner sizes of common models under tensor parallelism, messages p
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal
 
+from cluster_specs.errors import UserError
 from profiler.collectives.groups import GroupLayout
-from profiler.errors import ProfilerError
 from profiler.kernels.elementwise_bytes import row_bytes
 from profiler.point import OpShape
 
@@ -85,10 +85,10 @@ _MESSAGE_EXPONENTS: Final[dict[DeviceKind, range]] = {"cpu": range(10, 25, 2), "
 def general_grid(
     kind: DeviceKind, *, families: Sequence[str], dtypes: Sequence[str], layouts: Sequence[GroupLayout] = ()
 ) -> list[OpShape]:
-    """Return every op shape of the grid for one kind of device; raises ``ProfilerError`` for an unknown family."""
+    """Return every op shape of the grid for one kind of device; raises ``UserError`` for an unknown family."""
     unknown = set(families) - set(FAMILIES)
     if unknown:
-        raise ProfilerError(f"no general grid for {', '.join(sorted(unknown))}", hint=f"one of {', '.join(FAMILIES)}")
+        raise UserError(f"no general grid for {', '.join(sorted(unknown))}", hint=f"one of {', '.join(FAMILIES)}")
     shapes: list[OpShape] = []
     for family in families:
         if family == "collective":

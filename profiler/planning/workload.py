@@ -8,9 +8,9 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from cluster_specs.errors import UserError
 from profiler.bench import Bench
 from profiler.collectives.groups import GroupLayout
-from profiler.errors import ProfilerError
 from profiler.planning.grid import DEFAULT_DTYPES, FAMILIES, DeviceKind, general_grid
 from profiler.point import COLLECTIVE_FAMILIES, OpShape, Point
 from profiler.request import ProfileRequest
@@ -30,7 +30,7 @@ class Workload:
 
 
 def wanted_shapes(request: ProfileRequest, kind: DeviceKind, layouts: Sequence[GroupLayout]) -> list[OpShape]:
-    """Return the op shapes asked for; raises ``ProfilerError`` or ``ProfilesError`` for a bad manifest or family."""
+    """Return the op shapes asked for; raises ``UserError`` or ``UserError`` for a bad manifest or family."""
     if request.manifest is None:
         return general_grid(
             kind,
@@ -48,7 +48,7 @@ def wanted_shapes(request: ProfileRequest, kind: DeviceKind, layouts: Sequence[G
     if request.dtypes is not None:
         shapes = [op for op in shapes if op.family in COLLECTIVE_FAMILIES or op.dtype in request.dtypes]
     if not shapes:
-        raise ProfilerError(
+        raise UserError(
             f"{request.manifest}: no shape left to measure",
             hint="check --families and --dtypes against the manifest, or write it again with `apex shapes`",
         )

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.importers.aiconfigurator_collectives import sick_collectives
 from profiles_db.importers.aiconfigurator_columns import Origin
 from profiles_db.importers.aiconfigurator_tables import MAPPERS, UNMAPPED
@@ -74,7 +74,7 @@ def _import_table(wheel: Wheel, item: ForeignTable, store: Store, run_id: str, *
         _drop_relabelled_copies(sieve, item, wheel)
         mapped = MAPPERS[item.table](sieve, origin)
     except KeyError as error:
-        raise ProfilesError(
+        raise UserError(
             f"{item.path}: {error.args[0]}",
             hint=f"found {', '.join(foreign.column_names)}; tables are read as aiconfigurator-core 0.12 has them",
         ) from error
@@ -98,7 +98,7 @@ def _read_foreign(item: ForeignTable) -> pa.Table:
         file = pq.ParquetFile(item.path)
         return file.read(columns=None if item.table in MAPPERS else [])
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ProfilesError(
+        raise UserError(
             f"{item.path}: cannot be read: {str(error).splitlines()[0]}", hint="install the wheel again"
         ) from error
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 
 # Import names of the wheel: today's, and the announced successor with the same layout.
 _PACKAGES: Final = ("aiconfigurator_core", "aisimulate")
@@ -86,10 +86,10 @@ class Wheel:
 
 
 def open_wheel(root: Path | None = None) -> Wheel:
-    """Find the installed wheel's tables (or those under ``root``); raises ``ProfilesError`` when there are none."""
+    """Find the installed wheel's tables (or those under ``root``); raises ``UserError`` when there are none."""
     if root is not None:
         if not root.is_dir():
-            raise ProfilesError(f"{root}: no folder of aiconfigurator tables")
+            raise UserError(f"{root}: no folder of aiconfigurator tables")
         return Wheel(distribution="aiconfigurator-core", version="unknown", root=root)
     for package in _PACKAGES:
         try:
@@ -100,7 +100,7 @@ def open_wheel(root: Path | None = None) -> Wheel:
             distribution = package.replace("_", "-")
             version = importlib.metadata.version(distribution)
             return Wheel(distribution=distribution, version=version, root=folder)
-    raise ProfilesError(
+    raise UserError(
         "the aiconfigurator-core wheel is not installed", hint='pip install "apex-planner[import-aic]", about 82 MB'
     )
 
@@ -114,25 +114,25 @@ def select_tables(
     newest NCCL (oneCCL) tables always come along unless other libraries' versions are named as ``nccl-2.27.3``.
     """
     if system not in SYSTEMS:
-        raise ProfilesError(f"unknown system {system!r}", hint=f"one of {', '.join(SYSTEMS)}")
+        raise UserError(f"unknown system {system!r}", hint=f"one of {', '.join(SYSTEMS)}")
     found = list(wheel.iter_tables(system))
     known = wheel.frameworks(system)
     chosen = list(known) if "all" in frameworks else list(frameworks)
     for framework in chosen:
         if framework not in known:
-            raise ProfilesError(f"{system} has no tables of {framework!r}", hint=f"one of {', '.join(known)}, all")
+            raise UserError(f"{system} has no tables of {framework!r}", hint=f"one of {', '.join(known)}, all")
     wanted: set[tuple[str, str]] = set()
     for framework in [*chosen, *_LIBRARIES]:
         wanted |= {(framework, version) for version in _versions(found, framework, versions)}
     missing = [version for version in versions if version != "all" and not _is_covered(version, wanted)]
     if missing:
         offered = sorted({f"{item.framework}-{item.version}" for item in found}, key=_version_order)
-        raise ProfilesError(f"{system} has no version {missing[0]!r} of {', '.join(chosen)}", hint=", ".join(offered))
+        raise UserError(f"{system} has no version {missing[0]!r} of {', '.join(chosen)}", hint=", ".join(offered))
     picked = [item for item in found if (item.framework, item.version) in wanted]
     unknown = set(tables) - {item.table for item in picked}
     if unknown:
         offered = sorted({item.table for item in picked})
-        raise ProfilesError(f"{system} has no table {min(unknown)!r} there", hint=f"one of {', '.join(offered)}")
+        raise UserError(f"{system} has no table {min(unknown)!r} there", hint=f"one of {', '.join(offered)}")
     return [item for item in picked if not tables or item.table in tables]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.importers.counting import Sieve, TableCount
 from profiles_db.importers.csv_files import COUNT, NUMBER, TEXT, csv_files, read_csv
 from profiles_db.importers.delivery import deliver, record_run
@@ -77,9 +77,7 @@ def import_apex_plus(
         foreign = read_csv(path, {"gpu": TEXT})
         named = foreign["gpu"].unique().to_pylist()
         if len(named) > 1 and device is None:
-            raise ProfilesError(
-                f"{path}: column 'gpu' names {len(named)} devices", hint="split the file, or use --device"
-            )
+            raise UserError(f"{path}: column 'gpu' names {len(named)} devices", hint="split the file, or use --device")
         if not named:
             counts.append(TableCount(table=str(path), family=None, rows_in=0, kept=0, dropped={}))
             continue
@@ -99,7 +97,7 @@ def _describe(path: Path, columns: list[str]) -> _Table:
     clock_mhz = float(clock.group(2)) or None if clock else None
     if {"size(kb)", "num_nodes", "num_gpus_per_node"} <= names:
         if path.stem not in _KINDS:
-            raise ProfilesError(f"{path}: the file name must be one of {', '.join(_KINDS)}")
+            raise UserError(f"{path}: the file name must be one of {', '.join(_KINDS)}")
         return _Table(family="collective", kind=_KINDS[path.stem], clock_mhz=None)
     if {"m", "k", "n"} <= names:
         return _Table(family="gemm", kind="gemm", clock_mhz=clock_mhz)
@@ -108,7 +106,7 @@ def _describe(path: Path, columns: list[str]) -> _Table:
             reason = "attention without a causal mask has no columns in the schema"
             return _Table(family=None, kind="bimha", clock_mhz=clock_mhz, reason=reason)
         return _Table(family="attention", kind="mha", clock_mhz=clock_mhz)
-    raise ProfilesError(f"{path}: not a table of apex_plus", hint=f"columns found: {', '.join(columns)}")
+    raise UserError(f"{path}: not a table of apex_plus", hint=f"columns found: {', '.join(columns)}")
 
 
 def _import_file(

@@ -7,7 +7,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 
 TEXT: Final = pa.string()
 COUNT: Final = pa.int64()
@@ -20,28 +20,28 @@ def read_csv(
 ) -> pa.Table:
     """Read a CSV file with a header, empty cells as nulls.
 
-    Raises ``ProfilesError`` naming the file and the column that is missing, or the row and value that do not fit.
+    Raises ``UserError`` naming the file and the column that is missing, or the row and value that do not fit.
     """
     kinds = {**required, **(optional or {})}
     options = pacsv.ConvertOptions(column_types=kinds, strings_can_be_null=True)
     try:
         table = pacsv.read_csv(path, convert_options=options)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ProfilesError(f"{path}: cannot be read as CSV: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: cannot be read as CSV: {str(error).splitlines()[0]}") from error
     if len(set(table.column_names)) < len(table.column_names):
-        raise ProfilesError(f"{path}: the header names a column twice")
+        raise UserError(f"{path}: the header names a column twice")
     missing = [name for name in required if name not in table.column_names]
     if missing:
         found = ", ".join(table.column_names[:12])
-        raise ProfilesError(f"{path}: column {missing[0]!r} is missing", hint=f"columns found: {found}")
+        raise UserError(f"{path}: column {missing[0]!r} is missing", hint=f"columns found: {found}")
     return table
 
 
 def csv_files(root: Path) -> list[Path]:
-    """Return CSV files under a folder, or the file itself; raises ``ProfilesError`` when there is none."""
+    """Return CSV files under a folder, or the file itself; raises ``UserError`` when there is none."""
     if root.is_file():
         return [root]
     found = sorted(root.rglob("*.csv"))
     if not found:
-        raise ProfilesError(f"{root}: no CSV files there")
+        raise UserError(f"{root}: no CSV files there")
     return found

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.importers.counting import Sieve, TableCount, repeatability
 from profiles_db.repeats import without_keys_of
 from profiles_db.schema import FAMILIES
@@ -35,8 +35,8 @@ def deliver(store: Store, rows: pa.Table, sieve: Sieve, *, label: str, family: s
     if fresh.num_rows:
         try:
             store.append(family, fresh, run_id)
-        except ProfilesError as error:
-            raise ProfilesError(f"{label}: {error}", hint=error.hint) from error
+        except UserError as error:
+            raise UserError(f"{label}: {error}", hint=error.hint) from error
     return TableCount(
         table=label,
         family=family,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 
 DEVICE_NAMES: Final[Mapping[str, str]] = {
     # as the driver reports them
@@ -41,11 +41,11 @@ NETWORK: Final = "network"
 
 
 def device_name(foreign: str) -> str:
-    """Translate a foreign device name; raises ``ProfilesError`` for one nobody has met."""
+    """Translate a foreign device name; raises ``UserError`` for one nobody has met."""
     if foreign in DEVICE_NAMES.values():
         return foreign
     if foreign not in DEVICE_NAMES:
-        raise ProfilesError(f"unknown device {foreign!r}", hint="name it with --device, for example --device h100-sxm")
+        raise UserError(f"unknown device {foreign!r}", hint="name it with --device, for example --device h100-sxm")
     return DEVICE_NAMES[foreign]
 
 

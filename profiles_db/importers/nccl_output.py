@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 
 _RANK_LINE: Final = re.compile(r"^#\s+Rank\s+(\d+)\s.*?\bon\s+(\S+)\s+device\s+\d+\s+\[[^\]]*\]\s*(.*?)\s*$")
 
@@ -27,14 +27,14 @@ class NcclOutput:
 
 
 def read_nccl_output(path: Path) -> NcclOutput:
-    """Read one run of a program; raises ``ProfilesError`` naming the file (and line) that does not fit."""
+    """Read one run of a program; raises ``UserError`` naming the file (and line) that does not fit."""
     try:
         text = path.read_text(encoding="utf-8", errors="strict")
     except (OSError, UnicodeDecodeError) as error:
-        raise ProfilesError(f"{path}: cannot be read as text: {error}") from error
+        raise UserError(f"{path}: cannot be read as text: {error}") from error
     output = _from_json(text, path) if text.lstrip().startswith("{") else _from_text(text, path)
     if not output.results:
-        raise ProfilesError(f"{path}: no result rows", hint="give the unchanged output of an nccl-tests program")
+        raise UserError(f"{path}: no result rows", hint="give the unchanged output of an nccl-tests program")
     return output
 
 
@@ -58,7 +58,7 @@ def _from_json(text: str, path: Path) -> NcclOutput:
             places = {place: _json_place(entry.get(place)) for place in ("out_of_place", "in_place")}
             output.results.append({"size": int(entry["size"]), "type": str(entry["type"]), **places})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ProfilesError(f"{path}: not the JSON of nccl-tests -J: {error!r}") from error
+        raise UserError(f"{path}: not the JSON of nccl-tests -J: {error!r}") from error
     return output
 
 
@@ -118,7 +118,7 @@ def _text_row(line: str, columns: Sequence[str], place: str) -> dict[str, Any]:
     starts = [index for index, name in enumerate(columns) if name in {"time", "cputime"}]
     cells = line.split()
     if len(starts) != 2:
-        raise ProfilesError(f"{place}: no header with two time columns above it")
+        raise UserError(f"{place}: no header with two time columns above it")
     try:
         row: dict[str, Any] = {"size": int(cells[0]), "type": cells[2]}
         for name, start in zip(("out_of_place", "in_place"), starts, strict=True):
@@ -129,5 +129,5 @@ def _text_row(line: str, columns: Sequence[str], place: str) -> dict[str, Any]:
                 "wrong": None if wrong == "N/A" else float(wrong),
             }
     except (ValueError, IndexError) as error:
-        raise ProfilesError(f"{place}: {line.strip()!r} does not fit the header") from error
+        raise UserError(f"{place}: {line.strip()!r} does not fit the header") from error
     return row

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.importers.counting import Sieve, TableCount
 from profiles_db.importers.delivery import deliver, record_run
 from profiles_db.importers.device_names import NETWORK, device_name, node_level
@@ -78,11 +78,11 @@ def import_nccl_tests(
     for path in paths:
         output = read_nccl_output(path)
         if kind is not None and kind not in _PROGRAMS.values():
-            raise ProfilesError(f"unknown collective {kind!r}", hint=f"one of {', '.join(_PROGRAMS.values())}")
+            raise UserError(f"unknown collective {kind!r}", hint=f"one of {', '.join(_PROGRAMS.values())}")
         chosen_kind = kind or _kind_of(path, output)
         chosen_device = device or _device_of(path, output)
         if output.ranks < 2:
-            raise ProfilesError(f"{path}: {output.ranks} ranks took part, must be at least 2")
+            raise UserError(f"{path}: {output.ranks} ranks took part, must be at least 2")
         inside = NETWORK if len(output.hosts) > 1 else node_level(chosen_device)
         choice = _Choice(device=chosen_device, kind=chosen_kind, level=level or inside, placement=placement)
         counts.append(_import_output(path, output, store, choice))
@@ -92,15 +92,15 @@ def import_nccl_tests(
 def _kind_of(path: Path, output: NcclOutput) -> str:
     found = output.program or next(iter(_PROGRAM.findall(path.stem)), None)
     if found is None:
-        raise ProfilesError(f"{path}: does not say which program printed it", hint="name the collective with --kind")
+        raise UserError(f"{path}: does not say which program printed it", hint="name the collective with --kind")
     if found not in _PROGRAMS:
-        raise ProfilesError(f"{path}: {found} is not one of {', '.join(_PROGRAMS)}")
+        raise UserError(f"{path}: {found} is not one of {', '.join(_PROGRAMS)}")
     return _PROGRAMS[found]
 
 
 def _device_of(path: Path, output: NcclOutput) -> str:
     if len(output.devices) != 1:
-        raise ProfilesError(f"{path}: names {len(output.devices)} kinds of device", hint="name it with --device")
+        raise UserError(f"{path}: names {len(output.devices)} kinds of device", hint="name it with --device")
     return device_name(next(iter(output.devices)))
 
 

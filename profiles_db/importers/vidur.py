@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.importers.counting import Sieve, TableCount
 from profiles_db.importers.csv_files import COUNT, FLAG, NUMBER, TEXT, csv_files, read_csv
 from profiles_db.importers.delivery import deliver, record_run
@@ -117,7 +117,7 @@ def _source_of(path: Path, device: str | None) -> _Source:
         foreign = part.split("_")[0]
         if foreign in DEVICE_NAMES:
             return _Source(path=path, device=DEVICE_NAMES[foreign], node=node)
-    raise ProfilesError(f"{path}: no folder on the way names a device", hint="name it with --device")
+    raise UserError(f"{path}: no folder on the way names a device", hint="name it with --device")
 
 
 def _copied_networks(paths: list[Path]) -> dict[Path, Path]:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.importers.counting import TableCount
 from profiles_db.importers.delivery import record_run
 from profiles_db.importers.device_names import device_name
@@ -74,12 +74,12 @@ class _Shape:
 
 
 def import_forward(path: Path, document: Mapping[str, Any], store: Store, *, device: str | None = None) -> TableCount:
-    """Append one row per batch; raises ``ProfilesError`` listing every key that is not as the layout says."""
+    """Append one row per batch; raises ``UserError`` listing every key that is not as the layout says."""
     try:
         forward = _Forward.model_validate(document)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise ProfilesError(
+        raise UserError(
             f"{path}: not the accepted layout of forward steps: {faults}",
             hint="the layout is in docs/decisions/0013-vllm-bench-layouts.md",
         ) from error

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 
 MS: Final = 1e-3
 
@@ -68,13 +68,13 @@ def is_serve_result(document: Mapping[str, Any]) -> bool:
 
 
 def read_serve(path: Path, document: Mapping[str, Any]) -> ServeResult:
-    """Read a result file's JSON; raises ``ProfilesError`` naming file and key."""
+    """Read a result file's JSON; raises ``UserError`` naming file and key."""
     missing = [name for name in _SUMMARY if name not in document]
     if missing:
-        raise ProfilesError(f"{path}: key {missing[0]!r} is missing: not a result of vllm bench serve")
+        raise UserError(f"{path}: key {missing[0]!r} is missing: not a result of vllm bench serve")
     duration = _number(document, "duration", path)
     if duration <= 0:
-        raise ProfilesError(f"{path}: duration is {duration}, must be > 0 seconds")
+        raise UserError(f"{path}: duration is {duration}, must be > 0 seconds")
     completed = int(_number(document, "completed", path))
     output_tokens = int(_number(document, "total_output_tokens", path))
     summary: dict[str, Any] = {name: document[name] for name in _COPIED if name in document}
@@ -100,7 +100,7 @@ def read_serve(path: Path, document: Mapping[str, Any]) -> ServeResult:
 def _number(document: Mapping[str, Any], key: str, path: Path) -> float:
     value = document[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-        raise ProfilesError(f"{path}: {key} is {value!r}, must be a number")
+        raise UserError(f"{path}: {key} is {value!r}, must be a number")
     return float(value)
 
 
@@ -119,7 +119,7 @@ def _requests(path: Path, document: Mapping[str, Any]) -> pa.Table:
         ("errors", errors),
     ):
         if len(column) != count:
-            raise ProfilesError(f"{path}: {key} has {len(column)} entries, input_lens has {count}")
+            raise UserError(f"{path}: {key} has {len(column)} entries, input_lens has {count}")
     # perf_counter has an arbitrary origin.
     origin = min((start for start in starts if start is not None), default=0.0)
     rows: list[dict[str, Any]] = []
@@ -136,13 +136,13 @@ def _requests(path: Path, document: Mapping[str, Any]) -> pa.Table:
             rows.append({**row, "is_ok": True, **times, "chunks": len(gaps[index]) + 1})
         return pa.Table.from_pylist(rows, schema=REQUESTS)
     except (TypeError, ValueError, pa.ArrowInvalid) as error:
-        raise ProfilesError(f"{path}: request {len(rows)}: {error}") from error
+        raise UserError(f"{path}: request {len(rows)}: {error}") from error
 
 
 def _list(document: Mapping[str, Any], key: str, path: Path) -> Sequence[Any]:
     value = document.get(key)
     if not isinstance(value, list):
-        raise ProfilesError(f"{path}: {key} must be a list, one entry per request")
+        raise UserError(f"{path}: {key} must be a list, one entry per request")
     return value
 
 
@@ -168,7 +168,7 @@ def load_json(path: Path) -> Mapping[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ProfilesError(f"{path}: cannot be read as JSON: {error}") from error
+        raise UserError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(document, dict):
-        raise ProfilesError(f"{path}: must hold one JSON object, holds a {type(document).__name__}")
+        raise UserError(f"{path}: must hold one JSON object, holds a {type(document).__name__}")
     return document

@@ -35,7 +35,7 @@ class OutputFiles:
 
     def check(self, *inputs: str) -> None:
         """Refuse two outputs in one file, an output over an input, and a folder that cannot be written."""
-        from simulator.outputs.whole_file import check_folder
+        from cluster_specs.files.whole import check_folder
 
         taken = {Path(text).resolve() for text in inputs}
         for path in (self.requests_out, self.iterations_out, self.chrome_trace):

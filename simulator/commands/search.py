@@ -86,11 +86,11 @@ def search(
     """
     import time
 
+    from cluster_specs.files.whole import check_folder, write_text
     from simulator.commands.formats import counted
     from simulator.commands.search_report import check_report, write_report
     from simulator.commands.search_table import search_table
     from simulator.objective import parse_objective, parse_slo
-    from simulator.outputs.whole_file import check_folder, write_whole
     from simulator.plan_space import Axes
     from simulator.pools import parse_layout
     from simulator.search import search as run_search
@@ -126,7 +126,7 @@ def search(
     found.inputs.update(_inputs(serving, workload, trace, found, slos))
     if out is not None:
         text = json.dumps(found.to_json(), indent=2) + "\n"
-        write_whole(out, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_text(out, text)
     if report is not None:
         for path in write_report(report, found, serving, workload, top=top):
             click.echo(f"wrote {path}", err=True)

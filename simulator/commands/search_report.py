@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster_specs.errors import UserError
 from simulator.commands.search_answer import answer_lines, headline, ranking, refusal_lines
-from simulator.errors import InputError
 
 if TYPE_CHECKING:
     from simulator.search import SearchResult
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def check_report(folder: Path) -> None:
-    """Find out before the work is done that nothing can be drawn or written; raises ``InputError``."""
+    """Find out before the work is done that nothing can be drawn or written; raises ``UserError``."""
     import importlib.util
 
-    from simulator.outputs.whole_file import check_folder
+    from cluster_specs.files.whole import check_folder
 
     if importlib.util.find_spec("matplotlib") is None:
-        raise InputError(
+        raise UserError(
             "--report draws with matplotlib, which is not installed", hint="pip install 'apex-planner[report]'"
         )
     missing = (path for path in (*reversed(folder.parents), folder) if not path.exists())
@@ -32,7 +32,6 @@ def write_report(
     """Write ``index.html`` and its figures as PNG into ``folder``; return the files. Raises ``OutputError``."""
     from costmodel.compare.page import NamedFigure, Section, write_page
     from simulator.outputs.search_figures import device_figure, request_figure, trade_off_figure
-    from simulator.outputs.whole_file import OutputError
 
     shown = [*found.ranked, *(result for result, _ in found.breaking)]
     sections = [Section(title="Answer", remarks=answer_lines(found))]
@@ -63,12 +62,7 @@ def write_report(
         title = f"Refused ({len(found.refused)})"
         sections.append(Section(title=title, remarks=list(refusal_lines(found.refused))))
     sections.append(Section(title="Prices", remarks=serving.price_notes()))
-    try:
-        return write_page(folder, headline(found, serving, workload), sections)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be written: {error.strerror}", hint="name a folder where you can write"
-        ) from error
+    return write_page(folder, headline(found, serving, workload), sections)
 
 
 def _unbroken(rows: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -88,7 +88,7 @@ def load_workload(
     sort: bool,
     turns: str,
 ) -> "Workload":
-    """Read or generate the workload ``trace`` names and print its notes to stderr; raises InputError."""
+    """Read or generate the workload ``trace`` names and print its notes to stderr; raises UserError."""
     from simulator.workload.parse import parse_workload
 
     chosen: dict[str, Any] = {

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.errors import UserError
 from simulator.engine import layout
 from simulator.engine.arena import cost_arena, ps, rules_header, state_arena
 from simulator.engine.checks import check_input
@@ -21,7 +22,6 @@ from simulator.engine.layout import I64
 from simulator.engine.policies import engine_for
 from simulator.engine.result import EngineResult, result_from_state
 from simulator.engine.run import run_engine, run_replicas
-from simulator.errors import InputError
 from simulator.limits import EngineLimits, RouterName
 from simulator.step_tables import StepTables
 from simulator.workload.workload import OpenLoop, Workload
@@ -53,17 +53,17 @@ def run_disaggregated(
 ) -> DisaggregatedResult:
     """Serve an open-loop ``workload``; ``transfer_s`` gives the seconds on the link for arrays of prompt tokens.
 
-    Raises ``InputError`` for closed loops and sessions, whose arrivals would depend on the decode pool, for a recorded
+    Raises ``UserError`` for closed loops and sessions, whose arrivals would depend on the decode pool, for a recorded
     replica, and for decode pools with prefix caching or another policy than vllm-v1.
     """
     name = workload.name
     if not isinstance(workload.client, OpenLoop) or workload.after is not None or workload.replica is not None:
-        raise InputError(
+        raise UserError(
             f"workload {name!r}: closed loops, sessions and recorded replicas are not modelled for two pools",
             hint="use an open-loop trace",
         )
     if decode.limits.enable_prefix_caching or decode.limits.policy != "vllm-v1":
-        raise InputError("a decode pool is modelled for policy vllm-v1 without prefix caching")
+        raise UserError("a decode pool is modelled for policy vllm-v1 without prefix caching")
     first = run_replicas(
         prefill.tables,
         prefill.limits,

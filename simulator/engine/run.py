@@ -32,7 +32,7 @@ def run_replicas(
     together (``lockstep``); replica numbers then count schedulers, those of one replica in a row.
 
     ``leap`` runs stretches of decode-only steps at once; the result is the same, bit for bit. ``log`` keeps one row per
-    iteration. A recorded ``workload.replica`` overrides ``router``. Raises ``InputError`` for input the engine cannot
+    iteration. A recorded ``workload.replica`` overrides ``router``. Raises ``UserError`` for input the engine cannot
     model; a request that can never run is reported by its status, not by an error.
     """
     check_input(tables, limits, workload, dp, attention_dp)

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from cluster_specs.errors import UserError
 from simulator.engine import layout
 from simulator.engine.arena import cost_arena, ps, request_rows, rules_header, state_arena
 from simulator.engine.checks import check_input
@@ -18,7 +19,6 @@ from simulator.engine.layout import I64, NONE
 from simulator.engine.policies import engine_for
 from simulator.engine.result import EngineResult, result_from_rows
 from simulator.engine.run import run_engine
-from simulator.errors import InputError
 from simulator.limits import EngineLimits, RouterName
 from simulator.step_tables import StepTables
 from simulator.workload.workload import OpenLoop, Workload
@@ -47,12 +47,12 @@ def run_stream(
     """Serve ``parts`` in turn as one workload; yields what each has finished, with the sums of all replicas so far.
 
     Parts are open-loop and in order of arrival; prefixes and sessions need the whole workload at once and are refused
-    with ``InputError``. Memory is that of two parts and the requests under way.
+    with ``UserError``. Memory is that of two parts and the requests under way.
     """
     waiting = iter(parts)
     part = next(waiting, None)
     if part is None:
-        raise InputError("the stream has no requests")
+        raise UserError("the stream has no requests")
     _check_part(tables, limits, part, dp)
     costs = cost_arena(tables, limits)
     engine = engine_for(tables, limits)
@@ -62,7 +62,7 @@ def run_stream(
         if following is not None:
             _check_part(tables, limits, following, dp)
             if following.arrival_s[0] < part.arrival_s[-1]:
-                raise InputError(
+                raise UserError(
                     f"workload {following.name!r}: a part starts at {following.arrival_s[0]} s, "
                     f"before the end of the part before it at {part.arrival_s[-1]} s"
                 )
@@ -78,14 +78,14 @@ def run_stream(
 
 def _check_part(tables: StepTables, limits: EngineLimits, part: Workload, dp: int) -> None:
     if not isinstance(part.client, OpenLoop) or part.after is not None:
-        raise InputError(f"workload {part.name!r}: only open loops without sessions can be streamed")
+        raise UserError(f"workload {part.name!r}: only open loops without sessions can be streamed")
     if limits.num_speculative_tokens:
-        raise InputError(
+        raise UserError(
             f"workload {part.name!r}: speculative decoding is not modelled for streamed workloads",
             hint="simulate it in one piece, or set num_speculative_tokens to 0",
         )
     if part.prefix is not None and limits.enable_prefix_caching:
-        raise InputError(
+        raise UserError(
             f"workload {part.name!r}: prefix caching is not modelled for streamed workloads",
             hint="simulate it in one piece, or set enable_prefix_caching to False",
         )

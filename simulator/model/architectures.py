@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.model.hf_config import HfConfig
 from simulator.model.spec import ModelSpec
 
@@ -55,7 +55,7 @@ def architecture(*model_types: str, reads: Iterable[str] = ()) -> Callable[[Read
 def from_hf_config(source: str | Path | Mapping[str, Any] | HfConfig, *, name: str | None = None) -> ModelSpec:
     """Read a config.json (or the folder that holds one, or its parsed content) into a ``ModelSpec``.
 
-    Raises ``InputError`` naming file, key, value and limit for anything that cannot be understood or is not supported.
+    Raises ``UserError`` naming file, key, value and limit for anything that cannot be understood or is not supported.
     """
     if isinstance(source, HfConfig):
         config = source
@@ -82,7 +82,7 @@ def _reader_of(config: HfConfig) -> Reader:
     reader = ARCHITECTURES.get(model_type)
     if reader is None:
         known = ", ".join(sorted(ARCHITECTURES))
-        raise InputError(
+        raise UserError(
             f"{config.place}: model_type {model_type!r} is not supported, must be one of {known}",
             hint="a new architecture is one file: docs/custom_cells.md",
         )

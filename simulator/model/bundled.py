@@ -3,7 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.model.architectures import from_hf_config
 from simulator.model.hf_config import HfConfig
 from simulator.model.spec import ModelSpec
@@ -18,7 +18,7 @@ def bundled_models() -> tuple[str, ...]:
 def load_model(name_or_path: str | Path) -> ModelSpec:
     """Return a bundled name, or the path of a config.json or of the folder that holds one.
 
-    Raises ``InputError`` naming the closest bundled names when it is neither.
+    Raises ``UserError`` naming the closest bundled names when it is neither.
     """
     text = str(name_or_path)
     if text in bundled_models():
@@ -27,7 +27,7 @@ def load_model(name_or_path: str | Path) -> ModelSpec:
     path = Path(text)
     if path.exists():
         return from_hf_config(path)
-    raise InputError(f"model {text!r} is neither a bundled name nor an existing path", hint=_hint(text))
+    raise UserError(f"model {text!r} is neither a bundled name nor an existing path", hint=_hint(text))
 
 
 def _hint(text: str) -> str:

@@ -3,19 +3,19 @@
 import importlib.util
 from pathlib import Path
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 
 
 def load_extension(file: str | Path) -> None:
-    """Import ``file`` for its registrations; raises ``InputError`` when it cannot be imported."""
+    """Import ``file`` for its registrations; raises ``UserError`` when it cannot be imported."""
     path = Path(file)
     spec = importlib.util.spec_from_file_location(f"apex_extension_{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
-        raise InputError(f"{path}: is not a Python file", hint="an extension is one .py file: docs/custom_cells.md")
+        raise UserError(f"{path}: is not a Python file", hint="an extension is one .py file: docs/custom_cells.md")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever a person's code raises is that person's mistake, not ours
-        raise InputError(
+        raise UserError(
             f"{path}: {type(error).__name__}: {error}", hint="run the file with python to see where it fails"
         ) from error

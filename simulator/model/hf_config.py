@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 
 MOST_LAYERS: Final = 10_000  # ten times the deepest model anyone trained
 
@@ -40,12 +40,12 @@ class HfConfig:
         """Return a value as it stands, None when absent."""
         return self._values.get(key)
 
-    def fault(self, key: str, must: str, *, hint: str = "") -> InputError:
+    def fault(self, key: str, must: str, *, hint: str = "") -> UserError:
         """Return an error about ``key``: what it is and what it must be."""
         hint = hint or "compare with the model's published config.json"
         if key not in self._values:
-            return InputError(f"{self.place}: key {key!r} is missing, must be {must}", hint=hint)
-        return InputError(f"{self.place}: key {key!r} is {self._values[key]!r}, must be {must}", hint=hint)
+            return UserError(f"{self.place}: key {key!r} is missing, must be {must}", hint=hint)
+        return UserError(f"{self.place}: key {key!r} is {self._values[key]!r}, must be {must}", hint=hint)
 
     def layers(self, key: str, default: int | None = None) -> int:
         """Return a count of layers, each of which is going to be built."""
@@ -130,16 +130,16 @@ def _object(file: Path) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(
+        raise UserError(
             f"{file}: cannot be read: {reason}", hint="give the path of a Hugging Face config.json"
         ) from error
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(
+        raise UserError(
             f"{file}: line {error.lineno} column {error.colno}: not JSON: {error.msg}",
             hint="the file may be cut short; download it again",
         ) from error
     if not isinstance(values, dict):
-        raise InputError(f"{file}: holds a {type(values).__name__}, must be an object of config keys")
+        raise UserError(f"{file}: holds a {type(values).__name__}, must be an object of config keys")
     return values

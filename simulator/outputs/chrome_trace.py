@@ -5,18 +5,19 @@ with its phases queue, prefill and decode. Times are microseconds, as the format
 (complete), C (counter), b and e (nestable async), i (instant) or M (names).
 """
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, BinaryIO, Final, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.files.whole import write_whole
 from simulator.engine import layout
 from simulator.engine.result import STATUS_NAMES, EngineResult
-from simulator.outputs.whole_file import write_whole
 
 I64 = NDArray[np.int64]
 Event = dict[str, Any]
@@ -53,9 +54,10 @@ def write_chrome_trace(run: EngineResult, path: Path, *, max_events: int = MAX_E
     log = run.log[starts <= until]
     requests = np.flatnonzero((run.arrival_ps >= 0) & (run.arrival_ps <= until))
 
-    def write(partial: Path) -> None:
-        with partial.open("w", encoding="utf-8") as stream:
-            _write_events(stream, run, log, requests)
+    def write(stream: BinaryIO) -> None:
+        text = io.TextIOWrapper(stream, encoding="utf-8")
+        _write_events(text, run, log, requests)
+        text.detach()  # flushes, and leaves the stream to its owner
 
     write_whole(path, write)
     return Kept(

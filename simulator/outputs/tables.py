@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cluster_specs.files.whole import write_whole
 from profiles_db.schema import unit_of
-from simulator.outputs.whole_file import write_whole
 
 SCHEMA_VERSION: Final = 1
 PS: Final = 1e-12  # seconds
@@ -29,4 +29,4 @@ def unit_table(columns: Mapping[str, pa.Array | NDArray[np.generic]], *, kind: s
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Write Parquet whole or not at all; raises ``OutputError``."""
-    write_whole(path, lambda partial: pq.write_table(table, partial, compression="zstd", write_page_checksum=True))
+    write_whole(path, lambda stream: pq.write_table(table, stream, compression="zstd", write_page_checksum=True))

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 
 ArrivalName = Literal["poisson", "gamma", "constant", "burst"]
 
@@ -19,7 +19,7 @@ ArrivalName = Literal["poisson", "gamma", "constant", "burst"]
 def random_stream(seed: int, name: str) -> np.random.Generator:
     """Return the stream called ``name`` under ``seed``; streams of different names are independent."""
     if seed < 0:
-        raise InputError(f"seed is {seed}, must be >= 0")
+        raise UserError(f"seed is {seed}, must be >= 0")
     return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(name.encode())]))
 
 
@@ -28,13 +28,13 @@ def generate_arrivals(
 ) -> NDArray[np.float64]:
     """Return ``count`` ascending arrivals in seconds, the first after one gap (``burst``: all at 0)."""
     if count < 1:
-        raise InputError(f"number of requests is {count}, must be >= 1")
+        raise UserError(f"number of requests is {count}, must be >= 1")
     if process == "burst":
         return np.zeros(count)
     if not (math.isfinite(rate_per_s) and rate_per_s > 0):
-        raise InputError(f"rate is {rate_per_s:g} requests/s, must be a positive number")
+        raise UserError(f"rate is {rate_per_s:g} requests/s, must be a positive number")
     if not (math.isfinite(cv) and cv > 0):
-        raise InputError(f"cv of the gaps is {cv:g}, must be a positive number", hint="for regular gaps use constant")
+        raise UserError(f"cv of the gaps is {cv:g}, must be a positive number", hint="for regular gaps use constant")
     if process == "constant":
         return np.arange(1, count + 1) / rate_per_s
     stream = random_stream(seed, "arrivals")
@@ -43,4 +43,4 @@ def generate_arrivals(
     if process == "gamma":
         shape = 1 / cv**2
         return np.cumsum(stream.gamma(shape, 1 / (rate_per_s * shape), size=count))
-    raise InputError(f"arrival process {process!r} is not known", hint="choose one of poisson, gamma, constant, burst")
+    raise UserError(f"arrival process {process!r} is not known", hint="choose one of poisson, gamma, constant, burst")

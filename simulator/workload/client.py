@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.workload.workload import ClosedLoop, Workload
 
 DrawName = Literal["benchmark-serving", "vllm-bench"]
@@ -38,17 +38,17 @@ class BenchmarkClient:
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "output_tokens", "concurrency", "prompts_per_slot"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, must be >= 1")
+                raise UserError(f"{name} is {getattr(self, name)}, must be >= 1")
         for name in ("warmup_per_slot", "special_tokens", "seed"):
             if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}, must be >= 0")
+                raise UserError(f"{name} is {getattr(self, name)}, must be >= 0")
         if self.draw not in {"benchmark-serving", "vllm-bench"}:
-            raise InputError(
+            raise UserError(
                 f"length draw {self.draw!r} is not known", hint="choose one of benchmark-serving, vllm-bench"
             )
         upper_open = self.draw == "vllm-bench"
         if not 0 <= self.range_ratio <= 1 or (upper_open and self.range_ratio == 1):
-            raise InputError(
+            raise UserError(
                 f"range_ratio is {self.range_ratio:g}, must be in [0, 1{')' if upper_open else ']'}",
                 hint="benchmark-serving draws in [ratio, 1] x nominal, vllm-bench in [1 - ratio, 1 + ratio] x nominal",
             )
@@ -69,7 +69,7 @@ class BenchmarkClient:
             outputs = modern.integers(max(low, 1), high, size=count, endpoint=True)
         shortest = min(int(prompts.min()), int(outputs.min()))
         if shortest < 1:
-            raise InputError(
+            raise UserError(
                 f"range_ratio {self.range_ratio:g} draws a length of {shortest} tokens, must be >= 1",
                 hint="raise the nominal lengths or narrow the range",
             )

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 
 # Far beyond any context window; a larger "length" is a character count, a timestamp or a wrong column.
 MAX_PLAUSIBLE_TOKENS: Final = 20_000_000
@@ -37,9 +37,9 @@ class RawChunk:
         }
         return RawChunk(path=self.path, line=self.line[indices], values=values)
 
-    def refuse(self, index: int, key: str, value: object, must: str, *, hint: str = "") -> InputError:
+    def refuse(self, index: int, key: str, value: object, must: str, *, hint: str = "") -> UserError:
         """Build the error for record ``index``."""
-        return InputError(f"{self.path}:{self.line[index]}: {key} is {_shown(value)}, must be {must}", hint=hint)
+        return UserError(f"{self.path}:{self.line[index]}: {key} is {_shown(value)}, must be {must}", hint=hint)
 
 
 def _shown(value: object) -> str:
@@ -90,7 +90,7 @@ def _is_number(values: Any, index: int) -> bool:
 
 
 def numbers(chunk: RawChunk, key: str, *, minimum: float = 0.0) -> NDArray[np.int64] | NDArray[np.float64]:
-    """Column ``key`` as finite numbers >= ``minimum``, whole columns as int64; InputError at the first that is not."""
+    """Column ``key`` as finite numbers >= ``minimum``, whole columns as int64; UserError at the first that is not."""
     array = _as_array(chunk.values[key])
     if array is not None and (array.dtype.kind == "i" or bool(np.isfinite(array).all())):
         low = array < minimum
@@ -106,7 +106,7 @@ def numbers(chunk: RawChunk, key: str, *, minimum: float = 0.0) -> NDArray[np.in
 def whole_numbers(
     chunk: RawChunk, key: str, *, minimum: int, maximum: int = MAX_EXACT, hint: str = ""
 ) -> NDArray[np.int64]:
-    """Column ``key`` as whole numbers within [minimum, maximum]; InputError at the first that is not."""
+    """Column ``key`` as whole numbers within [minimum, maximum]; UserError at the first that is not."""
     array = numbers(chunk, key, minimum=float(minimum))
     if array.dtype.kind == "f":
         broken = array != np.floor(array)
@@ -120,13 +120,13 @@ def whole_numbers(
 
 
 def token_counts(chunk: RawChunk, key: str, *, minimum: int) -> NDArray[np.int64]:
-    """Column ``key`` as plausible lengths in tokens >= ``minimum``; InputError at the first that is not."""
+    """Column ``key`` as plausible lengths in tokens >= ``minimum``; UserError at the first that is not."""
     hint = "no model reads that many tokens; if it counts something else, name another column with --column"
     return whole_numbers(chunk, key, minimum=minimum, maximum=MAX_PLAUSIBLE_TOKENS, hint=hint)
 
 
 def calendar_ns(chunk: RawChunk, key: str) -> NDArray[np.int64]:
-    """Column ``key`` of ISO 8601 times, as nanoseconds since 1970; InputError names the line."""
+    """Column ``key`` of ISO 8601 times, as nanoseconds since 1970; UserError names the line."""
     import pyarrow as pa
 
     values = pa.array(objects(chunk.values[key])) if isinstance(chunk.values[key], list) else chunk.values[key]
@@ -142,7 +142,7 @@ def calendar_ns(chunk: RawChunk, key: str) -> NDArray[np.int64]:
             raise chunk.refuse(
                 index, key, value, "a date and time like 2023-11-16 18:17:03.9799600", hint="or pass --time-unit"
             )
-    raise InputError(
+    raise UserError(
         f"{chunk.path}: {key} mixes times with and without an offset from UTC", hint="write all of them in one form"
     )
 
@@ -159,7 +159,7 @@ def _is_calendar_time(value: object) -> bool:
 
 
 def block_ids(chunk: RawChunk, key: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Column ``key`` of lists of block ids as (counts[n], flat ids); InputError at the first that is none."""
+    """Column ``key`` of lists of block ids as (counts[n], flat ids); UserError at the first that is none."""
     rows = objects(chunk.values[key])
     if set(map(type, rows)) <= {list}:
         lists = cast("Sequence[list[object]]", rows)

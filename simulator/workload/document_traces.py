@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.workload.columns import MAX_PLAUSIBLE_TOKENS
 from simulator.workload.text_traces import open_bytes
 from simulator.workload.workload import ClosedLoop, OpenLoop, Workload
@@ -31,7 +31,7 @@ class TextLengths:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.chars_per_token) and self.chars_per_token > 0):
-            raise InputError(f"chars_per_token is {self.chars_per_token}, must be a positive number")
+            raise UserError(f"chars_per_token is {self.chars_per_token}, must be a positive number")
 
     def tokens(self, text: str) -> int:
         """Token count of ``text``."""
@@ -59,25 +59,25 @@ def _looks_like_bench(record: dict[str, Any]) -> bool:
 
 
 def read_document(path: Path, format_name: str, limit: int | None, text: TextLengths) -> Workload:
-    """Read a ShareGPT or `vllm bench serve` file; InputError names the entry that cannot be used."""
+    """Read a ShareGPT or `vllm bench serve` file; UserError names the entry that cannot be used."""
     name = sniff_document(path) if format_name == "auto" else format_name
     with open_bytes(path) as file:
         raw = file.read()
     if not raw.strip():
-        raise InputError(
+        raise UserError(
             f"{path}: the trace is empty, must hold at least one request",
             hint="try --trace chat-synthetic, the bundled trace",
         )
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a complete JSON document: {error}") from error
+        raise UserError(f"{path}: not a complete JSON document: {error}") from error
     return _read_sharegpt(path, document, limit, text) if name == "sharegpt" else _read_bench(path, document, limit)
 
 
 def _read_sharegpt(path: Path, document: object, limit: int | None, text: TextLengths) -> Workload:
     if not isinstance(document, list):
-        raise InputError(f"{path}: is a JSON {type(document).__name__}, must be a list of conversations")
+        raise UserError(f"{path}: is a JSON {type(document).__name__}, must be a list of conversations")
     lengths: list[tuple[int, int]] = []
     short, outside = 0, 0
     for index, entry in enumerate(document):
@@ -97,7 +97,7 @@ def _read_sharegpt(path: Path, document: object, limit: int | None, text: TextLe
             continue
         lengths.append((prompt, output))
     if not lengths:
-        raise InputError(
+        raise UserError(
             f"{path}: holds no usable request: {short} of {len(document)} conversations have fewer than 2 turns, "
             f"{outside} lie outside the length limits"
         )
@@ -123,10 +123,10 @@ def _turn_texts(path: Path, index: int, entry: object) -> list[str]:
     place = f"{path}: entry {index + 1}"
     turns = entry.get("conversations", entry.get("conversation")) if isinstance(entry, dict) else None
     if not isinstance(turns, list):
-        raise InputError(f"{place}: has no list 'conversations'", hint="is this a ShareGPT file?")
+        raise UserError(f"{place}: has no list 'conversations'", hint="is this a ShareGPT file?")
     texts = [turn.get("value", turn.get("content")) if isinstance(turn, dict) else None for turn in turns[:2]]
     if not all(isinstance(value, str) for value in texts):
-        raise InputError(f"{place}: a turn has no text 'value'", hint="is this a ShareGPT file?")
+        raise UserError(f"{place}: a turn has no text 'value'", hint="is this a ShareGPT file?")
     return [value for value in texts if isinstance(value, str)]
 
 
@@ -136,29 +136,29 @@ _DETAIL_HINT: Final = "run vllm bench serve with --save-detailed"
 
 def _read_bench(path: Path, document: object, limit: int | None) -> Workload:
     if not isinstance(document, dict):
-        raise InputError(f"{path}: is a JSON {type(document).__name__}, must be one result object")
+        raise UserError(f"{path}: is a JSON {type(document).__name__}, must be one result object")
     prompts, outputs = (_bench_lengths(path, document, key) for key in ("input_lens", "output_lens"))
     if len(prompts) != len(outputs):
-        raise InputError(f"{path}: input_lens has {len(prompts)} entries, output_lens {len(outputs)}; must match")
+        raise UserError(f"{path}: input_lens has {len(prompts)} entries, output_lens {len(outputs)}; must match")
     served = outputs > 0
     if not served.any():
-        raise InputError(f"{path}: all {len(outputs)} requests failed (output_lens 0)")
+        raise UserError(f"{path}: all {len(outputs)} requests failed (output_lens 0)")
     failed = int((~served).sum())
     notes = [f"{path}: dropped {failed} failed requests (output_lens 0)"] if failed else []
     if (prompts[served] < 1).any():
         index = int(np.flatnonzero(served & (prompts < 1))[0])
-        raise InputError(f"{path}: input_lens[{index}] is {prompts[index]}, must be >= 1")
+        raise UserError(f"{path}: input_lens[{index}] is {prompts[index]}, must be >= 1")
     concurrency = document.get("max_concurrency")
     starts = document.get("start_times")
     is_closed = concurrency is not None and document.get("request_rate") in ("inf", None, math.inf)
     if is_closed and not (isinstance(concurrency, int) and concurrency >= 1):
-        raise InputError(f"{path}: max_concurrency is {concurrency!r}, must be a whole number >= 1")
+        raise UserError(f"{path}: max_concurrency is {concurrency!r}, must be a whole number >= 1")
     if is_closed or document.get("request_rate") == "inf":
         arrival_s = np.zeros(len(prompts))
     elif isinstance(starts, list) and len(starts) == len(prompts):
         arrival_s = _bench_starts(path, starts)
     else:
-        raise InputError(
+        raise UserError(
             f"{path}: has no start_times, and request_rate is {document.get('request_rate')!r}",
             hint=f"{_DETAIL_HINT} in vLLM >= 0.9, or draw arrivals over its lengths: synthetic:like=FILE,rate=2,n=500",
         )
@@ -177,10 +177,10 @@ def _read_bench(path: Path, document: object, limit: int | None) -> Workload:
 def _bench_lengths(path: Path, document: dict[str, Any], key: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     values = document.get(key)
     if not isinstance(values, list) or not values:
-        raise InputError(f"{path}: has no per-request list {key!r}", hint=_DETAIL_HINT)
+        raise UserError(f"{path}: has no per-request list {key!r}", hint=_DETAIL_HINT)
     for index, value in enumerate(values):
         if type(value) is not int or not 0 <= value <= MAX_PLAUSIBLE_TOKENS:
-            raise InputError(
+            raise UserError(
                 f"{path}: {key}[{index}] is {value!r}, must be a whole number from 0 to {MAX_PLAUSIBLE_TOKENS}"
             )
     return np.array(values, dtype=np.int64)
@@ -189,5 +189,5 @@ def _bench_lengths(path: Path, document: dict[str, Any], key: str) -> np.ndarray
 def _bench_starts(path: Path, starts: Sequence[object]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     for index, value in enumerate(starts):
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LONGEST_CLOCK_S:
-            raise InputError(f"{path}: start_times[{index}] is {value!r}, must be a number of seconds")
+            raise UserError(f"{path}: start_times[{index}] is {value!r}, must be a number of seconds")
     return np.array(starts, dtype=np.float64)

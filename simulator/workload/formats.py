@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 
 TimeUnit = Literal["ns", "us", "ms", "s"]
 Container = Literal["jsonl", "csv", "parquet"]
@@ -121,15 +121,15 @@ COLUMN_ROLES: Final = ("time", "prompt", "output", "replica", "hash_ids", "reque
 
 
 def record_format(name: str) -> RecordFormat:
-    """Return the record format called ``name``; InputError names the known ones."""
+    """Return the record format called ``name``; UserError names the known ones."""
     for fmt in RECORD_FORMATS:
         if fmt.name == name:
             return fmt
-    raise InputError(f"trace format {name!r} is not known", hint=f"choose one of {', '.join(FORMAT_NAMES)}")
+    raise UserError(f"trace format {name!r} is not known", hint=f"choose one of {', '.join(FORMAT_NAMES)}")
 
 
 def detect_format(place: str, container: Container, keys: Collection[str]) -> RecordFormat:
-    """Recognise a format by the keys of the first record (or the header); InputError when none fits."""
+    """Recognise a format by the keys of the first record (or the header); UserError when none fits."""
     for fmt in RECORD_FORMATS:
         distinguishing = (fmt.request_id,) if fmt.name == "bailian" else ()
         if fmt.container == container and all(key in keys for key in (*fmt.required_keys(), *distinguishing)):
@@ -137,7 +137,7 @@ def detect_format(place: str, container: Container, keys: Collection[str]) -> Re
     known = "; ".join(
         f"{fmt.name}: {', '.join(fmt.required_keys())}" for fmt in RECORD_FORMATS if fmt.container == container
     )
-    raise InputError(
+    raise UserError(
         f"{place}: no known trace format has the keys {sorted(keys)}",
         hint=f"known {container} formats are {known}; for others name the columns, e.g. "
         "--format mooncake --column prompt=input_len --time-unit ms",
@@ -148,9 +148,9 @@ def with_columns(fmt: RecordFormat, columns: Mapping[str, str], time_unit: TimeU
     """Return ``fmt`` reading other keys (role -> key) or another time unit."""
     for role in columns:
         if role not in COLUMN_ROLES:
-            raise InputError(f"column role {role!r} is not known", hint=f"choose one of {', '.join(COLUMN_ROLES)}")
+            raise UserError(f"column role {role!r} is not known", hint=f"choose one of {', '.join(COLUMN_ROLES)}")
     if time_unit is not None:
         if time_unit not in get_args(TimeUnit):
-            raise InputError(f"time unit {time_unit!r} is not known", hint="choose one of ns, us, ms, s")
+            raise UserError(f"time unit {time_unit!r} is not known", hint="choose one of ns, us, ms, s")
         fmt = replace(fmt, time_unit=time_unit, unit_is_certain=True)
     return replace(fmt, **columns)  # type: ignore[arg-type]  # the roles checked above are all str fields

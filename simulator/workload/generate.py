@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.workload.arrivals import ArrivalName, generate_arrivals, random_stream
 from simulator.workload.lengths import LengthDistribution, Lognormal, draw_pairs
 from simulator.workload.workload import Workload
@@ -40,9 +40,9 @@ LENGTH_MIXES: Final[Mapping[str, LengthMix]] = {
 
 
 def length_mix(name: str) -> LengthMix:
-    """Return the length mix called ``name``; InputError names the known ones."""
+    """Return the length mix called ``name``; UserError names the known ones."""
     if name not in LENGTH_MIXES:
-        raise InputError(f"length mix {name!r} is not known", hint=f"choose one of {', '.join(LENGTH_MIXES)}")
+        raise UserError(f"length mix {name!r} is not known", hint=f"choose one of {', '.join(LENGTH_MIXES)}")
     return LENGTH_MIXES[name]
 
 

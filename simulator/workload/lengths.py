@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 
 
 class LengthDistribution(Protocol):
@@ -23,7 +23,7 @@ class LengthDistribution(Protocol):
 
 def _require(claim: bool, message: str) -> None:
     if not claim:
-        raise InputError(message)
+        raise UserError(message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 import numpy as np
 
-from simulator.errors import InputError
-from simulator.outputs.whole_file import write_whole
+from cluster_specs.errors import UserError
+from cluster_specs.files.whole import write_whole
 from simulator.workload.columns import MAX_EXACT, MAX_PLAUSIBLE_TOKENS, RawChunk
 from simulator.workload.text_traces import open_bytes
 from simulator.workload.workload import ClosedLoop, OpenLoop, Workload
@@ -45,9 +45,9 @@ def read_jsonl_header(path: Path, first: Mapping[str, Any]) -> tuple[FileHeader,
                 try:
                     record = json.loads(line)
                 except ValueError as error:
-                    raise InputError(f"{path}:{number}: not a JSON object: {error}") from error
+                    raise UserError(f"{path}:{number}: not a JSON object: {error}") from error
                 return header, record if isinstance(record, dict) else {}
-    raise InputError(
+    raise UserError(
         f"{path}: the trace is empty, must hold at least one request",
         hint="try --trace chat-synthetic, the bundled trace",
     )
@@ -56,19 +56,19 @@ def read_jsonl_header(path: Path, first: Mapping[str, Any]) -> tuple[FileHeader,
 def _parsed_header(path: Path, header: Mapping[str, Any], *, lines: int) -> FileHeader:
     version = header.get(_HEADER_KEY)
     if version != _HEADER_VERSION:
-        raise InputError(
+        raise UserError(
             f"{path}: workload file version is {version!r}, must be {_HEADER_VERSION}", hint="update apex-planner"
         )
     block_tokens = header.get("block_tokens")
     if block_tokens is not None and (type(block_tokens) is not int or not 1 <= block_tokens <= MAX_PLAUSIBLE_TOKENS):
         limit = MAX_PLAUSIBLE_TOKENS
-        raise InputError(f"{path}: block_tokens is {block_tokens!r}, must be a whole number from 1 to {limit}")
+        raise UserError(f"{path}: block_tokens is {block_tokens!r}, must be a whole number from 1 to {limit}")
     client = header.get("client")
     if client is None:
         return FileHeader(block_tokens=block_tokens, lines=lines)
     sizes = [client.get("concurrency"), client.get("warmup", 0)] if isinstance(client, dict) else []
     if set(map(type, sizes)) != {int} or not (1 <= sizes[0] <= MAX_EXACT and 0 <= sizes[1] <= MAX_EXACT):
-        raise InputError(f"{path}: client is {client!r}, must be like {{'concurrency': 64, 'warmup': 128}}")
+        raise UserError(f"{path}: client is {client!r}, must be like {{'concurrency': 64, 'warmup': 128}}")
     return FileHeader(client=ClosedLoop(concurrency=sizes[0], warmup=sizes[1]), block_tokens=block_tokens, lines=lines)
 
 
@@ -88,9 +88,9 @@ def _open_parquet(path: Path) -> Any:
     try:
         return pq.ParquetFile(path)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such trace file", hint="check the path") from error
+        raise UserError(f"{path}: no such trace file", hint="check the path") from error
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: damaged or not a Parquet file: {error}", hint="write it again") from error
+        raise UserError(f"{path}: damaged or not a Parquet file: {error}", hint="write it again") from error
 
 
 def parquet_keys(path: Path) -> list[str]:
@@ -115,7 +115,7 @@ def iter_parquet(
     names = file.schema_arrow.names
     for key in required:
         if key not in names:
-            raise InputError(f"{path}: has no column {key!r}", hint=f"its columns are {', '.join(names)}")
+            raise UserError(f"{path}: has no column {key!r}", hint=f"its columns are {', '.join(names)}")
     keys = [*required, *(key for key in optional if key in names)]
     first = 1
     try:
@@ -124,34 +124,33 @@ def iter_parquet(
             first += batch.num_rows
             yield RawChunk(path=str(path), line=line, values={key: batch.column(key) for key in keys})
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: damaged after record {first - 1}: {error}", hint="write it again") from error
+        raise UserError(f"{path}: damaged after record {first - 1}: {error}", hint="write it again") from error
 
 
 def write_trace(workload: Workload, path: str | Path, *, format: OutputFormat | None = None) -> None:  # noqa: A002
     """Write a workload whole or not at all; the format follows the suffix unless given.
 
-    ``apex`` is the JSONL of the APEX traces (arrivals to the nanosecond). Raises InputError for an unknown suffix or
+    ``apex`` is the JSONL of the APEX traces (arrivals to the nanosecond). Raises UserError for an unknown suffix or
     for a workload that holds more than the format can (prefix blocks, turns, a closed-loop client), OutputError where
     it cannot be written.
     """
     path = Path(path)
     chosen = format or {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}.get(path.suffix)
     if chosen is None:
-        raise InputError(
+        raise UserError(
             f"{path}: cannot tell the format from the suffix {path.suffix!r}", hint="use .csv, .jsonl or .parquet"
         )
     if chosen in {"csv", "apex"} and (_header_of(workload) or workload.after is not None):
-        raise InputError(
+        raise UserError(
             f"{path}: {chosen} cannot hold prefix blocks, follow-up turns or a closed-loop client",
             hint="write .parquet or .jsonl",
         )
 
-    def write(partial: Path) -> None:
+    def write(stream: BinaryIO) -> None:
         if chosen == "parquet":
-            _write_parquet(workload, partial)
-            return
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(_lines(workload, chosen))
+            _write_parquet(workload, stream)
+        else:
+            stream.writelines(line.encode() for line in _lines(workload, chosen))
 
     write_whole(path, write)
 
@@ -192,7 +191,7 @@ def _lines(workload: Workload, form: str) -> Iterator[str]:
     yield from (json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows)
 
 
-def _write_parquet(workload: Workload, path: Path) -> None:
+def _write_parquet(workload: Workload, stream: BinaryIO) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -208,4 +207,4 @@ def _write_parquet(workload: Workload, path: Path) -> None:
     if workload.prefix is not None:
         columns["prefix_ids"] = pa.LargeListArray.from_arrays(workload.prefix.offsets, workload.prefix.ids)
     header = {_HEADER_KEY: json.dumps({_HEADER_KEY: _HEADER_VERSION, **_header_of(workload)})}
-    pq.write_table(pa.table(columns).replace_schema_metadata(header), path, compression="zstd")
+    pq.write_table(pa.table(columns).replace_schema_metadata(header), stream, compression="zstd")

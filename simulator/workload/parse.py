@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.workload.arrivals import ArrivalName
 from simulator.workload.client import BenchmarkClient, DrawName
 from simulator.workload.generate import LENGTH_MIXES, LengthMix, generate_workload, length_mix, resample_workload
@@ -43,7 +43,7 @@ def parse_workload(
 ) -> Workload:
     """Return the workload ``text`` names; ``reading`` goes to `read_trace` for files.
 
-    Raises InputError naming the setting, its value and what it must be.
+    Raises UserError naming the setting, its value and what it must be.
     """
     if text in BUNDLED_TRACES:
         with resources.as_file(resources.files("simulator.workload") / "data" / f"{text}.csv") as path:
@@ -51,15 +51,15 @@ def parse_workload(
     scheme, colon, rest = text.partition(":")
     if not colon or scheme not in _GENERATORS:
         if Path(text).is_dir():
-            raise InputError(f"trace {text}: is a folder, must be a file", hint="name one of the files in it")
+            raise UserError(f"trace {text}: is a folder, must be a file", hint="name one of the files in it")
         if not Path(text).exists():
-            raise InputError(
+            raise UserError(
                 f"trace {text}: no such trace file, bundled trace or generator",
                 hint=f"bundled: {', '.join(BUNDLED_TRACES)}; generators: {', '.join(f'{g}:...' for g in _GENERATORS)}",
             )
         return read_trace(text, rate_scale=rate_scale, length_scale=length_scale, limit=limit, **reading)
     if reading:
-        raise InputError(f"trace {text}: a generator takes no {', '.join(reading)}", hint="these are for trace files")
+        raise UserError(f"trace {text}: a generator takes no {', '.join(reading)}", hint="these are for trace files")
     settings = _Settings.parse(text, rest)
     workload = _GENERATORS[scheme](settings)
     settings.refuse_unknown()
@@ -84,26 +84,26 @@ class _Settings:
             if not equals and position == 0:
                 word = key or None
             elif not equals or not key or not value:
-                raise InputError(f"trace {text}: {item!r} is not key=value", hint="e.g. synthetic:chat,rate=2,n=1000")
+                raise UserError(f"trace {text}: {item!r} is not key=value", hint="e.g. synthetic:chat,rate=2,n=1000")
             elif key in values:
-                raise InputError(f"trace {text}: {key} is given twice")
+                raise UserError(f"trace {text}: {key} is given twice")
             else:
                 values[key] = value
         return cls(text=text, word=word, values=values, asked=[])
 
     def number(self, key: str, default: Number | None, kind: type[Number]) -> Number:
-        """Take ``key`` as an int or float; InputError when it is neither, or missing without default."""
+        """Take ``key`` as an int or float; UserError when it is neither, or missing without default."""
         self.asked.append(key)
         text = self.values.get(key)
         if text is None:
             if default is None:
-                raise InputError(f"trace {self.text}: {key} is missing", hint=f"add {key}=...")
+                raise UserError(f"trace {self.text}: {key} is missing", hint=f"add {key}=...")
             return default
         try:
             return kind(text)
         except ValueError:
             noun = "a whole number" if kind is int else "a number"
-            raise InputError(f"trace {self.text}: {key} is {text!r}, must be {noun}") from None
+            raise UserError(f"trace {self.text}: {key} is {text!r}, must be {noun}") from None
 
     def word_of(self, key: str, default: str) -> str:
         """Take ``key`` as a word."""
@@ -111,10 +111,10 @@ class _Settings:
         return self.values.get(key, default)
 
     def refuse_unknown(self) -> None:
-        """Raise InputError for settings that no one asked for."""
+        """Raise UserError for settings that no one asked for."""
         for key in self.values:
             if key not in self.asked:
-                raise InputError(
+                raise UserError(
                     f"trace {self.text}: setting {key!r} is not known", hint=f"settings are {', '.join(self.asked)}"
                 )
 
@@ -126,13 +126,13 @@ def _lengths(settings: _Settings, key: str, default: LengthDistribution | None) 
     if not text:
         if default is not None:
             return default
-        raise InputError(
+        raise UserError(
             f"trace {settings.text}: {key} is missing",
             hint=f"name a mix ({', '.join(LENGTH_MIXES)}) or add {key}=...",
         )
     low, dash, high = text.partition("-")
     if not all(part.isdecimal() for part in ((low, high) if dash else (low,))):
-        raise InputError(f"trace {settings.text}: {key} is {text!r}, must be a length like 512 or a range like 64-512")
+        raise UserError(f"trace {settings.text}: {key} is {text!r}, must be a length like 512 or a range like 64-512")
     if dash:
         return Uniform(low=int(low), high=int(high))
     return Lognormal(mean=int(low), cv=cv, maximum=max(_LONGEST_TOKENS, int(low))) if cv else Fixed(tokens=int(low))
@@ -177,7 +177,7 @@ def _closed(settings: _Settings) -> Workload:
         source = read_trace(trace)
         concurrency = settings.number("concurrency", None, int)
         if concurrency < 1:
-            raise InputError(f"trace {settings.text}: concurrency is {concurrency}, must be >= 1")
+            raise UserError(f"trace {settings.text}: concurrency is {concurrency}, must be >= 1")
         return replace(source, arrival_s=np.zeros(len(source)), client=ClosedLoop(concurrency=concurrency))
     return BenchmarkClient(
         prompt_tokens=settings.number("isl", None, int),

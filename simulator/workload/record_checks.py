@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.workload.columns import (
     RawChunk,
     block_ids,
@@ -57,7 +57,7 @@ class RecordChecker:
     index_of_id: dict[object, int] = field(default_factory=dict)
 
     def check(self, chunk: RawChunk) -> Requests:
-        """Return the chunk's requests; InputError names the first record that cannot be one."""
+        """Return the chunk's requests; UserError names the first record that cannot be one."""
         fmt = self.fmt
         if fmt.zero_output_failed:
             served = token_counts(chunk, fmt.output, minimum=0) > 0
@@ -101,7 +101,7 @@ class RecordChecker:
         late = arrival_s < before
         if late.any():
             index = int(np.argmax(late))
-            raise InputError(
+            raise UserError(
                 f"{self.path}:{chunk.line[index]}: {self.fmt.time} is {arrival_s[index]:.6f} s, "
                 f"{before[index] - arrival_s[index]:.6f} s earlier than the record before it",
                 hint="arrivals must ascend; pass --sort to order them by time",
@@ -110,13 +110,13 @@ class RecordChecker:
     def _check_block_counts(self, chunk: RawChunk, prompt: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
         block_tokens = self.fmt.block_tokens
         if block_tokens is None:
-            raise InputError(
+            raise UserError(
                 f"{self.path}: has prefix blocks ({self.fmt.hash_ids}) of unknown size", hint="pass --block-tokens"
             )
         excess = counts > -(-prompt // block_tokens)
         if excess.any():
             index = int(np.argmax(excess))
-            raise InputError(
+            raise UserError(
                 f"{self.path}:{chunk.line[index]}: {self.fmt.hash_ids} has {counts[index]} blocks of {block_tokens} "
                 f"tokens, more than the {prompt[index]} prompt tokens need",
                 hint="if this trace hashes blocks of another size, pass --block-tokens",
@@ -163,13 +163,13 @@ class RecordChecker:
         """Check what only the whole trace shows: that it holds a request, and that its rate is plausible."""
         if self.kept == 0:
             dropped = f" ({self.failed} failed requests dropped)" if self.failed else ""
-            raise InputError(
+            raise UserError(
                 f"{self.path}: the trace is empty, must hold at least one request{dropped}",
                 hint="try --trace chat-synthetic, the bundled trace",
             )
         gap_s = self._implausible_gap_s()
         if gap_s is not None and not self.fmt.unit_is_certain:
-            raise InputError(
+            raise UserError(
                 f"{self.path}: {self.fmt.time} read in {self.fmt.time_unit!r} puts one request every {gap_s:.3g} s, "
                 f"plausible is {_MIN_MEAN_GAP_S:g} to {_MAX_MEAN_GAP_S:g} s",
                 hint=f"is it in another unit? pass --time-unit s, ms, us or ns (--time-unit {self.fmt.time_unit} "

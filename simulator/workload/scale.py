@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.workload.workload import Workload
 
 
@@ -16,15 +16,15 @@ def scale_workload(
     """Return the workload at ``rate_scale`` x its rate and ``length_scale`` x its (prompt, output) lengths, >= 1 token.
 
     Lengths round to the nearest token; a request of 0 output tokens stays one. Think times stay: a higher rate means
-    more users, not faster ones. Raises InputError for a factor that is
+    more users, not faster ones. Raises UserError for a factor that is
     not positive, and for prompts that carry prefix-block ids (scaled, they would no longer share what they share).
     """
     prompt_scale, output_scale = length_scale if isinstance(length_scale, tuple) else (length_scale, length_scale)
     for name, factor in (("rate_scale", rate_scale), ("length_scale", prompt_scale), ("length_scale", output_scale)):
         if not (math.isfinite(factor) and factor > 0):
-            raise InputError(f"{name} is {factor}, must be a positive number")
+            raise UserError(f"{name} is {factor}, must be a positive number")
     if prompt_scale != 1.0 and workload.prefix is not None:
-        raise InputError(
+        raise UserError(
             f"{workload.name}: prompts with prefix-block ids cannot be scaled by {prompt_scale:g}",
             hint="scale the output alone: --length-scale 1,0.5",
         )

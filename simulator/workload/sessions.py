@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.workload.arrivals import ArrivalName, generate_arrivals, random_stream
 from simulator.workload.lengths import LengthDistribution
 from simulator.workload.workload import PrefixBlocks, Workload
@@ -36,13 +36,13 @@ class Sessions:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mean_turns) and self.mean_turns >= 1):
-            raise InputError(f"mean number of turns is {self.mean_turns:g}, must be >= 1")
+            raise UserError(f"mean number of turns is {self.mean_turns:g}, must be >= 1")
         if not (math.isfinite(self.mean_think_s) and self.mean_think_s >= 0):
-            raise InputError(f"mean think time is {self.mean_think_s:g} s, must be >= 0")
+            raise UserError(f"mean think time is {self.mean_think_s:g} s, must be >= 0")
         if self.system_prompt_tokens < 0:
-            raise InputError(f"system prompt is {self.system_prompt_tokens} tokens, must be >= 0")
+            raise UserError(f"system prompt is {self.system_prompt_tokens} tokens, must be >= 0")
         if self.block_tokens < 1:
-            raise InputError(f"block size is {self.block_tokens} tokens, must be >= 1")
+            raise UserError(f"block size is {self.block_tokens} tokens, must be >= 1")
 
 
 def generate_sessions(spec: Sessions) -> Workload:

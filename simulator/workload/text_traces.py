@@ -10,22 +10,22 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.workload.columns import RawChunk
 
 _BOM: Final = b"\xef\xbb\xbf"
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """Open a trace for reading, unpacking .gz; InputError when it is missing or unreadable."""
+    """Open a trace for reading, unpacking .gz; UserError when it is missing or unreadable."""
     try:
         if path.suffix == ".gz":
             return gzip.open(path, "rb")  # type: ignore[return-value]  # GzipFile is a BinaryIO in all but name
         return path.open("rb")
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such trace file", hint="check the path, or use --trace chat-synthetic") from error
+        raise UserError(f"{path}: no such trace file", hint="check the path, or use --trace chat-synthetic") from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _line_blocks(path: Path, chunk_requests: int, head_lines: int) -> Iterator[tuple[int, list[bytes]]]:
@@ -44,14 +44,14 @@ def _line_blocks(path: Path, chunk_requests: int, head_lines: int) -> Iterator[t
             if block:
                 yield first, block
         except (gzip.BadGzipFile, EOFError) as error:
-            raise InputError(f"{path}: damaged gzip file after line {first - 1}: {error}") from error
+            raise UserError(f"{path}: damaged gzip file after line {first - 1}: {error}") from error
 
 
 def _decode(path: Path, number: int, line: bytes) -> str:
     try:
         return line.removeprefix(_BOM).decode("utf-8") if number == 1 else line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}:{number}: not UTF-8 text: {error.reason}", hint="is this a trace file?") from error
+        raise UserError(f"{path}:{number}: not UTF-8 text: {error.reason}", hint="is this a trace file?") from error
 
 
 def _json_object(path: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -59,21 +59,21 @@ def _json_object(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(
+        raise UserError(
             f"{path}:{number}: not a JSON object: {error}", hint="a JSONL trace has one complete {...} per line"
         ) from error
     if not isinstance(record, dict):
-        raise InputError(f"{path}:{number}: is {text.strip()[:40]!r}, must be a JSON object like {{...}}")
+        raise UserError(f"{path}:{number}: is {text.strip()[:40]!r}, must be a JSON object like {{...}}")
     return record
 
 
 def first_json_object(path: Path) -> dict[str, Any]:
-    """Return the first record of a JSONL file; InputError when there is none."""
+    """Return the first record of a JSONL file; UserError when there is none."""
     with open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 return _json_object(path, number, line)
-    raise InputError(
+    raise UserError(
         f"{path}: the trace is empty, must hold at least one request",
         hint="try --trace chat-synthetic, the bundled trace",
     )
@@ -110,7 +110,7 @@ def iter_jsonl(
         if present is not None and not set(seen) <= set(present):
             late = next(key for key in seen if key not in present)
             index = next(i for i, record in enumerate(records) if late in record)
-            raise InputError(f"{path}:{line_numbers[index]}: has a key {late!r} that earlier records lack")
+            raise UserError(f"{path}:{line_numbers[index]}: has a key {late!r} that earlier records lack")
         present = seen if present is None else present
         values: dict[str, Any] = {}
         for key in (*required, *present):
@@ -118,7 +118,7 @@ def iter_jsonl(
                 values[key] = [record[key] for record in records]
             except KeyError:
                 index = next(i for i, record in enumerate(records) if key not in record)
-                raise InputError(
+                raise UserError(
                     f"{path}:{line_numbers[index]}: has no key {key!r}",
                     hint=f"its keys are {', '.join(map(repr, records[index]))}",
                 ) from None
@@ -126,11 +126,11 @@ def iter_jsonl(
 
 
 def csv_header(path: Path) -> list[str]:
-    """Return the column names of a CSV file; InputError when the file is empty."""
+    """Return the column names of a CSV file; UserError when the file is empty."""
     with open_bytes(path) as file:
         line = file.readline()
     if not line.strip():
-        raise InputError(
+        raise UserError(
             f"{path}: the trace is empty, must hold a header line and at least one request",
             hint="try --trace chat-synthetic, the bundled trace",
         )
@@ -138,18 +138,18 @@ def csv_header(path: Path) -> list[str]:
 
 
 def iter_csv(path: Path, required: Sequence[str], optional: Sequence[str], chunk_requests: int) -> Iterator[RawChunk]:
-    """Yield the rows of a CSV file as text columns; InputError at the first row with another number of fields."""
+    """Yield the rows of a CSV file as text columns; UserError at the first row with another number of fields."""
     import pyarrow as pa
     import pyarrow.csv as pa_csv
 
     header = csv_header(path)
     missing = [key for key in required if key not in header]
     if missing:
-        raise InputError(f"{path}:1: has no column {missing[0]!r}", hint=f"its columns are {', '.join(header)}")
+        raise UserError(f"{path}:1: has no column {missing[0]!r}", hint=f"its columns are {', '.join(header)}")
     keys = [*required, *(key for key in optional if key in header)]
     for key in keys:
         if header.count(key) > 1:
-            raise InputError(f"{path}:1: column {key!r} appears {header.count(key)} times, must appear once")
+            raise UserError(f"{path}:1: column {key!r} appears {header.count(key)} times, must appear once")
     for first, block in _line_blocks(path, chunk_requests, 1):
         while block and block[-1].isspace():
             block.pop()
@@ -175,7 +175,7 @@ def _refuse_bad_row(path: Path, first: int, lines: Sequence[bytes], header: Sequ
     for number, line in enumerate(lines, start=first):
         fields = next(csv.reader([_decode(path, number, line)]), [])
         if len(fields) != len(header):
-            raise InputError(
+            raise UserError(
                 f"{path}:{number}: has {len(fields)} fields, must be {len(header)}",
                 hint=f"the columns are {', '.join(header)}",
             )

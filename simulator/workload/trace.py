@@ -8,7 +8,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.workload.columns import MAX_PLAUSIBLE_TOKENS
 from simulator.workload.document_traces import TextLengths, read_document, sniff_document
 from simulator.workload.formats import (
@@ -45,9 +45,9 @@ class _Reading:
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
-            raise InputError(f"limit is {self.limit}, must be >= 1")
+            raise UserError(f"limit is {self.limit}, must be >= 1")
         if self.block_tokens is not None and not 1 <= self.block_tokens <= MAX_PLAUSIBLE_TOKENS:
-            raise InputError(f"block_tokens is {self.block_tokens}, must be >= 1 and <= {MAX_PLAUSIBLE_TOKENS}")
+            raise UserError(f"block_tokens is {self.block_tokens}, must be >= 1 and <= {MAX_PLAUSIBLE_TOKENS}")
 
 
 def read_trace(
@@ -70,7 +70,7 @@ def read_trace(
     each its own). ``columns`` maps a role (time, prompt, output ...) to another key, ``time_unit`` and
     ``block_tokens`` overrule the format's. ``turns="after_parent"`` sends a follow-up turn once its parent finished
     instead of at its recorded time. ``text`` says how ShareGPT's texts are counted. What was dropped or assumed is in
-    ``Workload.notes``. Raises InputError naming file, line, key and value.
+    ``Workload.notes``. Raises UserError naming file, line, key and value.
     """
     reading = _Reading(
         format=format,
@@ -109,22 +109,22 @@ def iter_trace(
     """Yield a trace as consecutive workloads of at most ``chunk_requests``: memory does not grow with its length.
 
     Arguments as in `read_trace`. Arrivals go on counting from the start of the trace; sorting and turn links need the
-    whole trace. Raises InputError as `read_trace` does, for a trace-wide fault after the last chunk.
+    whole trace. Raises UserError as `read_trace` does, for a trace-wide fault after the last chunk.
     """
     reading = _Reading(
         format=format, columns=columns or {}, time_unit=time_unit, block_tokens=block_tokens, limit=limit
     )
     file = Path(path)
     if chunk_requests < 1:
-        raise InputError(f"chunk_requests is {chunk_requests}, must be >= 1")
+        raise UserError(f"chunk_requests is {chunk_requests}, must be >= 1")
     if _container(file, format) == "document":
-        raise InputError(f"{file}: one JSON document cannot be streamed", hint="apex trace convert it to Parquet first")
+        raise UserError(f"{file}: one JSON document cannot be streamed", hint="apex trace convert it to Parquet first")
     reader = _RecordReader(file, reading)
     left = limit
     for part in reader.iter_requests(chunk_requests):
         chunk = reader.assemble([part], limit=left)
         if chunk.after is not None:
-            raise InputError(f"{file}: follow-up turns need the whole trace", hint="read it whole")
+            raise UserError(f"{file}: follow-up turns need the whole trace", hint="read it whole")
         yield scale_workload(chunk, rate_scale, length_scale)
         if left is not None:
             left -= len(chunk)
@@ -147,7 +147,7 @@ def _container(file: Path, format_name: str) -> Container | Literal["document"]:
         return "jsonl"
     if suffix == ".json":
         return "jsonl" if sniff_document(file) is None else "document"
-    raise InputError(
+    raise UserError(
         f"{file}: cannot tell the trace format from the suffix {suffix!r}",
         hint="use .jsonl, .csv, .json or .parquet, or pass --format",
     )
@@ -257,7 +257,7 @@ class _RecordReader:
         after = np.where(has_parent, rank[np.maximum(parents, 0)], -1)[order]
         if (after >= np.arange(len(after))).any():
             late = int(np.argmax(after >= np.arange(len(after))))
-            raise InputError(
+            raise UserError(
                 f"{self.file}: request {late + 1} by arrival follows request {after[late] + 1}, a later one"
             )
         return after, think_s[order]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster_specs.errors import SpecError
+from cluster_specs.errors import UserError
 from cluster_specs.load import bundled_clusters, bundled_devices, load_cluster, load_device
 
 _CLUSTER = """schema = 1
@@ -97,7 +97,7 @@ def test_bad_cluster_file_is_refused(tmp_path: Path, change: tuple[str, str], co
     """A bad file ends in one error with the file, the place, the value, the limit and a hint."""
     path = tmp_path / "lab.toml"
     path.write_text(_CLUSTER.replace(*change, 1))
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(UserError) as caught:
         load_cluster(str(path))
     assert complaint in str(caught.value)
     assert str(path) in str(caught.value)
@@ -108,7 +108,7 @@ def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
     """Two faults in one file are both in the message: nobody fixes a file one error at a time."""
     path = tmp_path / "lab.toml"
     path.write_text(_CLUSTER.replace("nodes = 2\n", "").replace("4.5e11", "0"))
-    with pytest.raises(SpecError, match=r"nodes: missing.*level\[0\]\.bandwidth_bytes_per_s is 0"):
+    with pytest.raises(UserError, match=r"nodes: missing.*level\[0\]\.bandwidth_bytes_per_s is 0"):
         load_cluster(str(path))
 
 
@@ -118,7 +118,7 @@ def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
 )
 def test_unknown_name_says_what_there_is(name: str, complaint: str) -> None:
     """An unknown cluster name ends in a hint that leads to a known one."""
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(UserError) as caught:
         load_cluster(name)
     assert complaint in caught.value.hint
 

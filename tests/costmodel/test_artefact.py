@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.errors import UserError
 from costmodel.artefact import FIT_SCHEMA_VERSION, Artefact, load_artefact, save_artefact
-from costmodel.errors import CostModelError
 from costmodel.ops import Attention, Gemm
 from costmodel.predict import FittedCosts
 
@@ -48,7 +48,7 @@ def test_any_parquet_reader_finds_rows_with_units(saved: Path) -> None:
 
 def test_a_missing_file_is_named_with_the_command_that_writes_one(tmp_path: Path) -> None:
     """The message holds the path, the hint the command."""
-    with pytest.raises(CostModelError, match=r"none\.parquet: no such file") as caught:
+    with pytest.raises(UserError, match=r"none\.parquet: no such file") as caught:
         load_artefact(tmp_path / "none.parquet")
     assert "apex fit" in caught.value.hint
 
@@ -58,7 +58,7 @@ def test_a_file_cut_short_is_refused_by_name(saved: Path, keep: float) -> None:
     """Whatever is left of the file, the answer is one sentence with its path."""
     data = saved.read_bytes()
     saved.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(CostModelError, match=r"fit\.parquet"):
+    with pytest.raises(UserError, match=r"fit\.parquet"):
         load_artefact(saved)
 
 
@@ -76,14 +76,14 @@ def _rewrite(path: Path, **changes: bytes | None) -> None:
 def test_a_newer_schema_is_refused_with_both_versions(saved: Path) -> None:
     """The message names the file's version and what this apex reads."""
     _rewrite(saved, apex_fit_schema_version=b"99")
-    with pytest.raises(CostModelError, match=rf"fit schema 99, this apex reads up to {FIT_SCHEMA_VERSION}"):
+    with pytest.raises(UserError, match=rf"fit schema 99, this apex reads up to {FIT_SCHEMA_VERSION}"):
         load_artefact(saved)
 
 
 def test_measurements_are_not_taken_for_a_fitted_model(saved: Path) -> None:
     """A Parquet file of another kind is told apart, with what to do."""
     _rewrite(saved, apex_fit_schema_version=None)
-    with pytest.raises(CostModelError, match="is not a fitted cost model"):
+    with pytest.raises(UserError, match="is not a fitted cost model"):
         load_artefact(saved)
 
 
@@ -91,13 +91,13 @@ def test_measurements_are_not_taken_for_a_fitted_model(saved: Path) -> None:
 def test_damaged_metadata_is_refused(saved: Path, body: bytes) -> None:
     """Metadata that does not parse or lacks parts is damage, not a traceback."""
     _rewrite(saved, apex_fit=body)
-    with pytest.raises(CostModelError, match="damaged"):
+    with pytest.raises(UserError, match="damaged"):
         load_artefact(saved)
 
 
 def test_a_folder_that_cannot_be_written_leaves_nothing_behind(artefact: Artefact, tmp_path: Path) -> None:
     """A target inside a missing folder is refused, and no temporary file is left."""
-    with pytest.raises(CostModelError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         save_artefact(artefact, tmp_path / "missing" / "fit.parquet")
     assert list(tmp_path.iterdir()) == []
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 import profiles_db
+from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
 from costmodel.artefact import load_artefact
 from costmodel.bundled import bundled_fit, choose_costs
-from costmodel.errors import CostModelError
 from costmodel.predict import FittedCosts
 
 _FITS = sorted((Path(profiles_db.__file__).parent / "fitted").glob("*.parquet"))
@@ -33,5 +33,5 @@ def test_choice_follows_the_user_then_the_device() -> None:
     assert isinstance(choose_costs(None, v100), AnalyticCosts)
     assert isinstance(choose_costs("analytic", h100), AnalyticCosts)
     assert isinstance(choose_costs(_FITS[0], load_cluster(f"{_FITS[0].stem}-8"), 900.0), FittedCosts)
-    with pytest.raises(CostModelError, match="the fitted model is of device"):
+    with pytest.raises(UserError, match="the fitted model is of device"):
         choose_costs(bundled_fit("h100-sxm"), v100)

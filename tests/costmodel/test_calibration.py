@@ -8,10 +8,10 @@ import pytest
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.device import AnalyticConstants, Constant
+from cluster_specs.errors import UserError
 from cluster_specs.load import bundled_devices, load_device
 from costmodel.analytic import AnalyticCosts
 from costmodel.constants import calibrate, constants_toml
-from costmodel.errors import CostModelError
 from costmodel.fit import fit_device
 from costmodel.fit_power import FEWEST_ENERGY_ROWS, non_negative_least_squares
 from costmodel.ops import Attention, Gemm
@@ -62,7 +62,7 @@ def test_calibrated_lines_are_valid_constants_of_a_device_file(store: Store, clu
 
 def test_a_database_without_any_row_calibrates_nothing(empty: Store, cluster: ClusterSpec) -> None:
     """The message names the device, the hint what to measure."""
-    with pytest.raises(CostModelError, match=DEVICE):
+    with pytest.raises(UserError, match=DEVICE):
         calibrate(empty, cluster)
 
 

@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from costmodel.artefact import Artefact, save_artefact
 from costmodel.compare.cli import compare
 from costmodel.compare.curves import clock_of, curve_series, measured_rows_of, op_of
 from costmodel.compare.fit import clock_rows, clock_transfers, held_out_rows, individual_errors, overall
-from costmodel.errors import CostModelError
 from costmodel.fit import fit_device
 from costmodel.knots import FamilyKnots, with_labels
 from costmodel.predict import FittedCosts
@@ -212,7 +212,7 @@ def test_tables_need_no_plotting_library(artefact: Artefact, tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert CliRunner().invoke(compare, [str(path)]).exit_code == 0
     refused = CliRunner().invoke(compare, [str(path), "--out", str(out)])
-    assert isinstance(refused.exception, CostModelError)
+    assert isinstance(refused.exception, UserError)
     assert "apex-planner[report]" in refused.exception.hint
     assert not out.exists()
 

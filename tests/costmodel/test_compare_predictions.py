@@ -9,13 +9,13 @@ import pytest
 from click.testing import CliRunner
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
 from costmodel.artefact import Artefact, save_artefact
 from costmodel.compare.cli import compare
 from costmodel.compare.predictions import price_rows, price_side, worst_rows
 from costmodel.compare.sides import parse_side
-from costmodel.errors import CostModelError
 from costmodel.fit import fit_device
 from costmodel.ops import Gemm
 from costmodel.predict import FittedCosts
@@ -134,7 +134,7 @@ def test_sides_the_model_cannot_price_are_refused(
 ) -> None:
     """Rows of another device, no rows, or a family without prices are named."""
     db = side_of(tmp_path / "b", gemm(1, 64, 64))
-    with pytest.raises(CostModelError, match=message):
+    with pytest.raises(UserError, match=message):
         price_side(lambda clock: AnalyticCosts(cluster, clock), parse_side(side, db), families)
 
 

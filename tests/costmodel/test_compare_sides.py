@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cluster_specs.errors import UserError
 from costmodel.compare.cli import compare
 from costmodel.compare.sides import coverage_notes, match_sides, parse_side, ratio_rows, widest_rows
-from costmodel.errors import CostModelError
 from profiles_db.store import Store, open_store
 
 
@@ -159,7 +159,7 @@ def test_sides_that_cannot_be_compared_are_refused(
 ) -> None:
     """A side without rows, without a shared point or with an unknown key is named."""
     db = fill(gemm(1, 2e-6), gemm(5, 2e-6, device="new", dtype="fp16"))
-    with pytest.raises(CostModelError, match=message):
+    with pytest.raises(UserError, match=message):
         match_sides(parse_side(left, db), parse_side(right, db), **options)
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.errors import UserError
 from costmodel.artefact import Artefact, load_artefact, save_artefact
 from costmodel.compare.fit import individual_errors
 from costmodel.compare.fit_page import fit_sections
-from costmodel.errors import CostModelError
 from costmodel.filling import MOST_POINTS
 from costmodel.fit import fit_device
 from costmodel.ops import Gemm
@@ -185,7 +185,7 @@ def test_a_prior_is_the_devices_own_bundled_fit_a_named_one_a_file_or_none(tmp_p
     named = Prior.choose("h200-sxm", "h100-sxm")
     assert named is not None
     assert named.name == "h200-sxm"
-    with pytest.raises(CostModelError, match="no such file") as refused:
+    with pytest.raises(UserError, match="no such file") as refused:
         Prior.choose(str(tmp_path / "missing.parquet"), "h100-sxm")
     assert "h200-sxm" in str(refused.value.hint)
 

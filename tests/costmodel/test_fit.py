@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cluster_specs.cluster import ClusterSpec
-from costmodel.errors import CostModelError
+from cluster_specs.errors import UserError
 from costmodel.fit import FEWEST_POINTS, fit_device
 from costmodel.measured_device import choose_cluster, choose_device
 from costmodel.ops import Gemm
@@ -41,7 +41,7 @@ def test_too_few_points_say_how_many_are_needed_and_fall_back_by_name(
 def test_a_database_without_enough_of_anything_is_refused(empty: Store, cluster: ClusterSpec) -> None:
     """The message counts the rows, the hint says how to get more."""
     empty.append("gemm", gemm_rows(cluster)[:2], "run-1")
-    with pytest.raises(CostModelError, match="2 rows of device h100-sxm are too few") as caught:
+    with pytest.raises(UserError, match="2 rows of device h100-sxm are too few") as caught:
         fit_device(empty, DEVICE, cluster)
     assert "apex profile" in caught.value.hint
 
@@ -137,23 +137,23 @@ def test_rows_at_a_locked_clock_are_used_for_prices_at_that_clock(empty: Store, 
 
 def test_the_device_must_be_named_when_several_were_measured(empty: Store, cluster: ClusterSpec) -> None:
     """None, one and two devices: a hint, the one, the choice."""
-    with pytest.raises(CostModelError, match="0 devices"):
+    with pytest.raises(UserError, match="0 devices"):
         choose_device(empty, None)
     empty.append("gemm", gemm_rows(cluster), "run-1")
     assert choose_device(empty, None) == DEVICE
     empty.append("gemm", [row | {"device": "b200"} for row in gemm_rows(cluster)], "run-2")
-    with pytest.raises(CostModelError, match="2 devices: b200, h100-sxm"):
+    with pytest.raises(UserError, match="2 devices: b200, h100-sxm"):
         choose_device(empty, None)
-    with pytest.raises(CostModelError, match="'v100'"):
+    with pytest.raises(UserError, match="'v100'"):
         choose_device(empty, "v100")
 
 
 def test_the_default_cluster_has_the_devices_links_at_every_level() -> None:
     """The bundled cluster with most levels is chosen; another device's is refused."""
     assert len(choose_cluster(DEVICE, None).levels) == 2
-    with pytest.raises(CostModelError, match=r"b200.*h100-sxm"):
+    with pytest.raises(UserError, match=r"b200.*h100-sxm"):
         choose_cluster(DEVICE, "b200-8")
-    with pytest.raises(CostModelError, match="no bundled cluster"):
+    with pytest.raises(UserError, match="no bundled cluster"):
         choose_cluster("imagined", None)
 
 

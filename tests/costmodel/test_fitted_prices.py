@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
 from costmodel.artefact import Artefact
-from costmodel.errors import CostModelError
 from costmodel.fit import fit_device
 from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
 from costmodel.predict import FittedCosts, load_costs
@@ -163,9 +163,9 @@ def test_out_of_domain_sizes_follow_the_named_policy_and_are_counted(artefact: A
     clipped = FittedCosts(artefact, cluster, out_of_domain="clip").predict(op)
     assert clipped.latency_s[1] == pytest.approx(clipped.latency_s[0])
     assert clipped.source[1] == Source.EXTRAPOLATED
-    with pytest.raises(CostModelError, match="outside the measured range"):
+    with pytest.raises(UserError, match="outside the measured range"):
         FittedCosts(artefact, cluster, out_of_domain="raise").predict(op)
-    with pytest.raises(CostModelError, match="must be one of"):
+    with pytest.raises(UserError, match="must be one of"):
         FittedCosts(artefact, cluster, out_of_domain="guess")
 
 
@@ -241,7 +241,7 @@ def test_energy_stays_between_idle_and_tdp(costs: FittedCosts, cluster: ClusterS
 
 def test_a_model_of_another_device_is_refused(artefact: Artefact) -> None:
     """The message names both devices."""
-    with pytest.raises(CostModelError, match=r"h100-sxm.*a100-sxm-80gb"):
+    with pytest.raises(UserError, match=r"h100-sxm.*a100-sxm-80gb"):
         FittedCosts(artefact, load_cluster("a100-sxm-80gb-8"))
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from cluster_specs.cluster import ClusterSpec
-from costmodel.errors import CostModelError
+from cluster_specs.errors import UserError
 from costmodel.hierarchy import hops, level_share
 
 
@@ -35,7 +35,7 @@ def test_one_rank_uses_no_link(cluster: ClusterSpec) -> None:
 
 def test_a_group_larger_than_the_cluster_is_refused_with_both_numbers(cluster: ClusterSpec) -> None:
     """The message names the group and the cluster."""
-    with pytest.raises(CostModelError, match=r"32 ranks.*h100-sxm-2x8"):
+    with pytest.raises(UserError, match=r"32 ranks.*h100-sxm-2x8"):
         hops(cluster, 32)
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster_specs.errors import UserError
 from profiler.collectives.groups import LinkLevel, default_levels, group_layouts
-from profiler.errors import ProfilerError
 
 _TWO_NODES = [LinkLevel(name="nvlink", group_size=8), LinkLevel(name="network", group_size=16)]
 
@@ -63,10 +63,10 @@ def test_a_world_smaller_than_its_level_is_measured_as_it_is():
 
 def test_levels_that_do_not_fit_the_world_are_a_users_error():
     """A cluster that this run is not says which level and how many ranks."""
-    with pytest.raises(ProfilerError, match="level nvlink joins 8 ranks") as caught:
+    with pytest.raises(UserError, match="level nvlink joins 8 ranks") as caught:
         group_layouts(12, 12, _TWO_NODES)
     assert caught.value.hint
-    with pytest.raises(ProfilerError, match="3 ranks do not fill nodes of 2"):
+    with pytest.raises(UserError, match="3 ranks do not fill nodes of 2"):
         group_layouts(3, 2, _TWO_NODES)
 
 

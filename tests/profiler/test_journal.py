@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from profiler.errors import ProfilerError
+from cluster_specs.errors import UserError
 from profiler.journal import MAX_DEATHS, FolderLock, Journal, collect_leftovers, discard_leftovers
 from profiler.ledger import Ledger
 from profiler.point import OpShape, Point
@@ -103,7 +103,7 @@ def test_discarded_leftovers_are_gone(folder):
 def test_a_second_run_is_refused_by_name(folder):
     """Two runs into one folder: the second learns who holds it."""
     with (
-        pytest.raises(ProfilerError, match=f"another run is writing here .pid {os.getpid()}.") as caught,
+        pytest.raises(UserError, match=f"another run is writing here .pid {os.getpid()}.") as caught,
         FolderLock(folder),
     ):
         pass
@@ -122,5 +122,5 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     """A path that cannot hold a folder ends in one message with the path and a way out."""
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(ProfilerError, match=r"file: cannot be written"), FolderLock(file):
+    with pytest.raises(UserError, match=r"file: cannot be written"), FolderLock(file):
         pass

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from profiler.errors import ProfilerError
+from cluster_specs.errors import UserError
 from profiler.instruments.device_name import spec_name_of
 from profiler.instruments.nvml import Nvml
 from profiler.instruments.provenance import collect_provenance, git_commit, host_hash, require_same_software
@@ -80,7 +80,7 @@ def test_ranks_on_different_drivers_are_refused_by_name():
     rows = [collect_provenance(run_id="r1", device="cpu", world_size=3) for _ in range(3)]
     require_same_software(rows)
     rows[0]["driver_version"], rows[1]["driver_version"], rows[2]["driver_version"] = "550", "550", "580"
-    with pytest.raises(ProfilerError, match="driver_version: 550 on rank 0, 1, 580 on rank 2") as caught:
+    with pytest.raises(UserError, match="driver_version: 550 on rank 0, 1, 580 on rank 2") as caught:
         require_same_software(rows)
     assert caught.value.hint
 

@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="placing ops on kernels needs torch")
 
+from cluster_specs.errors import UserError  # noqa: E402 - torch first
 from profiler.collectives.groups import default_levels, group_layouts  # noqa: E402
-from profiler.errors import ProfilerError  # noqa: E402 - torch first
 from profiler.machine import Machine  # noqa: E402
 from profiler.planning.grid import FAMILIES, general_grid  # noqa: E402
 from profiler.planning.workload import wanted_shapes  # noqa: E402
@@ -15,7 +15,6 @@ from profiler.point import cost_op, counted  # noqa: E402
 from profiler.ranks import Place  # noqa: E402
 from profiler.request import ProfileRequest  # noqa: E402
 from profiler.session import open_bench, plan_workload  # noqa: E402
-from profiles_db.errors import ProfilesError  # noqa: E402
 from profiles_db.schema import FAMILIES as SCHEMAS  # noqa: E402
 
 LAYOUTS = group_layouts(2, 2, default_levels(2, 2, device_kind="cpu", has_nvlink=False))
@@ -96,7 +95,7 @@ def test_formats_without_a_kernel_are_counted_in_the_grid(tmp_path):
 def test_a_manifest_of_another_schema_is_refused(tmp_path, families, version, message):
     """A manifest this version cannot read is one message with the file and the reason."""
     path = manifest(tmp_path / "other.json", families, version)
-    with pytest.raises(ProfilesError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         wanted_shapes(ProfileRequest(db=tmp_path, manifest=path), "cpu", ())
     assert "other.json" in str(caught.value)
 
@@ -104,11 +103,11 @@ def test_a_manifest_of_another_schema_is_refused(tmp_path, families, version, me
 def test_filters_that_leave_nothing_are_refused(tmp_path):
     """A manifest whose every shape is filtered away is a mistake, not an empty success."""
     path = manifest(tmp_path / "shapes.json", {"gemm": gemm_rows((1, 64, 64, "none", False, "bf16"))})
-    with pytest.raises(ProfilerError, match="no shape left to measure"):
+    with pytest.raises(UserError, match="no shape left to measure"):
         wanted_shapes(ProfileRequest(db=tmp_path, manifest=path, dtypes=("fp8",)), "cpu", ())
 
 
 def test_an_unknown_family_is_refused_by_name(tmp_path):
     """A family without a grid is named together with those that have one."""
-    with pytest.raises(ProfilerError, match="no general grid for conv"):
+    with pytest.raises(UserError, match="no general grid for conv"):
         wanted_shapes(ProfileRequest(db=tmp_path, families=("gemm", "conv")), "cpu", ())

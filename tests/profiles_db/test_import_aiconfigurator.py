@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.importers.aiconfigurator import import_tables
 from profiles_db.importers.aiconfigurator_wheel import Wheel, open_wheel, select_tables
 from profiles_db.importers.counting import TableCount
@@ -284,10 +284,10 @@ def test_tables_without_a_place_are_counted(wheel: Wheel, store: Store) -> None:
 )
 def test_selections_that_miss_say_what_there_is(selection: dict[str, Any], words: str, wheel: Wheel) -> None:
     """A framework, version or table that does not exist is answered with those that do."""
-    with pytest.raises(ProfilesError, match=words) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         select_tables(wheel, "h100_sxm", **{"frameworks": ["vllm"], "versions": [], **selection})
     assert caught.value.hint
-    with pytest.raises(ProfilesError, match="unknown system 'tpu'"):
+    with pytest.raises(UserError, match="unknown system 'tpu'"):
         select_tables(wheel, "tpu", ["vllm"], [])
 
 
@@ -311,7 +311,7 @@ def test_a_damaged_table_is_named(wheel: Wheel, store: Store) -> None:
     """A cut file in the wheel is one sentence."""
     (path,) = wheel.root.rglob("gemm_perf.parquet")
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ProfilesError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         _import(wheel, store)
 
 
@@ -320,14 +320,14 @@ def test_a_table_without_a_column_is_named(column: str, wheel: Wheel, store: Sto
     """A table of another form is refused by file and column, and nothing of it is stored."""
     rows = [{name: value for name, value in row.items() if name != column} for row in _gemm_rows(2)]
     _write(wheel.root, "gemm/vllm/0.24.0/gemm", rows)
-    with pytest.raises(ProfilesError, match=f'gemm_perf.parquet: Field "{column}" does not exist'):
+    with pytest.raises(UserError, match=f'gemm_perf.parquet: Field "{column}" does not exist'):
         _import(wheel, store)
     assert store.read("gemm").num_rows == 0
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     """A place without tables is said."""
-    with pytest.raises(ProfilesError, match="no folder of aiconfigurator tables"):
+    with pytest.raises(UserError, match="no folder of aiconfigurator tables"):
         open_wheel(tmp_path / "none")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.importers.apex_plus import import_apex_plus
 from profiles_db.store import Store, open_store
 
@@ -110,5 +110,5 @@ def test_importing_twice_adds_nothing(tmp_path: Path, store: Store) -> None:
 )
 def test_other_files_are_refused_by_name(name: str, text: str, words: str, tmp_path: Path, store: Store) -> None:
     """A file of another form is named with what is wrong."""
-    with pytest.raises(ProfilesError, match=words):
+    with pytest.raises(UserError, match=words):
         import_apex_plus(_file(tmp_path, name, text), store)

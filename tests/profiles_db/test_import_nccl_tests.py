@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.importers.nccl_tests import import_nccl_tests
 from profiles_db.store import Store
 
@@ -79,7 +79,7 @@ def test_old_output_takes_the_kind_from_the_file_name(tmp_path: Path, store: Sto
     import_nccl_tests([_text(tmp_path / "x.txt", start=start)], store, kind="reduce_scatter")
     assert set(store.read("collective")["kind"].to_pylist()) == {"all_gather", "reduce_scatter"}
     assert set(store.read("collective")["launch"].to_pylist()) == {"graph"}
-    with pytest.raises(ProfilesError, match="does not say which program"):
+    with pytest.raises(UserError, match="does not say which program"):
         import_nccl_tests([_text(tmp_path / "y.txt", start=start)], store)
 
 
@@ -144,6 +144,6 @@ def test_other_output_is_refused(text: str, words: str, tmp_path: Path, store: S
     """Anything else is one sentence with the file, and the line where there is one."""
     path = tmp_path / "out.txt"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(ProfilesError, match=words) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         import_nccl_tests([path], store)
     assert str(path) in str(caught.value)

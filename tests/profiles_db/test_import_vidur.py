@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.importers.vidur import import_vidur
 from profiles_db.store import Store
 
@@ -113,11 +113,11 @@ def test_other_tables_are_listed(tmp_path: Path, store: Store) -> None:
 )
 def test_files_of_another_form_are_named(place: str, text: str, words: str, tmp_path: Path, store: Store) -> None:
     """A missing column or device is said with the file."""
-    with pytest.raises(ProfilesError, match=words):
+    with pytest.raises(UserError, match=words):
         import_vidur(_tree(tmp_path / "in", **{place: text}), store)
 
 
 def test_a_folder_without_tables_is_named(tmp_path: Path, store: Store) -> None:
     """An empty folder is a mistake, not an import of nothing."""
-    with pytest.raises(ProfilesError, match="no CSV files"):
+    with pytest.raises(UserError, match="no CSV files"):
         import_vidur(tmp_path, store)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.importers.vllm_forward import import_forward
 from profiles_db.importers.vllm_serve import is_serve_result, load_json, read_serve
 from profiles_db.store import Store
@@ -109,7 +109,7 @@ def test_doubts_are_said() -> None:
 )
 def test_bad_serve_results_are_named(changes: dict[str, Any], words: str) -> None:
     """A key that does not hold what it should is said with its value."""
-    with pytest.raises(ProfilesError, match=words):
+    with pytest.raises(UserError, match=words):
         read_serve(PATH, {**SERVE, **changes})
 
 
@@ -148,7 +148,7 @@ def test_steps_that_do_not_fit_are_counted(store: Store) -> None:
 def test_another_layout_is_refused_by_key(missing: str) -> None:
     """Any key that is missing is named, and nothing is guessed in its place."""
     document = {key: value for key, value in FORWARD.items() if key != missing}
-    with pytest.raises(ProfilesError, match=f"not the accepted layout of forward steps: {missing}"):
+    with pytest.raises(UserError, match=f"not the accepted layout of forward steps: {missing}"):
         import_forward(PATH, document, Store(()))
 
 
@@ -163,5 +163,5 @@ def test_files_without_an_object_are_named(text: str, tmp_path: Path) -> None:
     """A file that is not one JSON object is said."""
     path = tmp_path / "result.json"
     path.write_text(text)
-    with pytest.raises(ProfilesError, match=r"result\.json"):
+    with pytest.raises(UserError, match=r"result\.json"):
         load_json(path)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.manifest import ShapeManifest, load_manifest, manifest_schema
 from profiles_db.schema import FAMILIES
 
@@ -57,7 +57,7 @@ def test_a_shape_asked_for_twice_is_measured_once() -> None:
 )
 def test_tables_of_another_form_are_refused(tables: dict[str, pa.Table], words: str) -> None:
     """A manifest cannot hold what the profiler could not measure."""
-    with pytest.raises(ProfilesError, match=words):
+    with pytest.raises(UserError, match=words):
         ShapeManifest(tables=tables)
 
 
@@ -79,14 +79,14 @@ def test_files_of_another_form_are_named(text: str, words: str, tmp_path: Path) 
     """Whatever is wrong, the message starts with the file and says where."""
     path = tmp_path / "shapes.json"
     path.write_text(text)
-    with pytest.raises(ProfilesError, match=words) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         load_manifest(path)
     assert str(caught.value).startswith(str(path))
 
 
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
     """A path that does not exist is said, not traced."""
-    with pytest.raises(ProfilesError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         load_manifest(tmp_path / "none.json")
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.schema import FAMILIES
 from profiles_db.store import Store, default_folder, open_store
 
@@ -118,13 +118,13 @@ def test_filters_and_columns(store: Store, gemm_row: GemmRow) -> None:
     store.append("gemm", [gemm_row(m=1), gemm_row(m=2, framework="vllm-0.24.0"), gemm_row(m=3)], "a")
     assert store.read("gemm", where={"m": (1, 2)}, columns=["m"]).to_pylist() == [{"m": 1}, {"m": 2}]
     assert store.read("gemm", where={"framework": None}, columns=["m"]).num_rows == 2
-    with pytest.raises(ProfilesError, match="no such column"):
+    with pytest.raises(UserError, match="no such column"):
         store.read("gemm", where={"rows": 1})
-    with pytest.raises(ProfilesError, match="are not values of type int64"):
+    with pytest.raises(UserError, match="are not values of type int64"):
         store.read("gemm", where={"m": "many"})
-    with pytest.raises(ProfilesError, match="column rows"):
+    with pytest.raises(UserError, match="column rows"):
         store.read("gemm", columns=["rows"])
-    with pytest.raises(ProfilesError, match="unknown op family 'gem'"):
+    with pytest.raises(UserError, match="unknown op family 'gem'"):
         store.read("gem")
 
 
@@ -165,7 +165,7 @@ def test_bad_rows_are_refused_by_row_column_and_value(
     changes: dict[str, Any], words: str, store: Store, gemm_row: GemmRow
 ) -> None:
     """A bad row among good ones is named, and nothing at all is written."""
-    with pytest.raises(ProfilesError, match=words.replace("(", r"\(")):
+    with pytest.raises(UserError, match=words.replace("(", r"\(")):
         store.append("gemm", [gemm_row(), gemm_row(**changes)], "a")
     assert not list(store.root.rglob("*.parquet"))
 
@@ -175,14 +175,14 @@ def test_wrong_unit_of_an_appended_table_is_refused(store: Store, gemm_row: Gemm
     table = pa.Table.from_pylist([gemm_row(run_id="a")])
     index = table.schema.get_field_index("latency_s")
     table = table.set_column(index, pa.field("latency_s", pa.float64(), metadata={"unit": "ms"}), table["latency_s"])
-    with pytest.raises(ProfilesError, match="latency_s has unit 'ms' in its metadata, must be 's'"):
+    with pytest.raises(UserError, match="latency_s has unit 'ms' in its metadata, must be 's'"):
         store.append("gemm", table, "a")
 
 
 def test_missing_column_of_an_appended_table_is_named(store: Store, gemm_row: GemmRow) -> None:
     """A table without a required column is refused by the column's name."""
     table = pa.Table.from_pylist([gemm_row(run_id="a")]).drop_columns(["cache"])
-    with pytest.raises(ProfilesError, match="column cache is missing"):
+    with pytest.raises(UserError, match="column cache is missing"):
         store.append("gemm", table, "a")
 
 
@@ -195,5 +195,5 @@ def test_place_of_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert open_store().root == tmp_path / "env"
     assert open_store(tmp_path / "given").root == tmp_path / "given"
     (tmp_path / "file").write_text("")
-    with pytest.raises(ProfilesError, match="is a file"):
+    with pytest.raises(UserError, match="is a file"):
         open_store(tmp_path / "file")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.layers import QUARANTINE
 from profiles_db.schema import SCHEMA_VERSION
 from profiles_db.store import Store, open_store
@@ -39,7 +39,7 @@ def test_a_cut_file_is_moved_aside_and_the_rest_stays(
     (path,) = store.append("gemm", [gemm_row(m=m) for m in range(2, 50)], "cut")
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(ProfilesError, match="damaged") as caught:
+    with pytest.raises(UserError, match="damaged") as caught:
         store.read("gemm")
     assert path.name in str(caught.value)
     assert (store.root / QUARANTINE / "h100-sxm" / "gemm" / path.name).exists()
@@ -53,7 +53,7 @@ def test_a_flipped_byte_is_noticed(store: Store, gemm_row: GemmRow) -> None:
     content = bytearray(path.read_bytes())
     content[column.data_page_offset + column.total_compressed_size // 2] ^= 0x10
     path.write_bytes(content)
-    with pytest.raises(ProfilesError, match="damaged"):
+    with pytest.raises(UserError, match="damaged"):
         store.read("gemm")
 
 
@@ -62,7 +62,7 @@ def test_a_damaged_bundled_file_is_only_named(tmp_path: Path, gemm_row: GemmRow)
     (path,) = open_store(tmp_path / "bundled", bundled=None).append("gemm", [gemm_row()], "vendor")
     path.write_bytes(path.read_bytes()[:100])
     store = open_store(tmp_path / "own", bundled=tmp_path / "bundled")
-    with pytest.raises(ProfilesError, match="damaged") as caught:
+    with pytest.raises(UserError, match="damaged") as caught:
         store.read("gemm")
     assert path.exists()
     assert "reinstall" in caught.value.hint
@@ -72,7 +72,7 @@ def test_a_newer_schema_is_refused_in_one_sentence(store: Store, gemm_row: GemmR
     """A file of a later version is neither read nor moved."""
     (path,) = store.append("gemm", [gemm_row()], "a")
     _rewrite(path, lambda table: _with_metadata(table, apex_schema_version=str(SCHEMA_VERSION + 1)))
-    with pytest.raises(ProfilesError, match=f"schema version {SCHEMA_VERSION + 1} is newer") as caught:
+    with pytest.raises(UserError, match=f"schema version {SCHEMA_VERSION + 1} is newer") as caught:
         store.read("gemm")
     assert "\n" not in str(caught.value)
     assert path.exists()
@@ -126,7 +126,7 @@ def test_a_stored_file_that_breaks_the_contract_is_named_and_left(
     """A readable file that is wrong is refused by file, place and value, and not moved: it may be someone's work."""
     (path,) = store.append("gemm", [gemm_row()], "a")
     _rewrite(path, change)
-    with pytest.raises(ProfilesError, match=words) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         store.read("gemm")
     assert str(path) in str(caught.value)
     assert path.exists()
@@ -138,7 +138,7 @@ def test_a_row_of_another_device_is_refused(store: Store, gemm_row: GemmRow) -> 
     target = store.root / "l40s" / "gemm" / path.name
     target.parent.mkdir(parents=True)
     path.rename(target)
-    with pytest.raises(ProfilesError, match="device is 'h100-sxm', the folder says 'l40s'"):
+    with pytest.raises(UserError, match="device is 'h100-sxm', the folder says 'l40s'"):
         store.read("gemm")
 
 
@@ -147,7 +147,7 @@ def test_an_unwritable_folder_is_one_sentence(tmp_path: Path, gemm_row: GemmRow)
     (tmp_path / "db").mkdir()
     (tmp_path / "db" / "h100-sxm").write_text("a file where a folder should be")
     store = open_store(tmp_path / "db", bundled=None)
-    with pytest.raises(ProfilesError, match="cannot be written") as caught:
+    with pytest.raises(UserError, match="cannot be written") as caught:
         store.append("gemm", [gemm_row()], "a")
     assert "--db" in caught.value.hint
 
@@ -157,7 +157,7 @@ def test_a_file_the_system_will_not_open_is_not_called_damaged(store: Store, gem
     (path,) = store.append("gemm", [gemm_row()], "a")
     path.unlink()
     path.symlink_to(path)
-    with pytest.raises(ProfilesError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         store.read("gemm")
     assert path.is_symlink()
 
@@ -167,5 +167,5 @@ def test_a_link_to_nothing_is_named(store: Store, gemm_row: GemmRow) -> None:
     (path,) = store.append("gemm", [gemm_row()], "a")
     path.unlink()
     path.symlink_to(store.root / "nowhere.parquet")
-    with pytest.raises(ProfilesError, match="is a link to a file that does not exist"):
+    with pytest.raises(UserError, match="is a link to a file that does not exist"):
         store.read("gemm")

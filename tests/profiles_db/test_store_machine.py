@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from profiles_db.errors import ProfilesError
+from cluster_specs.errors import UserError
 from profiles_db.merging import compact_files, merge_from
 from profiles_db.store import open_store
 
@@ -54,7 +54,7 @@ class StoreMachine(RuleBasedStateMachine):
     def refuse(self, points: list[tuple[int, float]]) -> None:
         """Append rows of which the last is impossible: nothing may be written."""
         bad = [*_rows(points), {**_rows(points)[0], "latency_s": -1.0}]
-        with pytest.raises(ProfilesError):
+        with pytest.raises(UserError):
             self.store.append("gemm", bad, "bad")
 
     @rule()
@@ -86,7 +86,7 @@ class StoreMachine(RuleBasedStateMachine):
         path = data.draw(st.sampled_from(sorted(self.files)))
         content = path.read_bytes()
         path.write_bytes(content[: int(len(content) * share)])
-        with pytest.raises(ProfilesError, match="damaged"):
+        with pytest.raises(UserError, match="damaged"):
             self.store.read("gemm")
         self.expected.subtract(self.files.pop(path))
         self.expected = +self.expected

@@ -2,11 +2,11 @@
 
 import pytest
 
+from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
 from simulator.capacity import check_capacity, find_capacity
 from simulator.engine_profile import load_profile
-from simulator.errors import InputError
 from simulator.model.bundled import load_model
 from simulator.objective import SUSTAINABLE_RATE, Metrics, parse_objective, parse_slo
 from simulator.plan import parse_plan
@@ -93,13 +93,13 @@ def test_pools_have_a_rate_too() -> None:
 
 def test_a_rate_without_limits_or_arrivals_means_nothing() -> None:
     """Without a limit any rate would do; a closed loop has no arrivals; as a limit it would bound itself."""
-    with pytest.raises(InputError, match="no limit on the plan"):
+    with pytest.raises(UserError, match="no limit on the plan"):
         _search("h100-sxm-1", ["ttft_s<=1"])
     for text, reason in (
         ("closed:isl=64,osl=8,concurrency=2", "closed loop"),
         ("synthetic:isl=64,osl=8,n=3,arrivals=burst", "arrive at once"),
     ):
-        with pytest.raises(InputError, match=reason):
+        with pytest.raises(UserError, match=reason):
             check_capacity(parse_workload(text), parse_slo(["ttft_s.p99<=1"]))
-    with pytest.raises(InputError, match="limits are what"):
+    with pytest.raises(UserError, match="limits are what"):
         parse_slo([f"{SUSTAINABLE_RATE}>=1"])

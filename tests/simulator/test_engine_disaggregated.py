@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cluster_specs.errors import UserError
 from simulator.engine.disaggregated import Pool, run_disaggregated
-from simulator.errors import InputError
 from simulator.limits import EngineLimits
 from simulator.metrics import summarise
 from simulator.step_tables import linear_tables
@@ -79,5 +79,5 @@ def test_what_the_prefill_pool_rejects_never_reaches_the_decode_pool() -> None:
 def test_closed_loops_are_refused() -> None:
     """A client that waits for answers would couple the pools."""
     closed = replace(workload([0.0, 0.0], 10, 3), client=ClosedLoop(concurrency=1))
-    with pytest.raises(InputError, match="two pools"):
+    with pytest.raises(UserError, match="two pools"):
         run_disaggregated(POOL, POOL, closed, transfer_s=lambda n: n * 0.0)

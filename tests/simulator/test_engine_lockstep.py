@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from cluster_specs.errors import UserError
 from simulator.engine import layout
 from simulator.engine.run import run_replicas
-from simulator.errors import InputError
 from simulator.limits import EngineLimits
 from simulator.step_tables import linear_tables
 from simulator.workload.workload import ClosedLoop, Workload
@@ -126,5 +126,5 @@ def test_all_ranks_share_one_clock_and_nothing_is_lost(
 
 def test_other_policies_and_pipelines_are_refused() -> None:
     """What lockstep does not model is an error by name."""
-    with pytest.raises(InputError, match="attention_dp 2"):
+    with pytest.raises(UserError, match="attention_dp 2"):
         run_replicas(TABLES, replace(LIMITS, policy="orca"), requests([(0.0, 5, 1)]), attention_dp=2)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import simulator.engine_profile
+from cluster_specs.errors import UserError
 from simulator.engine_profile import bundled_profiles, load_profile
-from simulator.errors import InputError
 
 
 @pytest.mark.parametrize("name", bundled_profiles())
@@ -45,7 +45,7 @@ def test_versions_differ_where_their_engines_do() -> None:
 
 def test_an_unknown_profile_names_its_neighbours() -> None:
     """A typing error is answered with what was probably meant."""
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         load_profile("vllm-0.3")
     assert "vllm-0.33" in str(caught.value.hint)
 
@@ -64,7 +64,7 @@ def test_a_faulty_profile_is_refused_with_its_place(tmp_path: Path, change: tupl
     bundled = Path(simulator.engine_profile.__file__).parent / "engine_profiles" / "vllm-0.33.toml"
     path = tmp_path / "mine.toml"
     path.write_text(bundled.read_text(encoding="utf-8").replace(*change, 1), encoding="utf-8")
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         load_profile(str(path))
     assert str(path) in str(caught.value)
     assert said in str(caught.value)

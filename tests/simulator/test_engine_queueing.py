@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cluster_specs.errors import UserError
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
-from simulator.errors import InputError
 from simulator.limits import EngineLimits, RouterName
 from simulator.metrics import summarise
 from simulator.step_tables import linear_tables
@@ -258,5 +258,5 @@ def test_what_the_engine_cannot_model_is_refused_by_name(
     limits: dict[str, object], more: dict[str, object], message: str
 ) -> None:
     """Every refusal names the value; nothing is approximated in silence."""
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         run_replicas(TABLES, replace(LIMITS, **limits), workload(**({"n": 3, "prompt": 16, "output": 4} | more)))  # type: ignore[arg-type]  # a table of cases

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cluster_specs.errors import UserError
 from simulator.engine.run import run_replicas
 from simulator.engine.stream import run_stream
-from simulator.errors import InputError
 from simulator.limits import EngineLimits, RouterName
 from simulator.step_tables import linear_tables
 from simulator.workload.workload import ClosedLoop, Workload
@@ -75,7 +75,7 @@ def test_parts_give_the_times_of_the_whole(router: RouterName, size: int) -> Non
 def test_parts_out_of_order_and_closed_loops_are_refused() -> None:
     """A part that starts before the last one ended, or a client that waits for answers, is an error by name."""
     parts = split(arrivals(20), 10)
-    with pytest.raises(InputError, match="before the end of the part before it"):
+    with pytest.raises(UserError, match="before the end of the part before it"):
         list(run_stream(TABLES, LIMITS, parts[::-1]))
-    with pytest.raises(InputError, match="only open loops"):
+    with pytest.raises(UserError, match="only open loops"):
         list(run_stream(TABLES, LIMITS, [replace(parts[0], client=ClosedLoop(concurrency=2))]))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import simulator.model
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.model.architectures import from_hf_config
 from simulator.model.bundled import load_model
 from simulator.plan import Plan
@@ -76,7 +76,7 @@ DEEPSEEK = LLAMA | {
 )
 def test_a_config_we_cannot_use_is_refused(base: dict[str, Any], changes: dict[str, Any], said: str) -> None:
     """Missing, mistyped, contradictory and unsupported keys: one message with place, key, value and limit."""
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(UserError, match=said) as caught:
         from_hf_config(base | changes, name="toy.json")
     assert str(caught.value).startswith("toy.json")
 
@@ -94,17 +94,17 @@ def test_a_file_that_is_no_config_is_named(tmp_path: Path, content: bytes, said:
     """A damaged file is refused with its path and where it breaks."""
     file = tmp_path / "config.json"
     file.write_bytes(content)
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(UserError, match=said) as caught:
         load_model(file)
     assert str(file) in str(caught.value)
 
 
 def test_a_missing_model_suggests_near_names(tmp_path: Path) -> None:
     """A mistyped name is answered with the nearest bundled ones; a folder without a config with its path."""
-    with pytest.raises(InputError, match="neither a bundled name nor an existing path") as caught:
+    with pytest.raises(UserError, match="neither a bundled name nor an existing path") as caught:
         load_model("llama-3-70b")
     assert "llama-3.1-70b" in caught.value.hint
-    with pytest.raises(InputError, match=r"config\.json: cannot be read"):
+    with pytest.raises(UserError, match=r"config\.json: cannot be read"):
         load_model(tmp_path)
 
 
@@ -187,7 +187,7 @@ def _places(config: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
 @settings(max_examples=300)
 @given(data=st.data())
 def test_no_value_of_any_key_ends_in_anything_but_a_model_or_a_message(data: st.DataObject) -> None:
-    """Whatever stands behind a key of a real config, reading it gives a usable model or an InputError."""
+    """Whatever stands behind a key of a real config, reading it gives a usable model or an UserError."""
     config = copy.deepcopy(data.draw(st.sampled_from(_CONFIGS)))
     holder, key = data.draw(st.sampled_from(_places(config)))
     if data.draw(st.booleans()):
@@ -196,7 +196,7 @@ def test_no_value_of_any_key_ends_in_anything_but_a_model_or_a_message(data: st.
         holder[key] = data.draw(_JSON)
     try:
         model = from_hf_config(config, name="mutated")
-    except InputError:
+    except UserError:
         return
     assert model.parameters() >= model.active_parameters() > 0
     assert model.refusal(Plan(tp=2)) is None or "must" in str(model.refusal(Plan(tp=2)))
@@ -211,5 +211,5 @@ def test_a_multimodal_checkpoint_is_its_text_decoder() -> None:
     plain = from_hf_config(text | {"model_type": "qwen3", "tie_word_embeddings": True}, name="vl")
     assert (model.architecture, model.quantisation, model.tied_embeddings) == ("qwen3_vl", "fp8_block", True)
     assert model.parameters() == plain.parameters()
-    with pytest.raises(InputError, match="'text_config' is missing"):
+    with pytest.raises(UserError, match="'text_config' is missing"):
         from_hf_config({"model_type": "qwen3_vl"})

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster_specs.errors import UserError
 from costmodel.ops import Gemm
-from simulator.errors import InputError
 from simulator.model.architectures import architecture
 from simulator.model.bundled import load_model
 from simulator.model.cell import kind_of, register_cell
@@ -81,7 +81,7 @@ def test_a_broken_extension_is_the_users_mistake(tmp_path: Path, content: str | 
     file = tmp_path / "broken.py"
     if content is not None:
         file.write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(UserError, match=said) as caught:
         load_extension(file)
     assert str(file) in str(caught.value)
 

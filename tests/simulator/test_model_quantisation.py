@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.model.architectures import from_hf_config
 from simulator.model.bundled import load_model
 from simulator.model.cells.attention import SelfAttention
@@ -77,7 +77,7 @@ def test_scheme_of_a_checkpoint(config: dict[str, Any] | None, scheme: str | Non
 )
 def test_a_scheme_nobody_runs_is_refused(config: dict[str, Any], said: str) -> None:
     """A quantisation that is not modelled names the key, the value and what is."""
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(UserError, match=said):
         from_hf_config(BASE | {"quantization_config": config}, name="q")
 
 

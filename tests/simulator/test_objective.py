@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.metrics import RequestSlo
 from simulator.objective import metric_paths, parse_objective, parse_slo, read_metric
 
@@ -49,6 +49,6 @@ def test_an_unknown_value_breaks_a_limit() -> None:
 )
 def test_bad_limit_is_refused_with_a_hint(text: str) -> None:
     """Each malformed limit ends in one message that names it and says what to write."""
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         parse_slo([text])
     assert caught.value.hint

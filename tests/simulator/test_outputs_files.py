@@ -5,11 +5,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from cluster_specs.errors import OutputError
+from cluster_specs.files.whole import write_whole
 from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
 from profiles_db.schema import unit_of
@@ -20,7 +23,6 @@ from simulator.outputs.chrome_trace import MAX_EVENTS
 from simulator.outputs.iterations import iteration_table
 from simulator.outputs.requests import request_table
 from simulator.outputs.tables import write_table
-from simulator.outputs.whole_file import OutputError, write_whole
 from simulator.plan import parse_plan
 from simulator.search import SearchResult
 from simulator.serving import Overrides, Serving, Start
@@ -139,8 +141,8 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "kept.txt"
     path.write_text("old")
 
-    def fail(partial: Path) -> None:
-        partial.write_text("half")
+    def fail(stream: BinaryIO) -> None:
+        stream.write(b"half")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OutputError, match=r"kept\.txt: cannot be written: No space left on device"):

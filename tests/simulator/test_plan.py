@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.plan import KV_DTYPES, WEIGHT_DTYPES, Plan, parse_plan
 
 _degree = st.integers(1, 64)
@@ -70,7 +70,7 @@ def test_text_round_trips(
 )
 def test_bad_text_names_the_part(text: str, said: str) -> None:
     """Each mistake is one message that names the part and the limit."""
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(UserError, match=said):
         parse_plan(text)
 
 

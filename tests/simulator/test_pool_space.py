@@ -2,11 +2,11 @@
 
 import pytest
 
+from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
 from simulator.disaggregation import start_pools
 from simulator.engine_profile import load_profile
-from simulator.errors import InputError
 from simulator.model.bundled import load_model
 from simulator.objective import parse_objective
 from simulator.plan_space import Axes, plans_on
@@ -82,5 +82,5 @@ def test_search_judges_pools_beside_plans_of_one() -> None:
 def test_what_two_pools_cannot_simulate_is_one_error(profile: str, trace: str, part: str) -> None:
     """An engine or a client that no pair can be simulated for ends the search before it starts."""
     serving = _serving("llama-3.1-8b", "h100-sxm-2", profile)
-    with pytest.raises(InputError, match=part):
+    with pytest.raises(UserError, match=part):
         enumerate_pools(serving, parse_workload(trace), Axes(pools=True))

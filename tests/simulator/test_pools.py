@@ -2,7 +2,7 @@
 
 import pytest
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.plan import Plan, parse_plan
 from simulator.pools import PoolPlan, parse_layout
 
@@ -35,5 +35,5 @@ def test_a_plan_of_one_pool_is_read_as_ever() -> None:
 )
 def test_what_is_wrong_is_named(text: str, message: str) -> None:
     """Every refusal names the part."""
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         parse_layout(text)

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
 from simulator.engine_profile import load_profile
-from simulator.errors import InputError
 from simulator.model.bundled import load_model
 from simulator.objective import parse_objective, parse_slo
 from simulator.plan import parse_plan
@@ -142,7 +142,7 @@ def test_library_call_matches_the_search() -> None:
     assert found.ranked[0].metrics["e2e_s"] == alone.metrics["e2e_s"]
     with pytest.raises(InfeasibleError, match="dp8 cannot start"):
         simulate(parse_plan("dp8"), workload, cluster, AnalyticCosts(cluster), model=load_model("llama-3.1-70b"))
-    with pytest.raises(InputError, match="clock_mhz"):
+    with pytest.raises(UserError, match="clock_mhz"):
         simulate(parse_plan("tp8-f900"), workload, cluster, AnalyticCosts(cluster), model=load_model("llama-3.1-70b"))
 
 
@@ -151,7 +151,7 @@ def test_max_model_len_is_the_longest_request_in_whole_kilotokens() -> None:
     workload = parse_workload("synthetic:isl=3000,osl=500,rate=1,n=5")
     assert _serving("llama-3.1-8b", "h100-sxm-1").max_model_len(workload) == 4096
     assert _serving("llama-3.1-8b", "h100-sxm-1", max_model_len=9000).max_model_len(workload) == 9000
-    with pytest.raises(InputError, match="131072"):
+    with pytest.raises(UserError, match="131072"):
         _serving("llama-3.1-8b", "h100-sxm-1", max_model_len=200_000).max_model_len(workload)
 
 
@@ -161,7 +161,7 @@ def test_sequences_never_exceed_the_token_budget() -> None:
     start = _serving("llama-3.1-8b", "h100-sxm-1", max_num_batched_tokens=128).start(parse_plan("tp1"), workload)
     assert not isinstance(start, Refusal)
     assert start.limits.max_num_seqs == 128
-    with pytest.raises(InputError, match="max_num_seqs is 200, must be at most"):
+    with pytest.raises(UserError, match="max_num_seqs is 200, must be at most"):
         _serving("llama-3.1-8b", "h100-sxm-1", max_num_batched_tokens=128, max_num_seqs=200).start(
             parse_plan("tp1"), workload
         )

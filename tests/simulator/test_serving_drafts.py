@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
-from simulator.errors import InputError
 from simulator.model.bundled import load_model
 from simulator.plan import parse_plan
 from simulator.serving import Overrides
@@ -81,5 +81,5 @@ def test_json_says_how_drafts_were_set() -> None:
 )
 def test_what_cannot_be_simulated_is_refused(settings: dict[str, Any], message: str) -> None:
     """Half a setting, and layouts whose scheduler is not modelled with drafts, are refused by name."""
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         _run(**settings)

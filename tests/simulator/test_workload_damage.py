@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.workload.trace import iter_trace, read_trace
 from simulator.workload.workload import Workload
 
@@ -74,7 +74,7 @@ def test_sound_files_of_the_fuzz_test_are_sound(name: str, tmp_path: Path) -> No
 def read_or_refusal(path: Path, *, sort: bool) -> tuple[Workload | None, str]:
     try:
         return read_trace(path, sort=sort), ""
-    except InputError as error:
+    except UserError as error:
         return None, str(error)
 
 
@@ -82,14 +82,14 @@ def next_length(chunks: Iterator[Workload]) -> int | None:
     """Return the length of the next chunk; None at the end or at a refusal."""
     try:
         return len(next(chunks))
-    except (StopIteration, InputError):
+    except (StopIteration, UserError):
         return None
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(name=st.sampled_from(sorted(SOUND)), data=st.data())
 def test_damage_is_refused_by_name_or_harmless(name: str, data: st.DataObject, tmp_path: Path) -> None:
-    """Replacing any stretch of a file by anything gives a workload or an InputError that names the file."""
+    """Replacing any stretch of a file by anything gives a workload or an UserError that names the file."""
     raw = SOUND[name].encode()
     start = data.draw(st.integers(0, len(raw)))
     end = data.draw(st.integers(start, min(len(raw), start + 12)))
@@ -107,7 +107,7 @@ def test_damage_is_refused_by_name_or_harmless(name: str, data: st.DataObject, t
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(name=st.sampled_from(["apex.jsonl", "mooncake.jsonl", "azure.csv", "burst.csv"]), cut=st.integers(0, 400))
 def test_a_file_cut_short_streams_up_to_the_cut_or_is_refused(name: str, cut: int, tmp_path: Path) -> None:
-    """A file whose writer was killed gives whole requests and then, if a record is torn, an InputError."""
+    """A file whose writer was killed gives whole requests and then, if a record is torn, an UserError."""
     path = tmp_path / name
     path.write_bytes(SOUND[name].encode()[:cut])
     whole, refusal = read_or_refusal(path, sort=False)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.workload.own_files import write_trace
 from simulator.workload.trace import read_trace
 from simulator.workload.workload import ClosedLoop, OpenLoop, PrefixBlocks, Workload
@@ -116,7 +116,7 @@ def test_what_a_format_cannot_hold_is_refused_and_nothing_is_written(
     tmp_path: Path, name: str, extra: dict[str, Any], message: str
 ) -> None:
     """Nothing is dropped silently on writing, and a refused write leaves no file."""
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         write_trace(one_request(**extra), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 

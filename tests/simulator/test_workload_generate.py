@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.workload.arrivals import generate_arrivals, random_stream
 from simulator.workload.client import BenchmarkClient
 from simulator.workload.generate import LENGTH_MIXES, LengthMix, generate_workload, length_mix, resample_workload
@@ -226,7 +226,7 @@ def test_every_mix_draws_lengths_within_its_limits(name: str) -> None:
 )
 def test_impossible_settings_are_refused(build: object, message: str) -> None:
     """A setting out of range names its value and its limit."""
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         build()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import simulator.workload
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.workload.own_files import write_trace
 from simulator.workload.parse import BUNDLED_TRACES, parse_workload
 from simulator.workload.workload import ClosedLoop
@@ -111,11 +111,11 @@ def test_file_options_reach_the_reader(tmp_path: Path) -> None:
 )
 def test_bad_text_is_refused_with_the_setting_named(text: str, message: str) -> None:
     """A mistyped workload names the setting, its value and what it must be."""
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         parse_workload(text)
 
 
 def test_reading_options_are_refused_for_generators() -> None:
     """An option that would do nothing is not ignored."""
-    with pytest.raises(InputError, match="a generator takes no sort"):
+    with pytest.raises(UserError, match="a generator takes no sort"):
         parse_workload("synthetic:chat", sort=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulator.errors import InputError
+from cluster_specs.errors import UserError
 from simulator.workload.document_traces import TextLengths
 from simulator.workload.trace import iter_trace, read_trace
 from simulator.workload.workload import ClosedLoop, OpenLoop
@@ -295,25 +295,25 @@ BAD_FILES = [
 
 @pytest.mark.parametrize(("name", "text", "message"), BAD_FILES)
 def test_bad_file_is_refused_by_file_line_key_and_value(write: Write, name: str, text: str, message: str) -> None:
-    """Each kind of bad content is one InputError that names where it stands and what it must be."""
-    with pytest.raises(InputError, match=message):
+    """Each kind of bad content is one UserError that names where it stands and what it must be."""
+    with pytest.raises(UserError, match=message):
         read_trace(write(name, text))
 
 
 def test_fault_far_into_a_stream_is_named_by_its_line(write: Write) -> None:
     """The line number in a message counts from the start of the file, not of the chunk."""
     path = write("t.jsonl", jsonl(*(apex(i * 10**9) for i in range(9)), apex(9 * 10**9, -1)))
-    with pytest.raises(InputError, match=r"t\.jsonl:10: ContextTokens is -1"):
+    with pytest.raises(UserError, match=r"t\.jsonl:10: ContextTokens is -1"):
         list(iter_trace(path, chunk_requests=4))
     late = write("u.jsonl", jsonl(*(apex(i * 10**9) for i in (1, 2, 0))))
-    with pytest.raises(InputError, match=r"u\.jsonl:3: .*earlier"):
+    with pytest.raises(UserError, match=r"u\.jsonl:3: .*earlier"):
         list(iter_trace(late, chunk_requests=2))
 
 
 def test_a_key_that_appears_late_is_not_dropped_in_silence(write: Write) -> None:
     """A column that only later chunks have is named, not ignored."""
     path = write("t.jsonl", jsonl(apex(0), apex(10**9), {**apex(2 * 10**9), "Replica": 1}))
-    with pytest.raises(InputError, match=r"t\.jsonl:3: has a key 'Replica' that earlier records lack"):
+    with pytest.raises(UserError, match=r"t\.jsonl:3: has a key 'Replica' that earlier records lack"):
         list(iter_trace(path, chunk_requests=2))
 
 
@@ -328,25 +328,25 @@ def test_turn_links_without_think_times_follow_at_once(write: Write) -> None:
 def test_sorting_may_not_put_a_turn_ahead_of_its_parent(write: Write) -> None:
     """A follow-up recorded before its parent cannot be ordered by time."""
     path = write("t.csv", "after," + OWN + "-1,5,1,1\n0,1,1,1\n")
-    with pytest.raises(InputError, match="request 1 by arrival follows request 2, a later one"):
+    with pytest.raises(UserError, match="request 1 by arrival follows request 2, a later one"):
         read_trace(path, sort=True)
 
 
 def test_missing_damaged_and_binary_files(tmp_path: Path) -> None:
     """A file that is not there, is cut, or is no text at all is named with what to do."""
-    with pytest.raises(InputError, match="no such trace file"):
+    with pytest.raises(UserError, match="no such trace file"):
         read_trace(tmp_path / "none.csv")
     cut = tmp_path / "cut.jsonl.gz"
     cut.write_bytes(gzip.compress(jsonl(*(apex(i * 10**9) for i in range(999))).encode())[:-200])
-    with pytest.raises(InputError, match="damaged gzip file"):
+    with pytest.raises(UserError, match="damaged gzip file"):
         read_trace(cut)
     binary = tmp_path / "binary.jsonl"
     binary.write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(InputError, match=r"binary\.jsonl:1: not UTF-8"):
+    with pytest.raises(UserError, match=r"binary\.jsonl:1: not UTF-8"):
         read_trace(binary)
     parquet = tmp_path / "cut.parquet"
     parquet.write_bytes(b"PAR1 not really")
-    with pytest.raises(InputError, match="damaged or not a Parquet file"):
+    with pytest.raises(UserError, match="damaged or not a Parquet file"):
         read_trace(parquet)
 
 
@@ -364,14 +364,14 @@ def test_missing_damaged_and_binary_files(tmp_path: Path) -> None:
 )
 def test_bad_reading_options_are_refused(write: Write, arguments: dict[str, Any], message: str) -> None:
     """An option out of range is named with its value and limit."""
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         read_trace(write("t.jsonl", jsonl(apex(0))), **arguments)
 
 
 def test_prompts_with_prefix_blocks_refuse_length_scaling(write: Write) -> None:
     """Scaled prompts would no longer share what they share, so only outputs may be scaled."""
     path = write("m.jsonl", jsonl(mooncake(0, 600, [0, 1], output=100)))
-    with pytest.raises(InputError, match="cannot be scaled"):
+    with pytest.raises(UserError, match="cannot be scaled"):
         read_trace(path, length_scale=0.5)
     assert read_trace(path, length_scale=(1.0, 0.5)).output_tokens.tolist() == [50]
 
@@ -385,5 +385,5 @@ def test_a_stated_time_unit_overrules_plausibility_but_is_remarked(write: Write)
 @pytest.mark.parametrize("arguments", [{"chunk_requests": 0}, {"format": "sharegpt"}])
 def test_streaming_refuses_what_needs_the_whole_file(write: Write, arguments: dict[str, Any]) -> None:
     """A document and an empty chunk cannot be streamed, and say so."""
-    with pytest.raises(InputError, match=r"must be >= 1|cannot be streamed"):
+    with pytest.raises(UserError, match=r"must be >= 1|cannot be streamed"):
         list(iter_trace(write("t.jsonl", jsonl(apex(0))), **arguments))

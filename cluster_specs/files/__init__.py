@@ -1,0 +1,1 @@
+"""How any file is read, written and locked: bounded, whole, by one at a time."""
