@@ -10,9 +10,11 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cluster_specs.device import DeviceSpec
 from cluster_specs.errors import UserError
 from cluster_specs.toml_file import read_toml
 from simulator.limits import PolicyName, RouterName
+from simulator.model.expert_layout import ExpertKernel
 
 _FOLDER: Final = Path(__file__).parent / "engine_profiles"
 _Seconds = Annotated[float, Field(ge=0, lt=1)]
@@ -52,6 +54,18 @@ class MemoryReserve(_Profile):
     per_rank: Annotated[float, Field(ge=0)]
 
 
+class ExpertKernels(_Profile):
+    """Kernel of MXFP4 experts: what it makes of their weights is in ``simulator.model.expert_layout``."""
+
+    default: ExpertKernel
+    devices: dict[str, ExpertKernel] = {}  # by a device's name, else by its architecture
+    source: str = Field(min_length=1)
+
+    def on(self, device: DeviceSpec) -> ExpertKernel:
+        """Return the kernel the engine runs on ``device``."""
+        return self.devices.get(device.name) or self.devices.get(device.architecture) or self.default
+
+
 class GraphCapture(_Profile):
     """CUDA-graph capture: which steps run as graphs, and the token counts they are padded to."""
 
@@ -79,7 +93,7 @@ class EngineProfile(_Profile):
     enable_prefix_caching: bool
     async_scheduling: bool
     reserve_full_isl: bool
-    mxfp4_experts: Literal["native", "weight_only"]  # kernel of MXFP4 experts on devices without FP4 units
+    mxfp4_experts: ExpertKernels
     shared_expert_tokens: Annotated[int, Field(ge=0)]  # largest step whose shared experts run beside the routed ones
     sampler_sorts: bool  # top-p by sorting all logits, as older samplers did: costs memory
     limits: Annotated[list[BatchLimits], Field(min_length=1)]

@@ -17,6 +17,7 @@ from simulator.engine_support import engines_for
 from simulator.limits import EngineLimits, RouterName
 from simulator.memory import MemoryBudget, plan_memory
 from simulator.model.cell import KernelChoices
+from simulator.model.expert_layout import EXPERT_LAYOUTS
 from simulator.model.families.multimodal_text import WITHOUT_TOWER
 from simulator.model.spec import ModelSpec
 from simulator.op_curves import OpCurves
@@ -123,8 +124,9 @@ class Serving:
         if isinstance(workload.client, ClosedLoop):
             # No more than the client's own concurrency can ever run; a larger table would only cost time.
             max_num_seqs = min(max_num_seqs, max(1, workload.client.concurrency))
+        kernel = profile.mxfp4_experts.on(self.cluster.device)
         memory = plan_memory(
-            self.model,
+            self.model.with_expert_layout(EXPERT_LAYOUTS[kernel]),
             plan,
             self.cluster.device,
             gpu_memory_utilization=overrides.gpu_memory_utilization
@@ -209,7 +211,7 @@ class Serving:
         """Return the op curves at a clock, shared by every plan that runs at it."""
         if clock_mhz not in self.priced:
             self.priced[clock_mhz] = OpCurves(
-                self.costs(clock_mhz), weight_only_mxfp4=self.profile.mxfp4_experts == "weight_only"
+                self.costs(clock_mhz), weight_only_mxfp4=self.profile.mxfp4_experts.on(self.cluster.device) == "marlin"
             )
         return self.priced[clock_mhz]
 

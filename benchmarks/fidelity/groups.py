@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from simulator.engine_profile import EngineProfile, load_profile
+from simulator.model.expert_layout import ExpertKernel
 from simulator.plan import Plan, parse_plan
 
 Row = Mapping[str, str]
@@ -70,6 +72,7 @@ class ServingGroup:
     device: str
     profile: str
     framework: str  # whose kernel tables are fitted
+    mxfp4_kernel: ExpertKernel | None = None  # where the server ran another than its version's default
     plan: Callable[[Row], str] = _tensor_parallel
     settings: Callable[[Row], Settings] = _launch_file
     client: str = ""  # appended to closed:isl=,osl=,concurrency=
@@ -79,6 +82,14 @@ class ServingGroup:
     def holds(self, row: Row) -> bool:
         """Whether ``row`` belongs to this group."""
         return all(row[column] in values for column, values in self.where.items())
+
+    def engine_profile(self) -> EngineProfile:
+        """Return the profile the rows are replayed with."""
+        profile = load_profile(self.profile)
+        if self.mxfp4_kernel is None:
+            return profile
+        kernels = profile.mxfp4_experts.model_copy(update={"default": self.mxfp4_kernel, "devices": {}})
+        return profile.model_copy(update={"mxfp4_experts": kernels})
 
     def plan_of(self, row: Row) -> Plan:
         """Return the plan the row's server ran."""
@@ -105,6 +116,7 @@ GROUPS: Final = (
         device="h100-sxm",
         profile="vllm-0.11",
         framework="vllm-0.24.0",
+        mxfp4_kernel="triton",  # 0.11.2 brings triton_kernels, 0.11.0 does not
         caveat=(
             "nine of eleven rows ran 512 at once under an unrecorded limit; the version of the other two is not "
             "recorded: with profile vllm-0.18 TTFT misses by 6 %, TPOT by 12 %"
@@ -117,6 +129,7 @@ GROUPS: Final = (
         device="h100-sxm",
         profile="vllm-0.18",
         framework="vllm-0.24.0",
+        mxfp4_kernel="marlin",  # its launch file sets VLLM_MXFP4_USE_MARLIN
         caveat=(
             "the server runs MXFP4 experts through Marlin; the tables hold the Triton kernel: from a full tile per "
             "expert on, Marlin's time is borrowed from another model's 4-bit experts, below it is analytic"

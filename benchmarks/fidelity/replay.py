@@ -8,7 +8,6 @@ from pathlib import Path
 from benchmarks.fidelity.groups import ServingGroup
 from benchmarks.fidelity.rejection import rejections
 from costmodel.prediction import CostModel
-from simulator.engine_profile import load_profile
 from simulator.model.bundled import load_model
 from simulator.op_curves import OpCurves
 from simulator.serving import Overrides, Refusal, Serving
@@ -54,7 +53,7 @@ def read_points(path: Path) -> list[Row]:
 def replay_group(rows: Sequence[Row], group: ServingGroup, costs: CostModel) -> list[Point]:
     """Replay the rows of ``group`` among ``rows``."""
     own = [row for row in rows if group.holds(row)]
-    cluster, model, profile = costs.cluster, load_model(group.model), load_profile(group.profile)
+    cluster, model, profile = costs.cluster, load_model(group.model), group.engine_profile()
     rejected = rejections(own, group, model, cluster)
     priced: dict[float | None, OpCurves] = {}
     known: dict[tuple[str, ...], tuple[float, float, str | None]] = {}

@@ -6,15 +6,17 @@ whether a model has 8 billion or a trillion parameters.
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Final
 
 from costmodel.ops import DTYPE_BYTES, Collective, Elementwise, Ints, Op
 from simulator.model.block import Block
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices
+from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.collectives import tensor_all_gather, tensor_all_reduce
 from simulator.model.encoder import Encoder
+from simulator.model.expert_layout import ExpertLayout
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
 from simulator.model.norm import Norm
 from simulator.plan import Plan
@@ -175,6 +177,21 @@ class ModelSpec:
     def has_experts(self) -> bool:
         """Whether some layer is a mixture of experts."""
         return any(block.active_parameters() != block.parameters() for block in self.unique_blocks)
+
+    def with_expert_layout(self, layout: ExpertLayout) -> "ModelSpec":
+        """Return the model with its MXFP4 experts stored as an engine's kernel does."""
+        return replace(
+            self,
+            unique_blocks=tuple(
+                Block(
+                    cells=tuple(
+                        replace(cell, layout=layout) if isinstance(cell, MixtureOfExperts) else cell
+                        for cell in block.cells
+                    )
+                )
+                for block in self.unique_blocks
+            ),
+        )
 
     def _outer_parameters(self) -> int:
         tokens = self.vocab_size * self.embedding.width

@@ -6,6 +6,7 @@ import pytest
 
 import simulator.engine_profile
 from cluster_specs.errors import UserError
+from cluster_specs.load import load_cluster
 from simulator.engine_profile import bundled_profiles, load_profile
 
 
@@ -34,13 +35,29 @@ def test_graph_sizes_stop_at_twice_the_sequences() -> None:
 
 
 def test_versions_differ_where_their_engines_do() -> None:
-    """0.6 schedules synchronously and prefills without graphs; 0.18 runs MXFP4 weight-only; the ideal one is free."""
-    old, marlin, ideal = (load_profile(name) for name in ("vllm-0.6", "vllm-0.18", "orca"))
+    """0.6 schedules synchronously and prefills without graphs; the ideal one is free."""
+    old, new, ideal = (load_profile(name) for name in ("vllm-0.6", "vllm-0.18", "orca"))
     assert not old.async_scheduling
     assert old.graphs.mixed == "none"
-    assert old.host.sequence_s > marlin.host.sequence_s
-    assert marlin.mxfp4_experts == "weight_only"
+    assert old.host.sequence_s > new.host.sequence_s
     assert (ideal.host.step_s, ideal.host.sequence_s, ideal.host.launch_s) == (0.0, 0.0, 0.0)
+
+
+def test_the_kernel_of_mxfp4_experts_follows_version_and_device() -> None:
+    """Hopper runs Marlin until the wheel brings Triton's kernels; a device's name decides before its architecture."""
+    kernels = {
+        (engine, cluster): load_profile(engine).mxfp4_experts.on(load_cluster(cluster).device)
+        for engine in ("vllm-0.10", "vllm-0.18", "vllm-0.33")
+        for cluster in ("a100-sxm-80gb-1", "h100-sxm-1", "b200-1", "rtx-5090-1")
+    }
+    assert [kernels[engine, "h100-sxm-1"] for engine in ("vllm-0.10", "vllm-0.18", "vllm-0.33")] == [
+        "marlin",
+        "triton",
+        "triton",
+    ]
+    assert [kernels[engine, "b200-1"] for engine in ("vllm-0.18", "vllm-0.33")] == ["trtllm_256", "trtllm"]
+    assert {kernels[engine, "a100-sxm-80gb-1"] for engine, _ in kernels} == {"marlin"}
+    assert {kernels[engine, "rtx-5090-1"] for engine, _ in kernels} == {"marlin"}
 
 
 def test_an_unknown_profile_names_its_neighbours() -> None:

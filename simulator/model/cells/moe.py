@@ -16,6 +16,7 @@ from costmodel.ops import DTYPE_BYTES, SCHEMES, Collective, Elementwise, Ints, M
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.cells.mlp import FeedForward
 from simulator.model.collectives import tensor_all_gather, tensor_all_reduce
+from simulator.model.expert_layout import PLAIN, ExpertLayout
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
 from simulator.model.norm import Norm
 from simulator.plan import Plan
@@ -39,6 +40,7 @@ class MixtureOfExperts:
     correction_bias: bool = False  # one learned score offset per expert, used in the choice only
     shared: FeedForward | None = None
     shared_gate: bool = False  # the shared expert is scaled by a learned sigmoid gate
+    layout: ExpertLayout = PLAIN  # how the engine's kernel stores MXFP4 experts
 
     def parameters(self) -> int:
         """All experts, router, shared expert and norm."""
@@ -52,9 +54,7 @@ class MixtureOfExperts:
         """Count this rank's experts or shards; router, norm and gate replicated; shared expert on the tp axis."""
         dtype = activation_dtype(plan, self.dtype)
         experts, shards = self._layout(plan)
-        routed = -(-self.num_experts // experts) * sum(
-            linear.stored_bytes() for linear in self._expert_linears(plan, shards)
-        )
+        routed = -(-self.num_experts // experts) * self._expert_bytes(plan, shards)
         shared = self.shared.weight_bytes(self._outside_experts(plan)) if self.shared else 0
         replicated = self._router(dtype).stored_bytes() + self.norm.weight_bytes(dtype)
         replicated += 4 * self.num_experts if self.correction_bias else 0
@@ -202,6 +202,18 @@ class MixtureOfExperts:
             Linear(n=2 * inter, k=self.hidden, weights=weights, dtype=dtype, bias=self.expert_bias),
             Linear(n=self.hidden, k=inter, weights=weights, dtype=dtype, bias=self.expert_bias),
         )
+
+    def _expert_bytes(self, plan: Plan, shards: int) -> int:
+        """Bytes of one rank's share of an expert, as the engine's kernel stores it."""
+        up, down = self._expert_linears(plan, shards)
+        if up.weights.scheme != "mxfp4":
+            return up.stored_bytes() + down.stored_bytes()
+        layout = self.layout
+        inter, hidden = layout.inter(down.k), layout.hidden(self.hidden)
+        stored = (dataclasses.replace(up, n=2 * inter, k=hidden), dataclasses.replace(down, n=hidden, k=inter))
+        if layout.has_fp32_bias:
+            stored = (dataclasses.replace(stored[0], dtype="fp32"), dataclasses.replace(stored[1], dtype="fp32"))
+        return sum(linear.stored_bytes() + layout.second_scale_bytes(linear.n, linear.k) for linear in stored)
 
     def _expert_parameters(self) -> int:
         return sum(linear.parameters() for linear in self._expert_linears(Plan(), 1))
