@@ -5,24 +5,32 @@ describe the engine's own code, not the hardware, and carry their source.
 """
 
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cluster_specs.device import DeviceSpec
 from cluster_specs.errors import UserError
 from cluster_specs.toml_file import read_toml
 from simulator.limits import PolicyName, RouterName
 from simulator.model.expert_layout import ExpertKernel
+from simulator.plan import Plan
 
 _FOLDER: Final = Path(__file__).parent / "engine_profiles"
+# Bounds of a person's numbers: far above any engine's, and small enough for tables with an entry per token.
+_MOST_TOKENS: Final = 2**20
+_MOST_GRAPH_TOKENS: Final = 2**14
 _Seconds = Annotated[float, Field(ge=0, lt=1)]
-_Count = Annotated[int, Field(gt=0)]
+_Count = Annotated[int, Field(gt=0, le=_MOST_TOKENS)]
+_GraphTokens = Annotated[int, Field(gt=0, le=_MOST_GRAPH_TOKENS)]
+_Mebibytes = Annotated[float, Field(ge=0, le=2**20)]
 
 
 class _Profile(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Strict: 2.0 or true is no count, "16" no number.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class HostTime(_Profile):
@@ -38,20 +46,61 @@ class HostTime(_Profile):
 
 
 class BatchLimits(_Profile):
-    """Default batch limits of devices with at least ``min_memory_gib`` of memory (vLLM decides by memory size)."""
+    """Default batch limits of the devices that meet every condition stated here.
 
-    min_memory_gib: Annotated[float, Field(ge=0)]
+    Engines choose by memory, by words in the device's name and by the ranks of a replica. Among the entries that
+    apply, one for a kind of device wins over one for any, then the largest memory, then the most ranks, then the last.
+    """
+
+    min_memory_gib: Annotated[float, Field(ge=0, le=2**20)]
+    kind: Literal["gpu", "cpu"] | None = None
+    min_ranks: _Count = 1  # tensor x attention-data-parallel ranks (SGLang's tp_size)
+    only_names: list[str] = []  # at least one of these words is part of the device's name
+    except_names: list[str] = []  # none of these words is
     max_num_batched_tokens: _Count
     max_num_seqs: _Count
+    per_rank: bool = False  # both limits are those of one tensor- and pipeline-parallel rank
+    graph_max_tokens: _GraphTokens | None = None  # replaces ``graphs.max_tokens``
+
+    def covers(self, device: DeviceSpec, ranks: int) -> bool:
+        """Whether a replica of ``ranks`` such devices meets the conditions."""
+        name = f"{device.name} {device.title}".lower()
+        return (
+            device.memory_bytes >= self.min_memory_gib * 2**30
+            and self.kind in {None, device.kind}
+            and ranks >= self.min_ranks
+            and (not self.only_names or any(word in name for word in self.only_names))
+            and not any(word in name for word in self.except_names)
+        )
 
 
 class MemoryReserve(_Profile):
     """Device memory an engine leaves free for everything but weights and KV, in MiB; replaces a fixed fraction."""
 
-    constant: Annotated[float, Field(ge=0)]
-    per_batched_token: Annotated[float, Field(ge=0)]
-    per_graph_sequence: Annotated[float, Field(ge=0)]
-    per_rank: Annotated[float, Field(ge=0)]
+    constant: _Mebibytes
+    per_batched_token: _Mebibytes
+    least_batched_tokens: _Count = 1
+    per_graph_sequence: _Mebibytes
+    per_rank: _Mebibytes
+    # Per graph sequence and attention rank, where attention runs data-parallel; more above so many graph sequences.
+    per_attention_rank: _Mebibytes = 0.0
+    per_attention_rank_wide: _Mebibytes = 0.0
+    wide_graph_sequences: _Count = 1
+    least: _Mebibytes = 0.0  # at least this much on devices of more than so many GiB
+    least_above_gib: Annotated[float, Field(ge=0, le=2**20)] = 0.0
+
+    def mebibytes(self, *, tokens: int, graph_tokens: int, plan: Plan, memory_bytes: int) -> float:
+        """Return what is left free on each device; ``tokens`` are those a replica's step takes, of all its ranks."""
+        total = (
+            self.constant
+            + self.per_batched_token * max(tokens, self.least_batched_tokens)
+            + self.per_graph_sequence * graph_tokens
+            + self.per_rank * plan.replica_devices
+        )
+        if plan.attention_dp > 1:
+            wide = self.per_attention_rank_wide if graph_tokens > self.wide_graph_sequences else 0.0
+            total += (self.per_attention_rank + wide) * graph_tokens * plan.attention_dp
+        return max(total, self.least) if memory_bytes > self.least_above_gib * 2**30 else total
 
 
 class ExpertKernels(_Profile):
@@ -72,10 +121,19 @@ class GraphCapture(_Profile):
     memory_is_reserved: bool  # set aside before the KV cache is sized
     decode: Literal["full", "piecewise", "none"]
     mixed: Literal["piecewise", "none"]
-    sizes: Annotated[list[_Count], Field(min_length=0)]
+    sizes: list[_GraphTokens]  # ascending
     # Sizes go on in steps up to this many tokens.
-    max_tokens: Annotated[int, Field(ge=0)]
-    step: _Count
+    max_tokens: Annotated[int, Field(ge=0, le=_MOST_GRAPH_TOKENS)]
+    step: _GraphTokens
+
+    @field_validator("sizes")
+    @classmethod
+    def _ascending(cls, sizes: list[int]) -> list[int]:
+        for before, after in pairwise(sizes):
+            if after <= before:
+                msg = f"{after} follows {before}, must be ascending without repeats"
+                raise ValueError(msg)
+        return sizes
 
 
 class EngineProfile(_Profile):
@@ -88,6 +146,8 @@ class EngineProfile(_Profile):
     policy: PolicyName
     router: RouterName
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]  # where no ``reserve`` is stated
+    # Tokens per step default to no more than max_num_seqs requests of the longest length have.
+    caps_tokens_by_context: bool = False
     block_size: _Count
     enable_chunked_prefill: bool
     enable_prefix_caching: bool
@@ -101,21 +161,48 @@ class EngineProfile(_Profile):
     host: HostTime
     reserve: MemoryReserve | None = None
 
-    def batch_limits(self, memory_bytes: int) -> BatchLimits:
-        """Return the limits of the largest memory class the device reaches."""
-        memory_gib = memory_bytes / 2**30
-        classes = sorted(self.limits, key=lambda item: item.min_memory_gib)
-        return [item for item in classes if memory_gib >= item.min_memory_gib][-1]
+    @field_validator("limits")
+    @classmethod
+    def _for_every_device(cls, limits: list[BatchLimits]) -> list[BatchLimits]:
+        for item in limits:
+            if (item.min_memory_gib, item.min_ranks) == (0, 1) and not (
+                item.kind or item.only_names or item.except_names
+            ):
+                return limits
+        msg = "none is for every device; one must have min_memory_gib = 0 and no other condition"
+        raise ValueError(msg)
 
-    def memory_utilization(self, memory_bytes: int, *, max_num_batched_tokens: int, ranks: int) -> float:
-        """Return the share of device memory for weights and KV (vLLM: and activations) that the engine takes."""
+    def batch_limits(self, device: DeviceSpec, plan: Plan | None = None) -> BatchLimits:
+        """Return the default limits of a replica of ``plan`` on such devices; without a plan, of one device."""
+        plan = plan or Plan()
+        found = max(
+            (item for item in self.limits if item.covers(device, plan.stage_ranks)),
+            key=lambda item: (item.kind is not None, item.min_memory_gib, item.min_ranks, self.limits.index(item)),
+        )
+        ranks = plan.tp * plan.pp if found.per_rank else 1
+        return found.model_copy(
+            update={
+                "max_num_batched_tokens": found.max_num_batched_tokens * ranks,
+                "max_num_seqs": found.max_num_seqs * ranks,
+            }
+        )
+
+    def on(self, device: DeviceSpec, plan: Plan) -> Self:
+        """Return the profile as it is for a replica of ``plan`` on such devices: its graphs end where theirs do."""
+        most = self.batch_limits(device, plan).graph_max_tokens
+        if most is None or most == self.graphs.max_tokens:
+            return self
+        return self.model_copy(update={"graphs": self.graphs.model_copy(update={"max_tokens": most})})
+
+    def memory_utilization(self, memory_bytes: int, *, max_num_batched_tokens: int, plan: Plan) -> float:
+        """Return the share of device memory for weights and KV (vLLM: and activations) that the engine takes.
+
+        Call it on the profile ``on`` the device: a reserve counts the graphs of that device.
+        """
         if self.reserve is None:
             return self.gpu_memory_utilization
-        reserved_mib = (
-            self.reserve.constant
-            + self.reserve.per_batched_token * max_num_batched_tokens
-            + self.reserve.per_graph_sequence * self.graphs.max_tokens
-            + self.reserve.per_rank * ranks
+        reserved_mib = self.reserve.mebibytes(
+            tokens=max_num_batched_tokens, graph_tokens=self.graphs.max_tokens, plan=plan, memory_bytes=memory_bytes
         )
         return max(0.0, 1.0 - reserved_mib * 2**20 / memory_bytes)
 

@@ -196,7 +196,7 @@ def _remarks(serving: Serving, plan: Plan, *, servers: int, devices: int) -> Ite
 def _batched_tokens(serving: Serving, start: Start) -> int | None:
     """Tokens per step, where they are stated or whole prompts need more than the engine's own."""
     stated = start.plan.max_num_batched_tokens or serving.overrides.max_num_batched_tokens
-    own = serving.profile.batch_limits(serving.cluster.device.memory_bytes).max_num_batched_tokens
+    own = serving.profile.batch_limits(serving.cluster.device, start.plan).max_num_batched_tokens
     tokens = start.limits.max_num_batched_tokens
     return tokens if stated or tokens > own else None
 

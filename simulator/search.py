@@ -165,16 +165,16 @@ def with_intervals(
 
 def smallest_cluster(serving: Serving, workload: Workload) -> Plan | None:
     """Return the layout on the fewest devices of this kind that holds the model; None when no number does."""
-    profile, overrides, cluster = serving.profile, serving.overrides, serving.cluster
-    defaults = profile.batch_limits(cluster.device.memory_bytes)
+    overrides, cluster = serving.overrides, serving.cluster
+    node = Plan(tp=cluster.devices_per_node)
+    profile = serving.profile.on(cluster.device, node)
+    defaults = profile.batch_limits(cluster.device, node)
     budget = overrides.max_num_batched_tokens or defaults.max_num_batched_tokens
     return smallest_fit(
         serving.model,
         cluster.device,
         gpu_memory_utilization=overrides.gpu_memory_utilization
-        or profile.memory_utilization(
-            cluster.device.memory_bytes, max_num_batched_tokens=budget, ranks=cluster.devices_per_node
-        ),
+        or profile.memory_utilization(cluster.device.memory_bytes, max_num_batched_tokens=budget, plan=node),
         block_size=overrides.block_size or profile.block_size,
         max_num_batched_tokens=budget,
         max_num_seqs=overrides.max_num_seqs or defaults.max_num_seqs,

@@ -12,7 +12,7 @@ import numpy as np
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from costmodel.prediction import CostModel
-from simulator.engine_profile import EngineProfile
+from simulator.engine_profile import BatchLimits, EngineProfile
 from simulator.engine_support import engines_for
 from simulator.limits import EngineLimits, RouterName
 from simulator.memory import MemoryBudget, plan_memory
@@ -105,14 +105,14 @@ class Serving:
         reason = check_plan(self.model, plan, self.cluster) or self._engine_refusal(plan)
         if reason is not None:
             return Refusal(plan=plan, reason=reason)
-        profile, overrides = self.profile, self.overrides
-        defaults = profile.batch_limits(self.cluster.device.memory_bytes)
+        profile, overrides = self.profile.on(self.cluster.device, plan), self.overrides
+        defaults = profile.batch_limits(self.cluster.device, plan)
         max_model_len = self.max_model_len(workload)
         caching = _chosen(overrides.enable_prefix_caching, profile.enable_prefix_caching)
         chunked = _chosen(overrides.enable_chunked_prefill, profile.enable_chunked_prefill)
         shared = plan.attention_dp if profile.policy == "sglang" else 1  # SGLang's chunk is for all ranks together
         budget = plan.max_num_batched_tokens or overrides.max_num_batched_tokens
-        budget = budget or max(1, defaults.max_num_batched_tokens // shared)
+        budget = budget or self._default_tokens(plan, defaults, max_model_len) // shared or 1
         if not chunked:
             budget = max(budget, max_model_len)
         drafts, acceptance = self._drafts(budget)
@@ -131,7 +131,7 @@ class Serving:
             self.cluster.device,
             gpu_memory_utilization=overrides.gpu_memory_utilization
             or profile.memory_utilization(
-                self.cluster.device.memory_bytes, max_num_batched_tokens=budget, ranks=plan.replica_devices
+                self.cluster.device.memory_bytes, max_num_batched_tokens=budget * shared, plan=plan
             ),
             block_size=overrides.block_size or profile.block_size,
             max_num_batched_tokens=budget,
@@ -175,6 +175,13 @@ class Serving:
         return Start(
             plan=plan, memory=memory, limits=limits, router=overrides.router or profile.router, compiled=compiled
         )
+
+    def _default_tokens(self, plan: Plan, defaults: BatchLimits, max_model_len: int) -> int:
+        """Tokens per step nobody states: the engine's own, or all that its requests can have where it stops there."""
+        if not self.profile.caps_tokens_by_context:
+            return defaults.max_num_batched_tokens
+        seqs = plan.max_num_seqs or self.overrides.max_num_seqs or defaults.max_num_seqs
+        return min(defaults.max_num_batched_tokens, seqs * max_model_len)
 
     def _max_num_seqs(self, default: int, budget: int) -> int:
         """Sequences per step: what the user states, else the default as far as a step has tokens for it."""

@@ -207,7 +207,7 @@ def test_both_pools_are_started_with_the_connector() -> None:
 
 
 @pytest.mark.parametrize(
-    ("plan", "chunk"), [("tp8", 8192), ("attn.dp8-moe.ep8", 1024), ("attn.dp8-moe.ep8-t8192", 8192)]
+    ("plan", "chunk"), [("tp8", 8192), ("attn.dp8-moe.ep8", 1024), ("attn.dp8-moe.ep8-t2048", 2048)]
 )
 def test_sglang_divides_its_own_chunk_among_ranks(plan: str, chunk: int) -> None:
     """A default is for all ranks together, as in its server arguments; a stated one is a rank's, and spelt for all."""
@@ -215,5 +215,5 @@ def test_sglang_divides_its_own_chunk_among_ranks(plan: str, chunk: int) -> None
     start = serving.start(parse_plan(plan), parse_workload("chat-synthetic", limit=20))
     assert not isinstance(start, Refusal), start.reason
     assert start.limits.max_num_batched_tokens == chunk
-    spelt = "--chunked-prefill-size 65536" in launch_lines(serving, start)[-1]
-    assert spelt == plan.endswith("-t8192")
+    spelt = "--chunked-prefill-size 16384" in launch_lines(serving, start)[-1]
+    assert spelt == plan.endswith("-t2048")

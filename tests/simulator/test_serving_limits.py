@@ -1,0 +1,54 @@
+"""The limits a plan starts with: the engine's own for the device, as far as the version takes them."""
+
+from typing import Any
+
+import pytest
+
+from cluster_specs.load import load_cluster
+from costmodel.analytic import AnalyticCosts
+from simulator.engine_profile import load_profile
+from simulator.model.bundled import load_model
+from simulator.plan import parse_plan
+from simulator.serving import Overrides, Serving, Start
+from simulator.workload.parse import parse_workload
+
+_SHORT = parse_workload("synthetic:isl=200,osl=50,rate=1,n=3")
+
+
+def _start(model: str, cluster: str, plan: str = "tp1", *, engine: str = "vllm-0.33", **overrides: Any) -> Start:
+    spec = load_cluster(cluster)
+    serving = Serving(
+        model=load_model(model),
+        cluster=spec,
+        profile=load_profile(engine),
+        costs=lambda _clock: AnalyticCosts(spec),
+        overrides=Overrides(**overrides),
+    )
+    start = serving.start(parse_plan(plan), _SHORT)
+    assert isinstance(start, Start), start
+    return start
+
+
+@pytest.mark.parametrize(
+    ("engine", "cluster", "tokens", "seqs"),
+    [
+        ("vllm-0.33", "a100-sxm-80gb-1", 2048, 256),
+        ("vllm-0.33", "h100-sxm-1", 8192, 1024),
+        ("vllm-0.18", "b200-1", 8192, 1024),
+        ("vllm-0.33", "b200-1", 16384, 1024),
+        ("sglang-0.5", "h100-sxm-1", 8192, 2048),
+    ],
+)
+def test_a_plan_starts_with_the_defaults_of_its_device(engine: str, cluster: str, tokens: int, seqs: int) -> None:
+    """Unstated limits are those the engine would choose on that device."""
+    limits = _start("llama-3.1-8b", cluster, engine=engine).limits
+    assert (limits.max_num_batched_tokens, limits.max_num_seqs) == (tokens, seqs)
+
+
+@pytest.mark.parametrize(("engine", "tokens"), [("vllm-0.11", 8192), ("vllm-0.18", 4096), ("vllm-0.33", 4096)])
+def test_no_more_tokens_than_the_sequences_can_have(engine: str, tokens: int) -> None:
+    """Later versions take no more tokens per step than max_num_seqs requests of max_model_len have, unless told to."""
+    asked = {"max_num_seqs": 4, "max_model_len": 1024}
+    assert _start("llama-3.1-8b", "h100-sxm-1", engine=engine, **asked).limits.max_num_batched_tokens == tokens
+    told = _start("llama-3.1-8b", "h100-sxm-1", engine=engine, max_num_batched_tokens=6000, **asked)
+    assert told.limits.max_num_batched_tokens == 6000
