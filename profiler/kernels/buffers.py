@@ -1,8 +1,9 @@
 """Operand memory: hot activations that the previous kernel just wrote, cold weights and KV that come from memory.
 
-Cold operands are views that walk through a pool several times larger than the last-level cache, so that no call finds
-its weights there. Values are random (zeros draw far less power and can take shortcuts); one random tile is repeated
-over the pool, which costs milliseconds instead of seconds and leaves the addresses distinct.
+Cold operands are views that walk through a region several times larger than the last-level cache, so that no call
+finds its weights there. Values are random (zeros draw far less power and can take shortcuts); one random tile is
+repeated over the region, which costs milliseconds instead of seconds and leaves the addresses distinct. Regions are
+kept from point to point.
 """
 
 import math
@@ -33,13 +34,31 @@ class Buffers:
         self.cold_bytes = cold_bytes
         self.is_cold = True
         self._generator = torch.Generator(device=device).manual_seed(seed)
-        self._pools: dict[torch.dtype, torch.Tensor] = {}
-        self._used: dict[torch.dtype, int] = {}
+        self._copies: int | None = None
+        self._free: dict[torch.dtype, list[torch.Tensor]] = {}
+        self._taken: dict[torch.dtype, list[torch.Tensor]] = {}
 
-    def begin(self, *, is_cold: bool) -> None:
-        """Start a new point: its operands take regions of their own, over those of the point before."""
-        self.is_cold = is_cold
-        self._used.clear()
+    def begin(self, *, is_cold: bool, copies: int | None = None) -> None:
+        """Start a new point: its operands take regions of their own, over those of the point before.
+
+        ``copies`` is the number of views each cold operand rotates over, for operands that are walked together and so
+        need to overflow the cache only together; None gives each as many as overflow it alone.
+        """
+        self.is_cold, self._copies = is_cold, copies
+        for kind, regions in self._taken.items():
+            self._free.setdefault(kind, []).extend(regions)
+        self._taken.clear()
+
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes of the regions that the rotating operands of this point take."""
+        return sum(region.nbytes for regions in self._taken.values() for region in regions)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of all regions, in use or kept for the next point."""
+        kept = sum(region.nbytes for regions in self._free.values() for region in regions)
+        return kept + self.taken_bytes
 
     def random(self, shape: tuple[int, ...], dtype: str | torch.dtype) -> torch.Tensor:
         """Return a fresh random tensor: standard normal, or uniform over the range for integers."""
@@ -65,7 +84,7 @@ class Buffers:
         step = -(-numel // align) * align
         copies = 1
         if self.is_cold:
-            copies = min(math.ceil(self.cold_bytes / (step * kind.itemsize)), _MAX_COPIES)
+            copies = self._copies or min(math.ceil(self.cold_bytes / (step * kind.itemsize)), _MAX_COPIES)
         region = self._region(kind, step * copies)
         return [region[i * step : i * step + numel].view(shape) for i in range(copies)]
 
@@ -76,26 +95,32 @@ class Buffers:
         return self._region(kind, rows * width).view(rows, width)
 
     def release(self) -> None:
-        """Forget all pools, so that the next operands start from free memory."""
-        self._pools.clear()
-        self._used.clear()
+        """Forget all regions, so that the next operands start from free memory."""
+        self._free.clear()
+        self._taken.clear()
 
     def _region(self, kind: torch.dtype, numel: int) -> torch.Tensor:
-        """Return the next ``numel`` elements of the pool: two operands of a point must not warm each other's memory."""
-        start = self._used.get(kind, 0)
-        self._used[kind] = start + numel
-        return self._pool(kind, start + numel)[start : start + numel]
+        """Return ``numel`` elements nobody else of the point has: operands must not warm each other's memory.
 
-    def _pool(self, kind: torch.dtype, numel: int) -> torch.Tensor:
-        pool = self._pools.get(kind)
-        if pool is None or pool.numel() < numel:
-            self._pools.pop(kind, None)
-            tile = self.random((min(_TILE_NUMEL, numel),), kind)
-            # 8-bit floats have no repeat kernel: repeat their bytes.
-            raw = tile.view(torch.uint8) if kind.itemsize == 1 else tile
-            pool = raw.repeat(-(-numel // tile.numel())).view(kind)
-            self._pools[kind] = pool
-        return pool
+        The smallest free region that is large enough is taken. Where none is, the smallest of all makes room for a
+        new one, so that a point of few operands never leaves more regions than it has.
+        """
+        free = self._free.setdefault(kind, [])
+        free.sort(key=torch.Tensor.numel)
+        fitting = next((index for index, kept in enumerate(free) if kept.numel() >= numel), None)
+        if fitting is not None:
+            region = free.pop(fitting)
+        else:
+            del free[:1]
+            region = self._drawn(kind, numel)
+        self._taken.setdefault(kind, []).append(region)
+        return region[:numel]
+
+    def _drawn(self, kind: torch.dtype, numel: int) -> torch.Tensor:
+        tile = self.random((min(_TILE_NUMEL, numel),), kind)
+        # 8-bit floats have no repeat kernel: repeat their bytes.
+        raw = tile.view(torch.uint8) if kind.itemsize == 1 else tile
+        return raw.repeat(-(-numel // tile.numel())).view(kind)
 
 
 def cache_bytes(device: torch.device) -> int:

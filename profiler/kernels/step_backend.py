@@ -1,9 +1,10 @@
 """Whole steps: the kernels of every layer run one after the other on the operands of their turn, as one captured graph.
 
 Each part is the kernel that is measured alone for that op; layer l of step i takes buffer set i L + l, so weights and
-KV are as cold as in the engine.
+KV are as cold as in the engine. The buffer sets of all parts are walked together: together they overflow the cache.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -29,7 +30,13 @@ class StepBackend:
 
     def prepare(self, op: OpShape, kernel: str, buffers: Buffers) -> Prepared:  # noqa: ARG002 - one kernel
         """Prepare every part; raises ``Unsupported`` where a part has no kernel here."""
-        parts = [self._part(part, buffers) for part in layer_ops(op)]
+        ops = layer_ops(op)
+        if buffers.is_cold:
+            buffers.begin(is_cold=False)
+            for part in ops:
+                self._part(part, buffers)
+            buffers.begin(is_cold=True, copies=math.ceil(buffers.cold_bytes / max(1, buffers.taken_bytes)))
+        parts = [self._part(part, buffers) for part in ops]
         layers = op.shape["layers"]
 
         def launch(i: int) -> None:

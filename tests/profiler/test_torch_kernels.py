@@ -15,6 +15,8 @@ from profiler.kernels.gemm import prepare_gemm  # noqa: E402
 from profiler.kernels.moe import expert_loop, prepare_moe, torch_grouped  # noqa: E402
 from profiler.kernels.quantise import fp8_group, fp8_row, fp8_tensor, int8_row, int8_tensor  # noqa: E402
 from profiler.kernels.routing import route  # noqa: E402
+from profiler.kernels.step_backend import LABEL, StepBackend  # noqa: E402
+from profiler.kernels.step_ops import step_shape  # noqa: E402
 from profiler.kernels.torch_backend import TorchBackend  # noqa: E402
 from profiler.planning.grid import attention_shape  # noqa: E402
 from profiler.point import OpShape  # noqa: E402
@@ -300,13 +302,34 @@ def test_hot_operands_stay_cold_ones_walk():
 
 
 def test_operands_of_one_point_share_no_memory():
-    """Two cold operands of a point lie apart; the next point starts over in the same pool."""
+    """Two cold operands of a point lie apart; the next point starts over in the same regions."""
     buffers = Buffers(CPU, cold_bytes=4096, seed=0)
     buffers.begin(is_cold=True)
     first, second = buffers.rotating((8, 8), "bf16"), buffers.rotating((16, 8), "bf16")
     ends = {id(views): (views[0].data_ptr(), views[-1].data_ptr() + views[-1].nbytes) for views in (first, second)}
     (low, low_end), (high, _) = sorted(ends.values())
     assert low < low_end <= high
-    start = second[0].data_ptr() - 4096
+    starts = {first[0].data_ptr(), second[0].data_ptr()}
     buffers.begin(is_cold=True)
-    assert buffers.rotating((8, 8), "bf16")[0].data_ptr() == start
+    assert {buffers.rotating((8, 8), "bf16")[0].data_ptr() for _ in range(2)} == starts
+
+
+def test_kept_regions_are_those_of_the_largest_point():
+    """Growing points replace the regions of smaller ones; memory is that of the largest point, not of all."""
+    buffers = Buffers(CPU, cold_bytes=4096, seed=0)
+    for side in (8, 32, 128, 64):
+        buffers.begin(is_cold=True)
+        taken = [buffers.rotating((side, side), "fp32") for _ in range(2)]
+        assert len(taken[0]) == max(1, 4096 // (side * side * 4))
+    buffers.begin(is_cold=True)
+    assert buffers.kept_bytes == 2 * 128 * 128 * 4
+
+
+def test_a_step_overflows_the_cache_as_a_whole():
+    """The parts of a cold step rotate over the same number of buffer sets: together they fill the cold footprint."""
+    step = step_shape("llama-3.2-1b", dtype="bf16", tp=4, layers=2, decode=(2, 16))
+    buffers = Buffers(CPU, cold_bytes=200 << 20, seed=0)
+    buffers.begin(is_cold=True)
+    prepared = StepBackend([TorchBackend(CPU)]).prepare(step, LABEL, buffers)
+    assert 200 << 20 <= buffers.taken_bytes < 300 << 20
+    prepared.launch(prepared.copies - 1)
