@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator, Sequence
 
 from simulator.engine_support import converted_checkpoint
-from simulator.model.families.multimodal_text import WITHOUT_TOWER
 from simulator.model.linear import UNQUANTISED
 from simulator.plan import Plan
 from simulator.serving import Serving, Start
@@ -187,8 +186,8 @@ def _remarks(serving: Serving, plan: Plan, *, servers: int, devices: int) -> Ite
     converted = converted_checkpoint(serving.model, plan)
     if converted is not None:
         yield f"# MODEL is a checkpoint converted to {converted}"
-    if serving.model.architecture in WITHOUT_TOWER:
-        yield "# the vision tower is not in the simulated memory; vLLM leaves it out with --language-model-only"
+    for part in serving.model.left_out:
+        yield f"# the {part} is not in the simulated memory; vLLM leaves it out with --language-model-only"
     if servers > 1:
         yield f"# {servers} servers of {devices} devices each (CUDA_VISIBLE_DEVICES, --port), behind a load balancer"
 

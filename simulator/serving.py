@@ -18,7 +18,6 @@ from simulator.limits import EngineLimits, RouterName
 from simulator.memory import MemoryBudget, plan_memory
 from simulator.model.cell import KernelChoices
 from simulator.model.expert_layout import EXPERT_LAYOUTS
-from simulator.model.families.multimodal_text import WITHOUT_TOWER
 from simulator.model.spec import ModelSpec
 from simulator.op_curves import OpCurves
 from simulator.plan import Plan
@@ -227,8 +226,7 @@ class Serving:
         notes = []
         if self.model.encoder is not None and self.model.encoder.kind == "vision":
             notes.append(f"requests are text: the {self.model.encoder.kind} tower takes memory but no time")
-        if self.model.architecture in WITHOUT_TOWER:
-            notes.append("requests are text: the vision tower takes neither memory nor time")
+        notes += [f"requests are text: the {part} takes neither memory nor time" for part in self.model.left_out]
         alike: dict[str, list[str]] = {}
         for clock_mhz, curves in self.priced.items():
             outside = curves.costs.outside()

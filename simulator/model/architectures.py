@@ -4,11 +4,13 @@ A reader is registered for one or more values of `model_type`. Keys that change 
 models are refused; the many metadata keys of real configs are ignored.
 """
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.shown import shown
 from simulator.model.hf_config import HfConfig
 from simulator.model.spec import ModelSpec
 
@@ -30,6 +32,24 @@ _UNSUPPORTED: Final[Mapping[str, str]] = {
     "add_cross_attention": "cross attention in this architecture is not modelled",
     "quantization": "MLX quantisation is not run by any engine modelled here",
     "zero_expert_num": "identity experts are not modelled",
+}
+
+_STATE_SPACE: Final = "state-space (Mamba) layers are not modelled"
+_LINEAR: Final = "its linear attention layers are not modelled"
+_NO_DECODER: Final = "it generates no text token by token"
+# Well-known model types without a reader, and why.
+_NOT_MODELLED: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba"), _STATE_SPACE),
+    **dict.fromkeys(("bamba", "falcon_h1", "granitemoehybrid", "jamba", "nemotron_h", "plamo2", "zamba"), _STATE_SPACE),
+    **dict.fromkeys(("nemotron_h_omni", "nemotron_hybrid", "nemotron_h_puzzle", "zamba2"), _STATE_SPACE),
+    **dict.fromkeys(("bailing_hybrid", "bailing_moe_linear", "kimi_linear", "minimax", "minimax_text_01"), _LINEAR),
+    **dict.fromkeys(("minimax_m1", "olmo_hybrid", "rwkv", "recurrent_gemma", "qwen4_exp", "kimi_k3"), _LINEAR),
+    **dict.fromkeys(("lfm2", "lfm2_moe", "lfm2_vl"), "its short-convolution layers are not modelled"),
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "modernbert", "clip", "siglip"), _NO_DECODER),
+    "mllama": "its interleaved cross-attention layers are not modelled",
+    "nemotron-nas": "layers of different kinds chosen by a search are not modelled",
+    "deepseek_v4": "its compressed sparse attention is not modelled",
+    "longcat_flash": "its identity experts and double attention layers are not modelled",
 }
 
 
@@ -81,9 +101,11 @@ def _reader_of(config: HfConfig) -> Reader:
     model_type = config.text("model_type")
     reader = ARCHITECTURES.get(model_type)
     if reader is None:
-        known = ", ".join(sorted(ARCHITECTURES))
+        because = _NOT_MODELLED.get(model_type, "")
+        close = difflib.get_close_matches(model_type[:40], sorted(ARCHITECTURES), n=4)
         raise UserError(
-            f"{config.place}: model_type {model_type!r} is not supported, must be one of {known}",
-            hint="a new architecture is one file: docs/custom_cells.md",
+            f"{config.place}: model_type {shown(model_type)} is not supported{because and f': {because}'}",
+            hint=f"{'close to it: ' + ', '.join(close) + '; ' if close else ''}all {len(ARCHITECTURES)} that are "
+            "supported: docs/models.md; a new one is one file: docs/custom_cells.md",
         )
     return reader

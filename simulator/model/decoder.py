@@ -44,6 +44,7 @@ class Decoder:
     dtype: str
     activation: str
     quantisation: Quantisation
+    norm: Norm
 
     @classmethod
     def read(cls, config: HfConfig, *, outer: HfConfig | None = None) -> "Decoder":
@@ -70,12 +71,8 @@ class Decoder:
             dtype=dtype,
             activation=activation_of(config, "hidden_act", "hidden_activation"),
             quantisation=read_quantisation(formats, dtype),
+            norm=Norm(kind="rmsnorm", width=hidden),
         )
-
-    @property
-    def norm(self) -> Norm:
-        """The RMSNorm over the hidden width."""
-        return Norm(kind="rmsnorm", width=self.hidden)
 
     def attention(self, layer: int) -> SelfAttention:
         """Return the plain self-attention cell of one layer; families replace the fields in which theirs differs."""
@@ -104,6 +101,10 @@ class Decoder:
         """Return the dense MLP cell of one layer."""
         dense = self.feed_forward(f"model.layers.{layer}.mlp", self.inter, bias=bias)
         return Mlp(feed_forward=dense, norm=self.norm, post_norm=post_norm)
+
+    def mlp_beside_attention(self, layer: int) -> Mlp:
+        """Return the dense MLP cell of a layer whose attention and MLP share one norm and one sum."""
+        return Mlp(feed_forward=self.feed_forward(f"model.layers.{layer}.mlp", self.inter), norm=None)
 
     def assemble(self, name: str, block: Callable[[int], Block], *, tied_default: bool = False) -> ModelSpec:
         """Build every layer, keep each distinct one once."""
@@ -147,11 +148,13 @@ def activation_of(config: HfConfig, *keys: str) -> str:
     raise config.fault(keys[0], f"one of {', '.join(_ACTIVATIONS)}")
 
 
-def layer_windows(config: HfConfig, num_layers: int, *, pattern_default: int = 0) -> tuple[int, ...]:
+def layer_windows(
+    config: HfConfig, num_layers: int, *, pattern_default: int = 0, use_default: bool = True
+) -> tuple[int, ...]:
     """Keys a query sees in each layer, 0 = all.
 
     ``layer_types`` decides; else ``sliding_window_pattern`` p (every p-th layer is full); else every layer slides,
-    from ``max_window_layers`` on where that is given.
+    from ``max_window_layers`` on where that is given. ``use_default`` stands in for an absent ``use_sliding_window``.
     """
     types = config.strings("layer_types")
     if types and len(types) != num_layers:
@@ -162,7 +165,7 @@ def layer_windows(config: HfConfig, num_layers: int, *, pattern_default: int = 0
     window = config.integer("sliding_window", 0, least=0)
     if "sliding_attention" in types and not window:
         raise config.fault("sliding_window", "an integer >= 1, because layer_types names sliding_attention")
-    if not window or not config.flag("use_sliding_window", default=True):
+    if not window or not config.flag("use_sliding_window", default=use_default):
         return (0,) * num_layers
     if types:
         return tuple(window if kind == "sliding_attention" else 0 for kind in types)

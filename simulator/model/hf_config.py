@@ -118,6 +118,10 @@ class HfConfig:
             raise self.fault(key, "an object")
         return HfConfig({**(defaults or {}), **value}, f"{self.place}: {key}")
 
+    def with_values(self, changes: Mapping[str, Any]) -> "HfConfig":
+        """Return the same config, of the same place, with ``changes``."""
+        return HfConfig({**self._values, **changes}, self.place)
+
     def refuse(self, key: str, *, because: str, hint: str = "") -> None:
         """Fail when a key that changes the computation is set to anything but null, false, zero or empty."""
         if self._values.get(key):

@@ -13,14 +13,16 @@ from simulator.model.linear import Linear
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Norm:
-    """RMSNorm (scale) or LayerNorm (scale and shift) over ``width`` elements."""
+    """RMSNorm (scale) or LayerNorm (scale and shift) over ``width`` elements; some families learn less of the two."""
 
     kind: Literal["rmsnorm", "layernorm"]
     width: int
+    learned: Literal["all", "scale", "nothing"] = "all"
 
     def parameters(self) -> int:
         """Scale, and shift where there is one."""
-        return self.width * (2 if self.kind == "layernorm" else 1)
+        vectors = {"all": 2 if self.kind == "layernorm" else 1, "scale": 1, "nothing": 0}
+        return self.width * vectors[self.learned]
 
     def weight_bytes(self, dtype: str) -> int:
         """Replicated on every rank."""

@@ -58,6 +58,7 @@ class ModelSpec:
     head_bias: bool = False
     head_weights: WeightFormat = field(default_factory=lambda: WeightFormat(scheme="bf16"))
     encoder: Encoder | None = None
+    left_out: tuple[str, ...] = ()  # parts of the checkpoint that text requests never use, such as a vision tower
 
     @property
     def num_layers(self) -> int:

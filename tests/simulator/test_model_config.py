@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 import simulator.model
 from cluster_specs.errors import UserError
-from simulator.model.architectures import from_hf_config
+from costmodel.ops import Collective, Elementwise
+from simulator.model.architectures import ARCHITECTURES, from_hf_config
 from simulator.model.bundled import load_model
 from simulator.plan import Plan
 
@@ -56,7 +58,7 @@ DEEPSEEK = LLAMA | {
         (LLAMA, {"hidden_act": "snake"}, "key 'hidden_act' is 'snake', must be one of"),
         (LLAMA, {"torch_dtype": "int8"}, "key 'torch_dtype' is 'int8', must be one of bfloat16"),
         (LLAMA, {"tie_word_embeddings": "no"}, "must be true or false"),
-        (LLAMA, {"model_type": "mamba"}, "model_type 'mamba' is not supported, must be one of bloom"),
+        (LLAMA, {"model_type": "mamba"}, "model_type 'mamba' is not supported: state-space"),
         (LLAMA, {"model_type": None}, "key 'model_type' is None, must be a string"),
         (LLAMA, {"index_topk": 2048}, "sparse attention chosen by an indexer is not modelled"),
         (LLAMA, {"num_local_experts": 8}, "this architecture is dense"),
@@ -213,3 +215,50 @@ def test_a_multimodal_checkpoint_is_its_text_decoder() -> None:
     assert model.parameters() == plain.parameters()
     with pytest.raises(UserError, match="'text_config' is missing"):
         from_hf_config({"model_type": "qwen3_vl"})
+
+
+def test_a_multimodal_config_may_hold_its_decoder_flat_or_leave_out_defaults() -> None:
+    """Qwen2.5-VL's keys stand at the top level in old files; nested keys that equal the class's defaults are absent."""
+    sizes = {key: value for key, value in LLAMA.items() if key != "model_type"}
+    vision = {"depth": 4, "hidden_size": 64}
+    flat = from_hf_config(sizes | {"model_type": "qwen2_5_vl", "vision_config": vision}, name="vl")
+    nested = from_hf_config({"model_type": "qwen2_5_vl", "text_config": sizes, "vision_config": vision}, name="vl")
+    assert flat == nested
+    assert flat.parameters() == from_hf_config(LLAMA | {"model_type": "qwen2"}, name="vl").parameters()
+    assert flat.left_out == ("vision tower",)
+    mistral = from_hf_config({"model_type": "mistral3", "text_config": {"model_type": "mistral"}}, name="m")
+    assert mistral.parameters() == 7_241_732_096  # Mistral 7B's sizes are its class's defaults
+
+
+def test_command_a_slides_with_positions_and_sees_all_without() -> None:
+    """Three sliding layers with rope to one full layer without; one norm and one all-reduce per layer."""
+    config = LLAMA | {"model_type": "cohere2", "sliding_window": 256}
+    model = from_hf_config(config, name="a")
+    layers = [model.unique_blocks[index].cells for index in model.layers]
+    assert [attention.window for attention, _ in layers] == [256, 256, 256, 0]
+    assert [attention.has_rope for attention, _ in layers] == [True, True, True, False]
+    assert model.tied_embeddings
+    ops = [op for cell in layers[0] for op in cell.token_ops(Plan(tp=2), 8)]
+    assert sum(isinstance(op, Collective) for op in ops) == 1
+    assert [op.op for op in ops if isinstance(op, Elementwise) and "norm" in op.op] == ["add_layernorm"]
+    per_layer = 512 + 512 * (8 + 2 * 2) * 64 + 512 * 512 + 3 * 512 * 1024
+    assert model.parameters() == 4 * per_layer + 1000 * 512 + 512
+
+
+def test_an_unknown_model_type_is_answered_with_close_ones() -> None:
+    """A refusal names the type, a few close ones and the page that lists all; it never prints the whole list."""
+    with pytest.raises(UserError, match="model_type 'qwen3_mo' is not supported") as caught:
+        from_hf_config(LLAMA | {"model_type": "qwen3_mo"})
+    assert "qwen3_moe" in caught.value.hint
+    assert "docs/models.md" in caught.value.hint
+    with pytest.raises(UserError) as caught:
+        from_hf_config(LLAMA | {"model_type": "x" * 100_000})
+    assert len(str(caught.value)) < 200
+
+
+def test_the_page_of_models_names_every_supported_model_type() -> None:
+    """docs/models.md and the registry agree."""
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    table = page.partition("| --- | --- |")[2].partition("\n\n")[0]
+    bundled = {name for name, reader in ARCHITECTURES.items() if reader.__module__.startswith("simulator.")}
+    assert set(re.findall(r"`([^`]+)`", table)) == bundled

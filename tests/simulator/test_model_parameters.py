@@ -215,6 +215,28 @@ OTHER_FAMILIES: dict[str, tuple[dict[str, Any], int]] = {
     "whisper-base": (_whisper(512, 6, 8, 51865, 80), 72_593_920),
     "whisper-large-v3": (_whisper(1280, 32, 20, 51866, 128), 1_543_490_560),
     "llava-1.5-7b": ({"model_type": "llava", "text_config": _VICUNA, "vision_config": _CLIP}, 7_063_427_072),
+    "mistral-small-3.2-24b, text": (
+        {
+            "model_type": "mistral3",
+            "text_config": _llama_like("mistral", 5120, 32768, 40, 32, 8, 131072) | {"head_dim": 128},
+        },
+        23_572_403_200,
+    ),
+    "qwen2.5-vl-7b, text": (_llama_like("qwen2_5_vl", 3584, 18944, 28, 28, 4, 152064), 7_615_616_512),
+    "qwen2-vl-72b, text": (
+        {"model_type": "qwen2_vl", "text_config": _llama_like("qwen2_vl_text", 8192, 29568, 80, 64, 8, 152064)},
+        72_706_203_648,
+    ),
+    "command-r-v01": (_llama_like("cohere", 8192, 22528, 40, 64, 64, 256000), 34_980_831_232),
+    "command-r-plus": (
+        _llama_like("cohere", 12288, 33792, 64, 96, 8, 256000) | {"use_qk_norm": True},
+        103_810_674_688,
+    ),
+    "command-r7b": (_llama_like("cohere2", 4096, 14336, 32, 32, 8, 256000) | {"sliding_window": 4096}, 8_028_033_024),
+    "command-a": (
+        _llama_like("cohere2", 12288, 36864, 64, 96, 8, 256000) | {"head_dim": 128, "sliding_window": 4096},
+        111_057_580_032,
+    ),
     "gemma-3-4b-it": (
         {"model_type": "gemma3", "text_config": _GEMMA_4B, "vision_config": _SIGLIP},
         4_300_079_472,

@@ -17,7 +17,10 @@ from simulator.plan import Plan
 @register_cell("attention")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfAttention:
-    """Norm, fused qkv projection, optional per-head norm and rope, attention, output projection, all-reduce."""
+    """Norm, fused qkv projection, optional per-head norm and rope, attention, output projection, all-reduce.
+
+    Where attention and feed-forward run side by side on one norm, the sum of both is reduced once, by the feed-forward.
+    """
 
     hidden: int
     num_heads: int
@@ -27,7 +30,8 @@ class SelfAttention:
     weights: WeightFormat
     norm: Norm
     post_norm: Norm | None = None
-    qk_norm: Literal["none", "unweighted", "head", "layer"] = "none"  # RMSNorm of q and k: per head, or over all heads
+    # Norm of q and k: per head with one scale for all heads, per head with a scale each, or over all heads together.
+    qk_norm: Literal["none", "unweighted", "head", "each_head", "layer"] = "none"
     qkv_bias: bool = False
     has_key_bias: bool = True
     output_bias: bool = False
@@ -36,6 +40,7 @@ class SelfAttention:
     has_sinks: bool = False  # one learned logit per query head
     position_buckets: int = 0  # learned relative-position biases per head
     window: int = 0  # keys a query sees; 0 = all
+    is_reduced: bool = True  # False: the feed-forward beside it reduces the sum of both
 
     def parameters(self) -> int:
         """Projections, norms and sinks."""
@@ -84,7 +89,8 @@ class SelfAttention:
         if kernels.activation_quantisation != "in_gemm":
             ops += output.quantise(m)
         ops.append(output.gemm(m))
-        ops += tensor_all_reduce(plan, m, self.hidden, dtype)
+        if self.is_reduced:
+            ops += tensor_all_reduce(plan, m, self.hidden, dtype)
         if self.post_norm is not None:
             ops.append(self.post_norm.plain(m, dtype))
         return ops
@@ -125,6 +131,7 @@ class SelfAttention:
 
     def _replicated_parameters(self) -> int:
         norms = self.norm.parameters() + (self.post_norm.parameters() if self.post_norm else 0)
-        heads = {"none": 0, "unweighted": 0, "head": 2, "layer": self.num_heads + self.num_kv_heads}[self.qk_norm]
+        every = self.num_heads + self.num_kv_heads
+        heads = {"none": 0, "unweighted": 0, "head": 2, "each_head": every, "layer": every}[self.qk_norm]
         per_head = self.num_heads * (self.position_buckets + int(self.has_sinks))
         return norms + heads * self.head_dim + per_head

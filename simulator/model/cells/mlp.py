@@ -64,10 +64,13 @@ class FeedForward:
 @register_cell("mlp")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mlp:
-    """Norm, feed-forward, all-reduce."""
+    """Norm, feed-forward, all-reduce.
+
+    Without a norm it runs beside the attention before it: on the same normalised input, into the same sum.
+    """
 
     feed_forward: FeedForward
-    norm: Norm
+    norm: Norm | None
     post_norm: Norm | None = None
 
     def parameters(self) -> int:
@@ -91,8 +94,15 @@ class Mlp:
         """Everything: a feed-forward depends on the token count alone."""
         dtype = activation_dtype(plan, self.feed_forward.dtype)
         up, _ = self.feed_forward.linears(plan)
-        ops = [*self.norm.add_into(m, dtype, up, kernels), *self.feed_forward.token_ops(plan, m, kernels)]
-        ops += tensor_all_reduce(plan, m, self.feed_forward.hidden, dtype)
+        hidden = self.feed_forward.hidden
+        if self.norm is not None:
+            ops = [*self.norm.add_into(m, dtype, up, kernels), *self.feed_forward.token_ops(plan, m, kernels)]
+        else:
+            ops = [*(up.quantise(m) if kernels.activation_quantisation == "separate" else [])]
+            ops += self.feed_forward.token_ops(plan, m, kernels)
+            moved = 3 * hidden * DTYPE_BYTES[dtype]
+            ops.append(Elementwise(op="add", rows=m, width=hidden, bytes_per_row=moved, dtype=dtype))
+        ops += tensor_all_reduce(plan, m, hidden, dtype)
         if self.post_norm is not None:
             ops.append(self.post_norm.plain(m, dtype))
         return ops
@@ -106,4 +116,4 @@ class Mlp:
         return self.feed_forward.refusal(plan)
 
     def _norm_parameters(self) -> int:
-        return self.norm.parameters() + (self.post_norm.parameters() if self.post_norm else 0)
+        return sum(norm.parameters() for norm in (self.norm, self.post_norm) if norm is not None)

@@ -2,6 +2,7 @@
 
 from simulator.model.families import (
     classic,
+    cohere,
     deepseek,
     encoder_decoder,
     gemma,
@@ -16,6 +17,7 @@ from simulator.model.families import (
 
 __all__ = [
     "classic",
+    "cohere",
     "deepseek",
     "encoder_decoder",
     "gemma",

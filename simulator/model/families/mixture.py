@@ -21,7 +21,7 @@ def read_mixture(config: HfConfig, name: str) -> ModelSpec:
     if 0 in config.integers("attn_type_list"):
         raise config.fault("attn_type_list", "all 1: linear attention layers are not modelled")
     model_type = config.text("model_type")
-    windows = layer_windows(config, decoder.num_layers)
+    windows = layer_windows(config, decoder.num_layers, use_default=not model_type.startswith("qwen"))
     dense = set(config.integers("mlp_only_layers"))
     step = config.integer("decoder_sparse_step", 1)
     qk_norm = _qk_norm(config, model_type)
