@@ -23,13 +23,18 @@ class LinkSpec(SpecModel):
 
 
 class ClusterFile(SpecModel):
-    """A cluster TOML file: the device by name, the levels in full."""
+    """A cluster TOML file: the device by name, the levels in full.
+
+    A node is what the innermost links join. ``hosts_per_node`` computers share a node where those links span several,
+    as NVLink does in a rack of 18 trays.
+    """
 
     schema_version: Literal[1] = Field(alias="schema")
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
     device: str
     nodes: Annotated[int, Field(gt=0)]
     devices_per_node: Annotated[int, Field(gt=0)]
+    hosts_per_node: Annotated[int, Field(gt=0)] = 1
     usd_per_device_hour: NonNegative | None = None
     usd_source: str | None = None
     level: Annotated[list[LinkSpec], Field(min_length=1)]
@@ -61,6 +66,7 @@ class ClusterSpec(SpecModel):
     device: DeviceSpec
     nodes: int
     devices_per_node: int
+    hosts_per_node: int = 1
     usd_per_device_hour: float | None
     levels: tuple[LinkSpec, ...]
 

@@ -53,6 +53,7 @@ class DeviceSpec(SpecModel):
     schema_version: Literal[1] = Field(alias="schema")
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
     title: str
+    driver_names: tuple[str, ...] = Field(default=(), description="what the driver calls this board")
     kind: Literal["gpu", "cpu"]
     vendor: str
     architecture: str

@@ -57,6 +57,15 @@ def load_cluster(name_or_path: str) -> ClusterSpec:
     return _resolve(file, device)
 
 
+def bundled_node(device: str) -> ClusterSpec | None:
+    """Return the bundled cluster of one node of ``device``, None where none is bundled."""
+    families = ((name, _SIZED.match(name)) for name in bundled_clusters())
+    single = next(
+        (name for name, shape in families if shape and (shape["device"], shape["nodes"]) == (device, None)), None
+    )
+    return None if single is None else load_cluster(single)
+
+
 def _device_of(name: str, path: Path) -> DeviceSpec:
     try:
         return load_device(name)
@@ -70,6 +79,7 @@ def _resolve(file: ClusterFile, device: DeviceSpec) -> ClusterSpec:
         device=device,
         nodes=file.nodes,
         devices_per_node=file.devices_per_node,
+        hosts_per_node=file.hosts_per_node,
         usd_per_device_hour=file.usd_per_device_hour,
         levels=tuple(file.level),
     )

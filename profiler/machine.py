@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
+from cluster_specs.driver_names import device_of_driver
 from cluster_specs.errors import UserError
 from profiler.instruments.clocks import ClockControl, open_clock_control
-from profiler.instruments.device_name import spec_name_of
 from profiler.instruments.nvml import Gpu, Nvml, NvmlError
 from profiler.instruments.throttle import ThrottleCounters
 from profiler.ranks import Place
@@ -75,7 +75,7 @@ class Machine:
             return cls(device=device, name=name or "cpu", nvml=None, gpu=None, without_nvml="a CPU has no NVML")
         nvml, gpu, why = _open_nvml(device)
         title = torch.cuda.get_device_name(device)
-        found = name or spec_name_of(title)
+        found = name or device_of_driver(title)
         if found is None:
             found = "".join(char if char.isalnum() else "-" for char in title.lower()).strip("-")
         return cls(device=device, name=found, nvml=nvml, gpu=gpu, without_nvml=why)

@@ -5,10 +5,10 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from cluster_specs.driver_names import device_of_driver
 from profiler.device_spec import device_spec
 from profiler.doctor.findings import Finding, Severity
 from profiler.instruments.clocks import RESET_COMMAND, NvmlClocks
-from profiler.instruments.device_name import spec_name_of
 from profiler.instruments.energy import EnergyMeter
 from profiler.instruments.nvml import Gpu, NvmlError, answered
 from profiler.instruments.topology import Topology
@@ -58,7 +58,7 @@ def check_topology(gpus: Sequence[Gpu], topology: Topology) -> list[Finding]:
 
 
 def _check_identity(topic: str, gpu: Gpu) -> Finding:
-    spec = spec_name_of(gpu.name)
+    spec = device_of_driver(gpu.name)
     total, _ = answered(gpu.memory_bytes) or (0, 0)
     text = f"{gpu.name}, {total / 2**30:.1f} GiB, device spec {spec or 'none bundled'}"
     fix = "" if spec else "write a device TOML (see cluster_specs/devices) and give its path"
@@ -100,7 +100,7 @@ def _check_health(topic: str, gpu: Gpu) -> list[Finding]:
 
 def _check_power(topic: str, gpu: Gpu) -> list[Finding]:
     limit = answered(gpu.power_limit_w)
-    name = spec_name_of(gpu.name)
+    name = device_of_driver(gpu.name)
     spec = device_spec(name) if name else None
     if limit is None or spec is None or limit >= spec.tdp_w:
         return []

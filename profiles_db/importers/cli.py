@@ -134,7 +134,7 @@ def nccl_tests_command(
     in_place: bool,
     as_json: bool,
 ) -> None:
-    """Import nccl-tests outputs (text, or the JSON of -J), one program run per file."""
+    """Import outputs of nccl-tests or rccl-tests: text of any number of runs, or the JSON of -J."""
     from profiles_db.importers.nccl_tests import import_nccl_tests
 
     store = opened(db, must_exist=False)

@@ -3,25 +3,15 @@
 from collections.abc import Mapping
 from typing import Final
 
+from cluster_specs.driver_names import device_of_driver
 from cluster_specs.errors import UserError
+from cluster_specs.files.shown import shown
+from cluster_specs.load import bundled_devices, bundled_node
 
 DEVICE_NAMES: Final[Mapping[str, str]] = {
-    # as the driver reports them
-    "Tesla V100-SXM2-16GB": "v100-sxm2",
-    "Tesla V100-SXM2-32GB": "v100-sxm2",
+    # boards with tables but without a bundled spec, as the driver reports them
     "Tesla V100-PCIE-16GB": "v100-pcie",
     "NVIDIA A40": "a40",
-    "NVIDIA A100-SXM4-40GB": "a100-sxm-40gb",
-    "NVIDIA A100-SXM4-80GB": "a100-sxm-80gb",
-    "NVIDIA H100 80GB HBM3": "h100-sxm",
-    "NVIDIA H100 PCIe": "h100-pcie",
-    "NVIDIA H200": "h200-sxm",
-    "NVIDIA B200": "b200",
-    "NVIDIA B300 SXM6 AC": "b300",
-    "NVIDIA GB200": "gb200",
-    "NVIDIA GB300": "gb300",
-    "NVIDIA L40S": "l40s",
-    "NVIDIA RTX PRO 6000 Blackwell Server Edition": "rtx-pro-6000",
     # as apex_plus names its folders
     "V100-PCIE-16GB": "v100-pcie",
     "A100-SXM-80GB": "a100-sxm-80gb",
@@ -33,8 +23,8 @@ DEVICE_NAMES: Final[Mapping[str, str]] = {
     "h100": "h100-sxm",
 }
 
-_PCIE: Final = frozenset({"v100-pcie", "a40", "h100-pcie", "l40s", "rtx-pro-6000", "b60"})
-_FABRIC: Final = frozenset({"mi300x"})
+# Boards without a bundled cluster whose nodes are joined by PCIe.
+_PCIE: Final = frozenset({"v100-pcie", "a40", "b60"})
 
 # Name of the link level between nodes.
 NETWORK: Final = "network"
@@ -42,15 +32,25 @@ NETWORK: Final = "network"
 
 def device_name(foreign: str) -> str:
     """Translate a foreign device name; raises ``UserError`` for one nobody has met."""
-    if foreign in DEVICE_NAMES.values():
+    if foreign in DEVICE_NAMES:
+        return DEVICE_NAMES[foreign]
+    if foreign in DEVICE_NAMES.values() or foreign in bundled_devices():
         return foreign
-    if foreign not in DEVICE_NAMES:
-        raise UserError(f"unknown device {foreign!r}", hint="name it with --device, for example --device h100-sxm")
-    return DEVICE_NAMES[foreign]
+    found = device_of_driver(foreign)
+    if found is None:
+        raise UserError(f"unknown device {shown(foreign)}", hint="name it with --device, for example --device h100-sxm")
+    return found
 
 
 def node_level(device: str) -> str:
     """Name of the link level that joins the devices of one node."""
     if device in _PCIE:
         return "pcie"
-    return "fabric" if device in _FABRIC else "nvlink"
+    node = bundled_node(device)
+    return "nvlink" if node is None else node.levels[0].name
+
+
+def domain_of(device: str) -> int:
+    """Devices that the links of a node reach beyond one host: 72 for a rack of GB200; 1 where a host is a node."""
+    node = bundled_node(device)
+    return 1 if node is None or node.hosts_per_node == 1 else node.devices_per_node

@@ -6,7 +6,6 @@ import subprocess
 import pytest
 
 from cluster_specs.errors import UserError
-from profiler.instruments.device_name import spec_name_of
 from profiler.instruments.nvml import Nvml
 from profiler.instruments.provenance import collect_provenance, git_commit, host_hash, require_same_software
 from profiler.instruments.topology import read_topology
@@ -110,41 +109,3 @@ def test_topology_reads_links_and_ports(fake_nvml, tmp_path):
     assert not bridged.is_fully_nvlinked
     assert bridged.paths[0][1] == "PXB"
     assert unknown.paths == (("SELF", "?"), ("?", "SELF"))
-
-
-@pytest.mark.parametrize(
-    ("driver_name", "spec"),
-    [
-        ("NVIDIA H200", "h200-sxm"),
-        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
-        ("NVIDIA H100 PCIe", "h100-pcie"),
-        ("NVIDIA A100-SXM4-80GB", "a100-sxm-80gb"),
-        ("NVIDIA A100-SXM4-40GB", "a100-sxm-40gb"),
-        ("Tesla V100-SXM2-32GB", "v100-sxm2"),
-        ("NVIDIA B200", "b200"),
-        ("NVIDIA L40S", "l40s"),
-        ("AMD Instinct MI300X OAM", "mi300x"),
-        ("AMD Instinct MI355X", "mi355x"),
-        ("NVIDIA H100 NVL", "h100-nvl"),
-        ("NVIDIA H20", "h20"),
-        ("NVIDIA GH200 480GB", "gh200-96gb"),
-        ("NVIDIA GH200 144G HBM3e", "gh200-144gb"),
-        ("NVIDIA GB200", "gb200"),
-        ("NVIDIA B300 SXM6 AC", "b300"),
-        ("NVIDIA L4", "l4"),
-        ("NVIDIA A10G", "a10g"),
-        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
-        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx-pro-6000"),
-        ("NVIDIA H200 NVL", None),
-        ("NVIDIA H20-3e", None),
-        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
-        ("NVIDIA A100 80GB PCIe", None),
-        ("NVIDIA GeForce RTX 4090 D", None),
-        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
-        ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", None),
-        ("NVIDIA A10", None),
-    ],
-)
-def test_driver_names_mean_bundled_specs_or_none(driver_name, spec):
-    """A board whose peaks are not bundled is never taken for a similar one."""
-    assert spec_name_of(driver_name) == spec

@@ -67,13 +67,13 @@ def test_the_self_test_measures_this_cpu_against_its_spec():
 @pytest.mark.gpu
 def test_a_gpu_comes_near_its_datasheet():
     """Copy bandwidth and a large GEMM reach the accepted range on an undisturbed GPU."""
-    from profiler.instruments.device_name import spec_name_of
+    from cluster_specs.driver_names import device_of_driver
     from profiler.instruments.nvml import Nvml
 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     device = torch.device("cuda", 0)
-    name = spec_name_of(torch.cuda.get_device_name(device))
+    name = device_of_driver(torch.cuda.get_device_name(device))
     if name is None:
         pytest.skip("no bundled spec for this GPU")
     with Nvml() as nvml:
