@@ -17,8 +17,10 @@ from cluster_specs.cluster import ClusterSpec
 from costmodel.ops import SCHEMES, Collective
 from simulator.engine.disaggregated import DisaggregatedResult, Pool, run_disaggregated
 from simulator.engine.result import EngineResult
+from simulator.engine_profile import EngineProfile
 from simulator.engine_support import engines_for
 from simulator.interval import Interval, metric_intervals
+from simulator.kv_format import kv_format, served
 from simulator.launch import pool_launch_lines
 from simulator.limits import EngineLimits
 from simulator.metrics import Distribution, summarise
@@ -127,9 +129,9 @@ def with_pools_interval(
     return replace(result, interval=metric_intervals([result.metrics, *runs]))
 
 
-def kv_bytes_per_token(model: ModelSpec, plan: PoolPlan) -> float:
+def kv_bytes_per_token(model: ModelSpec, plan: PoolPlan, profile: EngineProfile) -> float:
     """Bytes per prompt token that the busiest rank sends or receives."""
-    return max(model.kv_bytes_per_token(side) / side.pp for side in (plan.prefill, plan.decode))
+    return max(model.kv_bytes_per_token(served(model, side, profile)) / side.pp for side in (plan.prefill, plan.decode))
 
 
 def pools_refusal(serving: Serving, workload: Workload) -> str | None:
@@ -146,8 +148,9 @@ def _refusal(serving: Serving, plan: PoolPlan, workload: Workload) -> str | None
     cluster = serving.cluster
     if plan.num_devices > cluster.num_devices:
         return f"needs {plan.num_devices} devices, {cluster.name} has {cluster.num_devices}"
-    if plan.prefill.kv_dtype != plan.decode.kv_dtype:
-        return f"KV formats differ: prefill {plan.prefill.kv_dtype or 'own'}, decode {plan.decode.kv_dtype or 'own'}"
+    formats = [kv_format(serving.model, side, serving.profile).dtype for side in (plan.prefill, plan.decode)]
+    if formats[0] != formats[1]:
+        return f"KV formats differ: prefill {formats[0]}, decode {formats[1]}"
     if plan.prefill.attention_dp > 1 or plan.decode.attention_dp > 1:
         return "attention data parallelism inside a pool is not simulated"
     return pools_refusal(serving, workload)
@@ -161,7 +164,7 @@ def _stride(cluster: ClusterSpec, devices: int) -> int:
 
 def _transfer_s(serving: Serving, plan: PoolPlan, prompt_tokens: I64, end: End) -> NDArray[np.float64]:
     """Seconds the KV of each prompt is on the link, [n]."""
-    sent = np.ceil(prompt_tokens * kv_bytes_per_token(serving.model, plan)).astype(np.int64)
+    sent = np.ceil(prompt_tokens * kv_bytes_per_token(serving.model, plan, serving.profile)).astype(np.int64)
     stride = _stride(serving.cluster, plan.num_devices)
     curve = serving.curves(plan.prefill.clock_mhz).price(
         Collective(kind="send_recv", message_bytes=sent, ranks=2, group_stride=stride)

@@ -115,6 +115,15 @@ class ExpertKernels(_Profile):
         return self.devices.get(device.name) or self.devices.get(device.architecture) or self.default
 
 
+class CheckpointKvFormats(_Profile):
+    """KV-cache formats the engine takes from a checkpoint when no one states another, by the tool that wrote it."""
+
+    modelopt: list[str] = []
+    compressed_tensors: list[str] = []
+    needs_producer: bool = False  # ModelOpt's file counts as such only where it names its producer
+    source: str = Field(min_length=1)
+
+
 class GraphCapture(_Profile):
     """CUDA-graph capture: which steps run as graphs, and the token counts they are padded to."""
 
@@ -154,6 +163,7 @@ class EngineProfile(_Profile):
     async_scheduling: bool
     reserve_full_isl: bool
     mxfp4_experts: ExpertKernels
+    checkpoint_kv: CheckpointKvFormats
     shared_expert_tokens: Annotated[int, Field(ge=0)]  # largest step whose shared experts run beside the routed ones
     sampler_sorts: bool  # top-p by sorting all logits, as older samplers did: costs memory
     limits: Annotated[list[BatchLimits], Field(min_length=1)]

@@ -7,8 +7,10 @@ checkpoint.
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from simulator.engine_support import converted_checkpoint
+from simulator.kv_format import kv_format
 from simulator.model.linear import UNQUANTISED
 from simulator.plan import Plan
 from simulator.serving import Serving, Start
@@ -67,7 +69,7 @@ def _vllm(serving: Serving, start: Start, more: str) -> Iterator[str]:
         ("--distributed-executor-backend", "ray" if not ranks_per_node else None),
         ("--quantization", "fp8" if _is_cast_while_loading(serving, plan) else None),
         ("--dtype", _DTYPE_NAMES.get(plan.weight_dtype or "")),
-        ("--kv-cache-dtype", "fp8" if plan.kv_dtype == "fp8" else None),
+        ("--kv-cache-dtype", _kv_cache_dtype(serving, plan, fp8="fp8")),
         ("--max-model-len", start.limits.max_model_len),
         ("--max-num-seqs", plan.max_num_seqs or stated.max_num_seqs),
         ("--max-num-batched-tokens", _batched_tokens(serving, start)),
@@ -112,7 +114,7 @@ def _sglang(serving: Serving, start: Start) -> Iterator[str]:
         ("--nnodes", f"{nodes} --node-rank RANK --dist-init-addr HEAD:5000" if nodes > 1 else None),
         ("--quantization", "fp8" if _is_cast_while_loading(serving, plan) else None),
         ("--dtype", _DTYPE_NAMES.get(plan.weight_dtype or "")),
-        ("--kv-cache-dtype", "fp8_e4m3" if plan.kv_dtype == "fp8" else None),
+        ("--kv-cache-dtype", _kv_cache_dtype(serving, plan, fp8="fp8_e4m3")),
         ("--context-length", start.limits.max_model_len),
         ("--max-running-requests", seqs or None),
         ("--chunked-prefill-size", tokens or None),
@@ -208,6 +210,14 @@ def _replicas_per_node(plan: Plan, devices_per_node: int) -> int:
 
 def _is_cast_while_loading(serving: Serving, plan: Plan) -> bool:
     return plan.weight_dtype == "fp8" and serving.model.quantisation in {None, *UNQUANTISED}
+
+
+def _kv_cache_dtype(serving: Serving, plan: Plan, *, fp8: str) -> str | None:
+    """Name the KV cache's format where the engine's own choice would be another."""
+    if plan.kv_dtype == "fp8":
+        return fp8
+    own = kv_format(serving.model, replace(plan, kv_dtype=None), serving.profile)
+    return _DTYPE_NAMES.get(plan.kv_dtype or "") if plan.kv_dtype != own.dtype else None
 
 
 def _above_one(degree: int) -> int | None:

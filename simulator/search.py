@@ -10,7 +10,9 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from simulator.capacity import check_capacity, find_capacity
 from simulator.disaggregation import PoolStarts
+from simulator.kv_format import served
 from simulator.layouts import Layout, Outcome, replay_layout, start_layout, with_layout_interval
+from simulator.model.expert_layout import EXPERT_LAYOUTS
 from simulator.objective import SUSTAINABLE_RATE, Limit, Objective, Slo, read_metric
 from simulator.plan import Plan
 from simulator.plan_space import Axes, enumerate_plans, smallest_fit
@@ -170,8 +172,9 @@ def smallest_cluster(serving: Serving, workload: Workload) -> Plan | None:
     profile = serving.profile.on(cluster.device, node)
     defaults = profile.batch_limits(cluster.device, node)
     budget = overrides.max_num_batched_tokens or defaults.max_num_batched_tokens
+    kernel = profile.mxfp4_experts.on(cluster.device)
     return smallest_fit(
-        serving.model,
+        serving.model.with_expert_layout(EXPERT_LAYOUTS[kernel]),
         cluster.device,
         gpu_memory_utilization=overrides.gpu_memory_utilization
         or profile.memory_utilization(cluster.device.memory_bytes, max_num_batched_tokens=budget, plan=node),
@@ -180,4 +183,5 @@ def smallest_cluster(serving: Serving, workload: Workload) -> Plan | None:
         max_num_seqs=overrides.max_num_seqs or defaults.max_num_seqs,
         max_model_len=serving.max_model_len(workload),
         devices_per_node=cluster.devices_per_node,
+        kv_dtype=served(serving.model, Plan(), profile).kv_dtype,
     )

@@ -14,6 +14,7 @@ from cluster_specs.errors import UserError
 from costmodel.prediction import CostModel
 from simulator.engine_profile import BatchLimits, EngineProfile
 from simulator.engine_support import engines_for
+from simulator.kv_format import KvFormat, kv_format, served
 from simulator.limits import EngineLimits, RouterName
 from simulator.memory import MemoryBudget, plan_memory
 from simulator.model.cell import KernelChoices
@@ -58,6 +59,7 @@ class Start:
 
     plan: Plan
     memory: MemoryBudget
+    kv: KvFormat
     limits: EngineLimits
     router: RouterName
     compiled: CompiledPlan
@@ -104,6 +106,10 @@ class Serving:
         reason = check_plan(self.model, plan, self.cluster) or self._engine_refusal(plan)
         if reason is not None:
             return Refusal(plan=plan, reason=reason)
+        kv = kv_format(self.model, plan, self.profile)
+        if kv.refusal is not None:
+            return Refusal(plan=plan, reason=kv.refusal)
+        run = served(self.model, plan, self.profile)
         profile, overrides = self.profile.on(self.cluster.device, plan), self.overrides
         defaults = profile.batch_limits(self.cluster.device, plan)
         max_model_len = self.max_model_len(workload)
@@ -126,7 +132,7 @@ class Serving:
         kernel = profile.mxfp4_experts.on(self.cluster.device)
         memory = plan_memory(
             self.model.with_expert_layout(EXPERT_LAYOUTS[kernel]),
-            plan,
+            run,
             self.cluster.device,
             gpu_memory_utilization=overrides.gpu_memory_utilization
             or profile.memory_utilization(
@@ -169,10 +175,15 @@ class Serving:
             queries=1 + drafts,
         )
         compiled = compile_plan(
-            self.model, plan, self.curves(plan.clock_mhz), profile=profile, shape=shape, kernels=self.kernels(plan)
+            self.model, run, self.curves(plan.clock_mhz), profile=profile, shape=shape, kernels=self.kernels(plan)
         )
         return Start(
-            plan=plan, memory=memory, limits=limits, router=overrides.router or profile.router, compiled=compiled
+            plan=plan,
+            memory=memory,
+            kv=kv,
+            limits=limits,
+            router=overrides.router or profile.router,
+            compiled=compiled,
         )
 
     def _default_tokens(self, plan: Plan, defaults: BatchLimits, max_model_len: int) -> int:
@@ -224,6 +235,9 @@ class Serving:
     def price_notes(self) -> list[str]:
         """Say what the prices used so far rest on; clocks whose prices rest on the same share a line."""
         notes = []
+        if self.model.checkpoint_kv is not None:
+            kv = kv_format(self.model, Plan(), self.profile)
+            notes.append(f"KV cache: {kv.dtype} unless a plan names another; {kv.refusal or kv.why}")
         if self.model.encoder is not None and self.model.encoder.kind == "vision":
             notes.append(f"requests are text: the {self.model.encoder.kind} tower takes memory but no time")
         notes += [f"requests are text: the {part} takes neither memory nor time" for part in self.model.left_out]

@@ -108,7 +108,7 @@ def _draft_facts(limits: EngineLimits) -> dict[str, Any]:
     }
 
 
-def memory_facts(start: Start) -> dict[str, int]:
+def memory_facts(start: Start) -> dict[str, int | str]:
     """Return what fills the memory of one rank."""
     memory = start.memory
     return {
@@ -116,6 +116,8 @@ def memory_facts(start: Start) -> dict[str, int]:
         "activation_bytes": memory.activation_bytes,
         "kv_bytes": memory.kv_bytes,
         "kv_tokens": memory.kv_tokens,
+        "kv_dtype": start.kv.dtype,
+        "kv_dtype_why": start.kv.why,
     }
 
 

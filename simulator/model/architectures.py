@@ -6,11 +6,13 @@ models are refused; the many metadata keys of real configs are ignored.
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from simulator.model.checkpoint_kv import read_checkpoint_kv
 from simulator.model.hf_config import HfConfig
 from simulator.model.spec import ModelSpec
 
@@ -91,7 +93,8 @@ def from_hf_config(source: str | Path | Mapping[str, Any] | HfConfig, *, name: s
     for key, because in _UNSUPPORTED.items():
         if key not in understood:
             config.refuse(key, because=because, hint="register a cell for it: docs/custom_cells.md")
-    return reader(config, name or config.text("_name_or_path", "") or config.text("model_type", "model"))
+    model = reader(config, name or config.text("_name_or_path", "") or config.text("model_type", "model"))
+    return replace(model, checkpoint_kv=read_checkpoint_kv(config))
 
 
 def _reader_of(config: HfConfig) -> Reader:

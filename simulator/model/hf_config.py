@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.shown import shown
 
 MOST_LAYERS: Final = 10_000  # ten times the deepest model anyone trained
 
@@ -26,7 +27,11 @@ class HfConfig:
         values = _object(file)
         beside = file.with_name("hf_quant_config.json")
         if values.get("quantization_config") is None and beside.is_file():
-            values["quantization_config"] = _object(beside).get("quantization")
+            written = _object(beside)
+            inner = written.get("quantization")
+            if not isinstance(inner, dict):
+                raise UserError(f"{beside}: key 'quantization' is {shown(inner)}, must be an object")
+            values["quantization_config"] = {"producer": written.get("producer"), **inner}
         return cls(values, str(file))
 
     def __contains__(self, key: str) -> bool:
@@ -45,7 +50,7 @@ class HfConfig:
         hint = hint or "compare with the model's published config.json"
         if key not in self._values:
             return UserError(f"{self.place}: key {key!r} is missing, must be {must}", hint=hint)
-        return UserError(f"{self.place}: key {key!r} is {self._values[key]!r}, must be {must}", hint=hint)
+        return UserError(f"{self.place}: key {key!r} is {shown(self._values[key])}, must be {must}", hint=hint)
 
     def layers(self, key: str, default: int | None = None) -> int:
         """Return a count of layers, each of which is going to be built."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
+from simulator.model.checkpoint_kv import method_of, quantisation_section
 from simulator.model.hf_config import HfConfig
 from simulator.model.linear import FP8_BLOCK, WeightFormat
 
@@ -41,10 +42,10 @@ class Quantisation:
 
 def read_quantisation(config: HfConfig, dtype: str) -> Quantisation:
     """Read ``quantization_config``; absent means unquantised."""
-    section = config.section("quantization_config")
+    section = quantisation_section(config)
     if section is None:
         return Quantisation(dtype=dtype)
-    method = section.text("quant_method", "modelopt" if "quant_algo" in section else "")
+    method = method_of(section)
     if method not in _READERS:
         raise section.fault(
             "quant_method", f"one of {', '.join(_READERS)}", hint="use the unquantised checkpoint's config.json"

@@ -14,6 +14,7 @@ from costmodel.ops import DTYPE_BYTES, Collective, Elementwise, Ints, Op
 from simulator.model.block import Block
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices
 from simulator.model.cells.moe import MixtureOfExperts
+from simulator.model.checkpoint_kv import CheckpointKv
 from simulator.model.collectives import tensor_all_gather, tensor_all_reduce
 from simulator.model.encoder import Encoder
 from simulator.model.expert_layout import ExpertLayout
@@ -59,6 +60,7 @@ class ModelSpec:
     head_weights: WeightFormat = field(default_factory=lambda: WeightFormat(scheme="bf16"))
     encoder: Encoder | None = None
     left_out: tuple[str, ...] = ()  # parts of the checkpoint that text requests never use, such as a vision tower
+    checkpoint_kv: CheckpointKv | None = None  # the KV-cache format the checkpoint states
 
     @property
     def num_layers(self) -> int:

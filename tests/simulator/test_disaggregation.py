@@ -76,11 +76,11 @@ def test_requests_far_apart_wait_for_one_transfer_each() -> None:
 
 def test_the_rank_that_moves_most_decides() -> None:
     """From tp4 to tp1 one rank receives everything; pipeline stages share it."""
-    model = load_model("llama-3.1-8b")
+    model, profile = load_model("llama-3.1-8b"), load_profile("vllm-0.33")
     whole = model.kv_bytes_per_token()
-    assert kv_bytes_per_token(model, _plan("prefill.tp4+decode.tp1")) == whole
-    assert kv_bytes_per_token(model, _plan("prefill.tp2+decode.tp4")) == whole / 2
-    assert kv_bytes_per_token(model, _plan("prefill.pp2-tp2+decode.tp4")) == whole / 4
+    assert kv_bytes_per_token(model, _plan("prefill.tp4+decode.tp1"), profile) == whole
+    assert kv_bytes_per_token(model, _plan("prefill.tp2+decode.tp4"), profile) == whole / 2
+    assert kv_bytes_per_token(model, _plan("prefill.pp2-tp2+decode.tp4"), profile) == whole / 4
 
 
 def test_pools_across_nodes_use_the_network() -> None:
