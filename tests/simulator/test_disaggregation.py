@@ -120,7 +120,7 @@ def test_drafts_run_in_the_decode_pool_alone() -> None:
     ("text", "settings", "trace", "reason"),
     [
         ("prefill.tp8+decode.tp2", {}, "chat-synthetic", "needs 10 devices, h100-sxm-8 has 8"),
-        ("prefill.tp2-kv.fp8+decode.tp2", {}, "chat-synthetic", "KV formats differ: prefill fp8, decode own"),
+        ("prefill.tp2-kv.fp8+decode.tp2", {}, "chat-synthetic", "KV formats differ: prefill fp8, decode bf16"),
         ("prefill.tp2+decode.tp2", {"profile": "sglang-0.5"}, "chat-synthetic", "sglang is not simulated in two pools"),
         ("prefill.tp3+decode.tp2", {}, "chat-synthetic", "prefill pool: tp is 3"),
         ("prefill.tp2+decode.tp2", {"num_gpu_blocks": 2}, "chat-synthetic", "prefill pool: KV cache holds"),
