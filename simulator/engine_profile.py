@@ -115,6 +115,17 @@ class ExpertKernels(_Profile):
         return self.devices.get(device.name) or self.devices.get(device.architecture) or self.default
 
 
+class ContextRules(_Profile):
+    """How the engine derives a model's longest sequence from its rope scaling: types by name."""
+
+    unscaled: list[str] = []  # their factor does not lengthen the context
+    from_original: list[str] = []  # their factor counts from original_max_position_embeddings
+    original_is_scaled: bool = False  # no factor counts where original_max_position_embeddings is stated
+    starts_at_original: list[str] = []  # run at the original length unless a longer one is asked for
+    unscaled_models: list[str] = []  # parts of model types whose factor does not count
+    source: str = Field(min_length=1)
+
+
 class CheckpointKvFormats(_Profile):
     """KV-cache formats the engine takes from a checkpoint when no one states another, by the tool that wrote it."""
 
@@ -164,6 +175,7 @@ class EngineProfile(_Profile):
     reserve_full_isl: bool
     mxfp4_experts: ExpertKernels
     checkpoint_kv: CheckpointKvFormats
+    context: ContextRules
     shared_expert_tokens: Annotated[int, Field(ge=0)]  # largest step whose shared experts run beside the routed ones
     sampler_sorts: bool  # top-p by sorting all logits, as older samplers did: costs memory
     limits: Annotated[list[BatchLimits], Field(min_length=1)]

@@ -12,6 +12,7 @@ import numpy as np
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from costmodel.prediction import CostModel
+from simulator.context import check_max_model_len, context_note, context_of
 from simulator.engine_profile import BatchLimits, EngineProfile
 from simulator.engine_support import engines_for
 from simulator.kv_format import KvFormat, kv_format, served
@@ -92,14 +93,10 @@ class Serving:
         Engines default to the model's whole context, which makes small plans fail to start for lengths nobody sends.
         """
         if self.overrides.max_model_len is not None:
-            if self.overrides.max_model_len > self.model.max_position:
-                raise UserError(
-                    f"max_model_len is {self.overrides.max_model_len}, must be at most {self.model.max_position}, "
-                    f"the context of {self.model.name}"
-                )
+            check_max_model_len(self.overrides.max_model_len, self.model, self.profile)
             return self.overrides.max_model_len
         longest = int((workload.prompt_tokens + workload.output_tokens).max(initial=1))
-        return min(self.model.max_position, -(-longest // 1024) * 1024)
+        return min(context_of(self.model, self.profile).limit, -(-longest // 1024) * 1024)
 
     def start(self, plan: Plan, workload: Workload) -> Start | Refusal:
         """Check, size and compile ``plan`` for ``workload``."""
@@ -238,6 +235,9 @@ class Serving:
         if self.model.checkpoint_kv is not None:
             kv = kv_format(self.model, Plan(), self.profile)
             notes.append(f"KV cache: {kv.dtype} unless a plan names another; {kv.refusal or kv.why}")
+        context = context_note(self.model, self.profile)
+        if context is not None:
+            notes.append(context)
         if self.model.encoder is not None and self.model.encoder.kind == "vision":
             notes.append(f"requests are text: the {self.model.encoder.kind} tower takes memory but no time")
         notes += [f"requests are text: the {part} takes neither memory nor time" for part in self.model.left_out]

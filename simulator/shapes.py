@@ -17,6 +17,7 @@ from costmodel.ops import Attention, Op
 from costmodel.prediction import CostModel, Prediction
 from profiles_db.manifest import ShapeManifest, manifest_schema
 from profiles_db.schema import FAMILIES
+from simulator.context import context_of
 from simulator.engine_profile import EngineProfile
 from simulator.model.spec import ModelSpec
 from simulator.plan import Plan
@@ -140,7 +141,7 @@ def _serving(
 
 def _longest_request(serving: Serving) -> Workload:
     """One request as long as sequences may get."""
-    longest = serving.overrides.max_model_len or min(_DEFAULT_LONGEST, serving.model.max_position)
+    longest = serving.overrides.max_model_len or min(_DEFAULT_LONGEST, context_of(serving.model, serving.profile).limit)
     return Workload(
         name="longest request",
         arrival_s=np.zeros(1),

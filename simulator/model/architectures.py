@@ -14,6 +14,7 @@ from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
 from simulator.model.checkpoint_kv import read_checkpoint_kv
 from simulator.model.hf_config import HfConfig
+from simulator.model.rope import read_positions
 from simulator.model.spec import ModelSpec
 
 Reader = Callable[[HfConfig, str], ModelSpec]
@@ -94,7 +95,7 @@ def from_hf_config(source: str | Path | Mapping[str, Any] | HfConfig, *, name: s
         if key not in understood:
             config.refuse(key, because=because, hint="register a cell for it: docs/custom_cells.md")
     model = reader(config, name or config.text("_name_or_path", "") or config.text("model_type", "model"))
-    return replace(model, checkpoint_kv=read_checkpoint_kv(config))
+    return replace(model, checkpoint_kv=read_checkpoint_kv(config), positions=read_positions(config))
 
 
 def _reader_of(config: HfConfig) -> Reader:

@@ -75,6 +75,15 @@ class HfConfig:
                 return self.integer(key)
         return self.integer(keys[0], default)
 
+    def number(self, key: str, default: float, *, most: float) -> float:
+        """Return a number above zero and up to ``most``; a null or absent key takes ``default``."""
+        value = self._values.get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+            raise self.fault(key, f"a number above 0 and at most {most:g}")
+        return float(value)
+
     def flag(self, key: str, *, default: bool) -> bool:
         """Return a boolean."""
         value = self._values.get(key)

@@ -20,6 +20,7 @@ from simulator.model.encoder import Encoder
 from simulator.model.expert_layout import ExpertLayout
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
 from simulator.model.norm import Norm
+from simulator.model.rope import Positions
 from simulator.plan import Plan
 
 __all__ = ["Block", "Embedding", "ModelSpec", "padded_vocab", "stage_layers"]
@@ -60,6 +61,7 @@ class ModelSpec:
     head_weights: WeightFormat = field(default_factory=lambda: WeightFormat(scheme="bf16"))
     encoder: Encoder | None = None
     left_out: tuple[str, ...] = ()  # parts of the checkpoint that text requests never use, such as a vision tower
+    positions: Positions = field(default_factory=Positions)  # what scales ``max_position``
     checkpoint_kv: CheckpointKv | None = None  # the KV-cache format the checkpoint states
 
     @property
