@@ -112,7 +112,7 @@ def test_a_missing_model_suggests_near_names(tmp_path: Path) -> None:
 
 def test_metadata_keys_are_ignored() -> None:
     """Keys that do not change the computation are normal in real configs and change nothing."""
-    extra = {"transformers_version": "4.51", "bos_token_id": 1, "rope_scaling": {"factor": 8.0}, "pretraining_tp": 1}
+    extra = {"transformers_version": "4.51", "bos_token_id": 1, "rope_theta": 500000.0, "pretraining_tp": 1}
     assert from_hf_config(LLAMA | extra, name="a") == from_hf_config(LLAMA, name="a")
 
 
