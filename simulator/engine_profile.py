@@ -172,6 +172,8 @@ class EngineProfile(_Profile):
     enable_chunked_prefill: bool
     enable_prefix_caching: bool
     async_scheduling: bool
+    # What an engine cannot schedule ahead of: pipeline stages, drafts, drafts that are looked up in the text.
+    async_excludes: list[Literal["pipeline", "drafts", "lookup_drafts"]] = []
     reserve_full_isl: bool
     mxfp4_experts: ExpertKernels
     checkpoint_kv: CheckpointKvFormats
@@ -227,6 +229,14 @@ class EngineProfile(_Profile):
             tokens=max_num_batched_tokens, graph_tokens=self.graphs.max_tokens, plan=plan, memory_bytes=memory_bytes
         )
         return max(0.0, 1.0 - reserved_mib * 2**20 / memory_bytes)
+
+    def async_conflict(self, *, pp: int, has_drafts: bool, has_lookup_drafts: bool) -> str | None:
+        """Name what keeps the engine from scheduling a step ahead; None when nothing does."""
+        if self.policy == "vllm-v0":
+            return "its V0 engine"
+        met = {"pipeline": pp > 1, "drafts": has_drafts, "lookup_drafts": has_lookup_drafts}
+        named = {"pipeline": "pipeline stages", "drafts": "drafts", "lookup_drafts": "drafts looked up in the text"}
+        return next((named[name] for name in self.async_excludes if met[name]), None)
 
     def capture_sizes(self, max_num_seqs: int) -> list[int]:
         """Token counts a captured graph exists for, ascending; none above twice ``max_num_seqs``."""

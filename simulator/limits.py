@@ -8,6 +8,25 @@ RouterName = Literal["round_robin", "vllm", "least_outstanding", "prefix"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLimits:
+    """What the server of one replica is started with, by vLLM's names.
+
+    The scheduler's own limits (`EngineLimits`) are the same, except where no request of the workload can tell: a closed
+    loop never fills more seats than it has clients, and a trace without prefix ids finds none.
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    gpu_memory_utilization: float
+    block_size: int
+    enable_prefix_caching: bool
+    enable_chunked_prefill: bool
+    async_scheduling: bool
+    reserve_full_isl: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
     """What the scheduler of one replica may do; tokens, blocks and sequences are counts."""
 

@@ -16,7 +16,7 @@ from simulator.context import check_max_model_len, context_note, context_of
 from simulator.engine_profile import BatchLimits, EngineProfile
 from simulator.engine_support import engines_for
 from simulator.kv_format import KvFormat, kv_format, served
-from simulator.limits import EngineLimits, RouterName
+from simulator.limits import EngineLimits, RouterName, ServerLimits
 from simulator.memory import MemoryBudget, plan_memory
 from simulator.model.cell import KernelChoices
 from simulator.model.expert_layout import EXPERT_LAYOUTS
@@ -61,6 +61,7 @@ class Start:
     plan: Plan
     memory: MemoryBudget
     kv: KvFormat
+    server: ServerLimits
     limits: EngineLimits
     router: RouterName
     compiled: CompiledPlan
@@ -127,14 +128,14 @@ class Serving:
             # No more than the client's own concurrency can ever run; a larger table would only cost time.
             max_num_seqs = min(max_num_seqs, max(1, workload.client.concurrency))
         kernel = profile.mxfp4_experts.on(self.cluster.device)
+        utilization = overrides.gpu_memory_utilization or profile.memory_utilization(
+            self.cluster.device.memory_bytes, max_num_batched_tokens=budget * shared, plan=plan
+        )
         memory = plan_memory(
             self.model.with_expert_layout(EXPERT_LAYOUTS[kernel]),
             run,
             self.cluster.device,
-            gpu_memory_utilization=overrides.gpu_memory_utilization
-            or profile.memory_utilization(
-                self.cluster.device.memory_bytes, max_num_batched_tokens=budget * shared, plan=plan
-            ),
+            gpu_memory_utilization=utilization,
             block_size=overrides.block_size or profile.block_size,
             max_num_batched_tokens=budget,
             max_num_seqs=stated_seqs,
@@ -146,6 +147,18 @@ class Serving:
         )
         if memory.reason is not None:
             return Refusal(plan=plan, reason=memory.reason)
+        server = ServerLimits(
+            max_num_seqs=stated_seqs,
+            max_num_batched_tokens=budget,
+            max_model_len=max_model_len,
+            gpu_memory_utilization=utilization,
+            block_size=memory.block_size,
+            enable_prefix_caching=caching,
+            enable_chunked_prefill=chunked,
+            async_scheduling=_chosen(overrides.async_scheduling, profile.async_scheduling)
+            and self._async_conflict(plan) is None,
+            reserve_full_isl=profile.reserve_full_isl,
+        )
         tokenising_s = profile.host.frontend_token_s * _mean_prompt(workload)
         limits = EngineLimits(
             policy=profile.policy,
@@ -156,7 +169,7 @@ class Serving:
             num_gpu_blocks=memory.usable_blocks,
             enable_chunked_prefill=chunked,
             enable_prefix_caching=caching and workload.prefix is not None,
-            async_scheduling=_chosen(overrides.async_scheduling, profile.async_scheduling),
+            async_scheduling=server.async_scheduling,
             reserve_full_isl=profile.reserve_full_isl,
             frontend_s=profile.host.frontend_s + tokenising_s,
             frontend_gap_s=tokenising_s,
@@ -178,9 +191,17 @@ class Serving:
             plan=plan,
             memory=memory,
             kv=kv,
+            server=server,
             limits=limits,
             router=overrides.router or profile.router,
             compiled=compiled,
+        )
+
+    def _async_conflict(self, plan: Plan) -> str | None:
+        """Name what of the plan keeps this version of the engine from scheduling a step ahead."""
+        drafts = self.overrides.speculative_tokens
+        return self.profile.async_conflict(
+            pp=plan.pp, has_drafts=bool(drafts), has_lookup_drafts=bool(drafts) and self.overrides.draft_step_s is None
         )
 
     def _default_tokens(self, plan: Plan, defaults: BatchLimits, max_model_len: int) -> int:
@@ -278,6 +299,9 @@ class Serving:
                 "speculative decoding is simulated for policy vllm-v1 without pipeline stages and attention data "
                 "parallelism only"
             )
+        conflict = self._async_conflict(plan)
+        if self.overrides.async_scheduling and conflict is not None:
+            return f"{self.profile.name} does not schedule ahead with {conflict}"
         if plan.pp > 1 and plan.attention_dp > 1:
             return "attention data parallelism inside pipeline stages is not simulated"
         return None

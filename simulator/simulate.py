@@ -16,7 +16,7 @@ In a notebook::
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cluster_specs.cluster import ClusterSpec
@@ -87,14 +87,11 @@ class Result:
 
 
 def limits_facts(start: Start) -> dict[str, Any]:
-    """Return the limits one replica runs with, as plain values."""
+    """Return the limits the server of one replica is started with, as plain values."""
     limits = start.limits
     return {
-        "max_num_seqs": limits.max_num_seqs,
-        "max_num_batched_tokens": limits.max_num_batched_tokens,
-        "max_model_len": limits.max_model_len,
+        **asdict(start.server),
         "num_gpu_blocks": start.memory.num_gpu_blocks,
-        "block_size": limits.block_size,
         "router": start.router,
         **({} if limits.num_speculative_tokens == 0 else _draft_facts(limits)),
     }

@@ -2,7 +2,7 @@
 
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from simulator.objective import STATISTICS
 Format = Callable[[float | None], str]
 
 _PIPE_COLUMNS: Final = 140  # where there is no terminal
+_SHELL_COLUMNS: Final = 96
 _TITLES: Final = {
     "throughput_tokens_per_s": "tokens/s",
     "throughput_total_tokens_per_s": "in+out tokens/s",
@@ -85,6 +86,26 @@ def spread(interval: tuple[float, float] | None, form: Format) -> str:
 def counted(number_of: int, noun: str) -> str:
     """Write how many there are of something."""
     return f"{number_of:,} {noun}" if number_of == 1 else f"{number_of:,} {noun}s"
+
+
+def start_lines(launch: Sequence[str]) -> list[str]:
+    """Show what starts a plan, or the remark that says why nothing does."""
+    if all(line.startswith("#") for line in launch):
+        return [line.removeprefix("# ") for line in launch]
+    return ["start it with:", *(f"  {line}" for command in launch for line in _wrapped(command))]
+
+
+def _wrapped(command: str) -> Iterator[str]:
+    """Break a command between two flags, each line but the last ending in a backslash; remarks stay whole."""
+    line, *flags = command.split(" --")
+    if line.startswith("#"):
+        line, flags = command, []
+    for flag in flags:
+        if len(line) + len(flag) > _SHELL_COLUMNS:
+            yield f"{line} \\"
+            line = "   "
+        line += f" --{flag}"
+    yield line
 
 
 def columns() -> int:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 
-from simulator.commands.formats import counted, duration, form_of, rendered, spread
+from simulator.commands.formats import counted, duration, form_of, rendered, spread, start_lines
 from simulator.objective import STATISTICS
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ def plan_table(result: "Outcome") -> str:
     lines = [f"plan {result.plan} on {counted(result.plan.num_devices, 'device')}", "", rendered(table)]
     for name, values in sections.items():
         lines += _section(name, values, intervals)
-    if result.launch:
-        lines += ["", "start it with", *(f"  {command}" for command in result.launch)]
+    lines += ["", *start_lines(result.launch)]
     return "\n".join(lines)
 
 

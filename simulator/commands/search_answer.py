@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from simulator.commands.formats import counted, duration, form_of, spread, title
+from simulator.commands.formats import counted, duration, form_of, spread, start_lines, title
 from simulator.metrics import RequestSlo
 from simulator.objective import mean_parts_s, read_metric
 
@@ -140,9 +140,7 @@ def answer_lines(found: "SearchResult") -> list[str]:
         lines.append("energy: the interval is that of the step times; the power model's own error is not in it")
     if close:
         lines.append(f"not told apart from it by their intervals: {', '.join(close)}")
-    if best.launch:
-        lines += ["start it with:", *(f"  {command}" for command in best.launch)]
-    return lines
+    return [*lines, *start_lines(best.launch)]
 
 
 def _closest(found: "SearchResult") -> str:

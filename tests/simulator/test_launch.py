@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from costmodel.analytic import AnalyticCosts
 from simulator.disaggregation import PoolStarts, start_pools
 from simulator.engine_profile import load_profile
 from simulator.launch import launch_lines, pool_launch_lines
+from simulator.launch.remarks import clock_line
 from simulator.model.bundled import load_model
 from simulator.plan import parse_plan
 from simulator.pools import PoolPlan, parse_layout
 from simulator.serving import Overrides, Refusal, Serving
+from simulator.simulate import limits_facts
 from simulator.workload.parse import parse_workload
 
 
@@ -43,8 +46,8 @@ def _lines(serving: Serving, plan: str) -> tuple[str, ...]:
         ("llama-3.1-8b", "h100-sxm-2x8", "dp8-tp2", "-t 2 -d 4", 2),
         ("mixtral-8x7b", "h100-sxm-8", "dp2-tp4", "-t 4", 2),
         ("mixtral-8x7b", "h100-sxm-8", "attn.dp4-tp2-moe.ep8", "-t 2 -d 4 -e", 1),
-        ("llama-3.1-405b", "h100-sxm-2x8", "pp2-tp8", "-t 8 -p 2 -r", 1),
-        ("qwen3-30b-a3b", "h100-sxm-2x8", "attn.dp8-tp2-moe.ep16", "-t 2 -d 8 -e -a -l 4", 1),
+        ("llama-3.1-405b", "h100-sxm-2x8", "pp2-tp8", "-t 8 -p 2 -n", 1),
+        ("qwen3-30b-a3b", "h100-sxm-2x8", "attn.dp8-tp2-moe.ep16", "-t 2 -d 8 -e -n", 1),
     ],
 )
 def test_vllm_gets_the_degrees_of_the_plan(model: str, cluster: str, plan: str, flags: str, servers: int) -> None:
@@ -54,29 +57,38 @@ def test_vllm_gets_the_degrees_of_the_plan(model: str, cluster: str, plan: str, 
         "-p": "--pipeline-parallel-size",
         "-d": "--data-parallel-size",
         "-e": "--enable-expert-parallel",
-        "-r": "--distributed-executor-backend ray",
-        "-a": "--data-parallel-backend ray",
-        "-l": "--data-parallel-size-local",
+        "-n": "--nnodes 2 --master-addr HEAD --node-rank RANK --headless",
     }
     wanted = " ".join(spelt.get(part, part) for part in flags.split())
     lines = _lines(_serving(model, cluster), plan)
-    assert lines[-1].removesuffix(" --max-model-len 3072") == f"vllm serve MODEL {wanted}"
+    assert lines[-1].startswith(f"vllm serve MODEL {wanted} --kv-cache-dtype auto ")
     assert [line for line in lines if " servers of " in line] == [
         line for line in lines if line.startswith(f"# {servers} servers of ")
     ]
     assert any(" servers of " in line for line in lines) == (servers > 1)
 
 
-def test_attention_ranks_larger_than_a_node_are_spanned() -> None:
-    """Ranks of vLLM are placed inside a node each unless it is told to span them."""
-    command = _lines(_serving("deepseek-v3", "h200-sxm-4x8"), "attn.dp2-tp16-moe.ep32")[-1]
-    assert command.startswith("VLLM_RAY_DP_PACK_STRATEGY=span vllm serve MODEL --tensor-parallel-size 16 ")
-    assert "--data-parallel-backend ray --distributed-executor-backend ray" in command
+def test_a_server_of_several_nodes_has_a_first_one() -> None:
+    """The first node listens, the others run headless; every one is told its rank and all limits."""
+    lines = _lines(_serving("deepseek-v3", "h200-sxm-4x8"), "attn.dp2-tp16-moe.ep32")
+    first, other = (line for line in lines if not line.startswith("#"))
+    assert " --nnodes 4 --master-addr HEAD --node-rank 0 " in first
+    assert first.replace("--node-rank 0", "--node-rank RANK --headless") == other
+
+
+def test_old_versions_span_nodes_by_ray() -> None:
+    """VLLM 0.11 joins nodes by Ray, a node's attention ranks local, and places no attention rank over two nodes."""
+    ranks = _lines(_serving("qwen3-30b-a3b", "h100-sxm-2x8", "vllm-0.11"), "attn.dp8-tp2-moe.ep16")[-1]
+    assert "--data-parallel-backend ray --data-parallel-size-local 4" in ranks
+    stages = _lines(_serving("llama-3.1-405b", "h100-sxm-2x8", "vllm-0.11"), "pp2-tp8")[-1]
+    assert "--distributed-executor-backend ray" in stages
+    (line,) = _lines(_serving("deepseek-v3", "h200-sxm-4x8", "vllm-0.11"), "attn.dp2-tp16-moe.ep32")
+    assert line == "# no command: vllm-0.11 places no attention rank of 16 devices over several nodes"
 
 
 def test_v0_engines_have_no_data_parallelism() -> None:
     """Replicas of vLLM 0.6, which knows no data-parallel size, are servers."""
-    remark, command = _lines(_serving("llama-3.1-8b", "h100-sxm-8", "vllm-0.6"), "dp2-tp4")
+    *_, remark, command = _lines(_serving("llama-3.1-8b", "h100-sxm-8", "vllm-0.6"), "dp2-tp4")
     assert remark.startswith("# 2 servers of 4 devices each")
     assert "--data-parallel-size" not in command
 
@@ -86,19 +98,39 @@ def test_v0_engines_have_no_negated_flags() -> None:
     serving = _serving(
         "llama-3.1-8b", "h100-sxm-1", "vllm-0.6", enable_chunked_prefill=False, enable_prefix_caching=False
     )
-    assert _lines(serving, "tp1") == (
-        "vllm serve MODEL --max-model-len 3072 --max-num-batched-tokens 3072 --enable-chunked-prefill False",
+    assert _lines(serving, "tp1")[-1] == (
+        "vllm serve MODEL --kv-cache-dtype auto --max-model-len 3072 --max-num-seqs 256 --max-num-batched-tokens 3072 "
+        "--gpu-memory-utilization 0.9 --block-size 16 --enable-chunked-prefill False"
     )
+
+
+def test_every_limit_simulated_is_in_the_command() -> None:
+    """Defaults too: an engine decides them by the device it finds, and newer versions decide otherwise."""
+    command = _lines(_serving("llama-3.1-8b", "h100-sxm-1"), "tp1")[-1]
+    assert command == (
+        "vllm serve MODEL --kv-cache-dtype auto --max-model-len 3072 --max-num-seqs 1024 --max-num-batched-tokens 8192 "
+        "--gpu-memory-utilization 0.92 --block-size 16 --enable-prefix-caching --enable-chunked-prefill "
+        "--async-scheduling --scheduler-reserve-full-isl"
+    )
+
+
+def test_a_closed_loop_does_not_narrow_the_server() -> None:
+    """The scheduler's tables are as wide as the client's concurrency, the server as wide as it would be without it."""
+    serving = _serving("llama-3.1-8b", "h100-sxm-1", max_num_seqs=96)
+    start = serving.start(parse_plan("tp1"), parse_workload("closed:isl=100,osl=10,concurrency=4"))
+    assert not isinstance(start, Refusal), start.reason
+    assert start.limits.max_num_seqs == 4
+    assert "--max-num-seqs 96 " in launch_lines(serving, start)[-1]
+    assert limits_facts(start)["max_num_seqs"] == 96
 
 
 def test_formats_limits_and_clock_reach_the_command() -> None:
-    """What the plan or the user states is in the command; what nobody states is left to the engine."""
+    """What the plan or the user states is in the command."""
     serving = _serving(
         "llama-3.1-8b", "h100-sxm-8", max_num_seqs=64, enable_prefix_caching=False, gpu_memory_utilization=0.8
     )
-    clock, command = _lines(serving, "tp8-w.fp8-kv.fp8-f1410-t4096")
+    clock, *_, command = _lines(serving, "tp8-w.fp8-kv.fp8-f1410-t4096")
     assert clock.startswith("nvidia-smi --lock-gpu-clocks=1410,1410")
-    words = shlex.split(command)
     for pair in (
         "--quantization fp8",
         "--kv-cache-dtype fp8",
@@ -108,32 +140,104 @@ def test_formats_limits_and_clock_reach_the_command() -> None:
         "--no-enable-prefix-caching",
     ):
         assert pair in command
-    assert "--block-size" not in words
+
+
+@pytest.mark.parametrize(
+    ("cluster", "line"),
+    [
+        ("h100-sxm-8", "nvidia-smi --lock-gpu-clocks=1410,1410"),
+        ("mi300x-8", "amd-smi set --gpu all --perf-determinism 1410"),
+        ("cpu-2", "# hold the devices at 1410 MHz"),
+    ],
+)
+def test_the_clock_is_held_by_the_vendors_own_tool(cluster: str, line: str) -> None:
+    """NVIDIA's and AMD's are known; for other devices the remark says that a clock was simulated."""
+    assert clock_line(load_cluster(cluster).device, 1410).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("engine", "plan", "overrides", "flag"),
+    [
+        ("vllm-0.33", "pp2-tp4", {}, "--async-scheduling"),
+        ("vllm-0.10", "tp8", {}, "--async-scheduling"),
+        ("vllm-0.10", "pp2-tp4", {}, "--no-async-scheduling"),
+        ("vllm-0.18", "tp8", {"speculative_tokens": 3, "speculative_acceptance": 0.5}, "--no-async-scheduling"),
+        ("vllm-0.33", "tp8", {"speculative_tokens": 3, "speculative_acceptance": 0.5}, "--async-scheduling"),
+    ],
+)
+def test_scheduling_ahead_is_what_that_version_can(
+    engine: str, plan: str, overrides: dict[str, Any], flag: str
+) -> None:
+    """Old versions run pipelines and drafts one step at a time, which is simulated and stated."""
+    serving = _serving("llama-3.1-8b", "h100-sxm-8", engine, **overrides)
+    start = serving.start(parse_plan(plan), parse_workload("chat-synthetic", limit=20))
+    assert not isinstance(start, Refusal), start.reason
+    assert f" {flag}" in launch_lines(serving, start)[-1]
+    assert start.limits.async_scheduling == (flag == "--async-scheduling")
+
+
+def test_what_a_version_cannot_schedule_ahead_of_is_refused() -> None:
+    """Stated for a version that stops at it, asynchronous scheduling is no plan."""
+    serving = _serving("llama-3.1-8b", "h100-sxm-8", "vllm-0.10", async_scheduling=True)
+    refusal = serving.start(parse_plan("pp2-tp4"), parse_workload("chat-synthetic", limit=20))
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == "vllm-0.10 does not schedule ahead with pipeline stages"
+
+
+@pytest.mark.parametrize(
+    ("model", "is_stated"), [("llama-3.1-8b", True), ("deepseek-v3", False), ("qwen3.5-27b", False)]
+)
+def test_a_block_that_kernels_choose_is_left_to_them(model: str, is_stated: bool) -> None:
+    """Latent attention and states bring their own block size; stated by the user it is in the command all the same."""
+    assert (" --block-size " in _lines(_serving(model, "h200-sxm-8"), "tp8")[-1]) == is_stated
+    assert " --block-size 64 " in _lines(_serving(model, "h200-sxm-8", block_size=64), "tp8")[-1]
+
+
+def test_graphs_that_are_not_the_versions_own_are_stated() -> None:
+    """A profile of a user's own may capture other sizes, in other modes, or none."""
+    serving = _serving("llama-3.1-8b", "h100-sxm-1")
+    own = serving.profile.graphs
+    for changed, flag in (
+        ({"sizes": [1, 2, 4], "max_tokens": 4}, "--cudagraph-capture-sizes 1 2 4"),
+        ({"decode": "piecewise"}, '--compilation-config \'{"cudagraph_mode": "PIECEWISE"}\''),
+        ({"decode": "none", "mixed": "none"}, "--enforce-eager"),
+    ):
+        profile = serving.profile.model_copy(update={"graphs": own.model_copy(update=changed)})
+        assert flag in _lines(replace(serving, profile=profile), "tp1")[-1]
 
 
 def test_a_format_nobody_can_make_while_loading_needs_another_checkpoint() -> None:
     """4-bit weights come from a converted checkpoint, which the remark says; a stored format needs nothing."""
-    remark, command = _lines(_serving("llama-3.1-8b", "h100-sxm-1"), "tp1-w.w4a16")
+    remark, _, command = _lines(_serving("llama-3.1-8b", "h100-sxm-1"), "tp1-w.w4a16")
     assert remark == "# MODEL is a checkpoint converted to w4a16"
     assert "--quantization" not in command
     assert "--quantization" not in _lines(_serving("deepseek-v3", "h200-sxm-8"), "tp8")[-1]
 
 
 def test_a_tower_left_out_is_said() -> None:
-    """A multimodal checkpoint is simulated as its text decoder: the remark says how a server does the same."""
-    remark, _ = _lines(_serving("qwen3.5-27b", "h100-sxm-1"), "tp1")
-    assert "--language-model-only" in remark
-    (command,) = _lines(_serving("qwen3-32b", "h100-sxm-1"), "tp1")
-    assert not command.startswith("#")
+    """A multimodal checkpoint is simulated as its text decoder: a flag of newer versions, a remark for older ones."""
+    assert " --language-model-only " in _lines(_serving("qwen3.5-27b", "h100-sxm-1"), "tp1")[-1]
+    old = _lines(_serving("qwen3.5-27b", "h100-sxm-1", "vllm-0.11"), "tp1")
+    assert "# the vision tower is not in the simulated memory" in old
+    assert not any("tower" in line for line in _lines(_serving("qwen3-32b", "h100-sxm-1"), "tp1"))
+
+
+def test_a_length_taken_from_the_trace_is_said() -> None:
+    """The server refuses longer requests, which a sample does not show: a remark says whose length it is."""
+    remark = "# the longest sequence, 3072 tokens, is the trace's: the model takes 131072; longer requests are refused"
+    assert remark in _lines(_serving("llama-3.1-8b", "h100-sxm-1"), "tp1")
+    stated = _lines(_serving("llama-3.1-8b", "h100-sxm-1", max_model_len=4096), "tp1")
+    assert len(stated) == 1
+    assert " --max-model-len 4096 " in stated[0]
 
 
 def test_sglang_counts_all_attention_ranks_together() -> None:
     """SGLang's tensor size spans the attention ranks, and its limits are shared by them."""
-    serving = _serving("llama-3.1-8b", "h100-sxm-8", "sglang-0.5", max_num_seqs=128, enable_prefix_caching=False)
-    assert _lines(serving, "dp2-tp4") == (
-        "python -m sglang.launch_server --model-path MODEL --tp-size 4 --dp-size 2 --context-length 3072 "
-        "--max-running-requests 128 --disable-radix-cache",
-    )
+    serving = _serving("mixtral-8x7b", "h100-sxm-8", "sglang-0.5", max_num_seqs=128, enable_prefix_caching=False)
+    command = _lines(serving, "attn.dp4-tp2-moe.ep8-t2048")[-1]
+    assert "--tp-size 8 --dp-size 4 --enable-dp-attention --load-balance-method round_robin --ep-size 8" in command
+    assert "--context-length 3072 --max-running-requests 512 --chunked-prefill-size 8192 " in command
+    assert command.endswith("--page-size 1 --cuda-graph-max-bs 512 --disable-radix-cache")
 
 
 @pytest.mark.parametrize(
@@ -151,31 +255,36 @@ def test_sglang_keeps_replicas_of_a_server_on_one_node(
     lines = _lines(_serving(model, cluster, "sglang-0.5"), plan)
     assert flags in lines[-1]
     assert "--nnodes" not in lines[-1]
-    assert [f"# {servers} servers of " in line for line in lines[:-1]] == [True] * (servers > 1)
+    assert sum(f"# {servers} servers of " in line for line in lines[:-1]) == (servers > 1)
 
 
 def test_tensorrt_llm_reads_what_has_no_flag_from_a_file() -> None:
-    """KV format and attention data parallelism go into the options file; replicas are servers of their own."""
+    """KV format, blocks, chunking and attention data parallelism go into the options file; replicas are servers."""
     serving = _serving("mixtral-8x7b", "h100-sxm-8", "tensorrt-llm-1.0", max_num_seqs=32)
-    remark, options, command = _lines(serving, "dp2-attn.dp2-tp2-moe.ep4-kv.fp8")
+    *_, remark, options, command = _lines(serving, "dp2-attn.dp2-tp2-moe.ep4-kv.fp8")
     assert remark.startswith("# 2 servers of 4 devices each")
-    assert json.loads(shlex.split(options)[1]) == {"kv_cache_config": {"dtype": "fp8"}, "enable_attention_dp": True}
+    assert json.loads(shlex.split(options)[1]) == {
+        "kv_cache_config": {"dtype": "fp8", "enable_block_reuse": True, "tokens_per_block": 32},
+        "enable_attention_dp": True,
+        "enable_chunked_prefill": False,
+        "disable_overlap_scheduler": False,
+    }
     assert command == (
         "trtllm-serve MODEL --backend pytorch --tp_size 4 --ep_size 4 --max_seq_len 3072 --max_batch_size 32 "
-        "--extra_llm_api_options options.yaml"
+        "--max_num_tokens 8192 --extra_llm_api_options options.yaml"
     )
 
 
 def test_tensorrt_llm_is_told_every_stated_setting() -> None:
-    """What is stated has a field of its own; drafts need its overlap scheduler off, which the simulation was not."""
+    """What is stated has a field of its own; drafts need its overlap scheduler off, which is simulated."""
     serving = _serving(
         "llama-3.1-8b", "h100-sxm-1", "tensorrt-llm-1.0", block_size=64, num_gpu_blocks=1000,
         speculative_tokens=3, speculative_acceptance=0.5,
     )  # fmt: skip
-    remark, options, _ = _lines(serving, "tp1")
-    assert "--no-async-scheduling" in remark
+    *_, options, _ = _lines(serving, "tp1")
     assert json.loads(shlex.split(options)[1]) == {
-        "kv_cache_config": {"tokens_per_block": 64, "max_tokens": 64000},
+        "kv_cache_config": {"dtype": "auto", "enable_block_reuse": True, "tokens_per_block": 64, "max_tokens": 64000},
+        "enable_chunked_prefill": False,
         "disable_overlap_scheduler": True,
         "speculative_config": {"decoding_type": "NGram", "max_draft_len": 3},
     }
@@ -183,14 +292,24 @@ def test_tensorrt_llm_is_told_every_stated_setting() -> None:
 
 def test_tensorrt_llm_spans_nodes_by_mpi() -> None:
     """A replica on two nodes is one MPI world of all its ranks."""
-    remark, command = _lines(_serving("llama-3.1-405b", "h100-sxm-2x8", "tensorrt-llm-1.0"), "pp2-tp8")
+    _, remark, _, command = _lines(_serving("llama-3.1-405b", "h100-sxm-2x8", "tensorrt-llm-1.0"), "pp2-tp8")
     assert remark.startswith("# each server spans 2 nodes")
     assert command.startswith("srun --nodes 2 --ntasks 16 --mpi=pmix trtllm-llmapi-launch trtllm-serve MODEL ")
 
 
-def test_an_engine_nobody_can_start_has_no_command() -> None:
-    """The reference policy of the paper is no product."""
-    assert _lines(_serving("llama-3.1-8b", "h100-sxm-1", "orca"), "tp1") == ()
+def test_a_plan_nobody_can_start_says_why() -> None:
+    """The paper's engine is no product, and an engine that does not run a format has no command for it."""
+    (line,) = _lines(_serving("llama-3.1-8b", "h100-sxm-1", "orca"), "tp1")
+    assert line == "# no command: orca is the idealised engine of the APEX paper, which is no product"
+    serving = replace(_serving("llama-3.1-8b", "h100-sxm-1", "sglang-0.5"), allow_unsupported=True)
+    assert _lines(serving, "tp1-w.w8a16") == ("# no command: sglang does not run w8a16 weights",)
+
+
+def test_another_router_needs_servers_of_their_own() -> None:
+    """Replicas inside a server are filled by that engine's rule: any other one is a load balancer's."""
+    *_, remark, command = _lines(_serving("llama-3.1-8b", "h100-sxm-8", router="prefix"), "dp2-tp4")
+    assert remark == ("# 2 servers of 4 devices each (CUDA_VISIBLE_DEVICES, --port), behind a load balancer: prefix")
+    assert "--data-parallel-size" not in command
 
 
 def test_both_pools_are_started_with_the_connector() -> None:
@@ -203,6 +322,7 @@ def test_both_pools_are_started_with_the_connector() -> None:
     lines = pool_launch_lines(serving, starts.prefill, starts.decode)
     commands = [shlex.split(line) for line in lines if not line.startswith("#")]
     assert [words[words.index("--tensor-parallel-size") + 1] for words in commands] == ["4", "2"]
+    assert ["--enable-prefix-caching" in words for words in commands] == [True, False]
     assert all("NixlConnector" in words[words.index("--kv-transfer-config") + 1] for words in commands)
 
 
@@ -215,5 +335,5 @@ def test_sglang_divides_its_own_chunk_among_ranks(plan: str, chunk: int) -> None
     start = serving.start(parse_plan(plan), parse_workload("chat-synthetic", limit=20))
     assert not isinstance(start, Refusal), start.reason
     assert start.limits.max_num_batched_tokens == chunk
-    spelt = "--chunked-prefill-size 16384" in launch_lines(serving, start)[-1]
-    assert spelt == plan.endswith("-t2048")
+    spelt = 16384 if plan.endswith("-t2048") else 8192
+    assert f"--chunked-prefill-size {spelt} " in launch_lines(serving, start)[-1]

@@ -1,0 +1,56 @@
+"""Which engine's command a plan gets, and why some get none."""
+
+from dataclasses import replace
+
+from simulator.engine_support import engines_for
+from simulator.launch.sglang import sglang_lines
+from simulator.launch.shell import as_json
+from simulator.launch.tensorrt_llm import tensorrt_llm_lines
+from simulator.launch.vllm import has_no_place, vllm_lines
+from simulator.plan import Plan
+from simulator.serving import Serving, Start
+
+
+def launch_lines(serving: Serving, start: Start) -> tuple[str, ...]:
+    """Return the commands of a plan of one pool; remarks as shell comments, and nothing else where there is none."""
+    reason = _reason(serving, start.plan)
+    if reason is not None:
+        return (f"# no command: {reason}",)
+    match serving.profile.engine:
+        case "sglang":
+            return tuple(sglang_lines(serving, start))
+        case "tensorrt-llm":
+            return tuple(tensorrt_llm_lines(serving, start))
+        case _:
+            return tuple(vllm_lines(serving, start))
+
+
+def pool_launch_lines(serving: Serving, prefill: Start, decode: Start) -> tuple[str, ...]:
+    """Return the commands of both pools, joined by vLLM's KV connector over NIXL; a remark for other engines."""
+    reason = _reason(serving, prefill.plan) or _reason(serving, decode.plan)
+    if reason is None and serving.profile.engine != "vllm":
+        reason = f"two pools are started on vLLM alone, not on {serving.profile.engine}"
+    if reason is not None:
+        return (f"# no command: {reason}",)
+    flags = f" --kv-transfer-config {as_json({'kv_connector': 'NixlConnector', 'kv_role': 'kv_both'})}"
+    # Drafts run in the decode pool, prefixes are found in the prefill pool: each in that one alone.
+    undrafted = replace(prefill, limits=replace(prefill.limits, num_speculative_tokens=0))
+    uncached = replace(decode, server=replace(decode.server, enable_prefix_caching=False))
+    return (
+        "# each server: CUDA_VISIBLE_DEVICES, --port and VLLM_NIXL_SIDE_CHANNEL_PORT of its own",
+        "# prefill pool; a proxy in front sends each request here first",
+        *vllm_lines(serving, undrafted, flags),
+        "# decode pool",
+        *vllm_lines(serving, uncached, flags),
+    )
+
+
+def _reason(serving: Serving, plan: Plan) -> str | None:
+    """Why nobody can start the plan on the engine simulated."""
+    profile = serving.profile
+    if profile.engine == "orca":
+        return "orca is the idealised engine of the APEX paper, which is no product"
+    unsupported = engines_for(serving.model, plan).get(profile.engine)
+    if unsupported is not None:
+        return unsupported
+    return has_no_place(serving, plan) if profile.engine == "vllm" else None

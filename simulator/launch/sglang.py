@@ -1,0 +1,58 @@
+"""`python -m sglang.launch_server`: flags of SGLang 0.5, read from its parser.
+
+Its data parallelism is replicas on one node, or the attention ranks of one replica; limits are stated for all attention
+ranks together.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from simulator.launch.remarks import (
+    CHECKPOINT,
+    DTYPE_NAMES,
+    is_cast_while_loading,
+    kv_format_name,
+    remarks,
+    replicas_per_server,
+)
+from simulator.launch.shell import Flag, above_one, command
+from simulator.serving import Serving, Start
+
+_NO_CHUNKS: Final = -1
+
+
+def sglang_lines(serving: Serving, start: Start) -> Iterator[str]:
+    """Yield the command of a plan."""
+    plan, stated, server = start.plan, serving.overrides, start.server
+    is_apart = plan.attention_dp > 1 or start.router != "round_robin"
+    replicas = 1 if is_apart else replicas_per_server(plan, serving.cluster.devices_per_node)
+    devices = replicas * plan.replica_devices
+    nodes = -(-devices // serving.cluster.devices_per_node)
+    yield from remarks(serving, start, servers=plan.dp // replicas, devices=devices, is_text_only=False)
+    if nodes > 1:
+        yield f"# on each of {nodes} nodes, RANK from 0; HEAD is the address of the first"
+    ranks, chunk = plan.attention_dp, server.max_num_batched_tokens * plan.attention_dp
+    flags: list[Flag] = [
+        ("--tp-size", above_one(plan.stage_ranks)),
+        ("--pp-size", above_one(plan.pp)),
+        ("--dp-size", above_one(replicas * ranks)),
+        ("--enable-dp-attention", True if ranks > 1 else None),
+        ("--load-balance-method", "round_robin" if replicas * ranks > 1 else None),
+        ("--ep-size", above_one(plan.ep)),
+        ("--nnodes", f"{nodes} --node-rank RANK --dist-init-addr HEAD:5000" if nodes > 1 else None),
+        ("--quantization", "fp8" if is_cast_while_loading(serving, plan) else None),
+        ("--dtype", DTYPE_NAMES.get(plan.weight_dtype or "")),
+        ("--kv-cache-dtype", kv_format_name(serving, start, fp8="fp8_e4m3")),
+        ("--context-length", server.max_model_len),
+        ("--max-running-requests", server.max_num_seqs * ranks),
+        ("--chunked-prefill-size", chunk if server.enable_chunked_prefill else _NO_CHUNKS),
+        ("--max-prefill-tokens", None if server.enable_chunked_prefill else chunk),
+        ("--mem-fraction-static", server.gpu_memory_utilization),
+        ("--max-total-tokens", stated.num_gpu_blocks and stated.num_gpu_blocks * server.block_size),
+        ("--page-size", server.block_size),
+        ("--cuda-graph-max-bs", serving.profile.graphs.max_tokens or None),
+        ("--disable-cuda-graph", True if serving.profile.graphs.decode == "none" else None),
+        ("--disable-radix-cache", None if server.enable_prefix_caching else True),
+        ("--disable-overlap-schedule", None if server.async_scheduling else True),
+    ]
+    yield command(f"python -m sglang.launch_server --model-path {CHECKPOINT}", flags)

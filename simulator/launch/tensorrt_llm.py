@@ -1,0 +1,58 @@
+"""`trtllm-serve` with its PyTorch backend: flags and fields of the LLM arguments of TensorRT-LLM 1.0."""
+
+import json
+from collections.abc import Iterator
+
+from simulator.launch.remarks import CHECKPOINT, DTYPE_NAMES, is_cast_while_loading, kv_format_name, remarks
+from simulator.launch.shell import Flag, above_one, command
+from simulator.serving import Serving, Start
+
+
+def tensorrt_llm_lines(serving: Serving, start: Start) -> Iterator[str]:
+    """Yield the options file and the command of a plan; replicas are servers of their own."""
+    plan, server = start.plan, start.server
+    nodes = -(-plan.replica_devices // serving.cluster.devices_per_node)
+    yield from remarks(serving, start, servers=plan.dp, devices=plan.replica_devices, is_text_only=False)
+    if nodes > 1:
+        yield f"# each server spans {nodes} nodes, under Slurm; options.yaml on a disk all of them see"
+    if is_cast_while_loading(serving, plan):
+        yield f"# {CHECKPOINT} is a checkpoint converted to fp8"
+    if serving.overrides.gpu_memory_utilization is not None:
+        yield "# its memory flag is a share of what the weights leave free, not of all memory: left out"
+    yield f"echo '{json.dumps(_options(serving, start))}' > options.yaml"
+    flags: list[Flag] = [
+        ("--tp_size", above_one(plan.stage_ranks)),
+        ("--pp_size", above_one(plan.pp)),
+        ("--ep_size", above_one(plan.ep)),
+        ("--max_seq_len", server.max_model_len),
+        ("--max_batch_size", server.max_num_seqs),
+        ("--max_num_tokens", server.max_num_batched_tokens),
+        ("--extra_llm_api_options", "options.yaml"),
+    ]
+    across = f"srun --nodes {nodes} --ntasks {plan.replica_devices} --mpi=pmix trtllm-llmapi-launch "
+    yield command((across if nodes > 1 else "") + f"trtllm-serve {CHECKPOINT} --backend pytorch", flags)
+
+
+def _options(serving: Serving, start: Start) -> dict[str, object]:
+    """Return what has no flag, by name."""
+    plan, stated, server = start.plan, serving.overrides, start.server
+    cache = {
+        "dtype": kv_format_name(serving, start, fp8="fp8"),
+        "enable_block_reuse": server.enable_prefix_caching,
+        "tokens_per_block": server.block_size,
+        "max_tokens": stated.num_gpu_blocks and stated.num_gpu_blocks * server.block_size,
+    }
+    drafts: dict[str, object] | None = None
+    if start.limits.num_speculative_tokens:
+        drafts = {"decoding_type": "NGram", "max_draft_len": start.limits.num_speculative_tokens}
+        if stated.draft_step_s is not None:
+            drafts |= {"decoding_type": "DraftTarget", "speculative_model_dir": "DRAFT_MODEL"}
+    options = {
+        "dtype": DTYPE_NAMES.get(plan.weight_dtype or ""),
+        "kv_cache_config": {name: value for name, value in cache.items() if value is not None},
+        "enable_attention_dp": True if plan.attention_dp > 1 else None,
+        "enable_chunked_prefill": server.enable_chunked_prefill,
+        "disable_overlap_scheduler": not server.async_scheduling,
+        "speculative_config": drafts,
+    }
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,167 @@
+"""`vllm serve`, by version: the flags of vLLM 0.6 (V0), 0.10, 0.11, 0.18 and 0.33 are read from each version's parser.
+
+| flag | versions |
+| --- | --- |
+| `--data-parallel-size`, `--no-...` of a boolean | V1 engines |
+| `--async-scheduling` | V1 engines; off by default up to 0.11, and refused there with pipelines or drafts |
+| `--nnodes`, `--node-rank`, `--master-addr` | from 0.12; older versions span nodes by Ray |
+| `--cudagraph-capture-sizes` | from 0.12; `--cuda-graph-sizes` before |
+| `--language-model-only` | from 0.18 |
+| `--scheduler-reserve-full-isl` | from 0.21 |
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from simulator.engine_profile import EngineProfile, GraphCapture, bundled_profiles, load_profile
+from simulator.launch.remarks import (
+    CHECKPOINT,
+    DTYPE_NAMES,
+    is_cast_while_loading,
+    kv_format_name,
+    remarks,
+    replicas_per_server,
+)
+from simulator.launch.shell import Flag, above_one, as_json, command
+from simulator.model.cell import KeepsState
+from simulator.model.cells.latent_attention import LatentAttention
+from simulator.model.spec import ModelSpec
+from simulator.plan import Plan
+from simulator.serving import Serving, Start
+
+Version = tuple[int, int]
+
+_SPANS_NODES: Final[Version] = (0, 12)
+_HAS_CAPTURE_SIZES: Final[Version] = (0, 12)
+_HAS_TEXT_ONLY: Final[Version] = (0, 18)
+_HAS_FULL_ISL: Final[Version] = (0, 21)
+_GRAPH_MODES: Final = {
+    ("full", "piecewise"): "FULL_AND_PIECEWISE",
+    ("full", "none"): "FULL_DECODE_ONLY",
+    ("piecewise", "piecewise"): "PIECEWISE",
+}
+
+
+def vllm_lines(serving: Serving, start: Start, more: str = "") -> Iterator[str]:
+    """Yield the commands of one pool; ``more`` is added to each."""
+    plan, cluster, version = start.plan, serving.cluster, release(serving.profile)
+    is_v0 = serving.profile.policy == "vllm-v0"
+    # Data parallelism inside a server shares the experts, V0 engines have none, and it spreads requests its own way.
+    are_apart = serving.model.has_experts or is_v0 or start.router != "vllm"
+    replicas = 1 if are_apart else replicas_per_server(plan, cluster.devices_per_node)
+    devices = replicas * plan.replica_devices
+    nodes = -(-devices // cluster.devices_per_node)
+    text_only = bool(serving.model.left_out) and version >= _HAS_TEXT_ONLY
+    yield from remarks(serving, start, servers=plan.dp // replicas, devices=devices, is_text_only=text_only)
+    degrees: list[Flag] = [
+        ("--tensor-parallel-size", above_one(plan.tp)),
+        ("--pipeline-parallel-size", above_one(plan.pp)),
+        ("--data-parallel-size", above_one(replicas * plan.attention_dp)),
+        ("--enable-expert-parallel", True if plan.ep > 1 else None),
+    ]
+    formats: list[Flag] = [
+        ("--quantization", "fp8" if is_cast_while_loading(serving, plan) else None),
+        ("--dtype", DTYPE_NAMES.get(plan.weight_dtype or "")),
+        ("--kv-cache-dtype", kv_format_name(serving, start, fp8="fp8")),
+        ("--language-model-only", True if text_only else None),
+    ]
+    rest = [*formats, *_limits(serving, start, is_v0), *_graphs(serving.profile, version), *_drafts(serving, start)]
+    if nodes == 1:
+        yield command(f"vllm serve {CHECKPOINT}", [*degrees, *rest]) + more
+    elif version >= _SPANS_NODES:
+        across: Flag = ("--nnodes", f"{nodes} --master-addr HEAD --node-rank")
+        yield f"# each server spans {nodes} nodes; HEAD is the address of the first; on the first"
+        yield command(f"vllm serve {CHECKPOINT}", [*degrees, (across[0], f"{across[1]} 0"), *rest]) + more
+        yield f"# and on each of the others, RANK from 1 to {nodes - 1}"
+        others: list[Flag] = [(across[0], f"{across[1]} RANK"), ("--headless", True)]
+        yield command(f"vllm serve {CHECKPOINT}", [*degrees, *others, *rest]) + more
+    else:
+        yield f"# each server spans {nodes} nodes: join them in one Ray cluster first"
+        yield command(f"vllm serve {CHECKPOINT}", [*degrees, *_by_ray(plan, cluster.devices_per_node), *rest]) + more
+
+
+def release(profile: EngineProfile) -> Version:
+    """Major and minor version; a profile of no stated version is taken for the newest bundled one."""
+    found = re.match(r"v?(\d+)\.(\d+)", profile.version)
+    return (int(found[1]), int(found[2])) if found else max(release(own) for own in _bundled())
+
+
+def has_no_place(serving: Serving, plan: Plan) -> str | None:
+    """Why a version cannot start the plan though its scheduler can run it; None when it can."""
+    ranks = plan.pp * plan.tp
+    if plan.attention_dp > 1 and ranks > serving.cluster.devices_per_node and release(serving.profile) < _SPANS_NODES:
+        return f"{serving.profile.name} places no attention rank of {ranks} devices over several nodes"
+    return None
+
+
+def chooses_own_block(model: ModelSpec) -> bool:
+    """Whether the engine derives the block from the model's kernels and states instead of a default."""
+    return any(isinstance(cell, LatentAttention | KeepsState) for block in model.unique_blocks for cell in block.cells)
+
+
+def _limits(serving: Serving, start: Start, is_v0: bool) -> Iterator[Flag]:
+    """State every limit of the scheduler and of the memory, its own defaults included."""
+    server, stated = start.server, serving.overrides
+    yield "--max-model-len", server.max_model_len
+    yield "--max-num-seqs", server.max_num_seqs
+    yield "--max-num-batched-tokens", server.max_num_batched_tokens
+    yield "--gpu-memory-utilization", server.gpu_memory_utilization
+    yield "--num-gpu-blocks-override", stated.num_gpu_blocks
+    # Attention over latents and states of hybrid models choose their own block: another one costs them their kernel.
+    is_chosen = stated.block_size is None and chooses_own_block(serving.model)
+    yield "--block-size", None if is_chosen else server.block_size
+    if is_v0:  # no negated flags, and nothing is scheduled ahead
+        yield "--enable-prefix-caching", server.enable_prefix_caching or None
+        yield "--enable-chunked-prefill", str(server.enable_chunked_prefill)
+        return
+    yield "--enable-prefix-caching", server.enable_prefix_caching
+    yield "--enable-chunked-prefill", server.enable_chunked_prefill
+    yield "--async-scheduling", server.async_scheduling
+    if release(serving.profile) >= _HAS_FULL_ISL:
+        yield "--scheduler-reserve-full-isl", server.reserve_full_isl
+
+
+def _graphs(profile: EngineProfile, version: Version) -> Iterator[Flag]:
+    """State graph sizes and modes that are not those of the version itself."""
+    own, graphs = _own_graphs(profile), profile.graphs
+    if profile.policy == "vllm-v0":
+        yield "--enforce-eager", True if graphs.decode == "none" else None
+        return
+    if own is not None and _sizes(own) != _sizes(graphs) and graphs.decode != "none":
+        name = "--cudagraph-capture-sizes" if version >= _HAS_CAPTURE_SIZES else "--cuda-graph-sizes"
+        yield name, " ".join(map(str, _sizes(graphs)))
+    if graphs.decode == "none":
+        yield "--enforce-eager", True
+    elif own is None or (own.decode, own.mixed) != (graphs.decode, graphs.mixed):
+        mode = _GRAPH_MODES.get((graphs.decode, graphs.mixed), "PIECEWISE")
+        yield "--compilation-config", as_json({"cudagraph_mode": mode})
+
+
+def _own_graphs(profile: EngineProfile) -> GraphCapture | None:
+    """Return the graphs a version captures by itself, where it is a bundled one."""
+    return next((own.graphs for own in _bundled() if release(own) == release(profile)), None)
+
+
+def _sizes(graphs: GraphCapture) -> list[int]:
+    last = graphs.sizes[-1] if graphs.sizes else 0
+    return [*graphs.sizes, *range(last + graphs.step, graphs.max_tokens + 1, graphs.step)]
+
+
+def _bundled() -> list[EngineProfile]:
+    return [load_profile(name) for name in bundled_profiles() if name.startswith("vllm-")]
+
+
+def _drafts(serving: Serving, start: Start) -> Iterator[Flag]:
+    if start.limits.num_speculative_tokens:
+        drafts = {"method": "ngram"} if serving.overrides.draft_step_s is None else {"model": "DRAFT_MODEL"}
+        counted = drafts | {"num_speculative_tokens": start.limits.num_speculative_tokens}
+        yield "--speculative-config", as_json(counted)
+
+
+def _by_ray(plan: Plan, devices_per_node: int) -> list[Flag]:
+    """Return what spans the nodes of a Ray cluster: stages and tensor ranks, or attention ranks of a node each."""
+    ranks_per_node = devices_per_node // (plan.pp * plan.tp)
+    if plan.attention_dp > 1:
+        return [("--data-parallel-backend", "ray"), ("--data-parallel-size-local", ranks_per_node)]
+    return [("--distributed-executor-backend", "ray")]
