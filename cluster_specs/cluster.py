@@ -1,25 +1,50 @@
 """What a cluster is: devices behind a hierarchy of links, innermost level first."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cluster_specs.device import DeviceSpec, NonNegative, Positive, SpecModel
+from cluster_specs.device import BytesPerSecond, DeviceSpec, Name, Seconds, SpecModel, Text, Version, bounded
+
+_NETWORKS: Final = frozenset({"infiniband", "roce", "ethernet"})
+# Without peer-to-peer access a sender writes to host memory what the receiver reads from there: of 32 GB/s on PCIe 4
+# two RTX 4090 move 16, of 64 GB/s on PCIe 5 four RTX 5090 move 35 and eight 28 (NVIDIA/nccl issue 1639).
+_STAGED_SHARE: Final = 0.5
+
+Count = Annotated[int, bounded(1, 10**6)]
 
 
 class LinkSpec(SpecModel):
     """One level of the link hierarchy.
 
     ``group_size`` devices reach each other at this level (counting all inner levels), each able to send and receive
-    ``bandwidth_bytes_per_s`` in one direction at once, with ``latency_s`` per hop.
+    ``bandwidth_bytes_per_s`` in one direction at once, with ``latency_s`` per hop. ``peer_to_peer`` is false
+    where the driver keeps PCIe devices from reaching each other's memory, as on GeForce boards.
     """
 
-    name: str = Field(min_length=1)
+    name: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[^|@]*$")]
     kind: Literal["nvlink", "infinity-fabric", "pcie", "infiniband", "roce", "ethernet", "shared-memory"]
-    group_size: Annotated[int, Field(gt=0)]
-    bandwidth_bytes_per_s: Positive
-    latency_s: Positive
-    source: str = Field(min_length=1)
+    group_size: Count
+    bandwidth_bytes_per_s: BytesPerSecond
+    latency_s: Seconds
+    peer_to_peer: bool = True
+    source: Text
+
+    @model_validator(mode="after")
+    def _is_bus(self) -> Self:
+        if not self.peer_to_peer and self.kind != "pcie":
+            raise ValueError(f"peer_to_peer is false, which only links of kind pcie can be, not {self.kind}")
+        return self
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Rate at which bytes reach a peer: half of the link's where devices cannot reach each other's memory."""
+        return self.bandwidth_bytes_per_s * (1.0 if self.peer_to_peer else _STAGED_SHARE)
+
+    @property
+    def is_network(self) -> bool:
+        """Whether the level joins nodes rather than the devices of one."""
+        return self.kind in _NETWORKS
 
 
 class ClusterFile(SpecModel):
@@ -29,15 +54,15 @@ class ClusterFile(SpecModel):
     as NVLink does in a rack of 18 trays.
     """
 
-    schema_version: Literal[1] = Field(alias="schema")
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
-    device: str
-    nodes: Annotated[int, Field(gt=0)]
-    devices_per_node: Annotated[int, Field(gt=0)]
-    hosts_per_node: Annotated[int, Field(gt=0)] = 1
-    usd_per_device_hour: NonNegative | None = None
-    usd_source: str | None = None
-    level: Annotated[list[LinkSpec], Field(min_length=1)]
+    schema_version: Version = Field(alias="schema")
+    name: Name
+    device: Text
+    nodes: Count
+    devices_per_node: Count
+    hosts_per_node: Count = 1
+    usd_per_device_hour: Annotated[float, bounded(0.0, 1e5)] | None = None
+    usd_source: Text | None = None
+    level: Annotated[list[LinkSpec], Field(min_length=1, max_length=8)]
 
     @model_validator(mode="after")
     def _levels_nest(self) -> Self:
@@ -54,6 +79,13 @@ class ClusterFile(SpecModel):
                 f"nodes x devices_per_node = {self.nodes * self.devices_per_node}"
             )
             raise ValueError(msg)
+        names = [link.name for link in self.level]
+        if len(set(names)) < len(names):
+            raise ValueError(f"level names are {', '.join(names)}, must differ: measurements are looked up by them")
+        if self.devices_per_node % self.hosts_per_node:
+            raise ValueError(
+                f"hosts_per_node is {self.hosts_per_node}, must divide devices_per_node = {self.devices_per_node}"
+            )
         if self.usd_per_device_hour is not None and not self.usd_source:
             raise ValueError("usd_per_device_hour needs usd_source: a price without a source is a guess")
         return self

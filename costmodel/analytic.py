@@ -78,8 +78,9 @@ class AnalyticCosts:
 
     @property
     def origin(self) -> str:
-        """Say that nothing of this was measured here."""
-        return f"analytic constants of {self.cluster.device.name}"
+        """Say that no op was measured, and where the constants come from."""
+        device = self.cluster.device
+        return f"analytic constants of {device.name} ({device.constants_text})"
 
     def outside(self) -> str:
         """Nothing to add: the origin says that no price is measured."""
@@ -173,8 +174,7 @@ def _rounds_activations(dtype: str) -> bool:
 def sent_s(op: Collective, cluster: ClusterSpec) -> Array:
     """Seconds a rank's bytes need on the links of each level at their stated bandwidth, one level after the other."""
     per_byte_s = sum(
-        level_share(op.kind, hop, op.ranks) / hop.link.bandwidth_bytes_per_s
-        for hop in hops(cluster, op.ranks, op.group_stride)
+        level_share(op.kind, hop, op.ranks) / hop.link.bytes_per_s for hop in hops(cluster, op.ranks, op.group_stride)
     )
     return np.asarray(op.message_bytes, dtype=np.float64) * per_byte_s
 

@@ -71,6 +71,6 @@ def _link_roofline(op: Collective, cluster: ClusterSpec, flop: Array) -> Rooflin
         share = level_share(op.kind, hop, op.ranks)
         if op.kind == "all_reduce" and hop.link.kind == "nvlink":
             share = min(share, 1.0 / hop.inner)
-        per_byte_s = max(per_byte_s, share / hop.link.bandwidth_bytes_per_s)
+        per_byte_s = max(per_byte_s, share / hop.link.bytes_per_s)
         sent += share
     return Roofline(flop=flop, bytes=message * sent, floor_s=message * per_byte_s)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cluster_specs.device import DeviceSpec
 from cluster_specs.errors import UserError
-from cluster_specs.toml_file import read_toml
+from cluster_specs.files.toml_model import read_toml
 from simulator.limits import PolicyName, RouterName
 from simulator.model.expert_layout import ExpertKernel
 from simulator.plan import Plan

@@ -39,11 +39,19 @@ def _describe(cluster: "ClusterSpec") -> str:
         f"  clock      {clock.base_mhz:g}-{clock.max_mhz:g} MHz, peaks at {clock.reference_mhz:g}",
         f"  power      {device.idle_w:g} W idle, {device.tdp_w:g} W TDP",
     ]
+    if cluster.hosts_per_node > 1:
+        lines.append(f"  node       {cluster.hosts_per_node} hosts whose devices share {cluster.levels[0].name}")
     lines += [
         f"  {level.name:10} {level.group_size} devices, {level.bandwidth_bytes_per_s / 1e9:.4g} GB/s per device and "
         f"direction, {level.latency_s * 1e6:.3g} us"
+        + (
+            ""
+            if level.peer_to_peer
+            else f"; no peer-to-peer access: {level.bytes_per_s / 1e9:.4g} GB/s over host memory"
+        )
         for level in cluster.levels
     ]
     price = cluster.usd_per_device_hour
+    lines.append(f"  constants  {device.constants_text}")
     lines.append(f"  price      {'not stated' if price is None else f'{price:g} USD per device-hour'}")
     return "\n".join(lines)

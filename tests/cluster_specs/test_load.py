@@ -72,9 +72,9 @@ def test_own_file_with_own_device(tmp_path: Path) -> None:
     (tmp_path / "lab.toml").write_text(_CLUSTER)
     bundled = load_cluster(str(tmp_path / "lab.toml"))
     own = (Path(__file__).parents[2] / "cluster_specs/devices/h100-sxm.toml").read_text()
-    (tmp_path / "h100-sxm.toml").write_text(own.replace("tdp_w = 700", "tdp_w = 650"))
-    assert bundled.device.tdp_w == 700
-    assert load_cluster(str(tmp_path / "lab.toml")).device.tdp_w == 650
+    (tmp_path / "h100-sxm.toml").write_text(own.replace("idle_w = 70", "idle_w = 65"))
+    assert bundled.device.idle_w == 70
+    assert load_cluster(str(tmp_path / "lab.toml")).device.idle_w == 65
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,21 @@ def test_own_file_with_own_device(tmp_path: Path) -> None:
         (("h100-sxm", "h100-sxn"), "'h100-sxn' is not a bundled device"),
         (("schema = 1", "schema = 2"), "schema is 2, must be 1"),
         (("nodes = 2", "nodes = 2\nusd_per_device_hour = 2.0"), "needs usd_source"),
+        (("nodes = 2", "nodes = true"), "nodes is True, must be a valid integer"),
+        (("nodes = 2", "nodes = 2\nnodes = 2"), "cannot be read: Cannot overwrite a value"),
+        (("schema = 1", "schema = true"), "schema is True, must be a number"),
+        (("4.5e11", "true"), "level[0].bandwidth_bytes_per_s is True"),
+        (("4.5e11", '"450 GB/s"'), "level[0].bandwidth_bytes_per_s is '450 GB/s'"),
+        (("4.5e11", "450"), "bandwidth_bytes_per_s is 450, must be from 1e+06 to 1e+15"),
+        (("latency_s = 2e-5", "latency_s = 1e308"), "level[1].latency_s is 1e+308, must be from 1e-09 to 1"),
+        (("latency_s = 2e-5", "latency_s = 20"), "level[1].latency_s is 20, must be from 1e-09 to 1"),
+        (("latency_s = 2e-5", "latency_s = nan"), "level[1].latency_s is nan"),
+        (("latency_s = 2e-5", "latency_s = 2e-5\npeer_to_peer = false"), "peer_to_peer is false"),
+        (('name = "network"', 'name = "nvlink"'), "level names are nvlink, nvlink, must differ"),
+        (("nodes = 2", "nodes = 2\nhosts_per_node = 3"), "hosts_per_node is 3, must divide"),
+        (("schema = 1", "x = " + "9" * 5000), "cannot be read"),
+        (("schema = 1", "x = " + "[" * 9000), "nested too deeply"),
+        (("schema = 1", "x = '" + "a" * 2**20 + "'"), "larger than 1048576 bytes"),
     ],
 )
 def test_bad_cluster_file_is_refused(tmp_path: Path, change: tuple[str, str], complaint: str) -> None:
@@ -101,7 +116,68 @@ def test_bad_cluster_file_is_refused(tmp_path: Path, change: tuple[str, str], co
         load_cluster(str(path))
     assert complaint in str(caught.value)
     assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 500
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("memory_efficiency = { value = 0.856", "memory_efficiency = { value = 85.6"), "85.6, a fraction above 1"),
+        (
+            ("gemm_efficiency]\nbf16 = { value = 0.803", "gemm_efficiency]\nbf16 = { value = 1e308"),
+            "a fraction above 1",
+        ),
+        (("link_efficiency = { value = 0.672", "link_efficiency = { value = 0"), "must be a fraction from 0.001 to 1"),
+        (("link_efficiency = { value = 0.672", "link_efficiency = { value = true"), "value is True"),
+        (("reference_mhz = 1830", "reference_mhz = 1e-300"), "reference_mhz is 1e-300, must be from 1 to 20000"),
+        (("reference_mhz = 1830", "reference_mhz = 1990"), "reference_mhz is 1990, must be at most max_mhz = 1980"),
+        (("sm_count = 132", "sm_count = true"), "sm_count is True"),
+        (("memory_bytes = 85029615042", "memory_bytes = 80"), "memory_bytes is 80, must be at least"),
+        (("memory_bytes_per_s = 3.352e+12", "memory_bytes_per_s = 3352"), "memory_bytes_per_s is 3352"),
+        (("idle_w = 70", "idle_w = 700"), "idle_w is 700, must be below tdp_w = 700"),
+        (("tdp_w = 700", "tdp_w = 500"), "tdp_w is 500, that of h100-sxm is 700"),
+        (("\nfp8 = { value = 0.494", "\nfp4 = { value = 0.494"), "analytic.gemm_efficiency has no fp8"),
+    ],
+)
+def test_a_device_that_cannot_be_is_refused(tmp_path: Path, change: tuple[str, str], complaint: str) -> None:
+    """Per cent for fractions, giga for bytes, booleans for numbers: each is named with its place, value and limit."""
+    own = (Path(__file__).parents[2] / "cluster_specs/devices/h100-sxm.toml").read_text()
+    assert change[0] in own
+    path = tmp_path / "mine.toml"
+    path.write_text(own.replace(*change, 1))
+    with pytest.raises(UserError) as caught:
+        load_device(str(path))
+    assert complaint in str(caught.value)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("family", ["gb200", "gb300"])
+def test_trays_of_a_rack_are_one_nvlink_domain(family: str) -> None:
+    """A rack counted by its trays has the rack's links; more trays are whole racks on the network, or refused."""
+    rack = load_cluster(f"{family}-72")
+    for trays in ("18x4", "9x8", "1x72"):
+        counted = load_cluster(f"{family}-{trays}")
+        assert (counted.levels, counted.nodes, counted.hosts_per_node) == (rack.levels, 1, 18)
+    assert load_cluster(f"{family}-36x4").levels == load_cluster(f"{family}-2x72").levels
+    assert load_cluster(f"{family}-2x4").levels == load_cluster(f"{family}-8").levels
+    with pytest.raises(UserError, match="80 devices are no whole number of NVLink domains of 72") as caught:
+        load_cluster(f"{family}-20x4")
+    assert f"{family}-72 or {family}-2x72" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", bundled_devices())
+def test_constants_of_another_device_say_so(name: str) -> None:
+    """A constant whose source is another device's names that device, and no other constant does."""
+    device = load_device(name)
+    for constant in device.analytic.constants():
+        lent = [
+            other
+            for other in bundled_devices()
+            if f"as {other}:" in constant.source or f"as {other}," in constant.source
+        ]
+        assert ([constant.of] if constant.of else []) == lent
+    assert device.constants_text
 
 
 def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
@@ -114,7 +190,20 @@ def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "complaint"),
-    [("h100-8", "did you mean"), ("h100-sxm-9", "h100-sxm-2x8"), ("cpu-2x2", "your own"), ("nowhere.toml", "bundled")],
+    [
+        ("h100-8", "did you mean h100-sxm-8"),
+        ("a100-8", "did you mean a100-sxm-80gb-8 or a100-sxm-40gb-8"),
+        ("a100-16", "did you mean a100-sxm-80gb-2x8 or a100-sxm-40gb-2x8"),
+        ("mi300-8", "mi300x-8"),
+        ("h100-sxm-9", "h100-sxm-2x8"),
+        ("h100-nvl-4", "h100-nvl-2"),
+        ("cpu-2x2", "your own"),
+        ("h100-sxm-900000x8", "for example"),
+        ("h100-sxm-" + "9" * 5000, "bundled"),
+        ("nowhere.toml", "bundled"),
+        ("a" * 300 + ".toml", "bundled"),
+        ("\0.toml", "bundled"),
+    ],
 )
 def test_unknown_name_says_what_there_is(name: str, complaint: str) -> None:
     """An unknown cluster name ends in a hint that leads to a known one."""
