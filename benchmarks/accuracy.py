@@ -23,7 +23,7 @@ from benchmarks.fidelity.groups import GROUPS, ServingGroup
 from benchmarks.fidelity.recorded_runs import RecordedRun, replay_recorded
 from benchmarks.fidelity.rejection import __doc__ as rejection_rules
 from benchmarks.fidelity.replay import Point, Row, read_points, replay_group
-from benchmarks.kv_blocks import predicted_blocks
+from benchmarks.kv_blocks import memory_section
 from costmodel.prediction import CostModel
 
 TARGET: Final = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
@@ -58,7 +58,7 @@ def main() -> None:
             *_serving(read_points(points), options.db, fits),
             *_recorded(options.groundtruth, options.db, fits),
             *_batches(options.groundtruth / "power" / "splitwise_llama2_70b.csv", options.db, fits),
-            *_blocks(reference),
+            *memory_section(reference),
         ]
     options.out.write_text("".join(parts), encoding="utf-8")
     print(f"wrote {options.out}", file=sys.stderr)
@@ -236,23 +236,6 @@ def _batches(path: Path, db: Path | None, fits: Path) -> Iterator[str]:
 def _batch_errors(runs: Sequence[BatchRun], value: str) -> Errors | None:
     known = [run for run in runs if not math.isnan(getattr(run, f"measured_{value}"))]
     return errors([getattr(run, value) for run in known], [getattr(run, f"measured_{value}") for run in known])
-
-
-def _blocks(reference: Path) -> Iterator[str]:
-    """Compare KV block counts."""
-    yield "## KV blocks of real servers\n\n"
-    if not reference.is_file():
-        yield "Not compared: no text with logged block counts (`--reference`).\n"
-        return
-    yield (
-        "Block counts of vLLM start-up logs: 16-bit weights, 16-token blocks, 90 % of one H100-80GB per rank.\n\n"
-        "| model | tp | tokens per step | logged | predicted | error |\n|---|---:|---:|---:|---:|---:|\n"
-    )
-    for count in predicted_blocks(reference):
-        yield (
-            f"| {count.model} | {count.tp} | {count.max_num_batched_tokens} | {count.logged:,} | {count.predicted:,} "
-            f"| {count.error:+.2%} |\n"
-        )
 
 
 if __name__ == "__main__":

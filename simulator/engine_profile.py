@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from cluster_specs.device import DeviceSpec
 from cluster_specs.errors import UserError
@@ -17,50 +17,40 @@ from cluster_specs.files.toml_model import read_toml
 from simulator.limits import PolicyName, RouterName
 from simulator.model.expert_layout import ExpertKernel
 from simulator.plan import Plan
+from simulator.profile_section import MOST_GRAPH_TOKENS, Count, Gibibytes, GraphTokens, ProfileSection, Seconds
+from simulator.start_up import MemoryReserve, StartUpMemory
 
 _FOLDER: Final = Path(__file__).parent / "engine_profiles"
-# Bounds of a person's numbers: far above any engine's, and small enough for tables with an entry per token.
-_MOST_TOKENS: Final = 2**20
-_MOST_GRAPH_TOKENS: Final = 2**14
-_Seconds = Annotated[float, Field(ge=0, lt=1)]
-_Count = Annotated[int, Field(gt=0, le=_MOST_TOKENS)]
-_GraphTokens = Annotated[int, Field(gt=0, le=_MOST_GRAPH_TOKENS)]
-_Mebibytes = Annotated[float, Field(ge=0, le=2**20)]
 
 
-class _Profile(BaseModel):
-    # Strict: 2.0 or true is no count, "16" no number.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class HostTime(_Profile):
+class HostTime(ProfileSection):
     """Time the engine's own code takes; ``source`` says where the figures come from."""
 
-    step_s: _Seconds  # host work of one step, hidden behind the GPU where scheduling is asynchronous
-    sequence_s: _Seconds  # per sequence and step, on the critical path (sampled token to next input)
-    frontend_s: _Seconds  # HTTP and client, once per request
-    frontend_token_s: _Seconds = 0.0  # tokenising, per token of the prompt
-    all_reduce_s: _Seconds  # added to each all-reduce between separately captured graph pieces
-    launch_s: _Seconds  # per op of a step that runs without a CUDA graph: the host cannot start them faster
+    step_s: Seconds  # host work of one step, hidden behind the GPU where scheduling is asynchronous
+    sequence_s: Seconds  # per sequence and step, on the critical path (sampled token to next input)
+    frontend_s: Seconds  # HTTP and client, once per request
+    frontend_token_s: Seconds = 0.0  # tokenising, per token of the prompt
+    all_reduce_s: Seconds  # added to each all-reduce between separately captured graph pieces
+    launch_s: Seconds  # per op of a step that runs without a CUDA graph: the host cannot start them faster
     source: str = Field(min_length=1)
 
 
-class BatchLimits(_Profile):
+class BatchLimits(ProfileSection):
     """Default batch limits of the devices that meet every condition stated here.
 
     Engines choose by memory, by words in the device's name and by the ranks of a replica. Among the entries that
     apply, one for a kind of device wins over one for any, then the largest memory, then the most ranks, then the last.
     """
 
-    min_memory_gib: Annotated[float, Field(ge=0, le=2**20)]
+    min_memory_gib: Gibibytes
     kind: Literal["gpu", "cpu"] | None = None
-    min_ranks: _Count = 1  # tensor x attention-data-parallel ranks (SGLang's tp_size)
-    only_names: list[str] = []  # at least one of these words is part of the device's name
-    except_names: list[str] = []  # none of these words is
-    max_num_batched_tokens: _Count
-    max_num_seqs: _Count
+    min_ranks: Count = 1  # tensor x attention-data-parallel ranks (SGLang's tp_size)
+    only_names: list[str] = Field(default_factory=list)  # at least one of these words is part of the device's name
+    except_names: list[str] = Field(default_factory=list)  # none of these words is
+    max_num_batched_tokens: Count
+    max_num_seqs: Count
     per_rank: bool = False  # both limits are those of one tensor- and pipeline-parallel rank
-    graph_max_tokens: _GraphTokens | None = None  # replaces ``graphs.max_tokens``
+    graph_max_tokens: GraphTokens | None = None  # replaces ``graphs.max_tokens``
 
     def covers(self, device: DeviceSpec, ranks: int) -> bool:
         """Whether a replica of ``ranks`` such devices meets the conditions."""
@@ -74,40 +64,11 @@ class BatchLimits(_Profile):
         )
 
 
-class MemoryReserve(_Profile):
-    """Device memory an engine leaves free for everything but weights and KV, in MiB; replaces a fixed fraction."""
-
-    constant: _Mebibytes
-    per_batched_token: _Mebibytes
-    least_batched_tokens: _Count = 1
-    per_graph_sequence: _Mebibytes
-    per_rank: _Mebibytes
-    # Per graph sequence and attention rank, where attention runs data-parallel; more above so many graph sequences.
-    per_attention_rank: _Mebibytes = 0.0
-    per_attention_rank_wide: _Mebibytes = 0.0
-    wide_graph_sequences: _Count = 1
-    least: _Mebibytes = 0.0  # at least this much on devices of more than so many GiB
-    least_above_gib: Annotated[float, Field(ge=0, le=2**20)] = 0.0
-
-    def mebibytes(self, *, tokens: int, graph_tokens: int, plan: Plan, memory_bytes: int) -> float:
-        """Return what is left free on each device; ``tokens`` are those a replica's step takes, of all its ranks."""
-        total = (
-            self.constant
-            + self.per_batched_token * max(tokens, self.least_batched_tokens)
-            + self.per_graph_sequence * graph_tokens
-            + self.per_rank * plan.replica_devices
-        )
-        if plan.attention_dp > 1:
-            wide = self.per_attention_rank_wide if graph_tokens > self.wide_graph_sequences else 0.0
-            total += (self.per_attention_rank + wide) * graph_tokens * plan.attention_dp
-        return max(total, self.least) if memory_bytes > self.least_above_gib * 2**30 else total
-
-
-class ExpertKernels(_Profile):
+class ExpertKernels(ProfileSection):
     """Kernel of MXFP4 experts: what it makes of their weights is in ``simulator.model.expert_layout``."""
 
     default: ExpertKernel
-    devices: dict[str, ExpertKernel] = {}  # by a device's name, else by its architecture
+    devices: dict[str, ExpertKernel] = Field(default_factory=dict)  # by a device's name, else by its architecture
     source: str = Field(min_length=1)
 
     def on(self, device: DeviceSpec) -> ExpertKernel:
@@ -115,36 +76,38 @@ class ExpertKernels(_Profile):
         return self.devices.get(device.name) or self.devices.get(device.architecture) or self.default
 
 
-class ContextRules(_Profile):
+class ContextRules(ProfileSection):
     """How the engine derives a model's longest sequence from its rope scaling: types by name."""
 
-    unscaled: list[str] = []  # their factor does not lengthen the context
-    from_original: list[str] = []  # their factor counts from original_max_position_embeddings
+    unscaled: list[str] = Field(default_factory=list)  # their factor does not lengthen the context
+    from_original: list[str] = Field(default_factory=list)  # their factor counts from original_max_position_embeddings
     original_is_scaled: bool = False  # no factor counts where original_max_position_embeddings is stated
-    starts_at_original: list[str] = []  # run at the original length unless a longer one is asked for
-    unscaled_models: list[str] = []  # parts of model types whose factor does not count
+    starts_at_original: list[str] = Field(
+        default_factory=list
+    )  # run at the original length unless a longer one is asked for
+    unscaled_models: list[str] = Field(default_factory=list)  # parts of model types whose factor does not count
     source: str = Field(min_length=1)
 
 
-class CheckpointKvFormats(_Profile):
+class CheckpointKvFormats(ProfileSection):
     """KV-cache formats the engine takes from a checkpoint when no one states another, by the tool that wrote it."""
 
-    modelopt: list[str] = []
-    compressed_tensors: list[str] = []
+    modelopt: list[str] = Field(default_factory=list)
+    compressed_tensors: list[str] = Field(default_factory=list)
     needs_producer: bool = False  # ModelOpt's file counts as such only where it names its producer
     source: str = Field(min_length=1)
 
 
-class GraphCapture(_Profile):
+class GraphCapture(ProfileSection):
     """CUDA-graph capture: which steps run as graphs, and the token counts they are padded to."""
 
     memory_is_reserved: bool  # set aside before the KV cache is sized
     decode: Literal["full", "piecewise", "none"]
     mixed: Literal["piecewise", "none"]
-    sizes: list[_GraphTokens]  # ascending
+    sizes: list[GraphTokens]  # ascending
     # Sizes go on in steps up to this many tokens.
-    max_tokens: Annotated[int, Field(ge=0, le=_MOST_GRAPH_TOKENS)]
-    step: _GraphTokens
+    max_tokens: Annotated[int, Field(ge=0, le=MOST_GRAPH_TOKENS)]
+    step: GraphTokens
 
     @field_validator("sizes")
     @classmethod
@@ -156,7 +119,7 @@ class GraphCapture(_Profile):
         return sizes
 
 
-class EngineProfile(_Profile):
+class EngineProfile(ProfileSection):
     """Named defaults of one engine version."""
 
     schema_version: Literal[1] = Field(alias="schema")
@@ -168,21 +131,21 @@ class EngineProfile(_Profile):
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]  # where no ``reserve`` is stated
     # Tokens per step default to no more than max_num_seqs requests of the longest length have.
     caps_tokens_by_context: bool = False
-    block_size: _Count
+    block_size: Count
     enable_chunked_prefill: bool
     enable_prefix_caching: bool
     async_scheduling: bool
     # What an engine cannot schedule ahead of: pipeline stages, drafts, drafts that are looked up in the text.
-    async_excludes: list[Literal["pipeline", "drafts", "lookup_drafts"]] = []
+    async_excludes: list[Literal["pipeline", "drafts", "lookup_drafts"]] = Field(default_factory=list)
     reserve_full_isl: bool
     mxfp4_experts: ExpertKernels
     checkpoint_kv: CheckpointKvFormats
     context: ContextRules
     shared_expert_tokens: Annotated[int, Field(ge=0)]  # largest step whose shared experts run beside the routed ones
-    sampler_sorts: bool  # top-p by sorting all logits, as older samplers did: costs memory
     limits: Annotated[list[BatchLimits], Field(min_length=1)]
     graphs: GraphCapture
     host: HostTime
+    memory: StartUpMemory
     reserve: MemoryReserve | None = None
 
     @field_validator("limits")

@@ -1,14 +1,16 @@
 """Whether a plan fits, and how many KV blocks are left: weights, activations, graphs and the runtime's own memory.
 
-    usable = gpu_memory_utilization * device memory
+    usable = share * device memory
     blocks = (usable - weights - activation peak - graphs - runtime) // bytes per block
 
-on the worst pipeline stage, which is what an engine's start-up profile run measures on its worst rank. Activations
-peak either inside a layer of a full step (residual stream and one op's input and output) or in the sampler, which
-holds the residual stream and `max_num_seqs` rows of logits in fp32 with the copies that sorting them needs. Checked
-against block counts of real servers in `tests/simulator/test_memory.py`.
+on the worst pipeline stage, which is what an engine's start-up profile run measures on its worst rank; `start_up` has
+the rules of engines that share memory otherwise. Activations peak either inside a layer of a full step (residual
+stream and one op's input and output) or in the sampler, which holds the residual stream and `max_num_seqs` rows of
+logits with the copies it works on; workspaces of fused experts that the engine keeps come on top of either. Checked
+against real servers in `tests/simulator/test_memory.py` and `docs/accuracy.md`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
@@ -16,24 +18,16 @@ from typing import Final
 from cluster_specs.device import DeviceSpec
 from costmodel.ops import DTYPE_BYTES, Elementwise, Gemm, Moe, Op
 from simulator.model.cell import KeepsState
+from simulator.model.expert_layout import ExpertKernel
 from simulator.model.linear import activation_dtype
 from simulator.model.spec import Block, ModelSpec, padded_vocab
 from simulator.plan import Plan
+from simulator.start_up import StartUpMemory
 
-# Growth of the CUDA context, cuBLAS workspaces and loaded modules after start-up: public vLLM start-up logs state
-# "non_torch_memory takes" 0.11-0.26 GiB on one GPU.
-RUNTIME_BYTES: Final = 160 * 2**20
-# Channel buffers of NCCL and the staging buffers of a custom all-reduce: the same line is about 0.2 GiB higher where
-# ranks communicate.
-COMMUNICATOR_BYTES: Final = 200 * 2**20
-# Fused experts work through a step in chunks of this many tokens, so their inner results never grow beyond one.
-EXPERT_CHUNK_TOKENS: Final = 16 * 1024
 # One captured graph of one layer: public logs state 0.73 GiB for 86 graphs of 32 layers, 0.55 GiB for 67 of 32.
 GRAPH_LAYER_BYTES: Final = 256 * 2**10
-# Logits in 16 bits and fp32, and top-p by sorting: (fp32 value, int64 index) pairs and the radix sort's second buffer.
-SORTED_LOGIT_BYTES: Final = 2 + 4 + 2 * (4 + 8)
-# Logits in 16 bits and fp32 and their probabilities: samplers that draw without sorting.
-DRAWN_LOGIT_BYTES: Final = 2 + 4 + 4
+# MXFP4 experts of these kernels take their inner results from the engine's workspace; the others allocate their own.
+_KERNELS_WITH_WORKSPACE: Final = ("plain", "marlin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +67,7 @@ def plan_memory(
     plan: Plan,
     device: DeviceSpec,
     *,
+    start_up: StartUpMemory,
     gpu_memory_utilization: float,
     block_size: int,
     max_num_batched_tokens: int,
@@ -80,31 +75,39 @@ def plan_memory(
     max_model_len: int,
     num_gpu_blocks: int | None = None,
     captured_graphs: int = 0,
-    sampler_sorts: bool = False,
+    expert_kernel: ExpertKernel = "plain",
     context_tokens: int | None = None,
 ) -> MemoryBudget:
     """Budget of one rank of ``plan`` on ``device``.
 
-    ``num_gpu_blocks`` (from a server's log) overrides the count. ``captured_graphs`` is how many CUDA graphs the
-    engine sets memory aside for before it sizes the cache (none before vLLM 0.21); ``sampler_sorts`` is true for
-    engines whose sampler sorts the logits for top-p (vLLM before its Triton sampler). ``context_tokens`` is the mean
+    ``gpu_memory_utilization`` is the share that ``start_up`` gives a meaning. ``num_gpu_blocks`` (from a server's log)
+    overrides the count. ``captured_graphs`` is how many CUDA graphs the engine sets memory aside for before it sizes
+    the cache (none before vLLM 0.21), ``expert_kernel`` the kernel of MXFP4 experts. ``context_tokens`` is the mean
     context a running request holds: with it, sliding-window layers count only the window; without, all of it, which
     is a lower bound of the capacity.
     """
-    usable = int(device.memory_bytes * gpu_memory_utilization)
-    runtime = RUNTIME_BYTES + (COMMUNICATOR_BYTES if plan.replica_devices > 1 else 0)
-    logit_bytes = SORTED_LOGIT_BYTES if sampler_sorts else DRAWN_LOGIT_BYTES
     rows = min(max_num_seqs, max_num_batched_tokens)
     budgets = []
     for index, (blocks, weights) in enumerate(
         zip(model.stage_blocks(plan.pp), model.stage_weight_bytes(plan), strict=True)
     ):
-        sampled = rows * logit_bytes if index == plan.pp - 1 else 0
-        activation = _activation_bytes(model, plan, blocks, max_num_batched_tokens, sampled)
+        sampled = rows * start_up.logit_bytes if index == plan.pp - 1 else 0.0
+        activation = _activation_bytes(
+            model, plan, blocks, max_num_batched_tokens, sampled, start_up=start_up, expert_kernel=expert_kernel
+        )
         graphs = captured_graphs * sum(count for _, count in blocks) * GRAPH_LAYER_BYTES
+        runtime = start_up.runtime_bytes(plan)
+        usable, kv = _shared(
+            start_up,
+            device.memory_bytes,
+            gpu_memory_utilization,
+            weights=weights,
+            runtime=runtime,
+            step=activation + graphs,
+        )
         block_bytes = _block_bytes(plan, blocks, block_size, context_tokens)
-        kv = usable - weights - activation - graphs - runtime
         held = max(0, kv) // block_bytes if num_gpu_blocks is None else num_gpu_blocks
+        others = 0 if start_up.rule == "static_share" else activation + graphs + runtime
         budgets.append(
             MemoryBudget(
                 device_bytes=device.memory_bytes,
@@ -117,10 +120,27 @@ def plan_memory(
                 block_bytes=block_bytes,
                 block_size=block_size,
                 num_gpu_blocks=held,
-                reason=_shortage(weights, activation + graphs + runtime, usable, held * block_size, max_model_len),
+                reason=_shortage(weights, others, usable, held * block_size, max_model_len),
             )
         )
     return min(budgets, key=lambda budget: (budget.num_gpu_blocks, -budget.weights_bytes))
+
+
+def _shared(
+    start_up: StartUpMemory, total: int, share: float, *, weights: int, runtime: int, step: int
+) -> tuple[int, int]:
+    """Bytes that weights and what the rule counts beside them may take, and those left for KV (negative: too few)."""
+    context = int(start_up.context_mib * 2**20)
+    match start_up.rule:
+        case "share_of_total":
+            usable = int(total * share)
+            return usable, usable - weights - step - runtime
+        case "static_share":
+            usable = int((total - context - runtime) * share)
+            return usable, usable - weights
+        case "share_of_free":
+            usable = total - context
+            return usable, int((usable - weights - step - runtime) * share)
 
 
 def _shortage(weights: int, others: int, usable: int, tokens: int, max_model_len: int) -> str | None:
@@ -159,26 +179,57 @@ def _block_bytes(plan: Plan, blocks: tuple[tuple[Block, int], ...], block_size: 
 
 
 def _activation_bytes(
-    model: ModelSpec, plan: Plan, blocks: tuple[tuple[Block, int], ...], tokens: int, bytes_per_vocab_entry: int
+    model: ModelSpec,
+    plan: Plan,
+    blocks: tuple[tuple[Block, int], ...],
+    tokens: int,
+    bytes_per_vocab_entry: float,
+    *,
+    start_up: StartUpMemory,
+    expert_kernel: ExpertKernel,
 ) -> int:
-    """Peak of a profile run: the hungriest op of a layer, or the sampler over all sampled rows."""
+    """Peak of a profile run: the hungriest op of a layer, or the sampler over all sampled rows, and kept workspaces."""
     element = DTYPE_BYTES[activation_dtype(plan, model.dtype)]
     residual = tokens * model.hidden_size * element
-    ops = chain.from_iterable(block.token_ops(plan, tokens) for block, _ in blocks)
-    layer = residual + max((_transient_bytes(op, element) for op in ops), default=0.0)
+    ops = list(chain.from_iterable(block.token_ops(plan, tokens) for block, _ in blocks))
+    kept = start_up.expert_workspace == "kept"
+    workspace = max((workspace_bytes(op, element, expert_kernel) for op in ops), default=0.0) if kept else 0.0
+    layer = residual + _largest_step(ops, element, start_up)
     logits = bytes_per_vocab_entry * padded_vocab(model.vocab_size)
     sampler = 2 * residual + logits if logits else 0.0
-    return int(max(layer, sampler))
+    return int(workspace + max(layer, sampler))
 
 
-def _transient_bytes(op: Op, element: float) -> float:
-    """Bytes of an op's input and output; the fused experts hold their two inner results at once."""
+def _largest_step(ops: Iterable[Op], element: float, start_up: StartUpMemory) -> float:
+    """Bytes of the op that holds most besides the residual stream."""
+    return max((step_bytes(op, element, start_up) for op in ops), default=0.0)
+
+
+def step_bytes(op: Op, element: float, start_up: StartUpMemory) -> float:
+    """Bytes of an op's input and output; fused experts without a kept workspace hold their two inner results too."""
     if isinstance(op, Gemm):
         return float(op.m) * (float(op.n) + float(op.k)) * element
     if isinstance(op, Moe) and isinstance(op.num_tokens, int):
+        both_ends = 2.0 * float(op.num_tokens) * op.hidden * element
+        if start_up.expert_workspace == "kept":
+            return both_ends
+        chunk = min(op.num_tokens, start_up.expert_chunk_tokens or op.num_tokens)
         wide = max(2 * op.local_inter, op.hidden)
-        pairs = float(min(op.num_tokens, EXPERT_CHUNK_TOKENS)) * op.topk * (wide + op.local_inter)
-        return (pairs + 2.0 * float(op.num_tokens) * op.hidden) * element
+        return both_ends + float(chunk) * op.topk * (wide + op.local_inter) * element
     if isinstance(op, Elementwise) and not op.op.startswith("add"):  # the residual add works in place
         return float(op.rows) * op.bytes_per_row
     return 0.0
+
+
+def workspace_bytes(op: Op, element: float, expert_kernel: ExpertKernel) -> float:
+    """Bytes of the two workspaces of fused experts: rows of all chosen experts, as wide as what each ever holds.
+
+    The first takes the results of either GEMM's far side, the second those of both (vLLM, ``workspace_shapes`` of
+    fused_moe.py and fused_marlin_moe.py).
+    """
+    if not isinstance(op, Moe) or not isinstance(op.num_tokens, int):
+        return 0.0
+    if op.dtype == "mxfp4" and expert_kernel not in _KERNELS_WITH_WORKSPACE:
+        return 0.0
+    widths = max(op.local_inter, op.hidden) + max(2 * op.local_inter, op.hidden)
+    return float(op.num_tokens) * op.topk * widths * element

@@ -15,6 +15,7 @@ from simulator.memory import plan_memory
 from simulator.model.linear import FP8, WEIGHT_ONLY, activation_dtype
 from simulator.model.spec import ModelSpec
 from simulator.plan import Plan
+from simulator.start_up import StartUpMemory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +129,7 @@ def smallest_fit(
     model: ModelSpec,
     device: DeviceSpec,
     *,
+    start_up: StartUpMemory,
     gpu_memory_utilization: float,
     block_size: int,
     max_num_batched_tokens: int,
@@ -156,6 +158,7 @@ def smallest_fit(
                     model,
                     layout,
                     device,
+                    start_up=start_up,
                     gpu_memory_utilization=gpu_memory_utilization,
                     block_size=block_size,
                     max_num_batched_tokens=max_num_batched_tokens,

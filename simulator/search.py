@@ -176,6 +176,7 @@ def smallest_cluster(serving: Serving, workload: Workload) -> Plan | None:
     return smallest_fit(
         serving.model.with_expert_layout(EXPERT_LAYOUTS[kernel]),
         cluster.device,
+        start_up=profile.memory,
         gpu_memory_utilization=overrides.gpu_memory_utilization
         or profile.memory_utilization(cluster.device.memory_bytes, max_num_batched_tokens=budget, plan=node),
         block_size=overrides.block_size or profile.block_size,

@@ -135,6 +135,7 @@ class Serving:
             self.model.with_expert_layout(EXPERT_LAYOUTS[kernel]),
             run,
             self.cluster.device,
+            start_up=profile.memory,
             gpu_memory_utilization=utilization,
             block_size=overrides.block_size or profile.block_size,
             max_num_batched_tokens=budget,
@@ -142,7 +143,7 @@ class Serving:
             max_model_len=max_model_len,
             num_gpu_blocks=overrides.num_gpu_blocks,
             captured_graphs=profile.reserved_graphs(stated_seqs * (1 + drafts)),
-            sampler_sorts=profile.sampler_sorts,
+            expert_kernel=kernel,
             context_tokens=_mean_context(workload),
         )
         if memory.reason is not None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster_specs.load import load_cluster, load_device
+from simulator.engine_profile import load_profile
 from simulator.engine_support import converted_checkpoint, engines_for
 from simulator.memory import plan_memory
 from simulator.model.architectures import from_hf_config
@@ -17,6 +18,7 @@ from simulator.plan import Plan, parse_plan
 from simulator.plan_space import Axes, check_plan, enumerate_plans, smallest_fit
 
 _LIMITS: dict[str, Any] = {
+    "start_up": load_profile("vllm-0.33").memory,
     "gpu_memory_utilization": 0.9,
     "block_size": 16,
     "max_num_batched_tokens": 8192,

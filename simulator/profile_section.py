@@ -1,0 +1,21 @@
+"""What every section of an engine profile is: a frozen, strict value, with bounds far above any engine's numbers."""
+
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Small enough for tables with an entry per token.
+MOST_TOKENS: Final = 2**20
+MOST_GRAPH_TOKENS: Final = 2**14
+
+Count = Annotated[int, Field(gt=0, le=MOST_TOKENS)]
+GraphTokens = Annotated[int, Field(gt=0, le=MOST_GRAPH_TOKENS)]
+Mebibytes = Annotated[float, Field(ge=0, le=2**20)]
+Gibibytes = Annotated[float, Field(ge=0, le=2**20)]
+Seconds = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ProfileSection(BaseModel):
+    """A table of the TOML file. Strict: 2.0 or true is no count, "16" no number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
