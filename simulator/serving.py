@@ -253,7 +253,7 @@ class Serving:
 
     def price_notes(self) -> list[str]:
         """Say what the prices used so far rest on; clocks whose prices rest on the same share a line."""
-        notes = []
+        notes = list(self.model.notes)
         if self.model.checkpoint_kv is not None:
             kv = kv_format(self.model, Plan(), self.profile)
             notes.append(f"KV cache: {kv.dtype} unless a plan names another; {kv.refusal or kv.why}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @extension_option
 def models(name: str | None, as_json: bool, extensions: tuple[Path, ...]) -> None:
-    """List bundled models, or show the model NAME (bundled, or the path of a config.json).
+    """List bundled models, or show the model NAME (bundled, a Hugging Face id, or a config.json).
 
     Shown are its parameters, KV cache and every kind of layer.
     """

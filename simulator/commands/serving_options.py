@@ -33,7 +33,12 @@ extension_option = click.option(
 )
 
 _OPTIONS = (
-    click.option("--model", required=True, metavar="NAME|PATH", help="Bundled model or Hugging Face config.json."),
+    click.option(
+        "--model",
+        required=True,
+        metavar="NAME|ID|PATH",
+        help="Bundled model, Hugging Face id, or config.json (docs/models.md).",
+    ),
     extension_option,
     click.option("--cluster", required=True, metavar="NAME|TOML", help="Bundled cluster, sized name or TOML file."),
     click.option("--trace", required=True, metavar="FILE|TEXT", help="Request trace, or a generated one as text."),

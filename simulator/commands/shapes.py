@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--model", "models", required=True, multiple=True, metavar="NAME|PATH", help="May be given repeatedly.")
+@click.option(
+    "--model", "models", required=True, multiple=True, metavar="NAME|ID|PATH", help="May be given repeatedly."
+)
 @click.option("--cluster", required=True, metavar="NAME|TOML", help="Bundled cluster, sized name or TOML file.")
 @click.option("--trace", metavar="FILE|TEXT", help="Size steps for this trace; sequences of 8192 tokens without it.")
 @click.option("--plan", "plans", multiple=True, metavar="PLAN", help="These plans only (tp4, prefill.tp4+decode.tp4).")

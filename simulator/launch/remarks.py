@@ -38,6 +38,11 @@ def remarks(serving: Serving, start: Start, *, servers: int, devices: int, is_te
         )
 
 
+def checkpoint(serving: Serving, plan: Plan) -> str:
+    """Return the Hugging Face id to serve; MODEL where none was given, or what it names has to be converted first."""
+    return (converted_checkpoint(serving.model, plan) is None and serving.model.checkpoint) or CHECKPOINT
+
+
 def clock_line(device: DeviceSpec, clock_mhz: float) -> str:
     """Return the command that holds a device at a clock; a remark where there is none."""
     match device.vendor:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from simulator.launch.remarks import (
-    CHECKPOINT,
     DTYPE_NAMES,
+    checkpoint,
     is_cast_while_loading,
     kv_format_name,
     remarks,
@@ -55,4 +55,4 @@ def sglang_lines(serving: Serving, start: Start) -> Iterator[str]:
         ("--disable-radix-cache", None if server.enable_prefix_caching else True),
         ("--disable-overlap-schedule", None if server.async_scheduling else True),
     ]
-    yield command(f"python -m sglang.launch_server --model-path {CHECKPOINT}", flags)
+    yield command(f"python -m sglang.launch_server --model-path {checkpoint(serving, plan)}", flags)

@@ -3,7 +3,14 @@
 import json
 from collections.abc import Iterator
 
-from simulator.launch.remarks import CHECKPOINT, DTYPE_NAMES, is_cast_while_loading, kv_format_name, remarks
+from simulator.launch.remarks import (
+    CHECKPOINT,
+    DTYPE_NAMES,
+    checkpoint,
+    is_cast_while_loading,
+    kv_format_name,
+    remarks,
+)
 from simulator.launch.shell import Flag, above_one, command
 from simulator.serving import Serving, Start
 
@@ -29,8 +36,9 @@ def tensorrt_llm_lines(serving: Serving, start: Start) -> Iterator[str]:
         ("--max_num_tokens", server.max_num_batched_tokens),
         ("--extra_llm_api_options", "options.yaml"),
     ]
+    model = CHECKPOINT if is_cast_while_loading(serving, plan) else checkpoint(serving, plan)
     across = f"srun --nodes {nodes} --ntasks {plan.replica_devices} --mpi=pmix trtllm-llmapi-launch "
-    yield command((across if nodes > 1 else "") + f"trtllm-serve {CHECKPOINT} --backend pytorch", flags)
+    yield command((across if nodes > 1 else "") + f"trtllm-serve {model} --backend pytorch", flags)
 
 
 def _options(serving: Serving, start: Start) -> dict[str, object]:

@@ -16,8 +16,8 @@ from typing import Final
 
 from simulator.engine_profile import EngineProfile, GraphCapture, bundled_profiles, load_profile
 from simulator.launch.remarks import (
-    CHECKPOINT,
     DTYPE_NAMES,
+    checkpoint,
     is_cast_while_loading,
     kv_format_name,
     remarks,
@@ -67,18 +67,19 @@ def vllm_lines(serving: Serving, start: Start, more: str = "") -> Iterator[str]:
         ("--language-model-only", True if text_only else None),
     ]
     rest = [*formats, *_limits(serving, start, is_v0), *_graphs(serving.profile, version), *_drafts(serving, start)]
+    serve = f"vllm serve {checkpoint(serving, plan)}"
     if nodes == 1:
-        yield command(f"vllm serve {CHECKPOINT}", [*degrees, *rest]) + more
+        yield command(serve, [*degrees, *rest]) + more
     elif version >= _SPANS_NODES:
         across: Flag = ("--nnodes", f"{nodes} --master-addr HEAD --node-rank")
         yield f"# each server spans {nodes} nodes; HEAD is the address of the first; on the first"
-        yield command(f"vllm serve {CHECKPOINT}", [*degrees, (across[0], f"{across[1]} 0"), *rest]) + more
+        yield command(serve, [*degrees, (across[0], f"{across[1]} 0"), *rest]) + more
         yield f"# and on each of the others, RANK from 1 to {nodes - 1}"
         others: list[Flag] = [(across[0], f"{across[1]} RANK"), ("--headless", True)]
-        yield command(f"vllm serve {CHECKPOINT}", [*degrees, *others, *rest]) + more
+        yield command(serve, [*degrees, *others, *rest]) + more
     else:
         yield f"# each server spans {nodes} nodes: join them in one Ray cluster first"
-        yield command(f"vllm serve {CHECKPOINT}", [*degrees, *_by_ray(plan, cluster.devices_per_node), *rest]) + more
+        yield command(serve, [*degrees, *_by_ray(plan, cluster.devices_per_node), *rest]) + more
 
 
 def release(profile: EngineProfile) -> Version:

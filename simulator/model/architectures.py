@@ -14,10 +14,12 @@ from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
 from simulator.model.checkpoint_kv import read_checkpoint_kv
 from simulator.model.hf_config import HfConfig
-from simulator.model.rope import read_positions
+from simulator.model.rope import Positions, read_positions
 from simulator.model.spec import ModelSpec
 
 Reader = Callable[[HfConfig, str], ModelSpec]
+
+MOST_PARAMETERS: Final = 10**14  # fifty times the largest model anyone published
 
 ARCHITECTURES: Final[dict[str, Reader]] = {}
 _READS: Final[dict[str, frozenset[str]]] = {}
@@ -87,15 +89,26 @@ def from_hf_config(source: str | Path | Mapping[str, Any] | HfConfig, *, name: s
     else:
         config = HfConfig.from_file(Path(source))
         if name is None:
-            path = Path(source)
-            name = path.parent.name if path.name == "config.json" and path.parent.name else path.stem
+            path = Path(source).absolute()
+            name = path.name if path.is_dir() else path.parent.name if path.name == "config.json" else path.stem
     reader = _reader_of(config)
     understood = _READS[config.text("model_type")]
     for key, because in _UNSUPPORTED.items():
         if key not in understood:
             config.refuse(key, because=because, hint="register a cell for it: docs/custom_cells.md")
     model = reader(config, name or config.text("_name_or_path", "") or config.text("model_type", "model"))
-    return replace(model, checkpoint_kv=read_checkpoint_kv(config), positions=read_positions(config))
+    if model.parameters() > MOST_PARAMETERS:
+        raise UserError(
+            f"{config.place}: describes a model of {model.parameters():.3g} parameters, must be at most "
+            f"{MOST_PARAMETERS:.0e}",
+            hint="check hidden_size, intermediate_size, vocab_size and the number of experts",
+        )
+    positions = read_positions(config)
+    return replace(
+        model,
+        checkpoint_kv=read_checkpoint_kv(config) or model.checkpoint_kv,
+        positions=model.positions if positions == Positions() else positions,
+    )
 
 
 def _reader_of(config: HfConfig) -> Reader:

@@ -1,14 +1,17 @@
 """Typed reading of a Hugging Face `config.json`: every fault names file, key, value and what was expected."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.json_text import parse_json
+from cluster_specs.files.reading import read_document
 from cluster_specs.files.shown import shown
 
 MOST_LAYERS: Final = 10_000  # ten times the deepest model anyone trained
+MOST: Final = 2**24  # of anything that is counted: the largest vocabularies have 2**18 tokens, contexts 10 M
+MOST_BYTES: Final = 64 * 2**20  # of a config.json: per-layer quantisation maps reach a megabyte
 
 
 class HfConfig:
@@ -24,6 +27,8 @@ class HfConfig:
     def from_file(cls, path: Path) -> "HfConfig":
         """Read a JSON file (or the ``config.json`` of a folder), with modelopt's ``hf_quant_config.json`` beside it."""
         file = path / "config.json" if path.is_dir() else path
+        if file != path and not file.is_file():
+            raise UserError(f"{path}: is a folder without a config.json", hint="give the folder of a checkpoint")
         values = _object(file)
         beside = file.with_name("hf_quant_config.json")
         if values.get("quantization_config") is None and beside.is_file():
@@ -54,18 +59,17 @@ class HfConfig:
 
     def layers(self, key: str, default: int | None = None) -> int:
         """Return a count of layers, each of which is going to be built."""
-        count = self.integer(key, default)
-        if count > MOST_LAYERS:
-            raise self.fault(key, f"at most {MOST_LAYERS}")
-        return count
+        return self.integer(key, default, most=MOST_LAYERS)
 
-    def integer(self, key: str, default: int | None = None, *, least: int = 1) -> int:
+    def integer(self, key: str, default: int | None = None, *, least: int = 1, most: int = MOST) -> int:
         """Return a whole number of at least ``least``; a null or absent key takes ``default`` where one is given."""
         value = self._values.get(key)
         if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise self.fault(key, f"an integer >= {least}")
+        if value > most:
+            raise self.fault(key, f"at most {most}")
         return value
 
     def first_integer(self, *keys: str, default: int | None = None) -> int:
@@ -107,7 +111,7 @@ class HfConfig:
         value = self._values.get(key)
         if value is None:
             return ()
-        if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(one, str) for one in value):
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
             raise self.fault(key, "a list of strings")
         return tuple(value)
 
@@ -116,8 +120,8 @@ class HfConfig:
         value = self._values.get(key)
         if value is None:
             return ()
-        if not isinstance(value, Sequence) or not all(isinstance(one, int) for one in value):
-            raise self.fault(key, "a list of integers")
+        if not isinstance(value, list) or not all(isinstance(one, int) and abs(one) <= MOST for one in value):
+            raise self.fault(key, f"a list of integers of at most {MOST}")
         return tuple(value)
 
     def section(self, key: str, defaults: Mapping[str, Any] | None = None) -> "HfConfig | None":
@@ -144,20 +148,8 @@ class HfConfig:
 
 def _object(file: Path) -> dict[str, Any]:
     """Return the object a JSON file holds."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError(
-            f"{file}: cannot be read: {reason}", hint="give the path of a Hugging Face config.json"
-        ) from error
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{file}: line {error.lineno} column {error.colno}: not JSON: {error.msg}",
-            hint="the file may be cut short; download it again",
-        ) from error
+    hint = "give the path of a Hugging Face config.json"
+    values = parse_json(read_document(file, most_bytes=MOST_BYTES, hint=hint), str(file), hint=hint)
     if not isinstance(values, dict):
-        raise UserError(f"{file}: holds a {type(values).__name__}, must be an object of config keys")
+        raise UserError(f"{file}: holds a {type(values).__name__}, must be an object of config keys", hint=hint)
     return values

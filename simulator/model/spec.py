@@ -63,6 +63,8 @@ class ModelSpec:
     left_out: tuple[str, ...] = ()  # parts of the checkpoint that text requests never use, such as a vision tower
     positions: Positions = field(default_factory=Positions)  # what scales ``max_position``
     checkpoint_kv: CheckpointKv | None = None  # the KV-cache format the checkpoint states
+    checkpoint: str | None = None  # the Hugging Face id it was asked for by
+    notes: tuple[str, ...] = field(default=(), compare=False)  # what a reader of an answer should know of the config
 
     @property
     def num_layers(self) -> int:

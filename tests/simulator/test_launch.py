@@ -3,6 +3,7 @@
 import json
 import shlex
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -337,3 +338,16 @@ def test_sglang_divides_its_own_chunk_among_ranks(plan: str, chunk: int) -> None
     assert start.limits.max_num_batched_tokens == chunk
     spelt = 16384 if plan.endswith("-t2048") else 8192
     assert f"--chunked-prefill-size {spelt} " in launch_lines(serving, start)[-1]
+
+
+@pytest.mark.parametrize("engine", ["vllm-0.33", "sglang-0.5", "tensorrt-llm-1.0"])
+def test_a_checkpoint_asked_for_by_its_hub_name_is_served_by_it(
+    engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The command names the id, as its owner spells it, unless the plan needs another, converted checkpoint."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    serving = _serving("qwen/qwen3-8b", "h100-sxm-1", engine)
+    assert any(" Qwen/Qwen3-8B" in line for line in _lines(serving, "tp1"))
+    converted = _lines(serving, "tp1-w.w4a16")
+    assert any(" MODEL " in line for line in converted)
+    assert any("MODEL is a checkpoint converted to w4a16" in line for line in converted)

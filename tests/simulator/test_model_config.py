@@ -53,6 +53,16 @@ DEEPSEEK = LLAMA | {
         (LLAMA, {"num_hidden_layers": 10**9}, "key 'num_hidden_layers' is 1000000000, must be at most 10000"),
         (LLAMA, {"num_hidden_layers": 3.5}, "key 'num_hidden_layers' is 3.5"),
         (LLAMA, {"vocab_size": True}, "key 'vocab_size' is True"),
+        (LLAMA, {"vocab_size": -1}, "key 'vocab_size' is -1"),
+        (LLAMA, {"vocab_size": 2**63}, "key 'vocab_size' is 9223372036854775808, must be at most 16777216"),
+        (LLAMA, {"vocab_size": 10**500}, r"key 'vocab_size' is 10+\.\.\., must be at most 16777216"),
+        (LLAMA, {"vocab_size": 1e5}, r"key 'vocab_size' is 100000\.0, must be an integer"),
+        (
+            LLAMA,
+            {"hidden_size": 2**24, "intermediate_size": 2**24},
+            r"a model of 6\.\d+e\+15 parameters, must be at most 1e",
+        ),
+        (LLAMA, {"layer_types": ["x" * 100_000]}, "key 'layer_types' is .{20,80}, must be"),
         (LLAMA, {"num_key_value_heads": 3}, "must be a divisor of num_attention_heads = 8"),
         (LLAMA, {"num_attention_heads": 7, "num_key_value_heads": 7}, "a divisor of hidden_size = 512"),
         (LLAMA, {"hidden_act": "snake"}, "key 'hidden_act' is 'snake', must be one of"),
@@ -90,6 +100,8 @@ def test_a_config_we_cannot_use_is_refused(base: dict[str, Any], changes: dict[s
         (json.dumps(LLAMA).encode()[:100], "line 1 column"),
         (b"[1, 2]", "holds a list, must be an object"),
         (b"\xff\xfe\x00", "not UTF-8 text"),
+        (b'{"vocab_size": ' + b"9" * 5000 + b"}", "too many digits"),
+        (b"[" * 9000, "not usable JSON|not JSON"),
     ],
 )
 def test_a_file_that_is_no_config_is_named(tmp_path: Path, content: bytes, said: str) -> None:
@@ -103,10 +115,12 @@ def test_a_file_that_is_no_config_is_named(tmp_path: Path, content: bytes, said:
 
 def test_a_missing_model_suggests_near_names(tmp_path: Path) -> None:
     """A mistyped name is answered with the nearest bundled ones; a folder without a config with its path."""
-    with pytest.raises(UserError, match="neither a bundled name nor an existing path") as caught:
+    with pytest.raises(
+        UserError, match="neither a bundled name, a known Hugging Face id nor an existing path"
+    ) as caught:
         load_model("llama-3-70b")
     assert "llama-3.1-70b" in caught.value.hint
-    with pytest.raises(UserError, match=r"config\.json: cannot be read"):
+    with pytest.raises(UserError, match=r"is a folder without a config\.json"):
         load_model(tmp_path)
 
 
