@@ -31,6 +31,7 @@ class SearchResult:
     objective: Objective
     slo: Slo
     inputs: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # what was decided for the user, and what prices rest on
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole search as plain values, schema 1."""
@@ -38,6 +39,7 @@ class SearchResult:
         return {
             "schema": 1,
             "inputs": self.inputs,
+            "notes": self.notes,
             "counts": {
                 "enumerated": simulated + len(self.refused),
                 "rejected": len(self.refused),

@@ -96,8 +96,7 @@ class Serving:
         if self.overrides.max_model_len is not None:
             check_max_model_len(self.overrides.max_model_len, self.model, self.profile)
             return self.overrides.max_model_len
-        longest = int((workload.prompt_tokens + workload.output_tokens).max(initial=1))
-        return min(context_of(self.model, self.profile).limit, -(-longest // 1024) * 1024)
+        return min(context_of(self.model, self.profile).limit, -(-_longest(workload) // 1024) * 1024)
 
     def start(self, plan: Plan, workload: Workload) -> Start | Refusal:
         """Check, size and compile ``plan`` for ``workload``."""
@@ -251,6 +250,17 @@ class Serving:
             )
         return self.priced[clock_mhz]
 
+    def notes(self, workload: Workload) -> list[str]:
+        """Say what was decided for the user: the longest sequence, where nobody stated it, and what prices rest on."""
+        if self.overrides.max_model_len is not None:
+            return self.price_notes()
+        taken, limit = self.max_model_len(workload), context_of(self.model, self.profile).limit
+        note = (
+            f"max_model_len {taken}: the longest request of {workload.name} needs {_longest(workload):,} tokens, "
+            f"{self.model.name} takes up to {limit:,}; state --max-model-len where the server gets longer ones"
+        )
+        return [note, *self.price_notes()]
+
     def price_notes(self) -> list[str]:
         """Say what the prices used so far rest on; clocks whose prices rest on the same share a line."""
         notes = list(self.model.notes)
@@ -306,6 +316,11 @@ class Serving:
         if plan.pp > 1 and plan.attention_dp > 1:
             return "attention data parallelism inside pipeline stages is not simulated"
         return None
+
+
+def _longest(workload: Workload) -> int:
+    """Tokens of the longest request, its answer included."""
+    return int((workload.prompt_tokens + workload.output_tokens).max(initial=1))
 
 
 def _mean_prompt(workload: Workload) -> float:

@@ -124,6 +124,7 @@ def search(
     if interval:
         found = with_intervals(found, serving, workload, slo, first=top, threads=threads)
     found.inputs.update(_inputs(serving, workload, trace, found, slos))
+    found.notes.extend(serving.notes(workload))
     if out is not None:
         text = json.dumps(found.to_json(), indent=2) + "\n"
         write_text(out, text)
@@ -134,7 +135,7 @@ def search(
         click.echo(json.dumps(found.to_json(), indent=2))
     else:
         click.echo(search_table(found, serving, workload, top=top))
-    for note in serving.price_notes():
+    for note in found.notes:
         click.echo(note, err=True)
     seconds = time.perf_counter() - started
     simulated = len(found.ranked) + len(found.breaking)

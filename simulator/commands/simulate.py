@@ -57,6 +57,7 @@ def simulate(
     assert result.run is not None
     files.write(result.run)
     result = with_layout_interval(serving, result, workload, slo)
-    for note in serving.price_notes():
+    notes = serving.notes(workload)
+    for note in notes:
         click.echo(note, err=True)
-    click.echo(json.dumps(result.to_json(), indent=2) if as_json else plan_table(result))
+    click.echo(json.dumps(result.to_json() | {"notes": notes}, indent=2) if as_json else plan_table(result))
