@@ -148,27 +148,28 @@ def nccl_tests_command(
 @DB_OPTION
 @_DEVICE
 @click.option("--requests", type=click.Path(path_type=Path, dir_okay=False), help="Write one row per request here.")
+@click.option("--result", type=click.IntRange(min=1), help="Which of several appended results; the first is 1.")
 @JSON_OPTION
 def vllm_bench_command(
-    path: Path, *, db: Path | None, device: str | None, requests: Path | None, as_json: bool
+    path: Path, *, db: Path | None, device: str | None, requests: Path | None, result: int | None, as_json: bool
 ) -> None:
     """Read a vLLM benchmark's JSON: `serve` prints a summary in seconds, `forward` is stored as steps."""
     from profiles_db.exporting import export
     from profiles_db.importers.vllm_forward import import_forward
     from profiles_db.importers.vllm_serve import is_serve_result, load_json, read_serve
 
-    document = load_json(path)
+    document = load_json(path, result=result)
     if not is_serve_result(document):
         store = opened(db, must_exist=False)
         _print_counts([import_forward(path, document, store, device=device)], store, as_json=as_json)
         return
-    result = read_serve(path, document)
-    print_rows([_flat(result.summary)], as_json=as_json)
-    for note in result.notes:
+    served = read_serve(path, document)
+    print_rows([_flat(served.summary)], as_json=as_json)
+    for note in served.notes:
         click.echo(f"note: {note}", err=True)
-    if requests is not None and result.requests is not None:
-        export(result.requests, requests)
-        click.echo(f"{result.requests.num_rows} requests to {requests}", err=True)
+    if requests is not None and served.requests is not None:
+        export(served.requests, requests)
+        click.echo(f"{served.requests.num_rows} requests to {requests}", err=True)
 
 
 def _flat(summary: Mapping[str, Any]) -> dict[str, Any]:

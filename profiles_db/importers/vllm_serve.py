@@ -1,22 +1,25 @@
-"""Reads the result of ``vllm bench serve``: a summary, and one row per request where it was saved with details.
+"""The result of ``vllm bench serve``: a summary, and one row per request where it was saved with details.
 
-Times of the file's summary are milliseconds, those of its requests seconds. With the client's clock,
-
-    e2e_s = ttft_s + sum of the gaps between chunks        tpot_s = (e2e_s - ttft_s) / (output_tokens - 1)
-
-A gap spans several tokens when the server streams or speculates more than one token per chunk.
+Times of the file's summary are milliseconds. The requests are read by `profiles_db.recordings.vllm_bench`, as for a
+trace.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.json_text import read_json
+from cluster_specs.files.shown import shown
+from profiles_db.recordings.fields import LONGEST_S, MOST_COUNT, count_at, list_at, number_at
+from profiles_db.recordings.run import RecordedRun
+from profiles_db.recordings.vllm_bench import SUMMARY_KEYS, read_result
 
 MS: Final = 1e-3
 
@@ -36,7 +39,6 @@ REQUESTS: Final = pa.schema(
     metadata={"apex_table": "vllm_bench_serve_requests", "apex_schema_version": "1"},
 )
 
-_SUMMARY: Final = ("duration", "completed", "total_input_tokens", "total_output_tokens")
 _COPIED: Final = (
     "date",
     "backend",
@@ -51,6 +53,7 @@ _METRICS: Final = {"ttft": "ttft_s", "tpot": "tpot_s", "itl": "itl_s", "e2el": "
 _STATISTICS: Final = ("mean", "median", "std", "p50", "p90", "p95", "p99")
 # The file rounds nothing, so a mean that differs more was not taken over these requests.
 _AGREEMENT: Final = 0.01
+_MOST_CHARACTERS: Final = 200  # of a label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,25 +67,26 @@ class ServeResult:
 
 def is_serve_result(document: Mapping[str, Any]) -> bool:
     """Tell a serving result by the keys every version writes."""
-    return all(name in document for name in _SUMMARY)
+    return all(name in document for name in SUMMARY_KEYS)
 
 
 def read_serve(path: Path, document: Mapping[str, Any]) -> ServeResult:
     """Read a result file's JSON; raises ``UserError`` naming file and key."""
-    missing = [name for name in _SUMMARY if name not in document]
+    missing = [name for name in SUMMARY_KEYS if name not in document]
     if missing:
         raise UserError(f"{path}: key {missing[0]!r} is missing: not a result of vllm bench serve")
-    duration = _number(document, "duration", path)
+    place = str(path)
+    duration = number_at(document, "duration", place)
     if duration <= 0:
-        raise UserError(f"{path}: duration is {duration}, must be > 0 seconds")
-    completed = int(_number(document, "completed", path))
-    output_tokens = int(_number(document, "total_output_tokens", path))
-    summary: dict[str, Any] = {name: document[name] for name in _COPIED if name in document}
+        raise UserError(f"{path}: duration is {duration:g}, must be > 0 seconds")
+    completed = count_at(document, "completed", place, high=MOST_COUNT)
+    output_tokens = count_at(document, "total_output_tokens", place, high=MOST_COUNT)
+    summary: dict[str, Any] = {name: _plain(document[name]) for name in _COPIED if name in document}
     summary |= {
         "duration_s": duration,
         "completed": completed,
-        "failed": int(_number(document, "failed", path)) if "failed" in document else None,
-        "prompt_tokens": int(_number(document, "total_input_tokens", path)),
+        "failed": count_at(document, "failed", place, high=MOST_COUNT) if document.get("failed") is not None else None,
+        "prompt_tokens": count_at(document, "total_input_tokens", place, high=MOST_COUNT),
         "output_tokens": output_tokens,
         "requests_per_s": completed / duration,
         "output_tokens_per_s": output_tokens / duration,
@@ -90,85 +94,74 @@ def read_serve(path: Path, document: Mapping[str, Any]) -> ServeResult:
     for foreign, ours in _METRICS.items():
         found = {name: f"{name}_{foreign}_ms" for name in _STATISTICS if f"{name}_{foreign}_ms" in document}
         if found:
-            summary[ours] = {name: _number(document, key, path) * MS for name, key in found.items()}
+            summary[ours] = {
+                name: number_at(document, key, place, high=LONGEST_S / MS) * MS for name, key in found.items()
+            }
     if "ttfts" not in document:
         return ServeResult(summary=summary, requests=None, notes=("no details of requests: --save-detailed was off",))
-    requests = _requests(path, document)
-    return ServeResult(summary=summary, requests=requests, notes=tuple(_notes(summary, requests)))
+    for key in ("input_lens", "output_lens", "ttfts", "itls"):
+        list_at(document, key, place)
+    run = read_result(document, place)
+    requests = _table(run)
+    return ServeResult(summary=summary, requests=requests, notes=tuple(_notes(summary, run)))
 
 
-def _number(document: Mapping[str, Any], key: str, path: Path) -> float:
-    value = document[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-        raise UserError(f"{path}: {key} is {value!r}, must be a number")
-    return float(value)
+def _plain(value: Any) -> Any:
+    """Value of a summary's own key as it can be printed and written as strict JSON."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()[:_MOST_CHARACTERS]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, bool | int | float) else shown(value)
 
 
-def _requests(path: Path, document: Mapping[str, Any]) -> pa.Table:
-    prompts, outputs, ttfts, gaps = (
-        _list(document, key, path) for key in ("input_lens", "output_lens", "ttfts", "itls")
-    )
-    count = len(prompts)
-    starts: Sequence[Any] = _list(document, "start_times", path) if "start_times" in document else [None] * count
-    errors = _list(document, "errors", path) if "errors" in document else [""] * count
-    for key, column in (
-        ("output_lens", outputs),
-        ("ttfts", ttfts),
-        ("itls", gaps),
-        ("start_times", starts),
-        ("errors", errors),
-    ):
-        if len(column) != count:
-            raise UserError(f"{path}: {key} has {len(column)} entries, input_lens has {count}")
-    # perf_counter has an arbitrary origin.
-    origin = min((start for start in starts if start is not None), default=0.0)
-    rows: list[dict[str, Any]] = []
-    try:
-        for index in range(count):
-            start = None if starts[index] is None else starts[index] - origin
-            row = {"request": index, "start_s": start, "prompt_tokens": prompts[index], "output_tokens": outputs[index]}
-            if errors[index] or outputs[index] <= 0:
-                rows.append({**row, "is_ok": False, "error": errors[index] or None})
-                continue
-            decode = float(np.sum(gaps[index]))
-            tpot = decode / (outputs[index] - 1) if outputs[index] > 1 else None
-            times = {"ttft_s": ttfts[index], "tpot_s": tpot, "e2e_s": ttfts[index] + decode}
-            rows.append({**row, "is_ok": True, **times, "chunks": len(gaps[index]) + 1})
-        return pa.Table.from_pylist(rows, schema=REQUESTS)
-    except (TypeError, ValueError, pa.ArrowInvalid) as error:
-        raise UserError(f"{path}: request {len(rows)}: {error}") from error
+def _table(run: RecordedRun) -> pa.Table:
+    """One row per request; what failed has no times."""
+    ok = run.is_ok
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tpot_s = np.where(run.output_tokens > 1, (run.e2e_s - run.ttft_s) / (run.output_tokens - 1), np.nan)
+    columns = {
+        "request": np.arange(len(run)),
+        "start_s": pa.nulls(len(run), pa.float64()) if run.start_s is None else run.start_s,
+        "prompt_tokens": run.prompt_tokens,
+        "output_tokens": run.output_tokens,
+        "is_ok": ok,
+        "ttft_s": _known(run.ttft_s),
+        "tpot_s": _known(np.where(ok, tpot_s, np.nan)),
+        "e2e_s": _known(run.e2e_s),
+        "chunks": pa.nulls(len(run), pa.int64()) if run.chunks is None else pa.array(run.chunks, mask=~ok),
+        "error": pa.array(list(run.errors), pa.string()),
+    }
+    return pa.table({name: pa.array(column) for name, column in columns.items()}, schema=REQUESTS)
 
 
-def _list(document: Mapping[str, Any], key: str, path: Path) -> Sequence[Any]:
-    value = document.get(key)
-    if not isinstance(value, list):
-        raise UserError(f"{path}: {key} must be a list, one entry per request")
-    return value
+def _known(values: NDArray[np.float64]) -> pa.Array:
+    return pa.array(values, mask=np.isnan(values))
 
 
-def _notes(summary: Mapping[str, Any], requests: pa.Table) -> list[str]:
+def _notes(summary: Mapping[str, Any], run: RecordedRun) -> list[str]:
     notes = []
-    done = [row for row in requests.to_pylist() if row["is_ok"]]
-    failed = requests.num_rows - len(done)
+    failed = int((~run.is_ok).sum())
     if failed:
-        notes.append(f"{failed} of {requests.num_rows} requests failed: without times")
-    merged = sum(row["chunks"] < row["output_tokens"] for row in done)
+        notes.append(f"{failed} of {len(run)} requests failed: without times")
+    merged = 0 if run.chunks is None else int((run.is_ok & (run.chunks < run.output_tokens)).sum())
     if merged:
         notes.append(f"{merged} requests got several tokens in one chunk: their gaps are not between tokens")
     stated = summary.get("ttft_s", {}).get("mean")
-    if stated and done:
-        measured = float(np.mean([row["ttft_s"] for row in done]))
-        if abs(measured - stated) > _AGREEMENT * stated:
-            notes.append(f"mean TTFT is stated as {stated:.6g} s, the requests give {measured:.6g} s")
+    measured = float(run.ttft_s[run.is_ok].mean()) if run.is_ok.any() else math.nan
+    if stated and abs(measured - stated) > _AGREEMENT * stated:
+        notes.append(f"mean TTFT is stated as {stated:.6g} s, the requests give {measured:.6g} s")
     return notes
 
 
-def load_json(path: Path) -> Mapping[str, Any]:
-    """Read a file that holds one JSON object."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON: {error}") from error
+def load_json(path: Path, *, result: int | None = None) -> Mapping[str, Any]:
+    """Read a file that holds one JSON object, or several appended ones of which ``result`` (from 1) is meant."""
+    documents = read_json(path)
+    if result is None and len(documents) > 1:
+        raise UserError(f"{path}: holds {len(documents)} results", hint="choose one: --result N, the first is 1")
+    if result is not None and result > len(documents):
+        raise UserError(f"{path}: result {result} was asked for, the file holds {len(documents)}")
+    place, document = documents[(result or 1) - 1]
     if not isinstance(document, dict):
-        raise UserError(f"{path}: must hold one JSON object, holds a {type(document).__name__}")
+        raise UserError(f"{place}: must hold one JSON object, holds {shown(document)}")
     return document

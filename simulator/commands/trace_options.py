@@ -12,11 +12,13 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    pairs = {}
+    pairs: dict[str, str] = {}
     for text in values:
         role, equals, key = text.partition("=")
         if not equals:
             raise click.BadParameter(f"{text!r} is not ROLE=KEY, e.g. prompt=input_len")
+        if role in pairs:
+            raise click.BadParameter(f"{role} is given twice: {pairs[role]!r} and {key!r}")
         pairs[role] = key
     return pairs
 
@@ -53,6 +55,11 @@ _OPTIONS = (
         metavar="ROLE=KEY",
         help="Read a role (time, prompt, output, replica, hash_ids, request_id, parent_id) from another key.",
     ),
+    click.option(
+        "--result",
+        type=click.IntRange(min=1),
+        help="Which of several results in a benchmark client's file; the first is 1.",
+    ),
     click.option("--sort", is_flag=True, help="Order the requests by arrival first."),
     click.option(
         "--turns",
@@ -65,6 +72,7 @@ _OPTIONS = (
 # What click calls them: the keyword arguments of `load_workload`.
 TRACE_OPTION_NAMES = (
     "rate_scale", "length_scale", "limit", "trace_format", "time_unit", "block_tokens", "columns", "sort", "turns",
+    "result",
 )  # fmt: skip
 
 
@@ -87,6 +95,7 @@ def load_workload(
     columns: dict[str, str],
     sort: bool,
     turns: str,
+    result: int | None,
 ) -> "Workload":
     """Read or generate the workload ``trace`` names and print its notes to stderr; raises UserError."""
     from simulator.workload.parse import parse_workload
@@ -98,6 +107,7 @@ def load_workload(
         "columns": columns,
         "sort": sort,
         "turns": turns if turns != "recorded" else None,
+        "result": result,
     }
     workload = parse_workload(
         trace,

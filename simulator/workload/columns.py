@@ -12,18 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.json_text import parse_json
+from cluster_specs.files.shown import shown
 
 # Far beyond any context window; a larger "length" is a character count, a timestamp or a wrong column.
 MAX_PLAUSIBLE_TOKENS: Final = 20_000_000
 MAX_EXACT: Final = 2**53  # whole numbers beyond it are not exact as floats
+# What one whole trace may hold: about 100 bytes each while it is read and put in order, so below 1 GB.
+MOST_REQUESTS: Final = 8_000_000
+MOST_BLOCK_IDS: Final = 16_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawChunk:
-    """Consecutive records of one file; ``values[key]`` is a list of JSON values or a pyarrow array of text/numbers."""
+    """Consecutive records of one file; ``values[key]`` is a list of JSON values or a pyarrow array."""
 
     path: str
-    line: NDArray[np.int64]  # [n] 1-based line (record number in Parquet) of each record
+    line: NDArray[np.int64]  # [n] 1-based line (record number in Parquet and JSON lists) of each record
     values: Mapping[str, Any]
 
     def __len__(self) -> int:
@@ -39,12 +44,7 @@ class RawChunk:
 
     def refuse(self, index: int, key: str, value: object, must: str, *, hint: str = "") -> UserError:
         """Build the error for record ``index``."""
-        return UserError(f"{self.path}:{self.line[index]}: {key} is {_shown(value)}, must be {must}", hint=hint)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        return UserError(f"{self.path}:{self.line[index]}: {key} is {shown(value)}, must be {must}", hint=hint)
 
 
 def objects(values: Any) -> Sequence[object]:
@@ -66,16 +66,24 @@ def _as_array(values: Any) -> NDArray[np.int64] | NDArray[np.float64] | None:
             return None
     import pyarrow as pa
 
+    if not (_is_text(values) or pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        return None
     for kind in (pa.int64(), pa.float64()):
         try:
             converted = values.cast(kind)
-        except pa.ArrowInvalid:
+        except pa.ArrowException:
             continue
-        return None if converted.null_count else _shared(converted)
+        return None if converted.null_count else shared(converted)
     return None
 
 
-def _shared(values: Any) -> NDArray[Any]:
+def _is_text(values: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(values.type) or pa.types.is_large_string(values.type))
+
+
+def shared(values: Any) -> NDArray[Any]:
     """Numbers of an Arrow column without nulls; Arrow's own conversion imports pandas where it is installed."""
     import pyarrow as pa
 
@@ -100,7 +108,7 @@ def numbers(chunk: RawChunk, key: str, *, minimum: float = 0.0) -> NDArray[np.in
         raise chunk.refuse(index, key, array[index].item(), f">= {minimum:g}")
     values = chunk.values[key]
     index = next(i for i in range(len(values)) if not _is_number(values, i))
-    raise chunk.refuse(index, key, objects(values)[index], f"a number >= {minimum:g}")
+    raise chunk.refuse(index, key, objects(values[index : index + 1])[0], f"a number >= {minimum:g}")
 
 
 def whole_numbers(
@@ -125,42 +133,29 @@ def token_counts(chunk: RawChunk, key: str, *, minimum: int) -> NDArray[np.int64
     return whole_numbers(chunk, key, minimum=minimum, maximum=MAX_PLAUSIBLE_TOKENS, hint=hint)
 
 
-def calendar_ns(chunk: RawChunk, key: str) -> NDArray[np.int64]:
-    """Column ``key`` of ISO 8601 times, as nanoseconds since 1970; UserError names the line."""
-    import pyarrow as pa
-
-    values = pa.array(objects(chunk.values[key])) if isinstance(chunk.values[key], list) else chunk.values[key]
-    for kind in (pa.timestamp("ns"), pa.timestamp("ns", tz="UTC")):
-        try:
-            parsed = values.cast(kind)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            continue
-        if not parsed.null_count:
-            return _shared(parsed.cast(pa.int64()))
-    for index, value in enumerate(objects(values)):
-        if not _is_calendar_time(value):
-            raise chunk.refuse(
-                index, key, value, "a date and time like 2023-11-16 18:17:03.9799600", hint="or pass --time-unit"
-            )
-    raise UserError(
-        f"{chunk.path}: {key} mixes times with and without an offset from UTC", hint="write all of them in one form"
-    )
-
-
-def _is_calendar_time(value: object) -> bool:
-    import pyarrow as pa
-
-    for kind in (pa.timestamp("ns"), pa.timestamp("ns", tz="UTC")):
-        try:
-            return bool(pa.array([value], pa.string()).cast(kind).null_count == 0)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            continue
-    return False
+def identities(chunk: RawChunk, key: str, *, may_lack: bool = False) -> list[int | str | None]:
+    """Column ``key`` of texts or whole numbers that name requests; ``may_lack`` lets a null stand for none."""
+    found: list[int | str | None] = []
+    for index, given in enumerate(objects(chunk.values[key])):
+        # A column with a gap is one of floats, as data frames write it.
+        value = int(given) if isinstance(given, float) and given.is_integer() else given
+        if may_lack and (value is None or value != value):  # noqa: PLR0124 - NaN, what data frames write for none
+            found.append(None)
+        elif isinstance(value, int | str) and not isinstance(value, bool):
+            found.append(value)
+        else:
+            raise chunk.refuse(index, key, value, "a text or a whole number that names a request")
+    return found
 
 
 def block_ids(chunk: RawChunk, key: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Column ``key`` of lists of block ids as (counts[n], flat ids); UserError at the first that is none."""
-    rows = objects(chunk.values[key])
+    column = chunk.values[key]
+    if not isinstance(column, list):
+        packed = _packed_lists(column)
+        if packed is not None:
+            return packed
+    rows = [_list_of_text(chunk, key, i, row) if isinstance(row, str) else row for i, row in enumerate(objects(column))]
     if set(map(type, rows)) <= {list}:
         lists = cast("Sequence[list[object]]", rows)
         flat = _as_array(list(chain.from_iterable(lists)))
@@ -171,3 +166,23 @@ def block_ids(chunk: RawChunk, key: str) -> tuple[NDArray[np.int64], NDArray[np.
         if own is None or (len(own) and own.dtype.kind != "i"):
             raise chunk.refuse(index, key, row, "a list of whole numbers below 2^63")
     raise AssertionError("a column of lists that is not whole numbers has a row that is not")
+
+
+def _packed_lists(column: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Read the lists of an Arrow column without making Python objects of them; None where it holds no plain ones."""
+    import pyarrow as pa
+
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    is_list = pa.types.is_list(whole.type) or pa.types.is_large_list(whole.type)
+    if not is_list or whole.null_count or not pa.types.is_integer(whole.type.value_type):
+        return None
+    flat = whole.flatten()
+    if flat.null_count or pa.types.is_uint64(flat.type):
+        return None
+    counts = np.diff(shared(whole.offsets)).astype(np.int64)
+    return counts, shared(flat.cast(pa.int64()))
+
+
+def _list_of_text(chunk: RawChunk, key: str, index: int, text: str) -> object:
+    """Parse what a CSV file writes of a list: its JSON text."""
+    return parse_json(text, f"{chunk.path}:{chunk.line[index]}: {key}") if text.lstrip().startswith("[") else text

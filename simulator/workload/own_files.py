@@ -6,18 +6,18 @@ file metadata in Parquet; plain CSV has no place for it and refuses such a workl
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
-import numpy as np
-
 from cluster_specs.errors import UserError
+from cluster_specs.files.json_text import parse_json
+from cluster_specs.files.shown import shown
 from cluster_specs.files.whole import write_whole
-from simulator.workload.columns import MAX_EXACT, MAX_PLAUSIBLE_TOKENS, RawChunk
-from simulator.workload.text_traces import open_bytes
+from simulator.workload.columns import MAX_EXACT, MAX_PLAUSIBLE_TOKENS
+from simulator.workload.parquet_traces import parquet_metadata
 from simulator.workload.workload import ClosedLoop, OpenLoop, Workload
 
 OutputFormat = Literal["csv", "jsonl", "parquet", "apex"]
@@ -34,41 +34,39 @@ class FileHeader:
     lines: int = 0
 
 
-def read_jsonl_header(path: Path, first: Mapping[str, Any]) -> tuple[FileHeader, Mapping[str, Any]]:
-    """Return the header of a JSONL file (empty when its first record is a request) and the first request."""
-    if _HEADER_KEY not in first:
-        return FileHeader(), first
-    header = _parsed_header(path, first, lines=1)
-    with open_bytes(path) as file:
-        for number, line in enumerate(file, start=1):
-            if number > 1 and not line.isspace():
-                try:
-                    record = json.loads(line)
-                except ValueError as error:
-                    raise UserError(f"{path}:{number}: not a JSON object: {error}") from error
-                return header, record if isinstance(record, dict) else {}
-    raise UserError(
-        f"{path}: the trace is empty, must hold at least one request",
-        hint="try --trace chat-synthetic, the bundled trace",
-    )
+def is_header(record: Mapping[str, Any]) -> bool:
+    """Whether the first record of a JSONL file is our own header."""
+    return _HEADER_KEY in record
 
 
-def _parsed_header(path: Path, header: Mapping[str, Any], *, lines: int) -> FileHeader:
+def parquet_header(path: Path) -> FileHeader:
+    """Return what the file's metadata says about the whole workload."""
+    text = parquet_metadata(path, _HEADER_KEY)
+    if text is None:
+        return FileHeader()
+    header = parse_json(text, f"{path}: metadata {_HEADER_KEY}")
+    if not isinstance(header, dict):
+        raise UserError(f"{path}: metadata {_HEADER_KEY} is {shown(header)}, must be a JSON object")
+    return parsed_header(path, header, lines=0)
+
+
+def parsed_header(path: Path, header: Mapping[str, Any], *, lines: int) -> FileHeader:
+    """Return the header a JSON object states; UserError names what it cannot mean."""
     version = header.get(_HEADER_KEY)
     if version != _HEADER_VERSION:
         raise UserError(
-            f"{path}: workload file version is {version!r}, must be {_HEADER_VERSION}", hint="update apex-planner"
+            f"{path}: workload file version is {shown(version)}, must be {_HEADER_VERSION}", hint="update apex-planner"
         )
     block_tokens = header.get("block_tokens")
     if block_tokens is not None and (type(block_tokens) is not int or not 1 <= block_tokens <= MAX_PLAUSIBLE_TOKENS):
         limit = MAX_PLAUSIBLE_TOKENS
-        raise UserError(f"{path}: block_tokens is {block_tokens!r}, must be a whole number from 1 to {limit}")
+        raise UserError(f"{path}: block_tokens is {shown(block_tokens)}, must be a whole number from 1 to {limit}")
     client = header.get("client")
     if client is None:
         return FileHeader(block_tokens=block_tokens, lines=lines)
     sizes = [client.get("concurrency"), client.get("warmup", 0)] if isinstance(client, dict) else []
     if set(map(type, sizes)) != {int} or not (1 <= sizes[0] <= MAX_EXACT and 0 <= sizes[1] <= MAX_EXACT):
-        raise UserError(f"{path}: client is {client!r}, must be like {{'concurrency': 64, 'warmup': 128}}")
+        raise UserError(f"{path}: client is {shown(client)}, must be like {{'concurrency': 64, 'warmup': 128}}")
     return FileHeader(client=ClosedLoop(concurrency=sizes[0], warmup=sizes[1]), block_tokens=block_tokens, lines=lines)
 
 
@@ -79,52 +77,6 @@ def _header_of(workload: Workload) -> dict[str, Any]:
     if isinstance(workload.client, ClosedLoop):
         header["client"] = asdict(workload.client)
     return header
-
-
-def _open_parquet(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such trace file", hint="check the path") from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: damaged or not a Parquet file: {error}", hint="write it again") from error
-
-
-def parquet_keys(path: Path) -> list[str]:
-    """Return the column names of a Parquet trace."""
-    return list(_open_parquet(path).schema_arrow.names)
-
-
-def parquet_header(path: Path) -> FileHeader:
-    """Return what the file's metadata says about the whole workload."""
-    metadata = _open_parquet(path).schema_arrow.metadata or {}
-    text = metadata.get(_HEADER_KEY.encode())
-    return FileHeader() if text is None else _parsed_header(path, json.loads(text), lines=0)
-
-
-def iter_parquet(
-    path: Path, required: Sequence[str], optional: Sequence[str], chunk_requests: int
-) -> Iterator[RawChunk]:
-    """Yield the rows of a Parquet trace as columns, ``chunk_requests`` at a time."""
-    import pyarrow as pa
-
-    file = _open_parquet(path)
-    names = file.schema_arrow.names
-    for key in required:
-        if key not in names:
-            raise UserError(f"{path}: has no column {key!r}", hint=f"its columns are {', '.join(names)}")
-    keys = [*required, *(key for key in optional if key in names)]
-    first = 1
-    try:
-        for batch in file.iter_batches(batch_size=chunk_requests, columns=keys):
-            line = np.arange(first, first + batch.num_rows, dtype=np.int64)
-            first += batch.num_rows
-            yield RawChunk(path=str(path), line=line, values={key: batch.column(key) for key in keys})
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: damaged after record {first - 1}: {error}", hint="write it again") from error
 
 
 def write_trace(workload: Workload, path: str | Path, *, format: OutputFormat | None = None) -> None:  # noqa: A002

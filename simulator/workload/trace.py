@@ -1,39 +1,35 @@
 """Reads a request trace of any supported format into a `Workload`, whole or chunk by chunk in bounded memory."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.json_list import iter_list
+from cluster_specs.files.json_text import read_json
+from cluster_specs.files.reading import opened
+from cluster_specs.files.shown import listed
+from profiles_db.recordings.files import TOOLS, tool_of
 from simulator.workload.columns import MAX_PLAUSIBLE_TOKENS
-from simulator.workload.document_traces import TextLengths, read_document, sniff_document
-from simulator.workload.formats import (
-    DOCUMENT_FORMATS,
-    Container,
-    RecordFormat,
-    TimeUnit,
-    detect_format,
-    record_format,
-    with_columns,
-)
-from simulator.workload.own_files import FileHeader, iter_parquet, parquet_header, parquet_keys, read_jsonl_header
-from simulator.workload.record_checks import RecordChecker, Requests
+from simulator.workload.containers import Container, open_container
+from simulator.workload.data_frames import columns_of
+from simulator.workload.formats import FORMAT_NAMES, TimeUnit, record_format
+from simulator.workload.json_traces import iter_line_records
+from simulator.workload.record_reader import RecordReader, Turns
+from simulator.workload.recorded import Recorded, read_recorded
 from simulator.workload.scale import scale_workload
-from simulator.workload.text_traces import csv_header, first_json_object, iter_csv, iter_jsonl
-from simulator.workload.workload import OpenLoop, PrefixBlocks, Workload
-
-Turns = Literal["recorded", "after_parent"]
+from simulator.workload.sharegpt import TextLengths, is_conversation, read_sharegpt
+from simulator.workload.workload import Workload
 
 _CHUNK_REQUESTS: Final = 65_536
+_SHAREGPT: Final = "sharegpt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reading:
-    """How one record file is read; every field left alone means what its format says."""
+    """How one file is read; every field left alone means what its format says."""
 
     format: str
     columns: Mapping[str, str]
@@ -42,12 +38,26 @@ class _Reading:
     limit: int | None
     sort: bool = False
     turns: Turns = "recorded"
+    result: int | None = None
+    rate_scale: float = 1.0  # applied to what was read; says how long a span may be
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.rate_scale) and self.rate_scale > 0):
+            raise UserError(f"rate_scale is {self.rate_scale}, must be a positive number")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"limit is {self.limit}, must be >= 1")
         if self.block_tokens is not None and not 1 <= self.block_tokens <= MAX_PLAUSIBLE_TOKENS:
             raise UserError(f"block_tokens is {self.block_tokens}, must be >= 1 and <= {MAX_PLAUSIBLE_TOKENS}")
+        if self.format not in FORMAT_NAMES:
+            record_format(self.format)
+
+    def refuse_for(self, path: Path, what: str, *names: str) -> None:
+        """Refuse the options ``names`` for a file on which they cannot act."""
+        defaults = {"columns": {}, "turns": "recorded", "sort": False}
+        for name in names:
+            if getattr(self, name) != defaults.get(name):
+                flag = {"columns": "--column"}.get(name, f"--{name.replace('_', '-')}")
+                raise UserError(f"{path}: {flag} has no use for {what}", hint=f"leave {flag} out")
 
 
 def read_trace(
@@ -62,15 +72,17 @@ def read_trace(
     columns: Mapping[str, str] | None = None,
     sort: bool = False,
     turns: Turns = "recorded",
+    result: int | None = None,
     text: TextLengths | None = None,
 ) -> Workload:
-    """Read a whole trace file into one workload.
+    """Read a whole trace file into one workload; arrivals count from the first.
 
     ``rate_scale`` 2 makes requests arrive twice as fast; ``length_scale`` multiplies prompt and output lengths (a pair:
     each its own). ``columns`` maps a role (time, prompt, output ...) to another key, ``time_unit`` and
     ``block_tokens`` overrule the format's. ``turns="after_parent"`` sends a follow-up turn once its parent finished
-    instead of at its recorded time. ``text`` says how ShareGPT's texts are counted. What was dropped or assumed is in
-    ``Workload.notes``. Raises UserError naming file, line, key and value.
+    instead of at its recorded time. ``result`` chooses one of several results of a benchmark client (from 1). ``text``
+    says how ShareGPT's texts are counted. What was dropped or assumed is in ``Workload.notes``. Raises UserError naming
+    file, line, key and value.
     """
     reading = _Reading(
         format=format,
@@ -80,18 +92,26 @@ def read_trace(
         limit=limit,
         sort=sort,
         turns=turns,
+        result=result,
+        rate_scale=rate_scale,
     )
     file = Path(path)
-    if _container(file, format) == "document":
-        return scale_workload(read_document(file, format, limit, text or TextLengths()), rate_scale, length_scale)
-    reader = _RecordReader(file, reading)
-    parts: list[Requests] = []
-    for part in reader.iter_requests(_CHUNK_REQUESTS):
-        parts.append(part)
-        if limit is not None and not sort and sum(map(len, parts)) >= limit:
-            break
-    reader.checker.check_whole()
-    return scale_workload(reader.assemble(parts, limit=limit), rate_scale, length_scale)
+    opened_as = _open(file, reading)
+    if isinstance(opened_as, str):
+        workload = _read_requests_of(file, opened_as, reading, text or TextLengths())
+    else:
+        workload = opened_as.read_whole(_CHUNK_REQUESTS, limit)
+    return scale_workload(workload, rate_scale, length_scale)
+
+
+def read_measured(path: str | Path, *, format: str = "auto", result: int | None = None) -> Recorded:  # noqa: A002
+    """Read a benchmark client's file as requests and the times measured for them; UserError for any other file."""
+    file = Path(path)
+    reading = _Reading(format=format, columns={}, time_unit=None, block_tokens=None, limit=None, result=result)
+    tool = _open(file, reading)
+    if not isinstance(tool, str) or tool not in TOOLS:
+        raise UserError(f"{file}: holds no measured times", hint=f"times are read from {', '.join(TOOLS)}")
+    return read_recorded(file, tool, result=result)
 
 
 def iter_trace(
@@ -112,152 +132,81 @@ def iter_trace(
     whole trace. Raises UserError as `read_trace` does, for a trace-wide fault after the last chunk.
     """
     reading = _Reading(
-        format=format, columns=columns or {}, time_unit=time_unit, block_tokens=block_tokens, limit=limit
+        format=format,
+        columns=columns or {},
+        time_unit=time_unit,
+        block_tokens=block_tokens,
+        limit=limit,
+        rate_scale=rate_scale,
     )
     file = Path(path)
     if chunk_requests < 1:
         raise UserError(f"chunk_requests is {chunk_requests}, must be >= 1")
-    if _container(file, format) == "document":
+    opened_as = _open(file, reading)
+    if isinstance(opened_as, str) or opened_as.is_table:
         raise UserError(f"{file}: one JSON document cannot be streamed", hint="apex trace convert it to Parquet first")
-    reader = _RecordReader(file, reading)
-    left = limit
-    for part in reader.iter_requests(chunk_requests):
-        chunk = reader.assemble([part], limit=left)
-        if chunk.after is not None:
-            raise UserError(f"{file}: follow-up turns need the whole trace", hint="read it whole")
+    for chunk in opened_as.iter_workloads(chunk_requests, limit):
         yield scale_workload(chunk, rate_scale, length_scale)
-        if left is not None:
-            left -= len(chunk)
-            if left <= 0:
-                break
-    reader.checker.check_whole()
 
 
-def _container(file: Path, format_name: str) -> Container | Literal["document"]:
-    if format_name in DOCUMENT_FORMATS:
-        return "document"
-    if format_name != "auto":
-        return record_format(format_name).container
-    suffix = file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix
-    if suffix == ".csv":
-        return "csv"
-    if suffix == ".parquet":
-        return "parquet"
-    if suffix == ".jsonl":
-        return "jsonl"
-    if suffix == ".json":
-        return "jsonl" if sniff_document(file) is None else "document"
-    raise UserError(
-        f"{file}: cannot tell the trace format from the suffix {suffix!r}",
-        hint="use .jsonl, .csv, .json or .parquet, or pass --format",
+def _open(file: Path, reading: _Reading) -> "str | RecordReader":
+    """Say which client or text format a file is of, or open it as records."""
+    container = open_container(file, is_told=reading.format != "auto" or bool(reading.columns))
+    if reading.format in {*TOOLS, _SHAREGPT}:
+        return reading.format
+    if reading.format == "auto" and not reading.columns and (name := _name_of(container.first)) is not None:
+        return name
+    reading.refuse_for(file, "records of requests", "result")
+    table = None
+    if container.kind == "document" or (container.kind == "lines" and _may_be_table(container)):
+        documents = read_json(file)
+        first = documents[0][1]
+        if reading.format == "auto" and isinstance(first, dict) and (name := _name_of(first)) is not None:
+            return name
+        table = columns_of(file, first) if isinstance(first, dict) and len(documents) == 1 else None
+        if table is None and container.kind == "document":
+            keys = listed(first) if isinstance(first, dict) else f"of a {type(first).__name__}"
+            raise UserError(
+                f"{file}: is a JSON document with the keys {keys}, which no known trace format has",
+                hint="records are read from lines of JSON, a JSON list, CSV or Parquet",
+            )
+    return RecordReader(
+        file,
+        container,
+        format_name=reading.format,
+        columns=reading.columns,
+        time_unit=reading.time_unit,
+        block_tokens=reading.block_tokens,
+        sort=reading.sort,
+        turns=reading.turns,
+        rate_scale=reading.rate_scale,
+        table=table,
     )
 
 
-class _RecordReader:
-    """One record-per-line file being read: its format, its own header, and the checks that span chunks."""
+def _name_of(record: Mapping[str, object]) -> str | None:
+    return _SHAREGPT if is_conversation(record) else tool_of(record)
 
-    __slots__ = ("_header", "_reading", "checker", "file", "fmt")
 
-    def __init__(self, file: Path, reading: _Reading) -> None:
-        self.file = file
-        self._reading = reading
-        container = _container(file, reading.format)
-        assert container != "document"
-        self._header = FileHeader()
-        keys: Sequence[str]
-        if container == "csv":
-            keys = csv_header(file)
-        elif container == "parquet":
-            keys = parquet_keys(file)
-            self._header = parquet_header(file)
-        else:
-            self._header, record = read_jsonl_header(file, first_json_object(file))
-            keys = list(record)
-        fmt = detect_format(str(file), container, keys) if reading.format == "auto" else record_format(reading.format)
-        fmt = with_columns(fmt, reading.columns, reading.time_unit)
-        self.fmt: RecordFormat = replace(
-            fmt, block_tokens=reading.block_tokens or self._header.block_tokens or fmt.block_tokens
-        )
-        self.checker = RecordChecker(path=str(file), fmt=self.fmt, sort=reading.sort)
+def _may_be_table(container: Container) -> bool:
+    """Whether the only line of a file may hold a whole table: a record's own values are no lists or objects of rows."""
+    values = list(container.first.values())
+    return bool(values) and all(isinstance(value, list | dict) for value in values)
 
-    def iter_requests(self, chunk_requests: int) -> Iterator[Requests]:
-        """Yield the file's requests, checked, chunk by chunk."""
-        required, optional = self.fmt.required_keys(), self.fmt.optional_keys()
-        if self.fmt.container == "jsonl":
-            chunks = iter_jsonl(self.file, required, optional, chunk_requests, header_lines=self._header.lines)
-        elif self.fmt.container == "csv":
-            chunks = iter_csv(self.file, required, optional, chunk_requests)
-        else:
-            chunks = iter_parquet(self.file, required, optional, chunk_requests)
-        for chunk in chunks:
-            requests = self.checker.check(chunk)
-            if len(requests):
-                yield requests
 
-    def assemble(self, parts: Sequence[Requests], *, limit: int | None) -> Workload:
-        """Join checked parts into one workload of at most ``limit`` requests."""
-        arrival_s = np.concatenate([part.arrival_s for part in parts])
-        order = np.argsort(arrival_s, kind="stable") if self._reading.sort else np.arange(len(arrival_s))
-        order = order[:limit]
+def _read_requests_of(file: Path, name: str, reading: _Reading, text: TextLengths) -> Workload:
+    what = "a file of conversations" if name == _SHAREGPT else f"a file of {name}"
+    reading.refuse_for(file, what, "columns", "time_unit", "block_tokens", "sort", "turns")
+    if name != _SHAREGPT:
+        return read_recorded(file, name, result=reading.result, limit=reading.limit).workload
+    reading.refuse_for(file, what, "result")
+    return read_sharegpt(file, _conversations(file), reading.limit, text)
 
-        def column(name: str) -> NDArray[np.int64] | None:
-            values = [getattr(part, name) for part in parts]
-            return None if any(value is None for value in values) else np.concatenate(values)[order]
 
-        prompt, output = column("prompt_tokens"), column("output_tokens")
-        assert prompt is not None
-        assert output is not None
-        after, think_s = self._turns(parts, arrival_s, order)
-        return Workload(
-            name=self.file.name.split(".")[0],
-            arrival_s=arrival_s[order],
-            prompt_tokens=prompt,
-            output_tokens=output,
-            client=self._header.client or OpenLoop(),
-            prefix=self._prefix(parts, order),
-            after=after,
-            think_s=think_s,
-            replica=column("replica"),
-            notes=self.checker.notes(),
-        )
-
-    def _prefix(self, parts: Sequence[Requests], order: NDArray[np.int64]) -> PrefixBlocks | None:
-        counts_of = [part.block_counts for part in parts]
-        ids_of = [part.block_ids for part in parts]
-        if any(counts is None for counts in counts_of):
-            return None
-        counts = np.concatenate([c for c in counts_of if c is not None])
-        ids = np.concatenate([i for i in ids_of if i is not None])
-        starts = np.cumsum(counts) - counts
-        offsets = np.concatenate([[0], np.cumsum(counts[order])]).astype(np.int64)
-        positions = np.repeat(starts[order] - offsets[:-1], counts[order]) + np.arange(offsets[-1])
-        assert self.fmt.block_tokens is not None
-        return PrefixBlocks(block_tokens=self.fmt.block_tokens, offsets=offsets, ids=ids[positions])
-
-    def _turns(
-        self,
-        parts: Sequence[Requests],
-        arrival_s: NDArray[np.float64],
-        order: NDArray[np.int64],
-    ) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:
-        parents_of = [part.parent for part in parts]
-        recorded_think = [part.think_s for part in parts]
-        links_are_stated = all(think is not None for think in recorded_think)
-        if any(p is None for p in parents_of) or not (links_are_stated or self._reading.turns == "after_parent"):
-            return None, None
-        parents = np.concatenate([p for p in parents_of if p is not None])
-        has_parent = parents >= 0
-        if links_are_stated:
-            think_s = np.concatenate([t for t in recorded_think if t is not None])
-        else:
-            # The record has no service times: the whole gap counts as thinking, an upper bound of it.
-            think_s = np.where(has_parent, np.maximum(arrival_s - arrival_s[np.maximum(parents, 0)], 0.0), 0.0)
-        rank = np.full(len(parents), -1, dtype=np.int64)
-        rank[order] = np.arange(len(order))
-        after = np.where(has_parent, rank[np.maximum(parents, 0)], -1)[order]
-        if (after >= np.arange(len(after))).any():
-            late = int(np.argmax(after >= np.arange(len(after))))
-            raise UserError(
-                f"{self.file}: request {late + 1} by arrival follows request {after[late] + 1}, a later one"
-            )
-        return after, think_s[order]
+def _conversations(file: Path) -> Iterator[tuple[str, object]]:
+    if open_container(file, is_told=True).kind == "list":
+        with opened(file) as stream:
+            yield from ((f"{file}: entry {number}", value) for number, value in iter_list(stream, file))
+        return
+    for block in iter_line_records(file, _CHUNK_REQUESTS):
+        yield from ((f"{file}:{number}", record) for number, record in block)

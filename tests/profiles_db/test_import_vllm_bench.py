@@ -104,7 +104,14 @@ def test_doubts_are_said() -> None:
         ({"duration": "long"}, "duration is 'long', must be a number"),
         ({"ttfts": [0.1]}, "ttfts has 1 entries, input_lens has 3"),
         ({"itls": None}, "itls must be a list"),
-        ({"ttfts": ["soon", 0.2, 0.0]}, "request 0"),
+        ({"ttfts": ["soon", 0.2, 0.0]}, r"ttfts\[0\] is 'soon'"),
+        ({"completed": -1}, "completed is -1"),
+        ({"total_output_tokens": -3}, "total_output_tokens is -3"),
+        ({"input_lens": [-3, 20, 5]}, r"input_lens\[0\] is -3"),
+        ({"output_lens": [3, 2**63, 0]}, r"output_lens\[1\] is 9223372036854775808"),
+        ({"ttfts": [-0.01, 0.2, 0.0]}, r"ttfts\[0\] is -0.01"),
+        ({"itls": [[0.01, -0.003], [0.05], []]}, r"itls\[0\]\[1\] is -0.003"),
+        ({"start_times": [1000.5, "noon", 1001.0]}, r"start_times\[1\] is 'noon'"),
     ],
 )
 def test_bad_serve_results_are_named(changes: dict[str, Any], words: str) -> None:

@@ -83,7 +83,7 @@ def test_file_options_reach_the_reader(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     records = [{"timestamp": t, "input_length": 9, "output_length": 2, "hash_ids": [1]} for t in (5.0, 1.0)]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert parse_workload(str(path), time_unit="s", sort=True).arrival_s.tolist() == [1.0, 5.0]
+    assert parse_workload(str(path), time_unit="s", sort=True).arrival_s.tolist() == [0.0, 4.0]
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_file_options_reach_the_reader(tmp_path: Path) -> None:
         ("closed:isl=10,osl=10", "concurrency is missing"),
         ("closed:isl=10,osl=10,concurrency=4,draw=dice", "length draw 'dice' is not known"),
         ("sessions:chat,n=0", "number of requests is 0"),
-        ("synthetic:like=nope.csv,n=3", "nope.csv: no such trace file"),
-        ("synthetic:like=nope.csv,isl=3", "nope.csv: no such trace file"),
-        ("closed:trace=nope.csv,concurrency=2", "nope.csv: no such trace file"),
+        ("synthetic:like=nope.csv,n=3", "nope.csv: no such file"),
+        ("synthetic:like=nope.csv,isl=3", "nope.csv: no such file"),
+        ("closed:trace=nope.csv,concurrency=2", "nope.csv: no such file"),
     ],
 )
 def test_bad_text_is_refused_with_the_setting_named(text: str, message: str) -> None:

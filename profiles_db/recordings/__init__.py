@@ -1,0 +1,1 @@
+"""Readers of what benchmark clients record of a served run: one module per client, all giving a `RecordedRun`."""

@@ -1,0 +1,130 @@
+"""Results of ``vllm bench serve`` and of SGLang's ``bench_serving``, which writes the same keys.
+
+One JSON object per run; runs appended to one file stand on lines of their own. With details (``--save-detailed``,
+SGLang: ``--output-details``) it holds a list per quantity, one entry per request. With the client's clock,
+
+    e2e_s = ttft_s + sum of the gaps between chunks        tpot_s = (e2e_s - ttft_s) / (output_tokens - 1)
+
+A gap spans several tokens when the server streams or speculates more than one token per chunk. Sources:
+vllm-project/vllm vllm/benchmarks/serve.py, sgl-project/sglang python/sglang/bench_serving.py.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_specs.errors import UserError
+from cluster_specs.files.shown import shown
+from profiles_db.recordings.fields import MOST_COUNT, count_at, counts_of, list_at, times_of
+from profiles_db.recordings.run import RecordedRun, from_earliest
+
+NAME: Final = "vllm-bench"
+SUMMARY_KEYS: Final = ("duration", "completed", "total_input_tokens", "total_output_tokens")
+DETAIL_HINT: Final = "run vllm bench serve with --save-detailed, SGLang's bench_serving with --output-details"
+_LONGEST_CLOCK_S: Final = 1e12  # seconds of a perf_counter, whose zero is arbitrary
+
+
+def matches(record: Mapping[str, Any]) -> bool:
+    """Tell a serving result by the keys every version writes."""
+    return "input_lens" in record or all(key in record for key in SUMMARY_KEYS)
+
+
+def has_details(document: Mapping[str, Any]) -> bool:
+    """Whether a result holds its requests."""
+    return isinstance(document.get("input_lens"), list)
+
+
+def read_result(document: Mapping[str, Any], place: str) -> RecordedRun:
+    """Read one result with details; raises ``UserError`` naming place, key and value."""
+    prompts = counts_of(_filled(document, "input_lens", place), "input_lens", place)
+    outputs = counts_of(_filled(document, "output_lens", place), "output_lens", place)
+    count = len(prompts)
+    if len(outputs) != count:
+        raise UserError(f"{place}: input_lens has {count} entries, output_lens {len(outputs)}; must match")
+    errors = _errors(document, place, count)
+    is_ok = (outputs > 0) & np.array([not error for error in errors], dtype=np.bool_)
+    short = is_ok & (prompts < 1)
+    if short.any():
+        raise UserError(f"{place}: input_lens[{int(np.argmax(short))}] is 0, must be >= 1")
+    ttft_s, e2e_s, chunks = _measured(document, place, is_ok)
+    return RecordedRun(
+        tool="sglang-bench" if "total_output_tokens_retokenized" in document else NAME,
+        place=place,
+        prompt_tokens=prompts,
+        output_tokens=outputs,
+        is_ok=is_ok,
+        start_s=_starts(document, place, count),
+        ttft_s=ttft_s,
+        e2e_s=e2e_s,
+        chunks=chunks,
+        errors=errors,
+        rate_per_s=_rate(document, place),
+        max_concurrency=None
+        if document.get("max_concurrency") is None
+        else count_at(document, "max_concurrency", place, low=1, high=MOST_COUNT),
+    )
+
+
+def _filled(document: Mapping[str, Any], key: str, place: str) -> Sequence[Any]:
+    values = document.get(key)
+    if not isinstance(values, list) or not values:
+        raise UserError(f"{place}: has no per-request list {key!r}", hint=DETAIL_HINT)
+    return values
+
+
+def _same_length(document: Mapping[str, Any], key: str, place: str, count: int) -> Sequence[Any]:
+    values = list_at(document, key, place, hint=DETAIL_HINT)
+    if len(values) != count:
+        raise UserError(f"{place}: {key} has {len(values)} entries, input_lens has {count}")
+    return values
+
+
+def _errors(document: Mapping[str, Any], place: str, count: int) -> list[str | None]:
+    if document.get("errors") is None:
+        return [None] * count
+    found: list[str | None] = []
+    for index, error in enumerate(_same_length(document, "errors", place, count)):
+        if error is not None and not isinstance(error, str):
+            raise UserError(f"{place}: errors[{index}] is {shown(error)}, must be a text")
+        found.append(error.encode("utf-8", "replace").decode() if error else None)
+    return found
+
+
+def _measured(
+    document: Mapping[str, Any], place: str, is_ok: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64] | None]:
+    """TTFT, E2E and number of chunks of the requests that were served."""
+    count = len(is_ok)
+    nothing = np.full(count, np.nan)
+    if document.get("ttfts") is None and document.get("itls") is None:
+        return nothing, nothing, None
+    ttfts = times_of(_same_length(document, "ttfts", place, count), "ttfts", place)
+    decode_s, chunks = np.zeros(count), np.zeros(count, dtype=np.int64)
+    for index, gaps in enumerate(_same_length(document, "itls", place, count)):
+        if not isinstance(gaps, list):
+            raise UserError(f"{place}: itls[{index}] is {shown(gaps)}, must be a list of seconds")
+        decode_s[index] = times_of(gaps, f"itls[{index}]", place).sum()
+        chunks[index] = len(gaps) + 1
+    return np.where(is_ok, ttfts, np.nan), np.where(is_ok, ttfts + decode_s, np.nan), chunks
+
+
+def _starts(document: Mapping[str, Any], place: str, count: int) -> NDArray[np.float64] | None:
+    if document.get("start_times") is None:
+        return None
+    starts = _same_length(document, "start_times", place, count)
+    return from_earliest(times_of(starts, "start_times", place, low=-_LONGEST_CLOCK_S, high=_LONGEST_CLOCK_S))
+
+
+def _rate(document: Mapping[str, Any], place: str) -> float | None:
+    """Rate the client aimed at: vLLM writes "inf" as a text, SGLang as the number Infinity, or "trace" for a replay."""
+    value = document.get("request_rate")
+    if value in (None, "trace"):
+        return None
+    if value == "inf" or (isinstance(value, float) and value == math.inf):
+        return math.inf
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UserError(f"{place}: request_rate is {shown(value)}, must be a positive number or inf")
+    return float(value)

@@ -1,0 +1,108 @@
+"""A run that a benchmark client recorded, as requests to replay and the times that were measured for them."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_specs.errors import UserError
+from profiles_db.recordings.files import read_runs
+from profiles_db.recordings.run import RecordedRun, choose
+from profiles_db.recordings.vllm_bench import DETAIL_HINT
+from simulator.workload.columns import MOST_REQUESTS
+from simulator.workload.span import HINT, LONGEST_SPAN_S, shown_span
+from simulator.workload.workload import ClosedLoop, OpenLoop, Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What the client measured of each of the ``n`` requests of a workload, in its order; NaN where it did not."""
+
+    sent_s: NDArray[np.float64]  # [n] from the first request
+    ttft_s: NDArray[np.float64]  # [n]
+    e2e_s: NDArray[np.float64]  # [n]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """A recorded run: the workload that replays it, and what the real server took."""
+
+    workload: Workload
+    measured: Measured
+
+
+def read_recorded(path: Path, tool: str, *, result: int | None = None, limit: int | None = None) -> Recorded:
+    """Read one run of a client's file (the ``result``-th of several); UserError names what cannot be used.
+
+    The requests that failed are left out and counted. A run under a concurrency alone stays a closed loop: its start
+    times are what the server made of it.
+    """
+    run = choose(read_runs(path, tool), result, path)
+    if not run.is_ok.any():
+        raise UserError(f"{run.place}: all {len(run)} requests failed")
+    served = np.flatnonzero(run.is_ok & (run.output_tokens > 0) if tool == "vllm-bench" else run.is_ok)
+    arrival_s = _arrivals(run)
+    order = served[np.argsort(arrival_s[served], kind="stable")]
+    if run.is_closed_loop and run.start_s is not None:
+        order = served[np.argsort(run.start_s[served], kind="stable")]
+    order = order[: MOST_REQUESTS if limit is None else limit]
+    arrivals = arrival_s[order] - arrival_s[order[0]]
+    if arrivals[-1] > LONGEST_SPAN_S:
+        raise UserError(
+            f"{run.place}: the run is {shown_span(float(arrivals[-1]))} long, the engine's clock holds "
+            f"{shown_span(LONGEST_SPAN_S)}",
+            hint=HINT,
+        )
+    sent_s = np.full(len(run), np.nan) if run.start_s is None else run.start_s
+    return Recorded(
+        workload=Workload(
+            name=path.name.split(".")[0],
+            arrival_s=arrivals,
+            prompt_tokens=run.prompt_tokens[order],
+            output_tokens=run.output_tokens[order],
+            client=ClosedLoop(concurrency=run.max_concurrency)
+            if run.is_closed_loop and run.max_concurrency is not None
+            else OpenLoop(),
+            notes=tuple(_notes(run, failed=len(run) - len(served))),
+        ),
+        measured=Measured(
+            sent_s=sent_s[order] - np.nanmin(sent_s[order]) if run.start_s is not None else sent_s[order],
+            ttft_s=run.ttft_s[order],
+            e2e_s=run.e2e_s[order],
+        ),
+    )
+
+
+def _arrivals(run: RecordedRun) -> NDArray[np.float64]:
+    """When requests came: as the load asked for where the file says it, else as they were sent."""
+    if run.is_closed_loop or run.rate_per_s == math.inf:
+        return np.zeros(len(run))
+    if run.due_s is not None:
+        return run.due_s
+    if run.start_s is not None:
+        return run.start_s
+    rate = "is not stated" if run.rate_per_s is None else f"is {run.rate_per_s:g}"
+    raise UserError(
+        f"{run.place}: has no start_times, and request_rate {rate}",
+        hint=f"{DETAIL_HINT}; SGLang writes no start times: draw arrivals over the lengths: "
+        "synthetic:like=FILE,rate=2,n=500",
+    )
+
+
+def _notes(run: RecordedRun, *, failed: int) -> list[str]:
+    notes = [f"{run.place}: {note}" for note in run.notes]
+    if failed:
+        notes.append(f"{run.place}: dropped {failed} failed requests, kept {len(run) - failed}")
+    if not run.states_load:
+        notes.append(
+            f"{run.place}: requests are sent when {run.tool} sent them; if a concurrency held them back, give it: "
+            "closed:trace=FILE,concurrency=N"
+        )
+    if run.max_concurrency is not None and not run.is_closed_loop:
+        notes.append(
+            f"{run.place}: the client's cap of max_concurrency {run.max_concurrency} is not simulated: requests are "
+            "sent at the recorded times, whatever the server has answered by then"
+        )
+    return notes
