@@ -114,7 +114,8 @@ def start_pools(serving: Serving, plan: PoolPlan, workload: Workload) -> PoolSta
 def replay_pools(serving: Serving, starts: PoolStarts, workload: Workload, slo: Slo | None = None) -> PoolsResult:
     """Replay ``workload`` on two started pools and measure what they did."""
     metrics, run = _measure(serving, starts, workload, slo, "middle")
-    sides = [engines_for(serving.model, start.plan) for start in (starts.prefill, starts.decode)]
+    device, profile = serving.cluster.device, serving.profile
+    sides = [engines_for(serving.model, start.plan, device, profile) for start in (starts.prefill, starts.decode)]
     engines = {engine: sides[0][engine] or sides[1][engine] for engine in sides[0]}
     launch = pool_launch_lines(serving, starts.prefill, starts.decode)
     return PoolsResult(starts=starts, metrics=metrics, run=run, engines=engines, launch=launch)

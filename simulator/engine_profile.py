@@ -4,6 +4,7 @@ One TOML per profile in ``engine_profiles/``. The times are the only physical co
 describe the engine's own code, not the hardware, and carry their source.
 """
 
+import re
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -147,6 +148,12 @@ class EngineProfile(ProfileSection):
     host: HostTime
     memory: StartUpMemory
     reserve: MemoryReserve | None = None
+
+    @property
+    def release(self) -> tuple[int, int] | None:
+        """Major and minor version; None where a profile of a user's own states no number."""
+        found = re.match(r"v?(\d+)\.(\d+)", self.version)
+        return (int(found[1]), int(found[2])) if found else None
 
     @field_validator("limits")
     @classmethod

@@ -6,7 +6,10 @@ are not derived from the engines' sources.
 
 from typing import Final
 
+from cluster_specs.device import DeviceSpec
 from simulator.engine_architectures import SERVED
+from simulator.engine_devices import device_refusal
+from simulator.engine_profile import EngineProfile
 from simulator.model.linear import FP8, UNQUANTISED, WEIGHT_ONLY, activation_dtype
 from simulator.model.spec import ModelSpec
 from simulator.plan import Plan
@@ -20,9 +23,24 @@ _WEIGHT_FORMATS: Final[dict[str, frozenset[str]]] = {
 }
 
 
-def engines_for(model: ModelSpec, plan: Plan) -> dict[str, str | None]:
-    """For each engine None, or why it cannot run ``model`` laid out as ``plan``."""
-    return {engine: _refusal(engine, model, plan) for engine in ENGINES}
+def engines_for(
+    model: ModelSpec, plan: Plan, device: DeviceSpec, profile: EngineProfile | None = None
+) -> dict[str, str | None]:
+    """For each engine None, or why it cannot run ``model`` laid out as ``plan`` on such devices.
+
+    The engine of ``profile`` is taken in that version, the others as they are today.
+    """
+    return {
+        engine: _refusal(engine, model, plan)
+        or device_refusal(
+            engine,
+            device,
+            scheme=plan.weight_dtype or model.quantisation or model.dtype,
+            kv_dtype=plan.kv_dtype,
+            version=profile.release if profile is not None and profile.engine == engine else None,
+        )
+        for engine in ENGINES
+    }
 
 
 def converted_checkpoint(model: ModelSpec, plan: Plan) -> str | None:

@@ -294,7 +294,7 @@ class Serving:
 
     def _engine_refusal(self, plan: Plan) -> str | None:
         """Why the profile's engine cannot run the plan, or why its scheduler is not modelled for it."""
-        refusal = engines_for(self.model, plan).get(self.profile.engine)
+        refusal = engines_for(self.model, plan, self.cluster.device, self.profile).get(self.profile.engine)
         if refusal is not None and not self.allow_unsupported:
             return f"{refusal} (--allow-unsupported simulates it all the same)"
         encoder = self.model.encoder

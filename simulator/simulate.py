@@ -161,7 +161,7 @@ def replay(serving: Serving, start: Start, workload: Workload, slo: Slo | None =
         start=start,
         metrics=metrics,
         run=run,
-        engines=engines_for(serving.model, start.plan),
+        engines=engines_for(serving.model, start.plan, serving.cluster.device, serving.profile),
         launch=launch_lines(serving, start),
     )
 

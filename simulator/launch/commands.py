@@ -50,7 +50,7 @@ def _reason(serving: Serving, plan: Plan) -> str | None:
     profile = serving.profile
     if profile.engine == "orca":
         return "orca is the idealised engine of the APEX paper, which is no product"
-    unsupported = engines_for(serving.model, plan).get(profile.engine)
+    unsupported = engines_for(serving.model, plan, serving.cluster.device, profile).get(profile.engine)
     if unsupported is not None:
         return unsupported
     return has_no_place(serving, plan) if profile.engine == "vllm" else None

@@ -10,7 +10,6 @@
 | `--scheduler-reserve-full-isl` | from 0.21 |
 """
 
-import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -84,8 +83,7 @@ def vllm_lines(serving: Serving, start: Start, more: str = "") -> Iterator[str]:
 
 def release(profile: EngineProfile) -> Version:
     """Major and minor version; a profile of no stated version is taken for the newest bundled one."""
-    found = re.match(r"v?(\d+)\.(\d+)", profile.version)
-    return (int(found[1]), int(found[2])) if found else max(release(own) for own in _bundled())
+    return profile.release or max(release(own) for own in _bundled())
 
 
 def has_no_place(serving: Serving, plan: Plan) -> str | None:

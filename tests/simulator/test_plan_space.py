@@ -165,14 +165,15 @@ def test_no_cluster_helps_a_format_the_device_lacks() -> None:
 def test_engines_say_what_they_cannot_run() -> None:
     """Every engine runs a plain plan; formats, layouts and architectures they lack come with a reason."""
     llama, t5 = load_model("llama-3.1-8b"), {"model_type": "t5", "d_model": 64, "d_ff": 128, "d_kv": 16}
-    assert engines_for(llama, parse_plan("dp2-tp4")) == {"vllm": None, "sglang": None, "tensorrt-llm": None}
-    assert "does not run w8a16" in (engines_for(llama, parse_plan("tp4-w.w8a16"))["sglang"] or "")
-    assert "not fp32" in (engines_for(llama, parse_plan("tp4-kv.fp32"))["vllm"] or "")
-    stages = engines_for(load_model("deepseek-v3"), parse_plan("pp2-attn.dp8-moe.ep8"))
+    h100 = load_device("h100-sxm")
+    assert engines_for(llama, parse_plan("dp2-tp4"), h100) == {"vllm": None, "sglang": None, "tensorrt-llm": None}
+    assert "does not run w8a16" in (engines_for(llama, parse_plan("tp4-w.w8a16"), h100)["sglang"] or "")
+    assert "not fp32" in (engines_for(llama, parse_plan("tp4-kv.fp32"), h100)["vllm"] or "")
+    stages = engines_for(load_model("deepseek-v3"), parse_plan("pp2-attn.dp8-moe.ep8"), h100)
     assert stages["vllm"] is None
     assert "pipeline" in (stages["sglang"] or "")
     encoder_decoder = from_hf_config(t5 | {"num_layers": 2, "num_heads": 4, "vocab_size": 64}, name="t5")
-    assert "does not serve t5" in (engines_for(encoder_decoder, Plan())["vllm"] or "")
+    assert "does not serve t5" in (engines_for(encoder_decoder, Plan(), h100)["vllm"] or "")
 
 
 def test_formats_an_engine_cannot_make_need_a_checkpoint() -> None:
