@@ -19,7 +19,7 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
 from costmodel.artefact import Artefact, load_artefact
 from costmodel.compare.curves import measured_rows_of
-from costmodel.holdout import QUESTIONS, held_out_errors
+from costmodel.holdout import QUESTIONS, held_out_errors, relative_error
 from costmodel.knots import Errors
 from costmodel.ops import Attention, Collective, Gemm, Moe, Op
 from costmodel.predict import FittedCosts
@@ -133,12 +133,13 @@ def _pooled_table(artefact: Artefact, cluster: ClusterSpec) -> str:
             error = errors[question].error
             if not len(error):
                 continue
-            median = float(np.median(np.abs(error)))
+            median = relative_error(float(np.median(np.abs(error))))
             aim = AIMS.get((group, question))
             verdict = "" if aim is None else f"{aim:.0%} {'met' if median <= aim else '**missed**'}"
             lines.append(
                 f"| {group} | {QUESTION_TEXT[question]} | {len(error):,} | {median:.2%} "
-                f"| {np.quantile(np.abs(error), 0.9):.1%} | {np.mean(error):+.2%} | {verdict} |\n"
+                f"| {relative_error(float(np.quantile(np.abs(error), 0.9))):.1%} "
+                f"| {relative_error(float(np.mean(error))):+.2%} | {verdict} |\n"
             )
     return "".join(lines) + "\n"
 
@@ -153,8 +154,9 @@ def _label_table(artefact: Artefact) -> str:
         cover = "-" if np.isnan(row.coverage) else f"{row.coverage:.1%}"
         label = row.label.replace("|", " ")
         lines.append(
-            f"| {row.family} | {label} | {row.question} | {row.regime} | {row.points:,} | {row.median:.2%} "
-            f"| {row.p90:.1%} | {row.bias:+.2%} | {cover} |\n"
+            f"| {row.family} | {label} | {row.question} | {row.regime} | {row.points:,} "
+            f"| {relative_error(row.median):.2%} | {relative_error(row.p90):.1%} "
+            f"| {relative_error(row.bias):+.2%} | {cover} |\n"
         )
     return "".join(lines) + "\n</details>\n\n"
 

@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from costmodel.bundled import bundled_fit
+from costmodel.holdout import relative_error
 from profiles_db.schema import FAMILIES
 from profiles_db.store import Store, open_store
 
@@ -186,7 +187,8 @@ def against_imported(measured: str, imported: str) -> str:
 
 def errors_of(row: dict[str, Any]) -> tuple[str, ...]:
     """Points, median, 90th percentile and bias of errors."""
-    return f"{row['points']:,}", f"{row['median_log']:.1%}", f"{row['p90_log']:.1%}", f"{row['bias_log']:+.1%}"
+    median, p90, bias = (relative_error(row[name]) for name in ("median_log", "p90_log", "bias_log"))
+    return f"{row['points']:,}", f"{median:.1%}", f"{p90:.1%}", f"{bias:+.1%}"
 
 
 def ask(*arguments: str) -> Any:

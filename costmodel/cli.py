@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
+from cluster_specs.command_line import Command, check_outputs, refuse_given
 from profiles_db.terminal import DB_OPTION, JSON_OPTION, opened
 
 
-@click.command()
+@click.command(cls=Command)
 @DB_OPTION
 @click.option("--device", help="Device to fit (default: the only one that was measured).")
 @click.option("--cluster", help="Cluster whose links the collectives ran on (default: the device's largest bundled).")
@@ -23,7 +24,10 @@ from profiles_db.terminal import DB_OPTION, JSON_OPTION, opened
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write (DEVICE.fit.parquet).")
 @click.option("--constants", is_flag=True, help="Print calibrated analytic constants as TOML; nothing is written.")
 @JSON_OPTION
+@click.pass_context
 def fit(
+    context: click.Context,
+    /,
     *,
     db: Path | None,
     device: str | None,
@@ -36,12 +40,14 @@ def fit(
     as_json: bool,
 ) -> None:
     """Turn measurements into a fitted cost model, with its held-out error."""
-    from costmodel.artefact import require_folder_of, save_artefact
+    from costmodel.artefact import save_artefact
     from costmodel.fit import fit_device
     from costmodel.measured_device import choose_cluster, choose_device
     from costmodel.prior import Prior
     from costmodel.report import fit_text, report_json
 
+    if constants:
+        refuse_given(context, "out", "prior", "monotone", "as_json", because="--constants prints TOML and fits nothing")
     store = opened(db)
     chosen = choose_device(store, device)
     spec = choose_cluster(chosen, cluster)
@@ -51,7 +57,7 @@ def fit(
         click.echo(constants_toml(calibrate(store, spec, framework=framework)), nl=False)
         return
     path = out or Path(f"{chosen}.fit.parquet")
-    require_folder_of(path)
+    check_outputs([path], [prior])
     artefact = fit_device(
         store, chosen, spec, framework=framework, is_monotone=monotone, prior=Prior.choose(prior, chosen)
     )

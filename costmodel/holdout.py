@@ -8,6 +8,7 @@ borrowed ones, *octave* errors beyond the domain. Its coverage is measured on th
 calibrated on.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -39,7 +40,11 @@ SAME_WHEN_EQUAL: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:
-    """Error of one label and regime ("all" for both together) under one question; fractions of 1, logs natural."""
+    """Error of one label and regime ("all" for both together) under one question.
+
+    ``median`` and ``p90`` are of |ln(predicted / measured)|, ``bias`` is the mean of the signed logarithm: natural
+    logarithms, which `relative_error` turns into shares of the measurement. ``coverage`` is a fraction of 1.
+    """
 
     family: str
     label: str
@@ -50,6 +55,11 @@ class HeldOut:
     p90: float
     bias: float
     coverage: float
+
+
+def relative_error(log_error: float) -> float:
+    """Return how far off a ratio is, as a fraction of 1: a logarithm of 0.7 is twice, +100 %, not 70 %."""
+    return math.expm1(log_error)
 
 
 def held_out_errors(rows: MeasuredRows, knots: FamilyKnots) -> dict[str, Errors]:

@@ -1,14 +1,14 @@
 """What `apex fit` tells a person: rows used and left out, and how wrong each label is on what it has not seen."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from cluster_specs.command_line import strict_json
 from costmodel.artefact import Artefact
-from costmodel.holdout import QUESTIONS, HeldOut
+from costmodel.holdout import QUESTIONS, HeldOut, relative_error
 from costmodel.knots import LabelFit
 
 # Share of suspicious rows from which a repair is worth a look.
@@ -23,7 +23,7 @@ def report_json(artefact: Artefact) -> str:
         "families": [asdict(report) for report in artefact.reports],
         "held_out": [asdict(row) for row in artefact.held_out],
     }
-    return json.dumps(body, indent=2)
+    return strict_json(body)
 
 
 def fit_text(artefact: Artefact) -> str:
@@ -51,7 +51,7 @@ def fit_text(artefact: Artefact) -> str:
             if fit.filling
         ]
         for kind, found in knots.derived.items():
-            spread = f"{found.log_half_width:.0%} for nine in ten"
+            spread = f"{relative_error(found.log_half_width):.0%} for nine in ten"
             lines.append(
                 f"derived {knots.family}, {kind}: x {found.factor:.3f} on {found.points} rows, within {spread}"
             )
@@ -67,8 +67,8 @@ def _filling_line(family: str, label: str, fit: LabelFit, prior: str) -> str:
     assert filling is not None
     source = "all its shapes" + (f" and {filling.trust:.0%} of the fit of {prior}" if filling.trust else "")
     error = float(np.mean(np.abs(filling.errors["point"].error)))
-    alone = f"{filling.alone:.2%} alone" if np.isfinite(filling.alone) else "too few points alone"
-    return f"filled in {family} {label}: from {source}, mean error {error:.2%} ({alone})"
+    alone = f"{relative_error(filling.alone):.2%} alone" if np.isfinite(filling.alone) else "too few points alone"
+    return f"filled in {family} {label}: from {source}, mean error {relative_error(error):.2%} ({alone})"
 
 
 def overall(rows: Iterable[HeldOut]) -> list[HeldOut]:
@@ -81,6 +81,6 @@ def overall(rows: Iterable[HeldOut]) -> list[HeldOut]:
 def _line(row: HeldOut) -> str:
     cover = f"{row.coverage:6.1%}" if row.coverage == row.coverage else "     -"
     return (
-        f"{row.family:<12} {row.label:<28} {row.question:<8} {row.points:>7} {row.median:>7.2%} {row.p90:>7.2%} "
-        f"{row.bias:>+7.2%} {cover}"
+        f"{row.family:<12} {row.label:<28} {row.question:<8} {row.points:>7} {relative_error(row.median):>7.2%} "
+        f"{relative_error(row.p90):>7.2%} {relative_error(row.bias):>+7.2%} {cover}"
     )

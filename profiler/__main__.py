@@ -5,6 +5,7 @@ import sys
 
 import click
 
+from cluster_specs.command_line import tell
 from cluster_specs.errors import UserError
 from profiler.cli import profile
 from profiler.errors import RENEW_EXIT_CODE
@@ -16,17 +17,12 @@ def run_as_program(command: click.Command, name: str) -> None:
 
     try:
         code = command.main(prog_name=name, standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except UserError as error:
-        if Place.from_environment().local_rank == 0:
-            click.echo(f"error: {error}", err=True)
-            if error.hint:
-                click.echo(f"hint: {error.hint}", err=True)
+    except (click.ClickException, UserError) as error:
         code = error.exit_code
+        if Place.from_environment().local_rank == 0:
+            tell(error)
         if code == RENEW_EXIT_CODE:
             os._exit(code)  # the interpreter's end would meet the broken device again, and may abort over it
         sys.exit(code)

@@ -4,14 +4,14 @@ The same command starts the ranks of this node (``--nproc-per-node``) and looks 
 it or torchrun started (``python -m profiler``).
 """
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
+from cluster_specs.command_line import Command, refuse_given, strict_json
 from profiler.doctor.command import doctor
 
 if TYPE_CHECKING:
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from profiler.run import Outcome
 
 __all__ = ["doctor", "profile"]
+
+
+# What chooses points and how they are measured.
+_OF_A_RUN: Final = (
+    *("manifest", "families", "dtypes", "caches", "clocks_mhz", "energy", "budget", "target_error", "prior"),
+    *("exhaustive", "db", "nproc_per_node", "seed"),
+)
 
 
 def _strings(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:  # noqa: ARG001
@@ -34,7 +41,7 @@ def _integers(ctx: click.Context, param: click.Parameter, value: str | None) -> 
         raise click.BadParameter(f"{value!r} is not a comma-separated list of whole numbers", ctx, param) from error
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--device-name", help="Name for the rows' device column.  [default: the bundled spec this device is]")
 @click.option(
@@ -78,6 +85,10 @@ def profile(ctx: click.Context, /, *, nproc_per_node: int, as_json: bool, self_t
     """Measure this machine's ops into Parquet. The same command resumes a run that was cut off."""
     from profiler.ranks import Place
 
+    if self_test:
+        refuse_given(ctx, *_OF_A_RUN, "dry_run", "as_json", because="--self-test measures known quantities alone")
+    if options["exhaustive"]:
+        refuse_given(ctx, "target_error", because="--exhaustive measures every point, whatever the error")
     request = _request(**options)
     place = Place.from_environment()
     if self_test:
@@ -93,7 +104,7 @@ def profile(ctx: click.Context, /, *, nproc_per_node: int, as_json: bool, self_t
         ctx.exit(code)
     outcome = _measure(request, place)
     if place.rank == 0:
-        click.echo(json.dumps(asdict(outcome)) if as_json else _summary(outcome))
+        click.echo(strict_json(asdict(outcome), indent=None) if as_json else _summary(outcome))
     ctx.exit({"SIGINT": 130, "SIGTERM": 143}.get(outcome.stopped_by or "", 0))
 
 
@@ -179,7 +190,7 @@ def _dry_run(request: "ProfileRequest", nproc_per_node: int, *, as_json: bool) -
     from profiler.planning.dry_run import describe, survey
 
     surveyed = survey(request, nproc_per_node)
-    click.echo(json.dumps(asdict(surveyed)) if as_json else describe(surveyed))
+    click.echo(strict_json(asdict(surveyed), indent=None) if as_json else describe(surveyed))
 
 
 def _self_test(request: "ProfileRequest", place: Any) -> Literal[0, 1]:

@@ -45,8 +45,11 @@ def supervise(
     try:
         deaths = 0
         while deaths <= _MAX_RESTARTS:
-            extra = [] if deadline_s is None else [time_option, f"{max(deadline_s - time.monotonic(), 1.0):.1f}s"]
-            ranks = _start([sys.executable, "-m", module, *arguments, *extra], world_size)
+            own = list(arguments)
+            if deadline_s is not None:
+                left_s = max(deadline_s - time.monotonic(), 1.0)
+                own = [*_without(arguments, time_option), time_option, f"{left_s:.1f}s"]
+            ranks = _start([sys.executable, "-m", module, *own], world_size)
             code = _wait(ranks, heard)
             if code in _FINAL_CODES or heard:
                 return code if code >= 0 else 128 - code  # as shells count deaths by a signal
@@ -60,6 +63,17 @@ def supervise(
     click.echo(f"error: ranks died {_MAX_RESTARTS + 1} times; rows measured so far are stored", err=True)
     click.echo("hint: the same command resumes; see the messages above for what the ranks died of", err=True)
     return 1
+
+
+def _without(arguments: Sequence[str], option: str) -> list[str]:
+    """Return the arguments without ``option`` and its value: a command takes neither twice."""
+    left, rest = [], iter(arguments)
+    for argument in rest:
+        if argument == option:
+            next(rest, None)
+        elif not argument.startswith(f"{option}="):
+            left.append(argument)
+    return left
 
 
 def _start(command: Sequence[str], world_size: int) -> list[subprocess.Popen[bytes]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from cluster_specs.command_line import Group
 from profiles_db.importers.cli import import_group
 from profiles_db.terminal import DB_OPTION, JSON_OPTION, opened, print_rows
 
@@ -18,7 +19,7 @@ _FAMILY = click.option("--family", help="gemm, attention, moe, elementwise, coll
 _DEVICE = click.option("--device", help="For example h100-sxm.")
 
 
-@click.group()
+@click.group(cls=Group)
 def db() -> None:
     """List, show, verify, merge or export measurements."""
 
@@ -102,6 +103,8 @@ def merge_command(sources: tuple[Path, ...], db: Path | None, compact: bool, as_
     from profiles_db.merging import compact_files, merge_from
     from profiles_db.store import open_store
 
+    if not sources and not compact:
+        raise click.UsageError("nothing to do: name databases to merge, or pass --compact")
     store = opened(db, must_exist=False)
     rows: list[dict[str, Any]] = []
     for source in sources:

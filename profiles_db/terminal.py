@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from cluster_specs.command_line import strict_json
+
 if TYPE_CHECKING:
     from profiles_db.store import Store
 
@@ -29,9 +31,7 @@ def opened(db: Path | None, *, must_exist: bool = True) -> "Store":
 def print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     """Print rows of equal keys as JSON or as an aligned table."""
     if as_json:
-        import json
-
-        click.echo(json.dumps(rows, default=str))
+        click.echo(strict_json(rows, indent=None, default=str))
         return
     if not rows:
         return

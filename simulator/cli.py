@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from cluster_specs.command_line import Command, Group, tell
 from cluster_specs.errors import UserError
 
 # name -> (module, attribute, one-line help)
@@ -52,7 +53,7 @@ class _LazyGroup(click.Group):
             return None
         module, attribute, _ = _COMMANDS[cmd_name]
         command = getattr(importlib.import_module(module), attribute)
-        assert isinstance(command, click.Command)
+        assert isinstance(command, Command | Group)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -71,17 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         given = list(arguments) if arguments is not None else None
         code = apex.main(args=given, prog_name="apex", standalone_mode=False)
-    except click.exceptions.Abort:
+    except click.exceptions.Abort as error:
+        if isinstance(error.__cause__, EOFError):
+            raise error.__cause__ from None  # click takes the end of any file for a person's wish to stop
         click.echo("interrupted", err=True)
         sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except UserError as error:
-        click.echo(f"error: {error}", err=True)
-        if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
-        sys.exit(error.exit_code)
+    except (click.ClickException, UserError) as error:
+        sys.exit(tell(error))
     sys.exit(code if isinstance(code, int) else 0)
 
 

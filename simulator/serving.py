@@ -74,6 +74,11 @@ class Refusal:
     plan: Plan | PoolPlan
     reason: str
 
+    def __post_init__(self) -> None:
+        """Hold every refusal to have a reason: nobody could act on one without."""
+        if not self.reason.strip():
+            raise ValueError(f"plan {self.plan} is refused without a reason")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:

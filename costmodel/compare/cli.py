@@ -1,17 +1,17 @@
 """`apex compare`: fitted against measured, or two sets of measurements side by side."""
 
-import json
 from pathlib import Path
 from typing import Final
 
 import click
 
+from cluster_specs.command_line import Command, refuse_given, strict_json
 from profiles_db.terminal import DB_OPTION, JSON_OPTION
 
 _ANALYTIC: Final = "analytic:"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("sides", nargs=-1, metavar="FIT | FIT B | A B")
 @DB_OPTION
 @click.option("--family", "families", multiple=True, help="gemm, attention, moe, elementwise, collective; repeatable.")
@@ -20,7 +20,10 @@ _ANALYTIC: Final = "analytic:"
 @click.option("--cluster", help="Cluster the fitted model is compared on (default: the one it was fitted on).")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for PNG plots and index.html.")
 @JSON_OPTION
+@click.pass_context
 def compare(
+    context: click.Context,
+    /,
     *,
     sides: tuple[str, ...],
     db: Path | None,
@@ -52,13 +55,21 @@ def compare(
     if out is not None:
         _require_matplotlib()
     if len(sides) == 1:
+        refuse_given(
+            context,
+            *("db", "families", "also", "widest"),
+            because="one fitted model is compared with the rows it has kept of its own",
+            hint="name what to compare it with as well, e.g. origin=measured",
+        )
         _compare_fit(Path(sides[0]), cluster=cluster, out=out, as_json=as_json)
         return
     if len(sides) != 2:
         raise click.UsageError("give a fitted model, or two sides, e.g. apex compare h100-sxm h200-sxm")
     if sides[0].startswith(_ANALYTIC) or Path(sides[0]).is_file():
+        refuse_given(context, "also", because="prices are matched with each measured row")
         _compare_prices(*sides, db=db, families=families, cluster=cluster, widest=widest, out=out, as_json=as_json)
         return
+    refuse_given(context, "cluster", because="two sets of measurements need none")
     _compare_sides(*sides, db=db, families=families, also=also, widest=widest, out=out, as_json=as_json)
 
 
@@ -92,7 +103,7 @@ def _compare_sides(
     rows, notes, points = ratio_rows(matches), coverage_notes(a, b, matches), widest_rows(matches, widest)
     if as_json:
         document = {"schema": 1, "a": a.label, "b": b.label, "families": rows, "widest": points, "notes": notes}
-        click.echo(json.dumps(document, indent=2))
+        click.echo(strict_json(document))
     else:
         click.echo(f"ratio = latency of {b.label} / latency of {a.label}; regions by the latter\n")
         click.echo(text_table(rows))
@@ -129,7 +140,7 @@ def _compare_fit(path: Path, *, cluster: str | None, out: Path | None, as_json: 
             "held_out": rows,
             "clocks": clocks,
         }
-        click.echo(json.dumps(document, indent=2))
+        click.echo(strict_json(document))
     else:
         click.echo(text_table(overall(rows)))
         if clocks:
@@ -173,7 +184,7 @@ def _compare_prices(
     rows, worst = price_rows(found), worst_rows(found, widest)
     if as_json:
         document = {"schema": 1, "model": model, "b": side.label, "cluster": spec.name, "prices": rows, "worst": worst}
-        click.echo(json.dumps(document, indent=2))
+        click.echo(strict_json(document))
     else:
         click.echo(text_table(rows))
         if worst:

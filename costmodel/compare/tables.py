@@ -1,10 +1,12 @@
 """Rows as a person reads them: units named by the column's suffix become units in the cell.
 
-Natural logarithms of ratios (``_log``) are shown as per cent, which they nearly are when small.
+Natural logarithms of ratios (``_log``) are shown as the per cent that the ratio is off 1.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from costmodel.holdout import relative_error
 
 
 def heading(column: str) -> str:
@@ -19,6 +21,8 @@ def cell(column: str, value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
+        if column.endswith("_log"):
+            value = relative_error(value)
         if column.endswith(("_frac", "_log")):
             return f"{value:+.1%}" if column.startswith("bias") else f"{value:.1%}"
         if column.endswith("_mhz"):

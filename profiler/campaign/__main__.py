@@ -4,13 +4,13 @@ The command itself only keeps a worker alive; the worker runs the stages (`profi
 replaced when a kernel takes its process or device down. Nothing here asks for a clock.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Final
 
 import click
 
+from cluster_specs.command_line import Command, strict_json
 from cluster_specs.errors import UserError
 from profiler.duration import format_duration, parse_duration_s
 from profiler.ranks import Place
@@ -19,7 +19,7 @@ DTYPES: Final = ("bf16", "fp8", "w8a8")
 _SHORTEST_S: Final = 10.0
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--slice", "slice_text", default="9m", show_default=True, help="Longest one call may take.")
 @click.option("--total", "total_text", default="25m", show_default=True, help="Longest all calls may take together.")
 @click.option("--db", type=click.Path(path_type=Path, file_okay=False), required=True, help="Output folder.")
@@ -60,7 +60,7 @@ def campaign(
         target_error=target_error,
     )
     is_complete = work.run()
-    click.echo(json.dumps({"complete": is_complete, **work.state}, indent=1))
+    click.echo(strict_json({"complete": is_complete, **work.state}, indent=1))
     if not is_complete:
         click.echo(f"not complete after {format_duration(work.spent_s)}: run the same command again", err=True)
 

@@ -5,11 +5,12 @@ fine). Exit code 1: at least one failure. Clocks are touched only when asked for
 ``--reset-clocks`` gives back a lock that a killed run left behind.
 """
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import click
+
+from cluster_specs.command_line import Command, strict_json
 
 if TYPE_CHECKING:
     from profiler.doctor.findings import Finding
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _MARKS: Final = {"ok": "ok", "info": "--", "warning": "!!", "failure": "XX"}
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.option("--try-lock", is_flag=True, help="Lock each GPU's clock once and restore it, to know whether it works.")
 @click.option("--reset-clocks", is_flag=True, help="Give back clocks that a killed run left locked, then look.")
@@ -32,7 +33,7 @@ def doctor(ctx: click.Context, *, as_json: bool, try_lock: bool, reset_clocks: b
     """
     findings, topology = examine(try_lock=try_lock, reset_clocks=reset_clocks)
     if as_json:
-        click.echo(json.dumps(_to_json(findings, topology), indent=2))
+        click.echo(strict_json(_to_json(findings, topology)))
     else:
         for line in _to_lines(findings):
             click.echo(line)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster_specs.command_line import Group, refuse_given
 from profiles_db.terminal import DB_OPTION, JSON_OPTION, opened, print_rows
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _DEVICE = click.option("--device", help="Name of the device here, for example h100-sxm; default: as the files say.")
 
 
-@click.group(name="import")
+@click.group(cls=Group, name="import")
 def import_group() -> None:
     """Import other tools' measurements."""
 
@@ -46,7 +47,10 @@ def import_group() -> None:
 )
 @click.option("--list", "list_only", is_flag=True, help="Only list what the wheel holds for the system.")
 @JSON_OPTION
+@click.pass_context
 def aiconfigurator_command(
+    context: click.Context,
+    /,
     *,
     db: Path | None,
     systems: tuple[str, ...],
@@ -69,6 +73,11 @@ def aiconfigurator_command(
         for system in wheel.unknown_systems():
             click.echo(f"note: system {system} has no name here and is left out", err=True)
     if list_only:
+        refuse_given(
+            context,
+            *("frameworks", "versions", "tables", "include_unfit"),
+            because="--list shows all there is of the system and imports nothing",
+        )
         rows = [
             {"system": system, "framework": item.framework, "version": item.version, "table": item.table}
             for system in chosen
@@ -150,16 +159,29 @@ def nccl_tests_command(
 @click.option("--requests", type=click.Path(path_type=Path, dir_okay=False), help="Write one row per request here.")
 @click.option("--result", type=click.IntRange(min=1), help="Which of several appended results; the first is 1.")
 @JSON_OPTION
+@click.pass_context
 def vllm_bench_command(
-    path: Path, *, db: Path | None, device: str | None, requests: Path | None, result: int | None, as_json: bool
+    context: click.Context,
+    /,
+    *,
+    path: Path,
+    db: Path | None,
+    device: str | None,
+    requests: Path | None,
+    result: int | None,
+    as_json: bool,
 ) -> None:
-    """Read a vLLM benchmark's JSON: `serve` prints a summary in seconds, `forward` is stored as steps."""
+    """Read a vLLM benchmark's JSON: `serve` prints a summary in seconds, `forward` is stored as steps.
+
+    --db and --device say where and as what steps are stored; a summary is not stored.
+    """
     from profiles_db.exporting import export
     from profiles_db.importers.vllm_forward import import_forward
     from profiles_db.importers.vllm_serve import is_serve_result, load_json, read_serve
 
     document = load_json(path, result=result)
     if not is_serve_result(document):
+        refuse_given(context, "requests", because=f"{path} is of `forward`, which has no requests")
         store = opened(db, must_exist=False)
         _print_counts([import_forward(path, document, store, device=device)], store, as_json=as_json)
         return

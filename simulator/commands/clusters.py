@@ -4,25 +4,25 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cluster_specs.command_line import Command, strict_json
+
 if TYPE_CHECKING:
     from cluster_specs.cluster import ClusterSpec
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def clusters(name: str | None, as_json: bool) -> None:
     """List bundled clusters and devices, or show the cluster NAME (bundled, sized like h100-sxm-4, or a TOML path)."""
-    import json
-
     from cluster_specs.load import bundled_clusters, bundled_devices, load_cluster
 
     if name is not None:
         cluster = load_cluster(name)
-        click.echo(json.dumps(cluster.model_dump(by_alias=True), indent=2) if as_json else _describe(cluster))
+        click.echo(strict_json(cluster.model_dump(by_alias=True)) if as_json else _describe(cluster))
         return
     if as_json:
-        click.echo(json.dumps({"clusters": bundled_clusters(), "devices": bundled_devices()}))
+        click.echo(strict_json({"clusters": bundled_clusters(), "devices": bundled_devices()}))
         return
     click.echo("\n".join(bundled_clusters()))
     click.echo(f"devices: {', '.join(bundled_devices())}", err=True)

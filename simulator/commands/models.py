@@ -1,18 +1,18 @@
 """`apex models`: which models are bundled, and what a model is made of."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster_specs.command_line import Command, strict_json
 from simulator.commands.serving_options import extension_option
 
 if TYPE_CHECKING:
     from simulator.model.spec import ModelSpec
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @extension_option
@@ -28,10 +28,10 @@ def models(name: str | None, as_json: bool, extensions: tuple[Path, ...]) -> Non
         load_extension(file)
     if name is not None:
         spec = load_model(name)
-        click.echo(json.dumps(_summary(spec), indent=2) if as_json else _describe(spec))
+        click.echo(strict_json(_summary(spec)) if as_json else _describe(spec))
         return
     specs = [load_model(bundled) for bundled in bundled_models()]
-    click.echo(json.dumps([_totals(spec) for spec in specs], indent=2) if as_json else _table(specs))
+    click.echo(strict_json([_totals(spec) for spec in specs]) if as_json else _table(specs))
 
 
 def _table(specs: "list[ModelSpec]") -> str:

@@ -1,11 +1,13 @@
 """The options that write a run in full, and the writing itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from cluster_specs.command_line import check_outputs
 
 if TYPE_CHECKING:
     from simulator.engine.result import EngineResult
@@ -33,18 +35,9 @@ class OutputFiles:
         """Whether the engine must keep its iteration log."""
         return self.iterations_out is not None or self.chrome_trace is not None
 
-    def check(self, *inputs: str) -> None:
+    def check(self, inputs: Sequence[str]) -> None:
         """Refuse two outputs in one file, an output over an input, and a folder that cannot be written."""
-        from cluster_specs.files.whole import check_folder
-
-        taken = {Path(text).resolve() for text in inputs}
-        for path in (self.requests_out, self.iterations_out, self.chrome_trace):
-            if path is None:
-                continue
-            if path.resolve() in taken:
-                raise click.UsageError(f"{path} is an input or is written twice; name another file")
-            taken.add(path.resolve())
-            check_folder(path)
+        check_outputs((self.requests_out, self.iterations_out, self.chrome_trace), inputs)
 
     def write(self, run: "EngineResult") -> None:
         """Write each file whole and say on stderr what it holds."""

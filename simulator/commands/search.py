@@ -1,14 +1,14 @@
 """`apex search`: the best plans of a model on a cluster for a trace."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster_specs.command_line import Command, check_outputs, strict_json
 from simulator.commands.axes_options import axes_options, known_formats, listed_clocks, listed_counts
-from simulator.commands.serving_options import load_serving, say_when_compiling, serving_options
+from simulator.commands.serving_options import input_files, load_serving, say_when_compiling, serving_options
 from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, trace_options
 from simulator.errors import EXIT_INFEASIBLE
 
@@ -32,7 +32,7 @@ Metrics of --objective and --slo:
 """
 
 
-@click.command(epilog=_METRICS_HELP)
+@click.command(cls=Command, epilog=_METRICS_HELP)
 @serving_options
 @click.option("--objective", default="e2e_s.mean", metavar="METRIC", help="What to rank by.")
 @click.option(
@@ -82,11 +82,12 @@ def search(
     """Find the best plan for a model, a cluster and a request trace.
 
     Every plan replays the trace under the engine's batching rules; plans that cannot start are listed with the reason.
-    Exit code 3 when none can.
+    Exit code 3 when none can, or none that can keeps the limits.
     """
     import time
 
-    from cluster_specs.files.whole import check_folder, write_text
+    from cluster_specs.files.whole import write_text
+    from simulator.commands.cannot_act import refuse_covered_limits, refuse_idle_options
     from simulator.commands.formats import counted
     from simulator.commands.search_report import check_report, write_report
     from simulator.commands.search_table import search_table
@@ -97,8 +98,7 @@ def search(
     from simulator.search import with_intervals
 
     started = time.perf_counter()
-    if out is not None:
-        check_folder(out)
+    check_outputs([out], input_files(trace, options))
     if report is not None:
         check_report(report)
     aim, slo = parse_objective(objective), parse_slo(slos)
@@ -117,8 +117,10 @@ def search(
             "--plan states what is searched: --weights, --kv, --clocks, --seqs, --tokens, --fewer-devices and --pools "
             "have nothing to vary; write tp4-w.fp8-kv.fp8-f1410-s256-t8192 or prefill.tp4+decode.tp4"
         )
+    refuse_covered_limits(context, seqs=seqs, tokens=tokens)
     workload = load_workload(trace, **{name: options.pop(name) for name in TRACE_OPTION_NAMES})
     serving = load_serving(**options)
+    refuse_idle_options(context, serving, workload, chosen, costs=options["costs"])
     say_when_compiling()
     found = run_search(serving, workload, aim, slo=slo, axes=axes, plans=chosen, threads=threads, on_done=_progress)
     if interval:
@@ -126,13 +128,13 @@ def search(
     found.inputs.update(_inputs(serving, workload, trace, found, slos))
     found.notes.extend(serving.notes(workload))
     if out is not None:
-        text = json.dumps(found.to_json(), indent=2) + "\n"
+        text = strict_json(found.to_json()) + "\n"
         write_text(out, text)
     if report is not None:
         for path in write_report(report, found, serving, workload, top=top):
             click.echo(f"wrote {path}", err=True)
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=2))
+        click.echo(strict_json(found.to_json()))
     else:
         click.echo(search_table(found, serving, workload, top=top))
     for note in found.notes:
@@ -142,6 +144,7 @@ def search(
     click.echo(f"{counted(simulated, 'plan')} simulated in {seconds:.1f} s", err=True)
     if not simulated:
         _explain_infeasible(serving, workload, found)
+    if not found.ranked:
         context.exit(EXIT_INFEASIBLE)
 
 

@@ -1,7 +1,8 @@
 """The options that say what is served where and how, shared by the commands that simulate."""
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -101,6 +102,13 @@ def serving_options(command: Command) -> Command:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def input_files(trace: str, options: Mapping[str, Any]) -> list[str]:
+    """Return every text of the serving options that may name a file that is read, parts of a workload's text too."""
+    named = [*(options.get(name) for name in ("model", "cluster", "engine", "costs")), *options.get("extensions", ())]
+    model = Path(options["model"]) / "config.json"
+    return [*(str(text) for text in named if text is not None), str(model), trace, *re.split("[:,=]", trace)]
 
 
 def load_serving(

@@ -1,18 +1,18 @@
 """`apex shapes`: the op shapes a search will ask for, as a manifest for `apex profile`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from cluster_specs.command_line import Command, check_outputs, refuse_given, strict_json
 from simulator.commands.axes_options import axes_options, known_formats
 
 if TYPE_CHECKING:
     from simulator.shapes import Shapes
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--model", "models", required=True, multiple=True, metavar="NAME|ID|PATH", help="May be given repeatedly."
 )
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Manifest to write (JSON)."
 )
+@click.pass_context
 def shapes(
+    context: click.Context,
+    /,
     *,
     models: tuple[str, ...],
     cluster: str,
@@ -58,6 +61,9 @@ def shapes(
     from simulator.simulate import InfeasibleError
     from simulator.workload.parse import parse_workload
 
+    if plans:
+        refuse_given(context, "weights", "kv", "fewer_devices", because="--plan states which plans are sized")
+    check_outputs([out], [*models, *(str(Path(model) / "config.json") for model in models), cluster, engine, trace])
     spec = load_cluster(cluster)
     axes = Axes(
         weight_dtypes=known_formats(weights, "weights"),
@@ -86,7 +92,7 @@ def shapes(
         raise InfeasibleError(f"no plan can start on {spec.name}; {last.plan}: {last.reason}")
     manifest = found.manifest()
     manifest.save(out)
-    click.echo(json.dumps(_facts(found, manifest.num_shapes)) if as_json else _table(found, manifest.num_shapes))
+    click.echo(strict_json(_facts(found, manifest.num_shapes)) if as_json else _table(found, manifest.num_shapes))
     for note in _notes(found):
         click.echo(f"note: {note}", err=True)
     if any(isinstance(layout, PoolPlan) for layout in layouts):

@@ -1,17 +1,18 @@
 """`apex simulate`: one plan, in detail."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
+from cluster_specs.command_line import Command, strict_json
 from simulator.commands.output_options import OutputFiles, output_options
-from simulator.commands.serving_options import load_serving, say_when_compiling, serving_options
+from simulator.commands.serving_options import input_files, load_serving, say_when_compiling, serving_options
 from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, trace_options
+from simulator.errors import EXIT_INFEASIBLE
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--plan",
     "plan_text",
@@ -23,7 +24,10 @@ from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, 
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @output_options
 @trace_options
+@click.pass_context
 def simulate(
+    context: click.Context,
+    /,
     *,
     plan_text: str,
     trace: str,
@@ -34,21 +38,24 @@ def simulate(
     chrome_trace: Path | None,
     **options: Any,
 ) -> None:
-    """Simulate one plan. Exit code 3 when it cannot start."""
+    """Simulate one plan. Exit code 3 when it cannot start or breaks a limit of --slo."""
+    from simulator.commands.cannot_act import refuse_idle_options
+    from simulator.commands.formats import form_of
     from simulator.commands.plan_table import plan_table
     from simulator.layouts import replay_layout, start_layout, with_layout_interval
-    from simulator.objective import parse_slo
+    from simulator.objective import parse_slo, read_metric
     from simulator.pools import PoolPlan, parse_layout
     from simulator.serving import Refusal
     from simulator.simulate import InfeasibleError
 
     files = OutputFiles(requests_out=requests_out, iterations_out=iterations_out, chrome_trace=chrome_trace)
-    files.check(trace, options["model"], options["cluster"])
+    files.check(input_files(trace, options))
     plan, slo = parse_layout(plan_text), parse_slo(slos)
     if isinstance(plan, PoolPlan) and files.need_log:
         raise click.UsageError(f"plan {plan}: --iterations-out and --chrome-trace are for plans of one pool")
     workload = load_workload(trace, **{name: options.pop(name) for name in TRACE_OPTION_NAMES})
     serving = load_serving(**options)
+    refuse_idle_options(context, serving, workload, [plan], costs=options["costs"])
     say_when_compiling()
     started = start_layout(serving, plan, workload)
     if isinstance(started, Refusal):
@@ -60,4 +67,11 @@ def simulate(
     notes = serving.notes(workload)
     for note in notes:
         click.echo(note, err=True)
-    click.echo(json.dumps(result.to_json() | {"notes": notes}, indent=2) if as_json else plan_table(result))
+    breaks = slo.broken(result.metrics)
+    facts = result.to_json() | {"notes": notes, "breaks": [str(limit) for limit in breaks]}
+    click.echo(strict_json(facts) if as_json else plan_table(result))
+    for limit in breaks:
+        value = form_of(limit.path)(read_metric(result.metrics, limit.path))
+        click.echo(f"plan {plan} breaks {limit}: {value}", err=True)
+    if breaks:
+        context.exit(EXIT_INFEASIBLE)

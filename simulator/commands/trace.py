@@ -1,11 +1,12 @@
 """`apex trace`: generate, convert and describe request traces."""
 
-import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster_specs.command_line import Group, check_outputs, strict_json
 from simulator.commands.trace_options import load_workload, trace_options
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _to_option = click.option(
 )
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, no_args_is_help=True)
 def trace() -> None:
     """Generate, convert or describe a request trace."""
 
@@ -45,6 +46,7 @@ def generate(workload: str, out: Path, output_format: "OutputFormat | None") -> 
     from simulator.workload.own_files import write_trace
     from simulator.workload.parse import parse_workload
 
+    check_outputs([out], [workload, *re.split("[:,=]", workload)])
     drawn = parse_workload(workload)
     for note in drawn.notes:
         click.echo(f"note: {note}", err=True)
@@ -61,6 +63,7 @@ def convert(source: str, out: Path, output_format: "OutputFormat | None", **read
     """Read the trace SOURCE (any known format), scale or cut it, and write it to OUT."""
     from simulator.workload.own_files import write_trace
 
+    check_outputs([out], [source, *re.split("[:,=]", source)])
     workload = load_workload(source, **reading)
     write_trace(workload, out, format=output_format)
     click.echo(f"{out}: {len(workload)} requests", err=True)
@@ -76,7 +79,7 @@ def describe(source: str, as_json: bool, **reading: Any) -> None:
 
     figures = describe_workload(load_workload(source, **reading))
     if as_json:
-        click.echo(json.dumps({"schema": 1, **figures}, indent=2))
+        click.echo(strict_json({"schema": 1, **figures}))
         return
     click.echo(_table(figures))
 

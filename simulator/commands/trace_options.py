@@ -98,6 +98,7 @@ def load_workload(
     result: int | None,
 ) -> "Workload":
     """Read or generate the workload ``trace`` names and print its notes to stderr; raises UserError."""
+    from simulator.commands.cannot_act import refuse_rate_of_closed_loop
     from simulator.workload.parse import parse_workload
 
     chosen: dict[str, Any] = {
@@ -116,6 +117,7 @@ def load_workload(
         limit=limit,
         **{name: value for name, value in chosen.items() if value},
     )
+    refuse_rate_of_closed_loop(rate_scale, workload)
     for note in workload.notes:
         click.echo(f"note: {note}", err=True)
     return workload

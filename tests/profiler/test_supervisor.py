@@ -40,7 +40,8 @@ def rank(tmp_path, monkeypatch):
 def test_a_process_may_ask_for_a_new_one_as_often_as_it_likes(rank):
     """Each replaced process has stored a row, so replacements are not counted as deaths; time is handed on."""
     starts = rank([RENEW_EXIT_CODE] * 9 + [0])
-    assert supervise("scripted_rank", 1, ["--db", "x"], time_option="--budget", limit_s=100.0) == 0
+    given = ["--budget", "100s", "--db", "x", "--budget=99s"]
+    assert supervise("scripted_rank", 1, given, time_option="--budget", limit_s=100.0) == 0
     lines = starts.read_text().splitlines()
     assert len(lines) == 10
     left = [float(line.split()[-1].removesuffix("s")) for line in lines]

@@ -113,7 +113,7 @@ def test_vllm_bench_serve(apex: Apex, tmp_path: Path) -> None:
     (summary,) = json.loads(out)
     assert (code, summary["ttft_s.mean"], summary["completed"]) == (0, 0.1, 1)
     assert "1 requests" in err
-    assert pq.read_table(tmp_path / "requests.parquet")["tpot_s"].to_pylist() == [0.02]
+    assert pq.read_table(tmp_path / "requests.parquet")["tpot_s"].to_pylist() == pytest.approx([0.02])
     assert not (tmp_path / "db").exists()
 
 

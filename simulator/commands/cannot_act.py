@@ -1,0 +1,70 @@
+"""Options that cannot act on what they were given with: refused, since an option without effect is a wrong belief."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import click
+
+from cluster_specs.command_line import refuse_given
+from cluster_specs.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from simulator.layouts import Layout
+    from simulator.serving import Serving
+    from simulator.workload.workload import Workload
+
+
+def refuse_idle_options(
+    context: click.Context,
+    serving: "Serving",
+    workload: "Workload",
+    layouts: "Iterable[Layout] | None",
+    *,
+    costs: "Path | None",
+) -> None:
+    """Refuse serving options that no plan of ``layouts`` (None: all plans of the cluster) can feel.
+
+    ``costs`` is the cost model asked for: None, a file, or ``analytic``.
+
+    Raises ``UserError`` that names the flag and why it cannot act.
+    """
+    from costmodel.bundled import bundled_fit
+
+    if str(costs) == "analytic" or (costs is None and bundled_fit(serving.cluster.device.name) is None):
+        refuse_given(context, "out_of_domain", because="these prices have no measured domain to be outside of")
+    if workload.replica is not None:
+        refuse_given(context, "router", because=f"the trace {workload.name} names the replica of each request")
+    elif layouts is not None and not any(_is_routed(layout) for layout in layouts):
+        refuse_given(context, "router", because="no plan named has more than one replica")
+
+
+def refuse_covered_limits(context: click.Context, **axes: tuple[int | None, ...]) -> None:
+    """Refuse a limit stated for all plans where every plan states its own: ``seqs`` and ``tokens`` are axes."""
+    for axis, stated in (("seqs", "max_num_seqs"), ("tokens", "max_num_batched_tokens")):
+        if axes[axis] and None not in axes[axis]:
+            refuse_given(
+                context,
+                stated,
+                because=f"every plan tried has a value of --{axis}",
+                hint=f"write default into --{axis} to try the stated one as well",
+            )
+
+
+def refuse_rate_of_closed_loop(rate_scale: float, workload: "Workload") -> None:
+    """Refuse to scale the rate of requests that no clock sends."""
+    from simulator.workload.workload import ClosedLoop
+
+    if rate_scale != 1.0 and isinstance(workload.client, ClosedLoop):
+        raise UserError(
+            f"--rate-scale cannot act: {workload.name} is a closed loop, whose requests follow one another",
+            hint="change its concurrency instead",
+        )
+
+
+def _is_routed(layout: "Layout") -> bool:
+    from simulator.pools import PoolPlan
+
+    sides = (layout.prefill, layout.decode) if isinstance(layout, PoolPlan) else (layout,)
+    return any(side.dp * side.attention_dp > 1 for side in sides)
