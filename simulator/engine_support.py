@@ -10,7 +10,7 @@ from cluster_specs.device import DeviceSpec
 from simulator.engine_architectures import SERVED
 from simulator.engine_devices import device_refusal
 from simulator.engine_profile import EngineProfile
-from simulator.model.linear import FP8, UNQUANTISED, WEIGHT_ONLY, activation_dtype
+from simulator.model.linear import FP8, UNQUANTISED, WEIGHT_ONLY, WeightFormat, activation_dtype
 from simulator.model.spec import ModelSpec
 from simulator.plan import Plan
 
@@ -53,9 +53,10 @@ def converted_checkpoint(model: ModelSpec, plan: Plan) -> str | None:
 def _refusal(engine: str, model: ModelSpec, plan: Plan) -> str | None:
     if model.architecture not in SERVED[engine]:
         return f"{engine} does not serve {model.architecture} models"
-    scheme = plan.weight_dtype or model.quantisation
-    if scheme is not None and scheme not in _WEIGHT_FORMATS[engine]:
-        return f"{engine} does not run {scheme} weights"
+    schemes = {WeightFormat(scheme=scheme).under(plan).scheme for scheme in model.schemes}
+    for scheme in sorted(schemes or {plan.weight_dtype or model.dtype}):
+        if scheme not in _WEIGHT_FORMATS[engine]:
+            return f"{engine} does not run {scheme} weights"
     if plan.kv_dtype not in {None, "fp8", activation_dtype(plan, model.dtype)}:
         return f"{engine} keeps KV in the activations' format or fp8, not {plan.kv_dtype}"
     if engine == "sglang" and plan.attention_dp > 1 and plan.pp > 1:

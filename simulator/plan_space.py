@@ -12,7 +12,7 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.device import DeviceSpec
 from costmodel.ops import SCHEMES
 from simulator.memory import plan_memory
-from simulator.model.linear import FP8, WEIGHT_ONLY, activation_dtype
+from simulator.model.linear import FP8, WEIGHT_ONLY, WeightFormat, activation_dtype
 from simulator.model.spec import ModelSpec
 from simulator.plan import Plan
 from simulator.start_up import StartUpMemory
@@ -104,7 +104,8 @@ def _format_refusal(model: ModelSpec, plan: Plan, device: DeviceSpec) -> str | N
     stored, asked = model.quantisation, plan.weight_dtype
     if stored is not None and asked not in {None, stored} and not (asked == WEIGHT_ONLY and stored in FP8):
         return f"weight format is {asked}, but the checkpoint of {model.name} is stored as {stored}"
-    for scheme in {asked or stored or model.dtype, activation_dtype(plan, model.dtype)}:
+    weights = {WeightFormat(scheme=scheme).under(plan).scheme for scheme in model.schemes}
+    for scheme in sorted((weights or {asked or model.dtype}) | {activation_dtype(plan, model.dtype)}):
         unit = SCHEMES[scheme].compute
         if unit not in device.peak_flop_per_s:
             said = f"{scheme} needs {unit} arithmetic, {device.name} has {', '.join(device.peak_flop_per_s)}"

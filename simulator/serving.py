@@ -11,6 +11,7 @@ import numpy as np
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
+from costmodel.ops import SCHEMES
 from costmodel.prediction import CostModel
 from simulator.context import check_max_model_len, context_note, context_of
 from simulator.engine_profile import BatchLimits, EngineProfile
@@ -290,11 +291,11 @@ class Serving:
 
     def kernels(self, plan: Plan) -> KernelChoices:
         """Say what is fused: nothing is priced twice where the measured GEMMs already quantise their inputs."""
-        scheme = plan.weight_dtype or self.model.quantisation or self.model.dtype
-        included = self.curves(plan.clock_mhz).costs.includes_quantise(scheme)
+        costs = self.curves(plan.clock_mhz).costs
         return KernelChoices(
-            activation_quantisation="in_gemm" if included else "fused",
+            activation_quantisation="fused",
             moe_routing=_ROUTING,
+            in_gemm_schemes=frozenset(scheme for scheme in SCHEMES if costs.includes_quantise(scheme)),
         )
 
     def _engine_refusal(self, plan: Plan) -> str | None:

@@ -91,11 +91,11 @@ def _summary(spec: "ModelSpec") -> dict[str, Any]:
 
 
 def _describe(spec: "ModelSpec") -> str:
-    summary = _summary(spec)
+    summary, formats = _summary(spec), ", ".join(sorted(spec.schemes)) or spec.dtype
     lines = [
         f"{spec.name} ({spec.architecture})",
         f"  parameters     {_count(spec.parameters())} ({_count(spec.active_parameters())} active per token)",
-        f"  weights        {summary['weight_bytes'] / 2**30:.2f} GiB as {spec.quantisation or spec.dtype}",
+        f"  weights        {summary['weight_bytes'] / 2**30:.2f} GiB as {formats}",
         f"  KV cache       {spec.kv_bytes_per_token()} bytes per token over {spec.num_layers} layers",
         f"  hidden, vocab  {spec.hidden_size}, {spec.vocab_size}"
         f"{' (embedding and head tied)' if spec.tied_embeddings else ''}",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol, TypeVar, runtime_checkable
 
 from costmodel.ops import Attention, Gemm, Ints, Op
+from simulator.model.linear import Linear
 from simulator.plan import Plan
 
 
@@ -17,12 +18,21 @@ class KernelChoices:
     """What an engine fuses, and how tokens travel to experts that live on other ranks.
 
     ``activation_quantisation``: ``separate`` kernels; ``fused`` into the norm or activation before the GEMM where
-    there is one; ``in_gemm`` when the GEMM's own price already includes it.
+    there is one; ``in_gemm`` when the GEMM's own price already includes it, which it also does for ``in_gemm_schemes``.
     """
 
     activation_quantisation: Literal["separate", "fused", "in_gemm"] = "separate"
     all2all: Literal["allgather_reducescatter", "deepep"] = "allgather_reducescatter"
     moe_routing: str = "balanced"
+    in_gemm_schemes: frozenset[str] = frozenset()
+
+    def rounds(self, linear: Linear) -> Literal["separate", "fused", "in_gemm"]:
+        """Say where the input of ``linear`` is rounded to fewer bits, if it is."""
+        return "in_gemm" if linear.weights.scheme in self.in_gemm_schemes else self.activation_quantisation
+
+    def rounding(self, linear: Linear, m: Ints) -> list[Op]:
+        """Return the kernel that rounds an input no kernel before it could; none where the GEMM's price has it."""
+        return [] if self.rounds(linear) == "in_gemm" else linear.quantise(m)
 
 
 DEFAULT_KERNELS: Final = KernelChoices()

@@ -9,7 +9,7 @@ from simulator.model.cells.attention import SelfAttention
 from simulator.model.cells.mlp import FeedForward, Mlp
 from simulator.model.hf_config import HfConfig
 from simulator.model.norm import Norm
-from simulator.model.quantisation import Quantisation, read_quantisation
+from simulator.model.quantisation import GATE_UP, QKV, Quantisation, read_quantisation
 from simulator.model.spec import Embedding, ModelSpec
 
 # Engines run checkpoints stored in 32 bits in 16: bf16, unless the plan casts to another format.
@@ -76,23 +76,26 @@ class Decoder:
 
     def attention(self, layer: int) -> SelfAttention:
         """Return the plain self-attention cell of one layer; families replace the fields in which theirs differs."""
+        module = f"model.layers.{layer}.self_attn"
         return SelfAttention(
             hidden=self.hidden,
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
             dtype=self.dtype,
-            weights=self.quantisation.of(f"model.layers.{layer}.self_attn"),
+            weights=self.quantisation.matrix(module, *QKV[0], fused=QKV[1]),
+            output_weights=self.quantisation.matrix(module, "o_proj"),
             norm=self.norm,
         )
 
     def feed_forward(self, module: str, inter: int, *, bias: bool = False) -> FeedForward:
-        """Return a gated feed-forward, in the format of ``module``."""
+        """Return a gated feed-forward, in the formats of ``module``."""
         return FeedForward(
             hidden=self.hidden,
             inter=inter,
             dtype=self.dtype,
-            weights=self.quantisation.of(module),
+            weights=self.quantisation.matrix(module, *GATE_UP[0], fused=GATE_UP[1]),
+            down_weights=self.quantisation.matrix(module, "down_proj"),
             activation=self.activation,
             bias=bias,
         )
@@ -117,6 +120,7 @@ class Decoder:
             max_position=self.max_position,
             dtype=self.dtype,
             quantisation=self.quantisation.scheme,
+            head_weights=self.quantisation.of("lm_head"),
             tied_embeddings=self.config.flag("tie_word_embeddings", default=tied_default),
             unique_blocks=unique,
             layers=layers,

@@ -24,6 +24,7 @@ class WeightFormat:
 
     scheme: str
     group_size: int = 128
+    group_bytes: float = 0.0  # kept per group beside what the scheme always keeps: zero points, scales of groups
 
     @property
     def is_quantised(self) -> bool:
@@ -77,6 +78,9 @@ class Linear:
             scales = 4 * self.n
         else:
             scales = 0
+        if self.weights.group_bytes:
+            groups = math.ceil(self.k / self.weights.group_size) if self.weights.group_size > 0 else 1
+            scales += math.ceil(self.n * groups * self.weights.group_bytes)
         return math.ceil(elements) + scales + (int(self.n * DTYPE_BYTES[self.dtype]) if self.bias else 0)
 
     def refusal(self) -> str | None:

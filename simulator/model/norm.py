@@ -38,8 +38,8 @@ class Norm:
         element = DTYPE_BYTES[dtype]
         name, moved = f"add_{self.kind}", 4 * self.width * element
         follow: list[Op] = []
-        if consumer.quantises_activations and kernels.activation_quantisation == "fused":
+        if consumer.quantises_activations and kernels.rounds(consumer) == "fused":
             name, moved = f"{name}_quantise", 3 * self.width * element + consumer.quantised_row_bytes()
-        elif kernels.activation_quantisation == "separate":
+        elif kernels.rounds(consumer) == "separate":
             follow = consumer.quantise(m)
         return [Elementwise(op=name, rows=m, width=self.width, bytes_per_row=moved, dtype=dtype), *follow]

@@ -6,7 +6,8 @@ whether a model has 8 billion or a trillion parameters.
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import groupby
 from typing import Final
 
@@ -65,6 +66,12 @@ class ModelSpec:
     checkpoint_kv: CheckpointKv | None = None  # the KV-cache format the checkpoint states
     checkpoint: str | None = None  # the Hugging Face id it was asked for by
     notes: tuple[str, ...] = field(default=(), compare=False)  # what a reader of an answer should know of the config
+
+    @property
+    def schemes(self) -> frozenset[str]:
+        """Schemes of the quantised matrices of all blocks; empty when there are none."""
+        found = {item.scheme for block in self.unique_blocks for item in _formats_in(block) if item.is_quantised}
+        return frozenset(found | ({self.head_weights.scheme} if self.head_weights.is_quantised else set()))
 
     @property
     def num_layers(self) -> int:
@@ -224,6 +231,18 @@ class ModelSpec:
 
     def _projection(self, dtype: str) -> Linear:
         return Linear(n=self.hidden_size, k=self.embedding.width, weights=WeightFormat(scheme=dtype), dtype=dtype)
+
+
+def _formats_in(value: object) -> Iterator[WeightFormat]:
+    """Yield the formats anywhere in a block, whatever its cells call them."""
+    if isinstance(value, WeightFormat):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _formats_in(item)
+    elif is_dataclass(value):
+        for part in fields(value):
+            yield from _formats_in(getattr(value, part.name))
 
 
 def padded_vocab(vocab_size: int) -> int:

@@ -29,6 +29,7 @@ class SelfAttention:
     dtype: str
     weights: WeightFormat
     norm: Norm
+    output_weights: WeightFormat | None = None  # of the output projection, where not as the others
     post_norm: Norm | None = None
     # Norm of q and k: per head with one scale for all heads, per head with a scale each, or over all heads together.
     qk_norm: Literal["none", "unweighted", "head", "each_head", "layer"] = "none"
@@ -86,8 +87,7 @@ class SelfAttention:
             ops.append(
                 Elementwise(op="sigmoid_mul", rows=m, width=width, bytes_per_row=3 * width * element, dtype=dtype)
             )
-        if kernels.activation_quantisation != "in_gemm":
-            ops += output.quantise(m)
+        ops += kernels.rounding(output, m)
         ops.append(output.gemm(m))
         if self.is_reduced:
             ops += tensor_all_reduce(plan, m, self.hidden, dtype)
@@ -122,11 +122,12 @@ class SelfAttention:
     def linears(self, plan: Plan) -> tuple[Linear, Linear]:
         """Fused query, key and value projection, and output projection, as one rank holds them."""
         weights, dtype = self.weights.under(plan), activation_dtype(plan, self.dtype)
+        output = (self.output_weights or self.weights).under(plan)
         heads = self.num_heads // plan.tp
         qkv_width = ((2 if self.output_gate else 1) * heads + 2 * self._kv_heads(plan)) * self.head_dim
         return (
             Linear(n=qkv_width, k=self.hidden, weights=weights, dtype=dtype, bias=self.qkv_bias),
-            Linear(n=self.hidden, k=heads * self.head_dim, weights=weights, dtype=dtype, bias=self.output_bias),
+            Linear(n=self.hidden, k=heads * self.head_dim, weights=output, dtype=dtype, bias=self.output_bias),
         )
 
     def _replicated_parameters(self) -> int:

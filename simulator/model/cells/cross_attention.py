@@ -48,8 +48,7 @@ class CrossAttention:
         cell = self.projections
         dtype = activation_dtype(plan, cell.dtype)
         ops = [*cell.norm.add_into(m, dtype, query, kernels), query.gemm(m)]
-        if kernels.activation_quantisation != "in_gemm":
-            ops += output.quantise(m)
+        ops += kernels.rounding(output, m)
         return [*ops, output.gemm(m), *tensor_all_reduce(plan, m, cell.hidden, dtype)]
 
     def item_ops(self, plan: Plan, tokens: int) -> list[Op]:

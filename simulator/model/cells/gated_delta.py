@@ -33,6 +33,7 @@ class GatedDelta:
     dtype: str
     weights: WeightFormat
     norm: Norm
+    output_weights: WeightFormat | None = None  # of the output projection, where not as the others
 
     def parameters(self) -> int:
         """Projections, convolution, one decay and one step bias per value head, both norms."""
@@ -70,8 +71,7 @@ class GatedDelta:
         ops.append(Elementwise(op="conv1d", rows=m, width=channels, bytes_per_row=both_ways, dtype=dtype))
         gated = 3 * values * element
         ops.append(Elementwise(op="rmsnorm_gate", rows=m, width=values, bytes_per_row=gated, dtype=dtype))
-        if kernels.activation_quantisation != "in_gemm":
-            ops += output.quantise(m)
+        ops += kernels.rounding(output, m)
         ops.append(output.gemm(m))
         return ops + tensor_all_reduce(plan, m, self.hidden, dtype)
 
@@ -109,11 +109,12 @@ class GatedDelta:
     def _linears(self, plan: Plan) -> tuple[Linear, Linear, Linear]:
         """Return queries, keys, values and gates together; decay and step; output."""
         weights, dtype = self.weights.under(plan), activation_dtype(plan, self.dtype)
+        output = (self.output_weights or self.weights).under(plan)
         plain = WeightFormat(scheme=dtype)
         return (
             Linear(n=(self._channels + self._values) // plan.tp, k=self.hidden, weights=weights, dtype=dtype),
             Linear(n=2 * self.num_value_heads // plan.tp, k=self.hidden, weights=plain, dtype=dtype),
-            Linear(n=self.hidden, k=self._values // plan.tp, weights=weights, dtype=dtype),
+            Linear(n=self.hidden, k=self._values // plan.tp, weights=output, dtype=dtype),
         )
 
     def _other_parameters(self, plan: Plan) -> int:

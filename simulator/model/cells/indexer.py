@@ -54,8 +54,7 @@ class Indexer:
         width = (self.num_heads + 1) * self.head_dim
         rotated = (self.num_heads + 1) * self.rope_head_dim
         ops: list[Op] = []
-        if kernels.activation_quantisation != "in_gemm":
-            ops += query.quantise(m)
+        ops += kernels.rounding(query, m)
         return [
             *ops,
             query.gemm(m),

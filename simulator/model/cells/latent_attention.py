@@ -34,6 +34,10 @@ class LatentAttention:
     weights: WeightFormat
     norm: Norm
     index_topk: int = 0  # keys an indexer chooses for each query; 0 = all
+    # Of the query, latent and output projections, where not as the down projection.
+    query_weights: WeightFormat | None = None
+    latent_weights: WeightFormat | None = None
+    output_weights: WeightFormat | None = None
 
     @property
     def latent_width(self) -> int:
@@ -72,21 +76,19 @@ class LatentAttention:
         down, *query, latent, output = self._linears(plan)
         dtype = activation_dtype(plan, self.dtype)
         element = DTYPE_BYTES[dtype]
-        separate = kernels.activation_quantisation != "in_gemm"
         ops = [*self.norm.add_into(m, dtype, down, kernels), down.gemm(m)]
         normed = self.q_lora_rank + self.kv_lora_rank
         ops.append(Elementwise(op="rmsnorm", rows=m, width=normed, bytes_per_row=2 * normed * element, dtype=dtype))
         for linear in query:
-            if separate and self.q_lora_rank:
-                ops += linear.quantise(m)
+            if self.q_lora_rank:
+                ops += kernels.rounding(linear, m)
             ops.append(linear.gemm(m))
         rotated = (self.num_heads // plan.tp + 1) * self.qk_rope_head_dim
         ops.append(Elementwise(op="rope", rows=m, width=rotated, bytes_per_row=2 * rotated * element, dtype=dtype))
         moved = self.latent_width * (element + DTYPE_BYTES[kv_dtype(plan, self.dtype)])
         ops.append(Elementwise(op="kv_write", rows=m, width=self.latent_width, bytes_per_row=moved, dtype=dtype))
         ops.append(latent.gemm(m))
-        if separate:
-            ops += output.quantise(m)
+        ops += kernels.rounding(output, m)
         ops.append(output.gemm(m))
         return ops + tensor_all_reduce(plan, m, self.hidden, dtype)
 
@@ -128,17 +130,19 @@ class LatentAttention:
         weights, dtype = self.weights.under(plan), activation_dtype(plan, self.dtype)
         heads = self.num_heads // plan.tp
         queries = heads * self.qk_head_dim
-        output = Linear(n=self.hidden, k=heads * self.v_head_dim, weights=weights, dtype=dtype)
+        query, last = ((own or self.weights).under(plan) for own in (self.query_weights, self.output_weights))
+        output = Linear(n=self.hidden, k=heads * self.v_head_dim, weights=last, dtype=dtype)
         if not self.q_lora_rank:
             down = Linear(n=self.latent_width, k=self.hidden, weights=weights, dtype=dtype)
-            return down, Linear(n=queries, k=self.hidden, weights=weights, dtype=dtype), self._latent(plan), output
+            return down, Linear(n=queries, k=self.hidden, weights=query, dtype=dtype), self._latent(plan), output
         down = Linear(n=self.q_lora_rank + self.latent_width, k=self.hidden, weights=weights, dtype=dtype)
-        return down, Linear(n=queries, k=self.q_lora_rank, weights=weights, dtype=dtype), self._latent(plan), output
+        return down, Linear(n=queries, k=self.q_lora_rank, weights=query, dtype=dtype), self._latent(plan), output
 
     def _latent(self, plan: Plan) -> Linear:
         """kv_b: [heads x (qk_nope + v), kv_lora_rank], also the source of W_UK and W_UV."""
         width = self.num_heads // plan.tp * (self.qk_nope_head_dim + self.v_head_dim)
-        weights, dtype = self.weights.under(plan), activation_dtype(plan, self.dtype)
+        weights = (self.latent_weights or self.weights).under(plan)
+        dtype = activation_dtype(plan, self.dtype)
         return Linear(n=width, k=self.kv_lora_rank, weights=weights, dtype=dtype)
 
     def _norm_parameters(self) -> int:

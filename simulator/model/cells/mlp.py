@@ -18,6 +18,7 @@ class FeedForward:
     inter: int
     dtype: str
     weights: WeightFormat
+    down_weights: WeightFormat | None = None  # of the second matrix, where not as the first
     gated: bool = True
     activation: str = "silu"
     bias: bool = False
@@ -25,11 +26,12 @@ class FeedForward:
     def linears(self, plan: Plan) -> tuple[Linear, Linear]:
         """Up (gate and up as one matrix) and down, as one rank of the tensor axis holds them."""
         weights, dtype = self.weights.under(plan), activation_dtype(plan, self.dtype)
+        down = (self.down_weights or self.weights).under(plan)
         inter = self.inter // plan.tp
         up_width = 2 * inter if self.gated else inter
         return (
             Linear(n=up_width, k=self.hidden, weights=weights, dtype=dtype, bias=self.bias),
-            Linear(n=self.hidden, k=inter, weights=weights, dtype=dtype, bias=self.bias),
+            Linear(n=self.hidden, k=inter, weights=down, dtype=dtype, bias=self.bias),
         )
 
     def parameters(self) -> int:
@@ -47,9 +49,9 @@ class FeedForward:
         read, write = up.n * DTYPE_BYTES[dtype], down.k * DTYPE_BYTES[dtype]
         name = f"{self.activation}_mul" if self.gated else self.activation
         follow: list[Op] = []
-        if down.quantises_activations and kernels.activation_quantisation == "fused":
+        if down.quantises_activations and kernels.rounds(down) == "fused":
             name, write = f"{name}_quantise", down.quantised_row_bytes()
-        elif kernels.activation_quantisation == "separate":
+        elif kernels.rounds(down) == "separate":
             follow = down.quantise(m)
         activation = Elementwise(op=name, rows=m, width=down.k, bytes_per_row=read + write, dtype=dtype)
         return [up.gemm(m), activation, *follow, down.gemm(m)]
@@ -98,7 +100,7 @@ class Mlp:
         if self.norm is not None:
             ops = [*self.norm.add_into(m, dtype, up, kernels), *self.feed_forward.token_ops(plan, m, kernels)]
         else:
-            ops = [*(up.quantise(m) if kernels.activation_quantisation == "separate" else [])]
+            ops = [*(up.quantise(m) if kernels.rounds(up) == "separate" else [])]
             ops += self.feed_forward.token_ops(plan, m, kernels)
             moved = 3 * hidden * DTYPE_BYTES[dtype]
             ops.append(Elementwise(op="add", rows=m, width=hidden, bytes_per_row=moved, dtype=dtype))

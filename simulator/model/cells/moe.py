@@ -113,7 +113,7 @@ class MixtureOfExperts:
             return []
         outside = self._outside_experts(plan)
         own = -(-m // plan.tp) if self._is_sequence_parallel(plan) else m
-        rounding = self.shared.linears(outside)[0].quantise(own) if kernels.activation_quantisation != "in_gemm" else []
+        rounding = kernels.rounding(self.shared.linears(outside)[0], own)
         return [*rounding, *self.shared.token_ops(outside, own, kernels)]
 
     def attention(self, plan: Plan) -> None:  # noqa: ARG002 - the contract of a cell

@@ -53,18 +53,23 @@ def read_sparse(config: HfConfig, name: str) -> ModelSpec:
 
 
 def _latent_attention(decoder: Decoder, layer: int) -> LatentAttention:
-    config = decoder.config
+    config, formats = decoder.config, decoder.quantisation
+    module, rank = f"model.layers.{layer}.self_attn", config.integer("q_lora_rank", 0)
+    down = ("q_a_proj", "kv_a_proj_with_mqa") if rank else ("kv_a_proj_with_mqa",)
     return LatentAttention(
         hidden=decoder.hidden,
         num_heads=decoder.num_heads,
-        q_lora_rank=config.integer("q_lora_rank", 0),
+        q_lora_rank=rank,
         kv_lora_rank=config.integer("kv_lora_rank"),
         qk_nope_head_dim=config.integer("qk_nope_head_dim"),
         qk_rope_head_dim=config.integer("qk_rope_head_dim"),
         v_head_dim=config.integer("v_head_dim"),
         dtype=decoder.dtype,
-        weights=decoder.quantisation.of(f"model.layers.{layer}.self_attn"),
+        weights=formats.matrix(module, *down, fused="fused_qkv_a_proj"),
         norm=decoder.norm,
+        query_weights=formats.matrix(module, "q_b_proj" if rank else "q_proj"),
+        latent_weights=formats.matrix(module, "kv_b_proj"),
+        output_weights=formats.matrix(module, "o_proj"),
     )
 
 

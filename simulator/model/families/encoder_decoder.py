@@ -20,6 +20,7 @@ from simulator.model.spec import Embedding, ModelSpec
 @architecture("t5")
 def read_t5(config: HfConfig, name: str) -> ModelSpec:
     """Relative position buckets in the first layer of each stack; gated MLP where ``feed_forward_proj`` says so."""
+    config.refuse("quantization_config", because="quantised encoder-decoders are not modelled")
     projection = config.text("feed_forward_proj", "relu")
     known = {"relu": ("relu", False), "gated-gelu": ("gelu", True), "gated-silu": ("silu", True)}
     if projection not in known:
@@ -82,6 +83,7 @@ def read_t5(config: HfConfig, name: str) -> ModelSpec:
 @architecture("whisper")
 def read_whisper(config: HfConfig, name: str) -> ModelSpec:
     """Two convolutions turn mel frames into ``max_source_positions`` tokens; keys have no bias."""
+    config.refuse("quantization_config", because="quantised encoder-decoders are not modelled")
     dtype = dtype_of(config)
     hidden, frames = config.integer("d_model"), config.integer("max_source_positions")
     norm, plain = Norm(kind="layernorm", width=hidden), WeightFormat(scheme=dtype)

@@ -53,7 +53,6 @@ def _decoder(decoder: Decoder, name: str) -> ModelSpec:
         has_rope = bool(rotated[layer])
         attention = replace(
             decoder.attention(layer),
-            weights=decoder.quantisation.of(f"language_model.model.layers.{layer}.self_attn"),
             has_rope=has_rope,
             window=chunk if has_rope else 0,
             qk_norm="unweighted" if has_norm and has_rope else "none",

@@ -55,6 +55,7 @@ def _linear(decoder: Decoder, layer: int) -> GatedDelta:
         value_head_dim=config.integer("linear_value_head_dim"),
         conv_kernel=config.integer("linear_conv_kernel_dim"),
         dtype=decoder.dtype,
-        weights=decoder.quantisation.of(f"model.layers.{layer}.linear_attn"),
+        weights=decoder.quantisation.matrix(f"model.layers.{layer}.linear_attn", "in_proj_qkvz"),
+        output_weights=decoder.quantisation.matrix(f"model.layers.{layer}.linear_attn", "out_proj"),
         norm=decoder.norm,
     )

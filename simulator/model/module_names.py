@@ -1,0 +1,135 @@
+"""Names of matrices in a checkpoint, and the patterns quantisation tools name them by.
+
+Families spell the same matrix differently (``self_attn.o_proj``, ``attention.wo``, ``mlp.experts.3.w2``), and wrappers
+put roots before it. Names are compared in one spelling; regular expressions and globs are tried on the spellings that
+checkpoints have. A matrix that engines fuse from several (``qkv_proj``) answers to its own name and to theirs.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from typing import Final
+
+_ROOTS: Final = frozenset({"model", "language_model", "transformer", "decoder"})
+_SPELLED_ROOTS: Final = ("model.", "model.language_model.", "language_model.model.")
+_CONTAINERS: Final = {
+    "attention": "self_attn",
+    "attn": "self_attn",
+    "feed_forward": "mlp",
+    "block_sparse_moe": "mlp",
+    "ffn": "mlp",
+    "shared_experts": "shared_expert",
+    "h": "layers",
+}
+_LEAVES: Final = {
+    "w1": "gate_proj",
+    "w3": "up_proj",
+    "w2": "down_proj",
+    "w13": "gate_up_proj",
+    "wo": "o_proj",
+    "wqkv": "qkv_proj",
+    "query_key_value": "qkv_proj",
+    "c_attn": "qkv_proj",
+    "c_fc": "up_proj",
+    "fc1": "up_proj",
+    "dense_h_to_4h": "up_proj",
+    "fc2": "down_proj",
+    "dense_4h_to_h": "down_proj",
+    "in_proj_qkv": "in_proj_qkvz",
+    "in_proj_z": "in_proj_qkvz",
+    "fused_qkv_a_proj": "qkv_a_proj",
+}
+_OUTPUTS: Final = frozenset({"dense", "c_proj", "out_proj"})  # of attention and MLP alike, but for linear attention
+# How regular expressions may find a container or leaf spelled.
+_SPELLINGS: Final = {
+    ".mlp.experts.": (".block_sparse_moe.experts.",),
+    ".mlp.": (".feed_forward.",),
+    ".self_attn.": (".attention.", ".attn."),
+    ".shared_expert.": (".shared_experts.",),
+}
+_LEAF_SPELLINGS: Final = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2", "o_proj": "wo", "qkv_proj": "wqkv"}
+
+Matcher = Callable[["MatrixName"], bool]
+
+
+def canonical(name: str) -> str:
+    """Return the one spelling of a module's name: without roots, ``.weight`` and number of the expert."""
+    parts = [part for part in name.strip(".").removesuffix(".weight").removesuffix(".qweight").split(".") if part]
+    while parts and parts[0] in _ROOTS:
+        parts = parts[1:]
+    found: list[str] = []
+    for part in parts:
+        container = _CONTAINERS.get(part, part)
+        if found and found[-1] == "experts" and part.isdigit():
+            continue
+        if part in _OUTPUTS and found and found[-1] in {"self_attn", "mlp"}:
+            container = "o_proj" if found[-1] == "self_attn" else "down_proj"
+        found.append(_LEAVES.get(part, container))
+    return ".".join(found)
+
+
+class MatrixName:
+    """One matrix (``layers.3.self_attn.q_proj``), and the name of the matrix that engines fuse it into."""
+
+    __slots__ = ("_runs", "fused", "path", "spelled")
+
+    def __init__(self, module: str, leaf: str, fused: str = "") -> None:
+        self.path = canonical(f"{module}.{leaf}" if leaf else module)
+        self.fused = canonical(f"{module}.{fused}") if fused else ""
+        self.spelled = tuple(_spellings(self.path)) + (tuple(_spellings(self.fused)) if fused else ())
+        self._runs = frozenset(run for name in (self.path, self.fused) if name for run in _runs(name))
+
+    def has(self, name: str) -> bool:
+        """Whether a canonical name is this matrix, a module it is in, or a part of its path (``self_attn``)."""
+        return name in self._runs
+
+
+def literal(name: str) -> Matcher:
+    """Match a module by its whole name, or by a part of its path."""
+    wanted = canonical(name)
+    return lambda matrix: matrix.has(wanted)
+
+
+def regex(pattern: str) -> Matcher:
+    """Match from the start of a name, as ``re.match`` does; raises ``re.error``."""
+    compiled = re.compile(pattern)
+    return lambda matrix: any(compiled.match(name) for name in matrix.spelled)
+
+
+def glob(pattern: str) -> Matcher:
+    """Match a matrix or a module it is in by a pattern in the manner of file names."""
+    plain = pattern.removesuffix(".weight")
+    return lambda matrix: any(fnmatchcase(part, plain) for name in matrix.spelled for part in _ancestors(name))
+
+
+def _runs(path: str) -> Iterator[str]:
+    parts = path.split(".")
+    for start in range(len(parts)):
+        for end in range(start + 1, len(parts) + 1):
+            yield ".".join(parts[start:end])
+
+
+def _ancestors(name: str) -> Iterator[str]:
+    yield name
+    while "." in name:
+        name = name.rpartition(".")[0]
+        if name.count(".") >= 3:  # model.layers.3.self_attn: anything above would be a whole layer by accident
+            yield name
+
+
+def _spellings(path: str) -> Iterator[str]:
+    """Names a checkpoint may have for a canonical path; experts are numbered."""
+    bodies = {path, path.replace(".experts.", ".experts.0.", 1), path.removesuffix(".*")}
+    for own, others in _SPELLINGS.items():
+        bodies |= {body.replace(own, other, 1) for body in bodies for other in others if own in body}
+    for body in sorted(bodies):
+        head, _, leaf = body.rpartition(".")
+        for name in {leaf, _LEAF_SPELLINGS.get(leaf, leaf)}:
+            whole = f"{head}.{name}" if head else name
+            if not whole.startswith("layers."):
+                yield whole
+                continue
+            for root in _SPELLED_ROOTS:
+                yield root + whole
+            if ".experts." in whole:
+                yield _SPELLED_ROOTS[0] + whole.partition(".experts.")[0] + ".experts"
