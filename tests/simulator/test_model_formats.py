@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster_specs.errors import UserError
+from cluster_specs.load import load_cluster
 from simulator.engine_support import engines_for
 from simulator.model.architectures import from_hf_config
 from simulator.model.cell import KernelChoices
@@ -149,7 +150,7 @@ def test_two_groups_chosen_by_targets() -> None:
     assert nvfp4 < model.stage_weight_bytes(Plan())[0] < fp8
     ops = model.unique_blocks[0].token_ops(Plan(), 64, KernelChoices(activation_quantisation="fused"))
     assert [op.dtype for op in ops if type(op).__name__ == "Gemm"] == ["fp8", "fp8", "nvfp4", "nvfp4"]
-    assert engines_for(model, Plan())["vllm"] is None
+    assert engines_for(model, Plan(), load_cluster("b200-1").device)["vllm"] is None
 
 
 @pytest.mark.parametrize(
