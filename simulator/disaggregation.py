@@ -80,6 +80,12 @@ class PoolsResult:
         """The plan simulated."""
         return self.starts.plan
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was changed so that the pools start."""
+        pools = {"prefill": self.starts.prefill, "decode": self.starts.decode}
+        return tuple(f"{name}: {note}" for name, start in pools.items() for note in start.notes)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, as `apex simulate --json` prints them."""
         pools = {"prefill": self.starts.prefill, "decode": self.starts.decode}
@@ -94,6 +100,7 @@ class PoolsResult:
             "memory": {name: memory_facts(start) for name, start in pools.items()},
             "engines": self.engines,
             "launch": list(self.launch),
+            "notes": list(self.notes),
         }
 
 

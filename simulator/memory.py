@@ -17,7 +17,7 @@ from typing import Final
 
 from cluster_specs.device import DeviceSpec
 from costmodel.ops import DTYPE_BYTES, Elementwise, Gemm, Moe, Op
-from simulator.model.cell import KeepsState
+from simulator.kv_cache import kv_cache
 from simulator.model.expert_layout import ExpertKernel
 from simulator.model.linear import activation_dtype
 from simulator.model.spec import Block, ModelSpec, padded_vocab
@@ -44,6 +44,7 @@ class MemoryBudget:
     block_bytes: int
     block_size: int
     num_gpu_blocks: int  # as an engine logs it; one of them is the null block
+    state_slots: int | None = None  # sequences the engine can start with at most, for the sake of their states
     reason: str | None = None
 
     @property
@@ -77,6 +78,7 @@ def plan_memory(
     captured_graphs: int = 0,
     expert_kernel: ExpertKernel = "plain",
     context_tokens: int | None = None,
+    caches_prefixes: bool = True,
 ) -> MemoryBudget:
     """Budget of one rank of ``plan`` on ``device``.
 
@@ -84,7 +86,7 @@ def plan_memory(
     overrides the count. ``captured_graphs`` is how many CUDA graphs the engine sets memory aside for before it sizes
     the cache (none before vLLM 0.21), ``expert_kernel`` the kernel of MXFP4 experts. ``context_tokens`` is the mean
     context a running request holds: with it, sliding-window layers count only the window; without, all of it, which
-    is a lower bound of the capacity.
+    is a lower bound of the capacity. Where states are paged, ``num_gpu_blocks`` counts the blocks they share.
     """
     rows = min(max_num_seqs, max_num_batched_tokens)
     budgets = []
@@ -105,8 +107,16 @@ def plan_memory(
             runtime=runtime,
             step=activation + graphs,
         )
-        block_bytes = _block_bytes(plan, blocks, block_size, context_tokens)
-        held = max(0, kv) // block_bytes if num_gpu_blocks is None else num_gpu_blocks
+        cache = kv_cache(
+            start_up.states,
+            plan,
+            blocks,
+            kv,
+            block_size=block_size,
+            context_tokens=context_tokens,
+            num_gpu_blocks=num_gpu_blocks,
+            caches_prefixes=caches_prefixes,
+        )
         others = 0 if start_up.rule == "static_share" else activation + graphs + runtime
         budgets.append(
             MemoryBudget(
@@ -116,11 +126,12 @@ def plan_memory(
                 activation_bytes=activation,
                 graph_bytes=graphs,
                 runtime_bytes=runtime,
-                kv_bytes=kv if num_gpu_blocks is None else num_gpu_blocks * block_bytes,
-                block_bytes=block_bytes,
+                kv_bytes=cache.kv_bytes,
+                block_bytes=cache.block_bytes,
                 block_size=block_size,
-                num_gpu_blocks=held,
-                reason=_shortage(weights, others, usable, held * block_size, max_model_len),
+                num_gpu_blocks=cache.blocks,
+                state_slots=cache.state_slots,
+                reason=_shortage(weights, others, usable, cache.longest_tokens, max_model_len),
             )
         )
     return min(budgets, key=lambda budget: (budget.num_gpu_blocks, -budget.weights_bytes))
@@ -159,23 +170,6 @@ def _shortage(weights: int, others: int, usable: int, tokens: int, max_model_len
             f"max_model_len = {max_model_len}"
         )
     return None
-
-
-def _block_bytes(plan: Plan, blocks: tuple[tuple[Block, int], ...], block_size: int, context_tokens: int | None) -> int:
-    """Bytes of one KV block over the layers of a stage; windowed layers count the share of the context they keep."""
-    total = 0.0
-    for block, count in blocks:
-        for cell in block.cells:
-            call = cell.attention(plan)
-            window = call.decode.window if call is not None and not call.is_sparse else 0
-            share = 1.0
-            if window and context_tokens is not None:
-                share = min(1.0, (window + block_size) / context_tokens)
-            total += count * share * cell.kv_bytes_per_token(plan) * block_size
-            if isinstance(cell, KeepsState):
-                # A request's state does not grow: it weighs on the blocks of the context a request holds on average.
-                total += count * cell.kv_bytes_per_request(plan) * block_size / max(context_tokens or 0, block_size)
-    return max(1, round(total))
 
 
 def _activation_bytes(

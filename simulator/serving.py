@@ -26,6 +26,7 @@ from simulator.op_curves import OpCurves
 from simulator.plan import Plan
 from simulator.plan_space import check_plan
 from simulator.pools import PoolPlan
+from simulator.state_limit import fit_states
 from simulator.step_cost import CompiledPlan, StepShape, compile_plan
 from simulator.workload.workload import ClosedLoop, Workload
 
@@ -66,6 +67,7 @@ class Start:
     limits: EngineLimits
     router: RouterName
     compiled: CompiledPlan
+    notes: tuple[str, ...] = ()  # what was changed so that it starts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,32 +129,42 @@ class Serving:
         if plan.max_num_seqs is not None and plan.max_num_seqs > budget:
             reason = f"max_num_seqs is {plan.max_num_seqs}, must be at most max_num_batched_tokens = {budget}"
             return Refusal(plan=plan, reason=reason)
-        stated_seqs = plan.max_num_seqs or self._max_num_seqs(defaults.max_num_seqs, budget)
-        max_num_seqs = stated_seqs
-        if isinstance(workload.client, ClosedLoop):
-            # No more than the client's own concurrency can ever run; a larger table would only cost time.
-            max_num_seqs = min(max_num_seqs, max(1, workload.client.concurrency))
         kernel = profile.mxfp4_experts.on(self.cluster.device)
         utilization = overrides.gpu_memory_utilization or profile.memory_utilization(
             self.cluster.device.memory_bytes, max_num_batched_tokens=budget * shared, plan=plan
         )
-        memory = plan_memory(
-            self.model.with_expert_layout(EXPERT_LAYOUTS[kernel]),
-            run,
-            self.cluster.device,
-            start_up=profile.memory,
-            gpu_memory_utilization=utilization,
-            block_size=overrides.block_size or profile.block_size,
-            max_num_batched_tokens=budget,
-            max_num_seqs=stated_seqs,
-            max_model_len=max_model_len,
-            num_gpu_blocks=overrides.num_gpu_blocks,
-            captured_graphs=profile.reserved_graphs(stated_seqs * (1 + drafts)),
-            expert_kernel=kernel,
-            context_tokens=_mean_context(workload),
+
+        def sized(seqs: int) -> MemoryBudget:
+            return plan_memory(
+                self.model.with_expert_layout(EXPERT_LAYOUTS[kernel]),
+                run,
+                self.cluster.device,
+                start_up=profile.memory,
+                gpu_memory_utilization=utilization,
+                block_size=overrides.block_size or profile.block_size,
+                max_num_batched_tokens=budget,
+                max_num_seqs=seqs,
+                max_model_len=max_model_len,
+                num_gpu_blocks=overrides.num_gpu_blocks,
+                captured_graphs=profile.reserved_graphs(seqs * (1 + drafts)),
+                expert_kernel=kernel,
+                context_tokens=_mean_context(workload),
+                caches_prefixes=caching,
+            )
+
+        fitted = fit_states(
+            sized,
+            plan.max_num_seqs or self._max_num_seqs(defaults.max_num_seqs, budget),
+            profile.memory.states,
+            is_stated=(plan.max_num_seqs or overrides.max_num_seqs) is not None,
         )
-        if memory.reason is not None:
-            return Refusal(plan=plan, reason=memory.reason)
+        if isinstance(fitted, str):
+            return Refusal(plan=plan, reason=fitted)
+        memory, stated_seqs, notes = fitted
+        max_num_seqs = stated_seqs
+        if isinstance(workload.client, ClosedLoop):
+            # No more than the client's own concurrency can ever run; a larger table would only cost time.
+            max_num_seqs = min(max_num_seqs, max(1, workload.client.concurrency))
         server = ServerLimits(
             max_num_seqs=stated_seqs,
             max_num_batched_tokens=budget,
@@ -201,6 +213,7 @@ class Serving:
             limits=limits,
             router=overrides.router or profile.router,
             compiled=compiled,
+            notes=notes,
         )
 
     def _async_conflict(self, plan: Plan) -> str | None:

@@ -70,6 +70,11 @@ class Result:
         """The plan simulated."""
         return self.start.plan
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was changed so that it starts."""
+        return self.start.notes
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, as `apex simulate --json` prints them."""
         start = self.start
@@ -83,6 +88,7 @@ class Result:
             "memory": memory_facts(start),
             "engines": self.engines,
             "launch": list(self.launch),
+            "notes": list(self.notes),
         }
 
 

@@ -16,6 +16,19 @@ from simulator.plan import Plan
 from simulator.profile_section import Count, Gibibytes, Mebibytes, ProfileSection
 
 
+class StateRule(ProfileSection):
+    """Where the states of linear-attention layers are kept; see `state_blocks`.
+
+    ``pages``: in the blocks of the KV cache; ``pool``: in memory of their own, a fixed multiple of the KV cache's.
+    """
+
+    layout: Literal["pages", "pool"]
+    is_block_per_sequence: bool = False  # pages: does not start with more sequences than there are blocks
+    pool_ratio: Annotated[float, Field(ge=0, le=100)] = 0.0  # pool: its memory over that of the KV cache
+    pool_states_per_sequence: Count = 1  # pool: with a prefix cache, whose entries need states too
+    source: str = Field(min_length=1)
+
+
 class StartUpMemory(ProfileSection):
     """What the engine sets aside beside weights and KV, per device; ``source`` says where the figures come from."""
 
@@ -27,6 +40,7 @@ class StartUpMemory(ProfileSection):
     # Inner results of the fused experts: one allocation all layers share and keep, or freed after each layer.
     expert_workspace: Literal["kept", "transient"]
     expert_chunk_tokens: Count | None = None  # tokens the fused experts work through at once; None = the whole step
+    states: StateRule | None = None  # None: they weigh on the blocks of a request's mean context
     source: str = Field(min_length=1)
 
     def runtime_bytes(self, plan: Plan) -> int:

@@ -126,6 +126,7 @@ def search(
     if interval:
         found = with_intervals(found, serving, workload, slo, first=top, threads=threads)
     found.inputs.update(_inputs(serving, workload, trace, found, slos))
+    found.notes.extend(f"{best.plan}: {note}" for best in found.ranked[:1] for note in best.notes)
     found.notes.extend(serving.notes(workload))
     if out is not None:
         text = strict_json(found.to_json()) + "\n"

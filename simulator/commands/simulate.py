@@ -64,7 +64,7 @@ def simulate(
     assert result.run is not None
     files.write(result.run)
     result = with_layout_interval(serving, result, workload, slo)
-    notes = serving.notes(workload)
+    notes = [*result.notes, *serving.notes(workload)]
     for note in notes:
         click.echo(note, err=True)
     breaks = slo.broken(result.metrics)

@@ -31,6 +31,7 @@ def sglang_lines(serving: Serving, start: Start) -> Iterator[str]:
     yield from remarks(serving, start, servers=plan.dp // replicas, devices=devices, is_text_only=False)
     if nodes > 1:
         yield f"# on each of {nodes} nodes, RANK from 0; HEAD is the address of the first"
+    graphs = serving.profile.on(serving.cluster.device, plan).graphs
     ranks, chunk = plan.attention_dp, server.max_num_batched_tokens * plan.attention_dp
     flags: list[Flag] = [
         ("--tp-size", above_one(plan.stage_ranks)),
@@ -50,8 +51,8 @@ def sglang_lines(serving: Serving, start: Start) -> Iterator[str]:
         ("--mem-fraction-static", server.gpu_memory_utilization),
         ("--max-total-tokens", stated.num_gpu_blocks and stated.num_gpu_blocks * server.block_size),
         ("--page-size", server.block_size),
-        ("--cuda-graph-max-bs", serving.profile.graphs.max_tokens or None),
-        ("--disable-cuda-graph", True if serving.profile.graphs.decode == "none" else None),
+        ("--cuda-graph-max-bs", graphs.max_tokens or None),
+        ("--disable-cuda-graph", True if graphs.decode == "none" else None),
         ("--disable-radix-cache", None if server.enable_prefix_caching else True),
         ("--disable-overlap-schedule", None if server.async_scheduling else True),
     ]

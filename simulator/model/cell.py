@@ -6,7 +6,7 @@ name, and is a frozen value: equal cells are one cell, however many layers repea
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol, TypeVar, runtime_checkable
+from typing import ClassVar, Final, Literal, Protocol, TypeVar, runtime_checkable
 
 from costmodel.ops import Attention, Gemm, Ints, Op
 from simulator.model.linear import Linear
@@ -83,7 +83,12 @@ class Cell(Protocol):
 
 @runtime_checkable
 class KeepsState(Protocol):
-    """What a cell is beside, that keeps something per request which does not grow with the sequence."""
+    """What a cell is beside, that keeps something per request which does not grow with the sequence.
+
+    ``is_recurrent``: every step rewrites it, as a linear attention's matrix; keys of an encoder only stay.
+    """
+
+    is_recurrent: ClassVar[bool]
 
     def kv_bytes_per_request(self, plan: Plan) -> float:
         """Bytes on one rank."""

@@ -1,6 +1,7 @@
 """Cross attention: decoder queries over keys and values that come from the encoder once per request."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from costmodel.ops import DTYPE_BYTES, Elementwise, Ints, Op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
@@ -21,6 +22,8 @@ class CrossAttention:
 
     projections: SelfAttention
     encoder_tokens: int
+
+    is_recurrent: ClassVar[bool] = False
 
     def parameters(self) -> int:
         """As a self-attention of the same size."""

@@ -7,7 +7,7 @@ Nothing grows with the sequence. Source: arXiv 2412.06464 and the layer's code i
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from costmodel.ops import DTYPE_BYTES, Attention, Elementwise, Ints, Op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
@@ -34,6 +34,8 @@ class GatedDelta:
     weights: WeightFormat
     norm: Norm
     output_weights: WeightFormat | None = None  # of the output projection, where not as the others
+
+    is_recurrent: ClassVar[bool] = True
 
     def parameters(self) -> int:
         """Projections, convolution, one decay and one step bias per value head, both norms."""
