@@ -103,6 +103,11 @@ class ClusterSpec(SpecModel):
     levels: tuple[LinkSpec, ...]
 
     @property
+    def devices_per_domain(self) -> int:
+        """Devices that reach each other without crossing a network between nodes."""
+        return max((link.group_size for link in self.levels if not link.is_network), default=1)
+
+    @property
     def num_devices(self) -> int:
         """Devices in the whole cluster."""
         return self.nodes * self.devices_per_node

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
-from costmodel.hierarchy import hops, level_share
+from costmodel.hierarchy import hop_latency_s, hops, level_share
 from costmodel.ops import DTYPE_BYTES, SCHEMES, Attention, Collective, Elementwise, Gemm, Moe, Op
 from costmodel.power import PowerModel
 from costmodel.prediction import Prediction, Source
@@ -156,14 +156,7 @@ class AnalyticCosts:
         if not path:
             return 0.0 * message
         seconds = constants.collective_floor_s.value + 0.0 * message
-        for hop in path:
-            if op.kind in {"send_recv", "all_to_all"} or hop.link.kind == "nvlink":
-                steps = 1.0
-            else:
-                steps = float(np.ceil(np.log2(hop.members)))
-            if op.kind == "all_reduce":
-                steps *= 2.0
-            seconds = seconds + steps * hop.link.latency_s
+        seconds = seconds + sum(hop_latency_s(op.kind, hop) for hop in path)
         return np.asarray(seconds + sent_s(op, self.cluster) / constants.link_efficiency.value)
 
 

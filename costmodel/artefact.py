@@ -49,7 +49,10 @@ class FamilyReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a fit comes from; ``from_prior`` names the labels, by family, that the prior alone has."""
+    """Where a fit comes from.
+
+    ``from_prior`` names the labels, by family, that the prior alone has, ``links`` the levels collectives ran on.
+    """
 
     device: str
     cluster: str
@@ -64,6 +67,7 @@ class Provenance:
     energy_source: str = ""
     prior: str = ""
     from_prior: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    links: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,14 +9,19 @@ from dataclasses import replace
 
 import numpy as np
 
+from cluster_specs.cluster import ClusterSpec
 from costmodel.knots import FamilyKnots, with_labels
+from costmodel.links import reference_links, same_link
 from costmodel.prior import Prior
 
 
 def completed(
-    families: Mapping[str, FamilyKnots], device: str, prior: Prior | None
+    families: Mapping[str, FamilyKnots], device: str, cluster: ClusterSpec, prior: Prior | None
 ) -> tuple[dict[str, FamilyKnots], dict[str, tuple[str, ...]]]:
-    """Return the families with every label that only a prior of ``device`` has, and those labels by family."""
+    """Return the families with every label that only a prior of ``device`` has, and those labels by family.
+
+    Collectives count where they ran on links like those of ``cluster``.
+    """
     whole, taken = dict(families), dict[str, tuple[str, ...]]()
     if prior is None or prior.name != device:
         return whole, taken
@@ -25,11 +30,21 @@ def completed(
         # A label measured at a locked clock is measured.
         measured = set() if own is None else {label.partition("@")[0] for label in own.labels}
         missing = tuple(sorted(label for label in known.labels if label.partition("@")[0] not in measured))
+        if family == "collective":
+            alike = _alike_levels(cluster, prior)
+            missing = tuple(label for label in missing if label.partition("@")[0].split("|")[1] in alike)
         if missing:
             more = with_labels(known, missing)
             whole[family] = more if own is None else _joined(own, more)
             taken[family] = missing
     return whole, taken
+
+
+def _alike_levels(cluster: ClusterSpec, prior: Prior) -> set[str]:
+    """Names of the levels whose links are those the prior's collectives ran on."""
+    provenance = prior.artefact.provenance
+    links = reference_links(provenance.cluster, provenance.links) or {}
+    return {link.name for link in cluster.levels if link.name in links and same_link(link, links[link.name])}
 
 
 def _joined(own: FamilyKnots, more: FamilyKnots) -> FamilyKnots:

@@ -24,6 +24,7 @@ from costmodel.fit_power import fit_power
 from costmodel.forms import attention_rows, collective, elementwise, gemm, moe
 from costmodel.holdout import HeldOut, held_out_errors, summarise, with_fillings, with_intervals
 from costmodel.knots import Errors, FamilyKnots
+from costmodel.links import links_of
 from costmodel.measurements import Columns, Measurements, read_measurements
 from costmodel.prior import Prior
 from costmodel.repair import repaired, suspicious
@@ -86,7 +87,7 @@ def fit_device(
             f"{store.root}: {rows} rows of device {device} are too few to fit any family",
             hint=f"a family needs {FEWEST_POINTS} distinct points; measure with `apex profile`, or `apex import` some",
         )
-    families, taken = completed(families, device, prior)
+    families, taken = completed(families, device, cluster, prior)
     if prior is not None and taken:
         held_out += [row for row in prior.artefact.held_out if row.label in taken.get(row.family, ())]
         formats = {label.partition("|")[0] for label in taken.get("gemm", ())}
@@ -107,6 +108,7 @@ def fit_device(
         energy_source=energy_source,
         prior="" if prior is None else prior.name,
         from_prior=taken,
+        links=links_of(cluster),
     )
     return Artefact(
         provenance=provenance, families=families, power=power, reports=tuple(reports), held_out=tuple(held_out)

@@ -6,6 +6,8 @@ hierarchy: reduce-scatter inside, the remaining share across, all-gather back in
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from cluster_specs.cluster import ClusterSpec, LinkSpec
 from cluster_specs.errors import UserError
 from costmodel.ops import bus_factor
@@ -38,6 +40,16 @@ def hops(cluster: ClusterSpec, ranks: int, stride: int = 1) -> tuple[Hop, ...]:
         if reached == ranks:
             break
     return tuple(found)
+
+
+def hop_latency_s(kind: str, hop: Hop) -> float:
+    """Return what a collective waits for the latency of this level's links, in seconds.
+
+    On NVLink every peer is one hop away, as in one- and two-shot kernels; elsewhere hops grow as a tree's do.
+    """
+    one_hop = kind in {"send_recv", "all_to_all"} or hop.link.kind == "nvlink"
+    steps = 1.0 if one_hop else float(np.ceil(np.log2(hop.members)))
+    return (2.0 if kind == "all_reduce" else 1.0) * steps * hop.link.latency_s
 
 
 def level_share(kind: str, hop: Hop, ranks: int) -> float:

@@ -6,13 +6,16 @@ follows the policy and is counted in ``queries``.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.device import DeviceSpec
 from cluster_specs.errors import UserError
+from cluster_specs.load import bundled_devices, load_device
 from costmodel.analytic import AnalyticCosts
 from costmodel.artefact import Artefact, load_artefact
 from costmodel.domain import OutOfDomain, QueryCount
@@ -21,6 +24,7 @@ from costmodel.forms.collective import CollectiveForm
 from costmodel.forms.elementwise import ElementwiseForm
 from costmodel.forms.gemm import GemmForm
 from costmodel.forms.moe import MoeForm
+from costmodel.links import MeasuredLinks, reference_links
 from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
 from costmodel.power import PowerModel
 from costmodel.prediction import CostModel, Prediction, Source
@@ -67,6 +71,8 @@ class FittedCosts:
         self.queries = QueryCount()
         self._policy = OutOfDomain.parse(out_of_domain)
         self._analytic = AnalyticCosts(cluster, clock_mhz)
+        provenance = artefact.provenance
+        self._links = MeasuredLinks.of(cluster, reference_links(provenance.cluster, provenance.links))
         pricing = Pricing(
             cluster=cluster,
             clock_mhz=clock_mhz,
@@ -75,7 +81,10 @@ class FittedCosts:
             power=artefact.power or PowerModel.from_device(cluster.device),
             is_monotone=artefact.provenance.is_monotone,
         )
-        self._forms = {name: _FORMS[name](knots, pricing) for name, knots in artefact.families.items()}
+        self._forms = {
+            name: _FORMS[name](knots, replace(pricing, links=self._links) if name == "collective" else pricing)
+            for name, knots in artefact.families.items()
+        }
 
     @property
     def origin(self) -> str:
@@ -84,7 +93,12 @@ class FittedCosts:
         rows = ", ".join(f"{count} {name}" for name, count in sorted(provenance.origins.items()))
         if provenance.from_prior:
             rows += f"; {', '.join(sorted(provenance.from_prior))} in part or whole of an earlier fit"
-        return f"fit of {provenance.device} ({rows}), {provenance.created_at}"
+        parts = [f"fit of {provenance.device} ({rows}), {provenance.created_at}"]
+        if "collective" in self._forms and self.cluster.num_devices > 1 and self._links.text:
+            parts.append(self._links.text)
+        if unlike := _unlike_bundled(self.cluster.device):
+            parts.append(f"{' and '.join(unlike)} of the device file not applied to what was measured")
+        return "; ".join(parts)
 
     def predict(self, op: Op) -> Prediction:
         """Price ``op``; raises ``UserError`` under the policy ``raise`` for sizes outside the measured domain."""
@@ -113,6 +127,16 @@ class FittedCosts:
     def includes_quantise(self, dtype: str) -> bool:
         """Whether the measured GEMM times of ``dtype`` include quantising the activations."""
         return dtype in self.artefact.provenance.quantise_included
+
+
+def _unlike_bundled(device: DeviceSpec) -> list[str]:
+    """Facts that prices rest on in which a user's device differs from the bundled one of its name."""
+    if device.name not in bundled_devices():
+        return []
+    bundled = load_device(device.name)
+    return [
+        name for name in ("memory_bytes_per_s", "peak_flop_per_s") if getattr(device, name) != getattr(bundled, name)
+    ]
 
 
 def load_costs(

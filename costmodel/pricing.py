@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from cluster_specs.cluster import ClusterSpec
 from costmodel.domain import OutOfDomain
 from costmodel.knots import LabelFit
+from costmodel.links import MeasuredLinks
 from costmodel.ops import Collective, Op
 from costmodel.power import PowerModel
 from costmodel.prediction import Source
@@ -45,7 +46,8 @@ class Priced:
 class Pricing:
     """How measured points become prices on one cluster at one clock; ``measured_mhz`` is the clock they ran at.
 
-    For a form that has yet to choose among clocks, ``measured_mhz`` is what unlocked rows ran at.
+    For a form that has yet to choose among clocks, ``measured_mhz`` is what unlocked rows ran at. For collectives
+    ``cluster`` has the links that were measured, and ``links`` those that are stated.
     """
 
     cluster: ClusterSpec
@@ -54,6 +56,7 @@ class Pricing:
     policy: OutOfDomain
     power: PowerModel
     is_monotone: bool = False
+    links: MeasuredLinks | None = None
 
     def price(
         self, op: Op, fit: LabelFit, residual: Array, *, measured_s: Array, octaves_outside: Array, is_lent: bool
@@ -63,7 +66,10 @@ class Pricing:
         expected_s = np.exp(fit.expected_log_s(flop_s, bytes_s) + residual)
         is_measured = ~np.isnan(measured_s) & (not is_lent)
         latency_s = np.where(is_measured, measured_s, expected_s)
-        work = roofline(op, self.cluster, self.clock_mhz)
+        work = roofline(op, self.cluster if self.links is None else self.links.stated, self.clock_mhz)
+        if self.links is not None and self.links.changed and isinstance(op, Collective):
+            latency_s = self.links.scaled(op, latency_s, fit, bytes_s)
+            is_measured = np.zeros_like(is_measured)
         if self.clock_mhz is not None and self.clock_mhz != self.measured_mhz:
             share = fit.reference.compute_share(flop_s, bytes_s)
             latency_s = latency_s * (1.0 + share * (self.measured_mhz / self.clock_mhz - 1.0))

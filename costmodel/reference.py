@@ -49,6 +49,11 @@ class Reference:
         squares = np.divide(compute_s**2, body_s**2, out=np.zeros_like(body_s), where=body_s > 0)
         return np.asarray((squares * body_s) / (body_s + self.floor_s))
 
+    def link_share(self, bytes_s: Array) -> Array:
+        """Share of a collective's time that its bytes take on the links, the rest being the floor."""
+        body_s = bytes_s / self.memory_efficiency
+        return np.asarray(body_s / (body_s + self.floor_s))
+
     @classmethod
     def fit(cls, latency_s: Array, flop_s: Array, bytes_s: Array, *, compute: float, memory: float) -> Self:
         """Learn the constants from measured calls; ``compute`` and ``memory`` stand in where too few are large."""

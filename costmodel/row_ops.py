@@ -117,7 +117,7 @@ def _collective(columns: Columns, rows: Rows, cluster: ClusterSpec) -> Op:
         message_bytes=_integers(columns, "message_bytes", rows),
         ranks=ranks,
         # One device in each node, or neighbours.
-        group_stride=cluster.devices_per_node if nodes > 1 and ranks == nodes else 1,
+        group_stride=cluster.devices_per_domain if nodes > 1 and ranks == nodes else 1,
         dtype=_text(columns, "dtype", rows),
     )
 

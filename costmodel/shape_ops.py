@@ -41,7 +41,7 @@ def shape_op(family: str, label: str, shape: Sequence[float], x: Array, y: Array
             )
     ranks, nodes = sizes
     # Neighbours, or one device in each node.
-    stride = cluster.devices_per_node if nodes > 1 and ranks == nodes else 1
+    stride = cluster.devices_per_domain if nodes > 1 and ranks == nodes else 1
     return Collective(kind=parts[0], message_bytes=x, ranks=ranks, group_stride=stride)
 
 

@@ -85,7 +85,7 @@ def _transfers(op: Collective, cluster: ClusterSpec) -> Iterator[Row]:
     if len(path) > 1 and op.group_stride > 1:
         groups = [(hop.members, op.group_stride * hop.inner, 1.0 / hop.inner, hop) for hop in path]
     for ranks, stride, share, hop in groups:
-        nodes = len({rank * stride // cluster.devices_per_node for rank in range(ranks)})
+        nodes = len({rank * stride // cluster.devices_per_domain for rank in range(ranks)})
         for message in np.asarray(op.message_bytes).ravel().tolist():
             yield {
                 "kind": op.kind,

@@ -5,6 +5,7 @@ used on its side. Groups that span levels are composed: reduce-scatter inside, t
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,12 @@ def usable(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) -> 
     """Which rows lie on a level and in a group the cluster has, on the path an engine would take."""
     ranks, nodes, message = (numbers(columns, name) for name in ("ranks", "nodes", "message_bytes"))
     known = np.isin(texts(columns, "level"), [link.name for link in cluster.levels])
-    fits = known & (ranks >= 2) & (ranks <= cluster.num_devices) & (nodes <= cluster.nodes)
+    fits = (
+        known
+        & (ranks >= 2)
+        & (ranks <= cluster.num_devices)
+        & (nodes * cluster.devices_per_domain <= cluster.num_devices)
+    )
     kind, level = texts(columns, "kind"), texts(columns, "level")
     is_custom = texts(columns, "backend") == CUSTOM_ALL_REDUCE
     group = joined(kind, level, ranks.astype(np.str_))
@@ -72,8 +78,11 @@ class CollectiveForm(Form):
     """Prices collectives; levels that were not measured come from the analytic model."""
 
     def __init__(self, knots: FamilyKnots, pricing: Pricing) -> None:
+        if pricing.links is not None:
+            pricing = replace(pricing, cluster=pricing.links.measured)
         super().__init__(knots, pricing)
-        self._analytic = AnalyticCosts(pricing.cluster, pricing.clock_mhz)
+        stated = pricing.cluster if pricing.links is None else pricing.links.stated
+        self._analytic = AnalyticCosts(stated, pricing.clock_mhz)
         self._curves: dict[tuple[str, str, int, int], Curve | None] = {}
 
     def predict(self, op: Op) -> Prediction | None:
@@ -108,8 +117,9 @@ class CollectiveForm(Form):
             parts.append(self._analytic.predict(piece))
         return sum_predictions(parts) if is_any_measured else None
 
-    def _nodes(self, hop: Hop) -> int:
-        return hop.members if hop.link.group_size > self.pricing.cluster.devices_per_node else 1
+    @staticmethod
+    def _nodes(hop: Hop) -> int:
+        return hop.members if hop.link.is_network else 1
 
     def _measured(self, kind: str, level: str, ranks: int, nodes: int) -> bool:
         label = self.full_label(f"{kind}|{level}")
