@@ -1,22 +1,32 @@
 """Which `model_type`s each serving engine runs.
 
-From the registries of vLLM 0.33 (``model_executor/models/registry.py``), SGLang 0.5 (``srt/models``) and TensorRT-LLM
-1.0 (``_torch/models``).
+From the registries of vLLM 0.33 (``model_executor/models/registry.py``; some run on its transformers backend), SGLang
+0.5.23 (``srt/models``) and TensorRT-LLM (``_torch/models/_arch_index.py``, PyTorch backend).
 """
 
 from typing import Final
 
 _COMMON: Final = frozenset(
     {
-        "cohere", "cohere2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "gemma2", "gemma3", "gemma3_text",
-        "glm4_moe", "glm_moe_dsa", "gpt2", "gpt_oss", "granite", "internlm2", "kimi_k2", "kimi_k25", "llama",
-        "llama4", "llama4_text", "llava", "minimax_m2", "ministral", "ministral3", "mistral", "mistral3", "mixtral",
-        "phi3", "qwen2", "qwen2_5_vl", "qwen2_moe", "qwen2_vl", "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text",
-        "qwen3_5_text", "qwen3_moe", "qwen3_next", "qwen3_vl", "qwen3_vl_moe",
+        "apertus", "arcee", "cohere", "cohere2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "ernie4_5", "exaone4",
+        "gemma", "gemma2", "gemma3", "gemma3_text", "glm4", "glm4_moe", "glm4v", "glm_moe_dsa", "gpt2", "gpt_oss",
+        "granite", "hunyuan_v1_dense", "internlm2", "internlm3", "iquestcoder", "kimi_k2", "kimi_k25", "llama",
+        "llama4", "llama4_text", "llava", "mimo", "minicpm", "minimax_m2", "ministral", "ministral3", "mistral",
+        "mistral3", "mixtral", "olmo", "olmo2", "olmo3", "orion", "phi", "phi3", "qwen2", "qwen2_5_vl", "qwen2_moe",
+        "qwen2_vl", "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next",
+        "qwen3_vl", "qwen3_vl_moe", "seed_oss", "smollm3", "stablelm", "starcoder2",
     }
 )  # fmt: skip
 SERVED: Final = {
-    "vllm": _COMMON | {"aya_vision", "bloom", "cohere2_vision", "gpt_neox", "opt", "whisper"},
-    "sglang": _COMMON,
-    "tensorrt-llm": _COMMON - {"granite", "internlm2", "gpt2", "gemma2", "cohere"},
-}
+    "vllm": _COMMON | {"aya_vision", "bloom", "cohere2_vision", "cwm", "glm", "gpt_neox", "nemotron", "opt", "whisper"},
+    "sglang": _COMMON | {"cohere2_vision"},
+    "tensorrt-llm": frozenset(
+        {
+            "deepseek_v3", "deepseek_v32", "exaone4", "gemma3", "gemma3_text", "glm4_moe", "glm_moe_dsa", "gpt_oss",
+            "hunyuan_v1_dense", "kimi_k2", "kimi_k25", "llama", "llama4", "llama4_text", "minimax_m2", "ministral",
+            "mistral", "mistral3", "mixtral", "nemotron", "phi3", "qwen2", "qwen2_5_vl", "qwen2_moe", "qwen2_vl",
+            "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next",
+            "qwen3_vl", "qwen3_vl_moe", "seed_oss", "starcoder2",
+        }
+    ),
+}  # fmt: skip

@@ -25,6 +25,8 @@ _ACTIVATIONS: Final = {
     "gelu_python": "gelu",
     "quick_gelu": "gelu",
     "relu": "relu",
+    "relu2": "relu2",
+    "xielu": "xielu",
 }
 
 
@@ -45,6 +47,7 @@ class Decoder:
     activation: str
     quantisation: Quantisation
     norm: Norm
+    is_gated: bool = True  # the feed-forward: with a gate beside the up projection
 
     @classmethod
     def read(cls, config: HfConfig, *, outer: HfConfig | None = None) -> "Decoder":
@@ -89,13 +92,14 @@ class Decoder:
         )
 
     def feed_forward(self, module: str, inter: int, *, bias: bool = False) -> FeedForward:
-        """Return a gated feed-forward, in the formats of ``module``."""
+        """Return a feed-forward, in the formats of ``module``."""
         return FeedForward(
             hidden=self.hidden,
             inter=inter,
             dtype=self.dtype,
             weights=self.quantisation.matrix(module, *GATE_UP[0], fused=GATE_UP[1]),
             down_weights=self.quantisation.matrix(module, "down_proj"),
+            gated=self.is_gated,
             activation=self.activation,
             bias=bias,
         )
@@ -173,6 +177,11 @@ def layer_windows(
         return (0,) * num_layers
     if types:
         return tuple(window if kind == "sliding_attention" else 0 for kind in types)
+    written = config.raw("sliding_window_pattern")
+    if isinstance(written, str):  # EXAONE: one letter per layer of a period, L = local
+        if not written or set(written) - {"L", "G"}:
+            raise config.fault("sliding_window_pattern", "an integer, or letters L and G")
+        return tuple(window if written[layer % len(written)] == "L" else 0 for layer in range(num_layers))
     spelling = "_sliding_window_pattern" if "_sliding_window_pattern" in config else "sliding_window_pattern"
     pattern = config.integer(spelling, pattern_default, least=0)
     if pattern:

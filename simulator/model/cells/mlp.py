@@ -1,6 +1,7 @@
 """Dense feed-forward: gated (SwiGLU, GeGLU) or plain (GELU, ReLU), its inner width sharded over the tensor axis."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from costmodel.ops import DTYPE_BYTES, Elementwise, Ints, Op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
@@ -8,6 +9,8 @@ from simulator.model.collectives import tensor_all_reduce
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
 from simulator.model.norm import Norm
 from simulator.plan import Plan
+
+_LEARNED: Final = {"xielu": 2}  # scalars of an activation, per layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +38,8 @@ class FeedForward:
         )
 
     def parameters(self) -> int:
-        """Both matrices and biases."""
-        return sum(linear.parameters() for linear in self.linears(Plan()))
+        """Both matrices, biases, and what the activation itself learns."""
+        return sum(linear.parameters() for linear in self.linears(Plan())) + _LEARNED.get(self.activation, 0)
 
     def weight_bytes(self, plan: Plan) -> int:
         """Both shards."""

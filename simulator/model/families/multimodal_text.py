@@ -60,6 +60,16 @@ _COHERE2: Final = {
     "max_position_embeddings": 8192,
     "sliding_window": 4096,
 }
+_GLM4V: Final = {
+    "vocab_size": 151552,
+    "hidden_size": 4096,
+    "intermediate_size": 13696,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 2,
+    "hidden_act": "silu",
+    "max_position_embeddings": 32768,
+}
 WRAPPERS: Final[Mapping[str, Wrapper]] = {
     "qwen3_vl": Wrapper(decoder="qwen3_vl_text"),
     "qwen3_vl_moe": Wrapper(decoder="qwen3_vl_moe_text"),
@@ -70,6 +80,7 @@ WRAPPERS: Final[Mapping[str, Wrapper]] = {
     "qwen2_vl": Wrapper(decoder="qwen2_vl_text", defaults=_QWEN2_VL, may_be_flat=True),
     "qwen2_5_vl": Wrapper(decoder="qwen2_5_vl_text", defaults=_QWEN2_VL, may_be_flat=True),
     "cohere2_vision": Wrapper(decoder="cohere2", defaults=_COHERE2),
+    "glm4v": Wrapper(decoder="glm4v_text", defaults=_GLM4V),
     "aya_vision": Wrapper(decoder="cohere2", defaults=_COHERE2),
 }
 # Keys of the wrapper that its text decoder takes over where it has none of its own.
