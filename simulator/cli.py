@@ -13,6 +13,7 @@ import click
 
 from cluster_specs.command_line import Command, Group, tell
 from cluster_specs.errors import UserError
+from simulator.errors import EXIT_DEFECT, EngineDefectError
 
 # name -> (module, attribute, one-line help)
 _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
@@ -79,6 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except (click.ClickException, UserError) as error:
         sys.exit(tell(error))
+    except EngineDefectError as error:
+        click.echo(f"error: engine defect: {error}", err=True)
+        click.echo("hint: there is no result; please report this with the command and its files", err=True)
+        sys.exit(EXIT_DEFECT)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
-from simulator.engine.result import EngineResult
+from simulator.engine.result import EngineResult, over_replicas
 from simulator.sketch import LogHistogram
 
 F64 = NDArray[np.float64]
@@ -95,7 +95,7 @@ class Metrics:
     queue_s: Distribution
     requests: int  # measured
     finished: int  # measured and answered
-    rejected: dict[str, int]  # by reason, warm-up included
+    rejected: dict[str, int]  # measured, by reason; with ``finished`` they make up ``requests``
     duration_s: float
     throughput_tokens_per_s: float  # output tokens
     throughput_total_tokens_per_s: float  # prompt and output tokens
@@ -161,7 +161,7 @@ class _Counts:
             first = int(result.arrival_ps[chosen].min())
             self.first_arrival_ps = first if self.first_arrival_ps is None else min(first, self.first_arrival_ps)
             self.last_finish_ps = max(self.last_finish_ps, int(result.finish_ps[chosen].max()))
-        for reason, count in result.rejections().items():
+        for reason, count in result.rejections(measured_only=True).items():
             self.rejected[reason] = self.rejected.get(reason, 0) + count
 
     @property
@@ -215,9 +215,9 @@ def _metrics(distributions: dict[str, Distribution], counts: _Counts, result: En
     duration_s = counts.duration_s
     per_s = 1.0 / duration_s if duration_s > 0 else np.nan
     replicas = result.replicas
-    active_us = float(replicas.active_ps.sum()) * 1e-6
-    span_ps = float(replicas.last_end_ps.sum()) * replicas.stages
-    per_active = 1.0 / active_us if active_us > 0 else np.nan
+    active_s = over_replicas(replicas.active_ps) * _S_PER_PS
+    span_ps = over_replicas(replicas.last_end_ps) * replicas.stages
+    per_active = 1.0 / active_s if active_s > 0 else np.nan
     decodes = int((replicas.decode_tokens - replicas.draft_tokens).sum())
     return Metrics(
         **distributions,
@@ -230,10 +230,10 @@ def _metrics(distributions: dict[str, Distribution], counts: _Counts, result: En
         throughput_requests_per_s=counts.finished * per_s,
         goodput_requests_per_s=counts.good * per_s,
         slo_attainment_frac=counts.good / counts.requests if counts.requests else np.nan,
-        utilisation_frac=float(replicas.busy_ps.sum()) / span_ps if span_ps > 0 else np.nan,
-        kv_use_frac=float(replicas.used_block_us.sum()) * per_active / result.num_gpu_blocks,
+        utilisation_frac=over_replicas(replicas.busy_ps) / span_ps if span_ps > 0 else np.nan,
+        kv_use_frac=float(replicas.used_block_s.sum()) * per_active / result.num_gpu_blocks,
         kv_peak_frac=float(replicas.peak_blocks.max()) / result.num_gpu_blocks,
-        mean_batch_seqs=float(replicas.running_us.sum()) * per_active,
+        mean_batch_seqs=float(replicas.running_s.sum()) * per_active,
         steps=int(replicas.steps.sum()),
         tokens_per_decode=1.0 + int(replicas.accepted_tokens.sum()) / decodes if decodes else np.nan,
         preemptions=int(replicas.preemptions.sum()),
@@ -257,15 +257,15 @@ def _meets(slo: RequestSlo, latency: dict[str, F64]) -> NDArray[np.bool_]:
 
 def _breakdown(result: EngineResult) -> Breakdown:
     replicas = result.replicas
-    span = float(replicas.last_end_ps.sum()) * replicas.stages
+    span = over_replicas(replicas.last_end_ps) * replicas.stages
     share = 1.0 / span if span > 0 else np.nan
     return Breakdown(
-        token_frac=float(replicas.token_ps.sum()) * share,
-        attention_frac=float(replicas.attention_ps.sum()) * share,
-        sample_frac=float(replicas.sample_ps.sum()) * share,
-        send_frac=float(replicas.send_ps.sum()) * share,
-        draft_frac=float(replicas.draft_ps.sum()) * share,
-        host_frac=float(replicas.host_ps.sum()) * share,
-        bubble_frac=float(replicas.bubble_ps.sum()) * share,
-        idle_frac=float((replicas.last_end_ps * replicas.stages - replicas.busy_ps - replicas.bubble_ps).sum()) * share,
+        token_frac=over_replicas(replicas.token_ps) * share,
+        attention_frac=over_replicas(replicas.attention_ps) * share,
+        sample_frac=over_replicas(replicas.sample_ps) * share,
+        send_frac=over_replicas(replicas.send_ps) * share,
+        draft_frac=over_replicas(replicas.draft_ps) * share,
+        host_frac=over_replicas(replicas.host_ps) * share,
+        bubble_frac=over_replicas(replicas.bubble_ps) * share,
+        idle_frac=(span - over_replicas(replicas.busy_ps) - over_replicas(replicas.bubble_ps)) * share,
     )

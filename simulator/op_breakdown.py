@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.engine.result import EngineResult
+from simulator.engine.result import EngineResult, over_replicas
 from simulator.mean_step import Quantity, StageTotals, StepCounts, stage_totals
 from simulator.op_curves import StepSum
 from simulator.step_cost import CompiledPlan, StageSums
@@ -36,12 +36,12 @@ def op_breakdown(compiled: CompiledPlan, result: EngineResult) -> dict[str, floa
         (_sample_weights(by_op, compiled, counts), totals.sample_ps),
         (_attention_weights(by_op), totals.attention_ps),
     ):
-        _add_split(spent_ps, weights, float(total_ps.sum()))
-    spent_ps[_HOST] = spent_ps.get(_HOST, 0.0) + float(totals.host_ps.sum())
-    spent_ps["draft"] = float(totals.draft_ps.sum())
-    spent_ps["bubble"] = float(totals.bubble_ps.sum())
-    span_ps = float(totals.last_end_ps.sum()) * totals.stages
-    spent_ps["idle"] = span_ps - float((totals.busy_ps + totals.bubble_ps).sum())
+        _add_split(spent_ps, weights, float(over_replicas(total_ps)))
+    spent_ps[_HOST] = spent_ps.get(_HOST, 0.0) + over_replicas(totals.host_ps)
+    spent_ps["draft"] = float(over_replicas(totals.draft_ps))
+    spent_ps["bubble"] = float(over_replicas(totals.bubble_ps))
+    span_ps = over_replicas(totals.last_end_ps) * totals.stages
+    spent_ps["idle"] = float(span_ps - over_replicas(totals.busy_ps) - over_replicas(totals.bubble_ps))
     ordered = sorted(spent_ps.items(), key=lambda item: (-item[1], item[0]))
     return {f"{name}_frac": ps / span_ps for name, ps in ordered if ps > 0}
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.roofline import peak_flop_per_s
-from simulator.engine.result import EngineResult
+from simulator.engine.result import EngineResult, over_replicas
 from simulator.mean_step import Quantity, StepCounts, stage_totals
 from simulator.op_curves import End, StepSum
 from simulator.plan import Plan
@@ -53,10 +53,10 @@ def run_work(
         flop += plan.tp * _rank_sum(compiled, counts, lambda total: total.flop)
         moved += plan.tp * _rank_sum(compiled, counts, lambda total: total.io_bytes)
         energy_j += plan.tp * _rank_sum(compiled, counts, energy)
-    busy_s = float(totals.busy_ps.sum()) * _S_PER_PS * plan.tp  # the engine sums over stages
+    busy_s = over_replicas(totals.busy_ps) * _S_PER_PS * plan.tp  # the engine sums over stages
     total_s = makespan_s * plan.num_devices
     # What the draft model draws is not known: at least what an idle device does.
-    draft_s = float(totals.draft_ps.sum()) * _S_PER_PS * plan.tp
+    draft_s = over_replicas(totals.draft_ps) * _S_PER_PS * plan.tp
     energy_j += idle_w * (max(0.0, total_s - busy_s) + draft_s)
     return Work(
         flop=flop,

@@ -38,8 +38,15 @@ _EMPTY_LISTS: Final = (
 
 
 def ps(seconds: NDArray[np.float64]) -> I64:
-    """Whole picoseconds."""
+    """Whole picoseconds; the caller has checked that int64 holds them."""
     return np.round(seconds * PS_PER_S).astype(np.int64)
+
+
+def first_arrival_s(workload: Workload) -> float:
+    """When the clock of a run starts: at the first request that is sent at a time of its own."""
+    if isinstance(workload.client, ClosedLoop):
+        return 0.0
+    return float(workload.arrival_s[0 if workload.after is None else int(np.argmax(workload.after < 0))])
 
 
 def cost_arena(tables: StepTables, limits: EngineLimits) -> I64:
@@ -122,7 +129,7 @@ def rules_header(tables: StepTables, limits: EngineLimits, workload: Workload, *
     header[layout.WATERMARK] = limits.watermark_blocks
     if not is_v0 or limits.enable_chunked_prefill:
         header[layout.LONG_PREFILL] = limits.long_prefill_token_threshold
-    header[layout.WINDOW] = tables.window_tokens
+    header[layout.WINDOW] = min(tables.window_tokens, limits.max_model_len)  # no sequence fills a wider one
     header[layout.HOST_STEP] = tables.host_step_ps
     header[layout.HOST_SEQ] = tables.host_seq_ps
     header[layout.FRONTEND] = round(limits.frontend_s * PS_PER_S)
@@ -136,7 +143,7 @@ def rules_header(tables: StepTables, limits: EngineLimits, workload: Workload, *
         header[layout.WARMUP] = workload.client.warmup
     header[layout.UNIT_TOKENS] = unit_tokens
     header[layout.UNIT_BLOCKS] = unit_tokens // limits.block_size
-    header[layout.HORIZON] = layout.NEVER
+    header[layout.HORIZON] = layout.CLOCK_END
     header[layout.STAGES] = tables.stages
     header[layout.IN_FLIGHT] = tables.stages + int(header[layout.IS_ASYNC])
     header[layout.LAST_TICK] = NONE
@@ -181,7 +188,10 @@ class _Lengths:
 
 
 def state_arena(header: I64, workload: Workload, *, dp: int, log_rows: int) -> I64:
-    """Lay out the state at the start of a run; the request rows come last, so that others can take their place."""
+    """Lay out the state at the start of a run, whose clock starts at the first arrival.
+
+    The request rows come last, so that others can take their place.
+    """
     n = len(workload)
     units, num_units = _units(header, workload)
     heap = 2 * int(header[layout.MAX_SEQS]) + 16
@@ -215,7 +225,7 @@ def state_arena(header: I64, workload: Workload, *, dp: int, log_rows: int) -> I
     state[layout.LOG_CAPACITY] = log_rows
     _open_clients(state)
     rows = state[requests:].reshape(n, layout.REQUEST_COLUMNS)
-    _fill_requests(rows, workload, requests)
+    _fill_requests(rows, workload, requests, first_arrival_s(workload))
     if units is not None:
         columns = state[unit_rows:requests].reshape(-1, layout.UNIT_COLUMNS)
         columns[:, layout.UNIT] = units.ids
@@ -255,10 +265,10 @@ def _place_lists(state: I64, rep: int, at: int, lengths: _Lengths) -> None:
         at += lengths.group
 
 
-def request_rows(header: I64, workload: Workload) -> I64:
-    """Rows [n, REQUEST_COLUMNS] of requests that follow no others and have no prefix."""
+def request_rows(header: I64, workload: Workload, origin_s: float) -> I64:
+    """Rows [n, REQUEST_COLUMNS] of requests that follow no others and have no prefix, on a clock from ``origin_s``."""
     rows = np.zeros((len(workload), layout.REQUEST_COLUMNS), dtype=np.int64)
-    _fill_requests(rows, workload, int(header[layout.REQUESTS]))
+    _fill_requests(rows, workload, int(header[layout.REQUESTS]), origin_s)
     return rows
 
 
@@ -278,8 +288,15 @@ def _open_clients(state: I64) -> None:
     state[pending + capacity : pending + capacity + burst] = 0
 
 
-def _fill_requests(rows: I64, workload: Workload, requests: int) -> None:
-    rows[:, layout.ARRIVAL] = ps(workload.arrival_s)
+def _fill_requests(rows: I64, workload: Workload, requests: int, origin_s: float) -> None:
+    if isinstance(workload.client, ClosedLoop):
+        rows[:, layout.ARRIVAL] = NONE
+    elif workload.after is None:
+        # The difference of two float64 of the same year is exact or nearly so; their picoseconds would not fit int64.
+        rows[:, layout.ARRIVAL] = ps(workload.arrival_s - origin_s)
+    else:
+        sent_s = np.where(workload.after < 0, workload.arrival_s, origin_s)
+        rows[:, layout.ARRIVAL] = np.where(workload.after < 0, ps(sent_s - origin_s), NONE)
     rows[:, layout.PROMPT] = workload.prompt_tokens
     # An engine always runs the sampler once: a request for no output ends with its prefill.
     rows[:, layout.OUTPUT] = np.maximum(workload.output_tokens, 1)

@@ -3,18 +3,37 @@
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
-from simulator.engine.arena import POLICIES, PS_PER_S
+from simulator.engine.arena import POLICIES, PS_PER_S, first_arrival_s
+from simulator.engine.layout import LONGEST_SEQUENCE, LONGEST_STEP
+from simulator.engine.table_checks import check_tables
 from simulator.limits import EngineLimits
 from simulator.step_tables import StepTables
+from simulator.workload.span import HINT, LONGEST_SPAN_S, shown_span
 from simulator.workload.workload import ClosedLoop, OpenLoop, Workload
 
-_MAX_STEP_PS: Final = 10**15  # 2^-12 ps of one step must stay far from 2^63
+# Counts the engine's int64 sums are laid out for.
+_MOST: Final = {
+    "max_num_seqs": 1 << 24,
+    "max_num_batched_tokens": LONGEST_SEQUENCE,
+    "max_model_len": LONGEST_SEQUENCE,
+    "block_size": 1 << 20,
+    "num_gpu_blocks": 1 << 28,
+}
 
 
-def check_input(tables: StepTables, limits: EngineLimits, workload: Workload, dp: int, attention_dp: int = 1) -> None:
-    """Refuse what the engine cannot model, by name."""
+def check_input(
+    tables: StepTables,
+    limits: EngineLimits,
+    workload: Workload,
+    dp: int,
+    attention_dp: int = 1,
+    *,
+    origin_s: float | None = None,
+) -> None:
+    """Refuse what the engine cannot model, by name; its clock starts at ``origin_s``, else at the first arrival."""
     if limits.policy not in POLICIES:
         raise UserError(f"policy {limits.policy!r} is not modelled by the engine", hint=f"one of {', '.join(POLICIES)}")
     if limits.policy != "vllm-v1" and tables.stages > 1:
@@ -31,10 +50,15 @@ def check_input(tables: StepTables, limits: EngineLimits, workload: Workload, dp
         raise UserError(
             "policy 'sglang' without chunked prefill is not modelled by the engine", hint="use --chunked-prefill"
         )
-    for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size", "num_gpu_blocks"):
+    for name, most in _MOST.items():
         value = getattr(limits, name)
-        if value < 1:
-            raise UserError(f"engine limits: {name} is {value}, must be >= 1")
+        if not 1 <= value <= most:
+            must = ">= 1" if value < 1 else f"<= {most}"
+            raise UserError(f"engine limits: {name} is {value}, must be {must}")
+    for name in ("frontend_s", "frontend_gap_s"):
+        value = getattr(limits, name)
+        if not 0 <= value <= LONGEST_STEP / PS_PER_S:
+            raise UserError(f"engine limits: {name} is {value}, must be 0 to {LONGEST_STEP / PS_PER_S:g} s")
     if dp < 1 or attention_dp < 1:
         raise UserError(f"dp is {dp} and attention_dp {attention_dp}, both must be >= 1")
     if attention_dp > 1 and (limits.policy not in {"vllm-v1", "sglang"} or tables.stages > 1):
@@ -42,9 +66,25 @@ def check_input(tables: StepTables, limits: EngineLimits, workload: Workload, dp
             f"policy {limits.policy!r} on {tables.stages} stages with attention_dp {attention_dp} is not modelled",
             hint="attention data parallelism is modelled for vllm-v1 and sglang without pipeline stages",
         )
+    _check_batch(limits)
     _check_drafts(tables, limits, attention_dp)
-    _check_tables(tables, limits)
     _check_workload(limits, workload, dp * attention_dp)
+    _check_times(workload, first_arrival_s(workload) if origin_s is None else origin_s)
+    longest = int((workload.prompt_tokens + workload.output_tokens).max())
+    check_tables(tables, limits, min(longest, limits.max_model_len))
+
+
+def _check_batch(limits: EngineLimits) -> None:
+    """Refuse more sequences than tokens where every sequence decodes in each step, whatever the budget."""
+    cuts_decodes = limits.policy in {"vllm-v1", "orca"} or (
+        limits.policy == "vllm-v0" and limits.enable_chunked_prefill
+    )
+    if not cuts_decodes and limits.max_num_seqs > limits.max_num_batched_tokens:
+        raise UserError(
+            f"engine limits: max_num_seqs is {limits.max_num_seqs}, must be at most max_num_batched_tokens = "
+            f"{limits.max_num_batched_tokens}: policy {limits.policy!r} decodes every sequence in each step",
+            hint="raise max_num_batched_tokens, or lower max_num_seqs",
+        )
 
 
 def _check_drafts(tables: StepTables, limits: EngineLimits, attention_dp: int) -> None:
@@ -56,7 +96,7 @@ def _check_drafts(tables: StepTables, limits: EngineLimits, attention_dp: int) -
         )
     if not 0 <= limits.speculative_acceptance <= 1:
         raise UserError(f"engine limits: speculative_acceptance is {limits.speculative_acceptance}, must be 0 to 1")
-    if not 0 <= limits.draft_step_s < _MAX_STEP_PS / PS_PER_S:
+    if not 0 <= limits.draft_step_s < LONGEST_STEP / PS_PER_S:
         raise UserError(f"engine limits: draft_step_s is {limits.draft_step_s}, must be >= 0 and below 1000 s")
     if drafts and (limits.policy != "vllm-v1" or tables.stages > 1 or attention_dp > 1):
         raise UserError(
@@ -65,29 +105,6 @@ def _check_drafts(tables: StepTables, limits: EngineLimits, attention_dp: int) -
             hint="speculative decoding is modelled for policy vllm-v1 without pipeline stages and attention data "
             "parallelism",
         )
-
-
-def _check_tables(tables: StepTables, limits: EngineLimits) -> None:
-    for name, wanted in (
-        ("token_mixed_ps", limits.max_num_batched_tokens + 1),
-        ("token_decode_ps", limits.max_num_batched_tokens + 1),
-        ("sample_ps", limits.max_num_seqs * (1 + limits.num_speculative_tokens) + 1),
-    ):
-        length = getattr(tables, name).shape[1]
-        if length < wanted:
-            raise UserError(f"step tables: {name} has {length} entries, the engine limits need {wanted}")
-    for name in ("decode_batch_knots", "decode_kv_knots", "prefill_pair_knots", "prefill_kv_knots", "context_knots"):
-        knots = getattr(tables, name)
-        if len(knots) < 2 or (np.diff(knots) <= 0).any():
-            raise UserError(f"step tables: {name} are {knots.tolist()}, must be two or more, ascending")
-    if tables.decode_batch_knots[-1] < limits.max_num_seqs:
-        raise UserError(
-            f"step tables: decode_batch_knots end at {tables.decode_batch_knots[-1]} sequences, "
-            f"max_num_seqs is {limits.max_num_seqs}"
-        )
-    largest = max(int(tables.token_mixed_ps.max()), int(tables.decode_ps.max()), int(tables.windowed_ps.max()))
-    if largest > _MAX_STEP_PS:
-        raise UserError(f"step tables: one step takes {largest / PS_PER_S:.0f} s, the engine counts up to 1000 s")
 
 
 def _check_workload(limits: EngineLimits, workload: Workload, dp: int) -> None:
@@ -118,17 +135,70 @@ def _check_workload(limits: EngineLimits, workload: Workload, dp: int) -> None:
 
 def _check_requests(workload: Workload) -> None:
     name = workload.name
+    for field in ("arrival_s", "output_tokens", "after", "think_s", "replica"):
+        column = getattr(workload, field)
+        if column is not None and len(column) != len(workload.prompt_tokens):
+            raise UserError(
+                f"workload {name!r}: {field} has {len(column)} entries, prompt_tokens {len(workload.prompt_tokens)}"
+            )
     for field, lowest in (("prompt_tokens", 1), ("output_tokens", 0)):
         lengths = getattr(workload, field)
-        i = int(lengths.argmin())
-        if lengths[i] < lowest:
-            raise UserError(f"workload {name!r}: request {i} has {field} {lengths[i]}, must be >= {lowest}")
-    if isinstance(workload.client, OpenLoop):
-        sent = workload.arrival_s if workload.after is None else workload.arrival_s[workload.after < 0]
-        gaps = np.diff(sent)
-        if len(gaps) and gaps.min() < 0:
-            i = int(gaps.argmin())
+        if not (lowest <= lengths.min() and lengths.max() <= LONGEST_SEQUENCE):
+            i = int(np.argmax((lengths < lowest) | (lengths > LONGEST_SEQUENCE)))
+            must = f">= {lowest}" if lengths[i] < lowest else f"<= {LONGEST_SEQUENCE}"
+            raise UserError(f"workload {name!r}: request {i} has {field} {lengths[i]}, must be {must}")
+    if workload.after is not None:
+        outside = np.flatnonzero((workload.after < -1) | (workload.after >= np.arange(len(workload))))
+        if len(outside):
+            i = int(outside[0])
             raise UserError(
-                f"workload {name!r}: a request arrives at {sent[i + 1]} s, after one at {sent[i]} s",
-                hint="sort the requests by arrival",
+                f"workload {name!r}: request {i} follows request {workload.after[i]}, must follow an earlier one, or -1"
             )
+
+
+def _check_times(workload: Workload, origin_s: float) -> None:
+    """Refuse times that the clock cannot count: not finite, not ascending, or later than it goes."""
+    name = workload.name
+    is_root = np.ones(len(workload), dtype=np.bool_) if workload.after is None else workload.after < 0
+    due_s = np.zeros(len(workload))
+    if isinstance(workload.client, OpenLoop):
+        arrival_s = workload.arrival_s if workload.after is None else workload.arrival_s[is_root]
+        due_s[is_root] = arrival_s - origin_s
+        gaps = np.diff(arrival_s)
+        if not (np.isfinite(arrival_s[-1]) and (gaps >= 0).all()):
+            _refuse_order(workload, np.flatnonzero(is_root))
+    if workload.after is not None and workload.think_s is not None:
+        _check_think_times(name, workload.think_s, ~is_root)
+        for follower in np.flatnonzero(~is_root):
+            due_s[follower] = due_s[workload.after[follower]] + workload.think_s[follower]
+    if due_s.max() > LONGEST_SPAN_S:
+        i = int(np.argmax(due_s > LONGEST_SPAN_S))
+        with_pauses = "" if is_root[i] else ", think times alone,"
+        raise UserError(
+            f"workload {name!r}: request {i} is sent {shown_span(float(due_s[i]))}{with_pauses} after the first one, "
+            f"the engine's clock holds {shown_span(LONGEST_SPAN_S)}",
+            hint=HINT,
+        )
+
+
+def _refuse_order(workload: Workload, sent: NDArray[np.int64]) -> None:
+    """Name the first arrival that is not finite or earlier than the one before it."""
+    arrival_s = workload.arrival_s[sent]
+    if not np.isfinite(arrival_s).all():
+        i = int(np.argmin(np.isfinite(arrival_s)))
+        raise UserError(f"workload {workload.name!r}: request {sent[i]} arrives at {arrival_s[i]} s, must be finite")
+    i = int(np.diff(arrival_s).argmin())
+    raise UserError(
+        f"workload {workload.name!r}: a request arrives at {arrival_s[i + 1]} s, after one at {arrival_s[i]} s",
+        hint="sort the requests by arrival",
+    )
+
+
+def _check_think_times(name: str, think_s: NDArray[np.float64], is_follower: NDArray[np.bool_]) -> None:
+    outside = np.flatnonzero(is_follower & ~((think_s >= 0) & (think_s <= LONGEST_SPAN_S)))
+    if len(outside):
+        i = int(outside[0])
+        raise UserError(
+            f"workload {name!r}: request {i} has think_s {float(think_s[i]):,.10g}, must be 0 to "
+            f"{shown_span(LONGEST_SPAN_S)}, what the engine's clock holds"
+        )

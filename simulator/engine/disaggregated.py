@@ -18,12 +18,14 @@ from cluster_specs.errors import UserError
 from simulator.engine import layout
 from simulator.engine.arena import cost_arena, ps, rules_header, state_arena
 from simulator.engine.checks import check_input
+from simulator.engine.conservation import Ledger
 from simulator.engine.layout import I64
 from simulator.engine.policies import engine_for
 from simulator.engine.result import EngineResult, result_from_state
 from simulator.engine.run import run_engine, run_replicas
 from simulator.limits import EngineLimits, RouterName
 from simulator.step_tables import StepTables
+from simulator.workload.span import LONGEST_SPAN_S, shown_span
 from simulator.workload.workload import OpenLoop, Workload
 
 TransferTime = Callable[[I64], NDArray[np.float64]]
@@ -71,7 +73,7 @@ def run_disaggregated(
         dp=prefill.dp,
         router=prefill.router,
     )
-    ready_ps = _kv_ready_ps(first, ps(transfer_s(workload.prompt_tokens)))
+    ready_ps = _kv_ready_ps(first, _transfers_ps(transfer_s(workload.prompt_tokens)), name)
     sent = np.flatnonzero(first.is_finished)
     order = sent[np.argsort(ready_ps[sent], kind="stable")]
     requests = replace(first, output_tokens=workload.output_tokens)
@@ -80,7 +82,18 @@ def run_disaggregated(
     return DisaggregatedResult(prefill=first, kv_ready_ps=ready_ps, requests=requests)
 
 
-def _kv_ready_ps(first: EngineResult, transfer_ps: I64) -> I64:
+def _transfers_ps(transfer_s: NDArray[np.float64]) -> I64:
+    outside = np.flatnonzero(~((transfer_s >= 0) & (transfer_s <= LONGEST_SPAN_S)))
+    if len(outside):
+        i = int(outside[0])
+        raise UserError(
+            f"the KV of request {i} is on the link for {float(transfer_s[i]):,.10g} s, "
+            f"must be 0 to {shown_span(LONGEST_SPAN_S)}"
+        )
+    return ps(transfer_s)
+
+
+def _kv_ready_ps(first: EngineResult, transfer_ps: I64, name: str) -> I64:
     """Time at which each request's KV has arrived: one transfer at a time per prefill replica, in order of finish."""
     ready = np.full(len(first), layout.NONE, dtype=np.int64)
     free = dict.fromkeys(range(first.replicas.dp), 0)
@@ -88,6 +101,12 @@ def _kv_ready_ps(first: EngineResult, transfer_ps: I64) -> I64:
         if first.status[i] == layout.FINISHED:
             link = int(first.replica[i])
             free[link] = max(free[link], int(first.finish_ps[i])) + int(transfer_ps[i])
+            if free[link] >= layout.CLOCK_END:
+                raise UserError(
+                    f"workload {name!r}: the KV of request {i} arrives {shown_span(free[link] * 1e-12)} after the "
+                    f"first request, the engine's clock holds {shown_span(layout.CLOCK_END * 1e-12)}",
+                    hint="the link is too slow for this load",
+                )
             ready[i] = free[link]
     return ready
 
@@ -107,7 +126,11 @@ def _decode(pool: Pool, workload: Workload, order: I64, arrival_ps: I64) -> Engi
     rows[:, layout.ARRIVAL] = arrival_ps
     rows[:, layout.REMOTE] = part.prompt_tokens - 1
     run_engine(engine_for(pool.tables, limits), state, cost_arena(pool.tables, limits), workload.name)
-    return result_from_state(state)
+    result = result_from_state(state)
+    ledger = Ledger()
+    ledger.add(result)
+    ledger.check(workload.name, len(part), result.replicas, remote_tokens=int((part.prompt_tokens - 1).sum()))
+    return result
 
 
 def _merge(first: EngineResult, order: I64, second: EngineResult) -> EngineResult:

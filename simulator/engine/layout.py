@@ -34,9 +34,20 @@ class Cells(Protocol):
 
 FRACTION_BITS: Final = 12  # clocks carry 2^-12 ps, so that a slope per KV token is an integer
 FRACTION_MASK: Final = (1 << FRACTION_BITS) - 1
-ADMISSION_BITS: Final = 32  # low bits of a heap key: place in the running list
-NEVER: Final = 1 << 62
+OCCUPANCY_BITS: Final = 30  # integrals of blocks and sequences over time carry 2^-30 of their unit
+OCCUPANCY_MASK: Final = (1 << OCCUPANCY_BITS) - 1
+ADMISSION_BITS: Final = 30  # low bits of a heap key: place in the running list; the epoch takes the other 33
+LAST_ADMISSION: Final = (1 << ADMISSION_BITS) - 1
+LONGEST_SEQUENCE: Final = 1 << 31  # tokens
+LAST_EPOCH: Final = (1 << 63 - ADMISSION_BITS) - LONGEST_SEQUENCE - 1
 NONE: Final = -1
+
+# Times are ps from the first arrival. No decision is taken and nothing arrives at CLOCK_END or later, so what follows
+# from the last decision, sums of a few steps of at most LONGEST_STEP and a front end no slower, stays far below NEVER.
+CLOCK_END: Final = 101 * 86_400 * 10**12
+NEVER: Final = (1 << 63) - 1
+LONGEST_STEP: Final = 1000 * 10**12  # ps, through all stages; 2^-12 ps of it fit into 62 bits
+LONGEST_STRETCH: Final = 1 << 62  # 2^-12 ps
 
 # --- header: rules of the run, then the client's and the router's few counters -------------------------------------
 POLICY: Final = 0
@@ -63,7 +74,7 @@ CONCURRENCY: Final = 20
 WARMUP: Final = 21
 UNIT_TOKENS: Final = 22
 UNIT_BLOCKS: Final = 23
-HORIZON: Final = 24  # ps; decisions from here on wait for the next part of the workload
+HORIZON: Final = 24  # ps; decisions from here on wait for the next part of the workload, CLOCK_END if there is none
 STAGES: Final = 25
 IN_FLIGHT: Final = 26  # micro-batches a pipeline may hold
 REQUESTS: Final = 27  # offset and number of request rows
@@ -94,7 +105,15 @@ DRAFT_STEP: Final = 49  # ps the draft model adds to every step
 DRAFT_SEED: Final = 50
 FRONTEND_GAP: Final = 51  # ps between two requests of a closed loop that leave the frontend
 FRONTEND_LAST: Final = 52  # ps, when the last one left
-HEADER_COLUMNS: Final = 53
+BUDGET: Final = 53  # turns of the event loop left before the caller may look around
+NEXT_TIME: Final = 54  # ps of what comes next at the horizon, NEVER if nothing does
+FULL: Final = 55  # number of the counter that is full, which ends the run; see below
+HEADER_COLUMNS: Final = 56
+
+# FULL values
+STAGE_TIME: Final = 1  # time summed over pipeline stages
+EPOCHS: Final = 2
+ADMISSIONS: Final = 3
 
 # --- request -------------------------------------------------------------------------------------------------------
 ARRIVAL: Final = 0  # ps, when the client sends it
@@ -238,8 +257,8 @@ PREEMPTED: Final = 59
 HITS: Final = 60  # prompt tokens taken from the prefix cache, every admission
 EVICTED_UNITS: Final = 61
 PEAK_BLOCKS: Final = 62
-USED_BLOCK_TIME: Final = 63  # block microseconds
-RUNNING_TIME: Final = 64  # sequence microseconds
+USED_BLOCK_TIME: Final = 63  # half a block times 2^30 ps; the rest, in half a block times ps, in USED_BLOCK_FRACTION
+RUNNING_TIME: Final = 64  # a sequence times 2^30 ps; the rest in RUNNING_FRACTION
 HISTOGRAM: Final = 65  # steps by number of sequences
 ACTIVE: Final = 66  # ps in which at least one step is under way
 NEW_TOKEN_RATIO: Final = 67  # sglang: share of the answers still to come that admission reserves, in 1e-9,
@@ -259,7 +278,9 @@ PLANNED_WINDOW_KV: Final = 77
 DRAFT_TOKENS: Final = 78
 ACCEPTED_TOKENS: Final = 79
 DRAFT_TIME: Final = 80  # ps
-REPLICA_COLUMNS: Final = 81
+USED_BLOCK_FRACTION: Final = 81
+RUNNING_FRACTION: Final = 82
+REPLICA_COLUMNS: Final = 83
 
 # --- iteration log -------------------------------------------------------------------------------------------------
 LOG_REPLICA: Final = 0

@@ -12,7 +12,7 @@ from simulator.engine import layout
 from simulator.engine.cost import decode_line, kv_segment, sample_cost, steps_in_segment, token_cost
 from simulator.engine.heap import pop
 from simulator.engine.jit import kernel
-from simulator.engine.layout import FRACTION_BITS, FRACTION_MASK, NEVER, NONE, Cells
+from simulator.engine.layout import FRACTION_BITS, FRACTION_MASK, LONGEST_STRETCH, NEVER, NONE, Cells
 from simulator.engine.prefix_cache import allocate, free_blocks, used_blocks
 from simulator.engine.sequences import is_current_finish, is_current_window, release_due
 from simulator.engine.step import add_occupancy, add_time, note_peak, settle
@@ -124,9 +124,8 @@ def propose(state: Cells, costs: Cells, rep: int, grp: int) -> None:
     batch = state[grp + layout.DECODERS]
     cost, growth, steps = _attention(state, costs, grp)
     steps = min(steps, _steps_to_finish(state, grp))
-    # What is released after the first step may admit somebody and shows in the log.
-    is_watched = has_waiting or state[layout.LOG_CAPACITY] > 0
-    if state[layout.IS_LEAPING] == 0 or (is_watched and state[rep + layout.RELEASING_HEAD] != NONE):
+    # What is released after the first step may admit somebody.
+    if state[layout.IS_LEAPING] == 0 or (has_waiting and state[rep + layout.RELEASING_HEAD] != NONE):
         steps = 1
     steps = _steps_within_blocks(state, rep, grp, steps)
     if steps == 0:
@@ -152,8 +151,8 @@ def propose(state: Cells, costs: Cells, rep: int, grp: int) -> None:
 
 @kernel
 def _propose_stretch(state: Cells, rep: int, cost: int, growth: int, steps: int) -> None:
-    """Record a stretch and the time of its last decision; its length in 2^-12 ps must stay below 2^62."""
-    steps = min(steps, max(1, NEVER // max(1, cost, cost + growth * (steps - 1))))
+    """Record a stretch, no longer than 62 bits hold, and the time of its last decision."""
+    steps = min(steps, max(1, LONGEST_STRETCH // max(1, cost, cost + growth * (steps - 1))))
     start = state[rep + layout.END]
     fraction = state[rep + layout.END_FRACTION]
     if state[rep + layout.DECISION] > start:
@@ -236,14 +235,22 @@ def _count(state: Cells, rep: int, grp: int, steps: int) -> None:
 
 
 @kernel
-def _log_stretch(state: Cells, rep: int, grp: int, steps: int) -> None:
-    """Write the rows that single steps would have written."""
-    free = free_blocks(state, rep)
-    start = state[rep + layout.LEAP_START]
-    decision = state[rep + layout.DECISION]
-    for done in range(1, steps + 1):
-        clock = _elapsed(state[rep + layout.STEP_COST], state[rep + layout.STEP_GROWTH], done)
-        end = state[rep + layout.LEAP_START] + ((state[rep + layout.LEAP_START_FRACTION] + clock) >> FRACTION_BITS)
+def _end_of_step(state: Cells, rep: int, number: int) -> int:
+    """Time at which step ``number`` of the stretch ends; 0 is its start."""
+    clock = _elapsed(state[rep + layout.STEP_COST], state[rep + layout.STEP_GROWTH], number)
+    return state[rep + layout.LEAP_START] + ((state[rep + layout.LEAP_START_FRACTION] + clock) >> FRACTION_BITS)
+
+
+@kernel
+def _log_stretch(state: Cells, rep: int, grp: int, first: int, steps: int, free: int, decision: int) -> None:
+    """Write the rows that single steps ``first`` to ``steps`` would have written.
+
+    ``decision`` is when the first of them was decided, ``free`` the blocks there would be had none of the stretch
+    taken any.
+    """
+    start = _end_of_step(state, rep, first - 1)
+    for done in range(first, steps + 1):
+        end = _end_of_step(state, rep, done)
         state[layout.LOG_SIZE] += 1
         if state[layout.LOG_SIZE] <= state[layout.LOG_CAPACITY]:
             row = state[layout.LOG] + (state[layout.LOG_SIZE] - 1) * layout.LOG_COLUMNS
@@ -280,15 +287,22 @@ def commit(state: Cells, rep: int, grp: int, steps: int) -> None:
     cost = state[rep + layout.STEP_COST]
     growth = state[rep + layout.STEP_GROWTH]
     batch = state[grp + layout.DECODERS]
-    if state[layout.LOG_CAPACITY] > 0:
-        _log_stretch(state, rep, grp, steps)
     first = state[rep + layout.LEAP_START]
     fraction = state[rep + layout.LEAP_START_FRACTION]
     used = used_blocks(state, rep)
     need = _blocks_needed(state, grp, steps)
+    has_log = state[layout.LOG_CAPACITY] > 0
     if state[rep + layout.RELEASING_HEAD] != NONE and steps > 1:
         # Blocks of requests that finished before come back after the first of these steps is scheduled.
-        need -= _grow_and_release(state, rep, grp)
+        if has_log:
+            _log_stretch(state, rep, grp, 1, 1, free_blocks(state, rep), state[rep + layout.DECISION])
+        taken = _grow_and_release(state, rep, grp)
+        need -= taken
+        if has_log:
+            decision = first if state[layout.IS_ASYNC] == 1 else _end_of_step(state, rep, 1)
+            _log_stretch(state, rep, grp, 2, steps, free_blocks(state, rep) + taken, decision)
+    elif has_log:
+        _log_stretch(state, rep, grp, 1, steps, free_blocks(state, rep), state[rep + layout.DECISION])
     allocate(state, rep, need)
     clock = fraction + _elapsed(cost, growth, steps)
     end = first + (clock >> FRACTION_BITS)

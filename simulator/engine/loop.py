@@ -15,9 +15,10 @@ from simulator.engine.layout import NEVER, NONE, Cells
 from simulator.engine.leap import commit, propose, steps_decided_before
 from simulator.engine.router import next_tick, replica_to_show, route
 from simulator.engine.sequences import enqueue
-from simulator.engine.step import announce_finish, expect_arrival
+from simulator.engine.step import announce_finish, expect_arrival, later
 
 DONE: Final = -1
+PAUSED: Final = -3
 
 
 @kernel
@@ -39,7 +40,7 @@ def _next_listed(state: Cells) -> int:
 @kernel
 def _passes_frontend(state: Cells, time: int, sent: int) -> bool:
     """Whether what a slot sent at ``sent`` arrives at ``time``; the frontend may keep it until it has passed others."""
-    out = max(time, state[layout.FRONTEND_LAST] + state[layout.FRONTEND_GAP])
+    out = max(time, later(state[layout.FRONTEND_LAST], state[layout.FRONTEND_GAP]))
     state[layout.FRONTEND_LAST] = out
     if out == time:
         return True
@@ -162,12 +163,17 @@ def _join_queue(state: Cells, rep: int, req: int, time: int) -> bool:
 
 @kernel
 def run_to_next_pass(state: Cells, costs: Cells) -> int:
-    """Run until a replica is due for a full scheduling pass; its row, or DONE if nothing is left before the horizon."""
-    while True:
+    """Run until a replica is due for a full scheduling pass; returns its row.
+
+    DONE if nothing is left before the horizon; PAUSED if the budget of turns is used up: go on with a new one.
+    """
+    while state[layout.BUDGET] > 0:
+        state[layout.BUDGET] -= 1
         rep = _earliest(state)
         arrival = _next_arrival(state)
         key = state[rep + layout.KEY]
         if min(arrival, key) >= state[layout.HORIZON]:
+            state[layout.NEXT_TIME] = min(arrival, key)
             return DONE
         tick = next_tick(state, arrival)
         if (arrival if tick == NONE else tick) > key:
@@ -194,3 +200,4 @@ def run_to_next_pass(state: Cells, costs: Cells) -> int:
         if steps > 0:
             commit(state, rep, grp, steps)
         propose(state, costs, rep, grp)
+    return PAUSED

@@ -12,8 +12,8 @@ synchronous and is a floor under the first stage when it is not.
 from simulator.engine import layout
 from simulator.engine.cost import prefill_cost, sample_cost, send_cost, token_cost
 from simulator.engine.jit import kernel
-from simulator.engine.layout import FRACTION_BITS, FRACTION_MASK, NEVER, NONE, Cells
-from simulator.engine.sequences import release_due
+from simulator.engine.layout import CLOCK_END, FRACTION_BITS, FRACTION_MASK, NEVER, NONE, Cells
+from simulator.engine.sequences import end_run, release_due
 from simulator.engine.step import (
     add_occupancy,
     add_time,
@@ -48,6 +48,13 @@ def next_group(state: Cells, rep: int) -> int:
         elif best == NONE or state[grp + layout.LAST_LAUNCH] < state[best + layout.LAST_LAUNCH]:
             best = grp
     return empty if best == NONE else best
+
+
+@kernel
+def _check_sums_of_stages(state: Cells, rep: int) -> None:
+    """End the run before sums over stages, which grow faster than the clock, leave int64."""
+    if max(state[rep + layout.BUSY], state[rep + layout.BUBBLE_TIME], state[rep + layout.SEND_TIME]) >= CLOCK_END:
+        end_run(state, layout.STAGE_TIME)
 
 
 @kernel
@@ -96,6 +103,7 @@ def launch_stages(
         send_ps = send_cost(costs, stage, tokens)
         state[rep + layout.SEND_TIME] += send_ps
         ready = end + send_ps
+    _check_sums_of_stages(state, rep)
     if state[layout.LOG_CAPACITY] > 0:
         decode_kv = decode_reads(state, grp, batch)
         log_step(state, rep, first_start, end, prefill_tokens, prefills, pairs, batch, decode_kv)

@@ -14,7 +14,7 @@ from simulator.engine.jit import cached_entry, source_fingerprint
 from simulator.engine.layout import I64, Cells
 from simulator.engine.leap import finish_pass
 from simulator.engine.lockstep import finish_lockstep_pass, preemptions, step_together
-from simulator.engine.loop import DONE, run_to_next_pass
+from simulator.engine.loop import run_to_next_pass
 from simulator.engine.pipeline import finish_pipeline_pass, launch_stages, next_group
 from simulator.engine.prefix_cache import used_blocks
 from simulator.engine.scheduler_drafts import schedule_with_drafts
@@ -31,7 +31,7 @@ Engine = Callable[[I64, I64], int]
 
 
 def engine_for(tables: StepTables, limits: EngineLimits, attention_dp: int = 1) -> Engine:
-    """Pick the engine of a policy and a layout; returns DONE, or STUCK which is a defect."""
+    """Pick the engine of a policy and a layout; returns DONE, PAUSED, or STUCK which is a defect."""
     if limits.num_speculative_tokens:
         return _v1_with_drafts()
     if attention_dp > 1:
@@ -54,8 +54,8 @@ def _v1() -> Engine:
         rep = len(fingerprint)
         while True:
             rep = run_to_next_pass(state, costs)
-            if rep == DONE:
-                return DONE
+            if rep < 0:
+                return rep
             grp = state[rep + layout.GROUPS]
             used = used_blocks(state, rep)
             tokens, prefills, pairs, reads = schedule_v1(state, rep, grp)
@@ -78,8 +78,8 @@ def _v0() -> Engine:
         rep = len(fingerprint)
         while True:
             rep = run_to_next_pass(state, costs)
-            if rep == DONE:
-                return DONE
+            if rep < 0:
+                return rep
             grp = state[rep + layout.GROUPS]
             used = used_blocks(state, rep)
             tokens, prefills, pairs, reads = schedule_v0(state, rep, grp)
@@ -102,8 +102,8 @@ def _sglang() -> Engine:
         rep = len(fingerprint)
         while True:
             rep = run_to_next_pass(state, costs)
-            if rep == DONE:
-                return DONE
+            if rep < 0:
+                return rep
             grp = state[rep + layout.GROUPS]
             used = used_blocks(state, rep)
             tokens, prefills, pairs, reads, has_decodes = schedule_sglang(state, rep, grp)
@@ -126,8 +126,8 @@ def _v1_pipeline() -> Engine:
         rep = len(fingerprint)
         while True:
             rep = run_to_next_pass(state, costs)
-            if rep == DONE:
-                return DONE
+            if rep < 0:
+                return rep
             grp = next_group(state, rep)
             used = used_blocks(state, rep)
             tokens, prefills, pairs, reads = schedule_v1(state, rep, grp)
@@ -150,8 +150,8 @@ def _v1_lockstep() -> Engine:
         rep = len(fingerprint)
         while True:
             rep = run_to_next_pass(state, costs)
-            if rep == DONE:
-                return DONE
+            if rep < 0:
+                return rep
             before = preemptions(state, rep)
             has_work = step_together(state, costs, rep)
             if not finish_lockstep_pass(state, rep, has_work, preemptions(state, rep) > before):
@@ -170,8 +170,8 @@ def _v1_with_drafts() -> Engine:
         rep = len(fingerprint)
         while True:
             rep = run_to_next_pass(state, costs)
-            if rep == DONE:
-                return DONE
+            if rep < 0:
+                return rep
             used = used_blocks(state, rep)
             tokens, prefills, pairs, reads = schedule_with_drafts(state, rep)
             has_work = state[rep + layout.PLANNED_DECODES] + prefills > 0

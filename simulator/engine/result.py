@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from simulator.engine import layout
 
 I64 = NDArray[np.int64]
+F64 = NDArray[np.float64]
 
 STATUS_NAMES: Final = {
     layout.FINISHED: "finished",
@@ -47,8 +48,8 @@ class ReplicaTotals:
     prefix_hit_tokens: I64
     evicted_units: I64
     peak_blocks: I64
-    used_block_us: I64  # integral of used KV blocks over active time; blocks taken linear within a leap
-    running_us: I64  # integral of sequences in the step over active time
+    used_block_s: F64  # integral of used KV blocks over active time; blocks taken linear within a leap
+    running_s: F64  # integral of sequences in the step over active time
     batch_histogram: I64  # [dp, max_num_seqs + 1]: steps by sequences in the step
 
     @property
@@ -59,7 +60,7 @@ class ReplicaTotals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineResult:
-    """Per-request times in ps since the start of the workload; -1 where it never happened.
+    """Per-request times in ps since the first request of the workload was sent; -1 where it never happened.
 
     ``arrival_ps`` is when the client sent the request, so a time to first token contains the front end. ``measured``
     is False for warm-up requests. A request asked for zero output tokens finishes with its prefill, where
@@ -89,11 +90,27 @@ class EngineResult:
         """Which requests were answered."""
         return np.equal(self.status, layout.FINISHED)
 
-    def rejections(self) -> dict[str, int]:
+    def rejections(self, *, measured_only: bool = False) -> dict[str, int]:
         """Count the requests that could not run, by reason; empty if all were answered."""
-        found = {name: int(np.count_nonzero(self.status == code)) for code, name in STATUS_NAMES.items()}
+        status = self.status[self.measured] if measured_only else self.status
+        found = {name: int(np.count_nonzero(status == code)) for code, name in STATUS_NAMES.items()}
         del found["finished"]
         return {name: count for name, count in found.items() if count}
+
+
+def is_under_way(rows: I64) -> NDArray[np.bool_]:
+    """Which requests, given their rows, are neither answered nor rejected."""
+    status = rows[:, layout.STATUS]
+    return np.asarray((status < layout.FINISHED) | (status == layout.VERIFYING), dtype=np.bool_)
+
+
+def over_replicas(column: I64) -> int:
+    """Sum over replicas as a Python integer: times of several replicas together need not fit into int64."""
+    return sum(column.tolist())
+
+
+def _integral_s(whole: I64, rest: I64) -> F64:
+    return np.asarray((whole * float(1 << layout.OCCUPANCY_BITS) + rest) * 1e-12, dtype=np.float64)
 
 
 def totals_from_state(state: I64) -> ReplicaTotals:
@@ -129,8 +146,8 @@ def totals_from_state(state: I64) -> ReplicaTotals:
         prefix_hit_tokens=column[layout.HITS],
         evicted_units=column[layout.EVICTED_UNITS],
         peak_blocks=column[layout.PEAK_BLOCKS],
-        used_block_us=column[layout.USED_BLOCK_TIME],
-        running_us=column[layout.RUNNING_TIME],
+        used_block_s=0.5 * _integral_s(column[layout.USED_BLOCK_TIME], column[layout.USED_BLOCK_FRACTION]),
+        running_s=_integral_s(column[layout.RUNNING_TIME], column[layout.RUNNING_FRACTION]),
         batch_histogram=np.stack([state[at : at + bins] for at in column[layout.HISTOGRAM]]),
     )
 

@@ -2,17 +2,32 @@
 
 from typing import Final
 
+import numpy as np
+
+from cluster_specs.errors import UserError
 from simulator.engine import layout
 from simulator.engine.arena import cost_arena, rules_header, state_arena
 from simulator.engine.checks import check_input
-from simulator.engine.layout import I64
+from simulator.engine.conservation import Ledger
+from simulator.engine.interrupt import check_stop
+from simulator.engine.layout import CLOCK_END, I64, NEVER
+from simulator.engine.loop import PAUSED
 from simulator.engine.policies import STUCK, Engine, engine_for
-from simulator.engine.result import EngineResult, result_from_state
+from simulator.engine.result import EngineResult, is_under_way, result_from_state
+from simulator.errors import EngineDefectError
 from simulator.limits import EngineLimits, RouterName
 from simulator.step_tables import StepTables
+from simulator.workload.span import shown_span
 from simulator.workload.workload import Workload
 
 _LOG_ROWS: Final = 4096
+_SLICE_TURNS: Final = 1 << 15  # turns of the event loop: some 10 ms, a few hundred where every step walks a long list
+_FULL: Final = {
+    layout.STAGE_TIME: f"the stages of a replica work for more than {shown_span(CLOCK_END * 1e-12)} taken together",
+    layout.EPOCHS: f"a replica takes more than {layout.LAST_EPOCH:,} decode steps",
+    layout.ADMISSIONS: f"a replica admits more than {layout.LAST_ADMISSION:,} requests",
+}
+_LONG_HINT: Final = "cut the trace into parts, or press it into less time with --rate-scale"
 
 
 def run_replicas(
@@ -33,7 +48,8 @@ def run_replicas(
 
     ``leap`` runs stretches of decode-only steps at once; the result is the same, bit for bit. ``log`` keeps one row per
     iteration. A recorded ``workload.replica`` overrides ``router``. Raises ``UserError`` for input the engine cannot
-    model; a request that can never run is reported by its status, not by an error.
+    model; a request that can never run is reported by its status, not by an error. Requests and tokens that come out
+    are checked against those that went in (``conservation``).
     """
     check_input(tables, limits, workload, dp, attention_dp)
     header = rules_header(tables, limits, workload, router=router, leap=leap)
@@ -46,11 +62,34 @@ def run_replicas(
         run_engine(engine, state, costs, workload.name)
         needed = int(state[layout.LOG_SIZE])
         if needed <= rows or not log:
-            return result_from_state(state)
+            result = result_from_state(state)
+            ledger = Ledger()
+            ledger.add(result)
+            ledger.check(workload.name, len(workload), result.replicas)
+            return result
         rows = needed
 
 
 def run_engine(engine: Engine, state: I64, costs: I64, name: str) -> None:
-    """Run the workload ``name`` up to the horizon of ``state``."""
-    if engine(state, costs) == STUCK:
-        raise RuntimeError(f"engine defect: workload {name!r} leaves a request that can never be admitted")
+    """Run the workload ``name`` up to the horizon of ``state``, in slices between which it can be interrupted.
+
+    Raises ``UserError`` where it goes on longer than the engine can count, ``EngineDefectError`` where it is stuck.
+    """
+    code = PAUSED
+    while code == PAUSED:
+        check_stop()
+        state[layout.BUDGET] = _SLICE_TURNS
+        code = engine(state, costs)
+    rows = state[state[layout.REQUESTS] :].reshape(-1, layout.REQUEST_COLUMNS)
+    if code == STUCK:
+        raise EngineDefectError(f"workload {name!r} leaves a request that can never be admitted")
+    if state[layout.FULL]:
+        raise UserError(f"workload {name!r}: {_FULL[int(state[layout.FULL])]}", hint=_LONG_HINT)
+    is_over = state[layout.HORIZON] < CLOCK_END or state[layout.NEXT_TIME] == NEVER
+    left = 0 if is_over else int(np.count_nonzero(is_under_way(rows)))
+    if left:
+        raise UserError(
+            f"workload {name!r}: {left} of {len(rows)} requests are not answered after "
+            f"{shown_span(CLOCK_END * 1e-12)}, as far as the engine's clock counts",
+            hint=_LONG_HINT,
+        )

@@ -8,6 +8,13 @@ from simulator.engine.prefix_cache import give_back
 
 
 @kernel
+def end_run(state: Cells, counter: int) -> None:
+    """End the run before its next decision, because ``counter`` is full; the caller says so (``run_engine``)."""
+    state[layout.FULL] = counter
+    state[layout.HORIZON] = 0
+
+
+@kernel
 def blocks_for(state: Cells, tokens: int) -> int:
     """KV blocks that hold ``tokens``."""
     size = state[layout.BLOCK_SIZE]
@@ -70,6 +77,8 @@ def admit(state: Cells, rep: int) -> int:
     state[req + layout.STATUS] = layout.PREFILLING
     state[req + layout.ADMISSION] = state[rep + layout.NEXT_ADMISSION]
     state[rep + layout.NEXT_ADMISSION] += 1
+    if state[rep + layout.NEXT_ADMISSION] > layout.LAST_ADMISSION:
+        end_run(state, layout.ADMISSIONS)
     tail = state[rep + layout.RUN_TAIL]
     state[req + layout.PREVIOUS] = tail
     state[req + layout.NEXT] = NONE
@@ -159,6 +168,8 @@ def start_decoding(state: Cells, grp: int, req: int) -> None:
     epoch = state[grp + layout.EPOCH]
     tokens = state[req + layout.COMPUTED]
     finish_epoch = epoch + state[req + layout.OUTPUT] - state[req + layout.GENERATED]
+    if finish_epoch > layout.LAST_EPOCH:
+        end_run(state, layout.EPOCHS)
     state[req + layout.STATUS] = layout.DECODING
     state[req + layout.GROUP] = grp
     state[req + layout.FINISH_EPOCH] = finish_epoch

@@ -10,7 +10,15 @@ from simulator.engine import layout
 from simulator.engine.cost import decode_line, kv_segment, prefill_cost, sample_cost, token_cost
 from simulator.engine.heap import pop, push
 from simulator.engine.jit import kernel
-from simulator.engine.layout import FRACTION_BITS, FRACTION_MASK, NONE, Cells
+from simulator.engine.layout import (
+    CLOCK_END,
+    FRACTION_BITS,
+    FRACTION_MASK,
+    NONE,
+    OCCUPANCY_BITS,
+    OCCUPANCY_MASK,
+    Cells,
+)
 from simulator.engine.prefix_cache import free_blocks, used_blocks
 from simulator.engine.sequences import (
     hold_for_release,
@@ -39,12 +47,19 @@ def note_peak(state: Cells, rep: int) -> int:
 
 
 @kernel
+def _add_product(state: Cells, column: int, fraction: int, count: int, duration: int) -> None:
+    """Add ``count`` times ``duration`` ps to a sum in units of 2^30 ps and the rest of it."""
+    rest = count * (duration & OCCUPANCY_MASK) + state[fraction]
+    state[column] += count * (duration >> OCCUPANCY_BITS) + (rest >> OCCUPANCY_BITS)
+    state[fraction] = rest & OCCUPANCY_MASK
+
+
+@kernel
 def add_occupancy(state: Cells, rep: int, used_before: int, running: int, duration: int) -> None:
     """Add ``duration`` ps to the integrals; used blocks count as the mean of both ends."""
-    used = note_peak(state, rep)
-    microseconds = 1e-6 * float(duration)
-    state[rep + layout.USED_BLOCK_TIME] += int(0.5 * float(used_before + used) * microseconds + 0.5)
-    state[rep + layout.RUNNING_TIME] += int(float(running) * microseconds + 0.5)
+    used = used_before + note_peak(state, rep)
+    _add_product(state, rep + layout.USED_BLOCK_TIME, rep + layout.USED_BLOCK_FRACTION, used, duration)
+    _add_product(state, rep + layout.RUNNING_TIME, rep + layout.RUNNING_FRACTION, running, duration)
 
 
 @kernel
@@ -85,6 +100,12 @@ def decode_reads(state: Cells, grp: int, batch: int) -> int:
 
 
 @kernel
+def later(time: int, pause: int) -> int:
+    """Add ``pause`` to ``time``; what lies beyond the clock's end lies at its end, where nothing happens any more."""
+    return time + pause if pause < CLOCK_END - time else max(time, CLOCK_END)
+
+
+@kernel
 def expect_arrival(state: Cells, time: int, payload: int) -> None:
     """Remember an arrival that a finish has caused."""
     state[layout.PENDING_SIZE] = push(
@@ -103,8 +124,8 @@ def announce_finish(state: Cells, rep: int, req: int, time: int) -> None:
     child = state[req + layout.FIRST_CHILD]
     while child != NONE:
         pause = state[child + layout.THINK]
-        state[child + layout.ARRIVAL] = time + pause
-        expect_arrival(state, time + max(pause + state[layout.FRONTEND], 1), child)
+        state[child + layout.ARRIVAL] = later(time, pause)
+        expect_arrival(state, later(time, max(pause + state[layout.FRONTEND], 1)), child)
         child = state[child + layout.NEXT_CHILD]
     state[req + layout.NEXT_FINISHED] = NONE
     if state[rep + layout.FINISHED_TAIL] == NONE:

@@ -13,11 +13,12 @@ import numpy as np
 
 from cluster_specs.errors import UserError
 from simulator.engine import layout
-from simulator.engine.arena import cost_arena, ps, request_rows, rules_header, state_arena
+from simulator.engine.arena import cost_arena, first_arrival_s, ps, request_rows, rules_header, state_arena
 from simulator.engine.checks import check_input
+from simulator.engine.conservation import Ledger
 from simulator.engine.layout import I64, NONE
 from simulator.engine.policies import engine_for
-from simulator.engine.result import EngineResult, result_from_rows
+from simulator.engine.result import EngineResult, is_under_way, result_from_rows
 from simulator.engine.run import run_engine
 from simulator.limits import EngineLimits, RouterName
 from simulator.step_tables import StepTables
@@ -46,37 +47,46 @@ def run_stream(
 ) -> Iterator[EngineResult]:
     """Serve ``parts`` in turn as one workload; yields what each has finished, with the sums of all replicas so far.
 
-    Parts are open-loop and in order of arrival; prefixes and sessions need the whole workload at once and are refused
-    with ``UserError``. Memory is that of two parts and the requests under way.
+    Times count from the first arrival of the first part. Parts are open-loop and in order of arrival; prefixes and
+    sessions need the whole workload at once and are refused with ``UserError``. Memory is that of two parts and the
+    requests under way.
     """
     waiting = iter(parts)
     part = next(waiting, None)
     if part is None:
         raise UserError("the stream has no requests")
-    _check_part(tables, limits, part, dp)
+    origin_s = first_arrival_s(part)
+    _check_part(tables, limits, part, dp, origin_s)
     costs = cost_arena(tables, limits)
     engine = engine_for(tables, limits)
     state = state_arena(rules_header(tables, limits, part, router=router, leap=True), part, dp=dp, log_rows=0)
+    requests, ledger = 0, Ledger()
     for following in chain(waiting, [None]):
-        state[layout.HORIZON] = layout.NEVER
+        state[layout.HORIZON] = layout.CLOCK_END
+        requests += len(part)
         if following is not None:
-            _check_part(tables, limits, following, dp)
+            _check_part(tables, limits, following, dp, origin_s)
             if following.arrival_s[0] < part.arrival_s[-1]:
                 raise UserError(
                     f"workload {following.name!r}: a part starts at {following.arrival_s[0]} s, "
                     f"before the end of the part before it at {part.arrival_s[-1]} s"
                 )
-            state[layout.HORIZON] = ps(following.arrival_s[:1])[0] + state[layout.FRONTEND]
+            state[layout.HORIZON] = ps(following.arrival_s[:1] - origin_s)[0] + state[layout.FRONTEND]
         run_engine(engine, state, costs, part.name)
         rows = state[state[layout.REQUESTS] :].reshape(-1, layout.REQUEST_COLUMNS)
         stays = _stays(state, rows)
-        yield result_from_rows(state, rows[~stays])
-        if following is not None:
-            state = _move_on(state, rows, stays, request_rows(state, following))
+        result = result_from_rows(state, rows[~stays])
+        ledger.add(result)
+        if following is None:
+            ledger.check(part.name, requests, result.replicas)
+            yield result
+        else:
+            yield result
+            state = _move_on(state, rows, stays, request_rows(state, following, origin_s))
             part = following
 
 
-def _check_part(tables: StepTables, limits: EngineLimits, part: Workload, dp: int) -> None:
+def _check_part(tables: StepTables, limits: EngineLimits, part: Workload, dp: int, origin_s: float) -> None:
     if not isinstance(part.client, OpenLoop) or part.after is not None:
         raise UserError(f"workload {part.name!r}: only open loops without sessions can be streamed")
     if limits.num_speculative_tokens:
@@ -89,13 +99,12 @@ def _check_part(tables: StepTables, limits: EngineLimits, part: Workload, dp: in
             f"workload {part.name!r}: prefix caching is not modelled for streamed workloads",
             hint="simulate it in one piece, or set enable_prefix_caching to False",
         )
-    check_input(tables, limits, part, dp)
+    check_input(tables, limits, part, dp, origin_s=origin_s)
 
 
 def _stays(state: I64, rows: I64) -> layout.Flags:
     """Rows that are needed after the horizon: requests under way, and finishes that a router may not have seen yet."""
-    is_under_way = rows[:, layout.STATUS] < layout.FINISHED
-    return np.asarray(is_under_way | (rows[:, layout.FINISH] > state[layout.HORIZON]), dtype=np.bool_)
+    return np.asarray(is_under_way(rows) | (rows[:, layout.FINISH] > state[layout.HORIZON]), dtype=np.bool_)
 
 
 def _move_on(state: I64, rows: I64, stays: layout.Flags, new_rows: I64) -> I64:

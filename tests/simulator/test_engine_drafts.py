@@ -162,7 +162,12 @@ class Reference:
         self.requests = [
             Request(i, round(float(arrival) * 1e12), int(prompt), int(output))
             for i, (arrival, prompt, output) in enumerate(
-                zip(requests.arrival_s, requests.prompt_tokens, requests.output_tokens, strict=True)
+                zip(
+                    requests.arrival_s - requests.arrival_s[0],
+                    requests.prompt_tokens,
+                    requests.output_tokens,
+                    strict=True,
+                )
             )
         ]
         self.future = deque(self.requests)
@@ -362,5 +367,5 @@ def test_all_blocks_come_back_with_shared_prefixes(seed: int) -> None:
     assert result.log is not None
     assert result.is_finished.all()
     assert result.log[:, layout.LOG_FREE].min() >= 0
-    first_step = result.log[result.log[:, layout.LOG_DECISION] >= 10**15][0]
+    first_step = result.log[result.log[:, layout.LOG_DECISION] >= result.arrival_ps[-1]][0]
     assert first_step[layout.LOG_FREE] == limits.num_gpu_blocks - 1

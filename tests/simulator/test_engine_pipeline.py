@@ -49,7 +49,7 @@ class Pipeline:
 
     def __init__(self, limits: EngineLimits, costs: Costs, stages: int, workload: Workload) -> None:
         self.limits, self.costs, self.stages = limits, costs, stages
-        columns = (workload.arrival_s, workload.prompt_tokens, workload.output_tokens)
+        columns = (workload.arrival_s - workload.arrival_s[0], workload.prompt_tokens, workload.output_tokens)
         self.requests = [
             Request(round(float(arrival) * 1e12), int(prompt), int(output))
             for arrival, prompt, output in zip(*columns, strict=True)

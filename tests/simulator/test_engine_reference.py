@@ -118,7 +118,7 @@ class Reference:
                 prompt=int(workload.prompt_tokens[i]),
                 output=max(1, int(workload.output_tokens[i])),
                 units=[] if prefix is None else [int(u) for u in prefix.ids[prefix.offsets[i] : prefix.offsets[i + 1]]],
-                arrival=round(float(workload.arrival_s[i]) * 1e12),
+                arrival=round(float(workload.arrival_s[i] - workload.arrival_s[0]) * 1e12),
             )
             for i in range(len(workload))
         ]

@@ -1,0 +1,24 @@
+"""How a run in a worker thread is ended from outside: it looks at its pool's flag between two slices.
+
+The interpreter delivers Ctrl-C to the main thread alone. Compiled runs come back to the interpreter every few
+milliseconds (``layout.BUDGET``), which is when the main thread sees the signal, and a worker the flag.
+"""
+
+from concurrent.futures import CancelledError
+from contextvars import ContextVar
+from threading import Event
+from typing import Final
+
+_STOP: Final[ContextVar[Event | None]] = ContextVar("stop", default=None)
+
+
+def obey(stop: Event) -> None:
+    """Let runs of this thread end with ``CancelledError`` once ``stop`` is set."""
+    _STOP.set(stop)
+
+
+def check_stop() -> None:
+    """Raise ``CancelledError`` if this thread has been told to stop."""
+    stop = _STOP.get()
+    if stop is not None and stop.is_set():
+        raise CancelledError
