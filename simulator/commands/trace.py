@@ -21,6 +21,7 @@ Workloads as one line of text:
   closed:isl=1024,osl=1024,concurrency=64      closed loop exactly as a benchmark client draws and sends it
   closed:trace=FILE,concurrency=64             a trace's requests, in order, at a concurrency
   sessions:chat,rate=0.5,n=200,turns=4         multi-turn sessions with shared prefixes (system=, think_s=, block=)
+  groups:groups=10,prompts=10,system=100,isl=50,osl=50,n=1000   prompts that share a beginning by groups and come back
 Arrivals: arrivals=poisson|gamma|constant|burst, cv= (of the gaps).
 """
 

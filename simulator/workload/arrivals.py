@@ -6,20 +6,23 @@ Poisson, cv > 1 burstier, cv -> 0 regular (`vllm bench serve --burstiness` is 1/
 
 import math
 import zlib
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.shown import shown
+from simulator.workload.columns import MOST_REQUESTS
 
+LARGEST_SEED: Final = 2**32 - 1  # what numpy's legacy generator takes
 ArrivalName = Literal["poisson", "gamma", "constant", "burst"]
 
 
 def random_stream(seed: int, name: str) -> np.random.Generator:
     """Return the stream called ``name`` under ``seed``; streams of different names are independent."""
-    if seed < 0:
-        raise UserError(f"seed is {seed}, must be >= 0")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"seed is {shown(seed)}, must be 0 to {LARGEST_SEED}")
     return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(name.encode())]))
 
 
@@ -27,8 +30,9 @@ def generate_arrivals(
     count: int, *, process: ArrivalName = "poisson", rate_per_s: float = 1.0, cv: float = 1.0, seed: int = 0
 ) -> NDArray[np.float64]:
     """Return ``count`` ascending arrivals in seconds, the first after one gap (``burst``: all at 0)."""
-    if count < 1:
-        raise UserError(f"number of requests is {count}, must be >= 1")
+    if not 1 <= count <= MOST_REQUESTS:
+        must = ">= 1" if count < 1 else f"<= {MOST_REQUESTS}"
+        raise UserError(f"number of requests is {shown(count)}, must be {must}")
     if process == "burst":
         return np.zeros(count)
     if not (math.isfinite(rate_per_s) and rate_per_s > 0):

@@ -16,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.shown import shown
+from simulator.workload.arrivals import LARGEST_SEED
+from simulator.workload.columns import MAX_PLAUSIBLE_TOKENS, MOST_REQUESTS
 from simulator.workload.workload import ClosedLoop, Workload
 
 DrawName = Literal["benchmark-serving", "vllm-bench"]
@@ -42,6 +45,16 @@ class BenchmarkClient:
         for name in ("warmup_per_slot", "special_tokens", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}, must be >= 0")
+        for name in ("prompt_tokens", "output_tokens", "special_tokens"):
+            if getattr(self, name) > MAX_PLAUSIBLE_TOKENS:
+                raise UserError(f"{name} is {shown(getattr(self, name))}, must be <= {MAX_PLAUSIBLE_TOKENS}")
+        if self.seed > LARGEST_SEED:
+            raise UserError(f"seed is {shown(self.seed)}, must be 0 to {LARGEST_SEED}")
+        if self.concurrency * (self.prompts_per_slot + self.warmup_per_slot) > MOST_REQUESTS:
+            raise UserError(
+                f"concurrency {shown(self.concurrency)} x ({shown(self.prompts_per_slot)} prompts + "
+                f"{shown(self.warmup_per_slot)} warm-up requests per slot), must be <= {MOST_REQUESTS} requests"
+            )
         if self.draw not in {"benchmark-serving", "vllm-bench"}:
             raise UserError(
                 f"length draw {self.draw!r} is not known", hint="choose one of benchmark-serving, vllm-bench"

@@ -5,12 +5,15 @@ A lognormal of mean mu and coefficient of variation c has sigma^2 = ln(1 + c^2) 
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from simulator.workload.columns import MAX_PLAUSIBLE_TOKENS
+
+_MOST: Final = f"<= {MAX_PLAUSIBLE_TOKENS}"
 
 
 class LengthDistribution(Protocol):
@@ -33,7 +36,10 @@ class Fixed:
     tokens: int
 
     def __post_init__(self) -> None:
-        _require(self.tokens >= 1, f"fixed length is {self.tokens} tokens, must be >= 1")
+        _require(
+            1 <= self.tokens <= MAX_PLAUSIBLE_TOKENS,
+            f"fixed length is {self.tokens} tokens, must be {'>= 1' if self.tokens < 1 else _MOST}",
+        )
 
     def draw(self, count: int, stream: np.random.Generator) -> NDArray[np.int64]:  # noqa: ARG002 - nothing is random
         """Return ``count`` times the same length."""
@@ -49,7 +55,8 @@ class Uniform:
 
     def __post_init__(self) -> None:
         _require(
-            1 <= self.low <= self.high, f"uniform lengths from {self.low} to {self.high}, must be 1 <= low <= high"
+            1 <= self.low <= self.high <= MAX_PLAUSIBLE_TOKENS,
+            f"uniform lengths from {self.low} to {self.high}, must be 1 <= low <= high {_MOST}",
         )
 
     def draw(self, count: int, stream: np.random.Generator) -> NDArray[np.int64]:
@@ -68,6 +75,7 @@ class Lognormal:
     def __post_init__(self) -> None:
         _require(math.isfinite(self.mean) and self.mean >= 1, f"mean length is {self.mean:g} tokens, must be >= 1")
         _require(math.isfinite(self.cv) and self.cv > 0, f"cv of the lengths is {self.cv:g}, must be > 0")
+        _require(self.mean <= MAX_PLAUSIBLE_TOKENS, f"mean length is {self.mean:g} tokens, must be {_MOST}")
         _require(self.maximum >= self.mean, f"longest length {self.maximum} is below the mean {self.mean:g}")
 
     def draw(self, count: int, stream: np.random.Generator) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ synthetic:chat,rate=2,n=1000,seed=0                open loop; mix = chat, code, 
 synthetic:isl=512,osl=128,rate=2,n=1000            open loop with fixed lengths (isl_cv= / osl_cv= make them lognormal)
 closed:isl=1024,osl=1024,concurrency=64            closed loop as a benchmark client offers it
 sessions:chat,rate=0.5,n=200,turns=4,system=500    multi-turn sessions with shared prefixes; n and rate count sessions
+groups:groups=10,prompts=10,system=100,isl=50,osl=50,rate=2,n=1000   prompts of groups with a common beginning
 """
 
 from collections.abc import Callable, Mapping
@@ -17,10 +18,12 @@ from typing import Any, Final, TypeVar, cast
 import numpy as np
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.shown import shown
 from simulator.workload.arrivals import ArrivalName
 from simulator.workload.client import BenchmarkClient, DrawName
 from simulator.workload.generate import LENGTH_MIXES, LengthMix, generate_workload, length_mix, resample_workload
 from simulator.workload.lengths import Fixed, LengthDistribution, Lognormal, Uniform
+from simulator.workload.prompt_groups import PromptGroups, generate_groups
 from simulator.workload.scale import scale_workload
 from simulator.workload.sessions import Sessions, generate_sessions
 from simulator.workload.trace import read_trace
@@ -31,6 +34,7 @@ Number = TypeVar("Number", int, float)
 # The bundled trace and the text that generates it (`apex trace generate` with it writes the same bytes).
 BUNDLED_TRACES: Final[Mapping[str, str]] = {"chat-synthetic": "synthetic:chat,rate=2,n=1000,seed=0"}
 _LONGEST_TOKENS: Final = 131_072
+_MOST_DIGITS: Final = 12
 
 
 def parse_workload(
@@ -103,7 +107,7 @@ class _Settings:
             return kind(text)
         except ValueError:
             noun = "a whole number" if kind is int else "a number"
-            raise UserError(f"trace {self.text}: {key} is {text!r}, must be {noun}") from None
+            raise UserError(f"trace {shown(self.text, 200)}: {key} is {shown(text)}, must be {noun}") from None
 
     def word_of(self, key: str, default: str) -> str:
         """Take ``key`` as a word."""
@@ -131,8 +135,11 @@ def _lengths(settings: _Settings, key: str, default: LengthDistribution | None) 
             hint=f"name a mix ({', '.join(LENGTH_MIXES)}) or add {key}=...",
         )
     low, dash, high = text.partition("-")
-    if not all(part.isdecimal() for part in ((low, high) if dash else (low,))):
-        raise UserError(f"trace {settings.text}: {key} is {text!r}, must be a length like 512 or a range like 64-512")
+    if not all(part.isdecimal() and len(part) <= _MOST_DIGITS for part in ((low, high) if dash else (low,))):
+        raise UserError(
+            f"trace {shown(settings.text, 200)}: {key} is {shown(text)}, must be a length like 512 or a range "
+            "like 64-512"
+        )
     if dash:
         return Uniform(low=int(low), high=int(high))
     return Lognormal(mean=int(low), cv=cv, maximum=max(_LONGEST_TOKENS, int(low))) if cv else Fixed(tokens=int(low))
@@ -213,7 +220,28 @@ def _sessions(settings: _Settings) -> Workload:
     )
 
 
+def _groups(settings: _Settings) -> Workload:
+    mix = _mix(settings)
+    process, cv = _process(settings)
+    return generate_groups(
+        PromptGroups(
+            count=settings.number("n", 1000, int),
+            groups=settings.number("groups", None, int),
+            prompts_per_group=settings.number("prompts", None, int),
+            system_prompt_tokens=settings.number("system", None, int),
+            question=mix.prompt,
+            output=mix.output,
+            rate_per_s=settings.number("rate", 1.0, float),
+            process=process,
+            arrival_cv=cv,
+            block_tokens=settings.number("block", 16, int),
+            seed=settings.number("seed", 0, int),
+        )
+    )
+
+
 _GENERATORS: Final[Mapping[str, Callable[[_Settings], Workload]]] = {
+    "groups": _groups,
     "synthetic": _synthetic,
     "closed": _closed,
     "sessions": _sessions,

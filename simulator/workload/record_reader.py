@@ -9,15 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from simulator.workload.agentic_sessions import AFTER, THINK_S, call_keys, call_records, is_session
 from simulator.workload.columns import MOST_REQUESTS, RawChunk
 from simulator.workload.containers import Container
 from simulator.workload.csv_traces import csv_header, iter_csv
 from simulator.workload.data_frames import frame_chunk
 from simulator.workload.formats import RecordFormat, TimeUnit, choose_format
-from simulator.workload.json_traces import iter_json_list, iter_jsonl
+from simulator.workload.json_traces import iter_json_list, iter_jsonl, iter_line_records
 from simulator.workload.own_files import parquet_header
 from simulator.workload.parquet_traces import count_rows, iter_parquet, parquet_keys
 from simulator.workload.record_checks import RecordChecker, Requests
+from simulator.workload.record_chunks import chunk_columns
 from simulator.workload.workload import OpenLoop, PrefixBlocks, Workload
 
 Turns = Literal["recorded", "after_parent"]
@@ -50,6 +52,8 @@ class RecordReader:
         self._header = parquet_header(file) if container.kind == "parquet" else container.header
         keys = self._keys()
         fmt = choose_format(str(file), format_name, keys, columns, time_unit)
+        if self._holds_sessions:
+            fmt = replace(fmt, after=AFTER, think_s=THINK_S)
         has_blocks = any(key in keys for key in (fmt.hash_ids, fmt.token_ids) if key is not None)
         if block_tokens is not None and not has_blocks:
             raise UserError(f"{file}: --block-tokens has no use: the records hold no prefix blocks")
@@ -65,9 +69,15 @@ class RecordReader:
         """Whether the file is one document that holds its columns whole."""
         return self._table is not None
 
+    @property
+    def _holds_sessions(self) -> bool:
+        return self._container.kind == "lines" and is_session(self._container.first)
+
     def _keys(self) -> Sequence[str]:
         if self._table is not None:
             return list(self._table)
+        if self._holds_sessions:
+            return call_keys(self._container.first)
         if self._container.kind == "csv":
             return csv_header(self.file)
         return parquet_keys(self.file) if self._container.kind == "parquet" else list(self._container.first)
@@ -119,6 +129,9 @@ class RecordReader:
         required, optional = self.fmt.required_keys(), self.fmt.optional_keys()
         if self._table is not None:
             return iter([frame_chunk(self.file, self._table, required, optional)])
+        if self._holds_sessions:
+            calls = call_records(str(self.file), iter_line_records(self.file, chunk_requests))
+            return chunk_columns(str(self.file), calls, required, optional)
         if self._container.kind == "csv":
             return iter_csv(self.file, required, optional, chunk_requests)
         if self._container.kind == "parquet":

@@ -8,13 +8,18 @@ a prompt has an id of its own: no other prompt equals it to its end.
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.shown import shown
 from simulator.workload.arrivals import ArrivalName, generate_arrivals, random_stream
+from simulator.workload.columns import MAX_PLAUSIBLE_TOKENS, MOST_BLOCK_IDS, MOST_REQUESTS
 from simulator.workload.lengths import LengthDistribution
 from simulator.workload.workload import PrefixBlocks, Workload
+
+_MOST_TURNS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +40,14 @@ class Sessions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.mean_turns) and self.mean_turns >= 1):
-            raise UserError(f"mean number of turns is {self.mean_turns:g}, must be >= 1")
+        if not 1 <= self.mean_turns <= _MOST_TURNS:
+            must = f"<= {_MOST_TURNS}" if self.mean_turns > _MOST_TURNS else ">= 1"
+            raise UserError(f"mean number of turns is {self.mean_turns:g}, must be {must}")
         if not (math.isfinite(self.mean_think_s) and self.mean_think_s >= 0):
             raise UserError(f"mean think time is {self.mean_think_s:g} s, must be >= 0")
-        if self.system_prompt_tokens < 0:
-            raise UserError(f"system prompt is {self.system_prompt_tokens} tokens, must be >= 0")
+        if not 0 <= self.system_prompt_tokens <= MAX_PLAUSIBLE_TOKENS:
+            must = f"<= {MAX_PLAUSIBLE_TOKENS}" if self.system_prompt_tokens > 0 else ">= 0"
+            raise UserError(f"system prompt is {shown(self.system_prompt_tokens)} tokens, must be {must}")
         if self.block_tokens < 1:
             raise UserError(f"block size is {self.block_tokens} tokens, must be >= 1")
 
@@ -52,6 +59,8 @@ def generate_sessions(spec: Sessions) -> Workload:
     )
     turns = random_stream(spec.seed, "turns").geometric(1 / spec.mean_turns, size=spec.count)
     total = int(turns.sum())
+    if total > MOST_REQUESTS:
+        raise UserError(f"{spec.count} sessions have {total:,} turns, must be <= {MOST_REQUESTS:,}")
     questions = spec.question.draw(total, random_stream(spec.seed, "prompt lengths"))
     answers = spec.answer.draw(total, random_stream(spec.seed, "output lengths"))
     thinks = random_stream(spec.seed, "think times").exponential(spec.mean_think_s, size=total)
@@ -71,6 +80,12 @@ def generate_sessions(spec: Sessions) -> Workload:
                 cut += turn_count - turn
                 break
             builder.add_prompt(prompt)
+            if builder.count > MOST_BLOCK_IDS:
+                raise UserError(
+                    f"the prompts of {spec.count} sessions have more than {MOST_BLOCK_IDS:,} blocks of "
+                    f"{spec.block_tokens} tokens",
+                    hint="use larger blocks (block=), shorter prompts or fewer sessions",
+                )
             after.append(len(prompts) - 1 if turn > 0 else -1)
             think_s.append(float(thinks[drawn + turn]) if turn > 0 else 0.0)
             arrivals.append(start)
@@ -103,6 +118,11 @@ class _BlockIds:
         self._session: list[int] = []
         self._ids: list[int] = []
         self._counts: list[int] = []
+
+    @property
+    def count(self) -> int:
+        """Blocks of all prompts so far."""
+        return len(self._ids)
 
     def start_session(self) -> None:
         self._session = list(self._system)

@@ -1,5 +1,8 @@
 """Generated workloads: arrival processes, length draws, benchmark clients and sessions."""
 
+import collections
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +13,7 @@ from simulator.workload.arrivals import generate_arrivals, random_stream
 from simulator.workload.client import BenchmarkClient
 from simulator.workload.generate import LENGTH_MIXES, LengthMix, generate_workload, length_mix, resample_workload
 from simulator.workload.lengths import Fixed, Lognormal, Uniform
+from simulator.workload.parse import parse_workload
 from simulator.workload.scale import scale_workload
 from simulator.workload.sessions import Sessions, generate_sessions
 from simulator.workload.workload import ClosedLoop
@@ -234,3 +238,20 @@ def test_mix_may_combine_any_distributions() -> None:
     """A mix of one's own needs no registration."""
     workload = generate_workload(5, mix=LengthMix(prompt=Fixed(tokens=7), output=Uniform(low=1, high=3)))
     assert set(workload.prompt_tokens.tolist()) == {7}
+
+
+def test_groups_share_what_they_share_and_come_back() -> None:
+    """Prompts of a group have their whole common blocks in common, repeated prompts all their blocks, others none."""
+    text = "groups:groups=3,prompts=4,system=40,isl=30-90,osl=7,n=36,block=16,rate=2,seed=5"
+    workload = parse_workload(text)
+    assert workload.prefix is not None
+    bounds = workload.prefix.offsets
+    blocks = [tuple(workload.prefix.ids[a:b].tolist()) for a, b in itertools.pairwise(bounds.tolist())]
+    assert [len(own) for own in blocks] == (workload.prompt_tokens // 16).tolist()
+    assert blocks[:12] == blocks[12:24] == blocks[24:]
+    assert len(set(blocks)) == 12
+    assert sorted(collections.Counter(own[:2] for own in blocks[:12]).values()) == [4, 4, 4]
+    rest = [block for own in blocks[:12] for block in own[2:]]
+    assert len(set(rest)) == len(rest)
+    assert (workload.output_tokens == 7).all()
+    assert parse_workload(text).arrival_s.tolist() == workload.arrival_s.tolist()

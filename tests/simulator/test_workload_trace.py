@@ -388,3 +388,60 @@ def test_streaming_refuses_what_needs_the_whole_file(write: Write, arguments: di
     """A document and an empty chunk cannot be streamed, and say so."""
     with pytest.raises(UserError, match=r"must be >= 1|cannot be streamed"):
         list(iter_trace(write("t.jsonl", jsonl(apex(0))), **arguments))
+
+
+def test_vidur_and_llmservingsim_traces(write: Write) -> None:
+    """Vidur's columns are seconds and LLMServingSim's keys nanoseconds; equal token ids become shared blocks."""
+    vidur = read_trace(write("v.csv", "arrived_at,num_prefill_tokens,num_decode_tokens\n0.0,374,44\n4.25,396,109\n"))
+    assert (vidur.arrival_s.tolist(), vidur.output_tokens.tolist()) == ([0.0, 4.25], [44, 109])
+    prompts = [list(range(40)), [*range(32), 7, 8], [9, *range(1, 32)]]
+    records = [
+        {"input_toks": len(ids), "output_toks": 3, "arrival_time_ns": 10**9 * i, "input_tok_ids": ids}
+        for i, ids in enumerate(prompts)
+    ]
+    path = write("s.jsonl", jsonl(*records))
+    workload = read_trace(path)
+    assert workload.arrival_s.tolist() == [0.0, 1.0, 2.0]
+    assert workload.prefix is not None
+    assert (workload.prefix.block_tokens, workload.prefix.offsets.tolist()) == (16, [0, 2, 4, 6])
+    assert workload.prefix.ids.tolist() == [0, 1, 0, 1, 2, 3]
+    wider = read_trace(path, block_tokens=32)
+    assert wider.prefix is not None
+    assert wider.prefix.ids.tolist() == [0, 0, 1]
+    with pytest.raises(UserError, match=r"t\.jsonl:1: input_tok_ids holds 40 tokens, the prompt 41"):
+        read_trace(write("t.jsonl", jsonl({**records[0], "input_toks": 41})))
+
+
+def test_llmservingsim_sessions_become_turns(write: Write) -> None:
+    """A chained call follows the one before after its tool's time; a flat line is a call of its own."""
+    calls = [
+        {"input_toks": 10, "output_toks": 1, "tool_duration_ns": 250_000_000},
+        {"input_toks": 20, "output_toks": 2, "tool_duration_ns": 0},
+        {"input_toks": 30, "output_toks": 3},
+    ]
+    lines = (
+        {"session_id": "a", "arrival_time_ns": 10**9, "sub_requests": calls},
+        {"input_toks": 5, "output_toks": 5, "arrival_time_ns": 2 * 10**9},
+    )
+    workload = read_trace(write("s.jsonl", jsonl(*lines)))
+    assert workload.after is not None
+    assert workload.think_s is not None
+    assert workload.after.tolist() == [-1, 0, 1, -1]
+    assert workload.think_s.tolist() == [0.0, 0.25, 0.0, 0.0]
+    assert workload.arrival_s.tolist() == [0.0, 0.0, 0.0, 1.0]
+    for bad, message in (
+        ({**lines[0], "sub_requests": []}, r"b\.jsonl:1: sub_requests is \[\]"),
+        ({**lines[0], "sub_requests": [{**calls[0], "tool_duration_ns": -1}, calls[1]]}, "tool_duration_ns is -1"),
+        ({**lines[0], "sub_requests": [3]}, "call 1: is 3"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_trace(write("b.jsonl", jsonl(bad)))
+
+
+def test_sharegpt_may_stand_one_conversation_a_line(write: Write) -> None:
+    """A list and lines of the same conversations give the same requests."""
+    document = [{"id": str(i), "conversations": [turn(400 + 4 * i), turn(80)]} for i in range(3)]
+    as_list, as_lines = write("a.json", json.dumps(document)), write("b.jsonl", jsonl(*document))
+    for path in (as_list, as_lines):
+        assert read_trace(path).prompt_tokens.tolist() == [100, 101, 102]
+        assert read_trace(path, limit=1).prompt_tokens.tolist() == [100]
