@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.analytic import AnalyticCosts
-from costmodel.ops import Elementwise, Moe, Op
+from costmodel.ops import Elementwise, Gemm, Moe, Op
 from costmodel.prediction import CostModel, Prediction
+from costmodel.roofline import roofline
 from simulator.expert_kernels import block_scaled_twin, fills_tiles, weight_only_twin
+from simulator.model.linear import ProductAlone
 from simulator.sustained_clock import SustainedClock
 
 Array = NDArray[np.float64]
@@ -36,6 +38,8 @@ def label(op: Op) -> str:
     """Name an op's line in a time breakdown."""
     if isinstance(op, Elementwise):
         return op.op
+    if isinstance(op, Gemm):
+        return "gemm"
     if hasattr(op, "kind"):
         return str(op.kind)
     return type(op).__name__.lower()
@@ -61,6 +65,8 @@ class OpCurves:
         """Return the curve of ``op``, one value per point of its array fields."""
         key = (type(op), *(_key(getattr(op, field.name)) for field in fields(op)))
         curve = self._known.get(key)
+        if isinstance(op, ProductAlone):
+            return self._alone(op)
         if curve is None:
             curve = self._on_busy_server(op, self.costs.predict(op))
             if isinstance(op, Moe):
@@ -80,6 +86,17 @@ class OpCurves:
             flop=np.broadcast_to(np.asarray(op.flop(), dtype=np.float64), shape),
             io_bytes=np.broadcast_to(np.asarray(moved, dtype=np.float64), shape),
         )
+
+    def _alone(self, op: ProductAlone) -> Curve:
+        """Take the rounding off a time that includes it; what is left is no shorter than the device allows."""
+        whole = self.price(op.whole)
+        if not self.costs.includes_quantise(op.dtype):
+            return whole
+        bound = roofline(op.whole, self.costs.cluster, self.costs.clock_mhz).floor_s
+        least = np.minimum(bound, whole.latency_s)
+        share = np.maximum(whole.latency_s - self.price(op.rounding).latency_s, least) / whole.latency_s
+        timed = ("latency_s", "low_s", "high_s", "energy_j")
+        return replace(whole, **{name: getattr(whole, name) * share for name in timed})
 
     def _as_served(self, op: Moe, curve: Curve) -> Curve:
         """Put the kernel the engine runs in the place of the measured one; see ``simulator.expert_kernels``."""

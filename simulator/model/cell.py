@@ -27,7 +27,12 @@ class KernelChoices:
     in_gemm_schemes: frozenset[str] = frozenset()
 
     def rounds(self, linear: Linear) -> Literal["separate", "fused", "in_gemm"]:
-        """Say where the input of ``linear`` is rounded to fewer bits, if it is."""
+        """Say where the input of ``linear`` is rounded to fewer bits, if it is.
+
+        Static scales are known before the input is: the norm or activation before it writes rounded rows.
+        """
+        if linear.weights.has_static_inputs and self.activation_quantisation != "separate":
+            return "fused"
         return "in_gemm" if linear.weights.scheme in self.in_gemm_schemes else self.activation_quantisation
 
     def rounding(self, linear: Linear, m: Ints) -> list[Op]:

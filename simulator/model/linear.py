@@ -24,6 +24,7 @@ class WeightFormat:
 
     scheme: str
     group_size: int = 128
+    has_static_inputs: bool = False  # x is rounded by scales of the checkpoint, which needs no pass over x
     group_bytes: float = 0.0  # kept per group beside what the scheme always keeps: zero points, scales of groups
 
     @property
@@ -50,6 +51,23 @@ def activation_dtype(plan: Plan, dtype: str) -> str:
 def kv_dtype(plan: Plan, dtype: str) -> str:
     """Format of the KV cache: the plan's, else that of the activations."""
     return plan.kv_dtype or activation_dtype(plan, dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProductAlone(Gemm):
+    """A GEMM whose input arrives rounded: measured times that include the rounding are too long for it."""
+
+    @property
+    def whole(self) -> Gemm:
+        """The GEMM as tables know it."""
+        return Gemm(m=self.m, n=self.n, k=self.k, dtype=self.dtype)
+
+    @property
+    def rounding(self) -> Elementwise:
+        """The kernel that measured times may include: 16-bit rows in, rounded rows and a scale per row out."""
+        width = int(self.k)
+        moved = width * (2 + DTYPE_BYTES[SCHEMES[self.dtype].activation]) + 4
+        return Elementwise(op="quantise", rows=self.m, width=width, bytes_per_row=moved, dtype="bf16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +111,9 @@ class Linear:
         return None
 
     def gemm(self, m: Ints) -> Gemm:
-        """Return the GEMM over ``m`` tokens."""
-        return Gemm(m=m, n=self.n, k=self.k, dtype=self.weights.scheme)
+        """Return the GEMM over ``m`` tokens; alone where static scales let a kernel before it round x."""
+        kind = ProductAlone if self.weights.has_static_inputs and self.quantises_activations else Gemm
+        return kind(m=m, n=self.n, k=self.k, dtype=self.weights.scheme)
 
     @property
     def quantises_activations(self) -> bool:
@@ -108,7 +127,7 @@ class Linear:
         return self.k * element + 4 * scales
 
     def quantise(self, m: Ints) -> list[Op]:
-        """Return the kernel that rounds x dynamically, if this format needs one."""
+        """Return the kernel that rounds x, if this format needs one."""
         if not self.quantises_activations:
             return []
         moved = self.k * DTYPE_BYTES[self.dtype] + self.quantised_row_bytes()

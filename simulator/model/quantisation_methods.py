@@ -102,7 +102,7 @@ def _fp8(section: HfConfig) -> Formats:
     if block and activations == "static":
         raise section.fault("activation_scheme", "dynamic, because weights have block scales")
     return _uniform(
-        WeightFormat(scheme="fp8_block" if block else "fp8"),
+        WeightFormat(scheme="fp8_block" if block else "fp8", has_static_inputs=activations == "static"),
         [*_left_alone(section, "modules_to_not_convert", "ignored_layers", "ignore"), _head()],
     )
 
@@ -292,9 +292,11 @@ def _group_format(group: HfConfig) -> WeightFormat:
         if block != (FP8_BLOCK, FP8_BLOCK):
             raise weights.fault("block_structure", f"[{FP8_BLOCK}, {FP8_BLOCK}]")
         return WeightFormat(scheme="fp8_block")
+    is_static = scheme in {"fp8", "w8a8"} and inputs is not None and inputs.raw("dynamic") in {None, False}
     is_grouped = scheme == "w8a16" and strategy == "group"
     zero_points = 0.5 if scheme in {"w4a16", "w4a8"} and not weights.flag("symmetric", default=True) else 0.0
-    return WeightFormat(scheme=scheme, group_size=size, group_bytes=2.0 if is_grouped else zero_points)
+    extra = 2.0 if is_grouped else zero_points
+    return WeightFormat(scheme=scheme, group_size=size, group_bytes=extra, has_static_inputs=is_static)
 
 
 _ALIASES: Final[Mapping[str, str]] = {
@@ -306,7 +308,7 @@ _ALIASES: Final[Mapping[str, str]] = {
     "gpt_oss_mxfp4": "mxfp4",
 }
 _ALGORITHMS: Final[Mapping[str, WeightFormat]] = {
-    "FP8": WeightFormat(scheme="fp8"),
+    "FP8": WeightFormat(scheme="fp8", has_static_inputs=True),
     "FP8_PER_CHANNEL_PER_TOKEN": WeightFormat(scheme="fp8"),
     "FP8_PB_WO": WeightFormat(scheme="fp8_block"),
     "NVFP4": WeightFormat(scheme="nvfp4"),
