@@ -64,11 +64,13 @@ def test_the_checkpoint_says_whether_scales_are_known(config: dict[str, Any], is
     assert names.count("quantise") == int(is_static)  # of the attention's result: no kernel before it can
 
 
-class _Included(AnalyticCosts):
-    """Times of products include the rounding of their inputs."""
+class _Costs(AnalyticCosts):
+    """Times of products that include the rounding of their inputs, or do not."""
+
+    includes = True
 
     def includes_quantise(self, dtype: str) -> bool:
-        return dtype == "fp8"
+        return self.includes and dtype == "fp8"
 
 
 _TOKENS = np.array([1, 16, 256, 4096])
@@ -80,7 +82,7 @@ def _linear(scheme: str = "fp8") -> Linear:
 
 def test_a_measured_product_is_worth_less_without_its_rounding() -> None:
     """By the rounding's own time, down to what the device allows, interval and energy in proportion."""
-    curves = OpCurves(_Included(_CLUSTER))
+    curves = OpCurves(_Costs(_CLUSTER))
     alone = _linear().gemm(_TOKENS)
     assert isinstance(alone, ProductAlone)
     whole, less, rounding = curves.price(alone.whole), curves.price(alone), curves.price(alone.rounding)
@@ -95,7 +97,9 @@ def test_a_measured_product_is_worth_less_without_its_rounding() -> None:
 
 def test_a_product_measured_alone_keeps_its_time() -> None:
     """Nothing is taken off what is not in it."""
-    curves = OpCurves(AnalyticCosts(_CLUSTER))
+    costs = _Costs(_CLUSTER)
+    costs.includes = False
+    curves = OpCurves(costs)
     alone = _linear().gemm(_TOKENS)
     assert isinstance(alone, ProductAlone)
     assert (curves.price(alone).latency_s == curves.price(alone.whole).latency_s).all()
