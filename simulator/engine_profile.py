@@ -139,6 +139,7 @@ class EngineProfile(ProfileSection):
     # What an engine cannot schedule ahead of: pipeline stages, drafts, drafts that are looked up in the text.
     async_excludes: list[Literal["pipeline", "drafts", "lookup_drafts"]] = Field(default_factory=list)
     reserve_full_isl: bool
+    reserves_output: bool = False  # admits a request when prompt and answer have room, so that none is preempted
     mxfp4_experts: ExpertKernels
     checkpoint_kv: CheckpointKvFormats
     context: ContextRules

@@ -40,6 +40,7 @@ class EngineLimits:
     enable_prefix_caching: bool = False
     async_scheduling: bool = True
     reserve_full_isl: bool = True  # admit only when free blocks cover the whole sequence
+    reserves_output: bool = False  # take the blocks of prompt and answer at admission, so that nobody is preempted
     watermark_blocks: int = 0
     long_prefill_token_threshold: int = 0
     num_speculative_tokens: int = 0

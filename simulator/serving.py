@@ -189,6 +189,7 @@ class Serving:
             enable_prefix_caching=caching and workload.prefix is not None,
             async_scheduling=server.async_scheduling,
             reserve_full_isl=profile.reserve_full_isl,
+            reserves_output=profile.reserves_output,
             frontend_s=profile.host.frontend_s + tokenising_s,
             frontend_gap_s=tokenising_s,
             num_speculative_tokens=drafts,

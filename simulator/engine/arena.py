@@ -115,7 +115,7 @@ def rules_header(tables: StepTables, limits: EngineLimits, workload: Workload, *
     header[layout.IS_CACHING] = limits.enable_prefix_caching and workload.prefix is not None
     header[layout.IS_ASYNC] = limits.async_scheduling and limits.policy in {"vllm-v1", "sglang"}
     header[layout.GATES_FULL_SEQUENCE] = limits.reserve_full_isl
-    header[layout.RESERVES_OUTPUT] = is_orca
+    header[layout.RESERVES_OUTPUT] = is_orca or limits.reserves_output
     header[layout.RESERVES_PROMPT] = is_v0
     header[layout.ADMITS_AFTER_PREEMPTION] = is_v0
     header[layout.SPARE_TOKENS] = 2 if limits.policy == "sglang" else 0

@@ -46,6 +46,10 @@ def check_input(
             f"policy {limits.policy!r} with prefix caching is not modelled by the engine",
             hint="pass --no-prefix-caching, or use policy vllm-v1",
         )
+    if limits.policy not in {"vllm-v1", "orca"} and limits.reserves_output:
+        raise UserError(
+            f"policy {limits.policy!r} with reserves_output is not modelled by the engine", hint="use policy vllm-v1"
+        )
     if limits.policy == "sglang" and not limits.enable_chunked_prefill:
         raise UserError(
             "policy 'sglang' without chunked prefill is not modelled by the engine", hint="use --chunked-prefill"

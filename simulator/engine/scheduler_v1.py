@@ -4,7 +4,7 @@ Source: vLLM 0.33 ``Scheduler.schedule``. Pass 1 walks the running list in admis
 tokens it lacks, capped by the long-prefill threshold and the budget; where blocks run out the last running request is
 preempted and starts over at the front of the queue. Pass 2 runs only if nobody was preempted; it admits from the head
 until budget, slots or blocks are used up and never skips one that does not fit. ``orca`` is the same walk with whole
-prompts and with blocks reserved for the whole answer.
+prompts and with blocks reserved for the whole answer, which TensorRT-LLM reserves too (``GUARANTEED_NO_EVICT``).
 """
 
 from simulator.engine import layout
@@ -171,7 +171,8 @@ def admission(state: Cells, rep: int, left: int) -> tuple[int, int, int]:
         chunk = left
     blocks = blocks_for(state, hit + chunk)
     if state[layout.RESERVES_OUTPUT] == 1:
-        blocks = blocks_for(state, state[req + layout.PROMPT] + state[req + layout.OUTPUT] - 1)
+        last = state[req + layout.PROMPT] + state[req + layout.OUTPUT] - 1 + state[layout.SPARE_TOKENS]
+        blocks = blocks_for(state, min(last, state[layout.MAX_MODEL_LEN]))
     elif state[layout.RESERVES_PROMPT] == 1:
         blocks = blocks_for(state, state[req + layout.TARGET])
     gate = blocks

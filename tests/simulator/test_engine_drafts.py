@@ -338,6 +338,29 @@ def test_the_engine_agrees_with_the_reference_on_every_step_and_request(seed: in
     assert result.log[:, layout.LOG_FREE].min() >= 0
 
 
+@pytest.mark.parametrize("acceptance", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_reserved_answers_have_room_for_their_drafts(acceptance: float, is_async: bool) -> None:
+    """With the blocks of prompt, answer and drafts taken at admission nobody is preempted, however few there are."""
+    limits = EngineLimits(
+        policy="vllm-v1",
+        max_num_seqs=8,
+        max_num_batched_tokens=120,
+        max_model_len=200,
+        block_size=4,
+        num_gpu_blocks=30,
+        async_scheduling=is_async,
+        num_speculative_tokens=3,
+        speculative_acceptance=acceptance,
+    )
+    costs = linear_tables(max_num_seqs=8, max_num_batched_tokens=256, drafts=3, step_ps=5_000, token_ps=70)
+    requests = workload([(0.0, 20 + 3 * at, 5 + at) for at in range(20)])
+    assert run_replicas(costs, limits, requests).preemptions.any()
+    reserving = run_replicas(costs, replace(limits, reserves_output=True), requests)
+    assert not reserving.preemptions.any()
+    assert reserving.is_finished.all()
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_all_blocks_come_back_with_shared_prefixes(seed: int) -> None:
     """After a crowded run with drafts and shared prefixes, a late request finds every block but its own free."""

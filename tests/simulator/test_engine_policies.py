@@ -97,6 +97,17 @@ def test_the_last_admitted_request_is_preempted_and_starts_over_with_its_tokens(
     assert result.is_finished.all()
 
 
+def test_reserved_answers_are_admitted_later_and_never_preempted() -> None:
+    """The case above with 6 blocks: 47 and 32 tokens do not fit together, so that the second one waits instead."""
+    limits = replace(LIMITS, num_gpu_blocks=6, reserves_output=True)
+    result = serve([(0.0, 28, 20), (0.0, 28, 5), (0.5, 10, 1)], limits)
+    assert result.preemptions.tolist() == [0, 0, 0]
+    # 5 blocks hold 28 + 20 - 1 tokens; 4 more are free when the first request ends, and the third waits its turn.
+    assert (result.scheduled_ps / 1e12).tolist() == [0.0, 20.0, 20.0]
+    roomy = serve([(0.0, 28, 20), (0.0, 28, 5), (0.5, 10, 1)], replace(limits, num_gpu_blocks=9))
+    assert (roomy.scheduled_ps / 1e12).tolist() == [0.0, 0.0, 5.0]
+
+
 def test_a_cached_prompt_computes_its_last_block_again() -> None:
     """A second identical prompt of 40 tokens finds 3 of its 4 full blocks; one of 45 tokens finds all 4."""
     limits = replace(LIMITS, enable_prefix_caching=True)

@@ -295,7 +295,10 @@ class Reference:
             if chunk > budget and (not limits.enable_chunked_prefill or limits.policy == "orca"):
                 break
             chunk = min(chunk, budget)
-            take = {"vllm-v1": hit + chunk, "vllm-v0": request.tokens, "orca": request.prompt + request.output - 1}
+            whole = request.prompt + request.output - 1
+            take = {"vllm-v1": hit + chunk, "vllm-v0": request.tokens, "orca": whole}
+            if limits.reserves_output:
+                take["vllm-v1"] = whole
             goal = max(take[limits.policy], request.tokens if limits.reserve_full_isl else 0)
             need = self.blocks_for(goal) - len(units) * cache.unit_blocks
             revived = sum(cache.unit_blocks for unit in units if cache.users[unit] == 0)
@@ -488,6 +491,15 @@ def compare(tables: StepTables, limits: EngineLimits, workload: Workload) -> Non
 def test_v1_agrees_with_the_reference_on_every_step_and_request(seed: int) -> None:
     """Times, preemptions and prefix hits equal those of the plain scheduler, to the picosecond."""
     compare(*random_case(seed))
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_reserved_answers_agree_with_the_reference(seed: int) -> None:
+    """So does a scheduler that takes the blocks of prompt and answer at admission; nobody is ever preempted."""
+    tables, limits, workload = random_case(seed)
+    reserving = replace(limits, reserves_output=True)
+    compare(tables, reserving, workload)
+    assert not run_replicas(tables, reserving, workload).preemptions.any()
 
 
 @pytest.mark.parametrize("policy", ["vllm-v0", "orca"])

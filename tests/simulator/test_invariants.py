@@ -31,6 +31,7 @@ def runs(draw: st.DrawFn) -> tuple[EngineLimits, Workload, EngineResult]:
         enable_chunked_prefill=policy == "sglang" or draw(st.booleans()),
         async_scheduling=draw(st.booleans()),
         reserve_full_isl=draw(st.booleans()),
+        reserves_output=policy == "vllm-v1" and draw(st.booleans()),
         long_prefill_token_threshold=draw(st.sampled_from([0, 12])),
     )
     tables = linear_tables(
