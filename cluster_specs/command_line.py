@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.reading import is_file
 from cluster_specs.files.shown import shown
 from cluster_specs.files.whole import check_folder
 
@@ -103,7 +104,7 @@ def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[str | Path | 
 
     Raises ``UserError``, for the folder ``OutputError``. Inputs are paths or texts that may be paths.
     """
-    taken = [(_identity(Path(source)), "an input") for source in inputs if source is not None and _is_file(source)]
+    taken = [(_identity(Path(source)), "an input") for source in inputs if source is not None and is_file(source)]
     for path in outputs:
         if path is None:
             continue
@@ -115,18 +116,13 @@ def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[str | Path | 
         check_folder(path)
 
 
-def _is_file(source: str | Path) -> bool:
-    try:
-        return Path(source).is_file()
-    except (OSError, ValueError):  # a text too long for a name, or with a NUL, is no file
-        return False
-
-
 def _identity(path: Path) -> frozenset[object]:
     """Return what makes two paths one file: the resolved name, and the file behind it where there is one."""
-    resolved = path.resolve()
     try:
+        resolved = path.resolve()
         found = resolved.stat()
-    except OSError:
-        return frozenset({resolved})
+    except FileNotFoundError:
+        return frozenset({path.resolve()})
+    except (OSError, ValueError):  # no path at all, as writing there will say
+        return frozenset({path})
     return frozenset({resolved, (found.st_dev, found.st_ino)})

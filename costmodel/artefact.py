@@ -20,7 +20,7 @@ from costmodel.holdout import HeldOut
 from costmodel.knots import Derived, Errors, FamilyKnots, Filling, LabelFit
 from costmodel.power import PowerModel
 from costmodel.reference import Reference
-from profiles_db.parquet_files import write_atomically
+from profiles_db.parquet_files import write_parquet
 
 FIT_SCHEMA_VERSION: Final = 2
 _KIND: Final = "apex_fit_schema_version"
@@ -81,15 +81,8 @@ class Artefact:
     held_out: tuple[HeldOut, ...] = field(default_factory=tuple)
 
 
-def require_folder_of(path: Path) -> None:
-    """Refuse a path whose folder is not there, before minutes of fitting; raises ``UserError``."""
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"{path}: cannot be written: there is no folder {path.parent}", hint="choose another --out")
-
-
 def save_artefact(artefact: Artefact, path: Path) -> None:
-    """Write the file whole or not at all; raises ``UserError`` without a folder, else ``UserError``."""
-    require_folder_of(path)
+    """Write the file whole or not at all; raises ``OutputError``."""
     body = {
         "provenance": asdict(artefact.provenance),
         "power": asdict(artefact.power) if artefact.power is not None else None,
@@ -107,7 +100,7 @@ def save_artefact(artefact: Artefact, path: Path) -> None:
     tables = [_table(knots) for knots in artefact.families.values()]
     table = pa.concat_tables(tables) if tables else _table_schema().empty_table()
     table = table.replace_schema_metadata({_KIND: str(FIT_SCHEMA_VERSION), _BODY: json.dumps(body)})
-    write_atomically(table, path, compression_level=_COMPRESSION_LEVEL)
+    write_parquet(table, path, compression_level=_COMPRESSION_LEVEL)
 
 
 def load_artefact(path: Path) -> Artefact:

@@ -18,8 +18,7 @@ _FOLDER: Final = Path(profiles_db.__file__).parent / "fitted"
 
 def bundled_fit(device: str) -> Path | None:
     """Return the bundled fitted model of a device; None where there is none."""
-    path = _FOLDER / f"{device}.parquet"
-    return path if path.is_file() else None
+    return _FOLDER / f"{device}.parquet" if device in devices_with_fit() else None
 
 
 def devices_with_fit() -> list[str]:

@@ -57,10 +57,9 @@ def fit(
         click.echo(constants_toml(calibrate(store, spec, framework=framework)), nl=False)
         return
     path = out or Path(f"{chosen}.fit.parquet")
-    check_outputs([path], [prior])
-    artefact = fit_device(
-        store, chosen, spec, framework=framework, is_monotone=monotone, prior=Prior.choose(prior, chosen)
-    )
+    started_from = Prior.choose(prior, chosen)
+    check_outputs([path], [cluster, started_from and started_from.path, *(file.path for file in store.iter_files())])
+    artefact = fit_device(store, chosen, spec, framework=framework, is_monotone=monotone, prior=started_from)
     save_artefact(artefact, path)
     click.echo(report_json(artefact) if as_json else fit_text(artefact))
     click.echo(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB", err=True)

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
+from cluster_specs.files.reading import is_file
+from cluster_specs.files.shown import shown
 from costmodel.artefact import Artefact, load_artefact
 from costmodel.bundled import bundled_fit, devices_with_fit
 from costmodel.measured_device import choose_cluster
@@ -28,6 +30,7 @@ class Prior:
 
     artefact: Artefact
     cluster: ClusterSpec
+    path: Path | None = None
     _costs: dict[float | None, FittedCosts] = field(default_factory=dict)
 
     @classmethod
@@ -43,13 +46,13 @@ class Prior:
             if choice == "auto":
                 return None
             path = Path(choice)
-            if not path.is_file():
+            if not is_file(path):
                 raise UserError(
-                    f"prior {choice!r}: no such file, and no device with a bundled fit",
+                    f"prior {shown(choice)}: no such file, and no device with a bundled fit",
                     hint=f"auto, none, a file of `apex fit`, or one of {', '.join(devices_with_fit())}",
                 )
         artefact = load_artefact(path)
-        return cls(artefact, choose_cluster(artefact.provenance.device, None))
+        return cls(artefact, choose_cluster(artefact.provenance.device, None), path)
 
     @property
     def name(self) -> str:

@@ -2,19 +2,25 @@
 
 Each rank appends its rows to a file of its own, one JSON line per row, synced before the next point; rank 0 turns
 them into Parquet a round at a time and only then are the lines dropped. Beside it stands a mark of the point in flight:
-a mark that outlives its process says on which point the process died.
+a mark that outlives its process says on which point the process died. What a power cut or another program left in
+these files is counted and dropped: the points are measured again.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from cluster_specs.errors import UserError
+from cluster_specs.errors import OutputError, UserError
+from cluster_specs.files.json_text import parse_json
+from cluster_specs.files.lock import locked
+from cluster_specs.files.reading import read_document
+from cluster_specs.files.whole import reason_of, write_text
 from profiler.point import Point
+from profiles_db.schema import FAMILIES
 
 Row = dict[str, Any]
 FOLDER: Final = ".profile"
@@ -42,46 +48,18 @@ class Death:
     hung: bool
 
 
-class FolderLock:
-    """Exclusive use of one output folder by one run; the kernel releases it however the holder dies."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / FOLDER / "lock"
-        self._fd: int | None = None
-
-    def __enter__(self) -> Self:
-        """Take the lock; raises ``UserError`` where another run holds it or the folder cannot be written."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise unwritable(self._path.parent.parent, error) from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = self._path.read_text().strip() or "unknown process"
-            os.close(self._fd)
-            self._fd = None
-            raise UserError(
-                f"{self._path.parent.parent}: another run is writing here ({holder})",
-                hint="wait for it, stop it, or give another folder with --db DIR",
-            ) from error
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, f"pid {os.getpid()}\n".encode())
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+_HINT: Final = "free some space or give another folder with --db DIR; the same command resumes"
 
 
-def unwritable(folder: Path, error: OSError) -> UserError:
+def only_run_in(folder: Path) -> AbstractContextManager[None]:
+    """Exclusive use of one output folder by one run; raises ``UserError`` where another run holds it."""
+    hint = "wait for it, stop it, or give another folder with --db DIR"
+    return locked(folder / FOLDER / "lock", wait=False, folder=folder, hint=hint)
+
+
+def unwritable(folder: Path, error: OSError) -> OutputError:
     """Return the error for a folder the system refuses to write to."""
-    return UserError(
-        f"{folder}: cannot be written: {error.strerror or error}",
-        hint="free some space or give another folder with --db DIR; the same command resumes",
-    )
+    return OutputError(f"{folder}: cannot be written: {reason_of(error)}", hint=_HINT)
 
 
 class Journal:
@@ -99,11 +77,12 @@ class Journal:
 
     def hang(self) -> None:
         """Say that the point in flight has hung, before the process is ended for it."""
-        mark = json.loads(self._flight.read_text())
-        self._write_mark(mark | {"hung": True})
+        mark = _mark_in(self._flight)
+        if mark is not None:
+            self._write_mark(mark | {"hung": True})
 
     def commit(self, family: str, run_id: str, rows: Iterable[Row]) -> None:
-        """Append rows, synced to disk, and clear the mark; raises ``UserError`` where the disk refuses."""
+        """Append rows, synced to disk, and clear the mark; raises ``OutputError`` where the disk refuses."""
         lines = "".join(json.dumps({"family": family, "run_id": run_id, "row": row}) + "\n" for row in rows)
         try:
             with self._rows.open("a", encoding="utf-8") as file:
@@ -124,17 +103,15 @@ class Journal:
         self._rows.unlink(missing_ok=True)
 
     def _write_mark(self, mark: Mapping[str, Any]) -> None:
-        try:
-            temporary = self._flight.with_suffix(".tmp")
-            temporary.write_text(json.dumps(mark), encoding="utf-8")
-            temporary.replace(self._flight)
-        except OSError as error:
-            raise unwritable(self._root, error) from error
+        write_text(self._flight, json.dumps(mark), hint=_HINT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftovers:
-    """What earlier runs left in a folder: rows to store, points they died on, and lines cut off by the death."""
+    """What earlier runs left in a folder: rows to store, points they died on, and ``torn`` lines and files.
+
+    A line or a mark is torn where a death or a power cut cut it off, or where it is nothing this program writes.
+    """
 
     entries: tuple[Entry, ...]
     deaths: tuple[Death, ...]
@@ -147,12 +124,14 @@ def collect_leftovers(folder: Path) -> Leftovers:
     entries: list[Entry] = []
     torn = 0
     for path in sorted(home.glob("rows-*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                entries.append(Entry(**json.loads(line)))
-            except (ValueError, TypeError):
+        for line in read_document(path).splitlines():
+            entry = _entry_in(line)
+            if entry is None:
                 torn += 1
-    return Leftovers(entries=tuple(entries), deaths=_count_deaths(home), torn=torn)
+            else:
+                entries.append(entry)
+    deaths, unreadable = _count_deaths(home)
+    return Leftovers(entries=tuple(entries), deaths=deaths, torn=torn + unreadable)
 
 
 def discard_leftovers(folder: Path) -> None:
@@ -161,23 +140,59 @@ def discard_leftovers(folder: Path) -> None:
         path.unlink()
 
 
-def _count_deaths(home: Path) -> tuple[Death, ...]:
-    """Turn marks of dead processes into counts that last over runs."""
+def _entry_in(line: bytes) -> Entry | None:
+    """Return the journalled row of a line, None where the line holds none."""
+    match _parsed(line):
+        case {"family": str(family), "run_id": str(run_id), "row": dict(row)} if _is_keyed(family, row):
+            return Entry(family=family, run_id=run_id, row=row)
+        case _:
+            return None
+
+
+def _mark_in(path: Path) -> dict[str, Any] | None:
+    """Return the mark a file holds, None where it holds none."""
+    mark = _parsed(read_document(path))
+    match mark:
+        case {"family": str(family), "run_id": str(), "columns": dict(columns), "hung": bool()}:
+            return dict(mark) if _is_keyed(family, columns) else None
+        case _:
+            return None
+
+
+def _is_keyed(family: str, columns: Mapping[str, Any]) -> bool:
+    """Whether these columns say which point of the family they belong to."""
+    scalars = all(value is None or isinstance(value, str | int | float) for value in columns.values())
+    return family in FAMILIES and scalars and set(FAMILIES[family].key_columns) <= set(columns)
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return parse_json(text, "journal")
+    except UserError:
+        return None
+
+
+def _count_deaths(home: Path) -> tuple[tuple[Death, ...], int]:
+    """Turn marks of dead processes into counts that last over runs; the second number counts unreadable files."""
     ledger = home / "deaths.json"
-    counts: dict[str, int] = json.loads(ledger.read_text()) if ledger.exists() else {}
+    known = _parsed(read_document(ledger)) if ledger.exists() else {}
+    is_sound = isinstance(known, dict) and all(type(count) is int for count in known.values())
+    counts: dict[str, int] = dict(known) if is_sound else {}
+    torn = 0 if is_sound else 1
     deaths: dict[str, Death] = {}
     for path in sorted(home.glob("flight-*.json")):
-        mark = json.loads(path.read_text(encoding="utf-8"))
-        name = json.dumps([mark["family"], mark["columns"]], sort_keys=True)
-        if name not in deaths:  # ranks of one collective die on the same point
-            counts[name] = counts.get(name, 0) + 1
-        hung = bool(mark["hung"]) or (name in deaths and deaths[name].hung)
-        deaths[name] = Death(
-            family=mark["family"], run_id=mark["run_id"], columns=mark["columns"], deaths=counts[name], hung=hung
-        )
+        mark = _mark_in(path)
+        if mark is None:
+            torn += 1
+        else:
+            name = json.dumps([mark["family"], mark["columns"]], sort_keys=True)
+            if name not in deaths:  # ranks of one collective die on the same point
+                counts[name] = counts.get(name, 0) + 1
+            hung = mark["hung"] or (name in deaths and deaths[name].hung)
+            deaths[name] = Death(
+                family=mark["family"], run_id=mark["run_id"], columns=mark["columns"], deaths=counts[name], hung=hung
+            )
         path.unlink()
-    if counts:
-        temporary = ledger.with_suffix(".tmp")
-        temporary.write_text(json.dumps(counts), encoding="utf-8")
-        temporary.replace(ledger)
-    return tuple(deaths.values())
+    if counts or torn:
+        write_text(ledger, json.dumps(counts), hint=_HINT)
+    return tuple(deaths.values()), torn

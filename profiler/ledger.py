@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from profiler.journal import MAX_DEATHS, Death, Entry, collect_leftovers, discard_leftovers
+from cluster_specs.errors import OutputError, UserError
+from profiler.journal import FOLDER, MAX_DEATHS, Death, Entry, collect_leftovers, discard_leftovers
 from profiler.point import Key, Point, row_identity
 from profiles_db.schema import FAMILIES
 from profiles_db.store import open_store
@@ -27,7 +28,7 @@ class Ledger:
         return point.identity in self._done
 
     def recover(self) -> tuple[int, int]:
-        """Store what dead runs left in their journals; returns the rows stored and the lines cut off by the death.
+        """Store what dead runs left in their journals; returns the rows stored and how many lines were torn.
 
         A point that hung, or took its process down ``MAX_DEATHS`` times, gets a row that says so and is not tried
         again.
@@ -37,12 +38,20 @@ class Ledger:
             *left.entries,
             *(_epitaph(death) for death in left.deaths if death.hung or death.deaths >= MAX_DEATHS),
         ]
-        stored = self.add(entries)
+        try:
+            stored = self.add(entries)
+        except OutputError:
+            raise
+        except UserError as error:
+            raise UserError(
+                f"{self._folder / FOLDER}: holds rows that cannot be stored: {error}",
+                hint="remove its files rows-*.jsonl: what they hold is measured again",
+            ) from error
         discard_leftovers(self._folder)
         return stored, left.torn
 
     def add(self, entries: Iterable[Entry]) -> int:
-        """Store the rows whose points have none yet; returns how many. Raises ``UserError`` on a full disk."""
+        """Store the rows whose points have none yet; returns how many. Raises ``OutputError`` on a full disk."""
         batches: dict[tuple[str, str], list[dict[str, Any]]] = {}
         fresh = set()
         for entry in entries:

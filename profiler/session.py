@@ -15,7 +15,7 @@ from cluster_specs.errors import UserError
 from profiler.bench import NOT_CAPTURED, Bench, KernelKind, kind_of
 from profiler.instruments.energy import EnergyMeter
 from profiler.instruments.provenance import collect_provenance, require_same_software
-from profiler.journal import FolderLock, Journal, collect_leftovers, discard_leftovers
+from profiler.journal import Journal, collect_leftovers, discard_leftovers, only_run_in
 from profiler.kernels.available import kernel_backends
 from profiler.ledger import Ledger
 from profiler.machine import Machine
@@ -83,12 +83,14 @@ def _open_books(
     if ranks.is_first:
         run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
         try:
-            stack.enter_context(FolderLock(request.db))
+            stack.enter_context(only_run_in(request.db))
             ledger = Ledger(request.db, machine.name)
             recovered, torn = ledger.recover()
             shared = Outcome(device=machine.name, run_id=run_id, recovered=recovered)
             if torn:
-                shared.notes.append(f"{torn} journal lines were cut off by the death of an earlier run")
+                shared.notes.append(
+                    f"{torn} lines or marks of the journal were cut off or unreadable: their points are measured again"
+                )
         except ValueError as error:  # every mistake a person can make is one, with a hint
             shared = error
     shared = ranks.share(shared)

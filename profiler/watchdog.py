@@ -7,9 +7,11 @@ ranks again, and the point gets a row with status ``timeout``.
 import os
 import sys
 import threading
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
+from cluster_specs.errors import UserError
 from profiler.journal import Journal
 
 HUNG_EXIT_CODE: Final = 75  # EX_TEMPFAIL: try again
@@ -36,7 +38,8 @@ class Watchdog:
         self._timer.cancel()
 
     def _end(self) -> None:
-        self._journal.hang()
+        with suppress(UserError):  # a full disk must not keep the process
+            self._journal.hang()
         sys.stderr.write(f"a point has hung for {self._limit_s:g} s: ending this process; the same command goes on\n")
         sys.stderr.flush()
         os._exit(HUNG_EXIT_CODE)

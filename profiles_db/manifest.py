@@ -16,7 +16,7 @@ from typing import Final
 import pyarrow as pa
 
 from cluster_specs.errors import UserError
-from profiles_db.parquet_files import write_text_atomically
+from cluster_specs.files.whole import write_text
 from profiles_db.schema import FAMILIES, Family
 
 MANIFEST_VERSION: Final = 1
@@ -46,7 +46,7 @@ class ShapeManifest:
         return sum(table.num_rows for table in self.tables.values())
 
     def save(self, path: Path) -> None:
-        """Write the manifest whole or not at all; raises ``UserError`` when the disk refuses."""
+        """Write the manifest whole or not at all; raises ``OutputError`` when the disk refuses."""
         families = {
             name: {
                 "columns": table.column_names,
@@ -54,7 +54,7 @@ class ShapeManifest:
             }
             for name, table in self.tables.items()
         }
-        write_text_atomically(json.dumps({_VERSION_KEY: MANIFEST_VERSION, "families": families}) + "\n", path)
+        write_text(path, json.dumps({_VERSION_KEY: MANIFEST_VERSION, "families": families}) + "\n")
 
 
 def load_manifest(path: Path) -> ShapeManifest:

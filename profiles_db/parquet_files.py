@@ -1,14 +1,8 @@
 """One Parquet file of the store: written whole or not at all, read whole or refused.
 
-A writer fills a hidden temporary file in the target folder, flushes it to disk, renames it and flushes the folder; the
-rename is atomic on POSIX and NTFS, so a reader sees either no file or a complete one, and a killed writer leaves only a
-temporary file that no reader looks at. Page checksums make flipped bits as visible as a missing tail.
+Page checksums make flipped bits as visible as a missing tail.
 """
 
-import contextlib
-import os
-import sys
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -17,10 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.whole import write_whole
 from profiles_db.schema import SCHEMA_VERSION
 from profiles_db.validation import conform
-
-TEMPORARY_SUFFIX: Final = ".tmp"
 
 _ROWS_WORTH_THREADS: Final = 10_000
 
@@ -32,48 +25,13 @@ class DamagedFileError(UserError):
     """A file that is cut short, overwritten or otherwise not Parquet any more."""
 
 
-def write_atomically(table: pa.Table, path: Path, *, compression_level: int | None = None) -> None:
-    """Write ``table`` to ``path`` whole or not at all; raises ``UserError`` when the disk refuses."""
+def write_parquet(table: pa.Table, path: Path, *, compression_level: int | None = None, hint: str = "") -> None:
+    """Write ``table`` to ``path`` whole or not at all; raises ``OutputError`` when the disk refuses."""
 
     def fill(stream: BinaryIO) -> None:
         pq.write_table(table, stream, compression="zstd", compression_level=compression_level, write_page_checksum=True)
 
-    _write(path, fill)
-
-
-def write_text_atomically(text: str, path: Path) -> None:
-    """Write ``text`` to ``path`` whole or not at all; raises ``UserError`` when the disk refuses."""
-    _write(path, lambda stream: stream.write(text.encode()))
-
-
-def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            fill(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"{path}: cannot be written: {error.strerror or error}",
-            hint="give a writable place (a profile database: --db DIR or APEX_DB)",
-        ) from error
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the rename itself durable; Windows has no such handle and needs none."""
-    if sys.platform == "win32":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_whole(path, fill, **({"hint": hint} if hint else {}))
 
 
 def read_conforming(path: Path, family: str) -> pa.Table:

@@ -2,28 +2,36 @@
 
 A layer is a folder of ``<device>/<family>/*.parquet``; any outside tool reads the files directly. Files are only ever
 added (or compacted into one that names what it replaces), under names no two writers can share, so concurrent writers
-never lose each other's rows. Rows with equal keys are repeats of one measurement: all are kept, and a reader may ask
-for their median. A key the user has measured, with whatever status, hides the bundled rows of that key.
+never lose each other's rows; whoever writes what it has first looked up holds the layer's lock meanwhile. Rows with
+equal keys are repeats of one measurement: all are kept, and a reader may ask for their median. A key the user has
+measured, with whatever status, hides the bundled rows of that key.
 """
 
 import os
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster_specs.errors import UserError
+from cluster_specs.errors import OutputError, UserError
+from cluster_specs.files.lock import locked
+from cluster_specs.files.shown import shown
+from cluster_specs.files.whole import make_folder
 from profiles_db.layers import QUARANTINE, Layer, StoredFile
-from profiles_db.parquet_files import write_atomically
+from profiles_db.parquet_files import write_parquet
 from profiles_db.repeats import median_of_repeats, without_keys_of
 from profiles_db.schema import FAMILIES
 from profiles_db.validation import check_rows, conform, schema_of
 
 BUNDLED: Final = Path(__file__).parent / "data"
+_LOCK: Final = ".lock"
+_MOST_NAME: Final = 80  # characters of a folder's or a file's name that comes from outside
+_HINT: Final = "give a writable place (a profile database: --db DIR or APEX_DB)"
 
 
 def default_folder() -> Path:
@@ -54,10 +62,11 @@ def open_store(db: Path | None = None, *, bundled: Path | None = BUNDLED) -> "St
 class Store:
     """Measurements of all layers as one; the first layer is the user's and the only one written to."""
 
-    __slots__ = ("layers",)
+    __slots__ = ("_is_locked", "layers")
 
     def __init__(self, layers: tuple[Layer, ...]) -> None:
         self.layers = layers
+        self._is_locked = False
 
     @property
     def root(self) -> Path:
@@ -73,11 +82,28 @@ class Store:
         """Devices that have at least one file."""
         return tuple(sorted({file.device for file in self.iter_files()}))
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep other processes from writing to the user's layer within the block; waits for one that does.
+
+        Rows that are added only where they are missing are looked up and added in one such block. Blocks may be
+        nested. Raises ``OutputError`` where the layer cannot be written.
+        """
+        if self._is_locked:
+            yield
+            return
+        with locked(self.root / _LOCK, wait=True, hint=_HINT):
+            self._is_locked = True
+            try:
+                yield
+            finally:
+                self._is_locked = False
+
     def append(self, family: str, rows: pa.Table | Sequence[Mapping[str, object]], run_id: str) -> tuple[Path, ...]:
         """Add rows to the user's layer, one new file per device; returns the files (none for no rows).
 
         Every row is checked before anything is written; ``run_id`` is filled in where the rows leave it out. Raises
-        ``UserError`` naming family, row, column and value.
+        ``UserError`` naming family, row, column and value, ``OutputError`` where the disk refuses.
         """
         place = f"append to {family}"
         schema = schema_of(family)
@@ -92,13 +118,20 @@ class Store:
             raise UserError(f"{place}: row {foreign}: run_id is {found!r}, must be {run_id!r}")
         devices = pc.unique(table["device"]).to_pylist()
         for device in devices:
-            _check_folder_name(device, place)
-        written = []
-        for device in devices:
-            part = table.filter(pc.equal(table["device"], device))
-            path = self.root / device / family / f"{_file_stem(run_id)}-{uuid.uuid4().hex}.parquet"
-            write_atomically(part, path)
-            written.append(path)
+            check_device_name(device, place)
+        written: list[Path] = []
+        with self.writing():
+            for device in devices:
+                part = table.filter(pc.equal(table["device"], device))
+                path = self.root / device / family / f"{_file_stem(run_id)}-{uuid.uuid4().hex}.parquet"
+                try:
+                    make_folder(path.parent, hint=_HINT)
+                    write_parquet(part, path, hint=_HINT)
+                except OutputError:  # rows of all devices or of none
+                    for earlier in written:
+                        earlier.unlink(missing_ok=True)
+                    raise
+                written.append(path)
         return tuple(written)
 
     def read(
@@ -195,10 +228,16 @@ def _table_of(rows: Sequence[Mapping[str, object]], schema: pa.Schema, run_id: s
     return pa.table(arrays, schema=schema)
 
 
-def _check_folder_name(device: str, place: str) -> None:
-    if device == QUARANTINE or not all(char.isalnum() or char in "-._" for char in device) or device.startswith("."):
-        raise UserError(f"{place}: device is {device!r}, must be letters, digits, '-', '.' and '_'")
+def check_device_name(device: str, place: str) -> None:
+    """Refuse a device name that cannot be a folder of the store; ``UserError`` starts with ``place``."""
+    is_plain = all(char.isascii() and (char.isalnum() or char in "-._") for char in device)
+    if not is_plain or not 0 < len(device) <= _MOST_NAME or device[0] == "." or device == QUARANTINE:
+        raise UserError(
+            f"{place}: device is {shown(device)}, must be at most {_MOST_NAME} letters, digits, '-', '.' and '_'",
+            hint="for example h100-sxm",
+        )
 
 
 def _file_stem(run_id: str) -> str:
-    return "".join(char if char.isalnum() or char in "-_." else "_" for char in run_id)[:80].lstrip(".") or "run"
+    plain = "".join(char if char.isascii() and (char.isalnum() or char in "-_.") else "_" for char in run_id)
+    return plain[:_MOST_NAME].lstrip(".") or "run"

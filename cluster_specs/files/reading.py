@@ -6,6 +6,7 @@ document, of one line, and of what a packed file may grow to.
 
 import gzip
 import io
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,16 @@ class _Unpacked(io.RawIOBase):
         super().close()
 
 
+def is_file(path: Path | str) -> bool:
+    """Whether a file is there; no for what cannot be a path at all: too long a name, a NUL."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises where the name is too long
+
+
+def exists(path: Path | str) -> bool:
+    """Whether a file or folder is there; no for what cannot be a path at all."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises where the name is too long
+
+
 @contextmanager
 def opened(path: Path, *, hint: str = "") -> Iterator[BinaryIO]:
     """Open ``path`` for reading, unpacking ``.gz``; every failure, also while reading, is a ``UserError``."""
@@ -74,7 +85,7 @@ def opened(path: Path, *, hint: str = "") -> Iterator[BinaryIO]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file", hint=hint) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        if isinstance(error, ValueError) and "null byte" not in str(error):
+        if isinstance(error, UserError) or (isinstance(error, ValueError) and "null byte" not in str(error)):
             raise
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read: {reason}", hint=hint) from error

@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cluster_specs.errors import OutputError
-from cluster_specs.files.whole import write_text, write_whole
+from cluster_specs.files.whole import make_folder, write_text, write_whole
 from costmodel.compare.tables import cell, heading, is_text
 
 if TYPE_CHECKING:
@@ -48,12 +47,7 @@ class Section:
 
 def write_page(folder: Path, title: str, sections: Iterable[Section]) -> list[Path]:
     """Write ``index.html`` and one PNG per figure into ``folder``; return the files. Raises ``OutputError``."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be written: {error.strerror}", hint="name a folder where you can write"
-        ) from error
+    make_folder(folder)
     written, parts = [], [f"<h1>{html.escape(title)}</h1>"]
     for section in sections:
         parts.append(f"<h2>{html.escape(section.title)}</h2>")

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from profiler.backend import Unsupported
 from profiler.kernels.step_backend import StepBackend
 from profiler.kernels.step_ops import layer_ops, step_shape
 from profiler.point import OpShape
 from profiles_db.manifest import ShapeManifest, manifest_schema
+from profiles_db.parquet_files import write_parquet
 from profiles_db.schema import FAMILIES
 from profiles_db.store import Store
 
@@ -108,7 +108,7 @@ def compare_steps(store: Store, device: str, steps: Sequence[OpShape], backend: 
 
 def save_steps(comparisons: Sequence[StepComparison], path: Path) -> None:
     """Write all comparisons as one Parquet file."""
-    pq.write_table(pa.Table.from_pylist([asdict(comparison) for comparison in comparisons], schema=_STEPS), path)
+    write_parquet(pa.Table.from_pylist([asdict(comparison) for comparison in comparisons], schema=_STEPS), path)
 
 
 def _times(store: Store, device: str, family: str) -> dict[tuple[Any, ...], float]:

@@ -18,8 +18,11 @@ from typing import Any, Final
 
 import click
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from cluster_specs.errors import UserError
+from cluster_specs.files.json_text import parse_json
+from cluster_specs.files.reading import read_document
+from cluster_specs.files.whole import make_folder, write_text
 from profiler.campaign.anchors import anchor_steps, compare_steps, save_steps, write_manifest
 from profiler.campaign.timers import compare_timers, compared_ops, load_timers, save_timers
 from profiler.device_health import device_lost, is_usable
@@ -33,6 +36,7 @@ from profiler.run import Outcome
 from profiler.selftest import self_test
 from profiler.session import open_bench, profile
 from profiler.timing import TimingPolicy
+from profiles_db.parquet_files import write_parquet
 from profiles_db.store import open_store
 
 # Time for the last point, the summary and the interpreter's end, and its share of a short slice.
@@ -72,7 +76,7 @@ class Campaign:
         self._state_path = self._folder / "state.json"
         self.state: dict[str, Any] = {"spent_s": 0.0, "runs": []}
         if self._state_path.exists():
-            self.state = json.loads(self._state_path.read_text(encoding="utf-8"))
+            self.state = _read_state(self._state_path)
         self._spent_before_s = float(self.state["spent_s"])
 
     @property
@@ -122,10 +126,8 @@ class Campaign:
 
     def _save(self) -> None:
         self.state["spent_s"] = round(self.spent_s, 1)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        temporary = self._state_path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.state, indent=1), encoding="utf-8")
-        temporary.replace(self._state_path)
+        make_folder(self._folder)
+        write_text(self._state_path, json.dumps(self.state, indent=1))
 
     def _tests(self) -> dict[str, Any]:
         """Run the tests that need a GPU; a failure is recorded and the campaign goes on."""
@@ -164,14 +166,14 @@ class Campaign:
                 return {"failed": str(error)[:500]}
         click.echo("\n".join(result.lines()), err=True)
         rows = pa.Table.from_pylist([asdict(quantity) for quantity in result.quantities])
-        pq.write_table(rows, self._folder / "self_test.parquet")
+        write_parquet(rows, self._folder / "self_test.parquet")
         return {"trusted": result.is_trusted, "lines": result.lines()}
 
     def _anchors(self) -> dict[str, Any] | None:
         """Measure steps and their parts, then compare."""
         steps = anchor_steps(self._device, self._dtypes)
         manifest = self._folder / "anchors.json"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         write_manifest(steps, manifest)
         parts = ("gemm", "attention", "elementwise")
         for families, energy in ((parts, "none"), (("step",), "all")):
@@ -253,3 +255,14 @@ class Campaign:
         if outcome.stopped_by is not None:
             raise click.Abort
         return outcome
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """Return what earlier slices have done; raises ``UserError`` where the file does not say it."""
+    match parse_json(read_document(path), str(path), hint="remove it: the stages start again, stored rows stay"):
+        case {"spent_s": float() | int(), "runs": list()} as state:
+            return dict(state)
+        case _:
+            raise UserError(
+                f"{path}: is not the state of a campaign", hint="remove it: the stages start again, stored rows stay"
+            )

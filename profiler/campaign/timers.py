@@ -13,9 +13,12 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster_specs.errors import UserError
+from cluster_specs.files.whole import make_folder
 from profiler.bench import Bench
 from profiler.planning.grid import attention_shape
 from profiler.point import OpShape
+from profiles_db.parquet_files import write_parquet
 
 _GEMMS: Final = {
     "cuda": (
@@ -88,13 +91,19 @@ def compare_timers(bench: Bench, op: OpShape, device_name: str) -> TimerComparis
 
 
 def load_timers(path: Path) -> list[TimerComparison]:
-    """Read the comparisons an earlier slice has made."""
-    return [TimerComparison(**row) for row in pq.read_table(path).to_pylist()] if path.exists() else []
+    """Read the comparisons an earlier slice has made; raises ``UserError`` for a file that holds none."""
+    if not path.exists():
+        return []
+    try:
+        return [TimerComparison(**row) for row in pq.read_table(path, schema=_SCHEMA).to_pylist()]
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: holds no comparisons of timers: {str(error).splitlines()[0]}",
+            hint="remove it: they are measured again",
+        ) from error
 
 
 def save_timers(rows: Sequence[TimerComparison], path: Path) -> None:
     """Write all comparisons as one Parquet file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA), temporary)
-    temporary.replace(path)
+    make_folder(path.parent)
+    write_parquet(pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA), path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster_specs.command_line import Group, refuse_given
+from cluster_specs.command_line import Group, check_outputs, refuse_given
 from profiles_db.terminal import DB_OPTION, JSON_OPTION, opened, print_rows
 
 if TYPE_CHECKING:
@@ -175,10 +175,13 @@ def vllm_bench_command(
 
     --db and --device say where and as what steps are stored; a summary is not stored.
     """
-    from profiles_db.exporting import export
+    from profiles_db.exporting import export, form_of
     from profiles_db.importers.vllm_forward import import_forward
     from profiles_db.importers.vllm_serve import is_serve_result, load_json, read_serve
 
+    if requests is not None:
+        form_of(requests)
+        check_outputs([requests], [path])
     document = load_json(path, result=result)
     if not is_serve_result(document):
         refuse_given(context, "requests", because=f"{path} is of `forward`, which has no requests")

@@ -101,21 +101,22 @@ def import_forward(path: Path, document: Mapping[str, Any], store: Store, *, dev
     }
     rows: list[dict[str, Any]] = []
     dropped: dict[str, int] = {}
-    stored = store.read("step", device=chosen, statuses=None, where={"run_id": run_id}).to_pylist()
-    present = {_identity(row) for row in stored}
-    for batch in forward.batches:
-        row, reason = _row(batch, common)
-        if row is not None and _identity(row) in present:
-            row, reason = None, "already in the store"
-        if row is None:
-            dropped[reason] = dropped.get(reason, 0) + 1
-        else:
-            rows.append(row)
-    if rows:
-        ranks = forward.tensor_parallel_size * forward.pipeline_parallel_size
-        run = {"run_id": run_id, "device": chosen, "origin": ORIGIN, "world_size": ranks}
-        record_run(store, {**run, "vllm_version": forward.vllm_version}, datetime.now(UTC))
-        store.append("step", rows, run_id)
+    with store.writing():
+        stored = store.read("step", device=chosen, statuses=None, where={"run_id": run_id}).to_pylist()
+        present = {_identity(row) for row in stored}
+        for batch in forward.batches:
+            row, reason = _row(batch, common)
+            if row is not None and _identity(row) in present:
+                row, reason = None, "already in the store"
+            if row is None:
+                dropped[reason] = dropped.get(reason, 0) + 1
+            else:
+                rows.append(row)
+        if rows:
+            ranks = forward.tensor_parallel_size * forward.pipeline_parallel_size
+            run = {"run_id": run_id, "device": chosen, "origin": ORIGIN, "world_size": ranks}
+            record_run(store, {**run, "vllm_version": forward.vllm_version}, datetime.now(UTC))
+            store.append("step", rows, run_id)
     return TableCount(table=str(path), family="step", rows_in=len(forward.batches), kept=len(rows), dropped=dropped)
 
 

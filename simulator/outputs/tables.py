@@ -6,10 +6,9 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cluster_specs.files.whole import write_whole
+from profiles_db.parquet_files import write_parquet
 from profiles_db.schema import unit_of
 
 SCHEMA_VERSION: Final = 1
@@ -29,4 +28,4 @@ def unit_table(columns: Mapping[str, pa.Array | NDArray[np.generic]], *, kind: s
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Write Parquet whole or not at all; raises ``OutputError``."""
-    write_whole(path, lambda stream: pq.write_table(table, stream, compression="zstd", write_page_checksum=True))
+    write_parquet(table, path)

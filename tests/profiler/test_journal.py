@@ -6,7 +6,7 @@ import os
 import pytest
 
 from cluster_specs.errors import UserError
-from profiler.journal import MAX_DEATHS, FolderLock, Journal, collect_leftovers, discard_leftovers
+from profiler.journal import MAX_DEATHS, Journal, collect_leftovers, discard_leftovers, only_run_in
 from profiler.ledger import Ledger
 from profiler.point import OpShape, Point
 from profiles_db.store import open_store
@@ -24,7 +24,7 @@ def row(of):
 
 @pytest.fixture
 def folder(tmp_path):
-    with FolderLock(tmp_path):
+    with only_run_in(tmp_path):
         yield tmp_path
 
 
@@ -104,7 +104,7 @@ def test_a_second_run_is_refused_by_name(folder):
     """Two runs into one folder: the second learns who holds it."""
     with (
         pytest.raises(UserError, match=f"another run is writing here .pid {os.getpid()}.") as caught,
-        FolderLock(folder),
+        only_run_in(folder),
     ):
         pass
     assert "--db" in caught.value.hint
@@ -112,9 +112,9 @@ def test_a_second_run_is_refused_by_name(folder):
 
 def test_the_lock_is_free_after_its_holder(tmp_path):
     """Leaving the lock lets the next run in."""
-    with FolderLock(tmp_path):
+    with only_run_in(tmp_path):
         pass
-    with FolderLock(tmp_path):
+    with only_run_in(tmp_path):
         assert (tmp_path / ".profile" / "lock").exists()
 
 
@@ -122,5 +122,28 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     """A path that cannot hold a folder ends in one message with the path and a way out."""
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(UserError, match=r"file: cannot be written"), FolderLock(file):
+    with pytest.raises(UserError, match=r"file: cannot be written"), only_run_in(file):
         pass
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1]", '{"family": "gemm"}', '{"family": "none", "columns": {}}', "\0" * 40]
+)
+@pytest.mark.parametrize("name", ["flight-0.json", "deaths.json", "rows-0.jsonl"])
+def test_torn_and_foreign_files_do_not_keep_a_run_from_resuming(folder, name, content):
+    """What a power cut or another program left under a name of the journal is counted, dropped and tried again."""
+    Journal(folder, 1).commit("gemm", "run-a", [row(point(1))])
+    (folder / ".profile" / name).write_text(content)
+    stored_rows, torn = Ledger(folder, "cpu").recover()
+    assert stored_rows == 1
+    assert torn == (0 if name == "rows-0.jsonl" and not content else 1)
+    assert Ledger(folder, "cpu").recover() == (0, 0)
+    assert stored(folder) == [1]
+
+
+def test_rows_that_cannot_be_stored_name_what_to_remove(folder):
+    """A journalled row with a value no row may have ends in one message with the files to remove."""
+    Journal(folder, 0).commit("gemm", "run-a", [row(point(1)) | {"latency_s": -1.0}])
+    with pytest.raises(UserError, match=r"\.profile: holds rows that cannot be stored: .*latency_s") as caught:
+        Ledger(folder, "cpu").recover()
+    assert "rows-*.jsonl" in caught.value.hint

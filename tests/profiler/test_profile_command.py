@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("torch", reason="measuring needs torch")
 
-from profiler.journal import FolderLock, Journal
+from profiler.journal import Journal, only_run_in
 from profiler.point import OpShape, Point
 from profiles_db.schema import FAMILIES
 from profiles_db.store import open_store
@@ -129,7 +129,7 @@ def test_rows_left_on_another_node_come_home(manifest, tmp_path):
     homes = [tmp_path / "node-0", tmp_path / "node-1"]
     op = OpShape.of("gemm", dtype="bf16", m=7, n=256, k=128, scaling="none", quantise=False)
     point = Point(op=op, device="cpu", backend="torch.onednn", launch="eager", cache="cold")
-    with FolderLock(homes[1]):
+    with only_run_in(homes[1]):
         times = {"latency_s": 1e-3, "samples": 10, "status": "ok", "origin": "measured"}
         Journal(homes[1], 1).commit("gemm", "dead-run", [point.columns | times])
     with socket.socket() as listener:

@@ -123,3 +123,52 @@ def test_two_compactors_lose_nothing(tmp_path: Path, gemm_row: GemmRow) -> None:
         _, complaint = compactor.communicate()
         assert (compactor.returncode, complaint) == (0, "")
     assert sorted(store.read("gemm")["m"].to_pylist()) == list(range(1, 61))
+
+
+def _apex(*arguments: object) -> "subprocess.Popen[str]":
+    program = "import sys; from simulator.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _finish(process: "subprocess.Popen[str]") -> None:
+    _, complaint = process.communicate()
+    assert process.returncode == 0, complaint
+    assert "Traceback" not in complaint
+
+
+def test_imports_and_merges_at_once_store_every_row_once(tmp_path: Path) -> None:
+    """Three imports of one folder and three merges of another into one database leave each row exactly once."""
+    source, db = tmp_path / "tables", tmp_path / "db"
+    source.mkdir()
+    for clock in range(12):
+        lines = [f"H100-SXM-80GB,half,1024,1024,{n},{50 + n}" for n in range(1, 17)]
+        (source / f"gemm_{clock}.csv").write_text("\n".join(["gpu,dtype,m,k,n,time(us)", *lines]) + "\n")
+    other = open_store(tmp_path / "other", bundled=None)
+    row = {"n": 1, "k": 1, "scaling": "none", "quantise": False, "device": "h100-sxm", "backend": "b", "dtype": "bf16"}
+    row |= {"launch": "eager", "cache": "hot", "status": "ok", "origin": "measured"}
+    for run in range(12):
+        other.append(
+            "gemm", [{**row, "m": m, "latency_s": 1e-4 + 1e-6 * m + run * 1e-8} for m in range(1, 17)], f"r{run}"
+        )
+    writers = [_apex("import", "apex-plus", source, "--db", db) for _ in range(3)]
+    writers += [_apex("db", "merge", tmp_path / "other", "--db", db) for _ in range(3)]
+    for writer in writers:
+        _finish(writer)
+    store = open_store(db, bundled=None)
+    table = store.read("gemm")
+    assert table.num_rows == 2 * 12 * 16
+    assert table.group_by(["run_id", "m", "clock_mhz", "latency_s"]).aggregate([]).num_rows == 2 * 12 * 16
+    assert not [finding for finding in verify(store) if finding.is_serious]
+
+
+def test_a_writer_waits_for_the_one_before_it(tmp_path: Path, gemm_row: GemmRow) -> None:
+    """What looks up and adds in one block is not disturbed: an append of another process comes after it."""
+    store = open_store(tmp_path, bundled=None)
+    with store.writing():
+        writer = _writer(tmp_path, "other", 1)
+        store.append("gemm", [gemm_row()], "mine")
+        assert store.read("gemm").num_rows == 1
+    writer.communicate()
+    assert writer.returncode == 0
+    assert open_store(tmp_path, bundled=None).read("gemm").num_rows == 2
