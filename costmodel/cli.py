@@ -58,7 +58,8 @@ def fit(
         return
     path = out or Path(f"{chosen}.fit.parquet")
     started_from = Prior.choose(prior, chosen)
-    check_outputs([path], [cluster, started_from and started_from.path, *(file.path for file in store.iter_files())])
+    prior_file = started_from.path if started_from is not None else None
+    check_outputs([path], [cluster, prior_file, *(file.path for file in store.iter_files())])
     artefact = fit_device(store, chosen, spec, framework=framework, is_monotone=monotone, prior=started_from)
     save_artefact(artefact, path)
     click.echo(report_json(artefact) if as_json else fit_text(artefact))

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cluster_specs.command_line import Group
+from cluster_specs.command_line import Group, check_outputs
 from profiles_db.importers.cli import import_group
 from profiles_db.terminal import DB_OPTION, JSON_OPTION, opened, print_rows
 
@@ -110,7 +110,11 @@ def merge_command(sources: tuple[Path, ...], db: Path | None, compact: bool, as_
     for source in sources:
         rows += [{"source": str(source), **count} for count in merge_from(store, open_store(source, bundled=None))]
     if compact:
-        rows += [{"source": "compact", **count} for count in compact_files(store)]
+        for count in compact_files(store):
+            if doubled := count.pop("doubled"):
+                place = f"{count['device']}/{count['family']}"
+                click.echo(f"note: {place}: {doubled} rows that were stored twice are kept once", err=True)
+            rows.append({"source": "compact", **count})
     print_rows(rows, as_json=as_json)
 
 
@@ -133,10 +137,12 @@ def export_command(
     median: bool,
 ) -> None:
     """Write rows of FAMILY, every status, to OUTPUT."""
-    from profiles_db.exporting import export
+    from profiles_db.exporting import export, form_of
     from profiles_db.filters import parse_filters
 
     store = opened(db)
+    form = form_of(output, form)
+    check_outputs([output], [file.path for file in store.iter_files()])
     where = parse_filters(family, filters)
     table = store.read(family, device=device, statuses=None, where=where, repeats="median" if median else "keep")
     export(table, output, form)

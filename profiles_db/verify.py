@@ -1,4 +1,4 @@
-"""Checks a whole store: files that break the contract, rows that no machine can have measured, repeats that disagree.
+"""Checks a whole store: files that break the contract, rows stored twice or beyond any machine, repeats that disagree.
 
 The limits are above any device sold, so a row beyond one is wrong whatever it ran on:
 
@@ -8,7 +8,7 @@ The limits are above any device sold, so a row beyond one is wrong whatever it r
     collective            at most 2e12 B/s of bus bandwidth per rank (NVLink 5: 9e11)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,9 +18,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.whole import TEMPORARY_SUFFIX
+from profiles_db.doubles import doubled_rows
 from profiles_db.layers import QUARANTINE, StoredFile, read_stored
 from profiles_db.outliers import OUTLIER_FACTOR, slower_than_larger
-from profiles_db.parquet_files import TEMPORARY_SUFFIX, DamagedFileError
+from profiles_db.parquet_files import DamagedFileError
 from profiles_db.repeats import repeat_spread
 from profiles_db.schema import FAMILIES
 from profiles_db.store import Store
@@ -35,7 +37,7 @@ _MOST_BUS_BYTES_PER_S: Final = 2e12
 class Finding:
     """One thing worth knowing; serious ones need a person."""
 
-    kind: str  # damaged | contract | impossible | outlier | repeats | no run record | left over | quarantined
+    kind: str  # damaged | contract | doubled | impossible | outlier | repeats | no run record | left over | quarantined
     place: str
     rows: int
     detail: str
@@ -61,10 +63,12 @@ def verify(store: Store) -> list[Finding]:
     recorded: set[str] = set()
     # Run records first: the other families refer to them. One group at a time keeps the memory bounded.
     for (device, family), files in sorted(groups.items(), key=lambda group: group[0][1] != "run"):
-        tables = []
+        tables: list[pa.Table] = []
+        layer_of: list[int] = []
         for file in files:
             try:
                 tables.append(read_stored(file))
+                layer_of.append(store.layers.index(file.layer))
             except FileNotFoundError:
                 detail = "compacted away while verifying: run again"
                 findings.append(
@@ -77,12 +81,31 @@ def verify(store: Store) -> list[Finding]:
         if tables and family == "run":
             recorded |= set(pa.concat_tables(tables)["run_id"].to_pylist())
         elif tables:
-            findings += _check_family(pa.concat_tables(tables), f"{device}/{family}", family, recorded)
+            together, doubled = pa.concat_tables(tables), _doubled(tables, layer_of)
+            if doubled.any():
+                findings.append(_doubled_finding(together, doubled, f"{device}/{family}", family))
+            findings += _check_family(together.filter(pa.array(~doubled)), f"{device}/{family}", family, recorded)
     return sorted(findings, key=lambda finding: (not finding.is_serious, finding.kind, finding.place))
 
 
 def _serious(kind: str, path: object, detail: str) -> Finding:
     return Finding(kind=kind, place=str(path), rows=0, detail=detail.removeprefix(f"{path}: "), is_serious=True)
+
+
+def _doubled(tables: Sequence[pa.Table], layer_of: Sequence[int]) -> NDArray[np.bool_]:
+    """Mark the rows that the files of one layer hold more than once."""
+    found: list[NDArray[np.bool_]] = []
+    for layer in sorted(set(layer_of)):
+        own = [table for table, of in zip(tables, layer_of, strict=True) if of == layer]
+        file_of = np.repeat(np.arange(len(own)), [table.num_rows for table in own])
+        found.append(doubled_rows(pa.concat_tables(own), file_of))
+    return np.concatenate(found)
+
+
+def _doubled_finding(table: pa.Table, doubled: NDArray[np.bool_], place: str, family: str) -> Finding:
+    detail = "measurements stored again, equal in every column: `apex db merge --compact` keeps one of each; first: "
+    detail += _describe(table, family, int(np.argmax(doubled)))
+    return Finding(kind="doubled", place=place, rows=int(doubled.sum()), detail=detail, is_serious=True)
 
 
 def _left_overs(store: Store) -> Iterator[Finding]:

@@ -4,12 +4,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from profiles_db.doubles import doubled_rows
+from profiles_db.merging import compact_files
 from profiles_db.outliers import OUTLIER_FACTOR, slower_than_larger
 from profiles_db.schema import FAMILIES
 from profiles_db.store import Store
@@ -119,3 +122,49 @@ def test_outliers_are_those_slower_than_twice_a_larger_point(points: list[tuple[
     for row, is_marked in zip(rows, marked, strict=True):
         larger = [other["latency_s"] for other in rows if other["m"] > row["m"] and other["backend"] == row["backend"]]
         assert is_marked == (bool(larger) and row["latency_s"] > OUTLIER_FACTOR * min(larger))
+
+
+def test_rows_stored_twice_are_serious_and_told_from_repeats(store: Store, gemm_row: GemmRow) -> None:
+    """A file that is there twice doubles its rows; verify says so, counts no repeats, and names the way out."""
+    _record(store)
+    (path,) = store.append("gemm", [gemm_row(m=m, latency_s=1e-5 * m) for m in (1, 2, 4)], "a")
+    path.with_name("copy.parquet").write_bytes(path.read_bytes())
+    (finding,) = verify(store)
+    assert (finding.kind, finding.rows, finding.is_serious) == ("doubled", 3, True)
+    assert "apex db merge --compact" in finding.detail
+    (folded,) = compact_files(store)
+    assert (folded["rows"], folded["doubled"]) == (3, 3)
+    assert verify(store) == []
+
+
+def test_doubles_that_were_folded_into_one_file_are_found(store: Store, gemm_row: GemmRow) -> None:
+    """A run all of whose rows are there three times was stored three times, and is folded to one."""
+    _record(store)
+    rows = [gemm_row(m=m, latency_s=1e-5 * m) for m in range(1, 10)]
+    store.append("gemm", [*rows, *rows, *rows], "a")
+    assert [(finding.kind, finding.rows) for finding in verify(store)] == [("doubled", 18)]
+    compact_files(store)
+    assert store.read("gemm").num_rows == 9
+    assert verify(store) == []
+
+
+def test_equal_times_of_one_table_are_repeats(store: Store, gemm_row: GemmRow) -> None:
+    """Short times in whole microseconds agree by chance: within a file that is no double."""
+    _record(store)
+    rows = [gemm_row(m=m, latency_s=1e-6 * m) for m in range(1, 20)]
+    store.append("gemm", [*rows, *rows[:5]], "a")
+    assert [(finding.kind, finding.is_serious) for finding in verify(store)] == [("repeats", False)]
+    compact_files(store)
+    assert store.read("gemm").num_rows == 24
+
+
+@given(data=st.data())
+def test_doubles_are_what_files_hold_beyond_any_one_of_them(data: st.DataObject) -> None:
+    """Of equal rows spread over files as many are kept as the file with the most of them holds."""
+    counts = data.draw(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=4))
+    points = [(file, point) for file, of_file in enumerate(counts) for point, n in enumerate(of_file) for _ in range(n)]
+    table = pa.table({"m": [point for _, point in points], "run_id": ["a"] * len(points)})
+    doubled = doubled_rows(table, np.array([file for file, _ in points], dtype=np.int64))
+    for point in range(3):
+        kept = sum(not is_double for (_, of), is_double in zip(points, doubled, strict=True) if of == point)
+        assert kept == max(of_file[point] for of_file in counts)
