@@ -13,6 +13,7 @@ against real servers in `tests/simulator/test_memory.py` and `docs/accuracy.md`.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
+from math import ceil
 from typing import Final
 
 from cluster_specs.device import DeviceSpec
@@ -118,6 +119,11 @@ def plan_memory(
             caches_prefixes=caches_prefixes,
         )
         others = 0 if start_up.rule == "static_share" else activation + graphs + runtime
+        reason = _shortage(weights, others, usable, cache.longest_tokens, max_model_len)
+        if reason is not None and start_up.rule != "share_of_free":
+            beside = activation + graphs if start_up.rule == "static_share" else 0
+            request = ceil(max_model_len / block_size) * cache.block_bytes
+            reason += _larger_share(usable / gpu_memory_utilization, weights + others + request, beside)
         budgets.append(
             MemoryBudget(
                 device_bytes=device.memory_bytes,
@@ -131,7 +137,7 @@ def plan_memory(
                 block_size=block_size,
                 num_gpu_blocks=cache.blocks,
                 state_slots=cache.state_slots,
-                reason=_shortage(weights, others, usable, cache.longest_tokens, max_model_len),
+                reason=reason,
             )
         )
     return min(budgets, key=lambda budget: (budget.num_gpu_blocks, -budget.weights_bytes))
@@ -170,6 +176,14 @@ def _shortage(weights: int, others: int, usable: int, tokens: int, max_model_len
             f"max_model_len = {max_model_len}"
         )
     return None
+
+
+def _larger_share(whole: float, needed: int, beside: int) -> str:
+    """Name the share of ``whole`` that would hold what is needed and leave ``beside`` free; empty where none does."""
+    share = ceil(1000 * needed / whole) / 1000
+    if share >= 1 or share * whole + beside > whole:
+        return ""
+    return f"; a gpu_memory_utilization of {share:g} would hold one request"
 
 
 def _activation_bytes(

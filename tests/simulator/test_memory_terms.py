@@ -130,6 +130,26 @@ def test_each_rule_shares_its_own_memory(rule: Any, usable: float, counted: tupl
     assert budget.num_gpu_blocks == budget.kv_bytes // (16 * 32 * 2 * 4 * 128 * 2)
 
 
+@pytest.mark.parametrize("rule", ["share_of_total", "static_share"])
+@pytest.mark.parametrize(("model", "plan"), [("llama-3.1-70b", "tp2"), ("qwen3-32b", "tp1"), ("mixtral-8x7b", "tp2")])
+def test_a_share_that_is_too_small_names_one_that_is_not(rule: Any, model: str, plan: str) -> None:
+    """What does not fit at a small share says which one holds weights, step and one request; that one starts."""
+    start_up = _PLAIN.model_copy(update={"rule": rule})
+    small = _budget(model, plan, start_up, gpu_memory_utilization=0.4).reason or ""
+    share = float(small.split("gpu_memory_utilization of ")[1].split()[0])
+    assert _budget(model, plan, start_up, gpu_memory_utilization=share).fits
+    assert not _budget(model, plan, start_up, gpu_memory_utilization=share - 0.01).fits
+
+
+def test_a_share_that_leaves_no_room_for_a_step_is_not_named() -> None:
+    """SGLang runs a step outside its share: where that has no room, or nothing would do, none is named."""
+    static = _PLAIN.model_copy(update={"rule": "static_share"})
+    assert "gpu_memory_utilization" not in str(_budget("llama-3.1-70b", "tp1", static).reason)
+    packed = _budget("qwen3-32b", "tp1", static, gpu_memory_utilization=0.4, max_num_batched_tokens=262_144)
+    assert packed.reason is not None
+    assert "gpu_memory_utilization" not in packed.reason
+
+
 @pytest.mark.parametrize(
     ("profile", "rule"),
     [
