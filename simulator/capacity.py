@@ -3,7 +3,8 @@
 The trace is replayed at rates on a geometric grid, and the densest that keeps the limits is found by bisection: limits
 are taken to hold at every rate below one at which they hold. A queue needs time to grow, so at each rate the trace is
 repeated until it lasts many times as long as a mean request; traces with shared prefixes or turns are not, because
-their repeats would find their prompts in the cache.
+their repeats would find their prompts in the cache. At a rate at which the trace would outlast the engine's clock, its
+head is replayed.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import numpy as np
 from cluster_specs.errors import UserError
 from simulator.objective import SUSTAINABLE_RATE, Metrics, Slo, read_metric
 from simulator.workload.scale import scale_workload
+from simulator.workload.span import LONGEST_SPAN_S
 from simulator.workload.workload import OpenLoop, Workload
 
 _GRID: Final = 1.02  # ratio of neighbouring rates
@@ -49,6 +51,8 @@ def check_capacity(workload: Workload, slo: Slo) -> None:
 
 def find_capacity(measure: Callable[[Workload], Metrics], workload: Workload, slo: Slo) -> Capacity:
     """Return the most traffic within ``slo``; ``measure`` replays a workload on the plan."""
+    # Epoch seconds divided by a rate would lose what they resolve.
+    workload = replace(workload, arrival_s=workload.arrival_s - workload.arrival_s[0])
     rate_per_s = (len(workload) - 1) / float(workload.arrival_s[-1] - workload.arrival_s[0])
     request_s = read_metric(measure(workload), "e2e_s.mean") or 0.0
     can_repeat = workload.prefix is None and workload.after is None and workload.replica is None
@@ -61,7 +65,7 @@ def find_capacity(measure: Callable[[Workload], Metrics], workload: Workload, sl
         step = (low + high) // 2
         scale = _GRID**step
         times = max(1, round(least_requests(scale) / len(workload))) if can_repeat else 1
-        if slo.broken(measure(scale_workload(_repeated(workload, times, rate_per_s), scale))):
+        if slo.broken(measure(scale_workload(_repeated(_within_the_clock(workload, scale), times, rate_per_s), scale))):
             high = step
         else:
             low = step
@@ -70,6 +74,12 @@ def find_capacity(measure: Callable[[Workload], Metrics], workload: Workload, sl
         requests_per_s=0.0 if low < -_REACH else rate_per_s * scale,
         is_short=not can_repeat and len(workload) < least_requests(scale),
     )
+
+
+def _within_the_clock(workload: Workload, scale: float) -> Workload:
+    """Return as much of the workload as the engine's clock holds at ``scale`` x its rate."""
+    is_late = workload.arrival_s > LONGEST_SPAN_S * scale
+    return workload.head(int(np.argmax(is_late))) if is_late.any() else workload
 
 
 def _repeated(workload: Workload, times: int, rate_per_s: float) -> Workload:

@@ -1,8 +1,6 @@
 """Every plan of a model on a cluster, judged by replaying the workload on each: refused with a reason, or ranked."""
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +8,7 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from simulator.capacity import check_capacity, find_capacity
 from simulator.disaggregation import PoolStarts
+from simulator.fan_out import run_all
 from simulator.kv_format import served
 from simulator.layouts import Layout, Outcome, replay_layout, start_layout, with_layout_interval
 from simulator.model.expert_layout import EXPERT_LAYOUTS
@@ -67,8 +66,9 @@ def search(
 ) -> SearchResult:
     """Simulate every plan of ``axes`` (or those of ``plans``) and rank them by ``objective``.
 
-    The engine releases the interpreter lock, so plans run on ``threads`` threads (all cores by default). ``on_done``
-    is called with (finished, total). The result does not depend on the number of threads.
+    The engine releases the interpreter lock, so plans run on ``threads`` threads (all cores by default), all of which
+    end soon after an interrupt. ``on_done`` is called with (finished, total). The result does not depend on the number
+    of threads.
     """
     candidates: list[Layout | PoolStarts] = []
     refused: list[Refusal] = []
@@ -103,14 +103,7 @@ def search(
             return Refusal(plan=outcome.plan, reason=f"no request is answered ({reasons})")
         return replace(outcome, run=None)  # a row per request of thousands of plans would fill the memory
 
-    outcomes: list[Outcome | Refusal] = []
-    if on_done is not None:
-        on_done(0, len(candidates))
-    with ThreadPoolExecutor(max_workers=threads or os.cpu_count() or 1) as pool:
-        for outcome in pool.map(judge, candidates):
-            outcomes.append(outcome)
-            if on_done is not None:
-                on_done(len(outcomes), len(candidates))
+    outcomes = run_all(judge, candidates, threads=threads, on_done=on_done)
     # A plan that rejects requests looks faster than one that serves them all.
     results = sorted(
         (outcome for outcome in outcomes if not isinstance(outcome, Refusal)),
@@ -154,8 +147,7 @@ def with_intervals(
     def widened(result: Outcome) -> Outcome:
         return with_layout_interval(serving, result, workload, slo)
 
-    with ThreadPoolExecutor(max_workers=threads or os.cpu_count() or 1) as pool:
-        known = list(pool.map(widened, shown))
+    known = run_all(widened, shown, threads=threads)
     ranked, breaking = known[: len(found.ranked)], known[len(found.ranked) :]
     return replace(
         found,

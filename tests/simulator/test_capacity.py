@@ -1,5 +1,8 @@
 """The most traffic a plan takes within limits."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from cluster_specs.errors import UserError
@@ -103,3 +106,20 @@ def test_a_rate_without_limits_or_arrivals_means_nothing() -> None:
             check_capacity(parse_workload(text), parse_slo(["ttft_s.p99<=1"]))
     with pytest.raises(UserError, match="limits are what"):
         parse_slo([f"{SUSTAINABLE_RATE}>=1"])
+
+
+def test_a_long_trace_recorded_at_any_hour_has_a_rate() -> None:
+    """Rates at which the trace would outlast the engine's clock are judged by its head, whatever its calendar."""
+    serving = _serving("h100-sxm-1")
+    workload = parse_workload("synthetic:isl=512,osl=32,rate=0.00005,n=200,seed=1")  # 46 days
+    epoch = replace(workload, arrival_s=np.round(workload.arrival_s) + 1.7e9)
+    start = serving.start(parse_plan("tp1"), workload)
+    assert not isinstance(start, Refusal)
+
+    def measure(scaled: Workload) -> Metrics:
+        return replay(serving, start, scaled).metrics
+
+    assert find_capacity(measure, epoch, parse_slo(["ttft_s.p99<=1e-9"])).requests_per_s == 0.0
+    found = find_capacity(measure, epoch, parse_slo(["e2e_s.mean<=0.3"])).requests_per_s
+    shifted = replace(epoch, arrival_s=epoch.arrival_s - 1.7e9)
+    assert found == find_capacity(measure, shifted, parse_slo(["e2e_s.mean<=0.3"])).requests_per_s > 0

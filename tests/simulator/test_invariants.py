@@ -8,6 +8,7 @@ from simulator.engine import layout
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
 from simulator.limits import EngineLimits
+from simulator.metrics import summarise
 from simulator.step_tables import linear_tables
 from simulator.workload.workload import ClosedLoop, OpenLoop, Workload
 
@@ -21,14 +22,18 @@ def runs(draw: st.DrawFn) -> tuple[EngineLimits, Workload, EngineResult]:
     gaps = draw(st.lists(st.integers(0, 60_000), min_size=n, max_size=n))
     policy = draw(st.sampled_from(["vllm-v1", "vllm-v1", "vllm-v0", "orca", "sglang"]))
     stages = draw(st.sampled_from([1, 1, 2, 3])) if policy == "vllm-v1" else 1
+    is_chunked = policy == "sglang" or draw(st.booleans())
+    budget = draw(st.one_of(st.integers(1, 12), st.integers(10, 140)))
+    # SGLang and V0 decode every sequence in each step and are refused with more of them than tokens.
+    most_seqs = min(10, budget) if policy == "sglang" or (policy == "vllm-v0" and not is_chunked) else 10
     limits = EngineLimits(
         policy=policy,
-        max_num_seqs=draw(st.integers(1, 10)),
-        max_num_batched_tokens=draw(st.integers(10, 140)),
+        max_num_seqs=draw(st.integers(1, most_seqs)),
+        max_num_batched_tokens=budget,
         max_model_len=draw(st.sampled_from([90, 200])),
         block_size=draw(st.sampled_from([1, 8, 16])),
         num_gpu_blocks=draw(st.integers(8, 60)),
-        enable_chunked_prefill=policy == "sglang" or draw(st.booleans()),
+        enable_chunked_prefill=is_chunked,
         async_scheduling=draw(st.booleans()),
         reserve_full_isl=draw(st.booleans()),
         reserves_output=policy == "vllm-v1" and draw(st.booleans()),
@@ -68,6 +73,8 @@ def test_i1_requests_are_conserved(run: tuple[EngineLimits, Workload, EngineResu
     """I1: every request is answered or rejected with a reason, exactly once."""
     _, workload, result = run
     assert int(result.is_finished.sum()) + sum(result.rejections().values()) == len(workload)
+    metrics = summarise(result)
+    assert metrics.finished + sum(metrics.rejected.values()) == metrics.requests == len(workload)
     assert (result.finish_ps >= 0).all()
 
 
