@@ -136,8 +136,8 @@ def memory_section(reference: Path) -> Iterator[str]:
     """Write the section of the accuracy page, in pieces."""
     yield (
         f"{HEADING}\n\n"
-        "Public start-up logs of vLLM, one H100-80GB per rank, API-server limits (8,192 tokens, 1,024 sequences) "
-        "unless noted; GiB per device, logged / predicted. Blocks of dense models shall be met within 1 %, weights and "
+        "Public start-up logs of vLLM and SGLang, one H100-80GB per rank, API-server limits (8,192 tokens, 1,024 or "
+        "more sequences) unless noted; GiB per device, logged / predicted. Blocks of dense models shall be met within 1 %, weights and "
         "KV of mixtures of experts within 1.5 GiB.\n\n"
         "| model | plan | profile | share | weights | activations | runtime | KV | remark |\n"
         "|---|---|---|---:|---:|---:|---:|---:|---|\n"
@@ -174,9 +174,10 @@ def _both(logged: float | None, predicted: float) -> str:
 def _remark(server: LoggedServer) -> str:
     """Say what is particular about a server."""
     stated = server.stated
-    tokens, kernel = stated["max_num_batched_tokens"], stated.get("expert_kernel")
+    tokens, seqs, kernel = stated["max_num_batched_tokens"], stated["max_num_seqs"], stated.get("expert_kernel")
     parts = (
         f"{tokens:,} tokens per step" if tokens != 8192 else "",
+        f"{seqs:,} sequences" if seqs < 1024 else "",
         f"experts by {kernel.capitalize()}" if kernel else "",
         stated.get("note", ""),
     )

@@ -72,7 +72,11 @@ _OPTIONS = (
     click.option("--max-num-seqs", type=click.IntRange(min=1), help="Sequences per step and replica."),
     click.option("--max-num-batched-tokens", type=click.IntRange(min=1), help="Tokens per step and replica."),
     click.option("--max-model-len", type=click.IntRange(min=1), help="Longest sequence; that of the trace without it."),
-    click.option("--gpu-memory-utilization", type=_Finite(0, 1, min_open=True), help="Share of memory used."),
+    click.option(
+        "--gpu-memory-utilization",
+        type=_Finite(0, 1, min_open=True),
+        help="Share of memory used: of all (vLLM), of what is free before (SGLang) or after loading (TensorRT-LLM).",
+    ),
     click.option("--num-gpu-blocks", type=click.IntRange(min=2), help="KV blocks, from the log of a real server."),
     click.option("--block-size", type=click.IntRange(min=1), help="Tokens per KV block."),
     click.option("--prefix-caching/--no-prefix-caching", default=None, help="Reuse KV of shared prefixes."),
