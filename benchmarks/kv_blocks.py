@@ -137,8 +137,8 @@ def memory_section(reference: Path) -> Iterator[str]:
     yield (
         f"{HEADING}\n\n"
         "Public start-up logs of vLLM and SGLang, one H100-80GB per rank, API-server limits (8,192 tokens, 1,024 or "
-        "more sequences) unless noted; GiB per device, logged / predicted. Blocks of dense models shall be met within 1 %, weights and "
-        "KV of mixtures of experts within 1.5 GiB.\n\n"
+        "more sequences) unless noted; GiB per device, logged / predicted. Blocks of dense models shall be met within "
+        "1 %, weights and KV of mixtures of experts within 1.5 GiB.\n\n"
         "| model | plan | profile | share | weights | activations | runtime | KV | remark |\n"
         "|---|---|---|---:|---:|---:|---:|---:|---|\n"
     )
