@@ -37,7 +37,8 @@ def kv_format(model: ModelSpec, plan: Plan, profile: EngineProfile) -> KvFormat:
             dtype=own,
             why=f"{asked}, but names no producer: {profile.name} does not take it for ModelOpt's",
         )
-    if stated.dtype not in (taken.modelopt if stated.tool == "modelopt" else taken.compressed_tensors):
+    by_tool = {"modelopt": taken.modelopt, "compressed-tensors": taken.compressed_tensors}
+    if stated.dtype not in by_tool.get(stated.tool, []):
         return KvFormat(dtype=own, why=f"{asked}, which {profile.name} does not take from a checkpoint")
     if stated.dtype not in KV_DTYPES:
         return KvFormat(dtype=own, why=asked, refusal=f"{asked}, which is not modelled{_OVERRULE}")

@@ -14,7 +14,7 @@ class CheckpointKv:
     """A format (``fp8``, ``nvfp4``, ``int8`` ...), the tool that wrote it and the key it stands under."""
 
     dtype: str
-    tool: Literal["modelopt", "compressed-tensors"]
+    tool: Literal["modelopt", "compressed-tensors", "fp8"]
     key: str
     is_named: bool = True  # the file says which tool produced it
 
@@ -35,6 +35,8 @@ def read_checkpoint_kv(config: HfConfig) -> CheckpointKv | None:
         if (scheme.text("type", "float"), scheme.integer("num_bits", 8)) != ("float", 8):
             raise section.fault("kv_cache_scheme", "8-bit floats or null, as engines require")
         return CheckpointKv(dtype="fp8", tool="compressed-tensors", key="kv_cache_scheme")
+    if method == "fp8" and "kv_cache_scheme" in section:  # AutoFP8's; no engine reads it
+        return CheckpointKv(dtype="fp8", tool="fp8", key="kv_cache_scheme")
     if method != "modelopt":
         return None
     key = "kv_cache_scheme" if "kv_cache_scheme" in section else "kv_cache_quant_algo"

@@ -6,8 +6,8 @@ checkpoints have. A matrix that engines fuse from several (``qkv_proj``) answers
 """
 
 import re
-from collections.abc import Callable, Iterator
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Iterator
+from fnmatch import translate
 from typing import Final
 
 _ROOTS: Final = frozenset({"model", "language_model", "transformer", "decoder"})
@@ -71,35 +71,45 @@ def canonical(name: str) -> str:
 class MatrixName:
     """One matrix (``layers.3.self_attn.q_proj``), and the name of the matrix that engines fuse it into."""
 
-    __slots__ = ("_runs", "fused", "path", "spelled")
+    __slots__ = ("modules", "path", "runs", "spelled")
 
     def __init__(self, module: str, leaf: str, fused: str = "") -> None:
         self.path = canonical(f"{module}.{leaf}" if leaf else module)
-        self.fused = canonical(f"{module}.{fused}") if fused else ""
-        self.spelled = tuple(_spellings(self.path)) + (tuple(_spellings(self.fused)) if fused else ())
-        self._runs = frozenset(run for name in (self.path, self.fused) if name for run in _runs(name))
-
-    def has(self, name: str) -> bool:
-        """Whether a canonical name is this matrix, a module it is in, or a part of its path (``self_attn``)."""
-        return name in self._runs
+        names = (self.path, canonical(f"{module}.{fused}")) if fused else (self.path,)
+        self.spelled = frozenset(spelled for name in names for spelled in _spellings(name))
+        # The matrix, every module it is in, and every part of its path (``self_attn``), in the one spelling.
+        self.runs = frozenset(run for name in names for run in _runs(name))
+        self.modules = frozenset(part for name in self.spelled for part in _ancestors(name))
 
 
-def literal(name: str) -> Matcher:
-    """Match a module by its whole name, or by a part of its path."""
-    wanted = canonical(name)
-    return lambda matrix: matrix.has(wanted)
+def any_of(patterns: Iterable[str]) -> Matcher:
+    """Match what one of ``patterns`` names: names or parts of them, expressions (``re:``), and globs as of files.
+
+    Expressions match from the start of a name, as ``re.match`` does. Raises ``re.error``.
+    """
+    given = list(patterns)
+    expressions = _joined([pattern[3:] for pattern in given if pattern.startswith("re:")])
+    others = [pattern for pattern in given if not pattern.startswith("re:")]
+    globs = [translate(pattern.removesuffix(".weight")) for pattern in others if "*" in pattern]
+    glob = re.compile("|".join(globs)) if globs else None
+    names = frozenset(canonical(pattern) for pattern in others if "*" not in pattern)
+
+    def matches(matrix: MatrixName) -> bool:
+        if not names.isdisjoint(matrix.runs):
+            return True
+        if glob is not None and any(glob.match(name) for name in matrix.modules):
+            return True
+        return any(expression.match(name) for expression in expressions for name in matrix.spelled)
+
+    return matches
 
 
-def regex(pattern: str) -> Matcher:
-    """Match from the start of a name, as ``re.match`` does; raises ``re.error``."""
-    compiled = re.compile(pattern)
-    return lambda matrix: any(compiled.match(name) for name in matrix.spelled)
-
-
-def glob(pattern: str) -> Matcher:
-    """Match a matrix or a module it is in by a pattern in the manner of file names."""
-    plain = pattern.removesuffix(".weight")
-    return lambda matrix: any(fnmatchcase(part, plain) for name in matrix.spelled for part in _ancestors(name))
+def _joined(expressions: list[str]) -> list[re.Pattern[str]]:
+    """Compile expressions, as one where groups and flags of each could not change the others: lists have hundreds."""
+    each = [re.compile(expression) for expression in expressions]
+    plain = [item.pattern for item in each if not item.groups and "(?" not in item.pattern]
+    rest = [item for item in each if item.groups or "(?" in item.pattern]
+    return [re.compile("|".join(f"(?:{pattern})" for pattern in plain)), *rest] if plain else rest
 
 
 def _runs(path: str) -> Iterator[str]:

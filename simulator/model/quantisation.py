@@ -13,7 +13,8 @@ from simulator.model.checkpoint_kv import quantisation_section
 from simulator.model.hf_config import HfConfig
 from simulator.model.linear import WeightFormat
 from simulator.model.module_names import MatrixName
-from simulator.model.quantisation_methods import Formats, read_formats
+from simulator.model.quantisation_methods import read_formats
+from simulator.model.quantisation_rules import Formats
 
 # The matrices of a module that go into one product, and the name of the product's matrix.
 QKV: Final = (("q_proj", "k_proj", "v_proj"), "qkv_proj")

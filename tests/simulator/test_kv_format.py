@@ -99,6 +99,15 @@ def test_a_file_without_producer_is_not_modelopts_for_vllm(tmp_path: Path) -> No
     }
 
 
+def test_what_no_engine_reads_is_said_and_not_followed() -> None:
+    """AutoFP8 writes a scheme that engines pass over: the cache stays in 16 bits, and the answer says why."""
+    model = from_hf_config(_LLAMA | {"quantization_config": {"quant_method": "fp8", "kv_cache_scheme": "static"}})
+    for engine in ("vllm-0.33", "vllm-0.6", "sglang-0.5"):
+        chosen = kv_format(model, Plan(), load_profile(engine))
+        assert chosen.dtype == "bf16"
+        assert "kv_cache_scheme" in chosen.why
+
+
 def _start(quantisation: dict[str, Any], engine: str, plan: str) -> tuple[Serving, Start | Refusal]:
     cluster = load_cluster("h100-sxm-1")
     serving = Serving(
@@ -132,20 +141,19 @@ def test_blocks_and_prices_are_those_of_the_format() -> None:
 
 
 def test_the_command_names_the_format_where_the_engine_would_choose_another() -> None:
-    """fp8 needs a flag unless the checkpoint asks for it, bf16 only where the checkpoint asks for fp8."""
+    """fp8 is named, bf16 only where the checkpoint asks for fp8 and the engine would take it."""
     for asks, engine, plan, flag in (
-        (True, "vllm-0.33", "tp1", None),
-        (True, "vllm-0.33", "tp1-kv.bf16", "--kv-cache-dtype bfloat16"),
-        (True, "vllm-0.11", "tp1-kv.bf16", None),
-        (False, "vllm-0.33", "tp1-kv.bf16", None),
-        (False, "sglang-0.5", "tp1-kv.fp8", "--kv-cache-dtype fp8_e4m3"),
-        (True, "sglang-0.5", "tp1-kv.bf16", "--kv-cache-dtype bfloat16"),
+        (True, "vllm-0.33", "tp1", "fp8"),
+        (True, "vllm-0.33", "tp1-kv.bf16", "bfloat16"),
+        (True, "vllm-0.11", "tp1-kv.bf16", "auto"),
+        (False, "vllm-0.33", "tp1-kv.bf16", "auto"),
+        (False, "sglang-0.5", "tp1-kv.fp8", "fp8_e4m3"),
+        (True, "sglang-0.5", "tp1-kv.bf16", "bfloat16"),
     ):
         serving, start = _start(_MODELOPT | ({"kv_cache_quant_algo": "FP8"} if asks else {}), engine, plan)
         assert isinstance(start, Start)
         line = " ".join(launch_lines(serving, start))
-        assert ("--kv-cache-dtype" in line) == (flag is not None)
-        assert flag is None or flag in line
+        assert f"--kv-cache-dtype {flag} " in line
 
 
 def test_a_format_the_engine_takes_but_nobody_prices_is_refused() -> None:
