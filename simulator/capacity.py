@@ -36,7 +36,8 @@ def check_capacity(workload: Workload, slo: Slo) -> None:
     """Refuse what a sustainable rate means nothing for; raises ``UserError``."""
     if not isinstance(workload.client, OpenLoop):
         raise UserError(
-            f"{SUSTAINABLE_RATE}: a closed loop's rate is the server's doing", hint="use a trace with arrival times"
+            f"{SUSTAINABLE_RATE}: the rate of a closed loop, or under a concurrency, is the server's",
+            hint="use a trace with arrival times",
         )
     if workload.arrival_s[-1] <= workload.arrival_s[0]:
         raise UserError(

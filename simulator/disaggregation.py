@@ -147,7 +147,7 @@ def pools_refusal(serving: Serving, workload: Workload) -> str | None:
     if serving.profile.policy != "vllm-v1":
         return f"policy {serving.profile.policy} is not simulated in two pools"
     if not isinstance(workload.client, OpenLoop) or workload.after is not None or workload.replica is not None:
-        return "closed loops, sessions and recorded replicas are not simulated in two pools"
+        return "clients with a limited concurrency, sessions and recorded replicas are not simulated in two pools"
     return None
 
 

@@ -28,7 +28,7 @@ from simulator.plan_space import check_plan
 from simulator.pools import PoolPlan
 from simulator.state_limit import fit_states
 from simulator.step_cost import CompiledPlan, StepShape, compile_plan
-from simulator.workload.workload import ClosedLoop, Workload
+from simulator.workload.workload import CappedLoop, ClosedLoop, Workload
 
 # Real routers are uneven: few random tokens touch fewer experts than balanced routing assumes, so that balanced tables
 # are too slow at small batches (public MoE servings: 14 % TPOT error with balanced, 5 % with this).
@@ -162,7 +162,7 @@ class Serving:
             return Refusal(plan=plan, reason=fitted)
         memory, stated_seqs, notes = fitted
         max_num_seqs = stated_seqs
-        if isinstance(workload.client, ClosedLoop):
+        if isinstance(workload.client, ClosedLoop | CappedLoop):
             # No more than the client's own concurrency can ever run; a larger table would only cost time.
             max_num_seqs = min(max_num_seqs, max(1, workload.client.concurrency))
         server = ServerLimits(

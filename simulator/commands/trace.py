@@ -18,6 +18,7 @@ Workloads as one line of text:
   synthetic:chat,rate=2,n=1000,seed=0          open loop; also code, summarization, long-context, reasoning
   synthetic:isl=64-512,osl=128,rate=2,n=1000   lengths fixed, uniform low-high, or lognormal with isl_cv=, osl_cv=
   synthetic:like=FILE,rate=2,n=1000            lengths drawn from a trace
+  synthetic:chat,rate=20,max_concurrency=64    at most 64 requests unanswered, as benchmark clients with both flags do
   closed:isl=1024,osl=1024,concurrency=64      closed loop exactly as a benchmark client draws and sends it
   closed:trace=FILE,concurrency=64             a trace's requests, in order, at a concurrency
   sessions:chat,rate=0.5,n=200,turns=4         multi-turn sessions with shared prefixes (system=, think_s=, block=)

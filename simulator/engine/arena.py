@@ -10,7 +10,7 @@ from simulator.engine import layout
 from simulator.engine.layout import I64, NONE
 from simulator.limits import EngineLimits
 from simulator.step_tables import StepTables
-from simulator.workload.workload import ClosedLoop, PrefixBlocks, Workload
+from simulator.workload.workload import CappedLoop, ClosedLoop, PrefixBlocks, Workload
 
 PS_PER_S: Final = 1e12
 DRAWS: Final = 1 << 62  # a draw is a whole number below this
@@ -137,10 +137,7 @@ def rules_header(tables: StepTables, limits: EngineLimits, workload: Workload, *
     header[layout.FRONTEND_LAST] = -header[layout.FRONTEND_GAP]
     header[layout.IS_LEAPING] = leap
     header[layout.ROUTER] = layout.RECORDED_ROUTER if workload.replica is not None else ROUTERS[router]
-    if isinstance(workload.client, ClosedLoop):
-        header[layout.IS_CLOSED] = 1
-        header[layout.CONCURRENCY] = workload.client.concurrency
-        header[layout.WARMUP] = workload.client.warmup
+    _state_client(header, workload)
     header[layout.UNIT_TOKENS] = unit_tokens
     header[layout.UNIT_BLOCKS] = unit_tokens // limits.block_size
     header[layout.HORIZON] = layout.CLOCK_END
@@ -149,6 +146,17 @@ def rules_header(tables: StepTables, limits: EngineLimits, workload: Workload, *
     header[layout.LAST_TICK] = NONE
     header[layout.RANKS] = 1
     return header
+
+
+def _state_client(header: I64, workload: Workload) -> None:
+    if isinstance(workload.client, ClosedLoop):
+        header[layout.IS_CLOSED] = 1
+        header[layout.CONCURRENCY] = min(workload.client.concurrency, len(workload))
+        header[layout.WARMUP] = workload.client.warmup
+    elif isinstance(workload.client, CappedLoop):
+        header[layout.IS_CLOSED] = header[layout.IS_CAPPED] = 1
+        header[layout.CONCURRENCY] = min(workload.client.concurrency, len(workload))
+        header[layout.FREE_SLOTS] = header[layout.CONCURRENCY]
 
 
 class _Regions:
@@ -273,8 +281,14 @@ def request_rows(header: I64, workload: Workload, origin_s: float) -> I64:
 
 
 def _open_clients(state: I64) -> None:
-    """Send the first requests of a closed loop: the whole concurrency at once, warm-up phase first."""
+    """Send the first requests of a closed loop: the whole concurrency at once, warm-up phase first.
+
+    The slots of a capped loop wait for what is due.
+    """
     if state[layout.IS_CLOSED] == 0:
+        return
+    if state[layout.IS_CAPPED] == 1:
+        state[layout.SEND_LIMIT] = state[layout.NUM_REQUESTS]
         return
     warmup = state[layout.WARMUP]
     state[layout.PHASE_LEFT] = warmup

@@ -12,7 +12,7 @@ from simulator.engine.table_checks import check_tables
 from simulator.limits import EngineLimits
 from simulator.step_tables import StepTables
 from simulator.workload.span import HINT, LONGEST_SPAN_S, shown_span
-from simulator.workload.workload import ClosedLoop, OpenLoop, Workload
+from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, Workload
 
 # Counts the engine's int64 sums are laid out for.
 _MOST: Final = {
@@ -123,13 +123,13 @@ def _check_workload(limits: EngineLimits, workload: Workload, dp: int) -> None:
                 f"workload {name!r}: prefix blocks of {size} tokens do not align with KV blocks of {limits.block_size}",
                 hint="choose a block_size that divides the trace's block, or a multiple of it",
             )
-    if isinstance(workload.client, ClosedLoop):
+    if isinstance(workload.client, ClosedLoop | CappedLoop):
         if workload.after is not None:
-            raise UserError(f"workload {name!r}: a closed loop cannot also follow sessions (`after`)")
+            raise UserError(f"workload {name!r}: a limited concurrency cannot also follow sessions (`after`)")
         if workload.client.concurrency < 1:
             raise UserError(f"workload {name!r}: concurrency is {workload.client.concurrency}, must be >= 1")
-        if not 0 <= workload.client.warmup < len(workload):
-            raise UserError(f"workload {name!r}: warmup is {workload.client.warmup} of {len(workload)} requests")
+    if isinstance(workload.client, ClosedLoop) and not 0 <= workload.client.warmup < len(workload):
+        raise UserError(f"workload {name!r}: warmup is {workload.client.warmup} of {len(workload)} requests")
     if workload.replica is not None:
         outside = np.flatnonzero((workload.replica < 0) | (workload.replica >= dp))
         if len(outside):
@@ -165,7 +165,7 @@ def _check_times(workload: Workload, origin_s: float) -> None:
     name = workload.name
     is_root = np.ones(len(workload), dtype=np.bool_) if workload.after is None else workload.after < 0
     due_s = np.zeros(len(workload))
-    if isinstance(workload.client, OpenLoop):
+    if isinstance(workload.client, OpenLoop | CappedLoop):
         arrival_s = workload.arrival_s if workload.after is None else workload.arrival_s[is_root]
         due_s[is_root] = arrival_s - origin_s
         gaps = np.diff(arrival_s)

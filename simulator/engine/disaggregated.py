@@ -61,7 +61,7 @@ def run_disaggregated(
     name = workload.name
     if not isinstance(workload.client, OpenLoop) or workload.after is not None or workload.replica is not None:
         raise UserError(
-            f"workload {name!r}: closed loops, sessions and recorded replicas are not modelled for two pools",
+            f"workload {name!r}: limited concurrencies, sessions and recorded replicas are not modelled for two pools",
             hint="use an open-loop trace",
         )
     if decode.limits.enable_prefix_caching or decode.limits.policy != "vllm-v1":

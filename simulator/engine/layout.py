@@ -69,7 +69,7 @@ HOST_SEQ: Final = 15  # ps
 FRONTEND: Final = 16  # ps
 IS_LEAPING: Final = 17
 ROUTER: Final = 18
-IS_CLOSED: Final = 19
+IS_CLOSED: Final = 19  # requests are sent by slots, each of which waits for an answer
 CONCURRENCY: Final = 20
 WARMUP: Final = 21
 UNIT_TOKENS: Final = 22
@@ -108,7 +108,10 @@ FRONTEND_LAST: Final = 52  # ps, when the last one left
 BUDGET: Final = 53  # turns of the event loop left before the caller may look around
 NEXT_TIME: Final = 54  # ps of what comes next at the horizon, NEVER if nothing does
 FULL: Final = 55  # number of the counter that is full, which ends the run; see below
-HEADER_COLUMNS: Final = 56
+IS_CAPPED: Final = 56  # a closed loop whose requests are not sent before they are due
+FREE_SLOTS: Final = 57  # slots of a capped loop with nothing due to send
+NEXT_DUE: Final = 58  # index of the next request of a capped loop that no slot has taken
+HEADER_COLUMNS: Final = 59
 
 # FULL values
 STAGE_TIME: Final = 1  # time summed over pipeline stages

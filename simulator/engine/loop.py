@@ -72,6 +72,25 @@ def _send_from_slot(state: Cells, time: int, sent: int) -> int:
 
 
 @kernel
+def _due_request(state: Cells) -> int:
+    """Row of the next request of a capped loop that a free slot will send once it is due, or NONE."""
+    if state[layout.FREE_SLOTS] == 0 or state[layout.NEXT_DUE] >= state[layout.NUM_REQUESTS]:
+        return NONE
+    return _request_row(state, state[layout.NEXT_DUE])
+
+
+@kernel
+def _takes_next(state: Cells, freed: int) -> bool:
+    """Whether a slot of a capped loop that is free from ``freed`` on has a request due; it waits for one if not."""
+    index = state[layout.NEXT_DUE]
+    if index < state[layout.NUM_REQUESTS] and state[_request_row(state, index) + layout.ARRIVAL] <= freed:
+        state[layout.NEXT_DUE] += 1
+        return True
+    state[layout.FREE_SLOTS] += 1
+    return False
+
+
+@kernel
 def _rejection(state: Cells, req: int) -> int:
     """Status of a request that can never run, else 0."""
     kv = state[req + layout.PROMPT] + state[req + layout.OUTPUT] - 1
@@ -119,6 +138,10 @@ def _next_arrival(state: Cells) -> int:
         req = _next_listed(state)
         if req != NONE:
             arrival = state[req + layout.ARRIVAL] + state[layout.FRONTEND]
+    else:
+        req = _due_request(state)
+        if req != NONE:
+            arrival = state[req + layout.ARRIVAL] + state[layout.FRONTEND]
     if state[layout.PENDING_SIZE] > 0:
         arrival = min(arrival, state[state[layout.PENDING]])
     return arrival
@@ -135,6 +158,13 @@ def _take_arrival(state: Cells, time: int) -> int:
         if req != NONE and state[req + layout.ARRIVAL] + state[layout.FRONTEND] == time:
             state[layout.NEXT_REQUEST] += 1
             return req
+    else:
+        req = _due_request(state)
+        if req != NONE and state[req + layout.ARRIVAL] + state[layout.FRONTEND] == time:
+            state[layout.FREE_SLOTS] -= 1
+            state[layout.NEXT_DUE] += 1
+            due = state[req + layout.ARRIVAL]
+            return _send_from_slot(state, time, due) if _passes_frontend(state, time, due) else NONE
     heap = state[layout.PENDING]
     capacity = state[layout.PENDING_CAPACITY]
     entry = state[heap + capacity]
@@ -143,6 +173,8 @@ def _take_arrival(state: Cells, time: int) -> int:
         return entry
     if entry < 0:
         return _send_from_slot(state, time, -2 - entry)
+    if state[layout.IS_CAPPED] == 1 and not _takes_next(state, entry):
+        return NONE
     return _send_from_slot(state, time, entry) if _passes_frontend(state, time, entry) else NONE
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.workload.workload import ClosedLoop, PrefixBlocks, Workload
+from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, PrefixBlocks, Workload
 
 _PERCENTILES: Final = (50, 90, 95, 99)
 
@@ -25,7 +25,7 @@ def describe_workload(workload: Workload) -> dict[str, Any]:
     return {
         "name": workload.name,
         "requests": len(workload),
-        "client": f"closed loop at {client.concurrency}" if isinstance(client, ClosedLoop) else "open loop",
+        "client": _client(client),
         "warmup_requests": client.warmup if isinstance(client, ClosedLoop) else 0,
         "span_s": span_s,
         "rate_per_s": (len(arrival_s) - 1) / span_s if is_timed else None,
@@ -39,6 +39,12 @@ def describe_workload(workload: Workload) -> dict[str, Any]:
         "reusable_prompt_tokens_frac": _reusable_frac(workload.prefix, workload.prompt_tokens),
         "notes": list(workload.notes),
     }
+
+
+def _client(client: OpenLoop | ClosedLoop | CappedLoop) -> str:
+    if isinstance(client, ClosedLoop):
+        return f"closed loop at {client.concurrency}"
+    return f"open loop up to a concurrency of {client.concurrency}" if isinstance(client, CappedLoop) else "open loop"
 
 
 def _lengths(tokens: NDArray[np.int64]) -> dict[str, float | None]:

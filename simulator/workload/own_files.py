@@ -18,7 +18,7 @@ from cluster_specs.files.shown import shown
 from cluster_specs.files.whole import write_whole
 from simulator.workload.columns import MAX_EXACT, MAX_PLAUSIBLE_TOKENS
 from simulator.workload.parquet_traces import parquet_metadata
-from simulator.workload.workload import ClosedLoop, OpenLoop, Workload
+from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, Workload
 
 OutputFormat = Literal["csv", "jsonl", "parquet", "apex"]
 _HEADER_KEY: Final = "apex_workload"
@@ -29,7 +29,7 @@ _HEADER_VERSION: Final = 1
 class FileHeader:
     """What a file says about the workload as a whole; ``lines`` it takes at the head of a JSONL file."""
 
-    client: OpenLoop | ClosedLoop | None = None
+    client: OpenLoop | ClosedLoop | CappedLoop | None = None
     block_tokens: int | None = None
     lines: int = 0
 
@@ -64,10 +64,21 @@ def parsed_header(path: Path, header: Mapping[str, Any], *, lines: int) -> FileH
     client = header.get("client")
     if client is None:
         return FileHeader(block_tokens=block_tokens, lines=lines)
+    return FileHeader(client=_parsed_client(path, client), block_tokens=block_tokens, lines=lines)
+
+
+def _parsed_client(path: Path, client: object) -> ClosedLoop | CappedLoop:
+    if isinstance(client, dict) and set(client) == {"max_concurrency"}:
+        cap = client["max_concurrency"]
+        if type(cap) is int and 1 <= cap <= MAX_EXACT:
+            return CappedLoop(concurrency=cap)
     sizes = [client.get("concurrency"), client.get("warmup", 0)] if isinstance(client, dict) else []
     if set(map(type, sizes)) != {int} or not (1 <= sizes[0] <= MAX_EXACT and 0 <= sizes[1] <= MAX_EXACT):
-        raise UserError(f"{path}: client is {shown(client)}, must be like {{'concurrency': 64, 'warmup': 128}}")
-    return FileHeader(client=ClosedLoop(concurrency=sizes[0], warmup=sizes[1]), block_tokens=block_tokens, lines=lines)
+        raise UserError(
+            f"{path}: client is {shown(client)}, must be like {{'concurrency': 64, 'warmup': 128}} or "
+            "{'max_concurrency': 64}"
+        )
+    return ClosedLoop(concurrency=sizes[0], warmup=sizes[1])
 
 
 def _header_of(workload: Workload) -> dict[str, Any]:
@@ -76,6 +87,8 @@ def _header_of(workload: Workload) -> dict[str, Any]:
         header["block_tokens"] = workload.prefix.block_tokens
     if isinstance(workload.client, ClosedLoop):
         header["client"] = asdict(workload.client)
+    if isinstance(workload.client, CappedLoop):
+        header["client"] = {"max_concurrency": workload.client.concurrency}
     return header
 
 
@@ -83,8 +96,8 @@ def write_trace(workload: Workload, path: str | Path, *, format: OutputFormat | 
     """Write a workload whole or not at all; the format follows the suffix unless given.
 
     ``apex`` is the JSONL of the APEX traces (arrivals to the nanosecond). Raises UserError for an unknown suffix or
-    for a workload that holds more than the format can (prefix blocks, turns, a closed-loop client), OutputError where
-    it cannot be written.
+    for a workload that holds more than the format can (prefix blocks, turns, a client with a concurrency), OutputError
+    where it cannot be written.
     """
     path = Path(path)
     chosen = format or {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}.get(path.suffix)
@@ -94,7 +107,7 @@ def write_trace(workload: Workload, path: str | Path, *, format: OutputFormat | 
         )
     if chosen in {"csv", "apex"} and (_header_of(workload) or workload.after is not None):
         raise UserError(
-            f"{path}: {chosen} cannot hold prefix blocks, follow-up turns or a closed-loop client",
+            f"{path}: {chosen} cannot hold prefix blocks, follow-up turns or a client with a concurrency",
             hint="write .parquet or .jsonl",
         )
 

@@ -4,6 +4,7 @@ chat-synthetic                                     bundled trace
 traces/mine.jsonl                                  file of any format `read_trace` knows
 synthetic:chat,rate=2,n=1000,seed=0                open loop; mix = chat, code, summarization, long-context, reasoning
 synthetic:isl=512,osl=128,rate=2,n=1000            open loop with fixed lengths (isl_cv= / osl_cv= make them lognormal)
+synthetic:chat,rate=20,max_concurrency=64          the same from a client that leaves at most 64 requests unanswered
 closed:isl=1024,osl=1024,concurrency=64            closed loop as a benchmark client offers it
 sessions:chat,rate=0.5,n=200,turns=4,system=500    multi-turn sessions with shared prefixes; n and rate count sessions
 groups:groups=10,prompts=10,system=100,isl=50,osl=50,rate=2,n=1000   prompts of groups with a common beginning
@@ -27,7 +28,7 @@ from simulator.workload.prompt_groups import PromptGroups, generate_groups
 from simulator.workload.scale import scale_workload
 from simulator.workload.sessions import Sessions, generate_sessions
 from simulator.workload.trace import read_trace
-from simulator.workload.workload import ClosedLoop, Workload
+from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, Workload
 
 Number = TypeVar("Number", int, float)
 
@@ -163,11 +164,15 @@ def _synthetic(settings: _Settings) -> Workload:
     count = settings.number("n", 1000, int)
     process, cv = _process(settings)
     rate_per_s, seed = settings.number("rate", 1.0, float), settings.number("seed", 0, int)
-    like = settings.word_of("like", "")
+    like, cap = settings.word_of("like", ""), settings.number("max_concurrency", 0, int)
+    if cap < 0 or (cap == 0 and "max_concurrency" in settings.values):
+        raise UserError(f"trace {settings.text}: max_concurrency is {cap}, must be >= 1")
+    client = CappedLoop(concurrency=cap) if cap else OpenLoop()
     if like:
         source = read_trace(like)
-        return resample_workload(source, count, process=process, rate_per_s=rate_per_s, arrival_cv=cv, seed=seed)
-    return generate_workload(
+        drawn = resample_workload(source, count, process=process, rate_per_s=rate_per_s, arrival_cv=cv, seed=seed)
+        return replace(drawn, client=client)
+    drawn = generate_workload(
         count,
         mix=_mix(settings),
         process=process,
@@ -176,6 +181,7 @@ def _synthetic(settings: _Settings) -> Workload:
         seed=seed,
         name=f"synthetic-{settings.word or 'lengths'}",
     )
+    return replace(drawn, client=client)
 
 
 def _closed(settings: _Settings) -> Workload:

@@ -13,7 +13,7 @@ from profiles_db.recordings.run import RecordedRun, choose
 from profiles_db.recordings.vllm_bench import DETAIL_HINT
 from simulator.workload.columns import MOST_REQUESTS
 from simulator.workload.span import HINT, LONGEST_SPAN_S, shown_span
-from simulator.workload.workload import ClosedLoop, OpenLoop, Workload
+from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +62,7 @@ def read_recorded(path: Path, tool: str, *, result: int | None = None, limit: in
             arrival_s=arrivals,
             prompt_tokens=run.prompt_tokens[order],
             output_tokens=run.output_tokens[order],
-            client=ClosedLoop(concurrency=run.max_concurrency)
-            if run.is_closed_loop and run.max_concurrency is not None
-            else OpenLoop(),
+            client=_client(run),
             notes=tuple(_notes(run, failed=len(run) - len(served))),
         ),
         measured=Measured(
@@ -73,6 +71,12 @@ def read_recorded(path: Path, tool: str, *, result: int | None = None, limit: in
             e2e_s=run.e2e_s[order],
         ),
     )
+
+
+def _client(run: RecordedRun) -> OpenLoop | ClosedLoop | CappedLoop:
+    if run.max_concurrency is None:
+        return OpenLoop()
+    return (ClosedLoop if run.is_closed_loop else CappedLoop)(concurrency=run.max_concurrency)
 
 
 def _arrivals(run: RecordedRun) -> NDArray[np.float64]:
@@ -102,7 +106,8 @@ def _notes(run: RecordedRun, *, failed: int) -> list[str]:
         )
     if run.max_concurrency is not None and not run.is_closed_loop:
         notes.append(
-            f"{run.place}: the client's cap of max_concurrency {run.max_concurrency} is not simulated: requests are "
-            "sent at the recorded times, whatever the server has answered by then"
+            f"{run.place}: requests are due "
+            + ("when the load asked for them" if run.due_s is not None else "when they were sent")
+            + f", and no more than the client's concurrency of {run.max_concurrency} are unanswered"
         )
     return notes

@@ -24,6 +24,16 @@ class ClosedLoop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CappedLoop:
+    """Requests are due when the trace says, and sent in order once fewer than ``concurrency`` are unanswered.
+
+    So clients behave that are given a rate and a concurrency (``vllm bench serve``). Latencies count from the sending.
+    """
+
+    concurrency: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixBlocks:
     """Prefix-unique ids of each request's prompt blocks: request i owns ``ids[offsets[i]:offsets[i + 1]]``."""
 
@@ -40,7 +50,7 @@ class Workload:
     arrival_s: NDArray[np.float64]  # [n], ascending
     prompt_tokens: NDArray[np.int64]  # [n], > 0
     output_tokens: NDArray[np.int64]  # [n], >= 0
-    client: OpenLoop | ClosedLoop = field(default_factory=OpenLoop)
+    client: OpenLoop | ClosedLoop | CappedLoop = field(default_factory=OpenLoop)
     prefix: PrefixBlocks | None = None
     # Multi-turn sessions: request i is sent `think_s[i]` after request `after[i]` finished (-1: at arrival_s[i]).
     after: NDArray[np.int64] | None = None

@@ -14,7 +14,7 @@ from simulator.engine import layout
 from simulator.engine.run import run_replicas
 from simulator.limits import EngineLimits, PolicyName, RouterName
 from simulator.step_tables import StepTables, linear_tables
-from simulator.workload.workload import ClosedLoop, OpenLoop, PrefixBlocks, Workload
+from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, PrefixBlocks, Workload
 
 Q = 4096  # clock ticks per picosecond
 
@@ -146,8 +146,8 @@ class Reference:
         """Blocks for a number of tokens."""
         return -(-tokens // self.limits.block_size)
 
-    def run(self) -> None:
-        """Run the whole workload."""
+    def open_client(self) -> None:
+        """Note the arrivals that no answer has to come before."""
         client = self.workload.client
         if isinstance(client, ClosedLoop):
             self.phase_end = client.warmup or len(self.requests)
@@ -155,9 +155,19 @@ class Reference:
             self.burst = min(client.concurrency, self.phase_end)
             for _ in range(self.burst):
                 self.expect(self.frontend, None)
+        elif isinstance(client, CappedLoop):
+            self.phase_end, self.answers_left, self.burst = len(self.requests), 0, 0
+            self.due = [request.arrival for request in self.requests]
+            for due in self.due[: client.concurrency]:
+                self.expect(due + self.frontend, None, due)
+            self.reserved = min(client.concurrency, len(self.due))
         else:
             for request in self.requests:
                 self.expect(request.arrival + self.frontend, request)
+
+    def run(self) -> None:
+        """Run the whole workload."""
+        self.open_client()
         decision, end = 0, 0  # ps, ticks
         while True:
             while self.future and self.future[0][0] <= decision:
@@ -193,7 +203,7 @@ class Reference:
                 return
         if request is None:
             client = self.workload.client
-            assert isinstance(client, ClosedLoop)
+            assert isinstance(client, ClosedLoop | CappedLoop)
             if self.burst:
                 self.burst -= 1
             elif self.answers_left:
@@ -222,6 +232,14 @@ class Reference:
         """Free the client's slot."""
         if isinstance(self.workload.client, ClosedLoop):
             self.expect(time + max(1, self.frontend), None, time)
+        if isinstance(self.workload.client, CappedLoop) and self.reserved < len(self.due):
+            # The slot is promised to the next request, and sends it when it is due.
+            due = self.due[self.reserved]
+            self.reserved += 1
+            if due <= time:
+                self.expect(time + max(1, self.frontend), None, time)
+            else:
+                self.expect(due + self.frontend, None, due)
 
     def see_outputs(self, decision: int) -> None:
         """Release requests whose last output is back."""
@@ -508,6 +526,33 @@ def test_other_policies_agree_with_the_reference(seed: int, policy: PolicyName) 
     """So do V0, prompts first or chunked, and Orca with its reserved blocks."""
     tables, limits, workload = random_case(seed)
     compare(tables, replace(limits, policy=policy, enable_prefix_caching=False), workload)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_capped_client_agrees_with_slots_that_are_promised(seed: int) -> None:
+    """A client with a rate and a concurrency sends as one whose slots each wait for the next request in line."""
+    tables, limits, workload = random_case(seed)
+    concurrency = 1 + seed % 7
+    compare(tables, limits, replace(workload, client=CappedLoop(concurrency=concurrency)))
+
+
+def clients_times(seed: int, client: OpenLoop | ClosedLoop | CappedLoop, *, at_once: bool) -> list[list[int]]:
+    tables, limits, workload = random_case(seed)
+    arrival_s = np.zeros(len(workload)) if at_once else workload.arrival_s
+    run = run_replicas(
+        tables, replace(limits, frontend_gap_s=0.0), replace(workload, client=client, arrival_s=arrival_s)
+    )
+    return np.column_stack([run.arrival_ps, run.first_token_ps, run.finish_ps]).tolist()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_capped_client_lies_between_the_open_and_the_closed_loop(seed: int) -> None:
+    """With slots for all it is the open loop, with everything due at once the closed one, to the picosecond."""
+    wide = clients_times(seed, CappedLoop(concurrency=10**6), at_once=False)
+    assert wide == clients_times(seed, OpenLoop(), at_once=False)
+    for concurrency in (1, 3):
+        capped = clients_times(seed, CappedLoop(concurrency=concurrency), at_once=True)
+        assert capped == clients_times(seed, ClosedLoop(concurrency=concurrency), at_once=True)
 
 
 def test_random_cases_reach_the_rare_rules() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cluster_specs.errors import UserError
 from simulator.workload.own_files import write_trace
 from simulator.workload.trace import read_trace
-from simulator.workload.workload import ClosedLoop, OpenLoop, PrefixBlocks, Workload
+from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, PrefixBlocks, Workload
 
 
 @st.composite
@@ -25,7 +25,12 @@ def workloads(draw: st.DrawFn, *, plain: bool = False) -> Workload:
         extra["replica"] = np.array(draw(st.lists(st.integers(0, 7), min_size=count, max_size=count)), dtype=np.int64)
     if not plain:
         if draw(st.booleans()):
-            extra["client"] = ClosedLoop(concurrency=draw(st.integers(1, 99)), warmup=draw(st.integers(0, 9)))
+            concurrency = draw(st.integers(1, 99))
+            extra["client"] = draw(
+                st.sampled_from(
+                    [ClosedLoop(concurrency=concurrency, warmup=concurrency % 10), CappedLoop(concurrency=concurrency)]
+                )
+            )
         if draw(st.booleans()):
             extra["after"] = np.array([draw(st.integers(-1, i - 1)) for i in range(count)], dtype=np.int64)
             extra["think_s"] = np.array(draw(st.lists(st.floats(0, 99), min_size=count, max_size=count)))

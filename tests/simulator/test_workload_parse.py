@@ -103,6 +103,7 @@ def test_file_options_reach_the_reader(tmp_path: Path) -> None:
         ("synthetic:poetry", "length mix 'poetry' is not known"),
         ("closed:isl=10,osl=10", "concurrency is missing"),
         ("closed:isl=10,osl=10,concurrency=4,draw=dice", "length draw 'dice' is not known"),
+        ("synthetic:chat,max_concurrency=0", "max_concurrency is 0, must be >= 1"),
         ("sessions:chat,n=0", "number of requests is 0"),
         ("synthetic:chat,n=99999999999", "number of requests is 99999999999, must be <= 8000000"),
         ("synthetic:chat,n=" + "9" * 5000, "n is '9999.*must be a whole number"),

@@ -11,7 +11,7 @@ import pytest
 from cluster_specs.errors import UserError
 from profiles_db.recordings.files import TOOLS
 from simulator.workload.trace import read_measured, read_trace
-from simulator.workload.workload import ClosedLoop, OpenLoop
+from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop
 
 NS = 1_759_000_000_000_000_000
 S = 1_759_000_000.0
@@ -134,6 +134,18 @@ def test_appended_results_are_chosen_by_number(save: Save) -> None:
         read_trace(path, result=4)
     one = save("one.json", serve())
     assert len(read_trace(one, result=1)) == 3
+
+
+def test_a_rate_and_a_concurrency_are_both_kept(save: Save) -> None:
+    """A client with both sends at its rate and waits for answers at its cap; a concurrency alone is a closed loop."""
+    workload = read_trace(save("r.json", serve(max_concurrency=2)))
+    assert workload.client == CappedLoop(concurrency=2)
+    assert workload.arrival_s.tolist() == [0.0, 0.5, 1.5]
+    assert any("no more than the client's concurrency of 2 are unanswered" in note for note in workload.notes)
+    strategy = {"type_": "constant", "rate": 4.0, "max_concurrency": 3}
+    path = save("g.json", {"benchmarks": [report(strategy, guided(0, 0.1, 0.0), guided(1, 0.9, 0.25))]})
+    assert read_trace(path).client == CappedLoop(concurrency=3)
+    np.testing.assert_allclose(read_trace(path).arrival_s, [0.0, 0.25], atol=1e-6)
 
 
 def test_sglang_writes_infinity_and_no_starts(save: Save) -> None:
