@@ -8,25 +8,32 @@ from typing import Final
 
 _COMMON: Final = frozenset(
     {
-        "apertus", "arcee", "cohere", "cohere2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "ernie4_5", "exaone4",
-        "gemma", "gemma2", "gemma3", "gemma3_text", "glm4", "glm4_moe", "glm4v", "glm_moe_dsa", "gpt2", "gpt_oss",
-        "granite", "hunyuan_v1_dense", "internlm2", "internlm3", "iquestcoder", "kimi_k2", "kimi_k25", "llama",
-        "llama4", "llama4_text", "llava", "mimo", "minicpm", "minimax_m2", "ministral", "ministral3", "mistral",
-        "mistral3", "mixtral", "olmo", "olmo2", "olmo3", "orion", "phi", "phi3", "qwen2", "qwen2_5_vl", "qwen2_moe",
-        "qwen2_vl", "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next",
-        "qwen3_vl", "qwen3_vl_moe", "seed_oss", "smollm3", "stablelm", "starcoder2",
+        "afmoe", "apertus", "arcee", "bailing_moe", "cohere", "cohere2", "deepseek", "deepseek_v2", "deepseek_v3",
+        "deepseek_v32", "deepseek_vl_v2", "ernie4_5", "ernie4_5_moe", "exaone4", "exaone_moe", "gemma", "gemma2",
+        "gemma3", "gemma3_text", "gemma4", "gemma4_text", "glm4", "glm4_moe", "glm4_moe_lite", "glm4v", "glm4v_moe",
+        "glm_moe_dsa", "gpt2", "gpt_oss", "granite", "granitemoe", "granitemoeshared", "hunyuan_v1_dense",
+        "hunyuan_v1_moe", "internlm2", "internlm3", "internvl", "internvl_chat", "iquestcoder", "kimi_k2", "kimi_k25",
+        "kimi_vl", "llama", "llama4", "llama4_text", "llava", "llava_next", "mimo", "minicpm", "minimax_m2",
+        "ministral", "ministral3", "mistral", "mistral3", "mixtral", "olmo", "olmo2", "olmo3", "olmoe", "orion",
+        "phi", "phi3", "phimoe", "qwen2", "qwen2_5_vl", "qwen2_moe", "qwen2_vl", "qwen3", "qwen3_5", "qwen3_5_moe",
+        "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next", "qwen3_vl", "qwen3_vl_moe", "seed_oss",
+        "smollm3", "stablelm", "starcoder2", "step3p5",
     }
 )  # fmt: skip
 SERVED: Final = {
-    "vllm": _COMMON | {"aya_vision", "bloom", "cohere2_vision", "cwm", "glm", "gpt_neox", "nemotron", "opt", "whisper"},
+    "vllm": _COMMON
+    | {
+        "aya_vision", "bloom", "cohere2_vision", "cwm", "glm", "gpt_neox", "idefics3", "llava_onevision", "nemotron",
+        "opt", "paligemma", "qwen2_audio", "smolvlm", "whisper",
+    },
     "sglang": _COMMON | {"cohere2_vision"},
     "tensorrt-llm": frozenset(
         {
             "deepseek_v3", "deepseek_v32", "exaone4", "gemma3", "gemma3_text", "glm4_moe", "glm_moe_dsa", "gpt_oss",
-            "hunyuan_v1_dense", "kimi_k2", "kimi_k25", "llama", "llama4", "llama4_text", "minimax_m2", "ministral",
-            "mistral", "mistral3", "mixtral", "nemotron", "phi3", "qwen2", "qwen2_5_vl", "qwen2_moe", "qwen2_vl",
-            "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next",
-            "qwen3_vl", "qwen3_vl_moe", "seed_oss", "starcoder2",
+            "hunyuan_v1_dense", "hunyuan_v1_moe", "kimi_k2", "kimi_k25", "llama", "llama4", "llama4_text",
+            "llava_next", "minimax_m2", "ministral", "mistral", "mistral3", "mixtral", "nemotron", "phi3", "qwen2",
+            "qwen2_5_vl", "qwen2_moe", "qwen2_vl", "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text",
+            "qwen3_5_text", "qwen3_moe", "qwen3_next", "qwen3_vl", "qwen3_vl_moe", "seed_oss", "starcoder2",
         }
     ),
 }  # fmt: skip

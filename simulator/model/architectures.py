@@ -51,6 +51,12 @@ _NOT_MODELLED: Final[Mapping[str, str]] = {
     **dict.fromkeys(("minimax_m1", "olmo_hybrid", "rwkv", "recurrent_gemma", "qwen4_exp", "kimi_k3"), _LINEAR),
     **dict.fromkeys(("lfm2", "lfm2_moe", "lfm2_vl"), "its short-convolution layers are not modelled"),
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "modernbert", "clip", "siglip"), _NO_DECODER),
+    **dict.fromkeys(("gemma3n", "gemma3n_text"), "its alternating updates of several hidden states are not modelled"),
+    **dict.fromkeys(
+        ("minimax_m3", "minimax_m3_vl", "minimax_m3_vl_text"), "its block-sparse attention is not modelled"
+    ),
+    **dict.fromkeys(("mimo_v2", "mimo_v2_flash"), "keys and values of different widths in one layer are not modelled"),
+    **dict.fromkeys(("step3_text", "step3_vl"), "its factorised queries are not modelled"),
     "mllama": "its interleaved cross-attention layers are not modelled",
     "nemotron-nas": "layers of different kinds chosen by a search are not modelled",
     "deepseek_v4": "its compressed sparse attention is not modelled",

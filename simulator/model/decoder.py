@@ -57,7 +57,7 @@ class Decoder:
         kv_heads = config.integer("num_key_value_heads", heads)
         if heads % kv_heads:
             raise config.fault("num_key_value_heads", f"a divisor of num_attention_heads = {heads}")
-        if "head_dim" not in config and hidden % heads:
+        if not ("head_dim" in config or "kv_lora_rank" in config) and hidden % heads:
             raise config.fault("num_attention_heads", f"a divisor of hidden_size = {hidden} when head_dim is absent")
         dtype = dtype_of(config, outer)
         formats = outer if outer is not None and "quantization_config" in outer else config

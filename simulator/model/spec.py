@@ -30,6 +30,20 @@ VOCAB_PADDING: Final = 64  # engines pad the vocabulary to whole blocks of this 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PerLayerTable:
+    """A second embedding: for every token a narrow slice per layer, to which a projection of the first is added."""
+
+    rows: int
+    width: int  # of one layer's slice
+    num_layers: int
+
+    @property
+    def row_width(self) -> int:
+        """Slices of all layers together."""
+        return self.width * self.num_layers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Embedding:
     """Token rows, learned positions, an optional norm and an optional projection to the hidden width."""
 
@@ -37,6 +51,7 @@ class Embedding:
     positions: int = 0  # rows of a learned position table
     norm: Norm | None = None
     projected: bool = False
+    per_layer: PerLayerTable | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +145,13 @@ class ModelSpec:
             ops.append(self._projection(dtype).gemm(m))
         if self.embedding.norm is not None:
             ops.append(self.embedding.norm.plain(m, dtype))
+        if (table := self.embedding.per_layer) is not None:
+            moved = 2 * table.row_width * DTYPE_BYTES[dtype]
+            ops.append(Elementwise(op="embedding", rows=m, width=table.row_width, bytes_per_row=moved, dtype=dtype))
+            ops += tensor_all_reduce(plan, m, table.row_width, dtype)
+            ops.append(self._per_layer_projection(table, dtype, plan.tp).gemm(m))
+            ops += tensor_all_gather(plan, m, table.row_width, dtype)
+            ops.append(Norm(kind="rmsnorm", width=table.row_width).plain(m, dtype))
         return ops
 
     def final_norm_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
@@ -213,13 +235,22 @@ class ModelSpec:
         projections = 2 * self._projection(self.dtype).parameters() if self.embedding.projected else 0
         norms = sum(norm.parameters() for norm in (self.embedding.norm, self.final_norm) if norm is not None)
         head = (0 if self.tied_embeddings else tokens) + (self.vocab_size if self.head_bias else 0)
-        return tokens + positions + projections + norms + head
+        table = self.embedding.per_layer
+        second = 0
+        if table is not None:
+            projection = self._per_layer_projection(table, self.dtype, 1)
+            second = table.rows * table.row_width + projection.parameters() + table.width
+        return tokens + positions + projections + norms + head + second
 
     def _embedding_bytes(self, plan: Plan, dtype: str) -> int:
         rows = padded_vocab(self.vocab_size) // plan.tp * self.embedding.width
         replicated = self.embedding.positions * self.hidden_size
         if self.embedding.projected:
             replicated += 2 * self.hidden_size * self.embedding.width
+        if (table := self.embedding.per_layer) is not None:
+            rows += padded_vocab(table.rows) // plan.tp * table.row_width
+            rows += self._per_layer_projection(table, dtype, plan.tp).parameters()
+            replicated += table.width
         norm = self.embedding.norm.weight_bytes(dtype) if self.embedding.norm else 0
         return math.ceil((rows + replicated) * DTYPE_BYTES[dtype]) + norm
 
@@ -228,6 +259,10 @@ class ModelSpec:
         weights = self.head_weights if self.head_weights.is_quantised else WeightFormat(scheme=dtype)
         rows = padded_vocab(self.vocab_size) // plan.tp
         return Linear(n=rows, k=self.embedding.width, weights=weights, dtype=dtype, bias=self.head_bias)
+
+    def _per_layer_projection(self, table: PerLayerTable, dtype: str, tp: int) -> Linear:
+        rows = -(-table.row_width // tp)
+        return Linear(n=rows, k=self.hidden_size, weights=WeightFormat(scheme=dtype), dtype=dtype)
 
     def _projection(self, dtype: str) -> Linear:
         return Linear(n=self.hidden_size, k=self.embedding.width, weights=WeightFormat(scheme=dtype), dtype=dtype)

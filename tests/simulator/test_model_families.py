@@ -59,6 +59,51 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         _config("arcee", 2560, 18432, 36, 20, 4, 128000, head_dim=128, hidden_act="relu2"),
         4_619_164_160,
     ),
+    "Ling-mini-2.0": (
+        _config("bailing_moe", 2048, 5120, 20, 16, 4, 157184, head_dim=128, num_experts=256, num_experts_per_tok=8)
+        | {"moe_intermediate_size": 512, "first_k_dense_replace": 1, "num_shared_experts": 1, "use_qk_norm": True}
+        | {"moe_router_enable_expert_bias": True},
+        16_255_643_392,
+    ),
+    "Ling-lite-1.5": (
+        _config("bailing_moe", 2048, 5632, 28, 16, 4, 126464, head_dim=128, num_experts=64, num_experts_per_tok=6)
+        | {"moe_intermediate_size": 1408, "num_shared_experts": 2},
+        16_801_974_272,
+    ),
+    "deepseek-moe-16b": (
+        _config("deepseek", 2048, 10944, 28, 16, 16, 102400, n_routed_experts=64, num_experts_per_tok=6)
+        | {"moe_intermediate_size": 1408, "n_shared_experts": 2, "first_k_dense_replace": 1},
+        16_375_728_128,
+    ),
+    "dots.llm1": (
+        _config("dots1", 4096, 10944, 62, 32, 32, 152064, n_routed_experts=128, num_experts_per_tok=6)
+        | {"moe_intermediate_size": 1408, "n_shared_experts": 2, "first_k_dense_replace": 1},
+        142_774_381_696,
+    ),
+    "ERNIE-4.5-21B-A3B": (
+        _config("ernie4_5_moe", 2560, 12288, 28, 20, 4, 103424, moe_num_experts=64, moe_k=6)
+        | {"moe_intermediate_size": 1536, "moe_num_shared_experts": 2, "moe_layer_start_index": 1},
+        21_825_437_888,
+    ),
+    "OLMoE-1B-7B": (
+        _config("olmoe", 2048, 1024, 16, 16, 16, 50304, num_experts=64, num_experts_per_tok=8),
+        6_919_161_856,
+    ),
+    "granite-3.1-3b-a800m": (
+        _config("granitemoe", 1536, 512, 32, 24, 8, 49155, num_local_experts=40, num_experts_per_tok=8)
+        | {"tie_word_embeddings": True},
+        3_298_793_472,
+    ),
+    "Phi-3.5-MoE": (
+        _config("phimoe", 4096, 6400, 32, 32, 8, 32064, num_local_experts=16, num_experts_per_tok=2)
+        | {"attention_bias": True, "lm_head_bias": True},
+        41_873_153_344,
+    ),
+    "Hunyuan-A13B": (
+        _config("hunyuan_v1_moe", 4096, 3072, 32, 32, 8, 128167, head_dim=128, num_experts=64, moe_topk=[8] * 32)
+        | {"moe_intermediate_size": [3072] * 32, "num_shared_expert": [1] * 32, "tie_word_embeddings": True},
+        80_393_183_232,
+    ),
 }
 
 
@@ -101,9 +146,96 @@ def test_attention_and_feed_forward_side_by_side_share_norm_and_reduction() -> N
     assert reductions == [2, 1]
 
 
+# Totals below are those of the classes of transformers 5.24, with sizes of our own.
+_GEMMA4 = _config("gemma4_text", 256, 512, 6, 8, 4, 1000, head_dim=32, global_head_dim=64, sliding_window=64) | {
+    "hidden_size_per_layer_input": 0
+}
+_STEP = {
+    "model_type": "step3p5",
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_attention_heads": 8,
+    "num_attention_groups": 2,
+    "num_hidden_layers": 4,
+    "head_dim": 32,
+    "max_seq_len": 4096,
+    "vocab_size": 1000,
+    "moe_intermediate_size": 64,
+    "moe_num_experts": 8,
+    "moe_top_k": 2,
+    "share_expert_dim": 96,
+    "sliding_window": 64,
+    "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "sliding_attention", "full_attention"],
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "total"),
+    [
+        ({}, 3_998_400),
+        ({"attention_k_eq_v": True, "num_global_key_value_heads": 2}, 3_900_096),
+        ({"enable_moe_block": True, "num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 48}, 5_786_352),
+        (
+            {
+                "hidden_size_per_layer_input": 16,
+                "vocab_size_per_layer_input": 300,
+                "num_kv_shared_layers": 2,
+                "use_double_wide_mlp": True,
+                "layer_types": ["sliding_attention", "full_attention"] * 3,
+            },
+            5_085_552,
+        ),
+    ],
+)
+def test_gemma_4_counts_exactly(more: dict[str, Any], total: int) -> None:
+    """Keys that are values, experts beside the dense feed-forward, per-layer inputs, shared KV caches."""
+    model = from_hf_config(_GEMMA4 | more, name="toy")
+    assert model.parameters() == total
+    assert len(model.stage_weight_bytes(Plan(tp=2, pp=2))) == 2
+
+
+def test_layers_that_share_a_cache_keep_nothing() -> None:
+    """The last layers of a Gemma 4 E model project queries alone and read an earlier layer's cache."""
+    more = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 3}
+    model = from_hf_config(_GEMMA4 | more, name="toy")
+    kept = [model.unique_blocks[index].kv_bytes_per_token(Plan()) for index in model.layers]
+    assert kept == [2 * 4 * 32 * 2, 2 * 4 * 64 * 2] * 2 + [0, 0]
+
+
+def test_step_has_more_heads_in_its_sliding_layers() -> None:
+    """Heads of sliding layers stand in a section of their own; layer types of further predictions are cut off."""
+    other = {"attention_type": "sliding_attention", "num_attention_heads": 12, "head_dim": 32}
+    layers = _layers(_STEP | {"attention_other_setting": other})
+    assert [(layer.num_heads, layer.window) for layer in layers] == [(8, 0), (12, 64), (12, 64), (12, 64)]
+    sparse = from_hf_config(_STEP | {"moe_layers_enum": "2,3"}, name="toy")
+    kinds = [type(sparse.unique_blocks[index].cells[1]).__name__ for index in sparse.layers]
+    assert kinds == ["Mlp", "Mlp", "MixtureOfExperts", "MixtureOfExperts"]
+
+
+def test_a_nested_decoder_takes_what_its_class_assumes() -> None:
+    """Pixtral's text decoder leaves out its 32 heads, and its tower is left out with a word."""
+    text = {
+        "model_type": "mistral",
+        "hidden_size": 5120,
+        "head_dim": 128,
+        "num_hidden_layers": 40,
+        "vocab_size": 131072,
+    }
+    pixtral = {"model_type": "llava", "text_config": text, "vision_config": {"model_type": "pixtral"}}
+    model = from_hf_config(pixtral, name="pixtral-12b")
+    assert model.parameters() == 12_247_782_400  # as Mistral Nemo
+    assert model.left_out == ("vision tower",)
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
+        (_GEMMA4 | {"use_bidirectional_attention": "all"}, "a decoder sees no later tokens"),
+        (_GEMMA4 | {"num_kv_shared_layers": 6}, "less than num_hidden_layers = 6"),
+        (_STEP | {"moe_layers_enum": "2,x"}, "numbers of layers, separated by commas"),
+        (_STEP | {"attention_other_setting": {"attention_type": "full_attention"}}, "must be sliding_attention"),
+        (_toy("hunyuan_v1_moe", num_experts=8, moe_topk=[2, 3] * 4), "the same integer >= 1 for every layer"),
+        (_toy("olmoe", num_experts=8, num_experts_per_tok=9), "at most num_experts = 8"),
         (_toy("phi", hidden_act="gelu", qk_layernorm=True), "'qk_layernorm' is True, must be absent or false"),
         (_toy("hunyuan_v1_dense", use_cla=True), "'use_cla' is True, must be absent or false"),
         (_toy("cwm", sliding_window=64), "'layer_types' is missing, must be a list"),

@@ -9,6 +9,7 @@ from simulator.model.cells import (
     latent_attention,
     mlp,
     moe,
+    per_layer_input,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "latent_attention",
     "mlp",
     "moe",
+    "per_layer_input",
 ]

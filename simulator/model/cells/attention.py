@@ -38,6 +38,9 @@ class SelfAttention:
     output_bias: bool = False
     has_rope: bool = True
     output_gate: bool = False  # results are scaled by a sigmoid that the query projection computes beside the queries
+    keys_are_values: bool = False  # one matrix for both; engines hold it twice
+    has_own_kv: bool = True  # False: reads the cache of an earlier layer, and projects queries alone
+    head_gate: bool = False  # results are scaled by a sigmoid per head, projected beside the queries
     has_sinks: bool = False  # one learned logit per query head
     position_buckets: int = 0  # learned relative-position biases per head
     window: int = 0  # keys a query sees; 0 = all
@@ -46,6 +49,8 @@ class SelfAttention:
     def parameters(self) -> int:
         """Projections, norms and sinks."""
         absent = 0 if self.has_key_bias or not self.qkv_bias else self.num_kv_heads * self.head_dim
+        if self.keys_are_values and self.has_own_kv:
+            absent += self.num_kv_heads * self.head_dim * (self.hidden + int(self.qkv_bias))
         return sum(linear.parameters() for linear in self.linears(Plan())) + self._replicated_parameters() - absent
 
     def active_parameters(self) -> int:
@@ -61,6 +66,8 @@ class SelfAttention:
 
     def kv_bytes_per_token(self, plan: Plan) -> float:
         """Keys and values of this rank's heads."""
+        if not self.has_own_kv:
+            return 0.0
         return 2 * self._kv_heads(plan) * self.head_dim * DTYPE_BYTES[kv_dtype(plan, self.dtype)]
 
     def token_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
@@ -69,7 +76,7 @@ class SelfAttention:
         dtype = activation_dtype(plan, self.dtype)
         element = DTYPE_BYTES[dtype]
         heads, kv_heads = self.num_heads // plan.tp, self._kv_heads(plan)
-        qk_width = (heads + kv_heads) * self.head_dim
+        qk_width = (heads + (kv_heads if self.has_own_kv else 0)) * self.head_dim
         ops = [*self.norm.add_into(m, dtype, qkv, kernels), qkv.gemm(m)]
         both_ways = 2 * qk_width * element
         if self.qk_norm == "layer" and plan.tp > 1:
@@ -81,8 +88,9 @@ class SelfAttention:
             ops.append(Elementwise(op="rope", rows=m, width=qk_width, bytes_per_row=both_ways, dtype=dtype))
         kv_width = 2 * kv_heads * self.head_dim
         moved = kv_width * (element + DTYPE_BYTES[kv_dtype(plan, self.dtype)])
-        ops.append(Elementwise(op="kv_write", rows=m, width=kv_width, bytes_per_row=moved, dtype=dtype))
-        if self.output_gate:
+        if self.has_own_kv:
+            ops.append(Elementwise(op="kv_write", rows=m, width=kv_width, bytes_per_row=moved, dtype=dtype))
+        if self.output_gate or self.head_gate:
             width = heads * self.head_dim
             ops.append(
                 Elementwise(op="sigmoid_mul", rows=m, width=width, bytes_per_row=3 * width * element, dtype=dtype)
@@ -124,7 +132,9 @@ class SelfAttention:
         weights, dtype = self.weights.under(plan), activation_dtype(plan, self.dtype)
         output = (self.output_weights or self.weights).under(plan)
         heads = self.num_heads // plan.tp
-        qkv_width = ((2 if self.output_gate else 1) * heads + 2 * self._kv_heads(plan)) * self.head_dim
+        keys_and_values = 2 * self._kv_heads(plan) if self.has_own_kv else 0
+        qkv_width = ((2 if self.output_gate else 1) * heads + keys_and_values) * self.head_dim
+        qkv_width += heads if self.head_gate else 0
         return (
             Linear(n=qkv_width, k=self.hidden, weights=weights, dtype=dtype, bias=self.qkv_bias),
             Linear(n=self.hidden, k=heads * self.head_dim, weights=output, dtype=dtype, bias=self.output_bias),
@@ -133,6 +143,7 @@ class SelfAttention:
     def _replicated_parameters(self) -> int:
         norms = self.norm.parameters() + (self.post_norm.parameters() if self.post_norm else 0)
         every = self.num_heads + self.num_kv_heads
-        heads = {"none": 0, "unweighted": 0, "head": 2, "each_head": every, "layer": every}[self.qk_norm]
+        both = 2 if self.has_own_kv else 1
+        heads = {"none": 0, "unweighted": 0, "head": both, "each_head": every, "layer": every}[self.qk_norm]
         per_head = self.num_heads * (self.position_buckets + int(self.has_sinks))
         return norms + heads * self.head_dim + per_head

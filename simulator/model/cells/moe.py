@@ -39,6 +39,8 @@ class MixtureOfExperts:
     expert_bias: bool = False
     correction_bias: bool = False  # one learned score offset per expert, used in the choice only
     shared: FeedForward | None = None
+    post_norms: tuple[Norm, ...] = ()  # over the experts' sum, and over what is added to it
+    router_scales: bool = False  # one learned factor per element of the router's input, and one per expert
     shared_gate: bool = False  # the shared expert is scaled by a learned sigmoid gate
     layout: ExpertLayout = PLAIN  # how the engine's kernel stores MXFP4 experts
 
@@ -56,7 +58,9 @@ class MixtureOfExperts:
         experts, shards = self._layout(plan)
         routed = -(-self.num_experts // experts) * self._expert_bytes(plan, shards)
         shared = self.shared.weight_bytes(self._outside_experts(plan)) if self.shared else 0
-        replicated = self._router(dtype).stored_bytes() + self.norm.weight_bytes(dtype)
+        replicated = self._router(dtype).stored_bytes()
+        replicated += sum(norm.weight_bytes(dtype) for norm in (self.norm, *self.post_norms))
+        replicated += int((self.hidden + self.num_experts) * DTYPE_BYTES[dtype]) if self.router_scales else 0
         replicated += 4 * self.num_experts if self.correction_bias else 0
         replicated += int(self.hidden * DTYPE_BYTES[dtype]) if self.shared_gate else 0
         return routed + shared + replicated
@@ -87,8 +91,10 @@ class MixtureOfExperts:
             reads = 3 * self.hidden * element
             ops.append(Elementwise(op="add", rows=own, width=self.hidden, bytes_per_row=reads, dtype=dtype))
         if self._is_sequence_parallel(plan):
-            return [*ops, *tensor_all_gather(plan, m, self.hidden, dtype)]
-        return [*ops, *tensor_all_reduce(plan, m, self.hidden, dtype)]
+            ops += tensor_all_gather(plan, m, self.hidden, dtype)
+        else:
+            ops += tensor_all_reduce(plan, m, self.hidden, dtype)
+        return [*ops, *(norm.plain(m, dtype) for norm in self.post_norms)]
 
     def pooled_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
         """Return the part of ``token_ops`` that works on the tokens of all attention-data ranks, ``m`` of each."""
@@ -221,7 +227,9 @@ class MixtureOfExperts:
     def _unrouted_parameters(self) -> int:
         shared = self.shared.parameters() if self.shared else 0
         router = self._router(self.dtype).parameters() + (self.num_experts if self.correction_bias else 0)
-        return shared + router + self.norm.parameters() + (self.hidden if self.shared_gate else 0)
+        norms = sum(norm.parameters() for norm in (self.norm, *self.post_norms))
+        router += self.hidden + self.num_experts if self.router_scales else 0
+        return shared + router + norms + (self.hidden if self.shared_gate else 0)
 
 
 def _whole(size: float | NDArray[np.floating]) -> Ints:

@@ -6,12 +6,14 @@ from simulator.model.families import (
     deepseek,
     encoder_decoder,
     gemma,
+    gemma4,
     gpt_oss,
     llama,
     llama4,
     mixture,
     multimodal_text,
     qwen_hybrid,
+    routed,
     vision,
 )
 
@@ -21,11 +23,13 @@ __all__ = [
     "deepseek",
     "encoder_decoder",
     "gemma",
+    "gemma4",
     "gpt_oss",
     "llama",
     "llama4",
     "mixture",
     "multimodal_text",
     "qwen_hybrid",
+    "routed",
     "vision",
 ]

@@ -18,10 +18,10 @@ from simulator.model.hf_config import HfConfig
 from simulator.model.spec import ModelSpec
 
 # GLM's router always corrects its choice by a learned bias and does not say so in the config.
-_TOPK_METHODS: Final = {"glm4_moe": "noaux_tc"}
+_TOPK_METHODS: Final = dict.fromkeys(("glm4_moe", "glm4v_moe_text", "glm4_moe_lite"), "noaux_tc")
 
 
-@architecture("deepseek_v2", "deepseek_v3", "kimi_k2")
+@architecture("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "kimi_k2")
 def read_deepseek(config: HfConfig, name: str) -> ModelSpec:
     """Latent attention in every layer; ``q_lora_rank`` null projects queries directly."""
     decoder = Decoder.read(config)
@@ -73,7 +73,7 @@ def _latent_attention(decoder: Decoder, layer: int) -> LatentAttention:
     )
 
 
-@architecture("glm4_moe")
+@architecture("glm4_moe", "glm4v_moe_text")
 def read_glm(config: HfConfig, name: str) -> ModelSpec:
     """Read GLM-4.5: grouped attention with biases on q, k and v, and a norm per head where ``use_qk_norm`` says so."""
     decoder = Decoder.read(config)
@@ -115,7 +115,7 @@ def _experts(decoder: Decoder, layer: int) -> MixtureOfExperts:
         dtype=decoder.dtype,
         weights=decoder.quantisation.of(f"{prefix}.experts"),
         norm=decoder.norm,
-        router_dtype="fp32" if config.text("model_type") == "glm4_moe" else "",
+        router_dtype="fp32" if config.text("model_type") in _TOPK_METHODS else "",
         correction_bias=method == "noaux_tc",
         shared=decoder.feed_forward(f"{prefix}.shared_experts", shared * inter) if shared else None,
     )

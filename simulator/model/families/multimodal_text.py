@@ -1,11 +1,13 @@
-"""The text decoder of multimodal checkpoints, for example Qwen3-VL, Mistral Small 3 and Command A Vision.
+"""The text decoder of multimodal checkpoints, for example Qwen3-VL, Mistral Small 3 and Gemma 4.
 
 Requests are text, and engines can leave the towers out of memory (vLLM ``--language-model-only``): they are not part of
 the model here, and answers say so.
 """
 
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from importlib import resources
 from typing import Any, Final
 
 from simulator.model.architectures import architecture, from_hf_config
@@ -15,73 +17,39 @@ from simulator.model.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wrapper:
-    """How a multimodal config holds its text decoder.
-
-    Hugging Face leaves out of a nested config what equals the defaults of its class: ``defaults`` are those of the
-    class that ``decoder``, the inner ``model_type``, names.
-    """
+    """How a multimodal config holds its text decoder: ``decoder`` is the inner ``model_type`` where none is stated."""
 
     decoder: str
-    defaults: Mapping[str, Any] = field(default_factory=dict)
     section: str = "text_config"
     may_be_flat: bool = False  # older files have the decoder's keys at the top level
     tower: str = "vision tower"
 
 
-_MISTRAL: Final = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "hidden_act": "silu",
-    "max_position_embeddings": 131072,
-    "sliding_window": 4096,
-}
-_QWEN2_VL: Final = {
-    "vocab_size": 152064,
-    "hidden_size": 8192,
-    "intermediate_size": 29568,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "hidden_act": "silu",
-    "max_position_embeddings": 32768,
-    "use_sliding_window": False,
-}
-_COHERE2: Final = {
-    "vocab_size": 256000,
-    "hidden_size": 8192,
-    "intermediate_size": 22528,
-    "num_hidden_layers": 40,
-    "num_attention_heads": 64,
-    "hidden_act": "silu",
-    "max_position_embeddings": 8192,
-    "sliding_window": 4096,
-}
-_GLM4V: Final = {
-    "vocab_size": 151552,
-    "hidden_size": 4096,
-    "intermediate_size": 13696,
-    "num_hidden_layers": 40,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 2,
-    "hidden_act": "silu",
-    "max_position_embeddings": 32768,
-}
+_BOTH: Final = "vision and audio towers"
 WRAPPERS: Final[Mapping[str, Wrapper]] = {
-    "qwen3_vl": Wrapper(decoder="qwen3_vl_text"),
-    "qwen3_vl_moe": Wrapper(decoder="qwen3_vl_moe_text"),
+    "aya_vision": Wrapper(decoder="cohere2"),
+    "cohere2_vision": Wrapper(decoder="cohere2"),
+    "deepseek_vl_v2": Wrapper(decoder="deepseek_v2", section="language_config"),
+    "gemma4": Wrapper(decoder="gemma4_text", tower=_BOTH),
+    "glm4v": Wrapper(decoder="glm4v_text"),
+    "glm4v_moe": Wrapper(decoder="glm4v_moe_text"),
+    "idefics3": Wrapper(decoder="llama"),
+    "internvl": Wrapper(decoder="qwen2"),
+    "internvl_chat": Wrapper(decoder="qwen2", section="llm_config"),
+    "kimi_k25": Wrapper(decoder="kimi_k2"),
+    "kimi_vl": Wrapper(decoder="deepseek_v3"),
+    "llava_next": Wrapper(decoder="llama"),
+    "llava_onevision": Wrapper(decoder="qwen2"),
+    "mistral3": Wrapper(decoder="mistral"),
+    "paligemma": Wrapper(decoder="gemma"),
+    "qwen2_5_vl": Wrapper(decoder="qwen2_5_vl_text", may_be_flat=True),
+    "qwen2_audio": Wrapper(decoder="qwen2", tower="audio tower"),
+    "qwen2_vl": Wrapper(decoder="qwen2_vl_text", may_be_flat=True),
     "qwen3_5": Wrapper(decoder="qwen3_5_text"),
     "qwen3_5_moe": Wrapper(decoder="qwen3_5_moe_text"),
-    "kimi_k25": Wrapper(decoder="kimi_k2"),
-    "mistral3": Wrapper(decoder="mistral", defaults=_MISTRAL),
-    "qwen2_vl": Wrapper(decoder="qwen2_vl_text", defaults=_QWEN2_VL, may_be_flat=True),
-    "qwen2_5_vl": Wrapper(decoder="qwen2_5_vl_text", defaults=_QWEN2_VL, may_be_flat=True),
-    "cohere2_vision": Wrapper(decoder="cohere2", defaults=_COHERE2),
-    "glm4v": Wrapper(decoder="glm4v_text", defaults=_GLM4V),
-    "aya_vision": Wrapper(decoder="cohere2", defaults=_COHERE2),
+    "qwen3_vl": Wrapper(decoder="qwen3_vl_text"),
+    "qwen3_vl_moe": Wrapper(decoder="qwen3_vl_moe_text"),
+    "smolvlm": Wrapper(decoder="llama"),
 }
 # Keys of the wrapper that its text decoder takes over where it has none of its own.
 _INHERITED: Final = ("quantization_config", "tie_word_embeddings", "torch_dtype", "dtype")
@@ -91,15 +59,35 @@ _INHERITED: Final = ("quantization_config", "tie_word_embeddings", "torch_dtype"
 def read_text_decoder(config: HfConfig, name: str) -> ModelSpec:
     """Read the section that holds the text decoder, whose ``model_type`` names it."""
     wrapper = WRAPPERS[config.text("model_type")]
-    named = {key: config.raw(key) for key in _INHERITED if key in config} | {"model_type": wrapper.decoder}
-    text = config.section(wrapper.section, named)
-    if text is not None and text.text("model_type") == wrapper.decoder:
-        text = config.section(wrapper.section, {**wrapper.defaults, **named})
-    elif text is None and wrapper.may_be_flat:
-        text = config.with_values(named)
+    named = {key: config.raw(key) for key in _INHERITED if key in config}
+    text = nested_decoder(config, wrapper.section, wrapper.decoder, named)
+    if text is None and wrapper.may_be_flat:
+        text = config.with_values({"model_type": wrapper.decoder})
     if text is None:
         raise config.fault(wrapper.section, "an object with the text decoder's keys")
     if text.text("model_type") in WRAPPERS:
         raise text.fault("model_type", "that of a text decoder")
     decoder = from_hf_config(text, name=name)
     return replace(decoder, architecture=config.text("model_type"), left_out=(wrapper.tower,))
+
+
+def nested_decoder(
+    config: HfConfig, section: str, decoder: str, inherited: Mapping[str, Any] | None = None
+) -> HfConfig | None:
+    """Return a nested decoder's config with what its class assumes for the keys it leaves out; None when absent.
+
+    Hugging Face writes a nested config without the keys that equal its class's defaults. ``inherited`` are values of
+    the outer config, ``decoder`` the ``model_type`` where the section states none.
+    """
+    named = {**(inherited or {}), "model_type": decoder}
+    stated = config.section(section, named)
+    if stated is None:
+        return None
+    return config.section(section, {**class_defaults(stated.text("model_type")), **named})
+
+
+def class_defaults(model_type: str) -> dict[str, Any]:
+    """Sizes that the config class of a ``model_type`` assumes, empty for types that are never nested."""
+    text = (resources.files("simulator.model.families") / "class_defaults.toml").read_text(encoding="utf-8")
+    table: dict[str, Any] = tomllib.loads(text).get(model_type, {})
+    return table

@@ -10,6 +10,7 @@ from simulator.model.cells.encoder_attention import EncoderAttention
 from simulator.model.cells.mlp import FeedForward, Mlp
 from simulator.model.decoder import activation_of
 from simulator.model.encoder import Encoder
+from simulator.model.families.multimodal_text import nested_decoder
 from simulator.model.hf_config import HfConfig
 from simulator.model.linear import Linear, WeightFormat
 from simulator.model.norm import Norm
@@ -18,28 +19,21 @@ from simulator.model.spec import ModelSpec
 # What the Hugging Face config classes assume for keys a nested config leaves out.
 SIGLIP_DEFAULTS: Final = {"hidden_act": "gelu_pytorch_tanh", "num_channels": 3}
 _CLIP_DEFAULTS: Final = {"hidden_act": "quick_gelu", "num_channels": 3}
-_LLAMA_DEFAULTS: Final = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "vocab_size": 32000,
-    "max_position_embeddings": 2048,
-    "hidden_act": "silu",
-}
 
 
 @architecture("llava")
 def read_llava(config: HfConfig, name: str) -> ModelSpec:
-    """Any supported text decoder behind a CLIP tower whose second-to-last layer feeds a two-matrix projector."""
+    """Any supported text decoder behind a CLIP tower whose second-to-last layer feeds a two-matrix projector.
+
+    Behind another tower, the text decoder alone.
+    """
     vision = config.section("vision_config", _CLIP_DEFAULTS)
-    text = config.section("text_config")
-    if text is not None and text.text("model_type", "llama") == "llama":
-        text = config.section("text_config", _LLAMA_DEFAULTS)
+    text = nested_decoder(config, "text_config", "llama")
     if text is None or vision is None:
         raise config.fault("text_config" if text is None else "vision_config", "an object")
     decoder = from_hf_config(text, name=name)
+    if vision.text("model_type", "clip_vision_model") != "clip_vision_model":  # for example Pixtral's
+        return replace(decoder, architecture="llava", left_out=("vision tower",))
     if "quantization_config" in config:
         raise config.fault("quantization_config", "absent: quantised LLaVA checkpoints are not modelled")
     hidden, width = decoder.hidden_size, vision.integer("hidden_size")
