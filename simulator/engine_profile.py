@@ -192,14 +192,15 @@ class EngineProfile(ProfileSection):
     def memory_utilization(self, memory_bytes: int, *, max_num_batched_tokens: int, plan: Plan) -> float:
         """Return the share of device memory for weights and KV (vLLM: and activations) that the engine takes.
 
-        Call it on the profile ``on`` the device: a reserve counts the graphs of that device.
+        Call it on the profile ``on`` the device: a reserve counts the graphs of that device. It is a share of three
+        decimals, as SGLang rounds it.
         """
         if self.reserve is None:
             return self.gpu_memory_utilization
         reserved_mib = self.reserve.mebibytes(
             tokens=max_num_batched_tokens, graph_tokens=self.graphs.max_tokens, plan=plan, memory_bytes=memory_bytes
         )
-        return max(0.0, 1.0 - reserved_mib * 2**20 / memory_bytes)
+        return max(0.0, round(1.0 - reserved_mib * 2**20 / memory_bytes, 3))
 
     def async_conflict(self, *, pp: int, has_drafts: bool, has_lookup_drafts: bool) -> str | None:
         """Name what keeps the engine from scheduling a step ahead; None when nothing does."""

@@ -53,6 +53,7 @@ def sglang_lines(serving: Serving, start: Start) -> Iterator[str]:
         ("--page-size", server.block_size),
         ("--cuda-graph-max-bs", graphs.max_tokens or None),
         ("--disable-cuda-graph", True if graphs.decode == "none" else None),
+        ("--disable-piecewise-cuda-graph", True if graphs.mixed == "none" else None),
         ("--disable-radix-cache", None if server.enable_prefix_caching else True),
         ("--disable-overlap-schedule", None if server.async_scheduling else True),
     ]

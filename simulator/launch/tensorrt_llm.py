@@ -24,8 +24,6 @@ def tensorrt_llm_lines(serving: Serving, start: Start) -> Iterator[str]:
         yield f"# each server spans {nodes} nodes, under Slurm; options.yaml on a disk all of them see"
     if is_cast_while_loading(serving, plan):
         yield f"# {CHECKPOINT} is a checkpoint converted to fp8"
-    if serving.overrides.gpu_memory_utilization is not None:
-        yield "# its memory flag is a share of what the weights leave free, not of all memory: left out"
     yield f"echo '{json.dumps(_options(serving, start))}' > options.yaml"
     flags: list[Flag] = [
         ("--tp_size", above_one(plan.stage_ranks)),
@@ -44,10 +42,14 @@ def tensorrt_llm_lines(serving: Serving, start: Start) -> Iterator[str]:
 def _options(serving: Serving, start: Start) -> dict[str, object]:
     """Return what has no flag, by name."""
     plan, stated, server = start.plan, serving.overrides, start.server
+    profile = serving.profile.on(serving.cluster.device, plan)
+    sizes = profile.capture_sizes(server.max_num_seqs) if profile.graphs.decode != "none" else []
+    policy = "GUARANTEED_NO_EVICT" if start.limits.reserves_output else None
     cache = {
         "dtype": kv_format_name(serving, start, fp8="fp8"),
         "enable_block_reuse": server.enable_prefix_caching,
         "tokens_per_block": server.block_size,
+        "free_gpu_memory_fraction": server.gpu_memory_utilization,
         "max_tokens": stated.num_gpu_blocks and stated.num_gpu_blocks * server.block_size,
     }
     drafts: dict[str, object] | None = None
@@ -60,6 +62,8 @@ def _options(serving: Serving, start: Start) -> dict[str, object]:
         "kv_cache_config": {name: value for name, value in cache.items() if value is not None},
         "enable_attention_dp": True if plan.attention_dp > 1 else None,
         "enable_chunked_prefill": server.enable_chunked_prefill,
+        "cuda_graph_config": {"enable_padding": True, "batch_sizes": sizes} if sizes else None,
+        "scheduler_config": policy and {"capacity_scheduler_policy": policy},
         "disable_overlap_scheduler": not server.async_scheduling,
         "speculative_config": drafts,
     }

@@ -179,7 +179,7 @@ def test_sglang_leaves_memory_free_by_its_own_rule(device: str, plan: str, mebib
     here = load_profile("sglang-0.5").on(spec, layout)
     tokens = here.batch_limits(spec, layout).max_num_batched_tokens
     share = here.memory_utilization(spec.memory_bytes, max_num_batched_tokens=tokens, plan=layout)
-    assert (1 - share) * spec.memory_bytes / 2**20 == pytest.approx(mebibytes)
+    assert share == round(1 - mebibytes * 2**20 / spec.memory_bytes, 3)
 
 
 def test_sglang_leaves_ten_gibibytes_of_large_devices_free() -> None:
@@ -189,7 +189,7 @@ def test_sglang_leaves_ten_gibibytes_of_large_devices_free() -> None:
         here = profile.on(device, Plan())
         share = here.memory_utilization(device.memory_bytes, max_num_batched_tokens=512, plan=Plan())
         free.append((1 - share) * device.memory_bytes / 2**20)
-    assert free == pytest.approx([10_240, 512 + 1.5 * 2048 + 2 * 32 + 128])
+    assert free == pytest.approx([10_240, 512 + 1.5 * 2048 + 2 * 32 + 128], abs=0.0005 * 80 * 1024)
 
 
 def test_vllm_takes_a_fraction() -> None:

@@ -238,7 +238,7 @@ def test_sglang_counts_all_attention_ranks_together() -> None:
     command = _lines(serving, "attn.dp4-tp2-moe.ep8-t2048")[-1]
     assert "--tp-size 8 --dp-size 4 --enable-dp-attention --load-balance-method round_robin --ep-size 8" in command
     assert "--context-length 3072 --max-running-requests 512 --chunked-prefill-size 8192 " in command
-    assert command.endswith("--page-size 1 --cuda-graph-max-bs 512 --disable-radix-cache")
+    assert command.endswith("--cuda-graph-max-bs 512 --disable-piecewise-cuda-graph --disable-radix-cache")
 
 
 @pytest.mark.parametrize(
@@ -265,9 +265,16 @@ def test_tensorrt_llm_reads_what_has_no_flag_from_a_file() -> None:
     *_, remark, options, command = _lines(serving, "dp2-attn.dp2-tp2-moe.ep4-kv.fp8")
     assert remark.startswith("# 2 servers of 4 devices each")
     assert json.loads(shlex.split(options)[1]) == {
-        "kv_cache_config": {"dtype": "fp8", "enable_block_reuse": True, "tokens_per_block": 32},
+        "kv_cache_config": {
+            "dtype": "fp8",
+            "enable_block_reuse": True,
+            "tokens_per_block": 32,
+            "free_gpu_memory_fraction": 0.9,
+        },
         "enable_attention_dp": True,
         "enable_chunked_prefill": False,
+        "cuda_graph_config": {"enable_padding": True, "batch_sizes": [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64]},
+        "scheduler_config": {"capacity_scheduler_policy": "GUARANTEED_NO_EVICT"},
         "disable_overlap_scheduler": False,
     }
     assert command == (
@@ -280,12 +287,20 @@ def test_tensorrt_llm_is_told_every_stated_setting() -> None:
     """What is stated has a field of its own; drafts need its overlap scheduler off, which is simulated."""
     serving = _serving(
         "llama-3.1-8b", "h100-sxm-1", "tensorrt-llm-1.0", block_size=64, num_gpu_blocks=1000,
-        speculative_tokens=3, speculative_acceptance=0.5,
+        speculative_tokens=3, speculative_acceptance=0.5, max_num_seqs=4, gpu_memory_utilization=0.8,
     )  # fmt: skip
     *_, options, _ = _lines(serving, "tp1")
     assert json.loads(shlex.split(options)[1]) == {
-        "kv_cache_config": {"dtype": "auto", "enable_block_reuse": True, "tokens_per_block": 64, "max_tokens": 64000},
+        "kv_cache_config": {
+            "dtype": "auto",
+            "enable_block_reuse": True,
+            "tokens_per_block": 64,
+            "free_gpu_memory_fraction": 0.8,
+            "max_tokens": 64000,
+        },
         "enable_chunked_prefill": False,
+        "cuda_graph_config": {"enable_padding": True, "batch_sizes": [1, 2, 4, 8]},
+        "scheduler_config": {"capacity_scheduler_policy": "GUARANTEED_NO_EVICT"},
         "disable_overlap_scheduler": True,
         "speculative_config": {"decoding_type": "NGram", "max_draft_len": 3},
     }
