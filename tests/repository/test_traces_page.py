@@ -9,6 +9,7 @@ from profiles_db.recordings.files import TOOLS
 from simulator.cli import main
 from simulator.workload.formats import FORMAT_NAMES
 from simulator.workload.trace import read_measured, read_trace
+from simulator.workload.workload import CappedLoop
 
 _PAGE = (Path(__file__).parents[2] / "docs" / "traces.md").read_text(encoding="utf-8")
 _FILES = dict(re.findall(r"^`([\w.]+)`:\n\n```\w+\n(.*?)^```$", _PAGE, re.MULTILINE | re.DOTALL))
@@ -38,13 +39,12 @@ def test_the_page_has_every_format() -> None:
 
 
 def test_the_files_of_the_page_are_what_they_are_said_to_be(tmp_path: Path) -> None:
-    """The clients' files give measured times, two by two the clients of the page are told apart."""
+    """The clients' files give measured times; a concurrency beside arrival times or a rate is a cap."""
     for name, content in _FILES.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     recorded = ("result.json", "profile_export.jsonl", "benchmarks.json", "per_request_lifecycle_metrics.json")
     assert len(recorded) == len(TOOLS)
     for name in recorded:
         assert read_measured(tmp_path / name).measured.ttft_s[0] > 0
-    assert read_trace(tmp_path / "own.jsonl").client == read_measured(
-        tmp_path / "result.json"
-    ).workload.client.__class__(concurrency=2)
+    assert read_trace(tmp_path / "own.jsonl").client == CappedLoop(concurrency=2)
+    assert read_trace(tmp_path / "result.json").client == CappedLoop(concurrency=1)
