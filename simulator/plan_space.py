@@ -4,18 +4,16 @@ A plan uses `dp x pp x attention_dp x tp` devices; with experts, `ep` is 1 (ever
 stage (whole experts). Nothing is dropped: an impossible plan is listed too, and refused with its reason when started.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.device import DeviceSpec
 from costmodel.ops import SCHEMES
-from simulator.memory import plan_memory
 from simulator.model.linear import FP8, WEIGHT_ONLY, WeightFormat, activation_dtype
 from simulator.model.spec import ModelSpec
 from simulator.plan import Plan
-from simulator.start_up import StartUpMemory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,19 +127,14 @@ def _divisors(number: int) -> list[int]:
 def smallest_fit(
     model: ModelSpec,
     device: DeviceSpec,
+    fits: Callable[[Plan], bool],
     *,
-    start_up: StartUpMemory,
-    gpu_memory_utilization: float,
-    block_size: int,
-    max_num_batched_tokens: int,
-    max_num_seqs: int,
-    max_model_len: int,
     weight_dtype: str | None = None,
     kv_dtype: str | None = None,
     devices_per_node: int = 8,
     most_devices: int = 1024,
 ) -> Plan | None:
-    """Find the plan on the fewest devices (a power of two) that holds the model and one longest request.
+    """Find the plan on the fewest devices (a power of two) that ``fits``, by its memory for example.
 
     None when no count up to ``most_devices`` will do, or the device lacks the model's number format.
     """
@@ -153,20 +146,7 @@ def smallest_fit(
             if count % tp or _format_refusal(model, plan, device):
                 continue
             for layout in (plan, replace(plan, ep=tp)) if model.has_experts and tp > 1 else (plan,):
-                if model.refusal(layout) is not None:
-                    continue
-                budget = plan_memory(
-                    model,
-                    layout,
-                    device,
-                    start_up=start_up,
-                    gpu_memory_utilization=gpu_memory_utilization,
-                    block_size=block_size,
-                    max_num_batched_tokens=max_num_batched_tokens,
-                    max_num_seqs=max_num_seqs,
-                    max_model_len=max_model_len,
-                )
-                if budget.fits:
+                if model.refusal(layout) is None and fits(layout):
                     return layout
         count *= 2
     return None

@@ -9,14 +9,13 @@ from cluster_specs.errors import UserError
 from simulator.capacity import check_capacity, find_capacity
 from simulator.disaggregation import PoolStarts
 from simulator.fan_out import run_all
-from simulator.kv_format import served
 from simulator.layouts import Layout, Outcome, replay_layout, start_layout, with_layout_interval
-from simulator.model.expert_layout import EXPERT_LAYOUTS
 from simulator.objective import SUSTAINABLE_RATE, Limit, Objective, Slo, read_metric
 from simulator.plan import Plan
 from simulator.plan_space import Axes, enumerate_plans, smallest_fit
 from simulator.pool_space import enumerate_pools
 from simulator.serving import Refusal, Serving
+from simulator.sizing import Sizing, size_plan
 from simulator.workload.workload import Workload
 
 
@@ -161,22 +160,9 @@ def with_intervals(
 
 def smallest_cluster(serving: Serving, workload: Workload) -> Plan | None:
     """Return the layout on the fewest devices of this kind that holds the model; None when no number does."""
-    overrides, cluster = serving.overrides, serving.cluster
-    node = Plan(tp=cluster.devices_per_node)
-    profile = serving.profile.on(cluster.device, node)
-    defaults = profile.batch_limits(cluster.device, node)
-    budget = overrides.max_num_batched_tokens or defaults.max_num_batched_tokens
-    kernel = profile.mxfp4_experts.on(cluster.device)
     return smallest_fit(
-        serving.model.with_expert_layout(EXPERT_LAYOUTS[kernel]),
-        cluster.device,
-        start_up=profile.memory,
-        gpu_memory_utilization=overrides.gpu_memory_utilization
-        or profile.memory_utilization(cluster.device.memory_bytes, max_num_batched_tokens=budget, plan=node),
-        block_size=overrides.block_size or profile.block_size,
-        max_num_batched_tokens=budget,
-        max_num_seqs=overrides.max_num_seqs or defaults.max_num_seqs,
-        max_model_len=serving.max_model_len(workload),
-        devices_per_node=cluster.devices_per_node,
-        kv_dtype=served(serving.model, Plan(), profile).kv_dtype,
+        serving.model,
+        serving.cluster.device,
+        lambda plan: isinstance(size_plan(serving, plan, workload), Sizing),
+        devices_per_node=serving.cluster.devices_per_node,
     )

@@ -7,26 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-
 from cluster_specs.cluster import ClusterSpec
-from cluster_specs.errors import UserError
 from costmodel.ops import SCHEMES
 from costmodel.prediction import CostModel
 from simulator.context import check_max_model_len, context_note, context_of
-from simulator.engine_profile import BatchLimits, EngineProfile
+from simulator.engine_profile import EngineProfile
 from simulator.engine_support import engines_for
 from simulator.kv_format import KvFormat, kv_format, served
 from simulator.limits import EngineLimits, RouterName, ServerLimits
-from simulator.memory import MemoryBudget, plan_memory
+from simulator.memory import MemoryBudget
 from simulator.model.cell import KernelChoices
-from simulator.model.expert_layout import EXPERT_LAYOUTS
 from simulator.model.spec import ModelSpec
 from simulator.op_curves import OpCurves
 from simulator.plan import Plan
 from simulator.plan_space import check_plan
 from simulator.pools import PoolPlan
-from simulator.state_limit import fit_states
+from simulator.sizing import size_plan
 from simulator.step_cost import CompiledPlan, StepShape, compile_plan
 from simulator.workload.workload import CappedLoop, ClosedLoop, Workload
 
@@ -114,95 +110,41 @@ class Serving:
         kv = kv_format(self.model, plan, self.profile)
         if kv.refusal is not None:
             return Refusal(plan=plan, reason=kv.refusal)
-        run = served(self.model, plan, self.profile)
-        profile, overrides = self.profile.on(self.cluster.device, plan), self.overrides
-        defaults = profile.batch_limits(self.cluster.device, plan)
-        max_model_len = self.max_model_len(workload)
-        caching = _chosen(overrides.enable_prefix_caching, profile.enable_prefix_caching)
-        chunked = _chosen(overrides.enable_chunked_prefill, profile.enable_chunked_prefill)
-        shared = plan.attention_dp if profile.policy == "sglang" else 1  # SGLang's chunk is for all ranks together
-        budget = plan.max_num_batched_tokens or overrides.max_num_batched_tokens
-        budget = budget or self._default_tokens(plan, defaults, max_model_len) // shared or 1
-        if not chunked:
-            budget = max(budget, max_model_len)
-        drafts, acceptance = self._drafts(budget)
-        if plan.max_num_seqs is not None and plan.max_num_seqs > budget:
-            reason = f"max_num_seqs is {plan.max_num_seqs}, must be at most max_num_batched_tokens = {budget}"
-            return Refusal(plan=plan, reason=reason)
-        kernel = profile.mxfp4_experts.on(self.cluster.device)
-        utilization = overrides.gpu_memory_utilization or profile.memory_utilization(
-            self.cluster.device.memory_bytes, max_num_batched_tokens=budget * shared, plan=plan
-        )
-
-        def sized(seqs: int) -> MemoryBudget:
-            return plan_memory(
-                self.model.with_expert_layout(EXPERT_LAYOUTS[kernel]),
-                run,
-                self.cluster.device,
-                start_up=profile.memory,
-                gpu_memory_utilization=utilization,
-                block_size=overrides.block_size or profile.block_size,
-                max_num_batched_tokens=budget,
-                max_num_seqs=seqs,
-                max_model_len=max_model_len,
-                num_gpu_blocks=overrides.num_gpu_blocks,
-                captured_graphs=profile.reserved_graphs(seqs * (1 + drafts)),
-                expert_kernel=kernel,
-                context_tokens=_mean_context(workload),
-                caches_prefixes=caching,
-            )
-
-        fitted = fit_states(
-            sized,
-            plan.max_num_seqs or self._max_num_seqs(defaults.max_num_seqs, budget),
-            profile.memory.states,
-            is_stated=(plan.max_num_seqs or overrides.max_num_seqs) is not None,
-        )
-        if isinstance(fitted, str):
-            return Refusal(plan=plan, reason=fitted)
-        memory, stated_seqs, notes = fitted
-        max_num_seqs = stated_seqs
+        sized = size_plan(self, plan, workload)
+        if isinstance(sized, str):
+            return Refusal(plan=plan, reason=sized)
+        profile, server, memory = sized.profile, sized.server, sized.memory
+        max_num_seqs = server.max_num_seqs
         if isinstance(workload.client, ClosedLoop | CappedLoop):
             # No more than the client's own concurrency can ever run; a larger table would only cost time.
             max_num_seqs = min(max_num_seqs, max(1, workload.client.concurrency))
-        server = ServerLimits(
-            max_num_seqs=stated_seqs,
-            max_num_batched_tokens=budget,
-            max_model_len=max_model_len,
-            gpu_memory_utilization=utilization,
-            block_size=memory.block_size,
-            enable_prefix_caching=caching,
-            enable_chunked_prefill=chunked,
-            async_scheduling=_chosen(overrides.async_scheduling, profile.async_scheduling)
-            and self._async_conflict(plan) is None,
-            reserve_full_isl=profile.reserve_full_isl,
-        )
         tokenising_s = profile.host.frontend_token_s * _mean_prompt(workload)
         limits = EngineLimits(
             policy=profile.policy,
             max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=budget,
-            max_model_len=max_model_len,
+            max_num_batched_tokens=server.max_num_batched_tokens,
+            max_model_len=server.max_model_len,
             block_size=memory.block_size,
             num_gpu_blocks=memory.usable_blocks,
-            enable_chunked_prefill=chunked,
-            enable_prefix_caching=caching and workload.prefix is not None,
+            enable_chunked_prefill=server.enable_chunked_prefill,
+            enable_prefix_caching=server.enable_prefix_caching and workload.prefix is not None,
             async_scheduling=server.async_scheduling,
             reserve_full_isl=profile.reserve_full_isl,
             reserves_output=profile.reserves_output,
             frontend_s=profile.host.frontend_s + tokenising_s,
             frontend_gap_s=tokenising_s,
-            num_speculative_tokens=drafts,
-            speculative_acceptance=acceptance,
-            draft_step_s=overrides.draft_step_s or 0.0,
+            num_speculative_tokens=sized.drafts,
+            speculative_acceptance=sized.acceptance,
+            draft_step_s=self.overrides.draft_step_s or 0.0,
         )
         shape = StepShape(
             max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=budget,
-            max_model_len=max_model_len,
+            max_num_batched_tokens=server.max_num_batched_tokens,
+            max_model_len=server.max_model_len,
             kv_tokens=memory.kv_tokens,
-            queries=1 + drafts,
+            queries=1 + sized.drafts,
         )
+        run = served(self.model, plan, self.profile)
         compiled = compile_plan(
             self.model, run, self.curves(plan.clock_mhz), profile=profile, shape=shape, kernels=self.kernels(plan)
         )
@@ -212,55 +154,17 @@ class Serving:
             kv=kv,
             server=server,
             limits=limits,
-            router=overrides.router or profile.router,
+            router=self.overrides.router or profile.router,
             compiled=compiled,
-            notes=notes,
+            notes=sized.notes,
         )
 
-    def _async_conflict(self, plan: Plan) -> str | None:
+    def async_conflict(self, plan: Plan) -> str | None:
         """Name what of the plan keeps this version of the engine from scheduling a step ahead."""
         drafts = self.overrides.speculative_tokens
         return self.profile.async_conflict(
             pp=plan.pp, has_drafts=bool(drafts), has_lookup_drafts=bool(drafts) and self.overrides.draft_step_s is None
         )
-
-    def _default_tokens(self, plan: Plan, defaults: BatchLimits, max_model_len: int) -> int:
-        """Tokens per step nobody states: the engine's own, or all that its requests can have where it stops there."""
-        if not self.profile.caps_tokens_by_context:
-            return defaults.max_num_batched_tokens
-        seqs = plan.max_num_seqs or self.overrides.max_num_seqs or defaults.max_num_seqs
-        return min(defaults.max_num_batched_tokens, seqs * max_model_len)
-
-    def _max_num_seqs(self, default: int, budget: int) -> int:
-        """Sequences per step: what the user states, else the default as far as a step has tokens for it."""
-        stated = self.overrides.max_num_seqs
-        if stated is None:
-            return min(default, budget)
-        if stated > budget:
-            raise UserError(
-                f"max_num_seqs is {stated}, must be at most max_num_batched_tokens = {budget}",
-                hint="every running sequence needs a token per step: raise --max-num-batched-tokens",
-            )
-        return stated
-
-    def _drafts(self, budget: int) -> tuple[int, float]:
-        """Draft tokens per step and their acceptance; none unless stated."""
-        drafts, acceptance = self.overrides.speculative_tokens, self.overrides.speculative_acceptance
-        if not drafts:
-            if acceptance is not None or self.overrides.draft_step_s is not None:
-                raise UserError(
-                    "speculative_acceptance and draft_step_s say how drafts fare, but there are none",
-                    hint="state speculative_tokens as well",
-                )
-            return 0, 0.0
-        if acceptance is None:
-            raise UserError(
-                f"speculative_tokens is {drafts} without speculative_acceptance",
-                hint="the acceptance depends on model, drafts and text: measure it, servers log it",
-            )
-        if drafts >= budget:
-            raise UserError(f"speculative_tokens is {drafts}, must be less than max_num_batched_tokens = {budget}")
-        return drafts, acceptance
 
     def curves(self, clock_mhz: float | None) -> OpCurves:
         """Return the op curves at a clock, shared by every plan that runs at it."""
@@ -330,7 +234,7 @@ class Serving:
                 "speculative decoding is simulated for policy vllm-v1 without pipeline stages and attention data "
                 "parallelism only"
             )
-        conflict = self._async_conflict(plan)
+        conflict = self.async_conflict(plan)
         if self.overrides.async_scheduling and conflict is not None:
             return f"{self.profile.name} does not schedule ahead with {conflict}"
         if plan.pp > 1 and plan.attention_dp > 1:
@@ -346,14 +250,3 @@ def _longest(workload: Workload) -> int:
 def _mean_prompt(workload: Workload) -> float:
     """Prompt tokens of the mean request: its time in the tokeniser stands for everybody's."""
     return float(workload.prompt_tokens.mean()) if len(workload) else 0.0
-
-
-def _mean_context(workload: Workload) -> int:
-    """Tokens a running request holds on average: its prompt and half of its answer, longer runs weighing more."""
-    steps = np.maximum(workload.output_tokens, 1)
-    held = workload.prompt_tokens + steps / 2
-    return max(1, round(float(np.average(held, weights=steps)))) if len(workload) else 1
-
-
-def _chosen(stated: bool | None, default: bool) -> bool:
-    return default if stated is None else stated

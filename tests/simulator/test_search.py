@@ -21,12 +21,12 @@ from simulator.workload.parse import parse_workload
 _TRACES = Path(__file__).parents[3] / "shared" / "groundtruth" / "traces"
 
 
-def _serving(model: str, cluster: str, **overrides: int | bool) -> Serving:
+def _serving(model: str, cluster: str, engine: str = "vllm-0.33", **overrides: int | bool) -> Serving:
     spec = load_cluster(cluster)
     return Serving(
         model=load_model(model),
         cluster=spec,
-        profile=load_profile("vllm-0.33"),
+        profile=load_profile(engine),
         costs=lambda clock_mhz: AnalyticCosts(spec, clock_mhz),
         overrides=Overrides(**overrides),  # type: ignore[arg-type]
     )
@@ -119,15 +119,24 @@ def test_a_plan_that_cannot_start_is_a_refusal_not_an_exception() -> None:
         assert part in start.reason
 
 
-def test_smallest_cluster_really_holds_the_model() -> None:
+@pytest.mark.parametrize(
+    ("model", "cluster", "engine"),
+    [
+        ("llama-3.1-405b", "l40s-8", "vllm-0.33"),
+        # Its weights have room on one device, its start-up has not: the engine's own memory counts.
+        ("gpt-oss-120b", "h100-sxm-1", "vllm-0.10"),
+    ],
+)
+def test_smallest_cluster_really_holds_the_model(model: str, cluster: str, engine: str) -> None:
     """The cluster an infeasible search recommends runs the plan it names."""
-    serving = _serving("llama-3.1-405b", "l40s-8")
+    serving = _serving(model, cluster, engine)
     workload = parse_workload("chat-synthetic", limit=10)
     assert not search(serving, workload, parse_objective("e2e_s")).ranked
     plan = smallest_cluster(serving, workload)
     assert plan is not None
     assert plan.num_devices > serving.cluster.num_devices
-    larger = _serving("llama-3.1-405b", f"l40s-{plan.num_devices // 8}x8")
+    shape = f"{plan.num_devices // 8}x8" if plan.num_devices > 8 else str(plan.num_devices)
+    larger = _serving(model, f"{cluster.rsplit('-', 1)[0]}-{shape}", engine)
     assert not isinstance(larger.start(plan, workload), Refusal)
 
 

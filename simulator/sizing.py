@@ -1,0 +1,151 @@
+"""What a plan's server starts with: limits by the engine's rules and the user's settings, and the memory they take."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cluster_specs.errors import UserError
+from simulator.engine_profile import BatchLimits, EngineProfile
+from simulator.kv_format import served
+from simulator.limits import ServerLimits
+from simulator.memory import MemoryBudget, plan_memory
+from simulator.model.expert_layout import EXPERT_LAYOUTS
+from simulator.plan import Plan
+from simulator.state_limit import fit_states
+from simulator.workload.workload import Workload
+
+if TYPE_CHECKING:
+    from simulator.serving import Overrides, Serving
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizing:
+    """A plan as its server sizes itself; ``profile`` is the engine's on this device, ``notes`` say what was changed."""
+
+    profile: EngineProfile
+    server: ServerLimits
+    memory: MemoryBudget
+    drafts: int
+    acceptance: float
+    notes: tuple[str, ...]
+
+
+def size_plan(serving: "Serving", plan: Plan, workload: Workload) -> Sizing | str:
+    """Size ``plan``, or say why it cannot start; raises ``UserError`` for settings that contradict each other."""
+    device, overrides = serving.cluster.device, serving.overrides
+    profile = serving.profile.on(device, plan)
+    defaults = profile.batch_limits(device, plan)
+    max_model_len = serving.max_model_len(workload)
+    caching = _chosen(overrides.enable_prefix_caching, profile.enable_prefix_caching)
+    chunked = _chosen(overrides.enable_chunked_prefill, profile.enable_chunked_prefill)
+    shared = plan.attention_dp if profile.policy == "sglang" else 1  # SGLang's chunk is for all ranks together
+    budget = plan.max_num_batched_tokens or overrides.max_num_batched_tokens
+    budget = budget or _default_tokens(profile, overrides, plan, defaults, max_model_len) // shared or 1
+    if not chunked:
+        budget = max(budget, max_model_len)
+    drafts, acceptance = _drafts(overrides, budget)
+    if plan.max_num_seqs is not None and plan.max_num_seqs > budget:
+        return f"max_num_seqs is {plan.max_num_seqs}, must be at most max_num_batched_tokens = {budget}"
+    kernel = profile.mxfp4_experts.on(device)
+    model = serving.model.with_expert_layout(EXPERT_LAYOUTS[kernel])
+    run = served(serving.model, plan, serving.profile)
+    utilization = overrides.gpu_memory_utilization or profile.memory_utilization(
+        device.memory_bytes, max_num_batched_tokens=budget * shared, plan=plan
+    )
+    context = mean_context(workload)
+
+    def sized(seqs: int) -> MemoryBudget:
+        return plan_memory(
+            model,
+            run,
+            device,
+            start_up=profile.memory,
+            gpu_memory_utilization=utilization,
+            block_size=overrides.block_size or profile.block_size,
+            max_num_batched_tokens=budget,
+            max_num_seqs=seqs,
+            max_model_len=max_model_len,
+            num_gpu_blocks=overrides.num_gpu_blocks,
+            captured_graphs=profile.reserved_graphs(seqs * (1 + drafts)),
+            expert_kernel=kernel,
+            context_tokens=context,
+            caches_prefixes=caching,
+        )
+
+    fitted = fit_states(
+        sized,
+        plan.max_num_seqs or _max_num_seqs(overrides, defaults.max_num_seqs, budget),
+        profile.memory.states,
+        is_stated=(plan.max_num_seqs or overrides.max_num_seqs) is not None,
+    )
+    if isinstance(fitted, str):
+        return fitted
+    memory, max_num_seqs, notes = fitted
+    server = ServerLimits(
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=budget,
+        max_model_len=max_model_len,
+        gpu_memory_utilization=utilization,
+        block_size=memory.block_size,
+        enable_prefix_caching=caching,
+        enable_chunked_prefill=chunked,
+        async_scheduling=_chosen(overrides.async_scheduling, profile.async_scheduling)
+        and serving.async_conflict(plan) is None,
+        reserve_full_isl=profile.reserve_full_isl,
+    )
+    return Sizing(profile=profile, server=server, memory=memory, drafts=drafts, acceptance=acceptance, notes=notes)
+
+
+def mean_context(workload: Workload) -> int:
+    """Tokens a running request holds on average: its prompt and half of its answer, longer runs weighing more."""
+    steps = np.maximum(workload.output_tokens, 1)
+    held = workload.prompt_tokens + steps / 2
+    return max(1, round(float(np.average(held, weights=steps)))) if len(workload) else 1
+
+
+def _default_tokens(
+    profile: EngineProfile, overrides: "Overrides", plan: Plan, defaults: BatchLimits, max_model_len: int
+) -> int:
+    """Tokens per step nobody states: the engine's own, or all that its requests can have where it stops there."""
+    if not profile.caps_tokens_by_context:
+        return defaults.max_num_batched_tokens
+    seqs = plan.max_num_seqs or overrides.max_num_seqs or defaults.max_num_seqs
+    return min(defaults.max_num_batched_tokens, seqs * max_model_len)
+
+
+def _max_num_seqs(overrides: "Overrides", default: int, budget: int) -> int:
+    """Sequences per step: what the user states, else the default as far as a step has tokens for it."""
+    stated = overrides.max_num_seqs
+    if stated is None:
+        return min(default, budget)
+    if stated > budget:
+        raise UserError(
+            f"max_num_seqs is {stated}, must be at most max_num_batched_tokens = {budget}",
+            hint="every running sequence needs a token per step: raise --max-num-batched-tokens",
+        )
+    return stated
+
+
+def _drafts(overrides: "Overrides", budget: int) -> tuple[int, float]:
+    """Draft tokens per step and their acceptance; none unless stated."""
+    drafts, acceptance = overrides.speculative_tokens, overrides.speculative_acceptance
+    if not drafts:
+        if acceptance is not None or overrides.draft_step_s is not None:
+            raise UserError(
+                "speculative_acceptance and draft_step_s say how drafts fare, but there are none",
+                hint="state speculative_tokens as well",
+            )
+        return 0, 0.0
+    if acceptance is None:
+        raise UserError(
+            f"speculative_tokens is {drafts} without speculative_acceptance",
+            hint="the acceptance depends on model, drafts and text: measure it, servers log it",
+        )
+    if drafts >= budget:
+        raise UserError(f"speculative_tokens is {drafts}, must be less than max_num_batched_tokens = {budget}")
+    return drafts, acceptance
+
+
+def _chosen(stated: bool | None, default: bool) -> bool:
+    return default if stated is None else stated
