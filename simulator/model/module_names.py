@@ -8,6 +8,7 @@ checkpoints have. A matrix that engines fuse from several (``qkv_proj``) answers
 import re
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import translate
+from itertools import pairwise
 from typing import Final
 
 _ROOTS: Final = frozenset({"model", "language_model", "transformer", "decoder"})
@@ -48,6 +49,9 @@ _SPELLINGS: Final = {
     ".shared_expert.": (".shared_experts.",),
 }
 _LEAF_SPELLINGS: Final = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2", "o_proj": "wo", "qkv_proj": "wqkv"}
+
+_MOST_REPEATS: Final = 6  # each may multiply the time by the length of a name
+_MOST_CHARACTERS: Final = 1000
 
 Matcher = Callable[["MatrixName"], bool]
 
@@ -104,8 +108,30 @@ def any_of(patterns: Iterable[str]) -> Matcher:
     return matches
 
 
+def _may_not_end(expression: str) -> bool:
+    """Whether matching may take exponential time: a repeated group that repeats or branches, or many open repeats."""
+    ambiguous = [False]  # per open group: it repeats or branches
+    repeats = 0
+    plain = re.sub(r"\\.|\[\]?[^\]]*\]|\(\?[:=!<a-zA-Z]+", lambda found: "(" if found[0][0] == "(" else "x", expression)
+    for here, following in pairwise(plain + " "):
+        if here == "(":
+            ambiguous.append(False)
+        elif here == ")" and len(ambiguous) > 1:
+            inner = ambiguous.pop()
+            if inner and following in "*+{":
+                return True
+            ambiguous[-1] |= inner
+        elif here in "*+{|":
+            ambiguous[-1] = True
+            repeats += here in "*+{"
+    return repeats > _MOST_REPEATS or len(expression) > _MOST_CHARACTERS
+
+
 def _joined(expressions: list[str]) -> list[re.Pattern[str]]:
     """Compile expressions, as one where groups and flags of each could not change the others: lists have hundreds."""
+    for expression in expressions:
+        if _may_not_end(expression):
+            raise re.error("repeats of repeats may never end", expression)
     each = [re.compile(expression) for expression in expressions]
     plain = [item.pattern for item in each if not item.groups and "(?" not in item.pattern]
     rest = [item for item in each if item.groups or "(?" in item.pattern]
