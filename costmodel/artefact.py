@@ -1,9 +1,11 @@
 """The fitted model as one Parquet file: a row per knot, everything else in the file's metadata as JSON.
 
-Any tool reads the rows; no pickle, nothing executable. A file of a newer schema, of another kind or cut short is
-refused with one sentence.
+Any tool reads the rows; no pickle, nothing executable. A file of a newer schema, of another kind, cut short or changed
+is refused with one sentence that names what was changed. Schema 3 added the digests of rows and metadata; older files
+are read with every other check.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,20 +14,26 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.json_text import parse_json
+from cluster_specs.files.shown import shown
+from costmodel.artefact_checks import FEATURES, fault_in_family, fault_in_power
+from costmodel.artefact_rows import FamilyRows, RowsFault, family_rows, knots_table, table_schema, wrong_column
 from costmodel.holdout import HeldOut
-from costmodel.knots import Derived, Errors, FamilyKnots, Filling, LabelFit
+from costmodel.knots import FamilyKnots
+from costmodel.label_json import derived_from_json, label_from_json, label_to_json
 from costmodel.power import PowerModel
-from costmodel.reference import Reference
-from profiles_db.parquet_files import write_parquet
+from costmodel.row_digests import changed_label, label_digests
+from profiles_db.parquet_files import metadata_of, read_table, shown_reason, version_in, write_parquet
 
-FIT_SCHEMA_VERSION: Final = 2
+FIT_SCHEMA_VERSION: Final = 3
+_FIRST_WITH_DIGESTS: Final = 3
 _KIND: Final = "apex_fit_schema_version"
 _BODY: Final = "apex_fit"
-_MAX_FEATURES: Final = 6
+_BODY_DIGEST: Final = "apex_fit_digest"
+_AGAIN: Final = "copy the file again, or fit again with `apex fit`; a bundled one comes with apex-planner"
 # Fits come with the package: the smallest file, at a second of writing.
 _COMPRESSION_LEVEL: Final = 19
 
@@ -72,13 +80,17 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artefact:
-    """Everything a prediction needs, and everything a reader wants to know about it."""
+    """Everything a prediction needs, and everything a reader wants to know about it.
+
+    ``has_digest`` is false for one read from a file of an older version, whose rows nothing vouches for.
+    """
 
     provenance: Provenance
     families: dict[str, FamilyKnots]
     power: PowerModel | None
     reports: tuple[FamilyReport, ...] = ()
     held_out: tuple[HeldOut, ...] = field(default_factory=tuple)
+    has_digest: bool = True
 
 
 def save_artefact(artefact: Artefact, path: Path) -> None:
@@ -91,180 +103,129 @@ def save_artefact(artefact: Artefact, path: Path) -> None:
         "families": {
             name: {
                 "features": knots.features,
-                "labels": {key: _label_json(fit) for key, fit in knots.labels.items()},
+                "labels": {key: label_to_json(fit) for key, fit in knots.labels.items()},
+                "digests": label_digests(knots),
                 "derived": {key: asdict(correction) for key, correction in knots.derived.items()},
             }
             for name, knots in artefact.families.items()
         },
     }
-    tables = [_table(knots) for knots in artefact.families.values()]
-    table = pa.concat_tables(tables) if tables else _table_schema().empty_table()
-    table = table.replace_schema_metadata({_KIND: str(FIT_SCHEMA_VERSION), _BODY: json.dumps(body)})
+    tables = [knots_table(knots) for knots in artefact.families.values()]
+    table = pa.concat_tables(tables) if tables else table_schema().empty_table()
+    text = json.dumps(body)
+    metadata = {_KIND: str(FIT_SCHEMA_VERSION), _BODY: text, _BODY_DIGEST: _body_digest(text)}
+    table = table.replace_schema_metadata(metadata)
     write_parquet(table, path, compression_level=_COMPRESSION_LEVEL)
 
 
 def load_artefact(path: Path) -> Artefact:
-    """Read a fitted model; raises ``UserError`` naming the file and what is wrong with it."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file", hint="write one with `apex fit --out FILE`")
+    """Read a fitted model and check every part of it; raises ``UserError`` naming the file and what is wrong with it.
+
+    A row that is not what was written, or that no fit can have, is named by family, label and row.
+    """
     try:
-        # Not read_table: that imports the dataset module, which takes longer than reading.
-        with pq.ParquetFile(path) as file:
-            table = file.read()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(
-            f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}", hint="fit again with `apex fit`"
-        ) from None
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        table = read_table(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: no such file", hint="write one with `apex fit --out FILE`") from None
+    except UserError as error:
+        raise UserError(str(error), hint=error.hint or _AGAIN) from None
+    metadata = metadata_of(table)
     if _KIND not in metadata:
         raise UserError(f"{path}: is not a fitted cost model", hint="measurements are fitted first, with `apex fit`")
-    version = metadata[_KIND]
-    if not version.isdigit() or int(version) > FIT_SCHEMA_VERSION:
+    version = version_in(metadata[_KIND])
+    if version is None or version > FIT_SCHEMA_VERSION:
+        stated = shown(metadata[_KIND]).strip("'")
         raise UserError(
-            f"{path}: fit schema {version}, this apex reads up to {FIT_SCHEMA_VERSION}", hint="upgrade apex-planner"
+            f"{path}: fit schema {stated}, this apex reads up to {FIT_SCHEMA_VERSION}", hint="upgrade apex-planner"
         )
+    has_digest = version >= _FIRST_WITH_DIGESTS
+    text = metadata.get(_BODY, "")
+    if has_digest and metadata.get(_BODY_DIGEST) != _body_digest(text):
+        raise UserError(f"{path}: its metadata were changed since they were written", hint=_AGAIN)
+    body = parse_json(text, f"{path}: damaged fitted model", hint=_AGAIN)
     try:
-        return _from_parts(table, json.loads(metadata[_BODY]))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise UserError(f"{path}: damaged fitted model: {error!r}", hint="fit again with `apex fit`") from None
+        artefact = _from_parts(table, body, has_digest=has_digest)
+    except RowsFault as fault:
+        raise UserError(f"{path}: {fault}", hint=_AGAIN) from None
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        raise UserError(f"{path}: damaged fitted model: {shown_reason(error)}", hint=_AGAIN) from None
+    return artefact
 
 
-def _label_json(fit: LabelFit) -> dict[str, object]:
-    return {
-        "reference": asdict(fit.reference),
-        "trend_log_s": fit.trend_log_s.tolist(),
-        "trend": fit.trend.tolist(),
-        "best_utilisation": fit.best_utilisation,
-        "trust_along_x": fit.trust_along_x,
-        "log_half_width": fit.log_half_width.tolist(),
-        "filling": None if fit.filling is None else _filling_json(fit.filling),
-    }
+def _body_digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(errors="replace"), digest_size=16).hexdigest()
 
 
-def _filling_json(filling: Filling) -> dict[str, object]:
-    errors = {
-        question: {
-            "shape": found.shape.tolist(),
-            "regime": found.regime.tolist(),
-            "error": np.round(found.error, 5).tolist(),
-        }
-        for question, found in filling.errors.items()
-    }
-    # JSON has no infinity.
-    return {"trust": filling.trust, "alone": filling.alone if np.isfinite(filling.alone) else None, "errors": errors}
-
-
-def _filling(label: str, part: dict[str, Any] | None) -> Filling | None:
-    if part is None:
-        return None
-    errors = {
-        question: Errors(
-            label=np.full(len(found["error"]), label),
-            shape=np.array(found["shape"], dtype=np.int64),
-            regime=np.array(found["regime"], dtype=np.int8),
-            error=np.array(found["error"], dtype=np.float64),
-        )
-        for question, found in part["errors"].items()
-    }
-    alone = np.inf if part["alone"] is None else part["alone"]
-    return Filling(trust=part["trust"], alone=alone, errors=errors)
-
-
-def _table_schema() -> pa.Schema:
-    features = [pa.field(f"feature_{index}", pa.float64()) for index in range(_MAX_FEATURES)]
-    return pa.schema(
-        [
-            pa.field("family", pa.dictionary(pa.int32(), pa.string())),
-            pa.field("label", pa.dictionary(pa.int32(), pa.string())),
-            pa.field("shape", pa.int32()),
-            *features,
-            pa.field("x", pa.float64()),
-            pa.field("y", pa.float64()),
-            pa.field("latency_s", pa.float64(), metadata={"unit": "s"}),
-            pa.field("log_residual", pa.float64(), metadata={"unit": "1"}),
-        ]
-    )
-
-
-def _table(knots: FamilyKnots) -> pa.Table:
-    counts = np.diff(knots.start)
-    shape = np.repeat(np.arange(knots.num_shapes, dtype=np.int32), counts)
-    names = sorted(set(knots.label))
-    codes = np.searchsorted(np.array(names), knots.label).astype(np.int32)
-    features = [
-        pa.array(np.repeat(knots.shape[:, index], counts))
-        if index < len(knots.features)
-        else pa.nulls(len(shape), pa.float64())
-        for index in range(_MAX_FEATURES)
-    ]
-    family = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(shape), dtype=np.int32)), pa.array([knots.family]))
-    label = pa.DictionaryArray.from_arrays(pa.array(codes[shape]), pa.array(names))
-    latency = pa.array(knots.latency_s, mask=np.isnan(knots.latency_s))
-    columns = [family, label, pa.array(shape), *features, pa.array(knots.x), pa.array(knots.y), latency]
-    return pa.table([*columns, pa.array(knots.residual)], schema=_table_schema())
-
-
-def _values(column: pa.Array) -> NDArray[Any]:
-    """Share an Arrow array's numbers, nulls as NaN; Arrow's own conversions import pandas where it is installed."""
-    kind = np.int32 if pa.types.is_int32(column.type) else np.float64
-    if not len(column):
-        return np.zeros(0, dtype=kind)
-    validity, data = column.buffers()
-    own = slice(column.offset, column.offset + len(column))
-    values = np.frombuffer(data, dtype=kind)[own]
-    if not column.null_count:
-        return values
-    known = np.unpackbits(np.frombuffer(validity, dtype=np.uint8), bitorder="little")[own]
-    return np.where(known, values, np.nan)
-
-
-def _from_parts(table: pa.Table, body: dict[str, Any]) -> Artefact:
-    columns = {name: table[name] for name in _table_schema().names}
-    family = columns["family"].combine_chunks()
-    family_codes = _values(family.indices)
-    family_names = family.dictionary.to_pylist()
-    label = columns["label"].combine_chunks()
-    label_codes, label_names = _values(label.indices), np.array(label.dictionary.to_pylist())
-    arrays = {name: _values(columns[name].combine_chunks()) for name in columns if name not in {"family", "label"}}
-    families = {}
-    for name, part in body["families"].items():
-        own = slice(0, 0)
-        if name in family_names:
-            found = np.flatnonzero(family_codes == family_names.index(name))
-            own = slice(int(found[0]), int(found[-1]) + 1)
-        features = tuple(part["features"])
-        shape = arrays["shape"][own]
-        first = np.flatnonzero(np.append(True, np.diff(shape) != 0))
-        families[name] = FamilyKnots(
-            family=name,
-            features=features,
-            label=tuple(label_names[label_codes[own][first]].tolist()),
-            shape=np.column_stack([arrays[f"feature_{index}"][own][first] for index in range(len(features))]),
-            start=np.append(first, len(shape)).astype(np.int64),
-            x=arrays["x"][own],
-            y=arrays["y"][own],
-            latency_s=arrays["latency_s"][own],
-            residual=arrays["log_residual"][own],
-            derived={key: Derived(**correction) for key, correction in part["derived"].items()},
-            labels={
-                key: LabelFit(
-                    reference=Reference(**fit["reference"]),
-                    trend_log_s=np.array(fit["trend_log_s"]),
-                    trend=np.array(fit["trend"]),
-                    best_utilisation=fit["best_utilisation"],
-                    trust_along_x=fit["trust_along_x"],
-                    log_half_width=np.array(fit["log_half_width"]),
-                    filling=_filling(key, fit.get("filling")),  # schema 1 had none
-                )
-                for key, fit in part["labels"].items()
-            },
-        )
-    head = body["provenance"]
-    head = {key: tuple(value) if isinstance(value, list) else value for key, value in head.items()}
+def _from_parts(table: pa.Table, body: dict[str, Any], *, has_digest: bool) -> Artefact:
+    if wrong := wrong_column(table):
+        raise RowsFault(wrong)
+    rows, parts = family_rows(table), body["families"]
+    if stray := set(rows) ^ set(parts):
+        raise RowsFault(f"family {shown(min(stray))} has {'rows' if stray <= set(rows) else 'constants'} only")
+    families = {name: _family(name, rows[name], part, has_digest=has_digest) for name, part in parts.items()}
+    provenance: Provenance = _typed(Provenance, body["provenance"])
+    power: PowerModel | None = _typed(PowerModel, body["power"]) if body["power"] is not None else None
+    if not (np.isfinite(provenance.unlocked_mhz) and provenance.unlocked_mhz > 0.0):
+        raise RowsFault(f"unlocked_mhz is {shown(provenance.unlocked_mhz)}, must be > 0")
+    if fault := fault_in_power(power) if power is not None else "":
+        raise RowsFault(fault)
     return Artefact(
-        provenance=Provenance(**head),
+        provenance=provenance,
         families=families,
-        power=PowerModel(**body["power"]) if body["power"] is not None else None,
-        reports=tuple(FamilyReport(**report) for report in body["reports"]),
-        held_out=tuple(HeldOut(**row) for row in body["held_out"]),
+        power=power,
+        reports=tuple(_typed(list[FamilyReport], body["reports"])),
+        held_out=tuple(_typed(list[HeldOut], body["held_out"])),
+        has_digest=has_digest,
     )
+
+
+def _family(name: str, rows: FamilyRows, part: dict[str, Any], *, has_digest: bool) -> FamilyKnots:
+    """Build a family's knots; raises ``RowsFault`` for what no fit can have and for rows that were changed."""
+    if name not in FEATURES:
+        raise RowsFault(f"unknown family {shown(name)}")
+    features = tuple(part["features"])
+    knots = FamilyKnots(
+        family=name,
+        features=features,
+        label=rows.label,
+        shape=rows.shape[:, : len(features)],
+        start=rows.start,
+        x=rows.x,
+        y=rows.y,
+        latency_s=rows.latency_s,
+        residual=rows.residual,
+        derived={key: derived_from_json(correction) for key, correction in part["derived"].items()},
+        labels={key: label_from_json(key, fit) for key, fit in part["labels"].items()},
+    )
+    fault = fault_in_family(knots)
+    if fault is None and has_digest:
+        fault = _fault_of_digests(knots, part["digests"])
+    if fault is not None:
+        text, row = fault
+        if row is None:
+            raise RowsFault(f"{name}: {text}")
+        shape = int(np.searchsorted(knots.start, row, side="right")) - 1
+        raise RowsFault(f"{name}, label {knots.label[shape]}, row {rows.first_row + row}: {text}")
+    return knots
+
+
+def _fault_of_digests(knots: FamilyKnots, digests: dict[str, str]) -> tuple[str, int | None] | None:
+    if set(digests) != set(knots.labels):
+        return "not every label has a digest of its rows", None
+    changed = changed_label(knots, digests)
+    if changed is None:
+        return None
+    label, row = changed
+    if row is None:
+        return f"label {label}: its rows are not those that were written", None
+    return "is not the row that was written", row
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """Build a dataclass (or a list of them) from JSON, every type checked; raises ``ValueError`` in one line."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise ValueError(f"{place} is {shown(fault['input'])}: {fault['msg']}") from None

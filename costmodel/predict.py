@@ -94,6 +94,8 @@ class FittedCosts:
         if provenance.from_prior:
             rows += f"; {', '.join(sorted(provenance.from_prior))} in part or whole of an earlier fit"
         parts = [f"fit of {provenance.device} ({rows}), {provenance.created_at}"]
+        if not self.artefact.has_digest:
+            parts.append("its file carries no digest of its rows")
         if "collective" in self._forms and self.cluster.num_devices > 1 and self._links.text:
             parts.append(self._links.text)
         if unlike := _unlike_bundled(self.cluster.device):

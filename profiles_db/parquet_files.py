@@ -3,6 +3,7 @@
 Page checksums make flipped bits as visible as a missing tail.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -11,14 +12,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.shown import shown
 from cluster_specs.files.whole import write_whole
 from profiles_db.schema import SCHEMA_VERSION
 from profiles_db.validation import conform
 
 _ROWS_WORTH_THREADS: Final = 10_000
 
-_VERSION_KEY: Final = b"apex_schema_version"
-_FAMILY_KEY: Final = b"apex_family"
+_VERSION_KEY: Final = "apex_schema_version"
+_FAMILY_KEY: Final = "apex_family"
+_VERSION_DIGITS: Final = 9
+
+# All public tables of one family of one device have 0.55 M rows; in memory a row takes some 300 bytes.
+MOST_ROWS: Final = 2_000_000
+_MOST_BYTES: Final = 2**30
+_SPLIT: Final = "a measured or fitted table is far smaller: is this the right file?"
 
 
 class DamagedFileError(UserError):
@@ -34,26 +42,66 @@ def write_parquet(table: pa.Table, path: Path, *, compression_level: int | None 
     write_whole(path, fill, **({"hint": hint} if hint else {}))
 
 
-def read_conforming(path: Path, family: str) -> pa.Table:
-    """Read one file of ``family``, upgraded to this schema version; its values are not checked yet.
+def read_table(path: Path, *, most_rows: int = MOST_ROWS, verify_pages: bool = False) -> pa.Table:
+    """Read a Parquet file whole; what it would take is read from its metadata first.
 
-    Raises ``DamagedFileError`` for a file that cannot be read to its end, ``UserError`` for one that breaks the
-    contract (family, newer version, columns, units).
+    Raises ``DamagedFileError`` for a file that cannot be read to its end, ``UserError`` for one that names a column
+    twice or states more rows or bytes than such a file can have, ``FileNotFoundError`` for none.
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+        with pq.ParquetFile(path, page_checksum_verification=verify_pages, pre_buffer=False) as file:
+            _refuse_excess(path, file.metadata, most_rows)
             # Starting threads costs more than reading a few rows.
-            table = file.read(use_threads=file.metadata.num_rows > _ROWS_WORTH_THREADS)
-    except FileNotFoundError:
+            return file.read(use_threads=file.metadata.num_rows > _ROWS_WORTH_THREADS)
+    except (FileNotFoundError, UserError):
         raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        reason = shown_reason(error)
         # Arrow's own complaints about content have no number; those of the operating system say nothing about it.
         if isinstance(error, OSError) and error.errno is not None:
             raise UserError(f"{path}: cannot be read: {reason}") from error
         raise DamagedFileError(f"{path}: damaged or not Parquet: {reason}") from error
+
+
+def shown_reason(error: BaseException) -> str:
+    """Return the first line of what a library says, no longer than a message takes."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
+def metadata_of(table: pa.Table) -> dict[str, str]:
+    """Return a table's metadata as text; bytes that are no text are shown as such."""
+    found: Mapping[bytes, bytes] = table.schema.metadata or {}
+    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in found.items()}
+
+
+def version_in(text: str) -> int | None:
+    """Return the schema version a file states, None where that is no number from 1 on."""
+    is_number = text.isascii() and text.isdigit() and len(text) < _VERSION_DIGITS
+    return int(text) if is_number and int(text) > 0 else None
+
+
+def _refuse_excess(path: Path, metadata: pq.FileMetaData, most_rows: int) -> None:
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    rows = max(metadata.num_rows, sum(group.num_rows for group in groups))
+    if rows > most_rows:
+        raise UserError(f"{path}: states {rows} rows, at most {most_rows} are read of such a file", hint=_SPLIT)
+    size = sum(group.total_byte_size for group in groups)
+    if size > _MOST_BYTES:
+        raise UserError(f"{path}: states {size} bytes, at most {_MOST_BYTES} are read of such a file", hint=_SPLIT)
+    names = metadata.schema.to_arrow_schema().names
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"{path}: column {shown(twice[0])} is there twice", hint="write it with each column once")
+
+
+def read_conforming(path: Path, family: str) -> pa.Table:
+    """Read one file of ``family``, upgraded to this schema version; its values are not checked yet.
+
+    Raises ``DamagedFileError`` for a file that cannot be read to its end, ``UserError`` for one that breaks the
+    contract (size, family, newer version, columns, types, units).
+    """
     place = str(path)
-    return conform(_upgraded(table, family, place), family, place, stored=True)
+    return conform(_upgraded(read_table(path, verify_pages=True), family, place), family, place, stored=True)
 
 
 def replaced_names(path: Path) -> frozenset[str]:
@@ -62,7 +110,7 @@ def replaced_names(path: Path) -> frozenset[str]:
         metadata = pq.read_metadata(path).metadata or {}
     except (pa.ArrowException, OSError, ValueError):
         return frozenset()
-    listed = metadata.get(REPLACES_KEY, b"").decode()
+    listed = metadata.get(REPLACES_KEY, b"").decode(errors="replace")
     return frozenset(listed.split("\n")) if listed else frozenset()
 
 
@@ -70,17 +118,20 @@ REPLACES_KEY: Final = b"apex_replaces"
 
 
 def _upgraded(table: pa.Table, family: str, place: str) -> pa.Table:
-    metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
-    found = metadata.get(_FAMILY_KEY, b"").decode()
+    metadata = metadata_of(table)
+    found = metadata.get(_FAMILY_KEY, "")
     if found != family:
         raise UserError(
-            f"{place}: holds family {found or 'unknown'!r}, expected {family!r}",
+            f"{place}: holds family {shown(found or 'unknown')}, expected {family!r}",
             hint="profile files are written by apex; other tools' tables go through `apex import`",
         )
-    text = metadata.get(_VERSION_KEY, b"").decode()
-    if not text.isdigit() or int(text) < 1:
-        raise UserError(f"{place}: apex_schema_version is {text!r}, must be a number from 1 to {SCHEMA_VERSION}")
-    version = int(text)
+    text = metadata.get(_VERSION_KEY, "")
+    version = version_in(text)
+    if version is None:
+        raise UserError(
+            f"{place}: apex_schema_version is {shown(text)}, must be a number from 1 to {SCHEMA_VERSION}",
+            hint="profile files are written by apex; other tools' tables go through `apex import`",
+        )
     if version > SCHEMA_VERSION:
         raise UserError(
             f"{place}: schema version {version} is newer than this apex understands ({SCHEMA_VERSION})",
