@@ -11,6 +11,7 @@
 """
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Final
 
 from simulator.engine_profile import EngineProfile, GraphCapture, bundled_profiles, load_profile
@@ -147,7 +148,9 @@ def _sizes(graphs: GraphCapture) -> list[int]:
     return [*graphs.sizes, *range(last + graphs.step, graphs.max_tokens + 1, graphs.step)]
 
 
+@cache
 def _bundled() -> list[EngineProfile]:
+    """Return vLLM's bundled profiles; every plan of a search asks for them."""
     return [load_profile(name) for name in bundled_profiles() if name.startswith("vllm-")]
 
 
