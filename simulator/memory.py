@@ -80,6 +80,7 @@ def plan_memory(
     expert_kernel: ExpertKernel = "plain",
     context_tokens: int | None = None,
     caches_prefixes: bool = True,
+    has_fast_links: bool = True,
 ) -> MemoryBudget:
     """Budget of one rank of ``plan`` on ``device``.
 
@@ -88,6 +89,7 @@ def plan_memory(
     the cache (none before vLLM 0.21), ``expert_kernel`` the kernel of MXFP4 experts. ``context_tokens`` is the mean
     context a running request holds: with it, sliding-window layers count only the window; without, all of it, which
     is a lower bound of the capacity. Where states are paged, ``num_gpu_blocks`` counts the blocks they share.
+    ``has_fast_links``: NVLink or its like joins the devices of a node, and with it come larger communicators.
     """
     rows = min(max_num_seqs, max_num_batched_tokens)
     budgets = []
@@ -99,7 +101,7 @@ def plan_memory(
             model, plan, blocks, max_num_batched_tokens, sampled, start_up=start_up, expert_kernel=expert_kernel
         )
         graphs = captured_graphs * sum(count for _, count in blocks) * GRAPH_LAYER_BYTES
-        runtime = start_up.runtime_bytes(plan)
+        runtime = start_up.runtime_bytes(plan, has_fast_links=has_fast_links)
         usable, kv = _shared(
             start_up,
             device.memory_bytes,

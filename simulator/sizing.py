@@ -1,7 +1,7 @@
 """What a plan's server starts with: limits by the engine's rules and the user's settings, and the memory they take."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from simulator.workload.workload import Workload
 
 if TYPE_CHECKING:
     from simulator.serving import Overrides, Serving
+
+_FAST_LINKS: Final = ("nvlink", "infinity-fabric")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,7 @@ def size_plan(serving: "Serving", plan: Plan, workload: Workload) -> Sizing | st
             expert_kernel=kernel,
             context_tokens=context,
             caches_prefixes=caching,
+            has_fast_links=any(link.kind in _FAST_LINKS for link in serving.cluster.levels),
         )
 
     fitted = fit_states(

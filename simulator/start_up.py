@@ -36,6 +36,7 @@ class StartUpMemory(ProfileSection):
     context_mib: Mebibytes = 0.0  # taken by the driver before the engine looks; counts under the last two rules
     runtime_mib: Mebibytes  # modules, workspaces and whatever else grows outside the allocator
     communicator_mib: Mebibytes  # more of it where the ranks of a stage communicate
+    slow_communicator_mib: Mebibytes | None = None  # same, on devices joined by no NVLink or its like; None = as there
     logit_bytes: Annotated[float, Field(ge=0, le=1024)]  # held at once per sampled row and vocabulary entry
     # Inner results of the fused experts: one allocation all layers share and keep, or freed after each layer.
     expert_workspace: Literal["kept", "transient"]
@@ -43,9 +44,11 @@ class StartUpMemory(ProfileSection):
     states: StateRule | None = None  # None: they weigh on the blocks of a request's mean context
     source: str = Field(min_length=1)
 
-    def runtime_bytes(self, plan: Plan) -> int:
+    def runtime_bytes(self, plan: Plan, *, has_fast_links: bool = True) -> int:
         """Bytes on one device of ``plan``, communicators included."""
-        return int((self.runtime_mib + (self.communicator_mib if plan.stage_ranks > 1 else 0.0)) * 2**20)
+        slow = self.slow_communicator_mib
+        communicator = self.communicator_mib if has_fast_links or slow is None else slow
+        return int((self.runtime_mib + (communicator if plan.stage_ranks > 1 else 0.0)) * 2**20)
 
 
 class MemoryReserve(ProfileSection):

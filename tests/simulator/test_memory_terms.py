@@ -45,6 +45,16 @@ def test_communicators_are_added_where_a_stage_has_ranks(plan: str, mebibytes: i
     assert _budget("llama-3.1-8b", plan).runtime_bytes == mebibytes * _MIB
 
 
+def test_communicators_are_smaller_without_nvlink() -> None:
+    """What fused all-reduces set aside comes with NVLink; a profile that has one figure takes it for all links."""
+    plan = parse_plan("tp2")
+    assert _PLAIN.runtime_bytes(plan, has_fast_links=False) == 400 * _MIB
+    slow = _PLAIN.model_copy(update={"slow_communicator_mib": 50.0})
+    assert slow.runtime_bytes(plan, has_fast_links=False) == 150 * _MIB
+    assert slow.runtime_bytes(plan, has_fast_links=True) == 400 * _MIB
+    assert slow.runtime_bytes(parse_plan("pp2"), has_fast_links=False) == 100 * _MIB
+
+
 def test_graphs_take_memory_per_layer() -> None:
     """Three graphs of 32 layers at 256 KiB are 24 MiB; of a stage of 16 layers, 12."""
     assert _budget("llama-3.1-8b", "tp1", captured_graphs=3).graph_bytes == 24 * _MIB

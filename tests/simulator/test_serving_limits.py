@@ -52,3 +52,9 @@ def test_no_more_tokens_than_the_sequences_can_have(engine: str, tokens: int) ->
     assert _start("llama-3.1-8b", "h100-sxm-1", engine=engine, **asked).limits.max_num_batched_tokens == tokens
     told = _start("llama-3.1-8b", "h100-sxm-1", engine=engine, max_num_batched_tokens=6000, **asked)
     assert told.limits.max_num_batched_tokens == 6000
+
+
+@pytest.mark.parametrize(("cluster", "mebibytes"), [("h100-sxm-2", 256 + 1894), ("l40s-2", 256 + 400)])
+def test_communicators_depend_on_the_cluster_s_links(cluster: str, mebibytes: int) -> None:
+    """Devices on PCIe alone keep less memory for communicators than those on NVLink."""
+    assert _start("llama-3.1-8b", cluster, "tp2").memory.runtime_bytes == mebibytes * 2**20
