@@ -95,6 +95,7 @@ class CheckpointKvFormats(ProfileSection):
 
     modelopt: list[str] = Field(default_factory=list)
     compressed_tensors: list[str] = Field(default_factory=list)
+    forced: list[str] = Field(default_factory=list)  # tools whose format is run whatever is asked for
     needs_producer: bool = False  # ModelOpt's file counts as such only where it names its producer
     source: str = Field(min_length=1)
 

@@ -25,9 +25,12 @@ class KvFormat:
 
 def kv_format(model: ModelSpec, plan: Plan, profile: EngineProfile) -> KvFormat:
     """Decide the format of the KV cache of ``plan`` under an engine version."""
-    if plan.kv_dtype is not None:
-        return KvFormat(dtype=plan.kv_dtype, why="the plan names it")
     own, stated = activation_dtype(plan, model.dtype), model.checkpoint_kv
+    if plan.kv_dtype is not None:
+        refusal = None
+        if stated is not None and stated.tool in profile.checkpoint_kv.forced and plan.kv_dtype != stated.dtype:
+            refusal = f"{profile.name} keeps KV in {stated.dtype}, whatever is asked for: the checkpoint's {stated.key}"
+        return KvFormat(dtype=plan.kv_dtype, why="the plan names it", refusal=refusal)
     if stated is None:
         return KvFormat(dtype=own, why="the activations' format: neither plan nor checkpoint names another")
     asked = f"the checkpoint asks for {stated.dtype} ({stated.key})"

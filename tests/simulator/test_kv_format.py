@@ -76,6 +76,17 @@ def test_the_plan_overrules_the_checkpoint(engine: str, kv: str) -> None:
     assert _dtype(_MODELOPT | {"kv_cache_quant_algo": "FP8"}, engine, f"tp1-kv.{kv}") == kv
 
 
+def test_a_version_that_cannot_be_overruled_says_so() -> None:
+    """Version 0.18 of vLLM runs llm-compressor's FP8 KV whatever its flag says, 0.33 asks only where no flag does."""
+    model = from_hf_config(_LLAMA | {"quantization_config": _COMPRESSED | {"kv_cache_scheme": _FLOAT8}}, name="q")
+    asked = parse_plan("tp1-kv.bf16")
+    refusal = kv_format(model, asked, load_profile("vllm-0.18")).refusal
+    assert refusal is not None
+    assert "kv_cache_scheme" in refusal
+    assert kv_format(model, asked, load_profile("vllm-0.33")).refusal is None
+    assert kv_format(model, parse_plan("tp1-kv.fp8"), load_profile("vllm-0.18")).refusal is None
+
+
 def test_a_file_without_producer_is_not_modelopts_for_vllm(tmp_path: Path) -> None:
     """Only vLLM looks at the producer of hf_quant_config.json; SGLang and TensorRT-LLM do not."""
     (tmp_path / "config.json").write_text(json.dumps(_LLAMA))
