@@ -99,7 +99,7 @@ def _describe(spec: "ModelSpec") -> str:
         f"  KV cache       {spec.kv_bytes_per_token()} bytes per token over {spec.num_layers} layers",
         f"  hidden, vocab  {spec.hidden_size}, {spec.vocab_size}"
         f"{' (embedding and head tied)' if spec.tied_embeddings else ''}",
-        f"  context        {spec.max_position} tokens",
+        f"  context        {spec.max_position} tokens{_scaling(spec)}",
     ]
     for block in summary["blocks"]:
         lines.append(f"  {block['layers']} layers of")
@@ -112,6 +112,12 @@ def _describe(spec: "ModelSpec") -> str:
                 notes.append(f"window {cell['window']}")
             lines.append(f"    {cell['kind']:18} {_count(cell['parameters']):>10}  {', '.join(notes)}".rstrip())
     return "\n".join(lines)
+
+
+def _scaling(spec: "ModelSpec") -> str:
+    """Say which rope scaling engine versions may lengthen the context by."""
+    found = [f"{item.kind} x {item.factor:g}" for item in spec.positions.scalings if item.factor > 1]
+    return f", and {', '.join(found)} where the engine version counts it" if found else ""
 
 
 def _count(number: int) -> str:
