@@ -37,7 +37,8 @@ def read_records(path: object, records: Iterable[tuple[int, Mapping[str, Any]]])
         if value_at(record, "metadata.benchmark_phase") == "warmup":
             warmup += 1
             continue
-        turns += value_at(record, "metadata.turn_index") not in {None, 0}
+        if value_at(record, "metadata.turn_index") is not None:
+            turns += count_at(record, "metadata.turn_index", place) > 0
         starts_ns.append(count_at(record, "metadata.request_start_ns", place, high=_LAST_NS))
         error = record.get("error")
         is_ok = error is None and value_at(record, "metadata.was_cancelled") is not True

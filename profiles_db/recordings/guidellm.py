@@ -134,6 +134,6 @@ def _load(benchmark: Mapping[str, Any], place: str) -> tuple[float | None, int |
         return math.inf, count_at(strategy, "streams", place, low=1, high=MOST_COUNT)
     if kind == "throughput":
         return math.inf, cap
-    if kind in {"constant", "poisson", "async"}:
+    if kind in ("constant", "poisson", "async"):
         return number_at(strategy, "rate", place), cap
     return None, cap

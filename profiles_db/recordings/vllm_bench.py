@@ -24,6 +24,7 @@ from profiles_db.recordings.run import RecordedRun, from_earliest
 NAME: Final = "vllm-bench"
 SUMMARY_KEYS: Final = ("duration", "completed", "total_input_tokens", "total_output_tokens")
 DETAIL_HINT: Final = "run vllm bench serve with --save-detailed, SGLang's bench_serving with --output-details"
+_FASTEST_PER_S: Final = 1e9
 _LONGEST_CLOCK_S: Final = 1e12  # seconds of a perf_counter, whose zero is arbitrary
 
 
@@ -125,6 +126,6 @@ def _rate(document: Mapping[str, Any], place: str) -> float | None:
         return None
     if value == "inf" or (isinstance(value, float) and value == math.inf):
         return math.inf
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _FASTEST_PER_S:
         raise UserError(f"{place}: request_rate is {shown(value)}, must be a positive number or inf")
     return float(value)

@@ -1,8 +1,10 @@
 """Damaged trace files: whatever is in a file, the reader gives a workload or one clear refusal."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -120,3 +122,40 @@ def test_a_file_cut_short_streams_up_to_the_cut_or_is_refused(name: str, cut: in
         assert seen <= SOUND[name].encode()[:cut].count(b"\n")
     else:
         assert seen == len(whole)
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "traces.md").read_text(encoding="utf-8")
+JSON_FILES = {
+    name: [json.loads(line) for line in text.splitlines()] if name.endswith("jsonl") else json.loads(text)
+    for name, text in re.findall(r"^`([\w.]+\.jsonl?)`:\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+}
+ODD_VALUES = (None, True, -1, 1e308, float("nan"), 2**63, 10**400, "\ud800", [], {}, [[1]], "9" * 5000)
+
+
+def variants(value: Any) -> Iterator[Any]:
+    """Yield ``value`` with one part at any depth replaced by an odd value or left out, all of them in turn."""
+    yield from ODD_VALUES
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield {name: other for name, other in value.items() if name != key}
+            for changed in variants(part):
+                yield {**value, key: changed}
+    if isinstance(value, list):
+        for place, part in enumerate(value):
+            yield [*value[:place], *value[place + 1 :]]
+            for changed in variants(part):
+                yield [*value[:place], changed, *value[place + 1 :]]
+
+
+@pytest.mark.parametrize("name", JSON_FILES)
+def test_any_value_in_any_place_is_read_or_refused_by_name(name: str, tmp_path: Path) -> None:
+    """Whatever stands in one place of a record or a client's result, the answer is requests or a short refusal."""
+    path = tmp_path / name
+    is_lines = name.endswith("jsonl")
+    for changed in variants(JSON_FILES[name]):
+        lines = changed if is_lines and isinstance(changed, list) else [changed]
+        path.write_text("\n".join(map(json.dumps, lines)))
+        workload, refusal = read_or_refusal(path, sort=False)
+        assert name in refusal if workload is None else len(workload) > 0
+        assert len(refusal) < 1_000
+        refusal.encode()
