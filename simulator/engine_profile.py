@@ -125,9 +125,9 @@ class EngineProfile(ProfileSection):
     """Named defaults of one engine version."""
 
     schema_version: Literal[1] = Field(alias="schema")
-    name: str
+    name: str = Field(min_length=1, max_length=100)
     engine: Literal["vllm", "sglang", "tensorrt-llm", "orca"]
-    version: str
+    version: str = Field(min_length=1, max_length=100)
     policy: PolicyName
     router: RouterName
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]  # where no ``reserve`` is stated

@@ -6,7 +6,7 @@ from simulator.model.cell import KeepsState
 from simulator.model.spec import Block
 from simulator.plan import Plan
 from simulator.start_up import StateRule
-from simulator.state_blocks import state_bytes_of, state_pages
+from simulator.state_blocks import StatePages, state_bytes_of, state_pages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,35 +31,43 @@ def kv_cache(
     num_gpu_blocks: int | None,
     caches_prefixes: bool,
 ) -> KvCache:
-    """Divide ``kv`` bytes into blocks; states of linear attention are kept as the engine keeps them."""
-    pages = state_pages(plan, blocks, block_size) if rule is not None and rule.layout == "pages" else None
-    if pages is not None:
-        shared = max(0, kv) // pages.block_bytes if num_gpu_blocks is None else num_gpu_blocks
-        context = context_tokens or pages.block_tokens
-        held = pages.blocks_of(context, caches_prefixes=caches_prefixes) * pages.block_bytes
-        block_bytes = max(1, round(held * block_size / context))
-        kv = kv if num_gpu_blocks is None else shared * pages.block_bytes
-        return KvCache(
-            kv_bytes=kv,
-            block_bytes=block_bytes,
-            blocks=max(0, kv) // block_bytes,
-            longest_tokens=pages.longest(shared, caches_prefixes=caches_prefixes),
-            state_slots=shared,
-        )
-    state_slots, has_pool = None, rule is not None and rule.layout == "pool" and state_bytes_of(plan, blocks) > 0
+    """Divide ``kv`` bytes into blocks; states of linear attention are kept as the engine keeps them (``rule``)."""
+    state_bytes = 0.0 if rule is None else state_bytes_of(plan, blocks)
+    if rule is not None and rule.layout == "pages" and state_bytes:
+        pages = state_pages(plan, blocks, block_size)
+        if pages is not None:
+            shared = max(0, kv) // pages.block_bytes if num_gpu_blocks is None else num_gpu_blocks
+            kv = kv if num_gpu_blocks is None else shared * pages.block_bytes
+            return _paged(pages, kv, shared, block_size, context_tokens, caches_prefixes=caches_prefixes)
+    state_slots, has_pool = None, rule is not None and rule.layout == "pool" and state_bytes > 0
     if rule is not None and has_pool:
-        pool = max(0.0, kv * rule.pool_ratio / (1 + rule.pool_ratio))
-        kv -= int(pool)
-        per_sequence = rule.pool_states_per_sequence if caches_prefixes else 1
-        state_slots = int(pool / state_bytes_of(plan, blocks)) // per_sequence
+        pool = max(0, int(kv * rule.pool_ratio / (1 + rule.pool_ratio)))
+        kv -= pool
+        state_slots = int(pool / state_bytes) // (rule.pool_states_per_sequence if caches_prefixes else 1)
     block_bytes = _block_bytes(plan, blocks, block_size, context_tokens, has_pool=has_pool)
-    held_blocks = max(0, kv) // block_bytes if num_gpu_blocks is None else num_gpu_blocks
+    held = max(0, kv) // block_bytes if num_gpu_blocks is None else num_gpu_blocks
     return KvCache(
         kv_bytes=kv if num_gpu_blocks is None else num_gpu_blocks * block_bytes,
         block_bytes=block_bytes,
-        blocks=held_blocks,
-        longest_tokens=held_blocks * block_size,
+        blocks=held,
+        longest_tokens=held * block_size,
         state_slots=state_slots,
+    )
+
+
+def _paged(
+    pages: StatePages, kv: int, shared: int, block_size: int, context_tokens: int | None, *, caches_prefixes: bool
+) -> KvCache:
+    """``shared`` blocks of attention and states, as blocks of ``block_size`` that carry a mean request's share."""
+    context = context_tokens or pages.block_tokens
+    held = pages.blocks_of(context, caches_prefixes=caches_prefixes) * pages.block_bytes
+    block_bytes = max(1, round(held * block_size / context))
+    return KvCache(
+        kv_bytes=kv,
+        block_bytes=block_bytes,
+        blocks=max(0, kv) // block_bytes,
+        longest_tokens=pages.longest(shared, caches_prefixes=caches_prefixes),
+        state_slots=shared,
     )
 
 

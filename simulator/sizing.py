@@ -81,6 +81,7 @@ def size_plan(serving: "Serving", plan: Plan, workload: Workload) -> Sizing | st
         plan.max_num_seqs or _max_num_seqs(overrides, defaults.max_num_seqs, budget),
         profile.memory.states,
         is_stated=(plan.max_num_seqs or overrides.max_num_seqs) is not None,
+        has_full_graphs=profile.graphs.decode == "full",
     )
     if isinstance(fitted, str):
         return fitted

@@ -109,6 +109,23 @@ def test_older_versions_start_with_more_sequences_than_blocks() -> None:
     assert not start.notes
 
 
+def test_without_whole_graphs_nothing_caps_the_sequences() -> None:
+    """The engine asks for a block per sequence only where it captures decode steps whole."""
+    profile = load_profile("vllm-0.33")
+    graphs = profile.graphs.model_copy(update={"decode": "piecewise"})
+    cluster = load_cluster("h100-sxm-1")
+    serving = Serving(
+        model=load_model("qwen3.5-27b"),
+        cluster=cluster,
+        profile=profile.model_copy(update={"graphs": graphs}),
+        costs=lambda _clock: AnalyticCosts(cluster),
+        overrides=Overrides(gpu_memory_utilization=0.95, max_num_seqs=1024),
+    )
+    start = serving.start(parse_plan("tp1-w.fp8"), _CHAT)
+    assert isinstance(start, Start), start
+    assert start.server.max_num_seqs == 1024
+
+
 def test_what_has_no_states_keeps_its_limits() -> None:
     """A dense model starts with the engine's own number of sequences, and nothing is noted."""
     start = _started("vllm-0.33", model="llama-3.1-8b", plan="tp1")
