@@ -39,7 +39,11 @@ bench: $(VENV)/.dev ## Measure speed and memory; write docs/performance.md
 	$(PIP) --editable '.[import-aic]'
 	$(BIN)/python benchmarks/performance.py
 
-fits: $(VENV)/.dev ## Make the bundled fitted models again from aiconfigurator-core's tables
+# Tables of the RTX 4090 (MIT, CASYS Lab at KAIST); the commit whose fit is bundled.
+LLMSERVINGSIM ?= build/LLMServingSim
+LLMSERVINGSIM_COMMIT := 5daddb21a545658d5150b535712d0494584b5278
+
+fits: $(VENV)/.dev ## Make the bundled fitted models again from aiconfigurator-core's and LLMServingSim's tables
 	$(PIP) --editable '.[import-aic]'
 	rm -rf build/fits
 	for system in a100_sxm h100_sxm h200_sxm b200_sxm b300_sxm gb200 gb300 l40s rtx_pro_6000_server; do \
@@ -52,6 +56,10 @@ fits: $(VENV)/.dev ## Make the bundled fitted models again from aiconfigurator-c
 	    $(BIN)/apex fit --db build/fits --device $$device --framework vllm-0.24.0 --monotone --prior none --out profiles_db/fitted/$$device.parquet || exit; \
 	done
 	$(BIN)/apex fit --db build/fits --device a100-sxm-80gb --framework vllm-0.14.0 --prior none --out profiles_db/fitted/a100-sxm-80gb.parquet
+	test -d $(LLMSERVINGSIM) || git clone --quiet https://github.com/casys-kaist/LLMServingSim $(LLMSERVINGSIM)
+	git -C $(LLMSERVINGSIM) checkout --quiet $(LLMSERVINGSIM_COMMIT)
+	$(BIN)/apex import llmservingsim $(LLMSERVINGSIM)/profiler/perf/RTX4090 --db build/fits
+	$(BIN)/apex fit --db build/fits --device rtx-4090 --framework vllm-0.19.0 --prior none --out profiles_db/fitted/rtx-4090.parquet
 
 # Measured serving data and imported kernel tables are not part of the repository.
 GROUNDTRUTH ?= ../shared/groundtruth

@@ -125,6 +125,26 @@ def vidur_command(path: Path, *, db: Path | None, device: str | None, as_json: b
     _print_counts(import_vidur(path, store, device=device), store, as_json=as_json)
 
 
+@import_group.command("llmservingsim")
+@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@DB_OPTION
+@_DEVICE
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The model's config.json; default: configs/model of the repository the tables stand in.",
+)
+@JSON_OPTION
+def llmservingsim_command(
+    path: Path, *, db: Path | None, device: str | None, config: Path | None, as_json: bool
+) -> None:
+    """Import LLMServingSim's profile tables: one CSV file, or all under PATH (its profiler folder)."""
+    from profiles_db.importers.llmservingsim import import_llmservingsim
+
+    store = opened(db, must_exist=False)
+    _print_counts(import_llmservingsim(path, store, device=device, config=config), store, as_json=as_json)
+
+
 @import_group.command("nccl-tests")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @DB_OPTION

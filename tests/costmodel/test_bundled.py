@@ -20,8 +20,12 @@ def test_bundled_fit_is_whole(path: Path) -> None:
     """Each file is a fit of the device it is named after, from rows whose origin it states, with held-out errors."""
     artefact = load_artefact(path)
     assert artefact.provenance.device == path.stem
-    assert {"gemm", "attention", "collective"} <= set(artefact.families)
-    assert all(origin.startswith("imported:aiconfigurator-core") for origin in artefact.provenance.origins)
+    assert {"gemm", "attention"} <= set(artefact.families)
+    origin, *more = artefact.provenance.origins
+    assert not more
+    # One GPU of LLMServingSim's measures no collectives.
+    assert ("collective" in artefact.families) == origin.startswith("imported:aiconfigurator-core")
+    assert origin.startswith(("imported:aiconfigurator-core", "imported:llmservingsim"))
     assert artefact.held_out
     assert bundled_fit(path.stem) == path
 

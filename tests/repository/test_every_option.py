@@ -203,6 +203,12 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         "--in-place": ("import nccl-tests all_reduce_perf.txt --db a", "--in-place", ""),
         "--json": ("import nccl-tests all_reduce_perf.txt --db a", "--json", ""),
     },
+    "import llmservingsim": {
+        "--db": ("import llmservingsim perf", "--db first", "--db second"),
+        "--device": ("import llmservingsim perf --db a", "--device h100-sxm", ""),
+        "--config": ("import llmservingsim perf --db a", "--config half.json", ""),
+        "--json": ("import llmservingsim perf --db a", "--json", ""),
+    },
     "import vidur": {
         "--db": ("import vidur network", "--db first", "--db second"),
         "--device": ("import vidur network --db a", "--device h100-sxm", ""),
@@ -400,6 +406,14 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vidur.write_text(
         "time_stats.all_reduce.median,num_workers,size,collective,devices_per_node\n0.02,4,4096,all_reduce,4\n"
     )
+    layers = folder / "perf" / "RTX4090" / "maker" / "model" / "bf16" / "tp1" / "dense.csv"
+    layers.parent.mkdir(parents=True)
+    layers.write_text("layer,tokens,time_us\no_proj,64,20\n")
+    (layers.parents[1] / "meta.yaml").write_text("vllm_version: 0.19.0\ngpu: NVIDIA GeForce RTX 4090\n")
+    sizes = {"hidden_size": 1024, "num_attention_heads": 8, "intermediate_size": 4096, "vocab_size": 32000}
+    (folder / "configs" / "model" / "maker").mkdir(parents=True)
+    (folder / "configs" / "model" / "maker" / "model.json").write_text(json.dumps(sizes))
+    (folder / "half.json").write_text(json.dumps({**sizes, "hidden_size": 512}))
     (folder / "plus").mkdir()
     plus = "gpu,num_nodes,num_gpus_per_node,dtype,size(kb),time(us)\n"
     plus += "".join(f"H100-SXM-80GB,1,2,float,{kib},{us}\n" for kib, us in ((4, 1872), (8, 32), (16, 30)))
