@@ -135,6 +135,8 @@ class EngineProfile(ProfileSection):
     caps_tokens_by_context: bool = False
     block_size: Count
     enable_chunked_prefill: bool
+    chunked_above_context: Count | None = None  # it is the default only for contexts of more tokens
+    unchunked_tokens: Count | None = None  # tokens per step without it, if not the same; never fewer than the context
     enable_prefix_caching: bool
     async_scheduling: bool
     # What an engine cannot schedule ahead of: pipeline stages, drafts, drafts that are looked up in the text.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from cluster_specs.errors import UserError
+from simulator.context import context_of
 from simulator.engine_profile import BatchLimits, EngineProfile
 from simulator.kv_format import served
 from simulator.limits import ServerLimits
@@ -40,10 +41,12 @@ def size_plan(serving: "Serving", plan: Plan, workload: Workload) -> Sizing | st
     defaults = profile.batch_limits(device, plan)
     max_model_len = serving.max_model_len(workload)
     caching = _chosen(overrides.enable_prefix_caching, profile.enable_prefix_caching)
-    chunked = _chosen(overrides.enable_chunked_prefill, profile.enable_chunked_prefill)
+    chunked = _chosen(overrides.enable_chunked_prefill, _is_chunked(serving, profile))
     shared = plan.attention_dp if profile.policy == "sglang" else 1  # SGLang's chunk is for all ranks together
     budget = plan.max_num_batched_tokens or overrides.max_num_batched_tokens
-    budget = budget or _default_tokens(profile, overrides, plan, defaults, max_model_len) // shared or 1
+    if budget is None:
+        tokens = _default_tokens(profile, overrides, plan, defaults, max_model_len, chunked=chunked)
+        budget = max(1, tokens // shared)
     if not chunked:
         budget = max(budget, max_model_len)
     drafts, acceptance = _drafts(overrides, budget)
@@ -108,10 +111,26 @@ def mean_context(workload: Workload) -> int:
     return max(1, round(float(np.average(held, weights=steps)))) if len(workload) else 1
 
 
+def _is_chunked(serving: "Serving", profile: EngineProfile) -> bool:
+    """Whether the engine splits prompts when nobody says so; old ones decide by the context they are started with."""
+    least = profile.chunked_above_context
+    if not profile.enable_chunked_prefill or least is None:
+        return profile.enable_chunked_prefill
+    return (serving.overrides.max_model_len or context_of(serving.model, profile).default) > least
+
+
 def _default_tokens(
-    profile: EngineProfile, overrides: "Overrides", plan: Plan, defaults: BatchLimits, max_model_len: int
+    profile: EngineProfile,
+    overrides: "Overrides",
+    plan: Plan,
+    defaults: BatchLimits,
+    max_model_len: int,
+    *,
+    chunked: bool,
 ) -> int:
     """Tokens per step nobody states: the engine's own, or all that its requests can have where it stops there."""
+    if not chunked and profile.unchunked_tokens is not None:
+        return profile.unchunked_tokens
     if not profile.caps_tokens_by_context:
         return defaults.max_num_batched_tokens
     seqs = plan.max_num_seqs or overrides.max_num_seqs or defaults.max_num_seqs

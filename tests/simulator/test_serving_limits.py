@@ -58,3 +58,20 @@ def test_no_more_tokens_than_the_sequences_can_have(engine: str, tokens: int) ->
 def test_communicators_depend_on_the_cluster_s_links(cluster: str, mebibytes: int) -> None:
     """Devices on PCIe alone keep less memory for communicators than those on NVLink."""
     assert _start("llama-3.1-8b", cluster, "tp2").memory.runtime_bytes == mebibytes * 2**20
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "is_chunked", "tokens"),
+    [
+        ("llama-3.1-8b", {}, True, 512),
+        ("llama-2-7b", {}, False, 2048),  # a context of 4,096
+        ("llama-3.1-8b", {"max_model_len": 8192}, False, 8192),
+        ("llama-2-7b", {"enable_chunked_prefill": True}, True, 512),
+        ("llama-3.1-8b", {"enable_chunked_prefill": False}, False, 2048),
+        ("llama-2-7b", {"max_num_batched_tokens": 3000}, False, 3000),
+    ],
+)
+def test_vllm_0_6_chunks_long_contexts_alone(model: str, asked: dict[str, Any], is_chunked: bool, tokens: int) -> None:
+    """Its default depends on the context; without chunks a step takes 2,048 tokens, or the longest sequence."""
+    limits = _start(model, "h100-sxm-1", engine="vllm-0.6", **asked).limits
+    assert (limits.enable_chunked_prefill, limits.max_num_batched_tokens) == (is_chunked, tokens)
