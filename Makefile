@@ -11,7 +11,7 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 CAMPAIGN ?= build/campaign
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format bench docs fits accuracy gpu-campaign gpu-report clean
+.PHONY: help setup setup-dev demo test conformance check format bench docs fits accuracy gpu-campaign gpu-report clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,13 @@ demo: $(VENV)/.core ## Best plan of Llama-3.1-70B on 8 x H100 for a bundled chat
 
 test: $(VENV)/.dev ## Run the test suite
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# Interpreters that have the engines' wheels (docs/conformance.md); without them the tests are skipped.
+VLLM_PYTHON ?= $(BIN)/python
+SGLANG_PYTHON ?= $(BIN)/python
+
+conformance: $(VENV)/.dev ## Read the printed commands with vLLM's and SGLang's own parsers
+	APEX_VLLM_PYTHON=$(VLLM_PYTHON) APEX_SGLANG_PYTHON=$(SGLANG_PYTHON) $(BIN)/python -m pytest -rs tests/conformance
 
 check: $(VENV)/.dev ## Lint, types, import borders
 	$(BIN)/ruff check .

@@ -110,6 +110,7 @@ class GraphCapture(ProfileSection):
     # Sizes go on in steps up to this many tokens.
     max_tokens: Annotated[int, Field(ge=0, le=MOST_GRAPH_TOKENS)]
     step: GraphTokens
+    max_tokens_by_model: dict[str, GraphTokens] = Field(default_factory=dict)  # replaces it for an architecture
 
     @field_validator("sizes")
     @classmethod
@@ -185,9 +186,13 @@ class EngineProfile(ProfileSection):
             }
         )
 
-    def on(self, device: DeviceSpec, plan: Plan) -> Self:
-        """Return the profile as it is for a replica of ``plan`` on such devices: its graphs end where theirs do."""
-        most = self.batch_limits(device, plan).graph_max_tokens
+    def on(self, device: DeviceSpec, plan: Plan, architecture: str = "") -> Self:
+        """Return the profile as it is for a replica of ``plan`` on such devices: its graphs end where theirs do.
+
+        Some versions capture more for models of one ``architecture``.
+        """
+        own = self.graphs.max_tokens_by_model.get(architecture)
+        most = own or self.batch_limits(device, plan).graph_max_tokens
         if most is None or most == self.graphs.max_tokens:
             return self
         return self.model_copy(update={"graphs": self.graphs.model_copy(update={"max_tokens": most})})

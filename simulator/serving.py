@@ -162,6 +162,8 @@ class Serving:
     def async_conflict(self, plan: Plan) -> str | None:
         """Name what of the plan keeps this version of the engine from scheduling a step ahead."""
         drafts = self.overrides.speculative_tokens
+        if self.profile.engine == "vllm" and self.cluster.device.kind == "cpu":
+            return "the CPU as its device"
         return self.profile.async_conflict(
             pp=plan.pp, has_drafts=bool(drafts), has_lookup_drafts=bool(drafts) and self.overrides.draft_step_s is None
         )

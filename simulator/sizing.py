@@ -37,7 +37,7 @@ class Sizing:
 def size_plan(serving: "Serving", plan: Plan, workload: Workload) -> Sizing | str:
     """Size ``plan``, or say why it cannot start; raises ``UserError`` for settings that contradict each other."""
     device, overrides = serving.cluster.device, serving.overrides
-    profile = serving.profile.on(device, plan)
+    profile = serving.profile.on(device, plan, serving.model.architecture)
     defaults = profile.batch_limits(device, plan)
     max_model_len = serving.max_model_len(workload)
     caching = _chosen(overrides.enable_prefix_caching, profile.enable_prefix_caching)
