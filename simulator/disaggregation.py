@@ -146,8 +146,12 @@ def pools_refusal(serving: Serving, workload: Workload) -> str | None:
     """Why no pair of pools can be simulated for this engine and workload; None when some can."""
     if serving.profile.policy != "vllm-v1":
         return f"policy {serving.profile.policy} is not simulated in two pools"
-    if not isinstance(workload.client, OpenLoop) or workload.after is not None or workload.replica is not None:
-        return "clients with a limited concurrency, sessions and recorded replicas are not simulated in two pools"
+    is_plain = isinstance(workload.client, OpenLoop) and workload.client_timeout_s is None
+    if not is_plain or workload.after is not None or workload.replica is not None:
+        return (
+            "closed loops, capped clients, client time-outs, sessions and recorded replicas are not simulated in two "
+            "pools"
+        )
     return None
 
 

@@ -107,6 +107,13 @@ class Serving:
         reason = check_plan(self.model, plan, self.cluster) or self._engine_refusal(plan)
         if reason is not None:
             return Refusal(plan=plan, reason=reason)
+        has_drafts = bool(self.overrides.speculative_tokens)
+        if workload.client_timeout_s is not None and (plan.pp > 1 or plan.attention_dp > 1 or has_drafts):
+            reason = (
+                "a client time-out is simulated without pipeline stages, attention data parallelism and speculative "
+                "decoding only"
+            )
+            return Refusal(plan=plan, reason=reason)
         kv = kv_format(self.model, plan, self.profile)
         if kv.refusal is not None:
             return Refusal(plan=plan, reason=kv.refusal)

@@ -149,6 +149,8 @@ def rules_header(tables: StepTables, limits: EngineLimits, workload: Workload, *
 
 
 def _state_client(header: I64, workload: Workload) -> None:
+    if workload.client_timeout_s is not None:
+        header[layout.TIMEOUT] = max(1, round(workload.client_timeout_s * PS_PER_S))
     if isinstance(workload.client, ClosedLoop):
         header[layout.IS_CLOSED] = 1
         header[layout.CONCURRENCY] = min(workload.client.concurrency, len(workload))

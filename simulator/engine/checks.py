@@ -73,6 +73,7 @@ def check_input(
     _check_batch(limits)
     _check_drafts(tables, limits, attention_dp)
     _check_workload(limits, workload, dp * attention_dp)
+    _check_timeout(tables, limits, workload, attention_dp)
     _check_times(workload, first_arrival_s(workload) if origin_s is None else origin_s)
     longest = int((workload.prompt_tokens + workload.output_tokens).max())
     check_tables(tables, limits, min(longest, limits.max_model_len))
@@ -125,7 +126,9 @@ def _check_workload(limits: EngineLimits, workload: Workload, dp: int) -> None:
             )
     if isinstance(workload.client, ClosedLoop | CappedLoop):
         if workload.after is not None:
-            raise UserError(f"workload {name!r}: a limited concurrency cannot also follow sessions (`after`)")
+            raise UserError(
+                f"workload {name!r}: a closed loop or a capped client cannot also follow sessions (`after`)"
+            )
         if workload.client.concurrency < 1:
             raise UserError(f"workload {name!r}: concurrency is {workload.client.concurrency}, must be >= 1")
     if isinstance(workload.client, ClosedLoop) and not 0 <= workload.client.warmup < len(workload):
@@ -158,6 +161,24 @@ def _check_requests(workload: Workload) -> None:
             raise UserError(
                 f"workload {name!r}: request {i} follows request {workload.after[i]}, must follow an earlier one, or -1"
             )
+
+
+def _check_timeout(tables: StepTables, limits: EngineLimits, workload: Workload, attention_dp: int) -> None:
+    timeout_s = workload.client_timeout_s
+    if timeout_s is None:
+        return
+    if not 0 < timeout_s <= LONGEST_SPAN_S:
+        raise UserError(
+            f"workload {workload.name!r}: client time-out is {timeout_s:g} s, must be above 0 and at most "
+            f"{shown_span(LONGEST_SPAN_S)}"
+        )
+    if workload.after is not None:
+        raise UserError(f"workload {workload.name!r}: a client time-out is not modelled for sessions (`after`)")
+    if tables.stages > 1 or attention_dp > 1 or limits.num_speculative_tokens:
+        raise UserError(
+            f"workload {workload.name!r}: a client time-out is modelled without pipeline stages, attention data "
+            "parallelism and speculative decoding"
+        )
 
 
 def _check_times(workload: Workload, origin_s: float) -> None:

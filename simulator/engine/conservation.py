@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simulator.engine import layout
 from simulator.engine.result import EngineResult, ReplicaTotals
 from simulator.errors import EngineDefectError
 
@@ -20,6 +21,7 @@ class Ledger:
     requests: int = 0
     finished: int = 0
     rejected: int = 0
+    given_up: int = 0  # of the rejected: those whose client left
     prompt_tokens: int = 0  # of answered requests, as the rest
     decoded_tokens: int = 0  # all output tokens but the first of each
 
@@ -33,6 +35,7 @@ class Ledger:
             prompts, outputs = result.prompt_tokens, result.output_tokens
         else:
             self.rejected += sum(result.rejections().values())
+            self.given_up += int(np.count_nonzero(result.status == layout.TIMED_OUT))
             prompts, outputs = result.prompt_tokens[done], result.output_tokens[done]
         self.prompt_tokens += int(prompts.sum())
         self.decoded_tokens += int(outputs.sum()) - int(np.count_nonzero(outputs))
@@ -51,10 +54,12 @@ class Ledger:
         decodes = int((totals.decode_tokens - totals.draft_tokens + totals.accepted_tokens).sum())
         preemptions = int(totals.preemptions.sum())
         has_drafts = bool(totals.draft_tokens.any())
-        prompts_hold = computed >= self.prompt_tokens if preemptions else computed == self.prompt_tokens
+        # What was computed for a request whose client gave up is in the replicas' sums alone.
+        repeats = preemptions > 0 or self.given_up > 0
+        prompts_hold = computed >= self.prompt_tokens if repeats else computed == self.prompt_tokens
         # Drafts that end an answer early leave one step that was scheduled for nothing.
         decodes_hold = decodes >= self.decoded_tokens - preemptions
-        decodes_hold &= has_drafts or decodes <= self.decoded_tokens
+        decodes_hold &= has_drafts or self.given_up > 0 or decodes <= self.decoded_tokens
         if not (prompts_hold and decodes_hold):
             raise EngineDefectError(
                 f"workload {name!r}: prompts of {self.prompt_tokens} tokens and {self.decoded_tokens} further output "

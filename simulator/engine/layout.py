@@ -111,7 +111,9 @@ FULL: Final = 55  # number of the counter that is full, which ends the run; see 
 IS_CAPPED: Final = 56  # a closed loop whose requests are not sent before they are due
 FREE_SLOTS: Final = 57  # slots of a capped loop with nothing due to send
 NEXT_DUE: Final = 58  # index of the next request of a capped loop that no slot has taken
-HEADER_COLUMNS: Final = 59
+TIMEOUT: Final = 59  # ps after which the client gives a request up; 0 = never
+NEXT_DEADLINE: Final = 60  # index of the first request sent that is not known to be over
+HEADER_COLUMNS: Final = 61
 
 # FULL values
 STAGE_TIME: Final = 1  # time summed over pipeline stages
@@ -164,6 +166,7 @@ FINISHED: Final = 5
 REJECTED_CONTEXT: Final = 6  # prompt + output exceed max_model_len
 REJECTED_KV: Final = 7  # its KV can never fit
 REJECTED_BUDGET: Final = 8  # whole-prompt policies: the prompt exceeds the token budget
+TIMED_OUT: Final = 10  # the client gave up
 VERIFYING: Final = 9  # decoding with drafts: COMPUTED and GENERATED are exact, no group counts it
 
 # one prefix unit of one request

@@ -14,7 +14,7 @@ from simulator.engine.jit import kernel
 from simulator.engine.layout import NEVER, NONE, Cells
 from simulator.engine.leap import commit, propose, steps_decided_before
 from simulator.engine.router import next_tick, replica_to_show, route
-from simulator.engine.sequences import enqueue
+from simulator.engine.sequences import enqueue, is_given_up
 from simulator.engine.step import announce_finish, expect_arrival, later
 
 DONE: Final = -1
@@ -91,8 +91,10 @@ def _takes_next(state: Cells, freed: int) -> bool:
 
 
 @kernel
-def _rejection(state: Cells, req: int) -> int:
-    """Status of a request that can never run, else 0."""
+def _rejection(state: Cells, req: int, time: int) -> int:
+    """Status of a request that arrives at ``time`` and can never run, else 0."""
+    if state[layout.TIMEOUT] > 0 and time - state[req + layout.ARRIVAL] >= state[layout.TIMEOUT]:
+        return layout.TIMED_OUT
     kv = state[req + layout.PROMPT] + state[req + layout.OUTPUT] - 1
     if kv + 1 > state[layout.MAX_MODEL_LEN]:
         return layout.REJECTED_CONTEXT
@@ -110,7 +112,7 @@ def _rejection(state: Cells, req: int) -> int:
 @kernel
 def _reject(state: Cells, rep: int, req: int, time: int) -> bool:
     """Answer a request that can never run at once; False if it can run."""
-    status = _rejection(state, req)
+    status = _rejection(state, req, time)
     if status == 0:
         return False
     state[req + layout.STATUS] = status
@@ -145,6 +147,39 @@ def _next_arrival(state: Cells) -> int:
     if state[layout.PENDING_SIZE] > 0:
         arrival = min(arrival, state[state[layout.PENDING]])
     return arrival
+
+
+@kernel
+def _next_deadline(state: Cells) -> int:
+    """Time at which the client gives up the oldest request under way, or NEVER: requests are sent in their order."""
+    if state[layout.TIMEOUT] == 0:
+        return NEVER
+    while state[layout.NEXT_DEADLINE] < state[layout.NEXT_REQUEST]:
+        req = _request_row(state, state[layout.NEXT_DEADLINE])
+        status = state[req + layout.STATUS]
+        if status in (layout.WAITING, layout.PREFILLING, layout.DECODING):
+            return later(state[req + layout.ARRIVAL], state[layout.TIMEOUT])
+        state[layout.NEXT_DEADLINE] += 1
+    return NEVER
+
+
+@kernel
+def _pass_deadline(state: Cells, costs: Cells, time: int) -> None:
+    """Let the client give up the oldest request at ``time``; what was decided before that has run."""
+    req = _request_row(state, state[layout.NEXT_DEADLINE])
+    state[layout.NEXT_DEADLINE] += 1
+    rep = state[layout.REPLICAS] + state[req + layout.REPLICA] * layout.REPLICA_COLUMNS
+    grp = state[rep + layout.GROUPS]
+    has_proposal = state[rep + layout.LEAP] > 0
+    if has_proposal:
+        steps = steps_decided_before(state, rep, time)
+        if steps > 0:
+            commit(state, rep, grp, steps)
+    if is_given_up(state, rep, req):
+        state[req + layout.FINISH] = time
+        announce_finish(state, rep, req, time)
+    if has_proposal:
+        propose(state, costs, rep, grp)
 
 
 @kernel
@@ -208,6 +243,10 @@ def run_to_next_pass(state: Cells, costs: Cells) -> int:
             state[layout.NEXT_TIME] = min(arrival, key)
             return DONE
         tick = next_tick(state, arrival)
+        deadline = _next_deadline(state)
+        if deadline <= min(arrival if tick == NONE else tick, key) and deadline != NEVER:
+            _pass_deadline(state, costs, deadline)
+            continue
         if (arrival if tick == NONE else tick) > key:
             steps = state[rep + layout.LEAP]
             if steps == 0:

@@ -16,6 +16,7 @@ STATUS_NAMES: Final = {
     layout.REJECTED_CONTEXT: "rejected: longer than max_model_len",
     layout.REJECTED_KV: "rejected: longer than all KV memory",
     layout.REJECTED_BUDGET: "rejected: longer than max_num_batched_tokens",
+    layout.TIMED_OUT: "timed out: the client gave up",
 }
 
 
@@ -91,7 +92,7 @@ class EngineResult:
         return np.equal(self.status, layout.FINISHED)
 
     def rejections(self, *, measured_only: bool = False) -> dict[str, int]:
-        """Count the requests that could not run, by reason; empty if all were answered."""
+        """Count the requests that could not run or were given up, by reason; empty if all were answered."""
         status = self.status[self.measured] if measured_only else self.status
         found = {name: int(np.count_nonzero(status == code)) for code, name in STATUS_NAMES.items()}
         del found["finished"]

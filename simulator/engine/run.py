@@ -62,12 +62,21 @@ def run_replicas(
         run_engine(engine, state, costs, workload.name)
         needed = int(state[layout.LOG_SIZE])
         if needed <= rows or not log:
+            _give_up_late_answers(state)
             result = result_from_state(state)
             ledger = Ledger()
             ledger.add(result)
             ledger.check(workload.name, len(workload), result.replicas)
             return result
         rows = needed
+
+
+def _give_up_late_answers(state: I64) -> None:
+    """Count as timed out what was answered after its deadline: the last token was under way when the client left."""
+    if state[layout.TIMEOUT]:
+        rows = state[state[layout.REQUESTS] :].reshape(-1, layout.REQUEST_COLUMNS)
+        is_late = rows[:, layout.FINISH] - rows[:, layout.ARRIVAL] > state[layout.TIMEOUT]
+        rows[is_late & (rows[:, layout.STATUS] == layout.FINISHED), layout.STATUS] = layout.TIMED_OUT
 
 
 def run_engine(engine: Engine, state: I64, costs: I64, name: str) -> None:

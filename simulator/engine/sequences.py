@@ -299,6 +299,40 @@ def _take_all_blocks(state: Cells, rep: int, req: int) -> bool:
 
 
 @kernel
+def _leave_waiting(state: Cells, rep: int, req: int) -> None:
+    before = NONE
+    at = state[rep + layout.WAIT_HEAD]
+    while at != req:
+        before = at
+        at = state[at + layout.NEXT]
+    after = state[req + layout.NEXT]
+    if before == NONE:
+        state[rep + layout.WAIT_HEAD] = after
+    else:
+        state[before + layout.NEXT] = after
+    if after == NONE:
+        state[rep + layout.WAIT_TAIL] = before
+    state[rep + layout.WAIT_COUNT] -= 1
+    state[rep + layout.BLOCKED] = 0
+
+
+@kernel
+def is_given_up(state: Cells, rep: int, req: int) -> bool:
+    """Drop a request whose client leaves, with slot and blocks; False if its last token is already under way."""
+    status = state[req + layout.STATUS]
+    if status == layout.WAITING:
+        _leave_waiting(state, rep, req)
+    elif status in (layout.PREFILLING, layout.DECODING):
+        _take_all_blocks(state, rep, req)
+        state[rep + layout.PREEMPTED] -= 1
+        state[req + layout.PREEMPTIONS] -= 1
+    else:
+        return False
+    state[req + layout.STATUS] = layout.TIMED_OUT
+    return True
+
+
+@kernel
 def preempt(state: Cells, rep: int, req: int) -> None:
     """Take all blocks from a running request; it starts over at the front of the waiting queue."""
     if _take_all_blocks(state, rep, req):

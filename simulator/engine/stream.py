@@ -87,8 +87,8 @@ def run_stream(
 
 
 def _check_part(tables: StepTables, limits: EngineLimits, part: Workload, dp: int, origin_s: float) -> None:
-    if not isinstance(part.client, OpenLoop) or part.after is not None:
-        raise UserError(f"workload {part.name!r}: only open loops without sessions can be streamed")
+    if not isinstance(part.client, OpenLoop) or part.after is not None or part.client_timeout_s is not None:
+        raise UserError(f"workload {part.name!r}: only open loops without sessions and time-out can be streamed")
     if limits.num_speculative_tokens:
         raise UserError(
             f"workload {part.name!r}: speculative decoding is not modelled for streamed workloads",

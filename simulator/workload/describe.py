@@ -25,7 +25,7 @@ def describe_workload(workload: Workload) -> dict[str, Any]:
     return {
         "name": workload.name,
         "requests": len(workload),
-        "client": _client(client),
+        "client": _client(client) + _patience(workload.client_timeout_s),
         "warmup_requests": client.warmup if isinstance(client, ClosedLoop) else 0,
         "span_s": span_s,
         "rate_per_s": (len(arrival_s) - 1) / span_s if is_timed else None,
@@ -45,6 +45,10 @@ def _client(client: OpenLoop | ClosedLoop | CappedLoop) -> str:
     if isinstance(client, ClosedLoop):
         return f"closed loop at {client.concurrency}"
     return f"open loop up to a concurrency of {client.concurrency}" if isinstance(client, CappedLoop) else "open loop"
+
+
+def _patience(timeout_s: float | None) -> str:
+    return "" if timeout_s is None else f", gives up after {timeout_s:g} s"
 
 
 def _lengths(tokens: NDArray[np.int64]) -> dict[str, float | None]:

@@ -111,6 +111,9 @@ def write_trace(workload: Workload, path: str | Path, *, format: OutputFormat | 
             hint="write .parquet or .jsonl",
         )
 
+    if workload.client_timeout_s is not None:
+        raise UserError(f"{path}: no format holds a client's time-out", hint="state it where the trace is used")
+
     def write(stream: BinaryIO) -> None:
         if chosen == "parquet":
             _write_parquet(workload, stream)

@@ -5,6 +5,7 @@ traces/mine.jsonl                                  file of any format `read_trac
 synthetic:chat,rate=2,n=1000,seed=0                open loop; mix = chat, code, summarization, long-context, reasoning
 synthetic:isl=512,osl=128,rate=2,n=1000            open loop with fixed lengths (isl_cv= / osl_cv= make them lognormal)
 synthetic:chat,rate=20,max_concurrency=64          the same from a client that leaves at most 64 requests unanswered
+replay:trace=FILE,timeout_s=30,max_concurrency=64  a file's requests from a client that gives up and holds back
 closed:isl=1024,osl=1024,concurrency=64            closed loop as a benchmark client offers it
 sessions:chat,rate=0.5,n=200,turns=4,system=500    multi-turn sessions with shared prefixes; n and rate count sessions
 groups:groups=10,prompts=10,system=100,isl=50,osl=50,rate=2,n=1000   prompts of groups with a common beginning
@@ -27,6 +28,7 @@ from simulator.workload.lengths import Fixed, LengthDistribution, Lognormal, Uni
 from simulator.workload.prompt_groups import PromptGroups, generate_groups
 from simulator.workload.scale import scale_workload
 from simulator.workload.sessions import Sessions, generate_sessions
+from simulator.workload.span import LONGEST_SPAN_S
 from simulator.workload.trace import read_trace
 from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, Workload
 
@@ -63,10 +65,10 @@ def parse_workload(
                 hint=f"bundled: {', '.join(BUNDLED_TRACES)}; generators: {', '.join(f'{g}:...' for g in _GENERATORS)}",
             )
         return read_trace(text, rate_scale=rate_scale, length_scale=length_scale, limit=limit, **reading)
-    if reading:
+    settings = _Settings.parse(text, rest, reading)
+    if reading and "trace" not in settings.values:
         raise UserError(f"trace {text}: a generator takes no {', '.join(reading)}", hint="these are for trace files")
-    settings = _Settings.parse(text, rest)
-    workload = _GENERATORS[scheme](settings)
+    workload = _with_timeout(settings, _GENERATORS[scheme](settings))
     settings.refuse_unknown()
     workload = scale_workload(workload, rate_scale, length_scale)
     return workload if limit is None else workload.head(limit)
@@ -80,9 +82,10 @@ class _Settings:
     word: str | None
     values: dict[str, str]
     asked: list[str]
+    reading: Mapping[str, Any]  # how a file that is named is read
 
     @classmethod
-    def parse(cls, text: str, rest: str) -> "_Settings":
+    def parse(cls, text: str, rest: str, reading: Mapping[str, Any]) -> "_Settings":
         word, values = None, {}
         for position, item in enumerate(rest.split(",")):
             key, equals, value = (part.strip() for part in item.partition("="))
@@ -94,7 +97,7 @@ class _Settings:
                 raise UserError(f"trace {text}: {key} is given twice")
             else:
                 values[key] = value
-        return cls(text=text, word=word, values=values, asked=[])
+        return cls(text=text, word=word, values=values, asked=[], reading=reading)
 
     def number(self, key: str, default: Number | None, kind: type[Number]) -> Number:
         """Take ``key`` as an int or float; UserError when it is neither, or missing without default."""
@@ -187,7 +190,7 @@ def _synthetic(settings: _Settings) -> Workload:
 def _closed(settings: _Settings) -> Workload:
     trace = settings.word_of("trace", "")
     if trace:
-        source = read_trace(trace)
+        source = read_trace(trace, **settings.reading)
         concurrency = settings.number("concurrency", None, int)
         if concurrency < 1:
             raise UserError(f"trace {settings.text}: concurrency is {concurrency}, must be >= 1")
@@ -203,6 +206,29 @@ def _closed(settings: _Settings) -> Workload:
         special_tokens=settings.number("special_tokens", 0, int),
         seed=settings.number("seed", 0, int),
     ).workload()
+
+
+def _with_timeout(settings: _Settings, workload: Workload) -> Workload:
+    timeout_s = settings.number("timeout_s", 0.0, float)
+    if "timeout_s" not in settings.values:
+        return workload
+    if not 0 < timeout_s <= LONGEST_SPAN_S:
+        raise UserError(
+            f"trace {settings.text}: timeout_s is {timeout_s:g}, must be above 0 and at most {LONGEST_SPAN_S:g}"
+        )
+    return replace(workload, client_timeout_s=timeout_s)
+
+
+def _replay(settings: _Settings) -> Workload:
+    trace, cap = settings.word_of("trace", ""), settings.number("max_concurrency", 0, int)
+    if not trace:
+        raise UserError(f"trace {settings.text}: trace is missing", hint="add trace=FILE")
+    source = read_trace(trace, **settings.reading)
+    if "max_concurrency" not in settings.values:
+        return source
+    if cap < 1:
+        raise UserError(f"trace {settings.text}: max_concurrency is {cap}, must be >= 1")
+    return replace(source, client=CappedLoop(concurrency=cap))
 
 
 def _sessions(settings: _Settings) -> Workload:
@@ -248,6 +274,7 @@ def _groups(settings: _Settings) -> Workload:
 
 _GENERATORS: Final[Mapping[str, Callable[[_Settings], Workload]]] = {
     "groups": _groups,
+    "replay": _replay,
     "synthetic": _synthetic,
     "closed": _closed,
     "sessions": _sessions,

@@ -57,6 +57,8 @@ class Workload:
     think_s: NDArray[np.float64] | None = None
     # Replica that served the request in the recorded run, for replays; None lets the router decide.
     replica: NDArray[np.int64] | None = None
+    # The client gives up a request that is not answered by then, and the server drops it; None: it waits for ever.
+    client_timeout_s: float | None = None
     # What was dropped or assumed when the workload was read or generated; the CLI prints each as one line.
     notes: tuple[str, ...] = ()
 

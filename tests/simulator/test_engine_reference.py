@@ -135,6 +135,7 @@ class Reference:
         self.frontend = round(limits.frontend_s * 1e12)
         self.gap = round(limits.frontend_gap_s * 1e12)
         self.last_out = -self.gap
+        self.timeout = round((workload.client_timeout_s or 0) * 1e12)
 
     def expect(self, time: int, request: Request | None, sent: int = 0, *, passed: bool = False) -> None:
         """Note a future arrival; None is a free client slot that sends at ``sent``."""
@@ -195,7 +196,10 @@ class Reference:
 
     def arrive(self) -> None:
         """Take the next arrival."""
-        time, _, request, sent, passed = self.future.pop(0)
+        time, order, request, sent, passed = self.future.pop(0)
+        if request is not None and order < 0:
+            self.leave(request, time)
+            return
         if request is None and not passed:
             self.last_out = max(time, self.last_out + self.gap)
             if self.last_out > time:
@@ -217,6 +221,9 @@ class Reference:
             request = self.requests[self.next_send]
             self.next_send += 1
             request.arrival = sent
+        if self.timeout and time - request.arrival >= self.timeout:
+            self.answered(time)
+            return
         last = request.prompt + request.output - 1
         is_whole = not self.limits.enable_chunked_prefill or self.limits.policy == "orca"
         if (
@@ -227,6 +234,21 @@ class Reference:
             self.answered(time)
             return
         self.waiting.append(request)
+        if self.timeout:
+            # Ahead of everything that happens at the same time.
+            self.future.append((request.arrival + self.timeout, request.number - len(self.requests), request, 0, False))
+            self.future.sort(key=lambda entry: entry[:2])
+
+    def leave(self, request: Request, time: int) -> None:
+        """Let the client give a request up, unless its last token is under way."""
+        if request.is_done:
+            return
+        if request in self.waiting:
+            self.waiting.remove(request)
+        else:
+            self.running.remove(request)
+            self.cache.give_back(request)
+        self.answered(time)
 
     def answered(self, time: int) -> None:
         """Free the client's slot."""
@@ -502,7 +524,10 @@ def compare(tables: StepTables, limits: EngineLimits, workload: Workload) -> Non
     assert result.first_token_ps.tolist() == [r.first for r in requests]
     assert result.preemptions.tolist() == [r.preemptions for r in requests]
     assert result.hit_tokens.tolist() == [r.hit for r in requests]
-    assert result.finish_ps[result.is_finished].tolist() == [r.finish for r in requests if r.is_done]
+    timeout = reference.timeout or 1 << 62
+    assert result.finish_ps[result.is_finished].tolist() == [
+        r.finish for r in requests if r.is_done and r.finish - r.arrival <= timeout
+    ]
 
 
 @pytest.mark.parametrize("seed", range(150))
@@ -534,6 +559,41 @@ def test_a_capped_client_agrees_with_slots_that_are_promised(seed: int) -> None:
     tables, limits, workload = random_case(seed)
     concurrency = 1 + seed % 7
     compare(tables, limits, replace(workload, client=CappedLoop(concurrency=concurrency)))
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_a_client_that_gives_up_agrees_with_the_reference(seed: int) -> None:
+    """A request that is not answered by its time-out leaves queue, batch and cache there, under any kind of client."""
+    tables, limits, workload = random_case(seed)
+    run = run_replicas(tables, limits, workload)
+    took = np.sort((run.finish_ps - run.arrival_ps)[run.is_finished])
+    timeout_s = max(1, int(took[len(took) * (1 + seed % 4) // 5])) * 1e-12 if len(took) else 1e-9
+    client = CappedLoop(concurrency=1 + seed % 5) if seed % 3 == 0 else workload.client
+    late = replace(workload, client=client, client_timeout_s=timeout_s)
+    compare(tables, limits, late)
+    stepped = run_replicas(tables, limits, late, leap=False)
+    leapt = run_replicas(tables, limits, late)
+    assert stepped.status.tolist() == leapt.status.tolist()
+    assert stepped.finish_ps.tolist() == leapt.finish_ps.tolist()
+
+
+@pytest.mark.parametrize("policy", ["vllm-v0", "orca", "sglang"])
+@pytest.mark.parametrize("seed", range(25))
+def test_clients_give_up_under_every_policy(seed: int, policy: PolicyName) -> None:
+    """Every request is answered or given up, a leap equals its steps, and who waits for ever loses nobody."""
+    tables, limits, workload = random_case(seed)
+    own = replace(limits, policy=policy, enable_prefix_caching=False, enable_chunked_prefill=policy != "orca")
+    whole = run_replicas(tables, own, workload)
+    took = np.sort((whole.finish_ps - whole.arrival_ps)[whole.is_finished])
+    if not len(took):
+        return
+    half = replace(workload, client_timeout_s=max(1, int(took[len(took) // 2])) * 1e-12)
+    leapt, stepped = run_replicas(tables, own, half), run_replicas(tables, own, half, leap=False)
+    assert leapt.finish_ps.tolist() == stepped.finish_ps.tolist()
+    assert leapt.status.tolist() == stepped.status.tolist()
+    patient = run_replicas(tables, own, replace(workload, client_timeout_s=1.0))
+    assert patient.finish_ps.tolist() == whole.finish_ps.tolist()
+    assert patient.status.tolist() == whole.status.tolist()
 
 
 def clients_times(seed: int, client: OpenLoop | ClosedLoop | CappedLoop, *, at_once: bool) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import simulator.workload
 from cluster_specs.errors import UserError
 from simulator.workload.own_files import write_trace
 from simulator.workload.parse import BUNDLED_TRACES, parse_workload
-from simulator.workload.workload import ClosedLoop
+from simulator.workload.workload import CappedLoop, ClosedLoop
 
 DATA = Path(simulator.workload.__file__).parent / "data"
 
@@ -104,6 +105,9 @@ def test_file_options_reach_the_reader(tmp_path: Path) -> None:
         ("closed:isl=10,osl=10", "concurrency is missing"),
         ("closed:isl=10,osl=10,concurrency=4,draw=dice", "length draw 'dice' is not known"),
         ("synthetic:chat,max_concurrency=0", "max_concurrency is 0, must be >= 1"),
+        ("synthetic:chat,timeout_s=0", "timeout_s is 0, must be above 0"),
+        ("replay:timeout_s=3", "trace is missing"),
+        ("replay:trace=nope.csv,timeout_s=3", "nope.csv: no such file"),
         ("sessions:chat,n=0", "number of requests is 0"),
         ("synthetic:chat,n=99999999999", "number of requests is 99999999999, must be <= 8000000"),
         ("synthetic:chat,n=" + "9" * 5000, "n is '9999.*must be a whole number"),
@@ -127,6 +131,20 @@ def test_bad_text_is_refused_with_the_setting_named(text: str, message: str) -> 
     """A mistyped workload names the setting, its value and what it must be."""
     with pytest.raises(UserError, match=message):
         parse_workload(text)
+
+
+def test_a_replayed_file_is_read_as_the_options_say(tmp_path: Path) -> None:
+    """replay: and closed: take a file with its reading options, and the client's habits beside it."""
+    path = tmp_path / "t.csv"
+    path.write_text("t,i,o\n0,5,5\n500,5,5\n")
+    reading: dict[str, Any] = {"columns": {"time": "t", "prompt": "i", "output": "o"}, "time_unit": "ms"}
+    workload = parse_workload(f"replay:trace={path},timeout_s=30,max_concurrency=4", **reading)
+    assert workload.arrival_s.tolist() == [0.0, 0.5]
+    assert (workload.client, workload.client_timeout_s) == (CappedLoop(concurrency=4), 30.0)
+    closed = parse_workload(f"closed:trace={path},concurrency=2", **reading)
+    assert (closed.client, closed.client_timeout_s) == (ClosedLoop(concurrency=2), None)
+    with pytest.raises(UserError, match="no format holds a client's time-out"):
+        write_trace(workload, tmp_path / "x.jsonl")
 
 
 def test_reading_options_are_refused_for_generators() -> None:
