@@ -62,8 +62,8 @@ def run_disaggregated(
     is_plain = isinstance(workload.client, OpenLoop) and workload.client_timeout_s is None
     if not is_plain or workload.after is not None or workload.replica is not None:
         raise UserError(
-            f"workload {name!r}: closed loops, capped clients, client time-outs, sessions and recorded replicas are not "
-            "modelled for two pools",
+            f"workload {name!r}: closed loops, capped clients, client time-outs, sessions and recorded replicas are "
+            "not modelled for two pools",
             hint="use an open-loop trace",
         )
     if decode.limits.enable_prefix_caching or decode.limits.policy != "vllm-v1":
