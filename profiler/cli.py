@@ -117,9 +117,11 @@ def _request(**options: Any) -> "ProfileRequest":
     from profiler.timing import TimingPolicy
     from profiles_db.manifest import load_manifest
     from profiles_db.schema import FAMILIES as SCHEMAS
-    from profiles_db.store import open_store
+    from profiles_db.store import check_device_name, open_store
 
     budget = options.pop("budget")
+    if options["device_name"] is not None:  # measured rows could not be stored under it
+        check_device_name(options["device_name"], "--device-name")
     db = open_store(options.pop("db"), bundled=None).root
     caches = options["caches"]
     if not caches or set(caches) - {"cold", "hot"}:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.shown import shown
 from profiles_db.parquet_files import DamagedFileError, read_conforming, replaced_names
 from profiles_db.schema import FAMILIES
 from profiles_db.validation import check_rows, schema_of
@@ -93,7 +94,7 @@ def _read_unchecked(file: StoredFile) -> pa.Table:
     stray = pc.index(pc.not_equal(table["device"], file.device), pa.scalar(value=True)).as_py()
     if stray >= 0:
         found = table["device"][stray].as_py()
-        raise UserError(f"{file.path}: row {stray}: device is {found!r}, the folder says {file.device!r}")
+        raise UserError(f"{file.path}: row {stray}: device is {shown(found)}, the folder says {file.device!r}")
     return table
 
 

@@ -16,12 +16,19 @@ from typing import Final
 import pyarrow as pa
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.json_text import parse_json
+from cluster_specs.files.reading import read_document
+from cluster_specs.files.shown import shown
 from cluster_specs.files.whole import write_text
+from profiles_db.parquet_files import shown_reason
 from profiles_db.schema import FAMILIES, Family
 
 MANIFEST_VERSION: Final = 1
 
 _VERSION_KEY: Final = "apex_shape_manifest"
+# Kernels index a tensor's sides with 32 bits; 2^50 bytes are more than a thousand devices hold.
+_MOST_SIZE: Final = 2**31 - 1
+_MOST_BYTES: Final = 2**50
 
 
 def manifest_schema(family: Family) -> pa.Schema:
@@ -59,24 +66,20 @@ class ShapeManifest:
 
 def load_manifest(path: Path) -> ShapeManifest:
     """Read a manifest; raises ``UserError`` naming file, family and column for anything but this version's form."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}", hint="write a manifest with `apex shapes`") from error
+    hint = "write a manifest with `apex shapes`"
+    document = parse_json(read_document(path, hint=hint), str(path), hint=hint)
     version = document.get(_VERSION_KEY) if isinstance(document, dict) else None
-    if not isinstance(version, int):
-        raise UserError(f"{path}: no {_VERSION_KEY} version in it", hint="write a manifest with `apex shapes`")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise UserError(f"{path}: no {_VERSION_KEY} version in it", hint=hint)
     if version != MANIFEST_VERSION:
         raise UserError(
-            f"{path}: manifest version {version}, this apex reads version {MANIFEST_VERSION}",
+            f"{path}: manifest version {shown(version)}, this apex reads version {MANIFEST_VERSION}",
             hint="write it again with this version's `apex shapes`",
         )
     families = document.get("families")
     if not isinstance(families, dict):
         raise UserError(f"{path}: families must be an object of op families")
-    tables = {name: _parsed(entry, name, f"{path}: families.{name}") for name, entry in families.items()}
+    tables = {name: _parsed(entry, name, f"{path}: families.{name[:40]}") for name, entry in families.items()}
     return ShapeManifest(tables=tables)
 
 
@@ -85,25 +88,28 @@ def _parsed(entry: object, family: str, place: str) -> pa.Table:
     rows = entry.get("rows") if isinstance(entry, dict) else None
     if not isinstance(columns, list) or not isinstance(rows, list):
         raise UserError(f"{place}: must have a list of columns and a list of rows")
+    for name in columns:
+        if not isinstance(name, str) or columns.count(name) > 1:
+            raise UserError(f"{place}: column {shown(name)} must be a name that is there once")
     for index, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != len(columns):
             raise UserError(f"{place}: row {index} must be a list of {len(columns)} values")
     values = list(zip(*rows, strict=True)) or [()] * len(columns)
     try:
         table = pa.table({name: pa.array(column) for name, column in zip(columns, values, strict=True)})
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise UserError(f"{place}: {str(error).splitlines()[0]}") from error
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{place}: {shown_reason(error)}") from error
     return _checked(table, family, place)
 
 
 def _checked(table: pa.Table, family: str, place: str) -> pa.Table:
     if family not in FAMILIES:
-        raise UserError(f"{place}: unknown op family {family!r}", hint=f"one of {', '.join(FAMILIES)}")
+        raise UserError(f"{place}: unknown op family {shown(family)}", hint=f"one of {', '.join(FAMILIES)}")
     schema = manifest_schema(FAMILIES[family])
     if set(table.column_names) != set(schema.names):
         wrong = sorted(set(table.column_names) ^ set(schema.names))[0]
         state = "missing" if wrong in schema.names else "not part of the family"
-        raise UserError(f"{place}: {family} column {wrong} is {state}", hint=f"columns: {', '.join(schema.names)}")
+        raise UserError(f"{place}: {family} column {wrong[:40]} is {state}", hint=f"columns: {', '.join(schema.names)}")
     arrays = []
     for field in schema:
         column = table[field.name]
@@ -111,12 +117,19 @@ def _checked(table: pa.Table, family: str, place: str) -> pa.Table:
             raise UserError(f"{place}: {family} column {field.name} has an empty value")
         try:
             arrays.append(column.cast(field.type))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{place}: {family} column {field.name}: {reason}") from error
-        if pa.types.is_integer(field.type) and min(arrays[-1].to_pylist(), default=0) < 0:
-            raise UserError(f"{place}: {family} column {field.name} holds a negative size")
+        except (pa.ArrowException, ValueError) as error:
+            raise UserError(f"{place}: {family} column {field.name}: {shown_reason(error)}") from error
+        if pa.types.is_integer(field.type):
+            _refuse_sizes(arrays[-1].to_pylist(), field.name, f"{place}: {family}")
     return _distinct(pa.table(arrays, schema=schema))
+
+
+def _refuse_sizes(values: list[int], column: str, place: str) -> None:
+    """Refuse sizes that are negative or that no tensor of any device has."""
+    most = _MOST_BYTES if column.endswith("_bytes") else _MOST_SIZE
+    for row, value in enumerate(values):
+        if not 0 <= value <= most:
+            raise UserError(f"{place} column {column}, row {row}: {value} must be from 0 to {most}")
 
 
 def _distinct(table: pa.Table) -> pa.Table:

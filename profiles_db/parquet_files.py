@@ -4,7 +4,7 @@ Page checksums make flipped bits as visible as a missing tail.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -42,7 +42,9 @@ def write_parquet(table: pa.Table, path: Path, *, compression_level: int | None 
     write_whole(path, fill, **({"hint": hint} if hint else {}))
 
 
-def read_table(path: Path, *, most_rows: int = MOST_ROWS, verify_pages: bool = False) -> pa.Table:
+def read_table(
+    path: Path, *, columns: Sequence[str] | None = None, most_rows: int = MOST_ROWS, verify_pages: bool = False
+) -> pa.Table:
     """Read a Parquet file whole; what it would take is read from its metadata first.
 
     Raises ``DamagedFileError`` for a file that cannot be read to its end, ``UserError`` for one that names a column
@@ -52,7 +54,7 @@ def read_table(path: Path, *, most_rows: int = MOST_ROWS, verify_pages: bool = F
         with pq.ParquetFile(path, page_checksum_verification=verify_pages, pre_buffer=False) as file:
             _refuse_excess(path, file.metadata, most_rows)
             # Starting threads costs more than reading a few rows.
-            return file.read(use_threads=file.metadata.num_rows > _ROWS_WORTH_THREADS)
+            return file.read(columns, use_threads=file.metadata.num_rows > _ROWS_WORTH_THREADS)
     except (FileNotFoundError, UserError):
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:

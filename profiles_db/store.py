@@ -23,7 +23,7 @@ from cluster_specs.files.lock import locked
 from cluster_specs.files.shown import shown
 from cluster_specs.files.whole import make_folder
 from profiles_db.layers import QUARANTINE, Layer, StoredFile
-from profiles_db.parquet_files import write_parquet
+from profiles_db.parquet_files import shown_reason, write_parquet
 from profiles_db.repeats import median_of_repeats, without_keys_of
 from profiles_db.schema import FAMILIES
 from profiles_db.validation import check_rows, conform, schema_of
@@ -115,7 +115,7 @@ class Store:
         foreign = pc.index(pc.not_equal(table["run_id"], run_id), pa.scalar(value=True)).as_py()
         if foreign >= 0:
             found = table["run_id"][foreign].as_py()
-            raise UserError(f"{place}: row {foreign}: run_id is {found!r}, must be {run_id!r}")
+            raise UserError(f"{place}: row {foreign}: run_id is {shown(found)}, must be {shown(run_id)}")
         devices = pc.unique(table["device"]).to_pylist()
         for device in devices:
             check_device_name(device, place)
@@ -209,8 +209,8 @@ def _matches(table: pa.Table, column: str, wanted: object) -> pa.ChunkedArray:
     kind = table.schema.field(column).type
     try:
         return pc.is_in(table[column], value_set=pa.array(values, kind))
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise UserError(f"cannot filter by {column}: {values!r} are not values of type {kind}") from error
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"cannot filter by {column}: {shown(values)} are not values of type {kind}") from error
 
 
 def _table_of(rows: Sequence[Mapping[str, object]], schema: pa.Schema, run_id: str, place: str) -> pa.Table:
@@ -223,8 +223,8 @@ def _table_of(rows: Sequence[Mapping[str, object]], schema: pa.Schema, run_id: s
         values = [row.get(field.name, run_id if field.name == "run_id" else None) for row in rows]
         try:
             arrays.append(pa.array(values, field.type))
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise UserError(f"{place}: column {field.name}: {str(error).splitlines()[0]}") from error
+        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+            raise UserError(f"{place}: column {field.name}: {shown_reason(error)}") from error
     return pa.table(arrays, schema=schema)
 
 

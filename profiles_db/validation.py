@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.shown import shown
 from profiles_db.schema import CACHES, FAMILIES, LAUNCHES, RUN, STATUSES, TIMED_STATUSES, unit_of
 
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -25,6 +26,9 @@ _POSITIVE: Final = frozenset(
     | {"tp", "ep", "rows", "width", "io_bytes", "ranks", "nodes", "message_bytes", "layers", "samples", "world_size"}
     | {"num_tokens", "latency_s", "latency_p10_s", "latency_p90_s", "clock_mhz", "sm_clock_mhz"}
 )
+
+# Numbers up to here are exact as floating point, which is how rates are worked out.
+MOST_COUNT: Final = 2**53
 
 _ORIGIN: Final = r"^(measured|analytic|imported:.+)$"
 
@@ -48,13 +52,16 @@ def conform(table: pa.Table, family: str, place: str, *, stored: bool) -> pa.Tab
     if table.schema.equals(schema, check_metadata=True):
         return table
     present = set(table.column_names)
+    twice = [name for name in present if table.column_names.count(name) > 1]
+    if twice:
+        raise UserError(f"{place}: column {shown(min(twice))} is there twice", hint="give each column once")
     missing = [field.name for field in schema if field.name not in present and (stored or not field.nullable)]
     if missing:
         raise UserError(f"{place}: column {missing[0]} is missing from this {family} table")
     unknown = sorted(present - set(schema.names))
     if unknown:
         raise UserError(
-            f"{place}: column {unknown[0]} is not part of the {family} schema",
+            f"{place}: column {shown(unknown[0])} is not part of the {family} schema",
             hint=f"columns: {', '.join(schema.names)}",
         )
     columns = []
@@ -63,22 +70,43 @@ def conform(table: pa.Table, family: str, place: str, *, stored: bool) -> pa.Tab
             columns.append(pa.nulls(table.num_rows, field.type))
             continue
         _check_unit(table.schema.field(field.name), place, stored=stored)
+        found = table.schema.field(field.name).type
+        if not _is_like(found, field.type):
+            raise UserError(
+                f"{place}: column {field.name} holds {shown(str(found))}, must be {field.type}",
+                hint="write it as `apex db export --format parquet` does",
+            )
         try:
             columns.append(table[field.name].cast(field.type))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            reason = str(error).splitlines()[0]
+        except pa.ArrowException as error:
+            reason = str(error).splitlines()[0][:200]
             raise UserError(f"{place}: column {field.name} cannot be read as {field.type}: {reason}") from error
     return pa.table(columns, schema=schema)
+
+
+def _is_like(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether a column's values keep their meaning in the wanted type: no text for numbers, no number for dates."""
+    if pa.types.is_dictionary(found):
+        found = found.value_type
+    if pa.types.is_null(found) or found == wanted:
+        return True
+    if pa.types.is_string(wanted):
+        return bool(pa.types.is_large_string(found) or str(found) == "string_view")
+    if pa.types.is_floating(wanted):
+        return bool(pa.types.is_floating(found) or pa.types.is_integer(found))
+    if pa.types.is_timestamp(wanted):
+        return bool(pa.types.is_timestamp(found) and found.tz is not None)
+    return bool(pa.types.is_integer(wanted) and pa.types.is_integer(found))
 
 
 def _check_unit(field: pa.Field, place: str, *, stored: bool) -> None:
     expected = unit_of(field.name)
     raw = (field.metadata or {}).get(b"unit")
-    found = raw.decode() if raw is not None else None
+    found = raw.decode(errors="replace") if raw is not None else None
     if found == expected or (found is None and not stored):
         return
     raise UserError(
-        f"{place}: column {field.name} has unit {found!r} in its metadata, must be {expected!r}",
+        f"{place}: column {field.name} has unit {shown(found)} in its metadata, must be {expected!r}",
         hint="convert the values and write the file again; units are never guessed",
     )
 
@@ -91,6 +119,8 @@ def check_rows(table: pa.Table, family: str, place: str) -> None:
             _refuse(pc.is_null(column), table, field.name, place, "must not be null")
         if pa.types.is_floating(field.type):
             _refuse(pc.invert(pc.is_finite(column)), table, field.name, place, "must be a finite number")
+        if pa.types.is_integer(field.type):
+            _refuse(pc.greater(column, MOST_COUNT), table, field.name, place, "is more than any machine counts")
         if pa.types.is_integer(field.type) or (pa.types.is_floating(field.type) and field.name != "temperature_c"):
             if field.name in _POSITIVE:
                 _refuse(pc.less_equal(column, 0), table, field.name, place, "must be > 0")
@@ -130,4 +160,4 @@ def _refuse(bad: pa.ChunkedArray, table: pa.Table, column: str, place: str, rule
     """Raise at the first row where ``bad`` is true."""
     row = pc.index(pc.fill_null(bad, False), True).as_py()
     if row >= 0:
-        raise UserError(f"{place}: row {row}: {column} is {table[column][row].as_py()!r}, {rule}")
+        raise UserError(f"{place}: row {row}: {column} is {shown(table[column][row].as_py())}, {rule}")

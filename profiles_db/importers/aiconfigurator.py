@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from cluster_specs.errors import UserError
 from profiles_db.importers.aiconfigurator_collectives import sick_collectives
@@ -15,6 +14,7 @@ from profiles_db.importers.aiconfigurator_wheel import SYSTEMS, ForeignTable, Wh
 from profiles_db.importers.counting import Sieve, TableCount
 from profiles_db.importers.delivery import deliver, record_run
 from profiles_db.importers.rows import family_rows
+from profiles_db.parquet_files import read_table
 from profiles_db.repeats import without_keys_of
 from profiles_db.schema import FAMILIES
 from profiles_db.store import Store
@@ -95,12 +95,11 @@ def _import_table(wheel: Wheel, item: ForeignTable, store: Store, run_id: str, *
 def _read_foreign(item: ForeignTable) -> pa.Table:
     """Read a table, or only its row count where nothing here can hold it."""
     try:
-        file = pq.ParquetFile(item.path)
-        return file.read(columns=None if item.table in MAPPERS else [])
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(
-            f"{item.path}: cannot be read: {str(error).splitlines()[0]}", hint="install the wheel again"
-        ) from error
+        return read_table(item.path, columns=None if item.table in MAPPERS else [])
+    except FileNotFoundError as error:
+        raise UserError(f"{item.path}: no such file", hint="install the wheel again") from error
+    except UserError as error:
+        raise UserError(str(error), hint="install the wheel again") from error
 
 
 def _framework_labels(sieve: Sieve, item: ForeignTable) -> pa.ChunkedArray | str:

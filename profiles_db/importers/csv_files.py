@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.reading import MOST_DOCUMENT_BYTES
+from profiles_db.parquet_files import shown_reason
 
 TEXT: Final = pa.string()
 COUNT: Final = pa.int64()
@@ -25,14 +27,20 @@ def read_csv(
     kinds = {**required, **(optional or {})}
     options = pacsv.ConvertOptions(column_types=kinds, strings_can_be_null=True)
     try:
-        table = pacsv.read_csv(path, convert_options=options)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: cannot be read as CSV: {str(error).splitlines()[0]}") from error
-    if len(set(table.column_names)) < len(table.column_names):
+        size = path.stat().st_size
+        table = pacsv.read_csv(path, convert_options=options) if size <= MOST_DOCUMENT_BYTES else pa.table({})
+        names = table.column_names  # decoded only when asked for
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: cannot be read as CSV: {shown_reason(error)}", hint="it must be UTF-8 text with a header"
+        ) from error
+    if size > MOST_DOCUMENT_BYTES:
+        raise UserError(f"{path}: is larger than {MOST_DOCUMENT_BYTES} bytes, the most that is read of such a file")
+    if len(set(names)) < len(names):
         raise UserError(f"{path}: the header names a column twice")
-    missing = [name for name in required if name not in table.column_names]
+    missing = [name for name in required if name not in names]
     if missing:
-        found = ", ".join(table.column_names[:12])
+        found = ", ".join(name[:40] for name in names[:12])
         raise UserError(f"{path}: column {missing[0]!r} is missing", hint=f"columns found: {found}")
     return table
 

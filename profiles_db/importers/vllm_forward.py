@@ -31,14 +31,20 @@ MS: Final = 1e-3
 ORIGIN: Final = "imported:vllm-bench-forward"
 
 
+# More sequences, tokens or layers than this are no batch but a slip.
+_MOST: Final = 2**31 - 1
+# Faults that one message names; each takes a line.
+_MOST_FAULTS: Final = 5
+
+
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class _Requests(_Entry):
-    count: int = Field(gt=0)
-    query_len: int = Field(gt=0)
-    context_len: int = Field(ge=0)
+    count: int = Field(gt=0, le=_MOST)
+    query_len: int = Field(gt=0, le=_MOST)
+    context_len: int = Field(ge=0, le=_MOST)
 
 
 class _Batch(_Entry):
@@ -52,9 +58,9 @@ class _Forward(_Entry):
     vllm_version: str = Field(min_length=1)
     dtype: str = Field(min_length=1)
     kv_cache_dtype: str = Field(min_length=1)
-    num_layers: int = Field(gt=0)
-    tensor_parallel_size: int = Field(gt=0)
-    pipeline_parallel_size: int = Field(gt=0)
+    num_layers: int = Field(gt=0, le=_MOST)
+    tensor_parallel_size: int = Field(gt=0, le=_MOST)
+    pipeline_parallel_size: int = Field(gt=0, le=_MOST)
     cuda_graph: bool
     batches: list[_Batch]
 
@@ -78,7 +84,10 @@ def import_forward(path: Path, document: Mapping[str, Any], store: Store, *, dev
     try:
         forward = _Forward.model_validate(document)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        found = error.errors()
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in found[:_MOST_FAULTS])
+        if len(found) > _MOST_FAULTS:
+            faults += f"; and {len(found) - _MOST_FAULTS} more"
         raise UserError(
             f"{path}: not the accepted layout of forward steps: {faults}",
             hint="the layout is in docs/decisions/0013-vllm-bench-layouts.md",

@@ -156,7 +156,7 @@ def test_rows_left_on_another_node_come_home(manifest, tmp_path):
     [
         (["--budget", "soon"], {}, "--budget is 'soon', must be a positive duration"),
         (["--device", "cuda"], {"CUDA_VISIBLE_DEVICES": ""}, "--device cuda: torch sees no GPU"),
-        (["--device", "cpu", "--manifest", "gone.json"], {}, "gone.json: cannot be read"),
+        (["--device", "cpu", "--manifest", "gone.json"], {}, "gone.json: no such file"),
         (["--device", "cpu"], {"RANK": "0"}, "WORLD_SIZE"),
         (["--device", "cpu"], {"RANK": "3", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2",
                                "MASTER_ADDR": "x", "MASTER_PORT": "1"}, "RANK is 3, must be below WORLD_SIZE 2"),

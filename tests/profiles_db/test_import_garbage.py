@@ -142,3 +142,26 @@ def test_csv_tables(name: str, data: st.DataObject, folder: Path) -> None:
     path.write_text("\n".join([CSV_HEADERS[name], *(",".join(row) for row in rows)]) + "\n")
     importer = import_vidur if name.startswith("h100") else import_apex_plus
     _answer(lambda: importer(path, _store(folder), device="h100-sxm"))
+
+
+@pytest.mark.parametrize("content", [b"gpu,dtype,m,k,n,\xff\n1,2,3,4,5,6\n", b"\xff\xfe\x00", b"", b"\0" * 50])
+@pytest.mark.parametrize("name", ["gemm_0.csv", "h100/mlp.csv", "h100/notes.csv"])
+def test_a_header_that_is_no_text_is_named(name: str, content: bytes, folder: Path) -> None:
+    """A CSV whose header is not UTF-8, or that is empty, ends in one message with its path."""
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    importer = import_vidur if name.startswith("h100") else import_apex_plus
+    with pytest.raises(UserError, match=path.name):
+        importer(path, _store(folder), device="h100-sxm")
+
+
+@pytest.mark.parametrize("change", [{"num_layers": 2**63}, {"model": "\ud800"}, {"batches": [{}] * 10**4}])
+def test_forward_steps_out_of_bounds_are_one_short_message(change: dict[str, Any], folder: Path) -> None:
+    """Counts beyond 32 bits, half surrogates and thousands of faults at once stay one message."""
+    batch = {"requests": [{"count": 1, "query_len": 1, "context_len": 1}], "latency_ms": [1.0]}
+    document = {"model": "m", "device": "NVIDIA H200", "vllm_version": "1", "dtype": "fp8", "kv_cache_dtype": "fp8"}
+    document |= {"num_layers": 1, "tensor_parallel_size": 1, "pipeline_parallel_size": 1, "cuda_graph": True}
+    with pytest.raises(UserError, match=r"f\.json") as caught:
+        import_forward(Path("f.json"), {**document, "batches": [batch], **change}, _store(folder))
+    assert len(str(caught.value)) < 700

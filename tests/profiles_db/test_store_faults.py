@@ -14,6 +14,7 @@ from cluster_specs.errors import UserError
 from profiles_db.layers import QUARANTINE
 from profiles_db.schema import SCHEMA_VERSION
 from profiles_db.store import Store, open_store
+from profiles_db.verify import verify
 
 GemmRow = Callable[..., dict[str, Any]]
 
@@ -169,3 +170,66 @@ def test_a_link_to_nothing_is_named(store: Store, gemm_row: GemmRow) -> None:
     path.symlink_to(store.root / "nowhere.parquet")
     with pytest.raises(UserError, match="is a link to a file that does not exist"):
         store.read("gemm")
+
+
+def _replaced(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
+    index = table.schema.get_field_index(column)
+    return table.set_column(index, pa.field(column, values.type, metadata=table.schema.field(column).metadata), values)
+
+
+LIES: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
+    "a column twice": (lambda t: t.append_column("launch", t["launch"]), "column 'launch' is there twice"),
+    "version ²": (lambda t: _with_metadata(t, apex_schema_version="²"), "apex_schema_version is '²'"),
+    "version of digits": (lambda t: _with_metadata(t, apex_schema_version="9" * 5000), "apex_schema_version is"),
+    "no text": (lambda t: t.replace_schema_metadata({b"apex_family": b"\xff", b"\xfe": b"\xff"}), "holds family"),
+    "m as text": (lambda t: _replaced(t, "m", pa.array(["16"] * t.num_rows)), "column m holds 'string'"),
+    "m as lists": (lambda t: _replaced(t, "m", pa.array([[16]] * t.num_rows)), "column m holds"),
+    "m of floats": (lambda t: _replaced(t, "m", pa.array([16.5] * t.num_rows)), "column m holds 'double'"),
+    "device as number": (lambda t: _replaced(t, "device", pa.array([7] * t.num_rows)), "column device holds 'int64'"),
+    "latency as structs": (lambda t: _replaced(t, "latency_s", pa.array([{"s": 1.0}] * t.num_rows)), "latency_s holds"),
+    "latency as text": (lambda t: _replaced(t, "latency_s", pa.array(["1e-5"] * t.num_rows)), "latency_s holds"),
+    "k of 2^62": (lambda t: _replaced(t, "k", pa.array([2**62] * t.num_rows)), "row 0: k is 4611686018427387904"),
+    "latency NaN": (lambda t: _replaced(t, "latency_s", pa.array([float("nan")] * t.num_rows)), "must be a finite"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_file_that_lies_is_named_by_reading_and_by_verifying(lie: str, store: Store, gemm_row: GemmRow) -> None:
+    """Wrong types, columns, metadata and values end in one message; ``verify`` finds the file and goes on."""
+    (path,) = store.append("gemm", [gemm_row(m=m) for m in (1, 2)], "a")
+    change, reason = LIES[lie]
+    _rewrite(path, change)
+    with pytest.raises(UserError) as caught:
+        store.read("gemm")
+    assert str(path) in str(caught.value)
+    assert reason in str(caught.value)
+    assert len(str(caught.value)) < 500
+    (found,) = [finding for finding in verify(store) if finding.is_serious]
+    assert (found.kind, found.place) == ("contract", str(path))
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.dictionary(pa.int8(), pa.int64())])
+def test_other_forms_of_the_same_values_are_read(kind: pa.DataType, store: Store, gemm_row: GemmRow) -> None:
+    """Smaller integers, dictionaries and large strings of another writer keep their meaning."""
+    (path,) = store.append("gemm", [gemm_row(m=m) for m in (1, 2)], "a")
+    _rewrite(path, lambda table: _replaced(table, "m", pa.array([1, 2], kind)))
+    _rewrite(path, lambda table: _replaced(table, "device", pa.array(["h100-sxm"] * 2).dictionary_encode()))
+    _rewrite(path, lambda table: _replaced(table, "backend", pa.array(["torch.cublas"] * 2, pa.large_string())))
+    assert store.read("gemm")["m"].to_pylist() == [1, 2]
+
+
+def test_a_bomb_is_refused_by_what_it_states(store: Store, gemm_row: GemmRow) -> None:
+    """Millions of repeated rows in a few kilobytes are refused before any of them is read."""
+    (path,) = store.append("gemm", [gemm_row()] * 1000, "a")
+    _rewrite(path, lambda table: pa.concat_tables([table] * 3000))
+    assert path.stat().st_size < 2**20
+    with pytest.raises(UserError, match="states 3000000 rows, at most"):
+        store.read("gemm")
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "quarantine", ".hidden", "", "x" * 300, "日本", "a\0b"])
+def test_a_device_is_a_plain_folder_name(name: str, store: Store, gemm_row: GemmRow) -> None:
+    """A name that leads elsewhere is refused before anything is written."""
+    with pytest.raises(UserError, match="device"):
+        store.append("gemm", [gemm_row(device=name)], "a")
+    assert not store.root.exists()
