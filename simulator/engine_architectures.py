@@ -24,7 +24,7 @@ SERVED: Final = {
     "vllm": _COMMON
     | {
         "aya_vision", "bloom", "cohere2_vision", "cwm", "glm", "gpt_neox", "idefics3", "llava_onevision", "nemotron",
-        "opt", "paligemma", "qwen2_audio", "smolvlm", "whisper",
+        "opt", "paligemma", "qwen2_audio", "smolvlm", "step3p7", "whisper",
     },
     "sglang": _COMMON | {"cohere2_vision"},
     "tensorrt-llm": frozenset(

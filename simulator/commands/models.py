@@ -70,6 +70,8 @@ def _summary(spec: "ModelSpec") -> dict[str, Any]:
     ((*blocks,),) = spec.stage_blocks(1)
     return _totals(spec) | {
         "weight_bytes": sum(spec.stage_weight_bytes(plan)),
+        "left_out": list(spec.left_out),
+        "notes": list(spec.notes),
         "blocks": [
             {
                 "layers": count,
@@ -101,6 +103,8 @@ def _describe(spec: "ModelSpec") -> str:
         f"{' (embedding and head tied)' if spec.tied_embeddings else ''}",
         f"  context        {spec.max_position} tokens{_scaling(spec)}",
     ]
+    lines += [f"  left out       {part}" for part in spec.left_out]
+    lines += [f"  note           {note}" for note in spec.notes]
     for block in summary["blocks"]:
         lines.append(f"  {block['layers']} layers of")
         for cell in block["cells"]:

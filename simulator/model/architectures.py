@@ -13,6 +13,7 @@ from typing import Any, Final
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
 from simulator.model.checkpoint_kv import read_checkpoint_kv
+from simulator.model.harmless_keys import unread_note
 from simulator.model.hf_config import HfConfig
 from simulator.model.rope import Positions, read_positions
 from simulator.model.spec import ModelSpec
@@ -109,10 +110,14 @@ def from_hf_config(source: str | Path | Mapping[str, Any] | HfConfig, *, name: s
             f"{MOST_PARAMETERS:.0e}",
             hint="check hidden_size, intermediate_size, vocab_size and the number of experts",
         )
+    kv = read_checkpoint_kv(config) or model.checkpoint_kv
     positions = read_positions(config)
+    # What a wrapper says beside its text decoder is about the parts that are left out.
+    note = None if model.left_out else unread_note(config.unread())
     return replace(
         model,
-        checkpoint_kv=read_checkpoint_kv(config) or model.checkpoint_kv,
+        notes=model.notes if note is None else (*model.notes, f"{config.place}: {note}"),
+        checkpoint_kv=kv,
         positions=model.positions if positions == Positions() else positions,
     )
 

@@ -17,10 +17,11 @@ MOST_BYTES: Final = 64 * 2**20  # of a config.json: per-layer quantisation maps 
 class HfConfig:
     """One (sub-)config: a mapping, the place it came from, and readers that check type and range."""
 
-    __slots__ = ("_values", "place")
+    __slots__ = ("_read", "_values", "place")
 
     def __init__(self, values: Mapping[str, Any], place: str) -> None:
         self._values = values
+        self._read: set[str] = set()
         self.place = place
 
     @classmethod
@@ -40,15 +41,19 @@ class HfConfig:
         return cls(values, str(file))
 
     def __contains__(self, key: str) -> bool:
-        return self._values.get(key) is not None
+        return self._value(key) is not None
 
     def keys(self) -> tuple[str, ...]:
         """Keys in file order."""
         return tuple(self._values)
 
+    def unread(self) -> tuple[str, ...]:
+        """Keys that say something (neither null, false, zero nor empty) and that nobody asked for, in file order."""
+        return tuple(key for key, value in self._values.items() if value and key not in self._read)
+
     def raw(self, key: str) -> Any:
         """Return a value as it stands, None when absent."""
-        return self._values.get(key)
+        return self._value(key)
 
     def fault(self, key: str, must: str, *, hint: str = "") -> UserError:
         """Return an error about ``key``: what it is and what it must be."""
@@ -63,7 +68,7 @@ class HfConfig:
 
     def integer(self, key: str, default: int | None = None, *, least: int = 1, most: int = MOST) -> int:
         """Return a whole number of at least ``least``; a null or absent key takes ``default`` where one is given."""
-        value = self._values.get(key)
+        value = self._value(key)
         if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -74,14 +79,12 @@ class HfConfig:
 
     def first_integer(self, *keys: str, default: int | None = None) -> int:
         """Return the first of several spellings that is present."""
-        for key in keys:
-            if key in self:
-                return self.integer(key)
-        return self.integer(keys[0], default)
+        present = [key for key in keys if key in self]
+        return self.integer(present[0]) if present else self.integer(keys[0], default)
 
     def number(self, key: str, default: float, *, most: float) -> float:
         """Return a number above zero and up to ``most``; a null or absent key takes ``default``."""
-        value = self._values.get(key)
+        value = self._value(key)
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
@@ -90,7 +93,7 @@ class HfConfig:
 
     def flag(self, key: str, *, default: bool) -> bool:
         """Return a boolean."""
-        value = self._values.get(key)
+        value = self._value(key)
         if value is None:
             return default
         if not isinstance(value, bool):
@@ -99,7 +102,7 @@ class HfConfig:
 
     def text(self, key: str, default: str | None = None) -> str:
         """Return a string."""
-        value = self._values.get(key)
+        value = self._value(key)
         if value is None and default is not None:
             return default
         if not isinstance(value, str):
@@ -108,7 +111,7 @@ class HfConfig:
 
     def strings(self, key: str) -> tuple[str, ...]:
         """Return a list of strings, empty when absent."""
-        value = self._values.get(key)
+        value = self._value(key)
         if value is None:
             return ()
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
@@ -117,7 +120,7 @@ class HfConfig:
 
     def integers(self, key: str) -> tuple[int, ...]:
         """Return a list of whole numbers, empty when absent."""
-        value = self._values.get(key)
+        value = self._value(key)
         if value is None:
             return ()
         if not isinstance(value, list) or not all(isinstance(one, int) and abs(one) <= MOST for one in value):
@@ -129,20 +132,26 @@ class HfConfig:
 
         Hugging Face writes a nested config without the keys that equal its class's defaults: ``defaults`` are those.
         """
-        value = self._values.get(key)
+        value = self._value(key)
         if value is None:
             return None
         if not isinstance(value, dict):
             raise self.fault(key, "an object")
         return HfConfig({**(defaults or {}), **value}, f"{self.place}: {key}")
 
+    def _value(self, key: str) -> Any:
+        self._read.add(key)
+        return self._values.get(key)
+
     def with_values(self, changes: Mapping[str, Any]) -> "HfConfig":
         """Return the same config, of the same place, with ``changes``."""
-        return HfConfig({**self._values, **changes}, self.place)
+        changed = HfConfig({**self._values, **changes}, self.place)
+        changed._read = self._read
+        return changed
 
     def refuse(self, key: str, *, because: str, hint: str = "") -> None:
         """Fail when a key that changes the computation is set to anything but null, false, zero or empty."""
-        if self._values.get(key):
+        if self._value(key):
             raise self.fault(key, f"absent or false: {because}", hint=hint)
 
 

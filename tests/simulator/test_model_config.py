@@ -14,7 +14,7 @@ import simulator.model
 from cluster_specs.errors import UserError
 from costmodel.ops import Collective, Elementwise
 from simulator.model.architectures import ARCHITECTURES, from_hf_config
-from simulator.model.bundled import load_model
+from simulator.model.bundled import bundled_models, load_model
 from simulator.plan import Plan
 
 LLAMA: dict[str, Any] = {
@@ -276,3 +276,24 @@ def test_the_page_of_models_names_every_supported_model_type() -> None:
     table = page.partition("| --- | --- |")[2].partition("\n\n")[0]
     bundled = {name for name, reader in ARCHITECTURES.items() if reader.__module__.startswith("simulator.")}
     assert set(re.findall(r"`([^`]+)`", table)) == bundled
+
+
+def test_a_key_nobody_reads_is_named() -> None:
+    """A key that says something and is neither read nor known to be harmless is in a note; bounded, whatever it is."""
+    quiet = {"initializer_range": 0.02, "eos_token_id": 2, "rope_theta": 1e4, "use_cache": True, "head_gate": None}
+    assert from_hf_config(LLAMA | quiet, name="x").notes == ()
+    (note,) = from_hf_config(LLAMA | {"sparse_block_size": 64, "new_gate": False}, name="x").notes
+    assert note == "x: keys of the config that are not read, taken to change no cost: sparse_block_size"
+    many = {f"unheard_of_{index}": "y" * 10_000 for index in range(100)}
+    (note,) = from_hf_config(LLAMA | many, name="x").notes
+    assert note.endswith("and 92 more")
+    assert len(note) < 300
+    nested = {"model_type": "mistral3", "text_config": LLAMA | {"model_type": "mistral", "unheard_of": 1}}
+    (note,) = from_hf_config(nested | {"spatial_merge_size": 2}, name="x").notes
+    assert note == "x: text_config: keys of the config that are not read, taken to change no cost: unheard_of"
+
+
+@pytest.mark.parametrize("name", bundled_models())
+def test_every_key_of_a_bundled_config_is_understood(name: str) -> None:
+    """Bundled configs hold no key that needs a note."""
+    assert load_model(name).notes == ()

@@ -248,3 +248,20 @@ def test_what_changes_the_computation_and_is_not_modelled_is_refused(config: dic
     """No structural key is passed over."""
     with pytest.raises(UserError, match=said):
         from_hf_config(config, name="toy")
+
+
+def test_layers_may_state_their_own_kinds() -> None:
+    """Transformers 5 writes sizes of single layers and which feed-forwards are sparse as lists."""
+    plain = from_hf_config(_GEMMA4, name="x")
+    table = {"05": {"head_dim": 64}}
+    stated = {key: value for key, value in _GEMMA4.items() if key != "global_head_dim"} | {"per_layer_config": table}
+    assert from_hf_config(stated, name="x") == plain
+    with pytest.raises(UserError, match="'num_attention_heads' is 4, must be num_key_value_heads or head_dim"):
+        from_hf_config(stated | {"per_layer_config": {"05": {"num_attention_heads": 4}}}, name="x")
+    with pytest.raises(UserError, match="the sizes of one of 6 layers"):
+        from_hf_config(stated | {"per_layer_config": {"6": {"head_dim": 4}}}, name="x")
+    dots = _toy("dots1", n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=64, first_k_dense_replace=2)
+    types = ["dense"] * 2 + ["sparse"] * 6
+    assert from_hf_config(dots, name="x") == from_hf_config(dots | {"mlp_layer_types": types}, name="x")
+    with pytest.raises(UserError, match="dense or sparse"):
+        from_hf_config(dots | {"mlp_layer_types": types[1:]}, name="x")

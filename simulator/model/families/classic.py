@@ -25,6 +25,7 @@ class _Sizes:
     activation: str
     has_rope: bool = False
     bias: bool = True
+    attention_bias: bool = True
     tied_default: bool = True
     has_final_norm: bool = True
 
@@ -58,6 +59,7 @@ def read_gpt_neox(config: HfConfig, name: str) -> ModelSpec:
         activation=activation_of(config, "hidden_act"),
         has_rope=True,
         tied_default=False,
+        attention_bias=config.flag("attention_bias", default=True),
     )
     return _assemble(config, name, sizes, Embedding(width=hidden))
 
@@ -113,8 +115,8 @@ def _assemble(config: HfConfig, name: str, sizes: _Sizes, embedding: Embedding) 
         dtype=dtype,
         weights=quantisation.of("model.layers.0.self_attn"),
         norm=norm,
-        qkv_bias=sizes.bias,
-        output_bias=sizes.bias,
+        qkv_bias=sizes.bias and sizes.attention_bias,
+        output_bias=sizes.bias and sizes.attention_bias,
         has_rope=sizes.has_rope,
     )
     feed_forward = FeedForward(

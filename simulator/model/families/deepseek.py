@@ -91,6 +91,11 @@ def _feed_forward(decoder: Decoder, layer: int) -> Mlp | MixtureOfExperts:
     """Dense in the first layers and, with a frequency, in between; experts elsewhere."""
     config = decoder.config
     dense = config.integer("first_k_dense_replace", 0, least=0)
+    types = config.strings("mlp_layer_types")
+    if types:
+        if len(types) < decoder.num_layers or set(types) - {"dense", "sparse"}:
+            raise config.fault("mlp_layer_types", f"a list of {decoder.num_layers} names, dense or sparse")
+        return _experts(decoder, layer) if types[layer] == "sparse" else decoder.mlp(layer)
     if dense > decoder.num_layers:
         raise config.fault("first_k_dense_replace", f"at most num_hidden_layers = {decoder.num_layers}")
     if layer < dense or layer % config.integer("moe_layer_freq", 1):

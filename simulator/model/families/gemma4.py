@@ -24,8 +24,7 @@ class _Layers:
 
     windows: tuple[int, ...]
     num_own_kv: int  # layers with a KV cache of their own; the later ones read that of an earlier layer
-    full_head_dim: int
-    full_kv_heads: int
+    heads: tuple[tuple[int, int], ...]  # key/value heads of each layer, and their width
     keys_are_values: bool  # in full layers
     qkv_bias: bool
 
@@ -35,7 +34,6 @@ def read_gemma4(config: HfConfig, name: str) -> ModelSpec:
     """Read the text decoder; ``hidden_size_per_layer_input`` absent is 256, as in its class."""
     if config.raw("use_bidirectional_attention") == "all":
         raise config.fault("use_bidirectional_attention", "vision or absent: a decoder sees no later tokens")
-    config.refuse("per_layer_config", because="sizes of single layers are not modelled")
     decoder = Decoder.read(config)
     keys_are_values = config.flag("attention_k_eq_v", default=False)
     shared = config.integer("num_kv_shared_layers", 0, least=0)
@@ -45,10 +43,7 @@ def read_gemma4(config: HfConfig, name: str) -> ModelSpec:
     layers = _Layers(
         windows=(*windows[:-1], 0),  # the last layer always sees everything
         num_own_kv=decoder.num_layers - shared,
-        full_head_dim=config.integer("global_head_dim", 512),
-        full_kv_heads=config.integer("num_global_key_value_heads", decoder.num_kv_heads)
-        if keys_are_values
-        else decoder.num_kv_heads,
+        heads=_kv_heads(decoder, (*windows[:-1], 0), keys_are_values=keys_are_values),
         keys_are_values=keys_are_values,
         qkv_bias=config.flag("attention_bias", default=False),
     )
@@ -77,12 +72,33 @@ def read_gemma4(config: HfConfig, name: str) -> ModelSpec:
     return replace(model, embedding=Embedding(width=decoder.hidden, per_layer=table))
 
 
+def _kv_heads(decoder: Decoder, windows: tuple[int, ...], *, keys_are_values: bool) -> tuple[tuple[int, int], ...]:
+    """Return key/value heads and width of every layer: full layers differ, or single ones where a table says so."""
+    config, plain = decoder.config, (decoder.num_kv_heads, decoder.head_dim)
+    table = config.section("per_layer_config")
+    if table is None:
+        few = config.integer("num_global_key_value_heads", plain[0]) if keys_are_values else plain[0]
+        wide = (few, config.integer("global_head_dim", 512))
+        return tuple(plain if window else wide for window in windows)
+    heads = [plain] * decoder.num_layers
+    for key in table.keys():  # noqa: SIM118 - a config is no mapping
+        single = table.section(key)
+        if single is None or not key.isdecimal() or int(key) >= decoder.num_layers:
+            raise table.fault(key, f"the sizes of one of {decoder.num_layers} layers")
+        kept = (single.integer("num_key_value_heads", plain[0]), single.integer("head_dim", plain[1]))
+        if single.unread():
+            raise single.fault(single.unread()[0], "num_key_value_heads or head_dim: others are not modelled by layer")
+        heads[int(key)] = kept
+    return tuple(heads)
+
+
 def _attention(decoder: Decoder, layers: _Layers, layer: int) -> SelfAttention:
     is_full = not layers.windows[layer]
+    kv_heads, head_dim = layers.heads[layer]
     return replace(
         decoder.attention(layer),
-        num_kv_heads=layers.full_kv_heads if is_full else decoder.num_kv_heads,
-        head_dim=layers.full_head_dim if is_full else decoder.head_dim,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
         window=layers.windows[layer],
         qkv_bias=layers.qkv_bias,
         output_bias=layers.qkv_bias,

@@ -49,16 +49,23 @@ def _decoder(decoder: Decoder, name: str) -> ModelSpec:
     if topk > experts:
         raise config.fault("num_experts_per_tok", f"at most num_local_experts = {experts}")
 
+    types = config.strings("layer_types")
+    if types and (len(types) != decoder.num_layers or set(types) - {"chunked_attention", "full_attention"}):
+        raise config.fault("layer_types", f"a list of {decoder.num_layers} names, chunked_attention or full_attention")
+    sparse = set(config.integers("moe_layers")) or {
+        layer for layer in range(decoder.num_layers) if (layer + 1) % step == 0
+    }
+
     def block(layer: int) -> Block:
         has_rope = bool(rotated[layer])
         attention = replace(
             decoder.attention(layer),
             has_rope=has_rope,
-            window=chunk if has_rope else 0,
+            window=chunk if (types[layer] == "chunked_attention" if types else has_rope) else 0,
             qk_norm="unweighted" if has_norm and has_rope else "none",
         )
         prefix = f"language_model.model.layers.{layer}.feed_forward"
-        if (layer + 1) % step:
+        if layer not in sparse:
             dense = decoder.feed_forward(prefix, config.integer("intermediate_size_mlp"))
             return Block(cells=(attention, Mlp(feed_forward=dense, norm=decoder.norm)))
         mixture = MixtureOfExperts(

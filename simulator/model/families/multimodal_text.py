@@ -22,15 +22,15 @@ class Wrapper:
     decoder: str
     section: str = "text_config"
     may_be_flat: bool = False  # older files have the decoder's keys at the top level
-    tower: str = "vision tower"
+    towers: tuple[str, ...] = ("vision tower",)
 
 
-_BOTH: Final = "vision and audio towers"
+_BOTH: Final = ("vision tower", "audio tower")
 WRAPPERS: Final[Mapping[str, Wrapper]] = {
     "aya_vision": Wrapper(decoder="cohere2"),
     "cohere2_vision": Wrapper(decoder="cohere2"),
     "deepseek_vl_v2": Wrapper(decoder="deepseek_v2", section="language_config"),
-    "gemma4": Wrapper(decoder="gemma4_text", tower=_BOTH),
+    "gemma4": Wrapper(decoder="gemma4_text", towers=_BOTH),
     "glm4v": Wrapper(decoder="glm4v_text"),
     "glm4v_moe": Wrapper(decoder="glm4v_moe_text"),
     "idefics3": Wrapper(decoder="llama"),
@@ -43,13 +43,14 @@ WRAPPERS: Final[Mapping[str, Wrapper]] = {
     "mistral3": Wrapper(decoder="mistral"),
     "paligemma": Wrapper(decoder="gemma"),
     "qwen2_5_vl": Wrapper(decoder="qwen2_5_vl_text", may_be_flat=True),
-    "qwen2_audio": Wrapper(decoder="qwen2", tower="audio tower"),
+    "qwen2_audio": Wrapper(decoder="qwen2", towers=("audio tower",)),
     "qwen2_vl": Wrapper(decoder="qwen2_vl_text", may_be_flat=True),
     "qwen3_5": Wrapper(decoder="qwen3_5_text"),
     "qwen3_5_moe": Wrapper(decoder="qwen3_5_moe_text"),
     "qwen3_vl": Wrapper(decoder="qwen3_vl_text"),
     "qwen3_vl_moe": Wrapper(decoder="qwen3_vl_moe_text"),
     "smolvlm": Wrapper(decoder="llama"),
+    "step3p7": Wrapper(decoder="step3p5"),
 }
 # Keys of the wrapper that its text decoder takes over where it has none of its own.
 _INHERITED: Final = ("quantization_config", "tie_word_embeddings", "torch_dtype", "dtype")
@@ -68,7 +69,7 @@ def read_text_decoder(config: HfConfig, name: str) -> ModelSpec:
     if text.text("model_type") in WRAPPERS:
         raise text.fault("model_type", "that of a text decoder")
     decoder = from_hf_config(text, name=name)
-    return replace(decoder, architecture=config.text("model_type"), left_out=(wrapper.tower,))
+    return replace(decoder, architecture=config.text("model_type"), left_out=wrapper.towers)
 
 
 def nested_decoder(

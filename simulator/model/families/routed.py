@@ -168,8 +168,14 @@ def _respelt(config: HfConfig, kind: Routed) -> HfConfig:
     """Return the config with the names that every decoder reads, where the family has others."""
     changes: dict[str, object] = {}
     if config.text("model_type") == "step3p5":
+        config.refuse("per_layer_config", because="sizes of single layers are not modelled")
         context = config.first_integer("max_position_embeddings", "max_position_embedding", "max_seq_len")
-        changes = {"num_key_value_heads": config.integer("num_attention_groups"), "max_position_embeddings": context}
+        changes = {
+            "num_key_value_heads": config.first_integer("num_attention_groups", "num_key_value_heads"),
+            "max_position_embeddings": context,
+            "moe_num_experts": config.first_integer("moe_num_experts", "n_routed_experts"),
+            "moe_top_k": config.first_integer("moe_top_k", "num_experts_per_tok"),
+        }
         changes |= {} if "hidden_act" in config else {"hidden_act": "silu"}
         counted, types = config.layers("num_hidden_layers"), config.strings("layer_types")
         if len(types) > counted:  # layers that predict further tokens come last
