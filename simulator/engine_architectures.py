@@ -14,10 +14,10 @@ _COMMON: Final = frozenset(
         "glm_moe_dsa", "gpt2", "gpt_oss", "granite", "granitemoe", "granitemoeshared", "hunyuan_v1_dense",
         "hunyuan_v1_moe", "internlm2", "internlm3", "internvl", "internvl_chat", "iquestcoder", "kimi_k2", "kimi_k25",
         "kimi_vl", "llama", "llama4", "llama4_text", "llava", "llava_next", "mimo", "minicpm", "minimax_m2",
-        "ministral", "ministral3", "mistral", "mistral3", "mixtral", "olmo", "olmo2", "olmo3", "olmoe", "orion",
-        "phi", "phi3", "phimoe", "qwen2", "qwen2_5_vl", "qwen2_moe", "qwen2_vl", "qwen3", "qwen3_5", "qwen3_5_moe",
-        "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next", "qwen3_vl", "qwen3_vl_moe", "seed_oss",
-        "smollm3", "stablelm", "starcoder2", "step3p5",
+        "minimax_m3", "minimax_m3_text", "minimax_m3_vl", "ministral", "ministral3", "mistral", "mistral3", "mixtral",
+        "olmo", "olmo2", "olmo3", "olmoe", "orion", "phi", "phi3", "phimoe", "qwen2", "qwen2_5_vl", "qwen2_moe",
+        "qwen2_vl", "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next",
+        "qwen3_vl", "qwen3_vl_moe", "seed_oss", "smollm3", "stablelm", "starcoder2", "step3p5",
     }
 )  # fmt: skip
 SERVED: Final = {

@@ -53,9 +53,6 @@ _NOT_MODELLED: Final[Mapping[str, str]] = {
     **dict.fromkeys(("lfm2", "lfm2_moe", "lfm2_vl"), "its short-convolution layers are not modelled"),
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "modernbert", "clip", "siglip"), _NO_DECODER),
     **dict.fromkeys(("gemma3n", "gemma3n_text"), "its alternating updates of several hidden states are not modelled"),
-    **dict.fromkeys(
-        ("minimax_m3", "minimax_m3_vl", "minimax_m3_vl_text"), "its block-sparse attention is not modelled"
-    ),
     **dict.fromkeys(("mimo_v2", "mimo_v2_flash"), "keys and values of different widths in one layer are not modelled"),
     **dict.fromkeys(("step3_text", "step3_vl"), "its factorised queries are not modelled"),
     "mllama": "its interleaved cross-attention layers are not modelled",

@@ -18,6 +18,7 @@ _ACTIVATIONS: Final = {
     "silu": "silu",
     "swish": "silu",
     "swiglu": "silu",
+    "swigluoai": "silu",
     "gelu": "gelu",
     "gelu_new": "gelu",
     "gelu_fast": "gelu",

@@ -265,3 +265,26 @@ def test_layers_may_state_their_own_kinds() -> None:
     assert from_hf_config(dots, name="x") == from_hf_config(dots | {"mlp_layer_types": types}, name="x")
     with pytest.raises(UserError, match="dense or sparse"):
         from_hf_config(dots | {"mlp_layer_types": types[1:]}, name="x")
+
+
+def test_minimax_m3_counts_exactly_and_sees_a_few_blocks() -> None:
+    """Sparse layers have an indexer and see its blocks of the whole cache; lists of flags are lists of names."""
+    config = _config("minimax_m3_vl_text", 256, 64, 2, 8, 4, 1000, head_dim=32, num_local_experts=8) | {
+        "num_experts_per_tok": 2,
+        "dense_intermediate_size": 128,
+        "shared_intermediate_size": 64,
+        "index_n_heads": 2,
+        "index_head_dim": 32,
+        "use_routing_bias": False,
+    }
+    named = {"layer_types": ["full_attention", "minimax_m3_sparse"], "mlp_layer_types": ["dense", "sparse"]}
+    model = from_hf_config(config | named, name="x")
+    assert model.parameters() == 1_473_984  # as transformers 5.24 has it
+    first, second = (model.unique_blocks[index].attention(Plan()) for index in model.layers)
+    assert [(call.decode.window, call.is_sparse) for call in first] == [(0, False)]
+    assert [(call.decode.window, call.is_sparse) for call in second] == [(0, False), (16 * 128, True)]
+    sizes = {"sparse_attention_freq": [0, 1], "sparse_num_index_heads": 2, "sparse_index_dim": 32}
+    flagged = config | {"sparse_attention_config": sizes, "moe_layer_freq": [0, 1]}
+    assert from_hf_config(flagged, name="x") == model
+    with pytest.raises(UserError, match="2 flags, 0 or 1"):
+        from_hf_config(config | {"moe_layer_freq": [0, 2]}, name="x")

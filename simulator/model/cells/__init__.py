@@ -2,6 +2,7 @@
 
 from simulator.model.cells import (
     attention,
+    block_indexer,
     cross_attention,
     encoder_attention,
     gated_delta,
@@ -14,6 +15,7 @@ from simulator.model.cells import (
 
 __all__ = [
     "attention",
+    "block_indexer",
     "cross_attention",
     "encoder_attention",
     "gated_delta",

@@ -44,6 +44,7 @@ class SelfAttention:
     has_sinks: bool = False  # one learned logit per query head
     position_buckets: int = 0  # learned relative-position biases per head
     window: int = 0  # keys a query sees; 0 = all
+    chosen_keys: int = 0  # keys an indexer chooses for each query, of all that stay cached; 0 = all
     is_reduced: bool = True  # False: the feed-forward beside it reduces the sum of both
 
     def parameters(self) -> int:
@@ -112,9 +113,9 @@ class SelfAttention:
             v_head_dim=self.head_dim,
             dtype=activation_dtype(plan, self.dtype),
             kv_dtype=kv_dtype(plan, self.dtype),
-            window=self.window,
+            window=self.chosen_keys or self.window,
         )
-        return AttentionTemplate(prefill=call, decode=call)
+        return AttentionTemplate(prefill=call, decode=call, is_sparse=bool(self.chosen_keys))
 
     def refusal(self, plan: Plan) -> str | None:
         """Whole query heads per rank; key/value heads split evenly or replicated evenly."""

@@ -40,6 +40,8 @@ WRAPPERS: Final[Mapping[str, Wrapper]] = {
     "kimi_vl": Wrapper(decoder="deepseek_v3"),
     "llava_next": Wrapper(decoder="llama"),
     "llava_onevision": Wrapper(decoder="qwen2"),
+    "minimax_m3": Wrapper(decoder="minimax_m3_text"),
+    "minimax_m3_vl": Wrapper(decoder="minimax_m3_vl_text"),
     "mistral3": Wrapper(decoder="mistral"),
     "paligemma": Wrapper(decoder="gemma"),
     "qwen2_5_vl": Wrapper(decoder="qwen2_5_vl_text", may_be_flat=True),
