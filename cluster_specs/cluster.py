@@ -108,6 +108,11 @@ class ClusterSpec(SpecModel):
         return max((link.group_size for link in self.levels if not link.is_network), default=1)
 
     @property
+    def devices_per_host(self) -> int:
+        """Devices of one computer, which is what a server is started on."""
+        return -(-self.devices_per_node // self.hosts_per_node)
+
+    @property
     def num_devices(self) -> int:
         """Devices in the whole cluster."""
         return self.nodes * self.devices_per_node

@@ -68,7 +68,7 @@ def is_cast_while_loading(serving: Serving, plan: Plan) -> bool:
     return plan.weight_dtype == "fp8" and serving.model.quantisation in {None, *UNQUANTISED}
 
 
-def replicas_per_server(plan: Plan, devices_per_node: int) -> int:
+def replicas_per_server(plan: Plan, devices_per_host: int) -> int:
     """Replicas one server can hold: a divisor of their number, on the devices of one node."""
-    most = max(1, devices_per_node // plan.replica_devices)
+    most = max(1, devices_per_host // plan.replica_devices)
     return max(count for count in range(1, min(most, plan.dp) + 1) if plan.dp % count == 0)

@@ -25,9 +25,9 @@ def sglang_lines(serving: Serving, start: Start) -> Iterator[str]:
     """Yield the command of a plan."""
     plan, stated, server = start.plan, serving.overrides, start.server
     is_apart = plan.attention_dp > 1 or start.router != "round_robin"
-    replicas = 1 if is_apart else replicas_per_server(plan, serving.cluster.devices_per_node)
+    replicas = 1 if is_apart else replicas_per_server(plan, serving.cluster.devices_per_host)
     devices = replicas * plan.replica_devices
-    nodes = -(-devices // serving.cluster.devices_per_node)
+    nodes = -(-devices // serving.cluster.devices_per_host)
     yield from remarks(serving, start, servers=plan.dp // replicas, devices=devices, is_text_only=False)
     if nodes > 1:
         yield f"# on each of {nodes} nodes, RANK from 0; HEAD is the address of the first"

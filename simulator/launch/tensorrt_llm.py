@@ -18,7 +18,7 @@ from simulator.serving import Serving, Start
 def tensorrt_llm_lines(serving: Serving, start: Start) -> Iterator[str]:
     """Yield the options file and the command of a plan; replicas are servers of their own."""
     plan, server = start.plan, start.server
-    nodes = -(-plan.replica_devices // serving.cluster.devices_per_node)
+    nodes = -(-plan.replica_devices // serving.cluster.devices_per_host)
     yield from remarks(serving, start, servers=plan.dp, devices=plan.replica_devices, is_text_only=False)
     if nodes > 1:
         yield f"# each server spans {nodes} nodes, under Slurm; options.yaml on a disk all of them see"

@@ -49,9 +49,9 @@ def vllm_lines(serving: Serving, start: Start, more: str = "") -> Iterator[str]:
     is_v0 = serving.profile.policy == "vllm-v0"
     # Data parallelism inside a server shares the experts, V0 engines have none, and it spreads requests its own way.
     are_apart = serving.model.has_experts or is_v0 or start.router != "vllm"
-    replicas = 1 if are_apart else replicas_per_server(plan, cluster.devices_per_node)
+    replicas = 1 if are_apart else replicas_per_server(plan, cluster.devices_per_host)
     devices = replicas * plan.replica_devices
-    nodes = -(-devices // cluster.devices_per_node)
+    nodes = -(-devices // cluster.devices_per_host)
     text_only = bool(serving.model.left_out) and version >= _HAS_TEXT_ONLY
     yield from remarks(serving, start, servers=plan.dp // replicas, devices=devices, is_text_only=text_only)
     degrees: list[Flag] = [
@@ -79,7 +79,7 @@ def vllm_lines(serving: Serving, start: Start, more: str = "") -> Iterator[str]:
         yield command(serve, [*degrees, *others, *rest]) + more
     else:
         yield f"# each server spans {nodes} nodes: join them in one Ray cluster first"
-        yield command(serve, [*degrees, *_by_ray(plan, cluster.devices_per_node), *rest]) + more
+        yield command(serve, [*degrees, *_by_ray(plan, cluster.devices_per_host), *rest]) + more
 
 
 def release(profile: EngineProfile) -> Version:
@@ -90,7 +90,7 @@ def release(profile: EngineProfile) -> Version:
 def has_no_place(serving: Serving, plan: Plan) -> str | None:
     """Why a version cannot start the plan though its scheduler can run it; None when it can."""
     ranks = plan.pp * plan.tp
-    if plan.attention_dp > 1 and ranks > serving.cluster.devices_per_node and release(serving.profile) < _SPANS_NODES:
+    if plan.attention_dp > 1 and ranks > serving.cluster.devices_per_host and release(serving.profile) < _SPANS_NODES:
         return f"{serving.profile.name} places no attention rank of {ranks} devices over several nodes"
     return None
 
@@ -161,9 +161,9 @@ def _drafts(serving: Serving, start: Start) -> Iterator[Flag]:
         yield "--speculative-config", as_json(counted)
 
 
-def _by_ray(plan: Plan, devices_per_node: int) -> list[Flag]:
+def _by_ray(plan: Plan, devices_per_host: int) -> list[Flag]:
     """Return what spans the nodes of a Ray cluster: stages and tensor ranks, or attention ranks of a node each."""
-    ranks_per_node = devices_per_node // (plan.pp * plan.tp)
+    ranks_per_node = devices_per_host // (plan.pp * plan.tp)
     if plan.attention_dp > 1:
         return [("--data-parallel-backend", "ray"), ("--data-parallel-size-local", ranks_per_node)]
     return [("--distributed-executor-backend", "ray")]

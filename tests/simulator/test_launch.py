@@ -77,6 +77,14 @@ def test_a_server_of_several_nodes_has_a_first_one() -> None:
     assert first.replace("--node-rank 0", "--node-rank RANK --headless") == other
 
 
+def test_a_server_wider_than_a_tray_is_started_on_several() -> None:
+    """Trays of one NVLink domain are computers of their own: eight GPUs of a rack are two servers' halves."""
+    text = "\n".join(_lines(_serving("llama-3.1-8b", "gb200-18x4"), "tp8"))
+    assert "each server spans 2 nodes" in text
+    assert "--nnodes 2" in text
+    assert "--nnodes" not in "\n".join(_lines(_serving("llama-3.1-8b", "gb200-18x4"), "tp4"))
+
+
 def test_old_versions_span_nodes_by_ray() -> None:
     """VLLM 0.11 joins nodes by Ray, a node's attention ranks local, and places no attention rank over two nodes."""
     ranks = _lines(_serving("qwen3-30b-a3b", "h100-sxm-2x8", "vllm-0.11"), "attn.dp8-tp2-moe.ep16")[-1]
