@@ -9,7 +9,7 @@ from cluster_specs.files.json_list import iter_list
 from cluster_specs.files.json_text import parse_json, read_json
 from cluster_specs.files.reading import iter_lines, opened
 from cluster_specs.files.shown import shown
-from profiles_db.recordings import aiperf, guidellm, inference_perf, vllm_bench
+from profiles_db.recordings import aiperf, guidellm, inference_perf, llmservingsim, vllm_bench
 from profiles_db.recordings.run import RecordedRun
 
 _MATCHES: Final[Mapping[str, Callable[[Mapping[str, Any]], bool]]] = {
@@ -17,6 +17,7 @@ _MATCHES: Final[Mapping[str, Callable[[Mapping[str, Any]], bool]]] = {
     aiperf.NAME: aiperf.matches,
     guidellm.NAME: guidellm.matches,
     inference_perf.NAME: inference_perf.matches,
+    llmservingsim.NAME: llmservingsim.matches,
 }
 TOOLS: Final = tuple(_MATCHES)
 
@@ -30,6 +31,8 @@ def read_runs(path: Path, tool: str) -> list[RecordedRun]:
     """Read all runs that a file of ``tool`` holds; raises ``UserError`` naming file, line or entry, key and value."""
     if tool == aiperf.NAME:
         return [aiperf.read_records(path, _lines(path))]
+    if tool == llmservingsim.NAME:
+        return [llmservingsim.read_requests(path, _lines(path))]
     if tool == inference_perf.NAME:
         return [inference_perf.read_entries(path, _entries(path))]
     documents = [(place, _object(document, place)) for place, document in read_json(path)]

@@ -42,7 +42,13 @@ def test_the_files_of_the_page_are_what_they_are_said_to_be(tmp_path: Path) -> N
     """The clients' files give measured times; a concurrency beside arrival times or a rate is a cap."""
     for name, content in _FILES.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
-    recorded = ("result.json", "profile_export.jsonl", "benchmarks.json", "per_request_lifecycle_metrics.json")
+    recorded = (
+        "result.json",
+        "profile_export.jsonl",
+        "benchmarks.json",
+        "per_request_lifecycle_metrics.json",
+        "requests.jsonl",
+    )
     assert len(recorded) == len(TOOLS)
     for name in recorded:
         assert read_measured(tmp_path / name).measured.ttft_s[0] > 0

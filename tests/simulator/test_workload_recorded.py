@@ -70,6 +70,13 @@ def guided(number: int, start_s: float, due_s: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def sim_bench(number: int, start_s: float) -> dict[str, Any]:
+    return {
+        "input_toks": 10 * (number + 1), "output_toks": 4 + number, "arrival_time": S + start_s,
+        "queued_ts": 500.0, "first_token_ts": 500.1, "last_token_ts": 500.5,
+    }  # fmt: skip
+
+
 def report(strategy: dict[str, Any], *entries: dict[str, Any], total: int | None = None) -> dict[str, Any]:
     return {
         "config": {"strategy": strategy},
@@ -101,6 +108,7 @@ def test_every_client_gives_requests_and_times(save: Save) -> None:
         "inference-perf": save("per_request.json", [life(i, t) for i, t in enumerate(starts)]),
         "guidellm": save("benchmarks.json", {"benchmarks": [report(
             {"type_": "constant", "rate": 2.0}, *(guided(i, t, t) for i, t in enumerate(starts)))]}),
+        "llmservingsim-bench": save("requests.jsonl", [sim_bench(i, t) for i, t in enumerate(starts)]),
     }  # fmt: skip
     assert set(files) == set(TOOLS)
     for path in (*files.values(), save("new.json", [new_life(i, t) for i, t in enumerate(starts)])):
