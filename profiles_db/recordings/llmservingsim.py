@@ -1,8 +1,8 @@
 """Requests of LLMServingSim's own vLLM benchmark (``bench/.../vllm/requests.jsonl``), one JSON object per request.
 
-Source: casys-kaist/LLMServingSim bench/core/recorder.py. ``arrival_time`` is seconds since 1970, the other times are of the
-engine's monotonic clock: latencies count from where the engine queued a request. The file does not say whether a rate or a
-concurrency paced the requests.
+Source: casys-kaist/LLMServingSim bench/core/recorder.py. ``arrival_time`` is seconds since 1970, the other times are of
+the engine's monotonic clock: latencies count from where the engine queued a request. The file does not say whether a
+rate or a concurrency paced the requests.
 """
 
 import math
