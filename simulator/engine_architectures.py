@@ -17,14 +17,16 @@ _COMMON: Final = frozenset(
         "minimax_m3", "minimax_m3_text", "minimax_m3_vl", "ministral", "ministral3", "mistral", "mistral3", "mixtral",
         "olmo", "olmo2", "olmo3", "olmoe", "orion", "phi", "phi3", "phimoe", "qwen2", "qwen2_5_vl", "qwen2_moe",
         "qwen2_vl", "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next",
-        "qwen3_vl", "qwen3_vl_moe", "seed_oss", "smollm3", "stablelm", "starcoder2", "step3p5",
+        "qwen3_vl", "qwen3_vl_moe", "seed_oss", "smollm3", "stablelm", "starcoder2", "step3_text", "step3_vl",
+        "step3p5",
     }
 )  # fmt: skip
 SERVED: Final = {
     "vllm": _COMMON
     | {
         "aya_vision", "bloom", "cohere2_vision", "cwm", "glm", "gpt_neox", "idefics3", "llava_onevision", "nemotron",
-        "opt", "paligemma", "qwen2_audio", "smolvlm", "step3p7", "whisper",
+        "opt", "paligemma", "qwen2_5_omni", "qwen2_5_omni_thinker", "qwen2_audio", "qwen3_omni_moe",
+        "qwen3_omni_moe_thinker", "smolvlm", "step3p7", "whisper",
     },
     "sglang": _COMMON | {"cohere2_vision"},
     "tensorrt-llm": frozenset(

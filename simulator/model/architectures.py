@@ -42,6 +42,7 @@ _UNSUPPORTED: Final[Mapping[str, str]] = {
 
 _STATE_SPACE: Final = "state-space (Mamba) layers are not modelled"
 _LINEAR: Final = "its linear attention layers are not modelled"
+_OTHER_TASKS: Final = ("ForSequenceClassification", "ForTokenClassification", "RewardModel", "ForMaskedLM")
 _NO_DECODER: Final = "it generates no text token by token"
 # Well-known model types without a reader, and why.
 _NOT_MODELLED: Final[Mapping[str, str]] = {
@@ -54,7 +55,6 @@ _NOT_MODELLED: Final[Mapping[str, str]] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "modernbert", "clip", "siglip"), _NO_DECODER),
     **dict.fromkeys(("gemma3n", "gemma3n_text"), "its alternating updates of several hidden states are not modelled"),
     **dict.fromkeys(("mimo_v2", "mimo_v2_flash"), "keys and values of different widths in one layer are not modelled"),
-    **dict.fromkeys(("step3_text", "step3_vl"), "its factorised queries are not modelled"),
     "mllama": "its interleaved cross-attention layers are not modelled",
     "nemotron-nas": "layers of different kinds chosen by a search are not modelled",
     "deepseek_v4": "its compressed sparse attention is not modelled",
@@ -96,6 +96,9 @@ def from_hf_config(source: str | Path | Mapping[str, Any] | HfConfig, *, name: s
             path = Path(source).absolute()
             name = path.name if path.is_dir() else path.parent.name if path.name == "config.json" else path.stem
     reader = _reader_of(config)
+    for written in config.strings("architectures"):
+        if written.endswith(_OTHER_TASKS):
+            raise config.fault("architectures", "a model that generates text: it classifies, scores or embeds")
     understood = _READS[config.text("model_type")]
     for key, because in _UNSUPPORTED.items():
         if key not in understood:

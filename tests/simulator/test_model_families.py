@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cluster_specs.errors import UserError
-from costmodel.ops import Collective
+from costmodel.ops import Collective, Gemm
 from simulator.model.architectures import from_hf_config
 from simulator.plan import Plan
 
@@ -288,3 +288,46 @@ def test_minimax_m3_counts_exactly_and_sees_a_few_blocks() -> None:
     assert from_hf_config(flagged, name="x") == model
     with pytest.raises(UserError, match="2 flags, 0 or 1"):
         from_hf_config(config | {"moe_layer_freq": [0, 2]}, name="x")
+
+
+def test_step_3_has_its_published_sizes() -> None:
+    """Queries from a latent: 316 B parameters, 38 B of them active, one key/value head of 256 per layer."""
+    config = {
+        "model_type": "step3_text",
+        "hidden_size": 7168,
+        "intermediate_size": 18432,
+        "num_attention_heads": 64,
+        "num_attention_groups": 1,
+        "num_hidden_layers": 61,
+        "max_seq_len": 65536,
+        "vocab_size": 128815,
+        "moe_intermediate_size": 5120,
+        "moe_num_experts": 48,
+        "moe_top_k": 3,
+        "share_expert_dim": 5120,
+        "share_q_dim": 2048,
+        "head_dim": 256,
+        "moe_layers_enum": ",".join(str(layer) for layer in range(4, 60)),
+    }
+    model = from_hf_config({"model_type": "step3_vl", "text_config": config}, name="step3")
+    assert model.parameters() / 1e9 == pytest.approx(316, abs=0.5)
+    assert model.active_parameters() / 1e9 == pytest.approx(38, abs=1)
+    assert model.kv_bytes_per_token() == 61 * 2 * 256 * 2
+    queries = [op for op in model.unique_blocks[0].token_ops(Plan(tp=8), 4) if isinstance(op, Gemm)][:2]
+    assert [(gemm.n, gemm.k) for gemm in queries] == [(2048 + 2 * 256, 7168), (64 // 8 * 256, 2048)]
+
+
+def test_the_thinker_of_an_omni_model_is_read() -> None:
+    """Qwen-Omni holds its decoder two sections deep; other wrappers hold no wrapper."""
+    text = _toy("qwen3_omni_moe_text", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64)
+    thinker = {"model_type": "qwen3_omni_moe_thinker", "text_config": text}
+    model = from_hf_config({"model_type": "qwen3_omni_moe", "thinker_config": thinker}, name="x")
+    assert model.parameters() == from_hf_config(text | {"model_type": "qwen3_moe"}, name="x").parameters()
+    with pytest.raises(UserError, match="must be that of a text decoder"):
+        from_hf_config({"model_type": "mistral3", "text_config": thinker}, name="x")
+
+
+def test_a_classifier_is_no_decoder() -> None:
+    """Checkpoints of another task share the sizes of a language model; they are refused."""
+    with pytest.raises(UserError, match="it classifies, scores or embeds"):
+        from_hf_config(_toy("qwen3", architectures=["Qwen3ForSequenceClassification"]), name="x")

@@ -44,6 +44,7 @@ class SelfAttention:
     has_sinks: bool = False  # one learned logit per query head
     position_buckets: int = 0  # learned relative-position biases per head
     window: int = 0  # keys a query sees; 0 = all
+    query_rank: int = 0  # width of a latent of the queries, projected on every rank and normalised; 0 = none
     chosen_keys: int = 0  # keys an indexer chooses for each query, of all that stay cached; 0 = all
     is_reduced: bool = True  # False: the feed-forward beside it reduces the sum of both
 
@@ -52,7 +53,8 @@ class SelfAttention:
         absent = 0 if self.has_key_bias or not self.qkv_bias else self.num_kv_heads * self.head_dim
         if self.keys_are_values and self.has_own_kv:
             absent += self.num_kv_heads * self.head_dim * (self.hidden + int(self.qkv_bias))
-        return sum(linear.parameters() for linear in self.linears(Plan())) + self._replicated_parameters() - absent
+        matrices = (*self.linears(Plan()), *self._queries(Plan()))
+        return sum(linear.parameters() for linear in matrices) + self._replicated_parameters() - absent
 
     def active_parameters(self) -> int:
         """Every token meets all of them."""
@@ -61,9 +63,8 @@ class SelfAttention:
     def weight_bytes(self, plan: Plan) -> int:
         """Projections of this rank's heads; norms replicated; keys and values replicated below one head per rank."""
         element = DTYPE_BYTES[activation_dtype(plan, self.dtype)]
-        return sum(linear.stored_bytes() for linear in self.linears(plan)) + int(
-            self._replicated_parameters() * element
-        )
+        matrices = (*self.linears(plan), *self._queries(plan))
+        return sum(linear.stored_bytes() for linear in matrices) + int(self._replicated_parameters() * element)
 
     def kv_bytes_per_token(self, plan: Plan) -> float:
         """Keys and values of this rank's heads."""
@@ -79,6 +80,10 @@ class SelfAttention:
         heads, kv_heads = self.num_heads // plan.tp, self._kv_heads(plan)
         qk_width = (heads + (kv_heads if self.has_own_kv else 0)) * self.head_dim
         ops = [*self.norm.add_into(m, dtype, qkv, kernels), qkv.gemm(m)]
+        for query in self._queries(plan):
+            latent = 2 * self.query_rank * element
+            ops.append(Elementwise(op="rmsnorm", rows=m, width=self.query_rank, bytes_per_row=latent, dtype=dtype))
+            ops += [*kernels.rounding(query, m), query.gemm(m)]
         both_ways = 2 * qk_width * element
         if self.qk_norm == "layer" and plan.tp > 1:
             # The two fp32 sums of squares of each token span the heads of all ranks.
@@ -123,7 +128,9 @@ class SelfAttention:
             return f"tp is {plan.tp}, must divide the {self.num_heads} attention heads"
         if self.num_kv_heads % plan.tp and plan.tp % self.num_kv_heads:
             return f"tp is {plan.tp}, must divide or be a multiple of the {self.num_kv_heads} key/value heads"
-        return next((reason for linear in self.linears(plan) if (reason := linear.refusal())), None)
+        return next(
+            (reason for linear in (*self.linears(plan), *self._queries(plan)) if (reason := linear.refusal())), None
+        )
 
     def _kv_heads(self, plan: Plan) -> int:
         return max(1, self.num_kv_heads // plan.tp)
@@ -135,11 +142,21 @@ class SelfAttention:
         heads = self.num_heads // plan.tp
         keys_and_values = 2 * self._kv_heads(plan) if self.has_own_kv else 0
         qkv_width = ((2 if self.output_gate else 1) * heads + keys_and_values) * self.head_dim
+        if self.query_rank:
+            qkv_width += self.query_rank - heads * self.head_dim
         qkv_width += heads if self.head_gate else 0
         return (
             Linear(n=qkv_width, k=self.hidden, weights=weights, dtype=dtype, bias=self.qkv_bias),
             Linear(n=self.hidden, k=heads * self.head_dim, weights=output, dtype=dtype, bias=self.output_bias),
         )
+
+    def _queries(self, plan: Plan) -> tuple[Linear, ...]:
+        """Return the projection of this rank's queries from their latent, where they have one."""
+        if not self.query_rank:
+            return ()
+        weights, dtype = self.weights.under(plan), activation_dtype(plan, self.dtype)
+        width = self.num_heads // plan.tp * self.head_dim
+        return (Linear(n=width, k=self.query_rank, weights=weights, dtype=dtype),)
 
     def _replicated_parameters(self) -> int:
         norms = self.norm.parameters() + (self.post_norm.parameters() if self.post_norm else 0)
@@ -147,4 +164,4 @@ class SelfAttention:
         both = 2 if self.has_own_kv else 1
         heads = {"none": 0, "unweighted": 0, "head": both, "each_head": every, "layer": every}[self.qk_norm]
         per_head = self.num_heads * (self.position_buckets + int(self.has_sinks))
-        return norms + heads * self.head_dim + per_head
+        return norms + heads * self.head_dim + per_head + self.query_rank

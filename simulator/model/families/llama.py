@@ -92,6 +92,7 @@ _TRAITS: Final[dict[str, Traits]] = {
     ),
     "phi3": Traits(qkv_bias=False, output_bias=False, mlp_bias=False),
     "qwen2": _QWEN2,
+    "qwen2_5_omni_text": _QWEN2,
     "qwen2_5_vl_text": _QWEN2,
     "qwen2_vl_text": _QWEN2,
     "qwen3": _QWEN3,

@@ -14,7 +14,7 @@ from simulator.model.hf_config import HfConfig
 from simulator.model.spec import ModelSpec
 
 
-@architecture("mixtral", "qwen2_moe", "qwen3_moe", "qwen3_vl_moe_text", "minimax_m2")
+@architecture("mixtral", "qwen2_moe", "qwen3_moe", "qwen3_vl_moe_text", "qwen3_omni_moe_text", "minimax_m2")
 def read_mixture(config: HfConfig, name: str) -> ModelSpec:
     """Dense layers: ``mlp_only_layers`` and those ``decoder_sparse_step`` leaves out (Qwen)."""
     decoder = Decoder.read(config)
@@ -67,7 +67,7 @@ def experts_of(decoder: Decoder, layer: int) -> MixtureOfExperts:
 
 
 def _qk_norm(config: HfConfig, model_type: str) -> Literal["none", "head", "layer"]:
-    if model_type in {"qwen3_moe", "qwen3_vl_moe_text"}:
+    if model_type in {"qwen3_moe", "qwen3_vl_moe_text", "qwen3_omni_moe_text"}:
         return "head"
     if model_type != "minimax_m2" or not config.flag("use_qk_norm", default=True):
         return "none"

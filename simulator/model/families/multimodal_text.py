@@ -25,6 +25,7 @@ class Wrapper:
     towers: tuple[str, ...] = ("vision tower",)
 
 
+_THINKER: Final = "thinker_config"  # itself a wrapper, beside the parts that speak
 _BOTH: Final = ("vision tower", "audio tower")
 WRAPPERS: Final[Mapping[str, Wrapper]] = {
     "aya_vision": Wrapper(decoder="cohere2"),
@@ -45,13 +46,18 @@ WRAPPERS: Final[Mapping[str, Wrapper]] = {
     "mistral3": Wrapper(decoder="mistral"),
     "paligemma": Wrapper(decoder="gemma"),
     "qwen2_5_vl": Wrapper(decoder="qwen2_5_vl_text", may_be_flat=True),
+    "qwen2_5_omni": Wrapper(decoder="qwen2_5_omni_thinker", section=_THINKER, towers=_BOTH),
+    "qwen2_5_omni_thinker": Wrapper(decoder="qwen2", towers=_BOTH),
     "qwen2_audio": Wrapper(decoder="qwen2", towers=("audio tower",)),
     "qwen2_vl": Wrapper(decoder="qwen2_vl_text", may_be_flat=True),
     "qwen3_5": Wrapper(decoder="qwen3_5_text"),
     "qwen3_5_moe": Wrapper(decoder="qwen3_5_moe_text"),
+    "qwen3_omni_moe": Wrapper(decoder="qwen3_omni_moe_thinker", section=_THINKER, towers=_BOTH),
+    "qwen3_omni_moe_thinker": Wrapper(decoder="qwen3_omni_moe_text", towers=_BOTH),
     "qwen3_vl": Wrapper(decoder="qwen3_vl_text"),
     "qwen3_vl_moe": Wrapper(decoder="qwen3_vl_moe_text"),
     "smolvlm": Wrapper(decoder="llama"),
+    "step3_vl": Wrapper(decoder="step3_text"),
     "step3p7": Wrapper(decoder="step3p5"),
 }
 # Keys of the wrapper that its text decoder takes over where it has none of its own.
@@ -68,7 +74,7 @@ def read_text_decoder(config: HfConfig, name: str) -> ModelSpec:
         text = config.with_values({"model_type": wrapper.decoder})
     if text is None:
         raise config.fault(wrapper.section, "an object with the text decoder's keys")
-    if text.text("model_type") in WRAPPERS:
+    if text.text("model_type") in WRAPPERS and wrapper.section != _THINKER:
         raise text.fault("model_type", "that of a text decoder")
     decoder = from_hf_config(text, name=name)
     return replace(decoder, architecture=config.text("model_type"), left_out=wrapper.towers)

@@ -1,6 +1,7 @@
 """Mixtures of experts with grouped attention, each a row of differences: where the experts are, and their keys' names.
 
-Step 3.5: sliding layers have more heads than full ones, and every head's result is scaled by a gate of its own.
+Step 3 projects its queries from a latent and shares one key/value head among them. In Step 3.5 sliding layers have more
+heads than full ones, and every head's result is scaled by a gate of its own.
 """
 
 from collections.abc import Callable
@@ -44,6 +45,7 @@ class Routed:
     has_post_norms: bool = False
     output_gate: bool = False
     head_gate: Bias = False
+    query_rank: str = ""  # the key of the width of the queries' latent
     is_tied: bool = False
     full_every: int = 0  # where neither ``layer_types`` nor a pattern is stated
     pattern_key: str = ""
@@ -128,6 +130,14 @@ _KINDS: Final[dict[str, Routed]] = {
         norm="layernorm",
         head_bias=(("lm_head_bias",), False),
     ),
+    "step3_text": Routed(
+        num_experts="moe_num_experts",
+        topk="moe_top_k",
+        shared_inter="share_expert_dim",
+        qkv_bias=False,
+        output_bias=False,
+        query_rank="share_q_dim",
+    ),
     "step3p5": Routed(
         num_experts="moe_num_experts",
         topk="moe_top_k",
@@ -167,7 +177,7 @@ def read_routed(config: HfConfig, name: str) -> ModelSpec:
 def _respelt(config: HfConfig, kind: Routed) -> HfConfig:
     """Return the config with the names that every decoder reads, where the family has others."""
     changes: dict[str, object] = {}
-    if config.text("model_type") == "step3p5":
+    if config.text("model_type") in {"step3_text", "step3p5"}:
         config.refuse("per_layer_config", because="sizes of single layers are not modelled")
         context = config.first_integer("max_position_embeddings", "max_position_embedding", "max_seq_len")
         changes = {
@@ -203,6 +213,7 @@ def _attention(decoder: Decoder, kind: Routed) -> Callable[[int], SelfAttention]
             has_rope=bool(window) or not kind.is_full_without_rope or not any(windows),
             output_gate=kind.output_gate,
             head_gate=is_set(config, kind.head_gate),
+            query_rank=config.integer(kind.query_rank) if kind.query_rank else 0,
         )
 
     return attention
