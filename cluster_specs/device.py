@@ -119,7 +119,10 @@ class AnalyticConstants(SpecModel):
 
 
 class DeviceSpec(SpecModel):
-    """One device. Units as the names say; ``memory_bytes`` is what the driver reports as total."""
+    """One device. Units as the names say; ``memory_bytes`` is what the driver reports as total.
+
+    ``tdp_w`` is the board's, ``power_cap_w`` the limit it is run under (`nvidia-smi -pl`), where that is lower.
+    """
 
     schema_version: Version = Field(alias="schema")
     name: Name
@@ -134,6 +137,7 @@ class DeviceSpec(SpecModel):
     sm_count: Annotated[int, bounded(1, 10**6)]
     tdp_w: Watts
     idle_w: Annotated[float, bounded(0.0, 20_000.0)]
+    power_cap_w: Watts | None = None
     source: Text
     clock: Clock
     peak_flop_per_s: Annotated[dict[Dtype, FlopPerSecond], Field(min_length=1)]
@@ -145,6 +149,11 @@ class DeviceSpec(SpecModel):
             raise ValueError(f"memory_bytes is {self.memory_bytes}, must be at least {_LEAST_MEMORY_BYTES} bytes")
         if self.idle_w >= self.tdp_w:
             raise ValueError(f"idle_w is {self.idle_w:g}, must be below tdp_w = {self.tdp_w:g}")
+        if self.power_cap_w is not None and not self.idle_w < self.power_cap_w <= self.tdp_w:
+            raise ValueError(
+                f"power_cap_w is {self.power_cap_w:g}, must be above idle_w = {self.idle_w:g} and at most "
+                f"tdp_w = {self.tdp_w:g}"
+            )
         missing = [name for name in self.peak_flop_per_s if name not in self.analytic.gemm_efficiency]
         if missing:
             raise ValueError(f"analytic.gemm_efficiency has no {', '.join(missing)}, which peak_flop_per_s has")

@@ -83,9 +83,9 @@ def _check_power(device: DeviceSpec, path: str) -> None:
     bundled = load_device(device.name)
     if device.tdp_w != bundled.tdp_w:
         raise UserError(
-            f"{path}: tdp_w is {device.tdp_w:g}, that of {device.name} is {bundled.tdp_w:g}: without a power cap that "
-            "slows it down, the same board would only be said to use less energy",
-            hint="for a lower limit lock a clock (`apex search --clocks`); give another board another name",
+            f"{path}: tdp_w is {device.tdp_w:g}, that of {device.name} is {bundled.tdp_w:g}: energy per FLOP and byte "
+            "is a share of it, so the same board would only be said to use less, not to slow down",
+            hint="state a lower limit as power_cap_w and leave tdp_w alone; give another board another name",
         )
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import profiles_db
 from cluster_specs.cluster import ClusterSpec
-from costmodel.analytic import AnalyticCosts
+from costmodel.power_cap import CappedCosts
 from costmodel.predict import load_costs
 from costmodel.prediction import CostModel
 
@@ -37,7 +37,9 @@ def choose_costs(
 
     ``CostModel.origin`` says which it became. Raises ``UserError`` for a file that cannot be used.
     """
-    if str(choice) == "analytic":
-        return AnalyticCosts(cluster, clock_mhz)
     path = bundled_fit(cluster.device.name) if choice is None else Path(choice)
-    return load_costs(path, cluster, clock_mhz, out_of_domain=out_of_domain)
+    if str(choice) == "analytic":
+        path = None
+    costs = load_costs(path, cluster, clock_mhz, out_of_domain=out_of_domain)
+    cap_w = cluster.device.power_cap_w
+    return costs if cap_w is None else CappedCosts(costs, cap_w)

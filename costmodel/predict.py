@@ -27,7 +27,7 @@ from costmodel.forms.moe import MoeForm
 from costmodel.links import MeasuredLinks, reference_links
 from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
 from costmodel.power import PowerModel
-from costmodel.prediction import CostModel, Prediction, Source
+from costmodel.prediction import Prediction, Source
 from costmodel.pricing import Pricing
 
 AnyForm = GemmForm | AttentionForm | MoeForm | ElementwiseForm | CollectiveForm
@@ -72,13 +72,14 @@ class FittedCosts:
         self._policy = OutOfDomain.parse(out_of_domain)
         self._analytic = AnalyticCosts(cluster, clock_mhz)
         provenance = artefact.provenance
+        self.power = artefact.power or PowerModel.from_device(cluster.device)
         self._links = MeasuredLinks.of(cluster, reference_links(provenance.cluster, provenance.links))
         pricing = Pricing(
             cluster=cluster,
             clock_mhz=clock_mhz,
             measured_mhz=artefact.provenance.unlocked_mhz,
             policy=self._policy,
-            power=artefact.power or PowerModel.from_device(cluster.device),
+            power=self.power,
             is_monotone=artefact.provenance.is_monotone,
         )
         self._forms = {
@@ -143,7 +144,7 @@ def _unlike_bundled(device: DeviceSpec) -> list[str]:
 
 def load_costs(
     path: Path | None, cluster: ClusterSpec, clock_mhz: float | None = None, *, out_of_domain: str = "roofline"
-) -> CostModel:
+) -> "AnalyticCosts | FittedCosts":
     """Open a fitted model, or the analytic one when ``path`` is None; raises ``UserError``."""
     if path is None:
         return AnalyticCosts(cluster, clock_mhz)

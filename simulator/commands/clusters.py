@@ -37,7 +37,8 @@ def _describe(cluster: "ClusterSpec") -> str:
         "  peak       "
         + ", ".join(f"{dtype} {rate / 1e12:.4g} TFLOP/s" for dtype, rate in device.peak_flop_per_s.items()),
         f"  clock      {clock.base_mhz:g}-{clock.max_mhz:g} MHz, peaks at {clock.reference_mhz:g}",
-        f"  power      {device.idle_w:g} W idle, {device.tdp_w:g} W TDP",
+        f"  power      {device.idle_w:g} W idle, {device.tdp_w:g} W TDP"
+        + ("" if device.power_cap_w is None else f", capped at {device.power_cap_w:g} W"),
     ]
     if cluster.hosts_per_node > 1:
         lines.append(f"  node       {cluster.hosts_per_node} hosts whose devices share {cluster.levels[0].name}")
