@@ -54,7 +54,9 @@ def read_table(
         with pq.ParquetFile(path, page_checksum_verification=verify_pages, pre_buffer=False) as file:
             _refuse_excess(path, file.metadata, most_rows)
             # Starting threads costs more than reading a few rows.
-            return file.read(columns, use_threads=file.metadata.num_rows > _ROWS_WORTH_THREADS)
+            table = file.read(columns, use_threads=file.metadata.num_rows > _ROWS_WORTH_THREADS)
+            _refuse_twice(path, table.schema)  # a name that is no text shows only here
+            return table
     except (FileNotFoundError, UserError):
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
@@ -91,8 +93,12 @@ def _refuse_excess(path: Path, metadata: pq.FileMetaData, most_rows: int) -> Non
     size = sum(group.total_byte_size for group in groups)
     if size > _MOST_BYTES:
         raise UserError(f"{path}: states {size} bytes, at most {_MOST_BYTES} are read of such a file", hint=_SPLIT)
-    names = metadata.schema.to_arrow_schema().names
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
+    _refuse_twice(path, metadata.schema.to_arrow_schema())
+
+
+def _refuse_twice(path: Path, schema: pa.Schema) -> None:
+    """Refuse a column that is there twice; raises ``UnicodeDecodeError`` for a name that is no text."""
+    if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
         raise UserError(f"{path}: column {shown(twice[0])} is there twice", hint="write it with each column once")
 
 

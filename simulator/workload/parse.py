@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar, cast
 import numpy as np
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.reading import exists
 from cluster_specs.files.shown import shown
 from simulator.workload.arrivals import ArrivalName
 from simulator.workload.client import BenchmarkClient, DrawName
@@ -57,13 +58,13 @@ def parse_workload(
             return read_trace(path, rate_scale=rate_scale, length_scale=length_scale, limit=limit, **reading)
     scheme, colon, rest = text.partition(":")
     if not colon or scheme not in _GENERATORS:
-        if Path(text).is_dir():
-            raise UserError(f"trace {text}: is a folder, must be a file", hint="name one of the files in it")
-        if not Path(text).exists():
+        if not exists(text):
             raise UserError(
-                f"trace {text}: no such trace file, bundled trace or generator",
+                f"trace {shown(text, 200)[1:-1]}: no such trace file, bundled trace or generator",
                 hint=f"bundled: {', '.join(BUNDLED_TRACES)}; generators: {', '.join(f'{g}:...' for g in _GENERATORS)}",
             )
+        if Path(text).is_dir():
+            raise UserError(f"trace {text}: is a folder, must be a file", hint="name one of the files in it")
         return read_trace(text, rate_scale=rate_scale, length_scale=length_scale, limit=limit, **reading)
     settings = _Settings.parse(text, rest, reading)
     if reading and "trace" not in settings.values:
