@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from cluster_specs.errors import UserError
+from simulator.errors import EngineLimitError
 from simulator.objective import SUSTAINABLE_RATE, Metrics, Slo, read_metric
 from simulator.workload.scale import scale_workload
 from simulator.workload.span import LONGEST_SPAN_S
@@ -66,15 +67,21 @@ def find_capacity(measure: Callable[[Workload], Metrics], workload: Workload, sl
         step = (low + high) // 2
         scale = _GRID**step
         times = max(1, round(least_requests(scale) / len(workload))) if can_repeat else 1
-        if slo.broken(measure(scale_workload(_repeated(_within_the_clock(workload, scale), times, rate_per_s), scale))):
-            high = step
-        else:
-            low = step
+        asked = scale_workload(_repeated(_within_the_clock(workload, scale), times, rate_per_s), scale)
+        low, high = (low, step) if _breaks(measure, asked, slo) else (step, high)
     scale = _GRID**low
     return Capacity(
         requests_per_s=0.0 if low < -_REACH else rate_per_s * scale,
         is_short=not can_repeat and len(workload) < least_requests(scale),
     )
+
+
+def _breaks(measure: Callable[[Workload], Metrics], workload: Workload, slo: Slo) -> bool:
+    """Whether a limit is broken, or the plan falls so far behind that the run outlasts the engine's clock."""
+    try:
+        return bool(slo.broken(measure(workload)))
+    except EngineLimitError:
+        return True
 
 
 def _within_the_clock(workload: Workload, scale: float) -> Workload:

@@ -1,9 +1,15 @@
-"""The simulator's own endings: a search in which no plan can start, and a run that contradicts itself."""
+"""The simulator's own endings: no plan can start, a plan is too slow to be counted, a run contradicts itself."""
 
 from typing import Final
 
+from cluster_specs.errors import UserError
+
 EXIT_INFEASIBLE: Final = 3  # every plan was rejected
 EXIT_DEFECT: Final = 70  # sysexits.h calls it EX_SOFTWARE
+
+
+class EngineLimitError(UserError):
+    """A plan so slow, for this workload, that its steps or its run outlast what the engine counts."""
 
 
 class EngineDefectError(RuntimeError):

@@ -8,6 +8,7 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from simulator.capacity import check_capacity, find_capacity
 from simulator.disaggregation import PoolStarts
+from simulator.errors import EngineLimitError
 from simulator.fan_out import run_all
 from simulator.layouts import Layout, Outcome, replay_layout, start_layout, with_layout_interval
 from simulator.objective import SUSTAINABLE_RATE, Limit, Objective, Slo, read_metric
@@ -90,7 +91,10 @@ def search(
         started = candidate if isinstance(candidate, PoolStarts) else start_layout(serving, candidate, workload)
         if isinstance(started, Refusal):
             return started
-        outcome = replay_layout(serving, started, workload, slo)
+        try:
+            outcome = replay_layout(serving, started, workload, slo)
+        except EngineLimitError as error:
+            return Refusal(plan=started.plan, reason=str(error))
         if wants_capacity:
             capacity = find_capacity(
                 lambda scaled: replay_layout(serving, started, scaled, slo).metrics, workload, wanted
@@ -144,7 +148,10 @@ def with_intervals(
     shown = [*found.ranked[:first], *(result for result, _ in found.breaking[:left])]
 
     def widened(result: Outcome) -> Outcome:
-        return with_layout_interval(serving, result, workload, slo)
+        try:
+            return with_layout_interval(serving, result, workload, slo)
+        except EngineLimitError:
+            return result  # at its slow end the plan outlasts the engine's clock: no interval is known
 
     known = run_all(widened, shown, threads=threads)
     ranked, breaking = known[: len(found.ranked)], known[len(found.ranked) :]

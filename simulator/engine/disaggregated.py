@@ -23,6 +23,7 @@ from simulator.engine.layout import I64
 from simulator.engine.policies import engine_for
 from simulator.engine.result import EngineResult, result_from_state
 from simulator.engine.run import run_engine, run_replicas
+from simulator.errors import EngineLimitError
 from simulator.limits import EngineLimits, RouterName
 from simulator.step_tables import StepTables
 from simulator.workload.span import LONGEST_SPAN_S, shown_span
@@ -104,7 +105,7 @@ def _kv_ready_ps(first: EngineResult, transfer_ps: I64, name: str) -> I64:
             link = int(first.replica[i])
             free[link] = max(free[link], int(first.finish_ps[i])) + int(transfer_ps[i])
             if free[link] >= layout.CLOCK_END:
-                raise UserError(
+                raise EngineLimitError(
                     f"workload {name!r}: the KV of request {i} arrives {shown_span(free[link] * 1e-12)} after the "
                     f"first request, the engine's clock holds {shown_span(layout.CLOCK_END * 1e-12)}",
                     hint="the link is too slow for this load",

@@ -4,7 +4,6 @@ from typing import Final
 
 import numpy as np
 
-from cluster_specs.errors import UserError
 from simulator.engine import layout
 from simulator.engine.arena import cost_arena, rules_header, state_arena
 from simulator.engine.checks import check_input
@@ -14,7 +13,7 @@ from simulator.engine.layout import CLOCK_END, I64, NEVER
 from simulator.engine.loop import PAUSED
 from simulator.engine.policies import STUCK, Engine, engine_for
 from simulator.engine.result import EngineResult, is_under_way, result_from_state
-from simulator.errors import EngineDefectError
+from simulator.errors import EngineDefectError, EngineLimitError
 from simulator.limits import EngineLimits, RouterName
 from simulator.step_tables import StepTables
 from simulator.workload.span import shown_span
@@ -82,7 +81,7 @@ def _give_up_late_answers(state: I64) -> None:
 def run_engine(engine: Engine, state: I64, costs: I64, name: str) -> None:
     """Run the workload ``name`` up to the horizon of ``state``, in slices between which it can be interrupted.
 
-    Raises ``UserError`` where it goes on longer than the engine can count, ``EngineDefectError`` where it is stuck.
+    Raises ``EngineLimitError`` where it goes on longer than the engine counts, ``EngineDefectError`` where it is stuck.
     """
     code = PAUSED
     while code == PAUSED:
@@ -93,11 +92,11 @@ def run_engine(engine: Engine, state: I64, costs: I64, name: str) -> None:
     if code == STUCK:
         raise EngineDefectError(f"workload {name!r} leaves a request that can never be admitted")
     if state[layout.FULL]:
-        raise UserError(f"workload {name!r}: {_FULL[int(state[layout.FULL])]}", hint=_LONG_HINT)
+        raise EngineLimitError(f"workload {name!r}: {_FULL[int(state[layout.FULL])]}", hint=_LONG_HINT)
     is_over = state[layout.HORIZON] < CLOCK_END or state[layout.NEXT_TIME] == NEVER
     left = 0 if is_over else int(np.count_nonzero(is_under_way(rows)))
     if left:
-        raise UserError(
+        raise EngineLimitError(
             f"workload {name!r}: {left} of {len(rows)} requests are not answered after "
             f"{shown_span(CLOCK_END * 1e-12)}, as far as the engine's clock counts",
             hint=_LONG_HINT,

@@ -11,6 +11,7 @@ import numpy as np
 
 from cluster_specs.errors import UserError
 from simulator.engine.layout import LONGEST_STEP
+from simulator.errors import EngineLimitError
 from simulator.limits import EngineLimits
 from simulator.step_tables import I64, StepTables
 
@@ -59,7 +60,7 @@ def check_tables(tables: StepTables, limits: EngineLimits, longest_tokens: int) 
         raise UserError(f"step tables: {tables.stages} pipeline stages, modelled are up to {_MOST_STAGES}")
     longest_ps = _longest_step_ps(tables, limits, longest_tokens)
     if longest_ps > LONGEST_STEP:
-        raise UserError(
+        raise EngineLimitError(
             f"step tables: one step may take {longest_ps / _PS_PER_S:,.4g} s, "
             f"the engine counts up to {LONGEST_STEP / _PS_PER_S:,.4g} s",
             hint="lower max_num_batched_tokens or max_num_seqs, if a step can take that long",

@@ -203,3 +203,13 @@ def test_real_trace_is_served_whole(name: str) -> None:
     decoded = int(run.replicas.decode_tokens.sum())
     assert decoded == int(np.maximum(workload.output_tokens - 1, 0).sum())
     assert int(run.replicas.prefill_tokens.sum()) == int(workload.prompt_tokens.sum())
+
+
+def test_a_plan_that_outlasts_the_clock_is_refused_alone() -> None:
+    """Where one replica would need 120 days for a week's requests and two need 60, the second plan is still ranked."""
+    serving = _serving("llama-3.1-8b", "l40s-2", max_num_seqs=1)
+    workload = parse_workload("synthetic:isl=100,osl=100000,arrivals=constant,rate=0.0066,n=4000")
+    found = search(serving, workload, parse_objective("e2e_s"), plans=[parse_plan("tp1"), parse_plan("dp2")])
+    assert [str(result.plan) for result in found.ranked] == ["dp2"]
+    assert found.ranked[0].metrics["finished"] == 4000
+    assert "requests are not answered after 8,726,400 s (101 days)" in found.refused[0].reason
