@@ -1,12 +1,16 @@
 """How the memory left for the KV cache is divided: blocks of context, and the states that linear attention keeps."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from simulator.model.cell import KeepsState
 from simulator.model.spec import Block
 from simulator.plan import Plan
 from simulator.start_up import StateRule
 from simulator.state_blocks import StatePages, state_bytes_of, state_pages
+
+# What the scheduler counts to: a cache of 4 billion tokens, which only a model that keeps nothing per token reaches.
+MOST_BLOCKS: Final = 1 << 28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +49,7 @@ def kv_cache(
         kv -= pool
         state_slots = int(pool / state_bytes) // (rule.pool_states_per_sequence if caches_prefixes else 1)
     block_bytes = _block_bytes(plan, blocks, block_size, context_tokens, has_pool=has_pool)
-    held = max(0, kv) // block_bytes if num_gpu_blocks is None else num_gpu_blocks
+    held = min(max(0, kv) // block_bytes, MOST_BLOCKS) if num_gpu_blocks is None else num_gpu_blocks
     return KvCache(
         kv_bytes=kv if num_gpu_blocks is None else num_gpu_blocks * block_bytes,
         block_bytes=block_bytes,

@@ -186,6 +186,28 @@ _CONFIGS = [
     json.loads(file.read_text(encoding="utf-8"))
     for file in sorted((Path(simulator.model.__file__).parent / "configs").glob("*.json"))
 ]
+_EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 128, "num_shared_experts": 1}
+_CONFIGS += [
+    LLAMA | {"model_type": "cohere2", "sliding_window": 256, "use_qk_norm": True},
+    LLAMA | {"model_type": "smollm3", "no_rope_layers": [1, 0, 1, 0], "use_sliding_window": False},
+    LLAMA | {"model_type": "exaone4", "sliding_window": 256, "sliding_window_pattern": "LLLG"},
+    LLAMA | {"model_type": "afmoe", "num_dense_layers": 1, "global_attn_every_n_layers": 2} | _EXPERTS,
+    LLAMA | {"model_type": "exaone_moe", "mlp_layer_types": ["dense"] + ["sparse"] * 3} | _EXPERTS,
+    LLAMA | {"model_type": "hunyuan_v1_moe", "moe_topk": [2] * 4, "num_shared_expert": [1] * 4} | _EXPERTS,
+    LLAMA | {"model_type": "ernie4_5_moe", "moe_num_experts": 8, "moe_k": 2, "moe_layer_end_index": 2} | _EXPERTS,
+    LLAMA
+    | {"model_type": "step3_text", "num_attention_groups": 1, "moe_num_experts": 8, "moe_top_k": 2}
+    | {"share_q_dim": 128, "share_expert_dim": 128, "moe_layers_enum": "1,2,3", "moe_intermediate_size": 128},
+    LLAMA
+    | {"model_type": "gemma4_text", "num_kv_shared_layers": 2, "per_layer_config": {"3": {"head_dim": 32}}}
+    | {"layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 64},
+    LLAMA
+    | {"model_type": "minimax_m3_text", "moe_layer_freq": [0, 1, 1, 1], "num_local_experts": 8}
+    | {"num_experts_per_tok": 2, "sparse_attention_config": {"sparse_attention_freq": [0, 0, 1, 1]}},
+    {"model_type": "internvl_chat", "llm_config": LLAMA, "vision_config": {"hidden_size": 64}},
+    {"model_type": "llava", "text_config": {"model_type": "mistral"}, "vision_config": {"model_type": "pixtral"}},
+    {"model_type": "qwen3_omni_moe", "thinker_config": {"text_config": LLAMA}},
+]
 _JSON = st.one_of(
     st.none(),
     st.booleans(),
@@ -215,6 +237,7 @@ def test_no_value_of_any_key_ends_in_anything_but_a_model_or_a_message(data: st.
     except UserError:
         return
     assert model.parameters() >= model.active_parameters() > 0
+    assert sum(model.stage_weight_bytes(Plan())) > 0
     assert model.refusal(Plan(tp=2)) is None or "must" in str(model.refusal(Plan(tp=2)))
 
 
