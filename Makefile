@@ -11,7 +11,7 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 CAMPAIGN ?= build/campaign
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test conformance check format bench docs fits accuracy fuzz gpu-campaign gpu-report clean
+.PHONY: help setup setup-dev demo test conformance check format bench docs fits accuracy fuzz metamorphic gpu-campaign gpu-report clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,11 @@ FUZZ_CASES ?= 100000
 
 fuzz: $(VENV)/.dev ## Break FUZZ_CASES=100000 inputs of all readers; resumable, state in build/fuzz
 	nice $(BIN)/python -m benchmarks.fuzz --cases $(FUZZ_CASES) --state build/fuzz
+
+METAMORPHIC_CASES ?= 3000
+
+metamorphic: $(VENV)/.dev ## Try METAMORPHIC_CASES=3000 related pairs of runs (docs/invariants.md)
+	nice $(BIN)/python -m benchmarks.metamorphic --cases $(METAMORPHIC_CASES)
 
 format: $(VENV)/.dev ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix .

@@ -84,7 +84,7 @@ def _launches_waited_for_s(compiled: CompiledPlan, counts: StepCounts) -> float:
         return 0.0
     decoding = counts.decode_tokens / max(1, counts.steps)
     tokens = (counts.tokens - decoding * counts.decode_steps) / counts.mixed_steps
-    sizes = compiled.profile.capture_sizes(compiled.shape.max_num_seqs)
+    sizes = compiled.profile.capture_sizes(compiled.shape.captured_tokens)
     if compiled.profile.graphs.mixed != "none" and sizes and tokens <= sizes[-1]:
         return 0.0
     launch_s = compiled.profile.host.launch_s

@@ -150,6 +150,7 @@ class Serving:
             max_model_len=server.max_model_len,
             kv_tokens=memory.kv_tokens,
             queries=1 + sized.drafts,
+            served_seqs=server.max_num_seqs,
         )
         run = served(self.model, plan, self.profile)
         compiled = compile_plan(

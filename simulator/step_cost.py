@@ -40,11 +40,17 @@ class StepShape:
     max_model_len: int
     kv_tokens: int  # KV capacity of one replica
     queries: int = 1  # tokens a decoding sequence runs per step: one and its drafts
+    served_seqs: int = 0  # sequences the server captures graphs for, where they are more than ``max_num_seqs``
 
     @property
     def decode_tokens(self) -> int:
         """Tokens of a step in which every sequence decodes."""
         return self.max_num_seqs * self.queries
+
+    @property
+    def captured_tokens(self) -> int:
+        """Tokens of a step in which every sequence the server admits decodes: what its graphs are captured for."""
+        return max(self.max_num_seqs, self.served_seqs) * self.queries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +149,7 @@ class CompiledPlan:
 
     def _padded_up_to(self, mode: Literal["full", "piecewise", "none"]) -> int:
         """Tokens of the largest captured step."""
-        sizes = self.profile.capture_sizes(self.shape.decode_tokens) if mode != "none" else []
+        sizes = self.profile.capture_sizes(self.shape.captured_tokens) if mode != "none" else []
         return sizes[-1] if sizes else 0
 
     def _tokens_dense(self, curves: list[Array], *, captured: bool) -> I64:
@@ -154,7 +160,7 @@ class CompiledPlan:
 def _padded_tokens(profile: EngineProfile, shape: StepShape) -> I64:
     """Next captured size of every token count; above the largest, and of none at all, the count itself."""
     tokens = np.arange(shape.max_num_batched_tokens + 1, dtype=np.int64)
-    sizes = np.asarray(profile.capture_sizes(shape.decode_tokens), dtype=np.int64)
+    sizes = np.asarray(profile.capture_sizes(shape.captured_tokens), dtype=np.int64)
     if not len(sizes):
         return tokens
     captured = tokens[1 : sizes[-1] + 1]
@@ -292,7 +298,7 @@ def _prefill(call: Attention, pairs: I64, shape: StepShape) -> Attention:
 
 def _knots(profile: EngineProfile, shape: StepShape) -> Knots:
     budget, seqs = shape.max_num_batched_tokens, shape.max_num_seqs
-    captured = profile.capture_sizes(shape.decode_tokens)
+    captured = profile.capture_sizes(shape.captured_tokens)
     tokens = {size for size in [*captured, *_steps(1, budget, 8)] if size <= budget} | {budget}
     largest_pairs = budget * shape.max_model_len
     return Knots(

@@ -374,3 +374,17 @@ def test_a_checkpoint_asked_for_by_its_hub_name_is_served_by_it(
     converted = _lines(serving, "tp1-w.w4a16")
     assert any(" MODEL " in line for line in converted)
     assert any("MODEL is a checkpoint converted to w4a16" in line for line in converted)
+
+
+def test_a_closed_loop_does_not_narrow_the_graphs() -> None:
+    """A server captures graphs for the sequences it may run: few clients do not make its prefill steps run without."""
+    serving = _serving("llama-3.1-8b", "h100-sxm-1")
+    tables = []
+    for workload in ("closed:isl=300,osl=10,concurrency=4", "synthetic:isl=300,osl=10,rate=1,n=20"):
+        start = serving.start(parse_plan("tp1"), parse_workload(workload))
+        assert not isinstance(start, Refusal), start.reason
+        tables.append(start.compiled.tables("middle"))
+    closed, opened = tables
+    assert closed.padded_mixed == opened.padded_mixed == 512
+    assert (closed.token_mixed_ps == opened.token_mixed_ps).all()
+    assert (closed.token_decode_ps == opened.token_decode_ps).all()

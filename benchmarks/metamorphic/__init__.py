@@ -1,0 +1,1 @@
+"""Relations between two runs that must hold whatever the numbers are, tried on random cases."""
