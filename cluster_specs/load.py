@@ -65,9 +65,9 @@ def bundled_node(device: str) -> ClusterSpec | None:
 
 
 def _device_of(file: ClusterFile, path: Path) -> DeviceSpec:
-    if _is_path(file.device):
-        return load_device(str(path.parent / file.device))
     try:
+        if _is_path(file.device):
+            return load_device(str(path.parent / file.device))
         beside = path.parent / f"{file.device}.toml"
         if len(file.device) <= _LONGEST_NAME and "\0" not in file.device and beside.is_file():
             return load_device(str(beside))

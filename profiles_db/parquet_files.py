@@ -56,6 +56,7 @@ def read_table(
             # Starting threads costs more than reading a few rows.
             table = file.read(columns, use_threads=file.metadata.num_rows > _ROWS_WORTH_THREADS)
             _refuse_twice(path, table.schema)  # a name that is no text shows only here
+            table.validate(full=True)  # texts are UTF-8, dictionary codes within the dictionary
             return table
     except (FileNotFoundError, UserError):
         raise

@@ -43,10 +43,8 @@ def main() -> int:
     options = parser.parse_args()
     options.state.mkdir(parents=True, exist_ok=True)
     if options.bytes:
-        from benchmarks.fuzz.guided import fuzz_bytes
-
-        fuzz_bytes(options.bytes, options.state, options.cases)
-        return 0
+        words = [options.bytes, str(options.state), str(options.cases)]
+        return subprocess.run([sys.executable, "-m", "benchmarks.fuzz.guided", *words], check=False).returncode
     if options.shrink is not None:
         return _shrink(options.shrink)
     if options.chunk is not None:

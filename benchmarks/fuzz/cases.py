@@ -120,7 +120,7 @@ def _trace(rng: random.Random, folder: Path, content: bytes | None) -> Case:
 
 
 def _describe(rng: random.Random, path: Path, options: Sequence[str]) -> Case:
-    names = (str(path), path.name)
+    names = (str(path), path.name, f"workload {path.stem!r}")
     if rng.randrange(SIMULATED_ONE_IN) == 0:
         command = ("simulate", *_SMALL, "--plan", "tp1", "--trace", str(path), "--limit", "3", "--json")
         return Case(arguments=command, names=names)

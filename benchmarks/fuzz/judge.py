@@ -88,7 +88,8 @@ def _fault_of(
         return f"a message of {len(message)} characters: {message[:200]}"
     if code and not message.strip():
         return f"exit code {code} without a word"
-    if code and names and not any(name in message for name in names):
+    # Exit code 3 is an answer: no plan can start.
+    if code in {1, 2} and names and not any(name in message for name in names):
         return f"a message that names no file: {message[:300]}"
     if peak > MOST_MEMORY_KIB:
         return f"{peak // 1024} MB of memory"

@@ -192,13 +192,13 @@ def table(rng: random.Random, sound: pa.Table) -> pa.Table:
     names = sound.column_names
     index = rng.randrange(len(names))
     if choice < 0.5 and sound.num_rows:
-        column = rng.choice(_COLUMNS)(rng, sound[names[index]])
+        column = rng.choice(_COLUMNS)(rng, sound.column(index))
         metadata = sound.schema.field(index).metadata if rng.random() < 0.8 else {b"unit": rng.choice((b"ms", b"\xff"))}
         return sound.set_column(index, pa.field(names[index], column.type, metadata=metadata), column)
     if choice < 0.58:
-        return sound.drop_columns([names[index]])
+        return sound.remove_column(index)
     if choice < 0.64:
-        return sound.append_column(rng.choice((names[index], "extra")), sound[names[index]])
+        return sound.append_column(rng.choice((names[index], "extra")), sound.column(index))
     if choice < 0.7:
         return sound.rename_columns(
             [

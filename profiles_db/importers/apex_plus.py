@@ -81,7 +81,7 @@ def import_apex_plus(
         if not named:
             counts.append(TableCount(table=str(path), family=None, rows_in=0, kept=0, dropped={}))
             continue
-        chosen = device or device_name(str(named[0]))
+        chosen = device or device_name(str(named[0]), path)
         run_id = f"apex_plus-{chosen}"
         if run_id not in recorded:
             recorded.add(run_id)

@@ -30,15 +30,18 @@ _PCIE: Final = frozenset({"v100-pcie", "a40", "b60"})
 NETWORK: Final = "network"
 
 
-def device_name(foreign: str) -> str:
-    """Translate a foreign device name; raises ``UserError`` for one nobody has met."""
+def device_name(foreign: str, place: object = None) -> str:
+    """Translate a foreign device name; raises ``UserError`` for one nobody has met, which ``place`` leads."""
     if foreign in DEVICE_NAMES:
         return DEVICE_NAMES[foreign]
     if foreign in DEVICE_NAMES.values() or foreign in bundled_devices():
         return foreign
     found = device_of_driver(foreign)
     if found is None:
-        raise UserError(f"unknown device {shown(foreign)}", hint="name it with --device, for example --device h100-sxm")
+        lead = "" if place is None else f"{place}: "
+        raise UserError(
+            f"{lead}unknown device {shown(foreign)}", hint="name it with --device, for example --device h100-sxm"
+        )
     return found
 
 

@@ -92,7 +92,7 @@ def import_forward(path: Path, document: Mapping[str, Any], store: Store, *, dev
             f"{path}: not the accepted layout of forward steps: {faults}",
             hint="the layout is in docs/decisions/0013-vllm-bench-layouts.md",
         ) from error
-    chosen = device or device_name(forward.device)
+    chosen = device or device_name(forward.device, path)
     run_id = f"vllm-bench-forward-{chosen}-{path.stem}"
     plan = f"pp{forward.pipeline_parallel_size}-tp{forward.tensor_parallel_size}"
     common = {

@@ -233,3 +233,17 @@ def test_a_device_is_a_plain_folder_name(name: str, store: Store, gemm_row: Gemm
     with pytest.raises(UserError, match="device"):
         store.append("gemm", [gemm_row(device=name)], "a")
     assert not store.root.exists()
+
+
+def test_texts_that_are_no_text_are_damage(store: Store, gemm_row: GemmRow) -> None:
+    """Bytes that are no UTF-8 in a column of text, which Parquet itself does not check, are named as damage."""
+    (path,) = store.append("gemm", [gemm_row()], "a")
+
+    def spoil(table: pa.Table) -> pa.Table:
+        index = table.schema.get_field_index("backend")
+        bad = pa.array([b"torch\xe8"], pa.binary()).view(pa.string())
+        return table.set_column(index, table.schema.field(index), bad)
+
+    _rewrite(path, spoil)
+    with pytest.raises(UserError, match=r"damaged or not Parquet: .*UTF8"):
+        store.read("gemm")
