@@ -96,13 +96,21 @@ class ServingGroup:
         return parse_plan(self.plan(row))
 
 
+def _server(
+    model_path: str, backend: str, system: str, precision: str, *versions: str
+) -> Mapping[str, tuple[str, ...]]:
+    """Return what tells the rows of one server from all others; no ``versions`` where none is recorded."""
+    one = {"model_path": model_path, "backend": backend, "system": system, "precision": precision}
+    return {**{column: (value,) for column, value in one.items()}, "backend_version": versions or ("",)}
+
+
 _FIXED: Final = ",ratio=1"
 _VENDOR: Final = "vendor sweep: lengths are fixed; prompts per slot, warm-up and server limits are not recorded"
 
 GROUPS: Final = (
     ServingGroup(
         name="vLLM, Llama-3.1-70B FP8, H200",
-        where={"model_path": ("meta-llama/Llama-3.1-70B",), "system": ("h200_sxm",)},
+        where=_server("meta-llama/Llama-3.1-70B", "vllm", "h200_sxm", "fp8"),
         model="llama-3.1-70b",
         device="h200-sxm",
         profile="vllm-0.11",
@@ -111,7 +119,7 @@ GROUPS: Final = (
     ),
     ServingGroup(
         name="vLLM 2025, gpt-oss-120b MXFP4, H100",
-        where={"model_path": ("openai/gpt-oss-120b",), "backend_version": ("", "0.11.2")},
+        where=_server("openai/gpt-oss-120b", "vllm", "h100_sxm", "fp4", "", "0.11.2"),
         model="gpt-oss-120b",
         device="h100-sxm",
         profile="vllm-0.11",
@@ -124,7 +132,7 @@ GROUPS: Final = (
     ),
     ServingGroup(
         name="vLLM 0.18, gpt-oss-120b MXFP4, H100",
-        where={"model_path": ("openai/gpt-oss-120b",), "backend_version": ("0.18.0",)},
+        where=_server("openai/gpt-oss-120b", "vllm", "h100_sxm", "fp4", "0.18.0"),
         model="gpt-oss-120b",
         device="h100-sxm",
         profile="vllm-0.18",
@@ -137,7 +145,7 @@ GROUPS: Final = (
     ),
     ServingGroup(
         name="vLLM 0.16, MiniMax-M2.5 FP8, H200, tp4",
-        where={"model_path": ("MiniMaxAI/MiniMax-M2.5",), "backend_version": ("0.16.0",)},
+        where=_server("MiniMaxAI/MiniMax-M2.5", "vllm", "h200_sxm", "fp8", "0.16.0"),
         model="minimax-m2.5",
         device="h200-sxm",
         profile="vllm-0.18",
@@ -150,7 +158,7 @@ GROUPS: Final = (
     ),
     ServingGroup(
         name="vLLM 0.18, MiniMax-M2.5 FP8, H200, tp8",
-        where={"model_path": ("MiniMaxAI/MiniMax-M2.5",), "backend_version": ("0.18.0",)},
+        where=_server("MiniMaxAI/MiniMax-M2.5", "vllm", "h200_sxm", "fp8", "0.18.0"),
         model="minimax-m2.5",
         device="h200-sxm",
         profile="vllm-0.18",
@@ -161,7 +169,7 @@ GROUPS: Final = (
     ),
     ServingGroup(
         name="SGLang 0.5.9, DeepSeek-R1 FP8, H200",
-        where={"model_path": ("deepseek-ai/DeepSeek-R1",)},
+        where=_server("deepseek-ai/DeepSeek-R1", "sglang", "h200_sxm", "fp8", "0.5.9"),
         model="deepseek-v3",
         device="h200-sxm",
         profile="sglang-0.5",
@@ -170,7 +178,7 @@ GROUPS: Final = (
     ),
     ServingGroup(
         name="SGLang 0.5, Qwen3-32B, H100",
-        where={"model_path": ("Qwen/Qwen3-32B",)},
+        where=_server("Qwen/Qwen3-32B", "sglang", "h100_sxm", "", "0.5.1.post1", "0.5.8.post1"),
         model="qwen3-32b",
         device="h100-sxm",
         profile="sglang-0.5",
@@ -181,7 +189,7 @@ GROUPS: Final = (
     ),
     ServingGroup(
         name="TensorRT-LLM 1.0, Llama-3.1-8B, H100",
-        where={"backend": ("trtllm",)},
+        where=_server("meta-llama/Llama-3.1-8B-Instruct", "trtllm", "h100_sxm", "", "1.0.0rc3"),
         model="llama-3.1-8b",
         device="h100-sxm",
         profile="tensorrt-llm-1.0",
@@ -196,7 +204,7 @@ GROUPS: Final = (
     ),
     ServingGroup(
         name="vLLM 0.12, Llama-3.1-8B FP8, H200",
-        where={"model_path": ("nvidia/Llama-3.1-8B-Instruct-FP8",)},
+        where=_server("nvidia/Llama-3.1-8B-Instruct-FP8", "vllm", "h200_sxm", "fp8", "0.12.0"),
         model="llama-3.1-8b",
         device="h200-sxm",
         profile="vllm-0.11",
