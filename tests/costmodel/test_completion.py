@@ -62,6 +62,16 @@ def test_a_format_nobody_measured_joins_those_of_its_family(
     assert fp8.latency_s == 0.6 * bf16.latency_s
 
 
+def test_collectives_on_other_links_stay_out(tmp_path: Path, artefact: Artefact, cluster: ClusterSpec) -> None:
+    """What ran on faster links is no measurement of this cluster's: its levels are left to the analytic model."""
+    slower = cluster.levels[0].model_copy(update={"bandwidth_bytes_per_s": 1e11})
+    other = cluster.model_copy(update={"levels": (slower, *cluster.levels[1:])})
+    mixed = own_fit(tmp_path / "db", other, Prior(artefact, cluster))
+    taken = mixed.provenance.from_prior.get("collective", ())
+    assert not any("|nvlink" in label for label in taken)
+    assert mixed.provenance.links["nvlink"]["bandwidth_bytes_per_s"] == 1e11
+
+
 def test_a_relatives_families_stay_out(tmp_path: Path, artefact: Artefact, cluster: ClusterSpec) -> None:
     """Another device's collectives are no better than the analytic model's."""
     relative = Prior.choose("h200-sxm", DEVICE)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cluster_specs.errors import UserError
 from profiles_db.importers.apex_plus import import_apex_plus
+from profiles_db.importers.llmservingsim import import_llmservingsim
 from profiles_db.importers.nccl_tests import import_nccl_tests
 from profiles_db.importers.vidur import import_vidur
 from profiles_db.importers.vllm_forward import import_forward
@@ -128,6 +129,40 @@ CSV_HEADERS = {
     "h100/attention.csv": "n_embd,n_q_head,n_kv_head,num_tensor_parallel_workers,batch_size,prefill_chunk_size,"
     "kv_cache_size,is_prefill,attention_backend,time_stats.attn_prefill.median,time_stats.attn_decode.median",
 }
+
+
+SERVING_HEADERS = {
+    "dense": "layer,tokens,time_us",
+    "per_sequence": "layer,sequences,time_us",
+    "attention": "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us",
+    "moe": "tokens,activated_experts,time_us",
+    "layers": "layer_name,input,latency(ns)",
+}
+
+
+@pytest.mark.parametrize("name", SERVING_HEADERS)
+@settings(max_examples=25)
+@given(data=st.data())
+def test_serving_tables(name: str, data: st.DataObject, folder: Path) -> None:
+    """A right header with any cells below it, the model's sizes being any numbers."""
+    width = SERVING_HEADERS[name].count(",") + 1
+    cells = st.one_of(CELL, st.sampled_from(["qkv_proj", "act_fn", "64", str(2**63), "1e400"]))
+    rows = data.draw(st.lists(st.lists(cells, min_size=width, max_size=width + 1), max_size=3))
+    path = folder / "llmservingsim" / "tp1" / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([SERVING_HEADERS[name], *(",".join(row) for row in rows)]) + "\n")
+    keys = [
+        "hidden_size",
+        "num_attention_heads",
+        "intermediate_size",
+        "vocab_size",
+        "num_experts",
+        "num_experts_per_tok",
+    ]
+    config = folder / "config.json"
+    sizes = data.draw(_filled(keys, st.one_of(st.integers(1, 64), st.integers(), st.just(None), st.text(max_size=2))))
+    config.write_text(json.dumps(sizes))
+    _answer(lambda: import_llmservingsim(path, _store(folder), device="h100-sxm", config=config))
 
 
 @pytest.mark.parametrize("name", CSV_HEADERS)
