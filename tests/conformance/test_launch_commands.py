@@ -235,10 +235,10 @@ class Vllm:
 
     def spell(self, case: Case, words: list[str], folder: Path) -> list[str]:
         """Fill in a command's placeholders; weights and tokenizer are not there."""
-        checkpoint = {"MODEL": case.model, "DRAFT_MODEL": "llama-3.2-1b" if "llama" in case.model else case.model}
+        assert words[:2] == ["vllm", "serve"], words
+        checkpoint = {words[2]: case.model, "DRAFT_MODEL": "llama-3.2-1b" if "llama" in case.model else case.model}
         paths = {name: str(_checkpoint(folder, model)) for name, model in checkpoint.items()}
         filled = {"HEAD": "127.0.0.1", "RANK": "1"} | paths
-        assert words[:2] == ["vllm", "serve"], words
         options = [filled.get(word, word.replace("DRAFT_MODEL", paths["DRAFT_MODEL"])) for word in words[2:]]
         return [*options, "--skip-tokenizer-init", "--load-format", "dummy"]
 
@@ -334,7 +334,7 @@ def _sglang_commands(case: Case) -> list[list[str]]:
 
 def _sglang_words(words: list[str]) -> list[str]:
     assert words[:3] == ["python", "-m", "sglang.launch_server"], words
-    filled = {"MODEL": "dummy", "HEAD:5000": "127.0.0.1:5000", "RANK": "1"}
+    filled = {words[4]: "dummy", "HEAD:5000": "127.0.0.1:5000", "RANK": "1"}
     return [filled.get(word, word) for word in words[3:]]
 
 
