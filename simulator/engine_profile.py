@@ -110,7 +110,9 @@ class GraphCapture(ProfileSection):
     # Sizes go on in steps up to this many tokens.
     max_tokens: Annotated[int, Field(ge=0, le=MOST_GRAPH_TOKENS)]
     step: GraphTokens
-    max_tokens_by_model: dict[str, GraphTokens] = Field(default_factory=dict)  # replaces it for an architecture
+    # Replaces it for an architecture, whatever the number of sequences.
+    max_tokens_by_model: dict[str, GraphTokens] = Field(default_factory=dict)
+    follows_sequences: bool = True  # no size above twice the sequences
 
     @field_validator("sizes")
     @classmethod
@@ -193,9 +195,10 @@ class EngineProfile(ProfileSection):
         """
         own = self.graphs.max_tokens_by_model.get(architecture)
         most = own or self.batch_limits(device, plan).graph_max_tokens
-        if most is None or most == self.graphs.max_tokens:
+        if most is None or (own is None and most == self.graphs.max_tokens):
             return self
-        return self.model_copy(update={"graphs": self.graphs.model_copy(update={"max_tokens": most})})
+        changed = {"max_tokens": most, "follows_sequences": self.graphs.follows_sequences and own is None}
+        return self.model_copy(update={"graphs": self.graphs.model_copy(update=changed)})
 
     def memory_utilization(self, memory_bytes: int, *, max_num_batched_tokens: int, plan: Plan) -> float:
         """Return the share of device memory for weights and KV (vLLM: and activations) that the engine takes.
@@ -221,7 +224,7 @@ class EngineProfile(ProfileSection):
     def capture_sizes(self, max_num_seqs: int) -> list[int]:
         """Token counts a captured graph exists for, ascending; none above twice ``max_num_seqs``."""
         graphs = self.graphs
-        top = min(graphs.max_tokens, 2 * max_num_seqs)
+        top = min(graphs.max_tokens, 2 * max_num_seqs) if graphs.follows_sequences else graphs.max_tokens
         last = graphs.sizes[-1] if graphs.sizes else 0
         return [
             size

@@ -25,7 +25,6 @@ _ASKED_AT_IMPORT = (
     "cutlass_scaled_mm_supports_fp4",
     "cutlass_group_gemm_supported",
 )
-_CAPABILITY = {"turing": (7, 5), "ampere": (8, 0), "ada": (8, 9), "hopper": (9, 0), "blackwell": (10, 0)}
 _GFX = {"cdna3": "gfx942", "cdna4": "gfx950"}
 
 
@@ -76,7 +75,7 @@ def _platform(device: dict[str, Any]) -> Any:
             return True
 
     def capability(*_: Any, **__: Any) -> Any:
-        return DeviceCapability(*_CAPABILITY[device["architecture"]])
+        return DeviceCapability(*device["capability"])
 
     if device["vendor"] == "nvidia":
         Described.get_device_capability = classmethod(capability)
