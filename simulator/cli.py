@@ -3,8 +3,11 @@
 `apex --help` must stay instant, so the group knows each command's one-line help and the place of its code as text.
 """
 
+import contextlib
 import difflib
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -12,8 +15,11 @@ from typing import Final
 import click
 
 from cluster_specs.command_line import Command, Group, tell
-from cluster_specs.errors import UserError
+from cluster_specs.errors import OutputError, UserError
 from simulator.errors import EXIT_DEFECT, EngineDefectError
+
+# What a write to a full disk, to a reader who left or to a closed descriptor says; files being opened have a name.
+_REFUSED_WRITES: Final = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
 # name -> (module, attribute, one-line help)
 _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
@@ -68,6 +74,15 @@ def apex() -> None:
     """Find how to serve an LLM on a cluster without renting the cluster."""
 
 
+def _end_without_output(error: OSError) -> int:
+    """Say that standard output took no more, unless its reader has left; the interpreter must not try again."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if error.errno == errno.EPIPE:
+        return OutputError.exit_code
+    return tell(OutputError(f"standard output: cannot be written: {error.strerror}", hint="is the disk full?"))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake ends in one message, a hint and exit code 2, never a traceback."""
     try:
@@ -80,6 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except (click.ClickException, UserError) as error:
         sys.exit(tell(error))
+    except OSError as error:
+        if error.filename is not None or error.errno not in _REFUSED_WRITES:
+            raise
+        sys.exit(_end_without_output(error))
     except EngineDefectError as error:
         click.echo(f"error: engine defect: {error}", err=True)
         click.echo("hint: there is no result; please report this with the command and its files", err=True)

@@ -157,3 +157,24 @@ def test_an_output_never_replaces_an_input(line: str, inputs: Path, tmp_path: Pa
     code, said = _here(line, inputs, source.parent / ".." / source.parent.name / source.name)
     assert (code, "is an input" in said) == (2, True), said
     assert source.read_bytes() == content
+
+
+@pytest.mark.parametrize("line", ["models", "models --help", "clusters h100-sxm-8 --json"])
+def test_standard_output_on_a_full_disk_is_one_message(line: str) -> None:
+    """What cannot be printed ends like what cannot be written: exit code 1, no traceback."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "simulator.cli", *line.split()], stdout=full, stderr=subprocess.PIPE, text=True,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == "error: standard output: cannot be written: No space left on device"
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_a_reader_who_has_left_ends_the_command_quietly() -> None:
+    """`apex models | head -1` prints no complaint."""
+    command = f"{sys.executable} -m simulator.cli models --json | true"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
