@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from simulator.engine import layout
 from simulator.engine.layout import I64, NONE
+from simulator.engine.table_checks import check_costs
 from simulator.limits import EngineLimits
 from simulator.step_tables import StepTables
 from simulator.workload.workload import CappedLoop, ClosedLoop, PrefixBlocks, Workload
@@ -50,7 +51,7 @@ def first_arrival_s(workload: Workload) -> float:
 
 
 def cost_arena(tables: StepTables, limits: EngineLimits) -> I64:
-    """Header and all step tables in one array."""
+    """Header and all step tables in one array; raises ``UserError`` for a negative cost."""
     batch = np.arange(limits.max_num_seqs + 1)
     knots = tables.decode_batch_knots
     lower = np.maximum(np.searchsorted(knots, batch, side="right") - 1, 0)
@@ -88,7 +89,7 @@ def cost_arena(tables: StepTables, limits: EngineLimits) -> I64:
     header[layout.NUM_PAIR_KNOTS] = len(tables.prefill_pair_knots)
     header[layout.NUM_READ_KNOTS] = len(tables.prefill_kv_knots)
     header[layout.NUM_CONTEXT_KNOTS] = len(tables.context_knots)
-    return np.concatenate(parts)
+    return check_costs(tables, np.concatenate(parts))
 
 
 def _acceptance_bounds(limits: EngineLimits) -> I64:

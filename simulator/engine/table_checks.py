@@ -50,10 +50,6 @@ def check_tables(tables: StepTables, limits: EngineLimits, longest_tokens: int) 
             f"step tables: decode_batch_knots end at {tables.decode_batch_knots[-1]} sequences, "
             f"max_num_seqs is {limits.max_num_seqs}"
         )
-    for name in _COSTS:
-        least = getattr(tables, name).min()
-        if least < 0:
-            raise UserError(f"step tables: {name} has an entry of {least} ps, must be >= 0")
     if min(tables.host_step_ps, tables.host_seq_ps, tables.window_tokens) < 0:
         raise UserError("step tables: host_step_ps, host_seq_ps and window_tokens must be >= 0")
     if tables.stages > _MOST_STAGES:
@@ -71,6 +67,16 @@ def check_tables(tables: StepTables, limits: EngineLimits, longest_tokens: int) 
             f"step tables: decode_batch_knots lie up to {gap} sequences apart, too far for steps of "
             f"{float(tables.decode_ps.max()) / _PS_PER_S:,.4g} s"
         )
+
+
+def check_costs(tables: StepTables, arena: I64) -> I64:
+    """Return ``arena``, which holds all of ``tables``; refuse a negative cost, which would set clocks back."""
+    if arena.min() < 0:
+        for name in _COSTS:
+            least = getattr(tables, name).min()
+            if least < 0:
+                raise UserError(f"step tables: {name} has an entry of {least} ps, must be >= 0")
+    return arena
 
 
 def _longest_step_ps(tables: StepTables, limits: EngineLimits, longest_tokens: int) -> float:
