@@ -165,6 +165,7 @@ def test_rows_left_on_another_node_come_home(manifest, tmp_path):
         (["--device", "cpu", "--cache", "warm"], {}, "--cache is 'warm'"),
         (["--device", "cpu", "--prior", "h1000"], {}, "prior 'h1000': no such file, and no device with a bundled fit"),
         (["--device", "cpu", "--families", "conv"], {}, "--families: conv is not among gemm, attention"),
+        (["--device", "cpu", "--device-name", "../../evil"], {}, "--device-name: device is '../../evil'"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_message_with_a_hint(arguments, environment, message, tmp_path):
