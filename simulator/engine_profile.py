@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 
 from cluster_specs.device import DeviceSpec
 from cluster_specs.errors import UserError
+from cluster_specs.files.reading import is_file
 from cluster_specs.files.toml_model import read_toml
 from simulator.limits import PolicyName, RouterName
 from simulator.model.expert_layout import ExpertKernel
@@ -248,7 +249,7 @@ def bundled_profiles() -> list[str]:
 def load_profile(name_or_path: str) -> EngineProfile:
     """Read an engine profile by bundled name or TOML path; raises ``UserError``."""
     path = Path(name_or_path) if name_or_path.endswith(".toml") else _FOLDER / f"{name_or_path}.toml"
-    if not path.is_file():
+    if not is_file(path):
         known = bundled_profiles()
         close = get_close_matches(name_or_path, known, n=2)
         raise UserError(

@@ -122,7 +122,7 @@ def plan_memory(
         )
         others = 0 if start_up.rule == "static_share" else activation + graphs + runtime
         reason = _shortage(weights, others, usable, cache.longest_tokens, max_model_len)
-        if reason is not None and start_up.rule != "share_of_free":
+        if reason is not None and start_up.rule != "share_of_free" and gpu_memory_utilization > 0.0:
             beside = activation + graphs if start_up.rule == "static_share" else 0
             request = ceil(max_model_len / block_size) * cache.block_bytes
             reason += _larger_share(usable / gpu_memory_utilization, weights + others + request, beside)

@@ -82,12 +82,15 @@ def _lines(path: Path) -> Container:
     with opened(path) as stream:
         lines = enumerate(iter_lines(stream, path), start=1)
         try:
-            number, line = next((number, line) for number, line in lines if line.strip(b" \t\r\n\xef\xbb\xbf"))
+            told = ((number, line) for number, line in lines if line.strip(b" \t\r\n\xef\xbb\xbf"))
+            number, line = next(told, (0, b""))
             text = line.removeprefix(BOM)
             if text.lstrip().startswith(b"{"):
                 parse_json(text, f"{path}:{number}", hint=LINES_HINT)
         except UserError:
             return Container(kind="document", first={}, header=header)
+        if not number:
+            raise UserError(f"{path}: the trace is empty, must hold at least one request", hint=EMPTY_HINT)
         first = json_object(path, number, line)
         if is_header(first):
             header = parsed_header(path, first, lines=number)
