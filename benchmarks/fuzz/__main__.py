@@ -78,7 +78,7 @@ def _supervise(chunk: int, state: Path) -> None:
 
 
 def _partial(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, ValueError):  # torn by a kill: the chunk starts anew
         found: dict[str, Any] = json.loads(path.with_suffix(".part").read_text())
         return found
     return {"next": None, "at": None, "codes": {}, "faults": [], "peak_kib": 0}
