@@ -5,6 +5,7 @@ price of an earlier fit, blended (`costmodel.blended_process`). It serves to cho
 come from `costmodel`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 
 from costmodel.alignment import is_aligned
 from costmodel.blended_process import BlendedProcess
-from costmodel.holdout import relative_error
 from profiler.point import Point, cost_op
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class LatencyModel:
 
     def held_out_error(self) -> float:
         """Median leave-one-out error, as a fraction."""
-        return relative_error(float(np.median(np.abs(self._blend.rest.leave_one_out()))))
+        return math.expm1(float(np.median(np.abs(self._blend.rest.leave_one_out()))))
 
     def most_informative(self, x: Array, count: int) -> list[int]:
         """Return indices of the candidates ``x`` to measure next."""

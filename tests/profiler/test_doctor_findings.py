@@ -49,7 +49,7 @@ def test_a_healthy_gpu_has_no_failure_of_its_own_and_nothing_is_touched(fake_nvm
         ({"persistence": 0}, "warning", "persistence", "-pm 1"),
         ({"limit_mw": 500_000}, "warning", "500 W, below the device's 700 W", "-pl 700"),
         ({"pcie_width": 8}, "warning", "x8 of x16", "reseat"),
-        ({"name0": "NVIDIA GeForce RTX 3090"}, "warning", "none bundled", "TOML"),
+        ({"name0": "NVIDIA GeForce RTX 2080 Ti"}, "warning", "none bundled", "TOML"),
         ({"fail__nvmlDeviceGetTotalEnergyConsumption": 3}, "warning", "energy not measured", "empty"),
         ({"fail__nvmlDeviceGetFieldValues": 3}, "warning", "counts no throttling", "driver"),
         ({"tick_ms": 10**9}, "warning", "did not move", ""),

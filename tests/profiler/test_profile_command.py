@@ -179,16 +179,18 @@ def test_a_mistake_is_one_message_with_a_hint(arguments, environment, message, t
 
 @pytest.mark.parametrize("module", ["profiler", "profiler.campaign"])
 @pytest.mark.parametrize(
-    ("missing", "folder", "message"),
-    [("torch", "db", "measuring needs torch"), ("", "/proc/nowhere", "/proc/nowhere: cannot be written")],
+    ("missing", "folder", "code", "message"),
+    [("torch", "db", 2, "measuring needs torch"), ("", "/proc/nowhere", 1, "cannot be written")],
 )
-def test_no_torch_and_no_folder_are_messages_of_both_commands(module, missing, folder, message, tmp_path):
-    """Without torch, or with a folder that cannot be made, a run and a campaign end with code 2 and one message."""
+def test_no_torch_and_no_folder_are_messages_of_both_commands(  # noqa: PLR0917 - parameters of the cases
+    module, missing, folder, code, message, tmp_path
+):
+    """Without torch, or with a folder that cannot be made, a run and a campaign end with their code and one message."""
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{missing!r}] = None\n" if missing else "")
     command = [sys.executable, "-m", module, "--device", "cpu", "--db", str(tmp_path / folder)]
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "hint: " in done.stderr
     assert "Traceback" not in done.stderr

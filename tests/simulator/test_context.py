@@ -68,6 +68,7 @@ def test_kinds_of_layers_may_have_scalings_of_their_own() -> None:
 def test_a_text_decoder_brings_its_own_scaling() -> None:
     """A multimodal wrapper's ``text_config`` is where lengths stand."""
     wrapper = {"model_type": "qwen3_vl", "text_config": _QWEN | {"model_type": "qwen3_vl_text", "rope_scaling": _YARN}}
+    wrapper["text_config"]["num_key_value_heads"] = 8  # the class's own default is 32
     model = from_hf_config(wrapper, name="vl")
     assert context_of(model, load_profile("vllm-0.18")).limit == 131_072
     assert context_of(model, load_profile("vllm-0.33")).limit == 40_960
