@@ -33,11 +33,6 @@ def matches(record: Mapping[str, Any]) -> bool:
     return "input_lens" in record or all(key in record for key in SUMMARY_KEYS)
 
 
-def has_details(document: Mapping[str, Any]) -> bool:
-    """Whether a result holds its requests."""
-    return isinstance(document.get("input_lens"), list)
-
-
 def read_result(document: Mapping[str, Any], place: str) -> RecordedRun:
     """Read one result with details; raises ``UserError`` naming place, key and value."""
     prompts = counts_of(_filled(document, "input_lens", place), "input_lens", place)

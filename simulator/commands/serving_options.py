@@ -1,12 +1,13 @@
 """The options that say what is served where and how, shared by the commands that simulate."""
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from simulator.commands.trace_options import workload_files
 
 if TYPE_CHECKING:
     from simulator.serving import Serving
@@ -112,7 +113,7 @@ def input_files(trace: str, options: Mapping[str, Any]) -> list[str]:
     """Return every text of the serving options that may name a file that is read, parts of a workload's text too."""
     named = [*(options.get(name) for name in ("model", "cluster", "engine", "costs")), *options.get("extensions", ())]
     model = Path(options["model"]) / "config.json"
-    return [*(str(text) for text in named if text is not None), str(model), trace, *re.split("[:,=]", trace)]
+    return [*(str(text) for text in named if text is not None), str(model), *workload_files(trace)]
 
 
 def load_serving(

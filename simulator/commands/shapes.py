@@ -7,6 +7,7 @@ import click
 
 from cluster_specs.command_line import Command, check_outputs, refuse_given, strict_json
 from simulator.commands.axes_options import axes_options, known_formats
+from simulator.commands.trace_options import workload_files
 
 if TYPE_CHECKING:
     from simulator.shapes import Shapes
@@ -63,7 +64,8 @@ def shapes(
 
     if plans:
         refuse_given(context, "weights", "kv", "fewer_devices", because="--plan states which plans are sized")
-    check_outputs([out], [*models, *(str(Path(model) / "config.json") for model in models), cluster, engine, trace])
+    configs = (str(Path(model) / "config.json") for model in models)
+    check_outputs([out], [*models, *configs, cluster, engine, *workload_files(trace or "")])
     spec = load_cluster(cluster)
     axes = Axes(
         weight_dtypes=known_formats(weights, "weights"),

@@ -1,13 +1,12 @@
 """`apex trace`: generate, convert and describe request traces."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cluster_specs.command_line import Group, check_outputs, strict_json
-from simulator.commands.trace_options import load_workload, trace_options
+from simulator.commands.trace_options import load_workload, trace_options, workload_files
 
 if TYPE_CHECKING:
     from simulator.workload.own_files import OutputFormat
@@ -50,7 +49,7 @@ def generate(workload: str, out: Path, output_format: "OutputFormat | None") -> 
     from simulator.workload.own_files import write_trace
     from simulator.workload.parse import parse_workload
 
-    check_outputs([out], [workload, *re.split("[:,=]", workload)])
+    check_outputs([out], workload_files(workload))
     drawn = parse_workload(workload)
     for note in drawn.notes:
         click.echo(f"note: {note}", err=True)
@@ -67,7 +66,7 @@ def convert(source: str, out: Path, output_format: "OutputFormat | None", **read
     """Read the trace SOURCE (any known format), scale or cut it, and write it to OUT."""
     from simulator.workload.own_files import write_trace
 
-    check_outputs([out], [source, *re.split("[:,=]", source)])
+    check_outputs([out], workload_files(source))
     workload = load_workload(source, **reading)
     write_trace(workload, out, format=output_format)
     click.echo(f"{out}: {len(workload)} requests", err=True)

@@ -1,5 +1,6 @@
 """The options that say how a trace is read, shared by every command that takes one."""
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -81,6 +82,11 @@ def trace_options(command: Command) -> Command:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def workload_files(text: str) -> list[str]:
+    """Return every part of a workload's text that may name a file that is read: ``closed:trace=FILE,concurrency=4``."""
+    return [text, *re.split("[:,=]", text)]
 
 
 def load_workload(

@@ -9,51 +9,6 @@ import pytest
 
 from cluster_specs.command_line import Command, Group, check_outputs, given, screenful, strict_json
 from cluster_specs.errors import OutputError, UserError
-from simulator.cli import apex, main
-
-
-def _all_commands() -> dict[str, click.Command]:
-    """Every command of apex by its words."""
-    found: dict[str, click.Command] = {}
-    waiting: list[tuple[str, click.Command]] = [("", apex)]
-    while waiting:
-        words, command = waiting.pop()
-        if isinstance(command, click.Group):
-            context = click.Context(command)
-            for name in command.list_commands(context):
-                inner = command.get_command(context, name)
-                assert inner is not None
-                waiting.append((f"{words} {name}".strip(), inner))
-        else:
-            found[words] = command
-    return found
-
-
-COMMANDS = _all_commands()
-
-
-@pytest.mark.parametrize("words", COMMANDS)
-def test_no_single_valued_option_may_be_given_twice(words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each option that takes one value is refused by name when it stands on the line twice, before anything runs."""
-    command = COMMANDS[words]
-    assert isinstance(command, Command)
-    options = [option for option in command.params if isinstance(option, click.Option) and not option.multiple]
-    assert options
-    for option in options:
-        one = [option.opts[0]] if option.is_flag else [option.opts[0], "1"]
-        with pytest.raises(SystemExit) as stopped:
-            main([*words.split(), *one, *one])
-        assert stopped.value.code == 2
-        assert f"{option.opts[0]}" in (said := capsys.readouterr().err)
-        assert "is given twice" in said
-
-
-def test_a_flag_and_its_negation_are_one_option(capsys: pytest.CaptureFixture[str]) -> None:
-    """--interval and --no-interval contradict each other: refused, not the last one taken."""
-    with pytest.raises(SystemExit) as stopped:
-        main(["search", "--interval", "--no-interval"])
-    assert stopped.value.code == 2
-    assert "--interval/--no-interval is given twice" in capsys.readouterr().err
 
 
 def test_groups_give_their_commands_the_class() -> None:

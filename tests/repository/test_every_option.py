@@ -8,7 +8,6 @@ Options that change how an answer is shown or found, and not the answer, are lis
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cluster_specs.command_line import Command
 from profiles_db.store import open_store
 from simulator.cli import apex, main
 
@@ -284,7 +284,9 @@ ELSEWHERE = {
 }
 
 
-def _options() -> Iterator[tuple[str, str]]:
+def _all_commands() -> dict[str, click.Command]:
+    """Return every command of apex by its words."""
+    found: dict[str, click.Command] = {}
     waiting: list[tuple[str, click.Command]] = [("", apex)]
     while waiting:
         words, command = waiting.pop()
@@ -294,8 +296,36 @@ def _options() -> Iterator[tuple[str, str]]:
                 inner = command.get_command(context, name)
                 assert inner is not None
                 waiting.append((f"{words} {name}".strip(), inner))
-            continue
-        yield from ((words, parameter.opts[0]) for parameter in command.params if isinstance(parameter, click.Option))
+        else:
+            found[words] = command
+    return found
+
+
+COMMANDS = _all_commands()
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_no_single_valued_option_may_be_given_twice(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each option that takes one value is refused by name when it stands on the line twice, before anything runs."""
+    command = COMMANDS[words]
+    assert isinstance(command, Command)
+    options = [option for option in command.params if isinstance(option, click.Option) and not option.multiple]
+    assert options
+    for option in options:
+        one = [option.opts[0]] if option.is_flag else [option.opts[0], "1"]
+        with pytest.raises(SystemExit) as stopped:
+            main([*words.split(), *one, *one])
+        assert stopped.value.code == 2
+        assert f"{option.opts[0]}" in (said := capsys.readouterr().err)
+        assert "is given twice" in said
+
+
+def test_a_flag_and_its_negation_are_one_option(capsys: pytest.CaptureFixture[str]) -> None:
+    """--interval and --no-interval contradict each other: refused, not the last one taken."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["search", "--interval", "--no-interval"])
+    assert stopped.value.code == 2
+    assert "--interval/--no-interval is given twice" in capsys.readouterr().err
 
 
 def test_every_option_has_its_case() -> None:
@@ -306,7 +336,13 @@ def test_every_option_has_its_case() -> None:
         for command, of_command in table.items()
         for option in of_command
     }
-    assert set(_options()) == listed
+    options = {
+        (words, parameter.opts[0])
+        for words, command in COMMANDS.items()
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+    }
+    assert options == listed
 
 
 @pytest.mark.parametrize(

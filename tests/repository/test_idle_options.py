@@ -73,6 +73,7 @@ def test_limits_that_no_plan_keeps_end_in_exit_code_3(capsys: pytest.CaptureFixt
     "line",
     [
         "trace convert IN IN --limit 1",
+        f"shapes {_WHERE} --trace closed:trace=IN,concurrency=1 -o IN",
         f"search {_WHERE} --trace IN -o IN",
         f"search {_WHERE} --trace synthetic:like=IN,n=5 -o IN",
         f"simulate {_WHERE} --trace IN --plan tp2 --requests-out IN",
