@@ -11,7 +11,7 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 CAMPAIGN ?= build/campaign
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test conformance check format bench docs fits accuracy fuzz metamorphic gpu-campaign gpu-report clean
+.PHONY: help setup setup-dev demo test conformance check format bench docs fits accuracy fuzz metamorphic golden gpu-campaign gpu-report clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ METAMORPHIC_CASES ?= 3000
 
 metamorphic: $(VENV)/.dev ## Try METAMORPHIC_CASES=3000 related pairs of runs (docs/invariants.md)
 	nice $(BIN)/python -m benchmarks.metamorphic --cases $(METAMORPHIC_CASES)
+
+golden: $(VENV)/.dev ## Compare sixty answers with the kept ones, to the bit
+	$(BIN)/python -m benchmarks.golden
 
 format: $(VENV)/.dev ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix .

@@ -5,6 +5,7 @@ A plan fixes every (n, k) and message width, so what is left of an op is a curve
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from threading import RLock
 from typing import Literal
 
 import numpy as np
@@ -57,6 +58,7 @@ class OpCurves:
         self._streaming = AnalyticCosts(costs.cluster, costs.clock_mhz)
         self._sustained = SustainedClock(costs.cluster.device, costs.clock_mhz)
         self._known: dict[tuple[object, ...], Curve] = {}
+        self._pricing = RLock()  # threads that share curves ask for each once, so that the count of prices is one too
 
     def __len__(self) -> int:
         return len(self._known)
@@ -67,11 +69,16 @@ class OpCurves:
         curve = self._known.get(key)
         if isinstance(op, ProductAlone):
             return self._alone(op)
-        if curve is None:
-            curve = self._on_busy_server(op, self.costs.predict(op))
-            if isinstance(op, Moe):
-                curve = self._as_served(op, curve)
-            self._known[key] = curve
+        return self._asked_once(key, op) if curve is None else curve
+
+    def _asked_once(self, key: tuple[object, ...], op: Op) -> Curve:
+        with self._pricing:
+            curve = self._known.get(key)
+            if curve is None:
+                curve = self._on_busy_server(op, self.costs.predict(op))
+                if isinstance(op, Moe):
+                    curve = self._as_served(op, curve)
+                self._known[key] = curve
         return curve
 
     def _on_busy_server(self, op: Op, found: Prediction) -> Curve:

@@ -178,11 +178,12 @@ class Serving:
 
     def curves(self, clock_mhz: float | None) -> OpCurves:
         """Return the op curves at a clock, shared by every plan that runs at it."""
-        if clock_mhz not in self.priced:
-            self.priced[clock_mhz] = OpCurves(
-                self.costs(clock_mhz), weight_only_mxfp4=self.profile.mxfp4_experts.on(self.cluster.device) == "marlin"
-            )
-        return self.priced[clock_mhz]
+        if clock_mhz in self.priced:
+            return self.priced[clock_mhz]
+        curves = OpCurves(
+            self.costs(clock_mhz), weight_only_mxfp4=self.profile.mxfp4_experts.on(self.cluster.device) == "marlin"
+        )
+        return self.priced.setdefault(clock_mhz, curves)  # another thread's, if it was first
 
     def notes(self, workload: Workload) -> list[str]:
         """Say what was decided for the user: the longest sequence, where nobody stated it, and what prices rest on."""
@@ -208,7 +209,7 @@ class Serving:
             notes.append(f"requests are text: the {self.model.encoder.kind} tower takes memory but no time")
         notes += [f"requests are text: the {part} takes neither memory nor time" for part in self.model.left_out]
         alike: dict[str, list[str]] = {}
-        for clock_mhz, curves in self.priced.items():
+        for clock_mhz, curves in sorted(self.priced.items(), key=lambda item: item[0] or 0.0):
             outside = curves.costs.outside()
             text = curves.costs.origin + (f"; {outside}" if outside else "")
             alike.setdefault(text, []).append("unlocked clocks" if clock_mhz is None else f"{clock_mhz:g} MHz")

@@ -8,6 +8,7 @@ import pytest
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
+from costmodel.bundled import choose_costs
 from simulator.engine_profile import load_profile
 from simulator.model.bundled import load_model
 from simulator.objective import parse_objective, parse_slo
@@ -64,6 +65,25 @@ def test_number_of_threads_changes_nothing() -> None:
         for threads in (1, 4)
     )
     assert one.to_json() == four.to_json()
+
+
+def test_number_of_threads_changes_no_note() -> None:
+    """How many prices were asked, and at which clocks, is said alike by one thread and by eight."""
+    spec = load_cluster("h100-sxm-8")
+    said = set()
+    for threads in (1, 8):
+        serving = Serving(
+            model=load_model("mixtral-8x7b"),
+            cluster=spec,
+            profile=load_profile("vllm-0.33"),
+            costs=lambda clock_mhz: choose_costs(None, spec, clock_mhz),
+        )
+        axes = Axes(clocks_mhz=(None, 1200.0, 900.0))
+        search(
+            serving, parse_workload("chat-synthetic", limit=20), parse_objective("e2e_s"), axes=axes, threads=threads
+        )
+        said.add(tuple(serving.price_notes()))
+    assert len(said) == 1
 
 
 def test_plans_that_break_a_limit_come_last_and_say_so() -> None:
