@@ -81,6 +81,7 @@ class EngineResult:
     measured: NDArray[np.bool_]
     replicas: ReplicaTotals
     num_gpu_blocks: int
+    index: I64 | None = None  # [n] place of each request in the whole workload where this is a part of it
     log: I64 | None = None  # [iterations, layout.LOG_COLUMNS], in order of decision
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ forgotten. Times are those of one uninterrupted run, bit for bit.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 from typing import Final
 
@@ -47,7 +48,7 @@ def run_stream(
 ) -> Iterator[EngineResult]:
     """Serve ``parts`` in turn as one workload; yields what each has finished, with the sums of all replicas so far.
 
-    Times count from the first arrival of the first part. Parts are open-loop and in order of arrival; prefixes and
+    ``index`` of a result tells which requests of the whole workload it holds. Times count from the first arrival of the first part. Parts are open-loop and in order of arrival; prefixes and
     sessions need the whole workload at once and are refused with ``UserError``. Memory is that of two parts and the
     requests under way.
     """
@@ -61,6 +62,7 @@ def run_stream(
     engine = engine_for(tables, limits)
     state = state_arena(rules_header(tables, limits, part, router=router, leap=True), part, dp=dp, log_rows=0)
     requests, ledger = 0, Ledger()
+    index = np.arange(len(part))
     for following in chain(waiting, [None]):
         state[layout.HORIZON] = layout.CLOCK_END
         requests += len(part)
@@ -75,13 +77,14 @@ def run_stream(
         run_engine(engine, state, costs, part.name)
         rows = state[state[layout.REQUESTS] :].reshape(-1, layout.REQUEST_COLUMNS)
         stays = _stays(state, rows)
-        result = result_from_rows(state, rows[~stays])
+        result = replace(result_from_rows(state, rows[~stays]), index=index[~stays])
         ledger.add(result)
         if following is None:
             ledger.check(part.name, requests, result.replicas)
             yield result
         else:
             yield result
+            index = np.concatenate([index[stays], np.arange(requests, requests + len(following))])
             state = _move_on(state, rows, stays, request_rows(state, following, origin_s))
             part = following
 

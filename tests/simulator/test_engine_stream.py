@@ -60,14 +60,16 @@ def split(workload: Workload, size: int) -> list[Workload]:
 @pytest.mark.parametrize("router", ["round_robin", "vllm", "least_outstanding"])
 @pytest.mark.parametrize("size", [1, 7, 400])
 def test_parts_give_the_times_of_the_whole(router: RouterName, size: int) -> None:
-    """Every request has the same times, preemptions and replica, and the replicas end with the same sums."""
+    """Every request keeps its place and has the same times, preemptions and replica, and the replicas end with the same sums."""
     whole = run_replicas(TABLES, LIMITS, arrivals(1500), dp=3, router=router)
     parts = list(run_stream(TABLES, LIMITS, split(arrivals(1500), size), dp=3, router=router))
     names = ("arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps", "preemptions", "replica", "output_tokens")
     streamed = np.column_stack([np.concatenate([getattr(part, name) for part in parts]) for name in names])
     expected = np.column_stack([getattr(whole, name) for name in names])
     assert whole.preemptions.sum() > 0
-    assert streamed[np.lexsort(streamed.T[::-1])].tolist() == expected[np.lexsort(expected.T[::-1])].tolist()
+    index = np.concatenate([np.zeros(0, np.int64) if part.index is None else part.index for part in parts])
+    assert sorted(index) == list(range(1500))
+    assert streamed[np.argsort(index)].tolist() == expected.tolist()
     assert parts[-1].replicas.busy_ps.tolist() == whole.replicas.busy_ps.tolist()
     assert parts[-1].replicas.peak_blocks.tolist() == whole.replicas.peak_blocks.tolist()
 
