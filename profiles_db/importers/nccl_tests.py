@@ -17,11 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.reading import read_document
 from cluster_specs.files.shown import shown
 from profiles_db.importers.counting import Sieve, TableCount
 from profiles_db.importers.delivery import deliver, record_run
 from profiles_db.importers.device_names import NETWORK, device_name, domain_of, node_level
-from profiles_db.importers.nccl_output import NcclRun, Result, read_nccl_output
+from profiles_db.importers.nccl_json import runs_of_json
+from profiles_db.importers.nccl_output import NcclFile, NcclRun, Result
+from profiles_db.importers.nccl_text import runs_of_text
 from profiles_db.importers.rows import family_rows
 from profiles_db.store import Store
 
@@ -52,6 +55,9 @@ _DTYPES: Final = {
     "f8e4m3": "fp8",
     "fp8_e4m3": "fp8",
 }
+# Logs of a whole cluster with NCCL_DEBUG=INFO reach some megabytes.
+_MOST_BYTES: Final = 256 * 2**20
+_FILE_HINT: Final = "give the unchanged output of an nccl-tests program"
 _KIND_HINT: Final = "name the collective with --kind; a file may hold several runs, each with its program's name"
 # Printed values keep at least three digits.
 _ROUNDING: Final = 0.02
@@ -89,7 +95,7 @@ def import_nccl_tests(
         raise UserError(f"unknown collective {shown(kind)}", hint=f"one of {', '.join(_KINDS.values())}")
     planned: list[tuple[NcclRun, _Choice]] = []
     for path in paths:
-        found = read_nccl_output(path)
+        found = _read_file(path)
         _check_unnamed(path, found.runs)
         for number, run in enumerate(found.runs, start=1):
             place = f"{path}: run {number} of {len(found.runs)}" if len(found.runs) > 1 else str(path)
@@ -122,6 +128,21 @@ def import_nccl_tests(
                 )
             )
     return [_import_run(run, store, choice) for run, choice in planned]
+
+
+def _read_file(path: Path) -> NcclFile:
+    """Read the runs of a file; raises ``UserError`` naming the file (and line) that does not fit."""
+    content = read_document(path, most_bytes=_MOST_BYTES, hint=_FILE_HINT)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: cannot be read as text: {error.reason} at byte {error.start}", hint=_FILE_HINT
+        ) from error
+    found = runs_of_json(text, path) if text.lstrip().startswith("{") else runs_of_text(text, path)
+    if not found.runs:
+        raise UserError(f"{path}: no result rows", hint=_FILE_HINT)
+    return found
 
 
 def _check_unnamed(path: Path, runs: Sequence[NcclRun]) -> None:
