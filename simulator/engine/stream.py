@@ -48,9 +48,9 @@ def run_stream(
 ) -> Iterator[EngineResult]:
     """Serve ``parts`` in turn as one workload; yields what each has finished, with the sums of all replicas so far.
 
-    ``index`` of a result tells which requests of the whole workload it holds. Times count from the first arrival of the first part. Parts are open-loop and in order of arrival; prefixes and
-    sessions need the whole workload at once and are refused with ``UserError``. Memory is that of two parts and the
-    requests under way.
+    ``index`` of a result tells which requests of the whole workload it holds. Times count from the first arrival of
+    the first part. Parts are open-loop and in order of arrival; prefixes and sessions need the whole workload at once
+    and are refused with ``UserError``. Memory is that of two parts and the requests under way.
     """
     waiting = iter(parts)
     part = next(waiting, None)

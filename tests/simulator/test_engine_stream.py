@@ -60,7 +60,7 @@ def split(workload: Workload, size: int) -> list[Workload]:
 @pytest.mark.parametrize("router", ["round_robin", "vllm", "least_outstanding"])
 @pytest.mark.parametrize("size", [1, 7, 400])
 def test_parts_give_the_times_of_the_whole(router: RouterName, size: int) -> None:
-    """Every request keeps its place and has the same times, preemptions and replica, and the replicas end with the same sums."""
+    """Every request keeps its place, times, preemptions and replica, and the replicas end with the same sums."""
     whole = run_replicas(TABLES, LIMITS, arrivals(1500), dp=3, router=router)
     parts = list(run_stream(TABLES, LIMITS, split(arrivals(1500), size), dp=3, router=router))
     names = ("arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps", "preemptions", "replica", "output_tokens")
