@@ -26,7 +26,7 @@ demo: $(VENV)/.core ## Best plan of Llama-3.1-70B on 8 x H100 for a bundled chat
 test: $(VENV)/.dev ## Run the test suite
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-# Interpreters that have the engines' wheels (docs/conformance.md); without them the tests are skipped.
+# Interpreters that have the engines' wheels (docs/reference/conformance.md); without them the tests are skipped.
 VLLM_PYTHON ?= $(BIN)/python
 SGLANG_PYTHON ?= $(BIN)/python
 
@@ -87,7 +87,7 @@ fuzz: $(VENV)/.dev ## Break FUZZ_CASES=100000 inputs of all readers; resumable, 
 
 METAMORPHIC_CASES ?= 3000
 
-metamorphic: $(VENV)/.dev ## Try METAMORPHIC_CASES=3000 related pairs of runs (docs/invariants.md)
+metamorphic: $(VENV)/.dev ## Try METAMORPHIC_CASES=3000 related pairs of runs (docs/concepts/invariants.md)
 	nice $(BIN)/python -m benchmarks.metamorphic --cases $(METAMORPHIC_CASES)
 
 golden: $(VENV)/.dev ## Compare sixty answers with the kept ones, to the bit

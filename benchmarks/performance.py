@@ -100,7 +100,7 @@ def head() -> list[str]:
         f"{memory_gib:.0f} GiB, load {os.getloadavg()[0]:.1f} at the end; Python {platform.python_version()}, "
         f"{packages}, apex-planner {version('apex-planner')}. Best of several runs everywhere; CPU time is user plus "
         "system. Only speed is on this page: that leaping over steps equals stepping, and the rest of what the engine "
-        "guarantees, is tested (`docs/invariants.md`).",
+        "guarantees, is tested (`docs/concepts/invariants.md`).",
         "",
     ]
 

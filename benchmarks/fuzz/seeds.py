@@ -76,7 +76,7 @@ IMPORTS: Final[dict[str, tuple[str, str]]] = {
 @cache
 def traces() -> dict[str, bytes]:
     """Every example file of the page on traces, by name."""
-    page = (_DOCS / "traces.md").read_text(encoding="utf-8")
+    page = (_DOCS / "reference" / "traces.md").read_text(encoding="utf-8")
     return {found["name"]: found["text"].encode() for found in _FENCED.finditer(page) if "." in found["name"]}
 
 

@@ -1,7 +1,7 @@
 """What must hold between two runs: the same run moved, scaled or renamed, and more of something never for the worse.
 
 Each relation takes a case and gives a shortfall: 0 where it holds exactly, else by how much it does not, as a share.
-None where the relation says nothing about the case. ``bound`` says what is tolerated; docs/invariants.md says why.
+None where the relation says nothing about the case. ``bound`` says what is tolerated, docs/concepts/invariants.md why.
 """
 
 import math

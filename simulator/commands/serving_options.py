@@ -31,7 +31,7 @@ extension_option = click.option(
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Python file that registers cells or architectures of your own (docs/custom_cells.md).",
+    help="Python file that registers cells or architectures of your own (docs/guides/add_a_model.md).",
 )
 
 _OPTIONS = (
@@ -39,7 +39,7 @@ _OPTIONS = (
         "--model",
         required=True,
         metavar="NAME|ID|PATH",
-        help="Bundled model, Hugging Face id, or config.json (docs/models.md).",
+        help="Bundled model, Hugging Face id, or config.json (docs/reference/models.md).",
     ),
     extension_option,
     click.option("--cluster", required=True, metavar="NAME|TOML", help="Bundled cluster, sized name or TOML file."),

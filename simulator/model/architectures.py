@@ -102,7 +102,7 @@ def from_hf_config(source: str | Path | Mapping[str, Any] | HfConfig, *, name: s
     understood = _READS[config.text("model_type")]
     for key, because in _UNSUPPORTED.items():
         if key not in understood:
-            config.refuse(key, because=because, hint="register a cell for it: docs/custom_cells.md")
+            config.refuse(key, because=because, hint="register a cell for it: docs/guides/add_a_model.md")
     model = reader(config, name or config.text("_name_or_path", "") or config.text("model_type", "model"))
     if model.parameters() > MOST_PARAMETERS:
         raise UserError(
@@ -134,6 +134,6 @@ def _reader_of(config: HfConfig) -> Reader:
         raise UserError(
             f"{config.place}: model_type {shown(model_type)} is not supported{because and f': {because}'}",
             hint=f"{'close to it: ' + ', '.join(close) + '; ' if close else ''}all {len(ARCHITECTURES)} that are "
-            "supported: docs/models.md; a new one is one file: docs/custom_cells.md",
+            "supported: docs/reference/models.md; a new one is one file: docs/guides/add_a_model.md",
         )
     return reader

@@ -11,7 +11,7 @@ def load_extension(file: str | Path) -> None:
     path = Path(file)
     spec = importlib.util.spec_from_file_location(f"apex_extension_{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
-        raise UserError(f"{path}: is not a Python file", hint="an extension is one .py file: docs/custom_cells.md")
+        raise UserError(f"{path}: is not a Python file", hint="pass one .py file: docs/guides/add_a_model.md")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -1,7 +1,7 @@
 """The printed commands, read by the engines' own parsers, set up the engine that was simulated.
 
 Needs an interpreter with the engine's wheel, named by APEX_VLLM_PYTHON and APEX_SGLANG_PYTHON or the one that runs the
-tests; no GPU (`docs/conformance.md` says how to make one). Skipped, with the reason, where there is none.
+tests; no GPU (`docs/reference/conformance.md` says how to make one). Skipped, with the reason, where there is none.
 """
 
 import json

@@ -8,7 +8,7 @@ import pytest
 from profiles_db.schema import FAMILIES, RUN
 from simulator.cli import apex
 
-PAGE = (Path(__file__).parents[2] / "docs" / "measurements.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "measurements.md").read_text(encoding="utf-8")
 COLUMNS = sorted({name for family in FAMILIES.values() for name in family.schema.names} | set(RUN.names))
 
 

@@ -1,4 +1,4 @@
-"""The generated reference agrees with the program, and every relative link of the documents leads somewhere."""
+"""The generated reference of commands and the example of the library are what the program does today."""
 
 import re
 import subprocess
@@ -11,7 +11,6 @@ import pytest
 import simulator.simulate
 
 _ROOT = Path(__file__).parents[2]
-_PAGES = [_ROOT / "README.md", _ROOT / "CONTRIBUTING.md", *sorted((_ROOT / "docs").rglob("*.md"))]
 
 
 def test_command_reference_is_current() -> None:
@@ -30,10 +29,3 @@ def test_library_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(example, "example", "exec"), {})  # noqa: S102 - our own docstring
     value, low, high = map(float, re.findall(r"[0-9.]+", capsys.readouterr().out))
     assert 0 < low <= value <= high
-
-
-@pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
-    """Every relative link names a file of the repository."""
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
-    assert [target for target in targets if not (page.parent / target).exists()] == []

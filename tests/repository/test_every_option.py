@@ -252,7 +252,9 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
 }
 
 # What the help calls them, and what they change instead of the answer.
-DISPLAY_ONLY = {"search": {"--threads": "how many threads search; docs/invariants.md holds the answer to be the same"}}
+DISPLAY_ONLY = {
+    "search": {"--threads": "how many threads search; docs/concepts/invariants.md holds the answer to be the same"}
+}
 
 # Effects that need minutes, torch or a GPU: the test file that tries the option, by its name or its parameter's.
 _PROFILE = "tests/profiler/test_profile_command.py"

@@ -11,7 +11,7 @@ from simulator.workload.formats import FORMAT_NAMES
 from simulator.workload.trace import read_measured, read_trace
 from simulator.workload.workload import CappedLoop
 
-_PAGE = (Path(__file__).parents[2] / "docs" / "traces.md").read_text(encoding="utf-8")
+_PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "traces.md").read_text(encoding="utf-8")
 _FILES = dict(re.findall(r"^`([\w.]+)`:\n\n```\w+\n(.*?)^```$", _PAGE, re.MULTILINE | re.DOTALL))
 _COMMANDS = re.findall(r"^\$ apex (.*)$", _PAGE, re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""The numbered invariants of docs/invariants.md, each on random workloads, limits and policies."""
+"""The numbered invariants of docs/concepts/invariants.md, each on random workloads, limits and policies."""
 
 import numpy as np
 from hypothesis import given, settings

@@ -1,6 +1,6 @@
 """Two runs whose inputs are related have related results, on random models, clusters, plans, engines and workloads.
 
-`python -m benchmarks.metamorphic --cases N` tries thousands of further cases; docs/invariants.md explains the bounds.
+`python -m benchmarks.metamorphic --cases N` tries thousands more; docs/concepts/invariants.md explains the bounds.
 """
 
 import json

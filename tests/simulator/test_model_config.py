@@ -287,15 +287,15 @@ def test_an_unknown_model_type_is_answered_with_close_ones() -> None:
     with pytest.raises(UserError, match="model_type 'qwen3_mo' is not supported") as caught:
         from_hf_config(LLAMA | {"model_type": "qwen3_mo"})
     assert "qwen3_moe" in caught.value.hint
-    assert "docs/models.md" in caught.value.hint
+    assert "docs/reference/models.md" in caught.value.hint
     with pytest.raises(UserError) as caught:
         from_hf_config(LLAMA | {"model_type": "x" * 100_000})
     assert len(str(caught.value)) < 200
 
 
 def test_the_page_of_models_names_every_supported_model_type() -> None:
-    """docs/models.md and the registry agree."""
-    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    """docs/reference/models.md and the registry agree."""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "models.md").read_text(encoding="utf-8")
     table = page.partition("| --- | --- |")[2].partition("\n\n")[0]
     bundled = {name for name, reader in ARCHITECTURES.items() if reader.__module__.startswith("simulator.")}
     assert set(re.findall(r"`([^`]+)`", table)) == bundled

@@ -17,7 +17,7 @@ from simulator.model.extension import load_extension
 from simulator.model.families.gpt_oss import read_gpt_oss
 from simulator.plan import Plan
 
-_PAGE = Path(__file__).parents[2] / "docs" / "custom_cells.md"
+_PAGE = Path(__file__).parents[2] / "docs" / "guides" / "add_a_model.md"
 
 _CONFIG = {
     "model_type": "toy_retnet",

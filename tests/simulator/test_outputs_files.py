@@ -119,8 +119,8 @@ def test_parquet_fields_carry_their_unit(result: Result, tmp_path: Path, kind: s
 
 
 def test_page_names_every_column_and_key(result: Result) -> None:
-    """docs/outputs.md has a row for each column of both tables and each key of the JSON, and none that is not there."""
-    page = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text(encoding="utf-8")
+    """docs/reference/outputs.md has a row for each column of both tables and each JSON key, and no other."""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "outputs.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE)
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     tables = (request_table(result.run), iteration_table(result.run))

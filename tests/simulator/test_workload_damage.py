@@ -124,7 +124,7 @@ def test_a_file_cut_short_streams_up_to_the_cut_or_is_refused(name: str, cut: in
         assert seen == len(whole)
 
 
-PAGE = (Path(__file__).parents[2] / "docs" / "traces.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "traces.md").read_text(encoding="utf-8")
 JSON_FILES = {
     name: [json.loads(line) for line in text.splitlines()] if name.endswith("jsonl") else json.loads(text)
     for name, text in re.findall(r"^`([\w.]+\.jsonl?)`:\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
