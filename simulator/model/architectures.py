@@ -1,7 +1,8 @@
 """From a Hugging Face config to a `ModelSpec`: the registry of architectures and what all of them share.
 
-A reader is registered for one or more values of `model_type`. Keys that change the computation in a way no cell
-models are refused; the many metadata keys of real configs are ignored.
+A reader is registered for one or more values of `model_type`; `simulator.model.bundled` registers those that come with
+the package, so whoever reads a config takes `from_hf_config` from there. Keys that change the computation in a way no
+cell models are refused; the many metadata keys of real configs are ignored.
 """
 
 import difflib
@@ -124,8 +125,6 @@ def from_hf_config(source: str | Path | Mapping[str, Any] | HfConfig, *, name: s
 
 def _reader_of(config: HfConfig) -> Reader:
     """Return the reader of a config's ``model_type``."""
-    import simulator.model.families  # noqa: F401 - registers the bundled readers; they import this module
-
     model_type = config.text("model_type")
     reader = ARCHITECTURES.get(model_type)
     if reader is None:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from simulator.model import families  # noqa: F401 - registers the readers that come with the package
 from simulator.model.architectures import from_hf_config
 from simulator.model.checkpoints import Checkpoint, bundled_checkpoints, cache_folder, find_checkpoint, is_checkpoint_id
 from simulator.model.hf_config import HfConfig
 from simulator.model.spec import ModelSpec
+
+__all__ = ["bundled_models", "from_hf_config", "load_model"]
 
 
 def bundled_models() -> tuple[str, ...]:

@@ -10,8 +10,7 @@ from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
 from simulator.context import context_note, context_of
 from simulator.engine_profile import bundled_profiles, load_profile
-from simulator.model.architectures import from_hf_config
-from simulator.model.bundled import bundled_models, load_model
+from simulator.model.bundled import bundled_models, from_hf_config, load_model
 from simulator.serving import Overrides, Serving
 from simulator.workload.workload import Workload
 

@@ -12,7 +12,7 @@ from costmodel.analytic import AnalyticCosts
 from simulator.engine_profile import load_profile
 from simulator.kv_format import kv_format, served
 from simulator.launch import launch_lines
-from simulator.model.architectures import from_hf_config
+from simulator.model.bundled import from_hf_config
 from simulator.plan import Plan, parse_plan
 from simulator.serving import Refusal, Serving, Start
 from simulator.workload.parse import parse_workload

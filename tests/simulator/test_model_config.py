@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import simulator.model
 from cluster_specs.errors import UserError
 from costmodel.ops import Collective, Elementwise
-from simulator.model.architectures import ARCHITECTURES, from_hf_config
-from simulator.model.bundled import bundled_models, load_model
+from simulator.model.architectures import ARCHITECTURES
+from simulator.model.bundled import bundled_models, from_hf_config, load_model
 from simulator.plan import Plan
 
 LLAMA: dict[str, Any] = {

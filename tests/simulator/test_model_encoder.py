@@ -3,7 +3,7 @@
 import pytest
 
 from costmodel.ops import Attention, Gemm
-from simulator.model.architectures import from_hf_config
+from simulator.model.bundled import from_hf_config
 from simulator.model.cells.cross_attention import CrossAttention
 from simulator.model.encoder import Encoder
 from simulator.model.spec import ModelSpec

@@ -6,7 +6,7 @@ import pytest
 
 from cluster_specs.errors import UserError
 from costmodel.ops import Collective, Gemm
-from simulator.model.architectures import from_hf_config
+from simulator.model.bundled import from_hf_config
 from simulator.plan import Plan
 
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")

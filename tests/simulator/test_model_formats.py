@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from simulator.engine_support import engines_for
-from simulator.model.architectures import from_hf_config
+from simulator.model.bundled import from_hf_config
 from simulator.model.cell import KernelChoices
 from simulator.model.cells.attention import SelfAttention
 from simulator.model.cells.latent_attention import LatentAttention

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from simulator.model.architectures import from_hf_config
-from simulator.model.bundled import bundled_models, load_model
+from simulator.model.bundled import bundled_models, from_hf_config, load_model
 
 # Totals the checkpoints' own safetensors headers state (with a tied head counted once).
 PUBLISHED = {

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from cluster_specs.errors import UserError
-from simulator.model.architectures import from_hf_config
-from simulator.model.bundled import load_model
+from simulator.model.bundled import from_hf_config, load_model
 from simulator.model.cells.attention import SelfAttention
 from simulator.model.cells.mlp import Mlp
 from simulator.model.linear import Linear, WeightFormat

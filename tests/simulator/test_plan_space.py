@@ -11,8 +11,7 @@ from cluster_specs.load import load_cluster, load_device
 from simulator.engine_profile import load_profile
 from simulator.engine_support import converted_checkpoint, engines_for
 from simulator.memory import plan_memory
-from simulator.model.architectures import from_hf_config
-from simulator.model.bundled import load_model
+from simulator.model.bundled import from_hf_config, load_model
 from simulator.model.spec import stage_layers
 from simulator.plan import Plan, parse_plan
 from simulator.plan_space import Axes, check_plan, enumerate_plans, smallest_fit

@@ -9,7 +9,7 @@ from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
 from costmodel.ops import Gemm
 from costmodel.roofline import roofline
-from simulator.model.architectures import from_hf_config
+from simulator.model.bundled import from_hf_config
 from simulator.model.cell import KernelChoices
 from simulator.model.linear import Linear, ProductAlone, WeightFormat
 from simulator.model.spec import ModelSpec
