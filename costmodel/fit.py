@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
+from cluster_specs.extras import require_extra
 from costmodel.artefact import Artefact, FamilyReport, Provenance
 from costmodel.build_knots import MeasuredRows, build_knots
 from costmodel.completion import completed
@@ -56,8 +57,9 @@ def fit_device(
 
     Labels without any rows come from a prior of the same device whole.
 
-    Raises ``UserError`` when not one family has enough rows.
+    Raises ``UserError`` when not one family has enough rows, or where the extra ``fit`` is not installed.
     """
+    require_extra("fit", "scipy", what="fitting")
     families: dict[str, FamilyKnots] = {}
     reports: list[FamilyReport] = []
     held_out: list[HeldOut] = []

@@ -92,17 +92,15 @@ def _rates(measured: Mapping[str, Measurements], cluster: ClusterSpec) -> tuple[
 
 
 def non_negative_least_squares(design: Array, target: Array) -> Array:
-    """Least squares with constants that cannot be negative: the most negative one is dropped until none is."""
-    size = np.maximum(np.abs(design).max(axis=0), 1e-300)
-    kept = np.flatnonzero(np.abs(design).max(axis=0) > 0)
-    found = np.zeros(design.shape[1])
-    while len(kept):
-        solved = np.linalg.lstsq(design[:, kept] / size[kept], target, rcond=None)[0]
-        if np.all(solved >= 0):
-            found[kept] = solved / size[kept]
-            break
-        kept = np.delete(kept, int(np.argmin(solved)))
-    return found
+    """Least squares over ``design`` [rows, constants] with constants that cannot be negative.
+
+    The optimum (Lawson and Hanson's active set), on columns scaled to 1: they differ by 20 orders of magnitude.
+    """
+    from scipy.optimize import nnls
+
+    size = np.abs(design).max(axis=0)
+    size[size == 0] = 1.0
+    return np.asarray(nnls(design / size, target)[0] / size, dtype=np.float64)
 
 
 def _held_out(design: Array, watts: Array, known_w: Array) -> float:

@@ -53,7 +53,9 @@ def compare(
     if unknown := sorted(set(families) - set(FAMILIES)):
         raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(FAMILIES)}", param_hint="--family")
     if out is not None:
-        _require_matplotlib()
+        from cluster_specs.extras import require_extra
+
+        require_extra("report", "matplotlib", what="--out")
     if len(sides) == 1:
         refuse_given(
             context,
@@ -71,17 +73,6 @@ def compare(
         return
     refuse_given(context, "cluster", because="two sets of measurements need none")
     _compare_sides(*sides, db=db, families=families, also=also, widest=widest, out=out, as_json=as_json)
-
-
-def _require_matplotlib() -> None:
-    from cluster_specs.errors import UserError
-
-    try:
-        import matplotlib as mpl  # noqa: F401 - only asked whether it is there
-    except ImportError:
-        raise UserError(
-            "--out draws with matplotlib, which is not installed", hint="pip install 'apex-planner[report]'"
-        ) from None
 
 
 def _compare_sides(

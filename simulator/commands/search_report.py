@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster_specs.errors import UserError
 from simulator.commands.search_answer import answer_lines, headline, ranking, refusal_lines
 
 if TYPE_CHECKING:
@@ -14,14 +13,10 @@ if TYPE_CHECKING:
 
 def check_report(folder: Path) -> None:
     """Find out before the work is done that nothing can be drawn or written; raises ``UserError``."""
-    import importlib.util
-
+    from cluster_specs.extras import require_extra
     from cluster_specs.files.whole import check_folder
 
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError(
-            "--report draws with matplotlib, which is not installed", hint="pip install 'apex-planner[report]'"
-        )
+    require_extra("report", "matplotlib", what="--report")
     missing = (path for path in (*reversed(folder.parents), folder) if not path.exists())
     check_folder(next(missing, folder / "index.html"))
 
