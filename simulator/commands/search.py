@@ -1,6 +1,7 @@
 """`apex search`: the best plans of a model on a cluster for a trace."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, 
 from simulator.errors import EXIT_INFEASIBLE
 
 if TYPE_CHECKING:
+    from simulator.layouts import Layout
+    from simulator.plan_space import Axes
     from simulator.search import SearchResult
     from simulator.serving import Serving
     from simulator.workload.workload import Workload
@@ -86,11 +89,9 @@ def search(
     """
     import time
 
-    from cluster_specs.files.whole import write_text
     from simulator.commands.cannot_act import refuse_covered_limits, refuse_idle_options
     from simulator.commands.formats import counted
-    from simulator.commands.search_report import check_report, write_report
-    from simulator.commands.search_table import search_table
+    from simulator.commands.search_report import check_report
     from simulator.objective import parse_objective, parse_slo
     from simulator.plan_space import Axes
     from simulator.pools import parse_layout
@@ -112,11 +113,7 @@ def search(
         allow_fewer_devices=fewer_devices,
         pools=pools,
     )
-    if chosen and axes != Axes():
-        raise click.UsageError(
-            "--plan states what is searched: --weights, --kv, --clocks, --seqs, --tokens, --fewer-devices and --pools "
-            "have nothing to vary; write tp4-w.fp8-kv.fp8-f1410-s256-t8192 or prefill.tp4+decode.tp4"
-        )
+    _refuse_axes_of_stated_plans(axes, chosen)
     refuse_covered_limits(context, seqs=seqs, tokens=tokens)
     workload = load_workload(trace, **{name: options.pop(name) for name in TRACE_OPTION_NAMES})
     serving = load_serving(**options)
@@ -128,25 +125,49 @@ def search(
     found.inputs.update(_inputs(serving, workload, trace, found, slos))
     found.notes.extend(f"{best.plan}: {note}" for best in found.ranked[:1] for note in best.notes)
     found.notes.extend(serving.notes(workload))
-    if out is not None:
-        text = strict_json(found.to_json()) + "\n"
-        write_text(out, text)
-    if report is not None:
-        for path in write_report(report, found, serving, workload, top=top):
-            click.echo(f"wrote {path}", err=True)
-    if as_json:
-        click.echo(strict_json(found.to_json()))
-    else:
-        click.echo(search_table(found, serving, workload, top=top))
-    for note in found.notes:
-        click.echo(note, err=True)
-    seconds = time.perf_counter() - started
+    _deliver(found, serving, workload, top=top, as_json=as_json, out=out, report=report)
     simulated = len(found.ranked) + len(found.breaking)
-    click.echo(f"{counted(simulated, 'plan')} simulated in {seconds:.1f} s", err=True)
+    click.echo(f"{counted(simulated, 'plan')} simulated in {time.perf_counter() - started:.1f} s", err=True)
     if not simulated:
         _explain_infeasible(serving, workload, found)
     if not found.ranked:
         context.exit(EXIT_INFEASIBLE)
+
+
+def _refuse_axes_of_stated_plans(axes: "Axes", chosen: "Sequence[Layout] | None") -> None:
+    """Refuse axes to vary where the plans are stated one by one."""
+    from simulator.plan_space import Axes
+
+    if chosen and axes != Axes():
+        raise click.UsageError(
+            "--plan states what is searched: --weights, --kv, --clocks, --seqs, --tokens, --fewer-devices and --pools "
+            "have nothing to vary; write tp4-w.fp8-kv.fp8-f1410-s256-t8192 or prefill.tp4+decode.tp4"
+        )
+
+
+def _deliver(
+    found: "SearchResult",
+    serving: "Serving",
+    workload: "Workload",
+    *,
+    top: int,
+    as_json: bool,
+    out: Path | None,
+    report: Path | None,
+) -> None:
+    """Write the files that were asked for, print the answer, and say its notes."""
+    from cluster_specs.files.whole import write_text
+    from simulator.commands.search_report import write_report
+    from simulator.commands.search_table import search_table
+
+    if out is not None:
+        write_text(out, strict_json(found.to_json()) + "\n")
+    if report is not None:
+        for path in write_report(report, found, serving, workload, top=top):
+            click.echo(f"wrote {path}", err=True)
+    click.echo(strict_json(found.to_json()) if as_json else search_table(found, serving, workload, top=top))
+    for note in found.notes:
+        click.echo(note, err=True)
 
 
 def _progress(done: int, total: int) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -101,6 +101,9 @@ _OPTIONS = (
     ),
 )
 
+# Flags that are shorter than the engine's own name of the setting.
+_FIELDS: Final = {"prefix_caching": "enable_prefix_caching", "chunked_prefill": "enable_chunked_prefill"}
+
 
 def serving_options(command: Command) -> Command:
     """Add the serving options to a command; pass what click collects to `load_serving`."""
@@ -126,21 +129,12 @@ def load_serving(
     usd_per_device_hour: float | None,
     engine: str,
     allow_unsupported: bool,
-    max_num_seqs: int | None,
-    max_num_batched_tokens: int | None,
-    max_model_len: int | None,
-    gpu_memory_utilization: float | None,
-    num_gpu_blocks: int | None,
-    block_size: int | None,
-    prefix_caching: bool | None,
-    chunked_prefill: bool | None,
-    async_scheduling: bool | None,
-    speculative_tokens: int | None,
-    speculative_acceptance: float | None,
-    draft_step_s: float | None,
-    router: Any,
+    **settings: Any,
 ) -> "Serving":
-    """Read model, cluster, cost model and engine profile; raises each room's own error."""
+    """Read model, cluster, cost model and engine profile; raises each room's own error.
+
+    ``settings`` are the options that replace a default of the engine, by their flags.
+    """
     from cluster_specs.load import load_cluster
     from costmodel.bundled import choose_costs
     from simulator.engine_profile import load_profile
@@ -159,21 +153,7 @@ def load_serving(
         profile=load_profile(engine),
         allow_unsupported=allow_unsupported,
         costs=lambda clock_mhz: choose_costs(costs, spec, clock_mhz, out_of_domain=out_of_domain),
-        overrides=Overrides(
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            max_model_len=max_model_len,
-            gpu_memory_utilization=gpu_memory_utilization,
-            num_gpu_blocks=num_gpu_blocks,
-            block_size=block_size,
-            enable_prefix_caching=prefix_caching,
-            enable_chunked_prefill=chunked_prefill,
-            async_scheduling=async_scheduling,
-            speculative_tokens=speculative_tokens,
-            speculative_acceptance=speculative_acceptance,
-            draft_step_s=draft_step_s,
-            router=router,
-        ),
+        overrides=Overrides(**{_FIELDS.get(flag, flag): value for flag, value in settings.items()}),
     )
 
 

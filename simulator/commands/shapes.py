@@ -1,7 +1,8 @@
 """`apex shapes`: the op shapes a search will ask for, as a manifest for `apex profile`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +11,8 @@ from simulator.commands.axes_options import axes_options, known_formats
 from simulator.commands.trace_options import workload_files
 
 if TYPE_CHECKING:
+    from simulator.layouts import Layout
+    from simulator.plan import Plan
     from simulator.shapes import Shapes
 
 
@@ -42,11 +45,9 @@ def shapes(
     kv: tuple[str | None, ...],
     fewer_devices: bool,
     engine: str,
-    max_num_seqs: int | None,
-    max_num_batched_tokens: int | None,
-    max_model_len: int | None,
     as_json: bool,
     out: Path,
+    **limits: Any,
 ) -> None:
     """Write the op shapes that searches over these models will ask for.
 
@@ -56,7 +57,7 @@ def shapes(
     from simulator.engine_profile import load_profile
     from simulator.model.bundled import load_model
     from simulator.plan_space import Axes, enumerate_plans
-    from simulator.pools import PoolPlan, parse_layout
+    from simulator.pools import parse_layout
     from simulator.serving import Overrides
     from simulator.shapes import collect_shapes
     from simulator.simulate import InfeasibleError
@@ -73,20 +74,12 @@ def shapes(
         allow_fewer_devices=fewer_devices,
     )
     layouts = [parse_layout(text) for text in plans]
-    chosen = [
-        plan
-        for layout in layouts
-        for plan in ((layout.prefill, layout.decode) if isinstance(layout, PoolPlan) else (layout,))
-    ]
+    chosen = _plans_of(layouts)
     found = collect_shapes(
         [(model, chosen or enumerate_plans(model, spec, axes)) for model in map(load_model, models)],
         spec,
         load_profile(engine),
-        overrides=Overrides(
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            max_model_len=max_model_len,
-        ),
+        overrides=Overrides(**limits),
         workload=parse_workload(trace) if trace else None,
     )
     if not found.plans:
@@ -95,10 +88,16 @@ def shapes(
     manifest = found.manifest()
     manifest.save(out)
     click.echo(strict_json(_facts(found, manifest.num_shapes)) if as_json else _table(found, manifest.num_shapes))
-    for note in _notes(found):
+    for note in _notes(found, has_pools=len(chosen) > len(layouts)):
         click.echo(f"note: {note}", err=True)
-    if any(isinstance(layout, PoolPlan) for layout in layouts):
-        click.echo("note: the KV's way between pools is not in the manifest", err=True)
+
+
+def _plans_of(layouts: "Sequence[Layout]") -> "list[Plan]":
+    """Return the plans of all pools."""
+    from simulator.pools import PoolPlan
+
+    pools = ((layout.prefill, layout.decode) if isinstance(layout, PoolPlan) else (layout,) for layout in layouts)
+    return [plan for of_layout in pools for plan in of_layout]
 
 
 def _facts(found: "Shapes", total: int) -> dict[str, object]:
@@ -123,11 +122,13 @@ def _table(found: "Shapes", total: int) -> str:
     return "\n".join(lines)
 
 
-def _notes(found: "Shapes") -> list[str]:
+def _notes(found: "Shapes", *, has_pools: bool) -> list[str]:
     notes = [f"{found.plans} plans compiled; `apex profile` chooses which points of their curves to measure"]
     if found.refused:
         example = found.refused[-1]
         notes.append(f"{len(found.refused)} plans cannot start, e.g. {example.plan}: {example.reason}")
     if found.unreachable:
         notes.append(f"left out: {found.unreachable} decode batches of sequences longer than any may get")
+    if has_pools:
+        notes.append("the KV's way between pools is not in the manifest")
     return notes
