@@ -18,11 +18,11 @@ from costmodel.analytic import AnalyticCosts
 from costmodel.artefact import load_artefact
 from costmodel.predict import FittedCosts
 from costmodel.prediction import CostModel
+from simulator.bundled_profiles import DEFAULT_PROFILE
 from simulator.engine_profile import load_profile
 from simulator.model.bundled import load_model
 from simulator.plan import parse_plan
 from simulator.serving import Refusal, Serving
-from simulator.simulate import DEFAULT_PROFILE
 from simulator.workload.parse import parse_workload
 
 CLUSTER: Final = "h200-sxm-8"

@@ -5,24 +5,20 @@ describe the engine's own code, not the hardware, and carry their source.
 """
 
 import re
-from difflib import get_close_matches
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator
 
 from cluster_specs.device import DeviceSpec
-from cluster_specs.errors import UserError
-from cluster_specs.files.reading import is_file
-from cluster_specs.files.toml_model import read_toml
+from cluster_specs.files.toml_model import checked
+from simulator.bundled_profiles import DEFAULT_PROFILE
 from simulator.limits import PolicyName, RouterName
 from simulator.model.expert_layout import ExpertKernel
 from simulator.plan import Plan
+from simulator.profile_inheritance import MergedProfile, merge_profile
 from simulator.profile_section import MOST_GRAPH_TOKENS, Count, Gibibytes, GraphTokens, ProfileSection, Seconds
 from simulator.start_up import MemoryReserve, StartUpMemory
-
-_FOLDER: Final = Path(__file__).parent / "engine_profiles"
 
 
 class HostTime(ProfileSection):
@@ -241,19 +237,16 @@ class EngineProfile(ProfileSection):
         return len(modes) * len(self.capture_sizes(max_num_seqs))
 
 
-def bundled_profiles() -> list[str]:
-    """Return the names of the bundled engine profiles, sorted."""
-    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
-
-
 def load_profile(name_or_path: str) -> EngineProfile:
-    """Read an engine profile by bundled name or TOML path; raises ``UserError``."""
-    path = Path(name_or_path) if name_or_path.endswith(".toml") else _FOLDER / f"{name_or_path}.toml"
-    if not is_file(path):
-        known = bundled_profiles()
-        close = get_close_matches(name_or_path, known, n=2)
-        raise UserError(
-            f"{name_or_path!r} is no engine profile",
-            hint=f"did you mean {' or '.join(close)}?" if close else f"bundled: {', '.join(known)}; or a .toml path",
-        )
-    return read_toml(path, EngineProfile)
+    """Read an engine profile by bundled name or TOML path, with what it extends; raises ``UserError``."""
+    return check_profile(merge_profile(name_or_path))
+
+
+def check_profile(merged: MergedProfile) -> EngineProfile:
+    """Check a profile's merged values; raises ``UserError`` with every fault, each after the file that states it."""
+    return checked(
+        merged.values,
+        EngineProfile,
+        merged.path_of,
+        hint=f'apex engines {DEFAULT_PROFILE} shows every key; extends = "{DEFAULT_PROFILE}" fills in what is missing',
+    )

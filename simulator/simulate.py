@@ -23,6 +23,7 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from costmodel.ops import SCHEMES
 from costmodel.prediction import CostModel
+from simulator.bundled_profiles import DEFAULT_PROFILE
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
 from simulator.engine_profile import EngineProfile, load_profile
@@ -40,8 +41,6 @@ from simulator.plan import Plan
 from simulator.serving import Overrides, Refusal, Serving, Start
 from simulator.work import run_work, work_metrics
 from simulator.workload.workload import Workload
-
-DEFAULT_PROFILE = "vllm-0.33"
 
 
 class InfeasibleError(UserError):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from simulator.bundled_profiles import DEFAULT_PROFILE
 from simulator.commands.trace_options import workload_files
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ extension_option = click.option(
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Python file that registers cells or architectures of your own (docs/guides/add_a_model.md).",
+)
+
+engine_option = click.option(
+    "--engine",
+    default=DEFAULT_PROFILE,
+    metavar="NAME|TOML",
+    help="Engine profile, bundled or a file (`apex engines`).",
 )
 
 _OPTIONS = (
@@ -61,7 +69,7 @@ _OPTIONS = (
         type=_Finite(min=0),
         help="Price of one device, for USD per million tokens; the cluster file's without it.",
     ),
-    click.option("--engine", default="vllm-0.33", metavar="NAME|TOML", help="Engine profile."),
+    engine_option,
     click.option("--allow-unsupported", is_flag=True, help="Simulate models and layouts the engine does not support."),
     click.option(
         "--slo",
@@ -114,9 +122,17 @@ def serving_options(command: Command) -> Command:
 
 def input_files(trace: str, options: Mapping[str, Any]) -> list[str]:
     """Return every text of the serving options that may name a file that is read, parts of a workload's text too."""
-    named = [*(options.get(name) for name in ("model", "cluster", "engine", "costs")), *options.get("extensions", ())]
+    named = [*(options.get(name) for name in ("model", "cluster", "costs")), *options.get("extensions", ())]
     model = Path(options["model"]) / "config.json"
-    return [*(str(text) for text in named if text is not None), str(model), *workload_files(trace)]
+    texts = [str(text) for text in named if text is not None]
+    return [*texts, str(model), *profile_files(options["engine"]), *workload_files(trace)]
+
+
+def profile_files(engine: str) -> list[str]:
+    """Return the files a profile of a person's own is read from: its own and those it extends."""
+    from simulator.profile_inheritance import own_files
+
+    return list(map(str, own_files(engine)))
 
 
 def load_serving(

@@ -8,6 +8,7 @@ import click
 
 from cluster_specs.command_line import Command, check_outputs, refuse_given, strict_json
 from simulator.commands.axes_options import axes_options, known_formats
+from simulator.commands.serving_options import engine_option, profile_files
 from simulator.commands.trace_options import workload_files
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--trace", metavar="FILE|TEXT", help="Size steps for this trace; sequences of 8192 tokens without it.")
 @click.option("--plan", "plans", multiple=True, metavar="PLAN", help="These plans only (tp4, prefill.tp4+decode.tp4).")
 @axes_options
-@click.option("--engine", default="vllm-0.33", metavar="NAME|TOML", help="Engine profile.")
+@engine_option
 @click.option("--max-num-seqs", type=click.IntRange(min=1), help="Sequences per step and replica.")
 @click.option("--max-num-batched-tokens", type=click.IntRange(min=1), help="Tokens per step and replica.")
 @click.option("--max-model-len", type=click.IntRange(min=1), help="Longest sequence.")
@@ -66,7 +67,7 @@ def shapes(
     if plans:
         refuse_given(context, "weights", "kv", "fewer_devices", because="--plan states which plans are sized")
     configs = (str(Path(model) / "config.json") for model in models)
-    check_outputs([out], [*models, *configs, cluster, engine, *workload_files(trace or "")])
+    check_outputs([out], [*models, *configs, cluster, *profile_files(engine), *workload_files(trace or "")])
     spec = load_cluster(cluster)
     axes = Axes(
         weight_dtypes=known_formats(weights, "weights"),

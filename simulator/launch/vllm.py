@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Final
 
-from simulator.engine_profile import EngineProfile, GraphCapture, bundled_profiles, load_profile
+from simulator.bundled_profiles import bundled_profiles
+from simulator.engine_profile import EngineProfile, GraphCapture, load_profile
 from simulator.launch.remarks import (
     DTYPE_NAMES,
     checkpoint,

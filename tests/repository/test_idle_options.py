@@ -78,6 +78,9 @@ def test_limits_that_no_plan_keeps_end_in_exit_code_3(capsys: pytest.CaptureFixt
         f"search {_WHERE} --trace synthetic:like=IN,n=5 -o IN",
         f"simulate {_WHERE} --trace IN --plan tp2 --requests-out IN",
         f"simulate {_WHERE} --trace closed:trace=IN,concurrency=1 --plan tp2 --chrome-trace IN",
+        f"search {_WHERE} {_TRAFFIC} --engine ENGINE -o BASE",
+        f"simulate {_WHERE} {_TRAFFIC} --engine ENGINE --plan tp2 --chrome-trace BASE",
+        f"shapes {_WHERE} --engine ENGINE -o BASE",
     ],
 )
 def test_no_command_overwrites_what_it_reads(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +88,14 @@ def test_no_command_overwrites_what_it_reads(line: str, tmp_path: Path, capsys: 
     source = tmp_path / "in.csv"
     text = "arrival_s,prompt_tokens,output_tokens\n0,8,2\n1,8,2\n"
     source.write_text(text)
-    code, _, err = _run(line.replace("IN", str(source)), capsys)
+    base, engine = tmp_path / "base.toml", tmp_path / "engine.toml"
+    profile = 'schema = 1\nname = "base"\nextends = "vllm-0.33"\n'
+    base.write_text(profile)
+    engine.write_text('schema = 1\nname = "engine"\nextends = "base.toml"\n')
+    places = {"IN": source, "ENGINE": engine, "BASE": base}
+    code, _, err = _run(
+        " ".join(str(places.get(word, word)) for word in line.replace("=IN", f"={source}").split()), capsys
+    )
     assert code == 2, err
     assert "is an input" in err
-    assert source.read_text() == text
+    assert (source.read_text(), base.read_text()) == (text, profile)

@@ -8,8 +8,9 @@ import pytest
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
+from simulator.bundled_profiles import bundled_profiles
 from simulator.context import context_note, context_of
-from simulator.engine_profile import bundled_profiles, load_profile
+from simulator.engine_profile import load_profile
 from simulator.model.bundled import bundled_models, from_hf_config, load_model
 from simulator.serving import Overrides, Serving
 from simulator.workload.workload import Workload
