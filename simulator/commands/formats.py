@@ -14,7 +14,7 @@ Format = Callable[[float | None], str]
 
 _PIPE_COLUMNS: Final = 140  # where there is no terminal
 _SHELL_COLUMNS: Final = 96
-_TITLES: Final = {
+TITLES: Final = {
     "throughput_tokens_per_s": "tokens/s",
     "throughput_total_tokens_per_s": "in+out tokens/s",
     "throughput_requests_per_s": "requests/s",
@@ -33,7 +33,7 @@ _TITLES: Final = {
 def title(path: str) -> str:
     """Head a column of the metric at ``path``; latencies and shares carry their unit in each cell."""
     name, _, statistic = path.partition(".")
-    return _TITLES.get(path) or f"{name.removesuffix('_s').upper()} {statistic}"
+    return TITLES.get(path) or f"{name.removesuffix('_s').upper()} {statistic}"
 
 
 def form_of(path: str) -> Format:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster_specs.errors import UserError
-from cluster_specs.load import bundled_clusters, bundled_devices, load_cluster, load_device
+from cluster_specs.load import bundled_clusters, bundled_devices, bundled_node, load_cluster, load_device
 
 _CLUSTER = """schema = 1
 name = "lab"
@@ -46,6 +46,12 @@ def test_bundled_device_is_whole(name: str) -> None:
     assert device.name == name
     assert set(device.analytic.gemm_efficiency) == set(device.peak_flop_per_s)
     assert device.clock.base_mhz <= device.clock.max_mhz
+
+
+@pytest.mark.parametrize("name", bundled_devices())
+def test_bundled_device_has_a_cluster(name: str) -> None:
+    """Every bundled device can be searched by name: one node of it is bundled."""
+    assert bundled_node(name) is not None
 
 
 @pytest.mark.parametrize("name", ["v100-sxm2", "a100-sxm-40gb", "h100-pcie", "b200", "mi300x"])

@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster_specs.errors import UserError
+from simulator.commands.formats import TITLES
+from simulator.commands.search import search
 from simulator.metrics import RequestSlo
 from simulator.objective import metric_paths, parse_objective, parse_slo, read_metric
 
@@ -27,6 +29,16 @@ def test_more_is_better_for_rates_and_less_for_latencies() -> None:
 def test_every_listed_metric_is_an_objective(path: str) -> None:
     """What an error message lists as a metric is accepted as one."""
     assert parse_objective(path).path == path
+
+
+def test_the_help_and_the_table_name_every_metric() -> None:
+    """`apex search --help` names every metric and nothing else, and each that is no latency has a column head."""
+    plain = {path for path in metric_paths() if "." not in path}
+    latencies = {path.partition(".")[0] for path in metric_paths() if "." in path}
+    words = set((search.epilog or "").replace(",", " ").split())
+    assert {name for name in plain | latencies if name not in words} == set()
+    assert {word for word in words if "_" in word} <= plain | latencies
+    assert set(TITLES) == plain
 
 
 def test_limits_bind_requests_or_plans() -> None:
