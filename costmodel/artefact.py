@@ -23,6 +23,7 @@ from costmodel.artefact_checks import FEATURES, fault_in_family, fault_in_power
 from costmodel.artefact_rows import FamilyRows, RowsFault, family_rows, knots_table, table_schema, wrong_column
 from costmodel.holdout import HeldOut
 from costmodel.knots import FamilyKnots
+from costmodel.label import parsed_labels
 from costmodel.label_json import derived_from_json, label_from_json, label_to_json
 from costmodel.power import PowerModel
 from costmodel.row_digests import changed_label, label_digests
@@ -103,7 +104,7 @@ def save_artefact(artefact: Artefact, path: Path) -> None:
         "families": {
             name: {
                 "features": knots.features,
-                "labels": {key: label_to_json(fit) for key, fit in knots.labels.items()},
+                "labels": {label.text: label_to_json(fit) for label, fit in knots.labels.items()},
                 "digests": label_digests(knots),
                 "derived": {key: asdict(correction) for key, correction in knots.derived.items()},
             }
@@ -184,10 +185,11 @@ def _family(name: str, rows: FamilyRows, part: dict[str, Any], *, has_digest: bo
     if name not in FEATURES:
         raise RowsFault(f"unknown family {shown(name)}")
     features = tuple(part["features"])
+    known = parsed_labels((*rows.label, *part["labels"]))
     knots = FamilyKnots(
         family=name,
         features=features,
-        label=rows.label,
+        label=tuple(known[text] for text in rows.label),
         shape=rows.shape[:, : len(features)],
         start=rows.start,
         x=rows.x,
@@ -195,7 +197,7 @@ def _family(name: str, rows: FamilyRows, part: dict[str, Any], *, has_digest: bo
         latency_s=rows.latency_s,
         residual=rows.residual,
         derived={key: derived_from_json(correction) for key, correction in part["derived"].items()},
-        labels={key: label_from_json(key, fit) for key, fit in part["labels"].items()},
+        labels={known[key]: label_from_json(key, fit) for key, fit in part["labels"].items()},
     )
     fault = fault_in_family(knots)
     if fault is None and has_digest:
@@ -210,7 +212,7 @@ def _family(name: str, rows: FamilyRows, part: dict[str, Any], *, has_digest: bo
 
 
 def _fault_of_digests(knots: FamilyKnots, digests: dict[str, str]) -> tuple[str, int | None] | None:
-    if set(digests) != set(knots.labels):
+    if set(digests) != {label.text for label in knots.labels}:
         return "not every label has a digest of its rows", None
     changed = changed_label(knots, digests)
     if changed is None:

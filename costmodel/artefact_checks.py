@@ -37,7 +37,7 @@ def fault_in_family(knots: FamilyKnots) -> tuple[str, int | None] | None:
     unknown = set(knots.label) - set(knots.labels)
     empty = set(knots.labels) - set(knots.label)
     if unknown or empty:
-        return f"label {shown(min(unknown | empty))} has {'rows only' if unknown else 'no rows'}", None
+        return f"label {shown(min(unknown | empty).text)} has {'rows only' if unknown else 'no rows'}", None
     for kind, correction in knots.derived.items():
         if not (_is_positive(correction.factor) and correction.log_half_width >= 0.0):
             return f"the correction of {shown(kind)} is {shown(correction)}", None

@@ -56,8 +56,8 @@ def knots_table(knots: FamilyKnots) -> pa.Table:
     """Lay out a family as rows."""
     counts = np.diff(knots.start)
     shape = np.repeat(np.arange(knots.num_shapes, dtype=np.int32), counts)
-    names = sorted(set(knots.label))
-    codes = np.searchsorted(np.array(names), knots.label).astype(np.int32)
+    names = sorted({label.text for label in knots.label})
+    codes = np.searchsorted(np.array(names), knots.label_text).astype(np.int32)
     features = [
         pa.array(np.repeat(knots.shape[:, index], counts))
         if index < len(knots.features)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.knots import FamilyKnots, LabelFit
+from costmodel.label import Label, parsed_labels
 from costmodel.reference import Reference
 
 Array = NDArray[np.float64]
@@ -79,12 +80,13 @@ def concatenated(parts: Sequence[MeasuredRows]) -> MeasuredRows:
 def build_knots(rows: MeasuredRows) -> FamilyKnots:
     """Fit one family; repeats of a point become their median."""
     rows = without_repeats(rows)
-    labels: dict[str, LabelFit] = {}
+    labels: dict[Label, LabelFit] = {}
+    known = parsed_labels(np.unique(rows.label).tolist())
     residual = np.empty_like(rows.latency_s)
-    for label in np.unique(rows.label).tolist():
-        own = rows.label == label
+    for text, label in known.items():
+        own = rows.label == text
         part = rows.take(own)
-        compute, memory = rows.efficiency[label]
+        compute, memory = rows.efficiency[text]
         reference = Reference.fit(part.latency_s, part.flop_s, part.bytes_s, compute=compute, memory=memory)
         log_s = np.log(reference.seconds(part.flop_s, part.bytes_s))
         raw = np.log(part.latency_s) - log_s
@@ -102,7 +104,7 @@ def build_knots(rows: MeasuredRows) -> FamilyKnots:
     knots = FamilyKnots(
         family=rows.family,
         features=rows.features,
-        label=tuple(rows.label[first].tolist()),
+        label=tuple(known[text] for text in rows.label[first].tolist()),
         shape=rows.shape[first],
         start=start,
         x=rows.x,

@@ -28,15 +28,15 @@ def completed(
     for family, known in prior.artefact.families.items():
         own = families.get(family)
         # A label measured at a locked clock is measured.
-        measured = set() if own is None else {label.partition("@")[0] for label in own.labels}
-        missing = tuple(sorted(label for label in known.labels if label.partition("@")[0] not in measured))
+        measured = set() if own is None else {label.parts for label in own.labels}
+        missing = tuple(sorted(label for label in known.labels if label.parts not in measured))
         if family == "collective":
             alike = _alike_levels(cluster, prior)
-            missing = tuple(label for label in missing if label.partition("@")[0].split("|")[1] in alike)
+            missing = tuple(label for label in missing if label.parts[1] in alike)
         if missing:
             more = with_labels(known, missing)
             whole[family] = more if own is None else _joined(own, more)
-            taken[family] = missing
+            taken[family] = tuple(label.text for label in missing)
     return whole, taken
 
 

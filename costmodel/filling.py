@@ -19,6 +19,7 @@ from costmodel.build_knots import MeasuredRows, concatenated, without_repeats
 from costmodel.gaussian_process import GaussianProcess
 from costmodel.holdout import SAME_WHEN_EQUAL, top_octave
 from costmodel.knots import Errors, FamilyKnots, Filling
+from costmodel.label import Label, parsed_labels
 from costmodel.prior import Prior
 from costmodel.shape_ops import row_sides, shape_op
 
@@ -32,41 +33,40 @@ _LEARN_TOGETHER = ("gemm", "moe")
 
 def filled(
     rows: MeasuredRows, knots: FamilyKnots, errors: Errors, cluster: ClusterSpec, prior: Prior | None
-) -> tuple[MeasuredRows, dict[str, Filling]]:
+) -> tuple[MeasuredRows, dict[Label, Filling]]:
     """Return ``rows`` with estimates added to the labels that gain by it, and how those were filled.
 
     ``knots`` and ``errors`` (each point left out of its curve) are what the rows give by themselves.
     """
-    fillings: dict[str, Filling] = {}
+    fillings: dict[Label, Filling] = {}
     parts = [rows]
     rows = without_repeats(rows)
     for group in _groups(knots):
-        own = rows.take(np.isin(rows.label, group))
+        own = rows.take(np.isin(rows.label, [label.text for label in group]))
         if len(own.x) > MOST_POINTS:
             continue
         reference_log_s, prior_log_s = _expected_log_s(own, knots, cluster, prior)
         process = BlendedProcess(_coordinates(own, knots), np.log(own.latency_s), reference_log_s, prior_log_s)
         held_out = _held_out(own, knots, process.rest)
         for label in group:
-            judged = np.abs(errors.error[errors.label == label])
-            count = np.count_nonzero(own.label == label)
+            judged = np.abs(errors.error[errors.label == label.text])
+            count = np.count_nonzero(own.label == label.text)
             # Curves of two points judge none of them; a few longer ones do not speak for the label.
             alone = float(np.mean(judged)) if len(judged) > count / 2 else np.inf
-            found = {question: _of_label(every, label) for question, every in held_out.items()}
+            found = {question: _of_label(every, label.text) for question, every in held_out.items()}
             if np.mean(np.abs(found["point"].error)) >= alone:
                 continue
-            parts.append(_estimates(own.take(own.label == label), knots, process, cluster, prior))
+            parts.append(_estimates(own.take(own.label == label.text), knots, process, cluster, prior))
             fillings[label] = Filling(trust=process.trust, alone=alone, errors=found)
     return concatenated(parts), fillings
 
 
-def _groups(knots: FamilyKnots) -> list[list[str]]:
+def _groups(knots: FamilyKnots) -> list[list[Label]]:
     """Labels that learn from each other: a GEMM's branches, experts under several routings; in order of their names."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[tuple[tuple[str, ...], int | None], list[Label]] = {}
     for label in sorted(knots.labels):
-        kind, _, clock = label.partition("@")
-        alike = kind.partition("|")[0] if knots.family in _LEARN_TOGETHER else kind
-        groups.setdefault((alike, clock), []).append(label)
+        alike = label.parts[:1] if knots.family in _LEARN_TOGETHER else label.parts
+        groups.setdefault((alike, label.clock_mhz), []).append(label)
     return list(groups.values())
 
 
@@ -76,14 +76,13 @@ def _expected_log_s(
     """Return what the labels' references expect, and what the prior does, None where it does not price every row."""
     by_reference = np.empty_like(rows.x)
     by_prior = None if prior is None else np.empty_like(rows.x)
-    for label in np.unique(rows.label).tolist():
-        clock = label.partition("@")[2]
-        for shape, own in _by_shape(rows, label):
+    for text, label in parsed_labels(np.unique(rows.label).tolist()).items():
+        for shape, own in _by_shape(rows, text):
             by_reference[own] = knots.labels[label].expected_log_s(rows.flop_s[own], rows.bytes_s[own])
             if prior is None or by_prior is None:
                 continue
             op = shape_op(rows.family, label, shape, rows.x[own], rows.y[own], cluster=cluster)
-            price_s = prior.latency_s(op, float(clock) if clock else None)
+            price_s = prior.latency_s(op, label.clock_mhz)
             if price_s is None:
                 by_prior = None
             else:
@@ -100,7 +99,7 @@ def _by_shape(rows: MeasuredRows, label: str) -> list[tuple[list[float], NDArray
 def _coordinates(rows: MeasuredRows, knots: FamilyKnots) -> Array:
     """Sizes in octaves, and the label's place among all, one octave apart: neighbours by name resemble each other."""
     octaves = np.log2(np.column_stack([rows.shape, rows.x, rows.y]) + 1.0)
-    place = np.searchsorted(sorted(knots.labels), rows.label)
+    place = np.searchsorted([label.text for label in sorted(knots.labels)], rows.label)
     return np.column_stack([octaves, place])
 
 
@@ -108,7 +107,7 @@ def _estimates(
     measured: MeasuredRows, knots: FamilyKnots, process: BlendedProcess, cluster: ClusterSpec, prior: Prior | None
 ) -> MeasuredRows:
     """Rows of one label at each of its sizes, and at every shape and size a trusted prior knows inside their range."""
-    label = str(measured.label[0])
+    label = Label.parse(str(measured.label[0]))
     trusted = prior if process.trust else None
     points = _grid_of_all_sizes(measured)
     if trusted is not None:
@@ -118,7 +117,7 @@ def _estimates(
     points = points[~np.isin(_row_ids(points), _row_ids(known))]
     features = measured.shape.shape[1]
     shape, x, y = points[:, :features], points[:, features], points[:, features + 1]
-    of_label = np.full(len(points), label)
+    of_label = np.full(len(points), label.text)
     flop_s, bytes_s = row_sides(measured.family, of_label, shape, x, y, cluster=cluster)
     new = replace(
         measured,
@@ -147,7 +146,7 @@ def _grid_of_all_sizes(rows: MeasuredRows) -> Array:
 def _points_of_prior(rows: MeasuredRows, prior: Prior) -> Array:
     """Knots of the prior inside the measured range of both sizes [points, features + 2]."""
     knots = prior.artefact.families[rows.family]
-    label = str(rows.label[0]).partition("@")[0]
+    label = Label.parse(str(rows.label[0])).at(None)
     parts = [np.zeros((0, rows.shape.shape[1] + 2))]
     for shape in knots.of_label(label).tolist():
         own = knots.rows(shape)
@@ -176,8 +175,8 @@ def _held_out(rows: MeasuredRows, knots: FamilyKnots, process: GaussianProcess) 
     beyond, _ = top_octave(rows)
     top = np.where(beyond & np.isin(shape, shape[~beyond]), 0, -1)
     regime = np.empty(len(rows.x), dtype=np.int8)
-    for label in np.unique(rows.label).tolist():
-        own = rows.label == label
+    for text, label in parsed_labels(np.unique(rows.label).tolist()).items():
+        own = rows.label == text
         regime[own] = knots.labels[label].reference.regime(rows.flop_s[own], rows.bytes_s[own])
     found = {}
     for question, together in (("point", point.ravel()), ("shape", other.ravel()), ("octave", top)):

@@ -25,6 +25,7 @@ from costmodel.fit_power import fit_power
 from costmodel.forms import attention_rows, collective, elementwise, gemm, moe
 from costmodel.holdout import HeldOut, held_out_errors, summarise, with_fillings, with_intervals
 from costmodel.knots import Errors, FamilyKnots
+from costmodel.label import Label
 from costmodel.links import links_of
 from costmodel.measurements import Columns, Measurements, read_measurements
 from costmodel.prior import Prior
@@ -92,7 +93,7 @@ def fit_device(
     families, taken = completed(families, device, cluster, prior)
     if prior is not None and taken:
         held_out += [row for row in prior.artefact.held_out if row.label in taken.get(row.family, ())]
-        formats = {label.partition("|")[0] for label in taken.get("gemm", ())}
+        formats = {Label.parse(text).parts[0] for text in taken.get("gemm", ())}
         quantised |= formats & set(prior.artefact.provenance.quantise_included)
     seen = np.concatenate(clocks)
     power, energy_source = fit_power(measured, cluster)

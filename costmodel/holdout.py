@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from costmodel.build_knots import MeasuredRows, build_knots, fill_from_neighbours
 from costmodel.knots import Errors, FamilyKnots
+from costmodel.label import Label
 from costmodel.lending import Lenders, curve_residual, grid_residual, lenders
 from costmodel.prediction import Source
 from costmodel.reference import REGIMES
@@ -65,7 +66,7 @@ def relative_error(log_error: float) -> float:
 def held_out_errors(rows: MeasuredRows, knots: FamilyKnots) -> dict[str, Errors]:
     """Answer the three questions; ``rows`` are what ``knots`` were built from."""
     regime = _regimes(knots, knots.x, knots.y, rows)
-    label = np.repeat(knots.label, np.diff(knots.start))
+    label = np.repeat(knots.label_text, np.diff(knots.start))
     shape = np.repeat(np.arange(knots.num_shapes), np.diff(knots.start))
     measured = ~np.isnan(knots.latency_s)
     found = {}
@@ -83,7 +84,7 @@ def with_fillings(found: dict[str, Errors], knots: FamilyKnots) -> dict[str, Err
 
 
 def _with_fillings(errors: Errors, question: str, knots: FamilyKnots) -> Errors:
-    fillings = {name: fit.filling for name, fit in knots.labels.items() if fit.filling is not None}
+    fillings = {name.text: fit.filling for name, fit in knots.labels.items() if fit.filling is not None}
     own = ~np.isin(errors.label, list(fillings))
     parts = [filling.errors[question] for filling in fillings.values()]
     return Errors(
@@ -110,13 +111,13 @@ def _regimes(knots: FamilyKnots, x: Array, y: Array, rows: MeasuredRows) -> NDAr
     sides = np.zeros((len(x), 2))
     for index in range(knots.num_shapes):
         own = knots.rows(index)
-        head = (knots.label[index], *knots.shape[index].tolist())
+        head = (knots.label[index].text, *knots.shape[index].tolist())
         for row, (row_x, row_y) in enumerate(zip(x[own].tolist(), y[own].tolist(), strict=True), start=own.start):
             sides[row] = key.get((*head, row_x, row_y), (0.0, 0.0))
     regime = np.zeros(len(x), dtype=np.int8)
-    label = np.repeat(knots.label, np.diff(knots.start))
+    label = np.repeat(knots.label_text, np.diff(knots.start))
     for name, fit in knots.labels.items():
-        own_label = label == name
+        own_label = label == name.text
         regime[own_label] = fit.reference.regime(sides[own_label, 0], sides[own_label, 1])
     return regime
 
@@ -172,7 +173,7 @@ def _without_octave(rows: MeasuredRows) -> Errors:
     beyond, which = top_octave(rows)
     short = build_knots(rows.take(~beyond))
     asked = rows.take(beyond)
-    shapes = zip(short.label, short.shape.tolist(), strict=True)
+    shapes = zip(short.label_text.tolist(), short.shape.tolist(), strict=True)
     shape_index = {(label, *shape): index for index, (label, shape) in enumerate(shapes)}
     key = list(zip(asked.label.tolist(), map(tuple, asked.shape.tolist()), strict=True))
     error = np.full(len(asked.x), np.nan)
@@ -192,7 +193,7 @@ def _without_octave(rows: MeasuredRows) -> Errors:
             x, column = np.unique(asked.x[own], return_inverse=True)
             y, row_of = np.unique(asked.y[own], return_inverse=True)
             residual = grid_residual(short, lent, np.log(x), np.log(y))[column, row_of]
-        fit = short.labels[label]
+        fit = short.labels[Label.parse(label)]
         expected = fit.expected_log_s(asked.flop_s[own], asked.bytes_s[own])
         error[own] = expected + residual - np.log(asked.latency_s[own])
         regime[own] = fit.reference.regime(asked.flop_s[own], asked.bytes_s[own])
@@ -226,12 +227,12 @@ def with_intervals(knots: FamilyKnots, errors: dict[str, Errors]) -> FamilyKnots
     for name, fit in knots.labels.items():
         half = np.empty((len(Source), len(REGIMES)))
         for regime in range(len(REGIMES)):
-            point = _calibrated(errors["point"], name, regime)
+            point = _calibrated(errors["point"], name.text, regime)
             half[Source.FITTED, regime] = conformal_half_width(point) if len(point) else _UNKNOWN_HALF_WIDTH
             # A point's neighbours cannot know it better than it knows itself: their median bounds its noise.
             half[Source.MEASURED, regime] = float(np.median(np.abs(point))) if len(point) else _UNKNOWN_HALF_WIDTH
             for source, question in ((Source.BORROWED, "shape"), (Source.EXTRAPOLATED, "octave")):
-                error = _calibrated(errors[question], name, regime)
+                error = _calibrated(errors[question], name.text, regime)
                 half[source, regime] = conformal_half_width(error) if len(error) else _UNKNOWN_HALF_WIDTH
             half[Source.ANALYTIC, regime] = _UNKNOWN_HALF_WIDTH
         labels[name] = replace(fit, log_half_width=half)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from costmodel.label import Label
 from costmodel.prediction import Source
 from costmodel.reference import REGIMES, Reference
 
@@ -88,26 +89,33 @@ class FamilyKnots:
 
     family: str
     features: tuple[str, ...]
-    label: tuple[str, ...]  # [shapes]
+    label: tuple[Label, ...]  # [shapes]
     shape: Array  # [shapes, features]
     start: NDArray[np.int64]  # [shapes + 1]
     x: Array
     y: Array
     latency_s: Array
     residual: Array
-    labels: dict[str, LabelFit]
+    labels: dict[Label, LabelFit]
     derived: dict[str, Derived] = field(default_factory=dict)
-    _by_label: dict[str, NDArray[np.int64]] = field(init=False, repr=False, compare=False)
+    _by_label: dict[Label, NDArray[np.int64]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        label = np.asarray(self.label, dtype=np.str_)
-        found = {name: np.flatnonzero(label == name) for name in self.labels}
+        shapes: dict[Label, list[int]] = {}
+        for shape, label in enumerate(self.label):
+            shapes.setdefault(label, []).append(shape)
+        found = {label: np.array(own, dtype=np.int64) for label, own in shapes.items()}
         object.__setattr__(self, "_by_label", found)
 
     @property
     def num_shapes(self) -> int:
         """Shapes measured."""
         return len(self.label)
+
+    @property
+    def label_text(self) -> NDArray[np.str_]:
+        """Text of each shape's label [shapes]."""
+        return np.array([label.text for label in self.label], dtype=np.str_)
 
     def rows(self, shape: int) -> slice:
         """Rows of one shape."""
@@ -117,14 +125,15 @@ class FamilyKnots:
         """Whether anything of a shape was measured; a shape that only the prior knew was not."""
         return not bool(np.isnan(self.latency_s[self.rows(shape)]).all())
 
-    def of_label(self, label: str) -> NDArray[np.int64]:
+    def of_label(self, label: Label) -> NDArray[np.int64]:
         """Return the shapes of one label."""
         return self._by_label.get(label, np.zeros(0, dtype=np.int64))
 
 
-def with_labels(knots: FamilyKnots, labels: Sequence[str]) -> FamilyKnots:
+def with_labels(knots: FamilyKnots, labels: Sequence[Label]) -> FamilyKnots:
     """Return the shapes of ``labels`` alone."""
-    keep = np.flatnonzero(np.isin(np.asarray(knots.label), labels))
+    chosen = set(labels)
+    keep = np.flatnonzero([label in chosen for label in knots.label])
     rows = np.concatenate([np.arange(knots.start[i], knots.start[i + 1]) for i in keep])
     return replace(
         knots,
@@ -135,7 +144,7 @@ def with_labels(knots: FamilyKnots, labels: Sequence[str]) -> FamilyKnots:
         y=knots.y[rows],
         latency_s=knots.latency_s[rows],
         residual=knots.residual[rows],
-        labels={name: fit for name, fit in knots.labels.items() if name in labels},
+        labels={name: fit for name, fit in knots.labels.items() if name in chosen},
     )
 
 

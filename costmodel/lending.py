@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.knots import FamilyKnots, nearest
+from costmodel.label import Label
 
 Array = NDArray[np.float64]
 
@@ -28,7 +29,7 @@ class Lenders:
     log_shift: Array
 
 
-def lenders(knots: FamilyKnots, label: str, shape: Array, *, excluded: NDArray[np.bool_] | None = None) -> Lenders:
+def lenders(knots: FamilyKnots, label: Label, shape: Array, *, excluded: NDArray[np.bool_] | None = None) -> Lenders:
     """Choose the lenders for ``shape`` [features] among the measured shapes of ``label`` that are not ``excluded``."""
     candidates = knots.of_label(label)
     if excluded is not None:

@@ -10,6 +10,7 @@ from cluster_specs.command_line import strict_json
 from costmodel.artefact import Artefact
 from costmodel.holdout import QUESTIONS, HeldOut, relative_error
 from costmodel.knots import LabelFit
+from costmodel.label import Label
 
 # Share of suspicious rows from which a repair is worth a look.
 _MANY = 0.03
@@ -62,7 +63,7 @@ def fit_text(artefact: Artefact) -> str:
     return "\n".join(lines)
 
 
-def _filling_line(family: str, label: str, fit: LabelFit, prior: str) -> str:
+def _filling_line(family: str, label: Label, fit: LabelFit, prior: str) -> str:
     filling = fit.filling
     assert filling is not None
     source = "all its shapes" + (f" and {filling.trust:.0%} of the fit of {prior}" if filling.trust else "")

@@ -24,7 +24,7 @@ _SHIFT: Final = np.uint64(29)
 def label_digests(knots: FamilyKnots) -> dict[str, str]:
     """Digest of every label's rows, its shapes' features included."""
     marks = _marks(knots)
-    return {label: _digest(np.concatenate([marks[rows] for rows in runs])) for label, runs in _runs(knots).items()}
+    return {text: _digest(np.concatenate([marks[rows] for rows in runs])) for text, runs in _runs(knots).items()}
 
 
 def changed_label(knots: FamilyKnots, stated: dict[str, str]) -> tuple[str, int | None] | None:
@@ -44,11 +44,11 @@ def changed_label(knots: FamilyKnots, stated: dict[str, str]) -> tuple[str, int 
 
 def _runs(knots: FamilyKnots) -> dict[str, list[slice]]:
     """Return the rows of each label as runs of neighbours, of which there usually is one."""
-    runs: dict[str, list[slice]] = {label: [] for label in knots.labels}
+    runs: dict[str, list[slice]] = {label.text: [] for label in knots.labels}
     first = 0
     for shape, label in enumerate(knots.label):
         if shape + 1 == knots.num_shapes or knots.label[shape + 1] != label:
-            runs[label].append(slice(int(knots.start[first]), int(knots.start[shape + 1])))
+            runs[label.text].append(slice(int(knots.start[first]), int(knots.start[shape + 1])))
             first = shape + 1
     return runs
 

@@ -7,15 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
+from costmodel.label import Label
 from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
 from costmodel.pricing import work_sides
 
 Array = NDArray[np.float64]
 
 
-def shape_op(family: str, label: str, shape: Sequence[float], x: Array, y: Array, *, cluster: ClusterSpec) -> Op:
+def shape_op(family: str, label: Label, shape: Sequence[float], x: Array, y: Array, *, cluster: ClusterSpec) -> Op:
     """Return the op of ``shape`` (the family's features, in order) at sizes ``x`` and ``y`` as its knots count them."""
-    parts = label.partition("@")[0].split("|")
+    parts = label.parts
     if family == "elementwise":
         width, bytes_per_row = shape
         return Elementwise(op=parts[0], rows=x, width=int(width), bytes_per_row=bytes_per_row)
@@ -54,12 +55,12 @@ def row_sides(
     _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     for index, row in enumerate(first.tolist()):
         own = which.ravel() == index
-        op = shape_op(family, str(label[row]), shape[row].tolist(), x[own], y[own], cluster=cluster)
+        op = shape_op(family, Label.parse(str(label[row])), shape[row].tolist(), x[own], y[own], cluster=cluster)
         flop_s[own], bytes_s[own] = work_sides(op, cluster)
     return flop_s, bytes_s
 
 
-def _attention(parts: list[str], sizes: list[int], x: Array, y: Array) -> Attention:
+def _attention(parts: tuple[str, ...], sizes: list[int], x: Array, y: Array) -> Attention:
     """Whole prompts or one-token decodes: ``x`` sequences of length ``y``."""
     phase, variant, dtype, kv_dtype = parts
     num_heads, num_kv_heads, head_dim, v_head_dim, window = sizes

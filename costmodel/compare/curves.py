@@ -13,6 +13,7 @@ from costmodel.build_knots import MeasuredRows
 from costmodel.compare.series import Band, Series
 from costmodel.forms.columns import gemm_efficiency
 from costmodel.knots import FamilyKnots
+from costmodel.label import Label
 from costmodel.ops import Op
 from costmodel.prediction import CostModel
 from costmodel.shape_ops import row_sides, shape_op
@@ -31,7 +32,7 @@ def op_of(knots: FamilyKnots, shape: int, x: Array, y: Array, cluster: ClusterSp
 def measured_rows_of(knots: FamilyKnots, cluster: ClusterSpec) -> MeasuredRows:
     """Return the measured points of a fitted family in the form they were fitted from."""
     counts = np.diff(knots.start)
-    label = np.repeat(np.asarray(knots.label, dtype=np.str_), counts)
+    label = np.repeat(knots.label_text, counts)
     shape = np.repeat(knots.shape, counts, axis=0)
     flop_s, bytes_s = row_sides(knots.family, label, shape, knots.x, knots.y, cluster=cluster)
     rows = MeasuredRows(
@@ -44,30 +45,24 @@ def measured_rows_of(knots: FamilyKnots, cluster: ClusterSpec) -> MeasuredRows:
         latency_s=knots.latency_s,
         flop_s=flop_s,
         bytes_s=bytes_s,
-        efficiency={name: _stand_ins(knots.family, name, cluster) for name in knots.labels},
+        efficiency={name.text: _stand_ins(knots.family, name, cluster) for name in knots.labels},
         is_estimate=np.isnan(knots.latency_s),
     )
     return rows.take(~rows.is_estimate)
 
 
-def _stand_ins(family: str, label: str, cluster: ClusterSpec) -> tuple[float, float]:
+def _stand_ins(family: str, label: Label, cluster: ClusterSpec) -> tuple[float, float]:
     """Return the analytic compute and memory efficiencies a refit falls back on, as the families' forms choose them."""
     constants = cluster.device.analytic
     if family in {"gemm", "moe"}:
-        return gemm_efficiency(cluster, label.partition("@")[0].split("|")[0])
+        return gemm_efficiency(cluster, label.parts[0])
     if family == "attention":
-        memory = constants.decode_attention_efficiency if label.startswith("decode") else constants.memory_efficiency
+        memory = constants.decode_attention_efficiency if label.parts[0] == "decode" else constants.memory_efficiency
         return constants.attention_efficiency.value, memory.value
     return 1.0, (constants.memory_efficiency if family == "elementwise" else constants.link_efficiency).value
 
 
-def clock_of(label: str) -> float | None:
-    """Return the locked clock in MHz that a label was measured at; None when unlocked."""
-    clock = label.partition("@")[2]
-    return float(clock) if clock else None
-
-
-def curve_series(knots: FamilyKnots, label: str, costs: CostModel) -> list[Series]:
+def curve_series(knots: FamilyKnots, label: Label, costs: CostModel) -> list[Series]:
     """Measured points and fitted curves of up to six representative shapes of one label."""
     if np.any(knots.y != 1.0):
         return list(_surface_series(knots, label, costs))
@@ -85,13 +80,13 @@ def _series(name: str, knots: FamilyKnots, shape: int, *, own_x: Array, axis: Ar
     return Series(label=name, x=own_x, y=knots.latency_s[knots.rows(shape)], band=band)
 
 
-def _surface_series(knots: FamilyKnots, label: str, costs: CostModel) -> Iterator[Series]:
+def _surface_series(knots: FamilyKnots, label: Label, costs: CostModel) -> Iterator[Series]:
     """Cut the middle shape's surface: prefill along the length, decode along the number of sequences."""
     shape = _middle(knots, label)
     own = knots.rows(shape)
     measured = ~np.isnan(knots.latency_s[own])
     x, y, latency_s = knots.x[own][measured], knots.y[own][measured], knots.latency_s[own][measured]
-    is_prefill = label.startswith("prefill")
+    is_prefill = label.parts[0] == "prefill"
     along, held = (y, x) if is_prefill else (x, y)
     unit = "sequence(s)" if is_prefill else "tokens of context"
     values, counts = np.unique(held, return_counts=True)
@@ -107,24 +102,24 @@ def _surface_series(knots: FamilyKnots, label: str, costs: CostModel) -> Iterato
         yield Series(label=f"{value:,.0f} {unit}", x=along[points], y=latency_s[points], band=band)
 
 
-def surface_shape_name(knots: FamilyKnots, label: str) -> str:
+def surface_shape_name(knots: FamilyKnots, label: Label) -> str:
     """Name the shape whose surface `curve_series` cuts."""
     return shape_name(knots, _middle(knots, label))
 
 
-def _middle(knots: FamilyKnots, label: str) -> int:
+def _middle(knots: FamilyKnots, label: Label) -> int:
     """Return the shape of median latency among those measured at most sizes."""
     shapes = _by_latency(knots, label)
     return shapes[len(shapes) // 2]
 
 
-def _representative(knots: FamilyKnots, label: str) -> list[int]:
+def _representative(knots: FamilyKnots, label: Label) -> list[int]:
     """Return shapes spread evenly over the label's range of latencies, among those measured at most sizes."""
     shapes = _by_latency(knots, label)
     return [shapes[i] for i in _spread(len(shapes))]
 
 
-def _by_latency(knots: FamilyKnots, label: str) -> list[int]:
+def _by_latency(knots: FamilyKnots, label: Label) -> list[int]:
     """Return the shapes measured at four fifths of the most sizes, by median latency."""
     shapes = [shape for shape in knots.of_label(label).tolist() if knots.is_measured(shape)]
     latencies = [knots.latency_s[knots.rows(shape)] for shape in shapes]
@@ -140,13 +135,13 @@ def _spread(count: int) -> NDArray[np.int64]:
     return np.unique(np.rint(np.linspace(0, count - 1, min(_SERIES_PER_FIGURE, count))).astype(np.int64))
 
 
-def _between(knots: FamilyKnots, label: str, own_x: Array) -> Array:
+def _between(knots: FamilyKnots, label: Label, own_x: Array) -> Array:
     """Sizes to draw a curve at; a GEMM's branch is drawn at sizes of its own kind."""
     axis = np.geomspace(own_x.min(), own_x.max(), _POINTS_PER_CURVE)
     if knots.family != "gemm":
         return axis
     whole = np.where(axis > 16, np.rint(axis / 8) * 8, np.rint(axis))
-    if label.partition("@")[0].endswith("|ragged"):
+    if label.parts[-1] == "ragged":
         whole = np.where(whole > 16, whole + 1, whole)
     return np.unique(np.append(whole, own_x))
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.artefact import Artefact
-from costmodel.compare.curves import clock_of, measured_rows_of, op_of, shape_name
+from costmodel.compare.curves import measured_rows_of, op_of, shape_name
 from costmodel.holdout import held_out_errors
 from costmodel.knots import Errors, FamilyKnots, with_labels
+from costmodel.label import Label
 from costmodel.predict import FittedCosts
 from costmodel.reference import REGIMES
 
@@ -76,7 +77,7 @@ class ClockTransfer:
     """Points of one label measured at ``clock_mhz`` and at ``reference_mhz``, and what was predicted of the former."""
 
     family: str
-    label: str
+    label: Label
     reference_mhz: float
     clock_mhz: Array
     reference_s: Array
@@ -94,11 +95,10 @@ def clock_transfers(artefact: Artefact, cluster: ClusterSpec) -> list[ClockTrans
     """Predict every lower clock from the highest; empty unless some label was measured at two locked clocks."""
     found = []
     for knots in artefact.families.values():
-        clocks: dict[str, list[float]] = {}
+        clocks: dict[Label, list[int]] = {}
         for label in knots.labels:
-            clock = clock_of(label)
-            if clock is not None:
-                clocks.setdefault(label.partition("@")[0], []).append(clock)
+            if label.clock_mhz is not None:
+                clocks.setdefault(label.at(None), []).append(label.clock_mhz)
         found += [
             _transfer(artefact, knots, base, sorted(own), cluster) for base, own in clocks.items() if len(own) > 1
         ]
@@ -106,9 +106,9 @@ def clock_transfers(artefact: Artefact, cluster: ClusterSpec) -> list[ClockTrans
 
 
 def _transfer(
-    artefact: Artefact, knots: FamilyKnots, base: str, clocks: list[float], cluster: ClusterSpec
+    artefact: Artefact, knots: FamilyKnots, base: Label, clocks: list[int], cluster: ClusterSpec
 ) -> ClockTransfer:
-    top = with_labels(knots, [f"{base}@{clocks[-1]:.0f}"])
+    top = with_labels(knots, [base.at(clocks[-1])])
     known = {
         (*top.shape[shape].tolist(), x, y): latency
         for shape in range(top.num_shapes)
@@ -119,14 +119,14 @@ def _transfer(
     alone = replace(artefact, families={knots.family: top})
     for clock in clocks[:-1]:
         costs = FittedCosts(alone, cluster, clock)
-        for shape in knots.of_label(f"{base}@{clock:.0f}").tolist():
+        for shape in knots.of_label(base.at(clock)).tolist():
             head = tuple(knots.shape[shape].tolist())
             points = [(x, y, t) for x, y, t in _points(knots, shape) if (*head, x, y) in known]
             if not points:
                 continue
             x, y, latency_s = (np.array(column) for column in zip(*points, strict=True))
             predicted = costs.predict(op_of(knots, shape, x, y, cluster)).latency_s
-            columns["clock"] += [clock] * len(x)
+            columns["clock"] += [float(clock)] * len(x)
             columns["reference"] += [known[(*head, a, b)] for a, b, _ in points]
             columns["measured"] += latency_s.tolist()
             columns["predicted"] += predicted.tolist()
@@ -134,7 +134,7 @@ def _transfer(
     return ClockTransfer(
         family=knots.family,
         label=base,
-        reference_mhz=clocks[-1],
+        reference_mhz=float(clocks[-1]),
         clock_mhz=np.array(columns["clock"]),
         reference_s=np.array(columns["reference"]),
         measured_s=np.array(columns["measured"]),
@@ -163,7 +163,7 @@ def clock_rows(transfers: list[ClockTransfer]) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "family": transfer.family,
-                    "label": transfer.label,
+                    "label": transfer.label.text,
                     "from_mhz": transfer.reference_mhz,
                     "to_mhz": clock,
                     "points": len(error),

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.artefact import Artefact
-from costmodel.compare.curves import clock_of, curve_series, op_of, surface_shape_name
+from costmodel.compare.curves import curve_series, op_of, surface_shape_name
 from costmodel.compare.fit import ClockTransfer, clock_rows, clock_transfers, held_out_rows, individual_errors, overall
 from costmodel.compare.page import NamedFigure, Section
 from costmodel.compare.plots import (
@@ -19,6 +19,7 @@ from costmodel.compare.plots import (
 )
 from costmodel.compare.series import Band, Series
 from costmodel.knots import FamilyKnots
+from costmodel.label import Label
 from costmodel.ops import bus_factor
 from costmodel.predict import FittedCosts
 from costmodel.roofline import roofline
@@ -87,22 +88,21 @@ def _family_figures(knots: FamilyKnots, costs: FittedCosts, device: str) -> Iter
     if knots.family == "gemm":
         yield from _heat_maps(knots, costs.cluster, device)
     for label in knots.labels:
-        at_clock = FittedCosts(costs.artefact, costs.cluster, clock_of(label))
-        phase = label.partition("|")[0]
+        at_clock = FittedCosts(costs.artefact, costs.cluster, label.clock_mhz)
+        phase = label.parts[0]
         size_label = _SIZE_LABEL[phase if knots.family == "attention" else knots.family]
         title = f"{knots.family} {_words(label)} on {device}"
         if np.any(knots.y != 1.0):
             title += f"\n{surface_shape_name(knots, label)}"
         yield NamedFigure(
-            name=_stem("curves", knots.family, label),
+            name=_stem("curves", knots.family, label.text),
             caption="Measured points over the fitted curves; shapes are spread evenly over the measured ones.",
             figure=curves_figure(title, curve_series(knots, label, at_clock), x_label=size_label),
         )
 
 
-def _words(label: str) -> str:
-    kind, _, clock = label.partition("@")
-    return kind.replace("|", " ") + (f" at {clock} MHz" if clock else "")
+def _words(label: Label) -> str:
+    return " ".join(label.parts) + ("" if label.clock_mhz is None else f" at {label.clock_mhz} MHz")
 
 
 def _stem(*parts: str) -> str:
@@ -111,14 +111,14 @@ def _stem(*parts: str) -> str:
 
 def _heat_maps(knots: FamilyKnots, cluster: ClusterSpec, device: str) -> Iterator[NamedFigure]:
     """One map per number format, of its unlocked points, or else of those at its highest locked clock."""
-    clocks: dict[str, set[float | None]] = {}
+    clocks: dict[str, set[int | None]] = {}
     for label in knots.labels:
-        clocks.setdefault(label.split("|")[0], set()).add(clock_of(label))
+        clocks.setdefault(label.parts[0], set()).add(label.clock_mhz)
     for dtype, seen in sorted(clocks.items()):
         clock = None if None in seen else max(mhz for mhz in seen if mhz is not None)
         m, nk, utilisation = [], [], []
         for shape, label in enumerate(knots.label):
-            if label.split("|")[0] != dtype or clock_of(label) != clock:
+            if label.parts[0] != dtype or label.clock_mhz != clock:
                 continue
             own = knots.rows(shape)
             measured = ~np.isnan(knots.latency_s[own])
@@ -127,7 +127,7 @@ def _heat_maps(knots: FamilyKnots, cluster: ClusterSpec, device: str) -> Iterato
             m.append(size)
             nk.append(np.full(len(size), knots.shape[shape].prod()))
             utilisation.append(floor_s / latency_s)
-        at_clock = "" if clock is None else f" at {clock:.0f} MHz"
+        at_clock = "" if clock is None else f" at {clock} MHz"
         yield NamedFigure(
             name=_stem("utilisation", dtype),
             caption="Utilisation is what the fit interpolates: small calls are bound by launches (dark), large ones by "
@@ -143,7 +143,7 @@ def _heat_maps(knots: FamilyKnots, cluster: ClusterSpec, device: str) -> Iterato
 
 def _bandwidth_figures(knots: FamilyKnots, costs: FittedCosts, device: str) -> Iterator[NamedFigure]:
     for label in knots.labels:
-        kind, level = label.partition("@")[0].split("|")
+        kind, level = label.parts
         link = next(link for link in costs.cluster.levels if link.name == level)
         algbw: list[Series] = []
         busbw: list[Series] = []
@@ -163,7 +163,7 @@ def _bandwidth_figures(knots: FamilyKnots, costs: FittedCosts, device: str) -> I
                 )
                 series.append(Series(label=name, x=size, y=size / latency_s * factor, band=band))
         yield NamedFigure(
-            name=_stem("bandwidth", label),
+            name=_stem("bandwidth", label.text),
             caption="algbw = message / time; busbw = algbw x the bus factor of nccl-tests, which equals the link's "
             "bandwidth when a ring keeps every link busy. A switch that reduces in flight may exceed it.",
             figure=bandwidth_figure(
@@ -179,7 +179,7 @@ def _bandwidth_figures(knots: FamilyKnots, costs: FittedCosts, device: str) -> I
 def _clock_figures(artefact: Artefact, transfers: Sequence[ClockTransfer]) -> Iterator[NamedFigure]:
     for transfer in transfers:
         yield NamedFigure(
-            name=_stem("clocks", transfer.family, transfer.label),
+            name=_stem("clocks", transfer.family, transfer.label.text),
             caption="Measured latency at each locked clock over the latency at the highest one; lines are priced from "
             "the highest clock alone.",
             figure=clocks_figure(

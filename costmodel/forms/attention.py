@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from costmodel.domain import OutOfDomain
 from costmodel.forms.form import Form, by_group
 from costmodel.knots import FamilyKnots
+from costmodel.label import Label
 from costmodel.lending import grid_residual
 from costmodel.ops import Attention, Op
 from costmodel.prediction import Prediction, Source
@@ -32,7 +33,7 @@ class AttentionForm(Form):
 
     def __init__(self, knots: FamilyKnots, pricing: Pricing) -> None:
         super().__init__(knots, pricing)
-        self._surfaces: dict[tuple[object, ...], tuple[Surface, str] | None] = {}
+        self._surfaces: dict[tuple[object, ...], tuple[Surface, Label] | None] = {}
 
     def predict(self, op: Op) -> Prediction | None:
         """Price an attention call; None when its variant was not measured in a phase it has."""
@@ -164,7 +165,7 @@ class AttentionForm(Form):
             source=np.where(where, np.maximum(prediction.source, Source.BORROWED), prediction.source).astype(np.int8),
         )
 
-    def _surface(self, phase: str, op: Attention) -> tuple[Surface, str] | None:
+    def _surface(self, phase: str, op: Attention) -> tuple[Surface, Label] | None:
         heads = int(np.asarray(op.num_heads)), int(np.asarray(op.num_kv_heads))
         shape = (*heads, op.head_dim, op.v_head_dim, op.window)
         key = (phase, op.variant, op.dtype, op.kv_dtype, *shape)
@@ -172,9 +173,9 @@ class AttentionForm(Form):
             self._surfaces[key] = self._prepare(phase, op)
         return self._surfaces[key]
 
-    def _prepare(self, phase: str, op: Attention) -> tuple[Surface, str] | None:
-        wanted = f"{phase}|{op.variant}|{op.dtype}|{op.kv_dtype}"
-        label = self.full_label(wanted) or self._other_format(phase, op.variant)
+    def _prepare(self, phase: str, op: Attention) -> tuple[Surface, Label] | None:
+        wanted = Label((phase, op.variant, op.dtype, op.kv_dtype))
+        label = self.label_of(*wanted.parts) or self._other_format(phase, op.variant)
         if label is None:
             return None
         knots, fit = self.knots, self.knots.labels[label]
@@ -182,7 +183,7 @@ class AttentionForm(Form):
             float(np.asarray(value)) for value in (op.num_heads, op.num_kv_heads, op.head_dim, op.v_head_dim, op.window)
         )
         lent, is_lent = self.lenders_of(label, shape)
-        is_lent = is_lent or not label.startswith(wanted)
+        is_lent = is_lent or label.parts != wanted.parts
         rows = np.concatenate([np.arange(*knots.rows(int(index)).indices(len(knots.x))) for index in lent.shapes])
         knot_x, knot_y = np.unique(knots.x[rows]), np.unique(knots.y[rows])
         x = with_sub_points(knot_x, low=1.0, octaves_beyond=_OCTAVES_BEYOND)
@@ -221,9 +222,9 @@ class AttentionForm(Form):
         )
         return Surface(grid), label
 
-    def _other_format(self, phase: str, variant: str) -> str | None:
+    def _other_format(self, phase: str, variant: str) -> Label | None:
         """Return another number format of the same phase and variant, to borrow from."""
-        known = sorted(label for label in self.knots.labels if label.startswith(f"{phase}|{variant}|"))
+        known = sorted(label for label in self.knots.labels if label.parts[:2] == (phase, variant))
         return known[0] if known else None
 
 

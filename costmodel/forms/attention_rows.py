@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.build_knots import MeasuredRows
-from costmodel.forms.columns import joined, measured_rows, numbers, texts
+from costmodel.forms.columns import measured_rows, numbers, texts
+from costmodel.label import Label, joined
 from costmodel.shape_ops import row_sides
 
 Array = NDArray[np.float64]
@@ -36,7 +37,7 @@ def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) ->
         "prefill": constants.memory_efficiency.value,
         "decode": constants.decode_attention_efficiency.value,
     }
-    efficiency = {name: (compute, memory[name.partition("|")[0]]) for name in np.unique(label).tolist()}
+    efficiency = {name: (compute, memory[Label.parse(name).parts[0]]) for name in np.unique(label).tolist()}
     return measured_rows(
         "attention",
         FEATURES,

@@ -14,10 +14,11 @@ from cluster_specs.cluster import ClusterSpec
 from costmodel.analytic import AnalyticCosts
 from costmodel.build_knots import MeasuredRows
 from costmodel.curves import Curve
-from costmodel.forms.columns import joined, measured_rows, numbers, texts
+from costmodel.forms.columns import measured_rows, numbers, texts
 from costmodel.forms.form import Form
 from costmodel.hierarchy import Hop, hops
 from costmodel.knots import FamilyKnots
+from costmodel.label import joined
 from costmodel.ops import Collective, Op
 from costmodel.prediction import Prediction
 from costmodel.pricing import Pricing
@@ -122,13 +123,13 @@ class CollectiveForm(Form):
         return hop.members if hop.link.is_network else 1
 
     def _measured(self, kind: str, level: str, ranks: int, nodes: int) -> bool:
-        label = self.full_label(f"{kind}|{level}")
-        return label is not None and (label, float(ranks), float(nodes)) in self._shape_index
+        label = self.label_of(kind, level)
+        return label is not None and self.own_shape(label, (float(ranks), float(nodes))) is not None
 
     def _curve(self, kind: str, level: str, ranks: int, nodes: int) -> Curve | None:
         key = (kind, level, ranks, nodes)
         if key not in self._curves:
-            label = self.full_label(f"{kind}|{level}")
+            label = self.label_of(kind, level)
             cluster = self.pricing.cluster
             self._curves[key] = (
                 None

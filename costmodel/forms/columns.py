@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.build_knots import MeasuredRows
+from costmodel.label import Label, at_clocks
 from costmodel.ops import SCHEMES
 
 Array = NDArray[np.float64]
@@ -22,21 +23,6 @@ def numbers(columns: Mapping[str, NDArray[np.generic]], name: str) -> Array:
     return columns[name].astype(np.float64)
 
 
-def clock_suffix(columns: Mapping[str, NDArray[np.generic]]) -> NDArray[np.str_]:
-    """Return "@<MHz>" for rows at a locked clock, "" for the others: rows at different clocks are never mixed."""
-    clock = numbers(columns, "clock_mhz")
-    locked = np.char.add("@", np.nan_to_num(clock).astype(np.int64).astype(np.str_))
-    return np.where(np.isnan(clock), "", locked)
-
-
-def joined(*parts: NDArray[np.str_] | str) -> NDArray[np.str_]:
-    """Join label parts with a bar."""
-    label = np.asarray(parts[0], dtype=np.str_)
-    for part in parts[1:]:
-        label = np.char.add(np.char.add(label, "|"), np.asarray(part, dtype=np.str_))
-    return np.asarray(label)
-
-
 def measured_rows(
     family: str,
     features: tuple[str, ...],
@@ -50,8 +36,8 @@ def measured_rows(
     efficiency: Mapping[str, tuple[float, float]],
 ) -> MeasuredRows:
     """Put a family's parts together; the clock joins the label."""
-    label = np.char.add(label, clock_suffix(columns))
-    by_label = {name: efficiency[name.partition("@")[0]] for name in np.unique(label).tolist()}
+    label = at_clocks(label, numbers(columns, "clock_mhz"))
+    by_label = {name: efficiency[Label.parse(name).at(None).text] for name in np.unique(label).tolist()}
     return MeasuredRows(
         family=family,
         features=features,

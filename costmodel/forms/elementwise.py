@@ -55,7 +55,7 @@ class ElementwiseForm(Form):
         return None if curve is None else curve.predict(np.asarray(op.rows, dtype=np.float64))
 
     def _prepare(self, op: Elementwise) -> Curve | None:
-        label = self.full_label(op.op)
+        label = self.label_of(op.op)
         if label is None:
             return None
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from costmodel.curves import CurvePoints
 from costmodel.domain import OutOfDomain
 from costmodel.knots import FamilyKnots
+from costmodel.label import Label
 from costmodel.lending import Lenders, curve_residual, lenders
 from costmodel.ops import Op
 from costmodel.prediction import Prediction
@@ -24,25 +25,31 @@ class Form:
 
     def __init__(self, knots: FamilyKnots, pricing: Pricing) -> None:
         self.knots = knots
-        self._suffix, measured_mhz = _nearest_clock(knots.labels, pricing)
+        self._clock_mhz, measured_mhz = _nearest_clock(knots.labels, pricing)
         self.pricing = replace(pricing, measured_mhz=measured_mhz)
-        shapes = zip(knots.label, knots.shape.tolist(), strict=True)
-        self._shape_index = {(label, *shape): index for index, (label, shape) in enumerate(shapes)}
+        self._shapes: dict[Label, dict[tuple[float, ...], int]] = {}
 
-    def full_label(self, label: str) -> str | None:
-        """Return the label at the clock in use, or None when nothing of it was measured."""
-        found = label + self._suffix
+    def label_of(self, *parts: str) -> Label | None:
+        """Return the label of these parts at the clock in use, or None when nothing of it was measured."""
+        found = Label(parts, self._clock_mhz)
         return found if found in self.knots.labels else None
 
-    def lenders_of(self, label: str, shape: tuple[float, ...]) -> tuple[Lenders, bool]:
+    def own_shape(self, label: Label, shape: tuple[float, ...]) -> int | None:
+        """Return the number of a shape with knots of its own, else None."""
+        if label not in self._shapes:
+            own = self.knots.of_label(label)
+            self._shapes[label] = dict(zip(map(tuple, self.knots.shape[own].tolist()), own.tolist(), strict=True))
+        return self._shapes[label].get(shape)
+
+    def lenders_of(self, label: Label, shape: tuple[float, ...]) -> tuple[Lenders, bool]:
         """Return the shape itself when it has knots, else its lenders, and whether nothing of it was measured."""
-        own = self._shape_index.get((label, *shape))
+        own = self.own_shape(label, shape)
         if own is None:
             return lenders(self.knots, label, np.asarray(shape, dtype=np.float64)), True
         is_lent = not self.knots.is_measured(own)
         return Lenders(shapes=np.array([own]), weights=np.ones(1), log_shift=np.zeros(1)), is_lent
 
-    def curve_points(self, label: str, shape: tuple[float, ...], op_at: Callable[[Array], Op]) -> CurvePoints:
+    def curve_points(self, label: Label, shape: tuple[float, ...], op_at: Callable[[Array], Op]) -> CurvePoints:
         """Prepare one curve; ``op_at`` gives the op at an array of sizes."""
         knots, fit = self.knots, self.knots.labels[label]
         lent, is_lent = self.lenders_of(label, shape)
@@ -106,14 +113,10 @@ def empty_prediction(shape: tuple[int, ...]) -> Prediction:
     )
 
 
-def _nearest_clock(labels: Iterable[str], pricing: Pricing) -> tuple[str, float]:
-    """Choose the label suffix whose clock is nearest to the one asked for; unlocked rows count as the top clock."""
+def _nearest_clock(labels: Iterable[Label], pricing: Pricing) -> tuple[int | None, float]:
+    """Choose the labels' clock nearest to the one asked for, and its MHz; unlocked rows count as the top clock."""
     top = pricing.measured_mhz
-    clocks = {("@" + tail if mark else ""): float(tail) if mark else top for _, mark, tail in _split(labels)}
+    clocks = {label.clock_mhz: top if label.clock_mhz is None else float(label.clock_mhz) for label in labels}
     wanted = pricing.clock_mhz if pricing.clock_mhz is not None else top
-    suffix = min(clocks, key=lambda found: (abs(np.log(clocks[found] / wanted)), found))
-    return suffix, clocks[suffix]
-
-
-def _split(labels: Iterable[str]) -> list[tuple[str, str, str]]:
-    return [label.partition("@") for label in labels]
+    chosen = min(clocks, key=lambda found: (abs(np.log(clocks[found] / wanted)), found is not None, str(found)))
+    return chosen, clocks[chosen]

@@ -15,9 +15,10 @@ from cluster_specs.cluster import ClusterSpec
 from costmodel.alignment import ALWAYS_ALIGNED, is_aligned
 from costmodel.build_knots import MeasuredRows
 from costmodel.curves import Curve, CurvePoints
-from costmodel.forms.columns import gemm_efficiency, joined, measured_rows, numbers, texts
+from costmodel.forms.columns import gemm_efficiency, measured_rows, numbers, texts
 from costmodel.forms.form import Form, by_group
 from costmodel.knots import FamilyKnots
+from costmodel.label import joined
 from costmodel.ops import Gemm, Op
 from costmodel.prediction import Prediction, Source
 from costmodel.pricing import Pricing, work_sides
@@ -102,7 +103,7 @@ class GemmForm(Form):
         return curve.predict(m, m + _RAGGED_OFFSET * ~is_aligned(m) if has_ragged else m)
 
     def _prepare(self, dtype: str, n: float, k: float) -> tuple[Curve, bool] | None:
-        label, ragged = self.full_label(f"{dtype}|aligned"), self.full_label(f"{dtype}|ragged")
+        label, ragged = self.label_of(dtype, "aligned"), self.label_of(dtype, "ragged")
         if label is None:
             return None
         aligned = self.curve_points(label, (n, k), lambda m: Gemm(m=m, n=int(n), k=int(k), dtype=dtype))

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from cluster_specs.cluster import ClusterSpec
 from costmodel.build_knots import MeasuredRows
 from costmodel.curves import Curve
-from costmodel.forms.columns import gemm_efficiency, joined, measured_rows, numbers, texts
+from costmodel.forms.columns import gemm_efficiency, measured_rows, numbers, texts
 from costmodel.forms.form import Form
 from costmodel.knots import FamilyKnots
+from costmodel.label import Label, joined
 from costmodel.ops import Moe, Op
 from costmodel.prediction import Prediction
 from costmodel.pricing import Pricing
@@ -31,7 +32,7 @@ def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) ->
     dtype, routing, tokens = texts(columns, "dtype"), texts(columns, "routing"), numbers(columns, "num_tokens")
     shape = np.column_stack([numbers(columns, name) for name in FEATURES])
     label = joined(dtype, routing)
-    efficiency = {name: gemm_efficiency(cluster, name.partition("|")[0]) for name in np.unique(label).tolist()}
+    efficiency = {name: gemm_efficiency(cluster, Label.parse(name).parts[0]) for name in np.unique(label).tolist()}
     return measured_rows(
         "moe",
         FEATURES,
@@ -62,14 +63,14 @@ class MoeForm(Form):
         return None if curve is None else curve.predict(np.asarray(op.num_tokens, dtype=np.float64))
 
     def _prepare(self, op: Moe) -> Curve | None:
-        label = self.full_label(f"{op.dtype}|{op.routing}") or self._other_routing(op.dtype)
+        label = self.label_of(op.dtype, op.routing) or self._other_routing(op.dtype)
         if label is None:
             return None
         shape = (op.hidden, op.inter, op.num_experts, op.topk, op.tp, op.ep)
         points = self.curve_points(label, shape, lambda tokens: replace(op, num_tokens=tokens))
         return Curve(points)
 
-    def _other_routing(self, dtype: str) -> str | None:
+    def _other_routing(self, dtype: str) -> Label | None:
         """Return the least skewed routing measured for a number format."""
-        known = sorted(label for label in self.knots.labels if label.startswith(f"{dtype}|"))
+        known = sorted(label for label in self.knots.labels if label.parts[0] == dtype)
         return known[0] if known else None

@@ -15,7 +15,7 @@ from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from costmodel.artefact import Artefact, save_artefact
 from costmodel.compare.cli import compare
-from costmodel.compare.curves import clock_of, curve_series, measured_rows_of, op_of
+from costmodel.compare.curves import curve_series, measured_rows_of, op_of
 from costmodel.compare.fit import clock_rows, clock_transfers, held_out_rows, individual_errors, overall
 from costmodel.fit import fit_device
 from costmodel.knots import FamilyKnots, with_labels
@@ -97,7 +97,7 @@ def test_op_behind_a_knot_is_priced_at_what_was_measured(artefact: Artefact, clu
     knots = knots_of(artefact, family)
     for shape, label in enumerate(knots.label):
         own = knots.rows(shape)
-        costs = FittedCosts(artefact, cluster, clock_of(label))
+        costs = FittedCosts(artefact, cluster, label.clock_mhz)
         found = costs.predict(op_of(knots, shape, knots.x[own], knots.y[own], cluster))
         np.testing.assert_allclose(found.latency_s, knots.latency_s[own], rtol=1e-12)
 
@@ -125,7 +125,7 @@ def test_curves_pass_through_their_points_and_lie_in_their_band(artefact: Artefa
     """A drawn curve meets the measured points, and its interval is around it."""
     knots = knots_of(artefact, "gemm")
     for label in knots.labels:
-        series = curve_series(knots, label, FittedCosts(artefact, cluster, clock_of(label)))
+        series = curve_series(knots, label, FittedCosts(artefact, cluster, label.clock_mhz))
         assert len(series) == 4
         for one in series:
             assert one.band is not None
@@ -147,13 +147,13 @@ def test_surfaces_are_cut_along_the_number_of_sequences(artefact: Artefact, clus
 def test_labels_can_be_taken_apart(artefact: Artefact) -> None:
     """One clock's knots alone keep their points, and no other's."""
     knots = knots_of(artefact, "gemm")
-    (top,) = [label for label in knots.labels if clock_of(label) == max(CLOCKS_MHZ)]
+    (top,) = [label for label in knots.labels if label.clock_mhz == max(CLOCKS_MHZ)]
     alone = with_labels(knots, [top])
     assert set(alone.label) == {top}
     assert alone.num_shapes == 4
     assert len(alone.x) == 32
     for shape in range(alone.num_shapes):
-        twin = int(np.flatnonzero((knots.shape == alone.shape[shape]).all(axis=1) & (np.array(knots.label) == top))[0])
+        twin = int(np.flatnonzero((knots.shape == alone.shape[shape]).all(axis=1) & (knots.label_text == top.text))[0])
         np.testing.assert_array_equal(alone.latency_s[alone.rows(shape)], knots.latency_s[knots.rows(twin)])
 
 

@@ -15,6 +15,7 @@ from costmodel.compare.fit import individual_errors
 from costmodel.compare.fit_page import fit_sections
 from costmodel.filling import MOST_POINTS
 from costmodel.fit import fit_device
+from costmodel.label import Label
 from costmodel.ops import Gemm
 from costmodel.predict import FittedCosts
 from costmodel.prediction import Source
@@ -83,7 +84,7 @@ def test_a_prior_turns_a_tenth_of_the_points_into_the_error_of_all(
     with_prior = fitted(tmp_path / "with", rows, cluster, relative)
     assert median_error(with_prior, cluster, bumpy_s, rest) < 0.02
     assert median_error(fitted(tmp_path / "alone", rows, cluster), cluster, bumpy_s, rest) > 0.06
-    filling = with_prior.families["gemm"].labels["bf16|aligned"].filling
+    filling = with_prior.families["gemm"].labels[Label(("bf16", "aligned"))].filling
     assert filling is not None
     assert filling.trust > 0.5
     assert f"filled in gemm bf16|aligned: from all its shapes and {filling.trust:.0%} of the fit" in fit_text(
@@ -98,7 +99,7 @@ def test_shapes_together_beat_curves_of_three_points(tmp_path: Path, cluster: Cl
     rest = [point for point in ALL if point not in kept]
     artefact = fitted(tmp_path / "db", rows_of(bumpy_s, kept), cluster)
     knots = artefact.families["gemm"]
-    assert knots.labels["bf16|aligned"].filling is not None
+    assert knots.labels[Label(("bf16", "aligned"))].filling is not None
     filled_error = median_error(artefact, cluster, bumpy_s, rest)
     measured = ~np.isnan(knots.latency_s)
     counts = np.add.reduceat(measured.astype(np.int64), knots.start[:-1])
@@ -119,7 +120,7 @@ def test_a_label_of_many_points_keeps_its_own_curves(tmp_path: Path, cluster: Cl
     points = [(m, 256 * n, 4096) for n in range(1, 190) for m in range(8, 136, 8)]
     assert len(points) > MOST_POINTS
     knots = fitted(tmp_path / "db", rows_of(bumpy_s, points), cluster).families["gemm"]
-    assert knots.labels["bf16|aligned"].filling is None
+    assert knots.labels[Label(("bf16", "aligned"))].filling is None
     assert not np.isnan(knots.latency_s).any()
 
 
@@ -165,7 +166,7 @@ def test_held_out_errors_of_filled_labels_survive_the_file(
     path = tmp_path / "a.fit.parquet"
     save_artefact(artefact, path)
     loaded = load_artefact(path)
-    filling = artefact.families["gemm"].labels["bf16|aligned"].filling
+    filling = artefact.families["gemm"].labels[Label(("bf16", "aligned"))].filling
     assert filling is not None
     again = individual_errors(loaded, cluster)["gemm"]
     for question, errors in filling.errors.items():

@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 from costmodel.artefact import Artefact
 from costmodel.build_knots import MeasuredRows, build_knots, fill_from_neighbours
 from costmodel.holdout import QUESTIONS, conformal_half_width, held_out_errors, summarise, with_intervals
+from costmodel.label import Label
 from costmodel.prediction import Source
 
 
@@ -53,7 +54,7 @@ def test_errors_grow_with_noise_and_intervals_cover_nine_in_ten(noise: float) ->
     assert 0.5 * noise < np.median(np.abs(point)) < 1.6 * noise
     (whole,) = [row for row in summarise("gemm", errors) if row.question == "point" and row.regime == "all"]
     assert 0.82 <= whole.coverage <= 0.97
-    width = with_intervals(knots, errors).labels["bf16|aligned"].log_half_width
+    width = with_intervals(knots, errors).labels[Label(("bf16", "aligned"))].log_half_width
     assert np.mean(np.abs(point) <= width[Source.FITTED].max()) >= 0.88
 
 
