@@ -70,17 +70,7 @@ def search(
     end soon after an interrupt. ``on_done`` is called with (finished, total). The result does not depend on the number
     of threads.
     """
-    candidates: list[Layout | PoolStarts] = []
-    refused: list[Refusal] = []
-    if plans is not None:
-        candidates += plans
-    else:
-        candidates += enumerate_plans(serving.model, serving.cluster, axes)
-        if axes is not None and axes.pools:
-            pairs, refused = enumerate_pools(serving, workload, axes)
-            candidates += pairs
-    if not candidates:
-        raise UserError("no plan to search", hint="name at least one plan")
+    candidates, refused = _candidates(serving, workload, axes, plans)
     wanted = slo or Slo()
     wants_capacity = objective.path == SUSTAINABLE_RATE
     if wants_capacity:
@@ -107,6 +97,31 @@ def search(
         return replace(outcome, run=None)  # a row per request of thousands of plans would fill the memory
 
     outcomes = run_all(judge, candidates, threads=threads, on_done=on_done)
+    return _ranked(outcomes, refused, objective, wanted)
+
+
+def _candidates(
+    serving: Serving, workload: Workload, axes: Axes | None, plans: Sequence[Layout] | None
+) -> tuple[list[Layout | PoolStarts], list[Refusal]]:
+    """Return what is to be judged, and the pools of which one half cannot start; raises ``UserError`` for nothing."""
+    candidates: list[Layout | PoolStarts] = []
+    refused: list[Refusal] = []
+    if plans is not None:
+        candidates += plans
+    else:
+        candidates += enumerate_plans(serving.model, serving.cluster, axes)
+        if axes is not None and axes.pools:
+            pairs, refused = enumerate_pools(serving, workload, axes)
+            candidates += pairs
+    if not candidates:
+        raise UserError("no plan to search", hint="name at least one plan")
+    return candidates, refused
+
+
+def _ranked(
+    outcomes: Sequence[Outcome | Refusal], refused: Sequence[Refusal], objective: Objective, slo: Slo
+) -> SearchResult:
+    """Order the plans that ran by the objective, those that break a limit apart from those that keep them all."""
     # A plan that rejects requests looks faster than one that serves them all.
     results = sorted(
         (outcome for outcome in outcomes if not isinstance(outcome, Refusal)),
@@ -114,13 +129,13 @@ def search(
     )
     if results and all(read_metric(result.metrics, objective.path) is None for result in results):
         raise UserError(f"objective: {objective.path} is unknown for every plan", hint="rank by another metric")
-    broken = [wanted.broken(result.metrics) for result in results]
+    broken = [slo.broken(result.metrics) for result in results]
     return SearchResult(
         ranked=tuple(result for result, limits in zip(results, broken, strict=True) if not limits),
         breaking=tuple((result, limits) for result, limits in zip(results, broken, strict=True) if limits),
         refused=(*(outcome for outcome in outcomes if isinstance(outcome, Refusal)), *refused),
         objective=objective,
-        slo=wanted,
+        slo=slo,
     )
 
 

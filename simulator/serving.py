@@ -7,21 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from cluster_specs.cluster import ClusterSpec
 from costmodel.ops import SCHEMES
 from costmodel.prediction import CostModel
-from simulator.context import check_max_model_len, context_note, context_of
-from simulator.engine_profile import EngineProfile
+from simulator.context import context_note, context_of
 from simulator.engine_support import engines_for
 from simulator.kv_format import KvFormat, kv_format, served
 from simulator.limits import EngineLimits, RouterName, ServerLimits
 from simulator.memory import MemoryBudget
 from simulator.model.cell import KernelChoices
-from simulator.model.spec import ModelSpec
 from simulator.op_curves import OpCurves
 from simulator.plan import Plan
 from simulator.plan_space import check_plan
 from simulator.pools import PoolPlan
+from simulator.server_setup import ServerSetup, longest_request
 from simulator.sizing import size_plan
 from simulator.step_cost import CompiledPlan, StepShape, compile_plan
 from simulator.workload.workload import CappedLoop, ClosedLoop, Workload
@@ -31,25 +29,6 @@ from simulator.workload.workload import CappedLoop, ClosedLoop, Workload
 _ROUTING: Final = "power_law_1.01"
 
 CostSource = Callable[[float | None], CostModel]  # clock in MHz, None = unlocked
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overrides:
-    """Engine settings the user states; None leaves the engine profile's own default."""
-
-    max_num_seqs: int | None = None
-    max_num_batched_tokens: int | None = None
-    max_model_len: int | None = None
-    gpu_memory_utilization: float | None = None
-    num_gpu_blocks: int | None = None
-    block_size: int | None = None
-    enable_prefix_caching: bool | None = None
-    enable_chunked_prefill: bool | None = None
-    async_scheduling: bool | None = None
-    speculative_tokens: int | None = None
-    speculative_acceptance: float | None = None  # probability that a draft is right, given those before it were
-    draft_step_s: float | None = None  # what the draft model adds to a step; None for drafts without a model
-    router: RouterName | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,27 +59,13 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Serving:
-    """A model, a cluster, an engine profile and a cost model, with the user's overrides."""
+class Serving(ServerSetup):
+    """A server and the cost model that prices its steps."""
 
-    model: ModelSpec
-    cluster: ClusterSpec
-    profile: EngineProfile
     costs: CostSource
-    overrides: Overrides = field(default_factory=Overrides)
     allow_unsupported: bool = False  # simulate what the engine does not document as supported
     # Op curves by clock; hand one serving's to another that differs in overrides only, and nothing is priced twice.
     priced: dict[float | None, OpCurves] = field(default_factory=dict, repr=False)
-
-    def max_model_len(self, workload: Workload) -> int:
-        """Longest sequence the engine must accept: the workload's longest request, in whole kilotokens.
-
-        Engines default to the model's whole context, which makes small plans fail to start for lengths nobody sends.
-        """
-        if self.overrides.max_model_len is not None:
-            check_max_model_len(self.overrides.max_model_len, self.model, self.profile)
-            return self.overrides.max_model_len
-        return min(context_of(self.model, self.profile).limit, -(-_longest(workload) // 1024) * 1024)
 
     def start(self, plan: Plan, workload: Workload) -> Start | Refusal:
         """Check, size and compile ``plan`` for ``workload``."""
@@ -167,15 +132,6 @@ class Serving:
             notes=sized.notes,
         )
 
-    def async_conflict(self, plan: Plan) -> str | None:
-        """Name what of the plan keeps this version of the engine from scheduling a step ahead."""
-        drafts = self.overrides.speculative_tokens
-        if self.profile.engine == "vllm" and self.cluster.device.kind == "cpu":
-            return "the CPU as its device"
-        return self.profile.async_conflict(
-            pp=plan.pp, has_drafts=bool(drafts), has_lookup_drafts=bool(drafts) and self.overrides.draft_step_s is None
-        )
-
     def curves(self, clock_mhz: float | None) -> OpCurves:
         """Return the op curves at a clock, shared by every plan that runs at it."""
         if clock_mhz in self.priced:
@@ -190,8 +146,9 @@ class Serving:
         if self.overrides.max_model_len is not None:
             return self.price_notes()
         taken, limit = self.max_model_len(workload), context_of(self.model, self.profile).limit
+        needed = longest_request(workload)
         note = (
-            f"max_model_len {taken}: the longest request of {workload.name} needs {_longest(workload):,} tokens, "
+            f"max_model_len {taken}: the longest request of {workload.name} needs {needed:,} tokens, "
             f"{self.model.name} takes up to {limit:,}; state --max-model-len where the server gets longer ones"
         )
         return [note, *self.price_notes()]
@@ -251,11 +208,6 @@ class Serving:
         if plan.pp > 1 and plan.attention_dp > 1:
             return "attention data parallelism inside pipeline stages is not simulated"
         return None
-
-
-def _longest(workload: Workload) -> int:
-    """Tokens of the longest request, its answer included."""
-    return int((workload.prompt_tokens + workload.output_tokens).max(initial=1))
 
 
 def _mean_prompt(workload: Workload) -> float:

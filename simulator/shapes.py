@@ -21,7 +21,8 @@ from simulator.context import context_of
 from simulator.engine_profile import EngineProfile
 from simulator.model.spec import ModelSpec
 from simulator.plan import Plan
-from simulator.serving import Overrides, Refusal, Serving, Start
+from simulator.server_setup import Overrides
+from simulator.serving import Refusal, Serving, Start
 from simulator.shape_rows import Row, family_of, iter_rows
 from simulator.workload.workload import Workload
 

@@ -38,7 +38,8 @@ from simulator.objective import Slo
 from simulator.op_breakdown import op_breakdown
 from simulator.op_curves import End
 from simulator.plan import Plan
-from simulator.serving import Overrides, Refusal, Serving, Start
+from simulator.server_setup import Overrides
+from simulator.serving import Refusal, Serving, Start
 from simulator.work import run_work, work_metrics
 from simulator.workload.workload import Workload
 

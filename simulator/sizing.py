@@ -1,7 +1,8 @@
 """What a plan's server starts with: limits by the engine's rules and the user's settings, and the memory they take."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
@@ -13,11 +14,9 @@ from simulator.limits import ServerLimits
 from simulator.memory import MemoryBudget, plan_memory
 from simulator.model.expert_layout import EXPERT_LAYOUTS
 from simulator.plan import Plan
+from simulator.server_setup import Overrides, ServerSetup
 from simulator.state_limit import fit_states
 from simulator.workload.workload import Workload
-
-if TYPE_CHECKING:
-    from simulator.serving import Overrides, Serving
 
 _FAST_LINKS: Final = ("nvlink", "infinity-fabric")
 
@@ -34,54 +33,34 @@ class Sizing:
     notes: tuple[str, ...]
 
 
-def size_plan(serving: "Serving", plan: Plan, workload: Workload) -> Sizing | str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What a server is started with, before its memory is known; ``tokens`` of one attention-data-parallel rank."""
+
+    profile: EngineProfile
+    defaults: BatchLimits
+    max_model_len: int
+    caches_prefixes: bool
+    is_chunked: bool
+    sharing_ranks: int  # whose tokens per step are counted together
+    tokens: int
+    drafts: int
+    acceptance: float
+
+
+def size_plan(setup: ServerSetup, plan: Plan, workload: Workload) -> Sizing | str:
     """Size ``plan``, or say why it cannot start; raises ``UserError`` for settings that contradict each other."""
-    device, overrides = serving.cluster.device, serving.overrides
-    profile = serving.profile.on(device, plan, serving.model.architecture)
-    defaults = profile.batch_limits(device, plan)
-    max_model_len = serving.max_model_len(workload)
-    caching = _chosen(overrides.enable_prefix_caching, profile.enable_prefix_caching)
-    chunked = _chosen(overrides.enable_chunked_prefill, _is_chunked(serving, profile))
-    shared = plan.attention_dp if profile.policy == "sglang" else 1  # SGLang's chunk is for all ranks together
-    budget = plan.max_num_batched_tokens or overrides.max_num_batched_tokens
-    if budget is None:
-        tokens = _default_tokens(profile, overrides, plan, defaults, max_model_len, chunked=chunked)
-        budget = max(1, tokens // shared)
-    if not chunked:
-        budget = max(budget, max_model_len)
-    drafts, acceptance = _drafts(overrides, budget)
-    if plan.max_num_seqs is not None and plan.max_num_seqs > budget:
-        return f"max_num_seqs is {plan.max_num_seqs}, must be at most max_num_batched_tokens = {budget}"
-    kernel = profile.mxfp4_experts.on(device)
-    model = serving.model.with_expert_layout(EXPERT_LAYOUTS[kernel])
-    run = served(serving.model, plan, serving.profile)
+    overrides = setup.overrides
+    asked = _asked(setup, plan, workload)
+    if plan.max_num_seqs is not None and plan.max_num_seqs > asked.tokens:
+        return f"max_num_seqs is {plan.max_num_seqs}, must be at most max_num_batched_tokens = {asked.tokens}"
+    profile = asked.profile
     utilization = overrides.gpu_memory_utilization or profile.memory_utilization(
-        device.memory_bytes, max_num_batched_tokens=budget * shared, plan=plan
+        setup.cluster.device.memory_bytes, max_num_batched_tokens=asked.tokens * asked.sharing_ranks, plan=plan
     )
-    context = mean_context(workload)
-
-    def sized(seqs: int) -> MemoryBudget:
-        return plan_memory(
-            model,
-            run,
-            device,
-            start_up=profile.memory,
-            gpu_memory_utilization=utilization,
-            block_size=overrides.block_size or profile.block_size,
-            max_num_batched_tokens=budget,
-            max_num_seqs=seqs,
-            max_model_len=max_model_len,
-            num_gpu_blocks=overrides.num_gpu_blocks,
-            captured_graphs=profile.reserved_graphs(seqs * (1 + drafts)),
-            expert_kernel=kernel,
-            context_tokens=context,
-            caches_prefixes=caching,
-            has_fast_links=any(link.kind in _FAST_LINKS for link in serving.cluster.levels),
-        )
-
     fitted = fit_states(
-        sized,
-        plan.max_num_seqs or _max_num_seqs(overrides, defaults.max_num_seqs, budget),
+        _memory_by_sequences(setup, plan, asked, utilization, mean_context(workload)),
+        plan.max_num_seqs or _max_num_seqs(overrides, asked.defaults.max_num_seqs, asked.tokens),
         profile.memory.states,
         is_stated=(plan.max_num_seqs or overrides.max_num_seqs) is not None,
         has_full_graphs=profile.graphs.decode == "full",
@@ -91,17 +70,78 @@ def size_plan(serving: "Serving", plan: Plan, workload: Workload) -> Sizing | st
     memory, max_num_seqs, notes = fitted
     server = ServerLimits(
         max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=budget,
-        max_model_len=max_model_len,
+        max_num_batched_tokens=asked.tokens,
+        max_model_len=asked.max_model_len,
         gpu_memory_utilization=utilization,
         block_size=memory.block_size,
-        enable_prefix_caching=caching,
-        enable_chunked_prefill=chunked,
+        enable_prefix_caching=asked.caches_prefixes,
+        enable_chunked_prefill=asked.is_chunked,
         async_scheduling=_chosen(overrides.async_scheduling, profile.async_scheduling)
-        and serving.async_conflict(plan) is None,
+        and setup.async_conflict(plan) is None,
         reserve_full_isl=profile.reserve_full_isl,
     )
-    return Sizing(profile=profile, server=server, memory=memory, drafts=drafts, acceptance=acceptance, notes=notes)
+    return Sizing(
+        profile=profile, server=server, memory=memory, drafts=asked.drafts, acceptance=asked.acceptance, notes=notes
+    )
+
+
+def _asked(setup: ServerSetup, plan: Plan, workload: Workload) -> _Asked:
+    """Settle every setting that does not depend on memory; raises ``UserError`` where two contradict each other."""
+    device, overrides = setup.cluster.device, setup.overrides
+    profile = setup.profile.on(device, plan, setup.model.architecture)
+    defaults = profile.batch_limits(device, plan)
+    max_model_len = setup.max_model_len(workload)
+    chunked = _chosen(overrides.enable_chunked_prefill, _is_chunked(setup, profile))
+    shared = plan.attention_dp if profile.policy == "sglang" else 1  # SGLang's chunk is for all ranks together
+    budget = plan.max_num_batched_tokens or overrides.max_num_batched_tokens
+    if budget is None:
+        tokens = _default_tokens(profile, overrides, plan, defaults, max_model_len, chunked=chunked)
+        budget = max(1, tokens // shared)
+    if not chunked:
+        budget = max(budget, max_model_len)
+    drafts, acceptance = _drafts(overrides, budget)
+    return _Asked(
+        profile=profile,
+        defaults=defaults,
+        max_model_len=max_model_len,
+        caches_prefixes=_chosen(overrides.enable_prefix_caching, profile.enable_prefix_caching),
+        is_chunked=chunked,
+        sharing_ranks=shared,
+        tokens=budget,
+        drafts=drafts,
+        acceptance=acceptance,
+    )
+
+
+def _memory_by_sequences(
+    setup: ServerSetup, plan: Plan, asked: _Asked, utilization: float, context_tokens: int
+) -> Callable[[int], MemoryBudget]:
+    """Return the memory of the server as a function of its sequences per step."""
+    device, overrides, profile = setup.cluster.device, setup.overrides, asked.profile
+    kernel = profile.mxfp4_experts.on(device)
+    model = setup.model.with_expert_layout(EXPERT_LAYOUTS[kernel])
+    run = served(setup.model, plan, setup.profile)
+
+    def sized(seqs: int) -> MemoryBudget:
+        return plan_memory(
+            model,
+            run,
+            device,
+            start_up=profile.memory,
+            gpu_memory_utilization=utilization,
+            block_size=overrides.block_size or profile.block_size,
+            max_num_batched_tokens=asked.tokens,
+            max_num_seqs=seqs,
+            max_model_len=asked.max_model_len,
+            num_gpu_blocks=overrides.num_gpu_blocks,
+            captured_graphs=profile.reserved_graphs(seqs * (1 + asked.drafts)),
+            expert_kernel=kernel,
+            context_tokens=context_tokens,
+            caches_prefixes=asked.caches_prefixes,
+            has_fast_links=any(link.kind in _FAST_LINKS for link in setup.cluster.levels),
+        )
+
+    return sized
 
 
 def mean_context(workload: Workload) -> int:
@@ -111,17 +151,17 @@ def mean_context(workload: Workload) -> int:
     return max(1, round(float(np.average(held, weights=steps)))) if len(workload) else 1
 
 
-def _is_chunked(serving: "Serving", profile: EngineProfile) -> bool:
+def _is_chunked(setup: ServerSetup, profile: EngineProfile) -> bool:
     """Whether the engine splits prompts when nobody says so; old ones decide by the context they are started with."""
     least = profile.chunked_above_context
     if not profile.enable_chunked_prefill or least is None:
         return profile.enable_chunked_prefill
-    return (serving.overrides.max_model_len or context_of(serving.model, profile).default) > least
+    return (setup.overrides.max_model_len or context_of(setup.model, profile).default) > least
 
 
 def _default_tokens(
     profile: EngineProfile,
-    overrides: "Overrides",
+    overrides: Overrides,
     plan: Plan,
     defaults: BatchLimits,
     max_model_len: int,
@@ -137,7 +177,7 @@ def _default_tokens(
     return min(defaults.max_num_batched_tokens, seqs * max_model_len)
 
 
-def _max_num_seqs(overrides: "Overrides", default: int, budget: int) -> int:
+def _max_num_seqs(overrides: Overrides, default: int, budget: int) -> int:
     """Sequences per step: what the user states, else the default as far as a step has tokens for it."""
     stated = overrides.max_num_seqs
     if stated is None:
@@ -150,7 +190,7 @@ def _max_num_seqs(overrides: "Overrides", default: int, budget: int) -> int:
     return stated
 
 
-def _drafts(overrides: "Overrides", budget: int) -> tuple[int, float]:
+def _drafts(overrides: Overrides, budget: int) -> tuple[int, float]:
     """Draft tokens per step and their acceptance; none unless stated."""
     drafts, acceptance = overrides.speculative_tokens, overrides.speculative_acceptance
     if not drafts:

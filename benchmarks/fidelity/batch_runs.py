@@ -22,7 +22,8 @@ from simulator.engine_profile import EngineProfile, load_profile
 from simulator.model.bundled import load_model
 from simulator.op_curves import OpCurves
 from simulator.plan import parse_plan
-from simulator.serving import Overrides, Refusal, Serving
+from simulator.server_setup import Overrides
+from simulator.serving import Refusal, Serving
 from simulator.simulate import replay
 from simulator.workload.workload import Workload
 

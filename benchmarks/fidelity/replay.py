@@ -10,7 +10,8 @@ from benchmarks.fidelity.rejection import rejections
 from costmodel.prediction import CostModel
 from simulator.model.bundled import load_model
 from simulator.op_curves import OpCurves
-from simulator.serving import Overrides, Refusal, Serving
+from simulator.server_setup import Overrides
+from simulator.serving import Refusal, Serving
 from simulator.simulate import replay
 from simulator.workload.parse import parse_workload
 

@@ -14,7 +14,8 @@ from simulator.engine.run import run_replicas
 from simulator.engine_profile import load_profile
 from simulator.model.bundled import load_model
 from simulator.plan import Plan, parse_plan
-from simulator.serving import Overrides, Refusal, Serving, Start
+from simulator.server_setup import Overrides
+from simulator.serving import Refusal, Serving, Start
 from simulator.simulate import Result, replay
 from simulator.workload.workload import ClosedLoop, OpenLoop, PrefixBlocks, Workload
 

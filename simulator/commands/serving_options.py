@@ -156,7 +156,8 @@ def load_serving(
     from simulator.engine_profile import load_profile
     from simulator.model.bundled import load_model
     from simulator.model.extension import load_extension
-    from simulator.serving import Overrides, Serving
+    from simulator.server_setup import Overrides
+    from simulator.serving import Serving
 
     for file in extensions:
         load_extension(file)

@@ -59,7 +59,7 @@ def shapes(
     from simulator.model.bundled import load_model
     from simulator.plan_space import Axes, enumerate_plans
     from simulator.pools import parse_layout
-    from simulator.serving import Overrides
+    from simulator.server_setup import Overrides
     from simulator.shapes import collect_shapes
     from simulator.simulate import InfeasibleError
     from simulator.workload.parse import parse_workload

@@ -26,7 +26,8 @@ from simulator.launch import launch_lines, pool_launch_lines
 from simulator.launch.vllm import chooses_own_block
 from simulator.model.bundled import load_model
 from simulator.pools import PoolPlan, parse_layout
-from simulator.serving import Overrides, Refusal, Serving, Start
+from simulator.server_setup import Overrides
+from simulator.serving import Refusal, Serving, Start
 from simulator.workload.parse import parse_workload
 
 _FOLDER: Final = Path(__file__).parent

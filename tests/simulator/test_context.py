@@ -12,7 +12,8 @@ from simulator.bundled_profiles import bundled_profiles
 from simulator.context import context_note, context_of
 from simulator.engine_profile import load_profile
 from simulator.model.bundled import bundled_models, from_hf_config, load_model
-from simulator.serving import Overrides, Serving
+from simulator.server_setup import Overrides
+from simulator.serving import Serving
 from simulator.workload.workload import Workload
 
 _QWEN: dict[str, Any] = {

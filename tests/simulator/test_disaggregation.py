@@ -24,7 +24,8 @@ from simulator.model.bundled import load_model
 from simulator.objective import parse_objective
 from simulator.pools import PoolPlan, parse_layout
 from simulator.search import search
-from simulator.serving import Overrides, Refusal, Serving
+from simulator.server_setup import Overrides
+from simulator.serving import Refusal, Serving
 from simulator.workload.parse import parse_workload
 from simulator.workload.workload import Workload
 

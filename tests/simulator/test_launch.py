@@ -17,7 +17,8 @@ from simulator.launch.remarks import clock_line
 from simulator.model.bundled import load_model
 from simulator.plan import parse_plan
 from simulator.pools import PoolPlan, parse_layout
-from simulator.serving import Overrides, Refusal, Serving
+from simulator.server_setup import Overrides
+from simulator.serving import Refusal, Serving
 from simulator.simulate import limits_facts
 from simulator.workload.parse import parse_workload
 

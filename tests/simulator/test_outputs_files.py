@@ -25,7 +25,8 @@ from simulator.outputs.requests import request_table
 from simulator.outputs.tables import write_table
 from simulator.plan import parse_plan
 from simulator.search import SearchResult
-from simulator.serving import Overrides, Serving, Start
+from simulator.server_setup import Overrides
+from simulator.serving import Serving, Start
 from simulator.simulate import Result, replay
 from simulator.workload.parse import parse_workload
 

@@ -15,7 +15,8 @@ from simulator.objective import parse_objective, parse_slo
 from simulator.plan import parse_plan
 from simulator.plan_space import Axes, enumerate_plans
 from simulator.search import search, smallest_cluster
-from simulator.serving import Overrides, Refusal, Serving
+from simulator.server_setup import Overrides
+from simulator.serving import Refusal, Serving
 from simulator.simulate import InfeasibleError, replay, simulate
 from simulator.workload.parse import parse_workload
 

@@ -10,7 +10,7 @@ from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
 from simulator.model.bundled import load_model
 from simulator.plan import parse_plan
-from simulator.serving import Overrides
+from simulator.server_setup import Overrides
 from simulator.simulate import Result, simulate
 from simulator.work import run_work
 from simulator.workload.parse import parse_workload

@@ -9,7 +9,8 @@ from costmodel.analytic import AnalyticCosts
 from simulator.engine_profile import load_profile
 from simulator.model.bundled import load_model
 from simulator.plan import parse_plan
-from simulator.serving import Overrides, Serving, Start
+from simulator.server_setup import Overrides
+from simulator.serving import Serving, Start
 from simulator.workload.parse import parse_workload
 
 _SHORT = parse_workload("synthetic:isl=200,osl=50,rate=1,n=3")

@@ -18,7 +18,7 @@ from simulator.engine_profile import load_profile
 from simulator.model.bundled import load_model
 from simulator.plan import parse_plan
 from simulator.plan_space import Axes, enumerate_plans
-from simulator.serving import Overrides
+from simulator.server_setup import Overrides
 from simulator.shape_rows import family_of, iter_rows
 from simulator.shapes import Shapes, collect_shapes
 from simulator.workload.parse import parse_workload

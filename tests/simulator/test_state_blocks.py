@@ -10,7 +10,8 @@ from simulator.engine_profile import load_profile
 from simulator.memory import plan_memory
 from simulator.model.bundled import load_model
 from simulator.plan import parse_plan
-from simulator.serving import Overrides, Refusal, Serving, Start
+from simulator.server_setup import Overrides
+from simulator.serving import Refusal, Serving, Start
 from simulator.state_blocks import StatePages, state_bytes_of, state_pages
 from simulator.workload.parse import parse_workload
 
