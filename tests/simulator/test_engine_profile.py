@@ -1,5 +1,6 @@
 """Bundled engine profiles: complete, named like their files, with the differences between versions that matter."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,13 @@ def test_the_kernel_of_mxfp4_experts_follows_version_and_device() -> None:
     assert [kernels[engine, "b200-1"] for engine in ("vllm-0.18", "vllm-0.33")] == ["trtllm_256", "trtllm"]
     assert {kernels[engine, "a100-sxm-80gb-1"] for engine, _ in kernels} == {"marlin"}
     assert {kernels[engine, "rtx-5090-1"] for engine, _ in kernels} == {"marlin"}
+
+
+def test_the_page_of_engines_names_every_profile() -> None:
+    """The table of docs/reference/engines.md has a row for each bundled profile and no other."""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "engines.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert sorted(set(listed) ^ set(bundled_profiles())) == []
 
 
 def test_an_unknown_profile_names_its_neighbours() -> None:
