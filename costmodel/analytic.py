@@ -6,6 +6,7 @@ all-reduce kernels. The constants and their sources stand in the device's TOML.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.hierarchy import hop_latency_s, hops, level_share
-from costmodel.ops import DTYPE_BYTES, SCHEMES, Attention, Collective, Elementwise, Gemm, Moe, Op
+from costmodel.ops import DTYPE_BYTES, SCHEMES, Attention, Collective, Elementwise, Gemm, Moe, Op, Scan
 from costmodel.power import PowerModel
 from costmodel.prediction import Prediction, Source
 from costmodel.roofline import compute_dtype, peak_flop_per_s, roofline
@@ -32,6 +33,7 @@ _MOE_FLOORS = 12.0
 _LOG_HALF_WIDTH: Final[Mapping[type[Op], float]] = {
     Gemm: 0.6,
     Attention: 1.2,
+    Scan: 1.4,
     Moe: 1.0,
     Elementwise: 0.9,
     Collective: 1.0,
@@ -45,6 +47,15 @@ _ROW_BYTES = 2.0
 # 1.4 k / (k + 1000) of the device's median at k keys, over the eight devices with tables.
 _LONG_PREFILL = 1.4
 _HALF_KEYS = 1000.0
+# A scan of whole prompts is several kernels with intermediates in memory: its compulsory bytes pass at this share of
+# the stated bandwidth, behind so many kernel floors. vLLM's gated delta kernels on seven devices reach 0.13 (Triton) to
+# 0.50 (FlashInfer on H100), SGLang's and TensorRT-LLM's 0.04 to 0.16, behind 4 to 12 floors (69,000 rows of the
+# imported tables, of which vLLM's prefill comes out at a median ratio of 1.0). One-token steps stream the state at the
+# device's memory efficiency (0.77 to 0.90 there), behind 1.5 to 2 floors. No table has state-space scans: they are
+# taken to do as well.
+_SCAN_PREFILL_EFFICIENCY = 0.25
+_SCAN_PREFILL_FLOORS = 7.0
+_SCAN_DECODE_FLOORS = 1.75
 
 
 class AnalyticCosts:
@@ -67,6 +78,8 @@ class AnalyticCosts:
                 latency_s = self._gemm(op)
             case Attention():
                 latency_s = self._attention(op)
+            case Scan():
+                latency_s = self._scan(op)
             case Moe():
                 latency_s = self._moe(op)
             case Elementwise():
@@ -129,7 +142,7 @@ class AnalyticCosts:
         """Price grouped GEMMs, and the rows that travel through memory between them: gather, activation, sum."""
         compute_s = op.flop() / self._compute_rate(compute_dtype(op))
         rows = np.asarray(op.num_tokens, dtype=np.float64) * op.topk / op.ep
-        between_s = rows * _ROW_BYTES * (3 * op.hidden + 5 * op.local_inter) / self._stream
+        between_s = rows * _ROW_BYTES * (3 * op.hidden + 2 * op.up_width + op.local_inter) / self._stream
         products_s = _knee(compute_s / _GROUPED_SHARE, op.io_bytes() / self._stream)
         return np.asarray(_MOE_FLOORS * self._floor_s + products_s + between_s)
 
@@ -148,6 +161,19 @@ class AnalyticCosts:
             part = _phase(op, prefill=False)
             seconds = seconds + _knee(part.flop() / rate, part.io_bytes() / decode_stream)
         return np.asarray(_ATTENTION_FLOORS * self._floor_s + seconds)
+
+    def _scan(self, op: Scan) -> Array:
+        """Price prefill and decode as two calls, as engines run them."""
+        floors, memory_s = 0.0 * op.tokens(), 0.0 * op.tokens()
+        prefill_rate = _SCAN_PREFILL_EFFICIENCY * self.cluster.device.memory_bytes_per_s
+        for part, floor, rate in (
+            (replace(op, num_decode=0), _SCAN_PREFILL_FLOORS, prefill_rate),
+            (replace(op, num_prefill=0), _SCAN_DECODE_FLOORS, self._stream),
+        ):
+            floors = floors + floor * self._floor_s * (part.tokens() > 0)
+            memory_s = memory_s + part.io_bytes() / rate
+        compute_s = op.flop() / self._compute_rate(op.dtype, self.cluster.device.analytic.attention_efficiency.value)
+        return np.asarray(floors + _knee(compute_s, memory_s))
 
     def _collective(self, op: Collective) -> Array:
         constants = self.cluster.device.analytic

@@ -150,6 +150,76 @@ def _visible(kv: Ints, q: Ints, window: int) -> Array:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """One call that carries a matrix per head and sequence through its tokens: equal prefill chunks, or decode steps.
+
+    ``variant``: ``mamba2`` (state-space duality, arXiv 2405.21060) or ``gated_delta`` (gated delta rule, arXiv
+    2412.06464). A head's state is ``state_dim`` x ``head_dim``; ``num_groups`` keys and queries (C and B of a
+    state-space layer) serve ``num_heads`` heads. Prefill works through ``chunk`` tokens at a time, as matrix products
+    inside a chunk and through its state between chunks; decode updates the state token by token.
+    """
+
+    variant: str
+    num_heads: int
+    num_groups: int
+    head_dim: int
+    state_dim: int
+    chunk: int
+    dtype: str = "bf16"
+    state_dtype: str = "fp32"
+    num_prefill: Ints = 0
+    prefill_q: Ints = 0
+    num_decode: Ints = 0
+    decode_q: Ints = 1
+
+    @property
+    def phase(self) -> str:
+        """``prefill`` or ``decode``; engines run both of one step as two calls."""
+        return "prefill" if np.any(self.num_prefill) else "decode"
+
+    @property
+    def state_elements(self) -> int:
+        """Elements of one sequence's state."""
+        return self.num_heads * self.head_dim * self.state_dim
+
+    def tokens(self) -> Array:
+        """Tokens of the call."""
+        return _float(self.num_prefill) * self.prefill_q + _float(self.num_decode) * self.decode_q
+
+    def flop(self) -> Array:
+        """Two per multiply-add; pairs of a chunk under its causal triangle."""
+        q = _float(self.prefill_q)
+        whole, rest = np.divmod(q, self.chunk)
+        pairs = (whole * self.chunk * (self.chunk + 1) + rest * (rest + 1)) / 2
+        chunks = whole + (rest > 0)
+        scores, values = self.num_groups * self.state_dim, self.num_heads * self.head_dim
+        if self.variant == "mamba2":
+            # Scores and results inside a chunk; tokens into its state and out of the one before; states passed on.
+            prefill = 2 * pairs * (scores + values) + 4 * q * self.state_elements + 2 * chunks * self.state_elements
+            step = 5  # decayed, one product added, one read out
+        else:
+            # Scores of keys with keys and queries with keys; the inverse of a triangle per head; its products with keys
+            # and values, and the results; state read twice and written once per token; states decayed.
+            keys = self.num_heads * self.state_dim
+            inverse = self.num_heads * (whole * self.chunk**3 + rest**3) / 3
+            prefill = 2 * pairs * (2 * scores + keys + 2 * values) + inverse
+            prefill = prefill + 6 * q * self.state_elements + chunks * self.state_elements
+            step = 7  # decayed, read at the key, corrected, read out
+        decode = _float(self.num_decode) * self.decode_q * step * self.state_elements
+        return _float(_float(self.num_prefill) * prefill + decode)
+
+    def io_bytes(self) -> Array:
+        """Bytes of inputs and results once, and of the state: read once, written once, or per token of a decode."""
+        element = DTYPE_BYTES[self.dtype]
+        values, scores = self.num_heads * self.head_dim, self.num_groups * self.state_dim
+        scalars = 4 * self.num_heads * (1 if self.variant == "mamba2" else 2)  # fp32: step; decay and strength
+        per_token = 2 * (values + scores) * element + scalars
+        state = self.state_elements * DTYPE_BYTES[self.state_dtype]
+        passes = 2.0 * _float(self.num_prefill) + _float(self.num_decode) * (1 + _float(self.decode_q))
+        return self.tokens() * per_token + passes * state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Moe:
     """The routed experts of one layer on one rank: both GEMMs, activation and combine (router excluded)."""
 
@@ -162,6 +232,17 @@ class Moe:
     ep: int = 1
     dtype: str = "bf16"
     routing: str = "balanced"
+    is_gated: bool = True  # False: one matrix before the activation instead of two
+
+    @property
+    def matrices(self) -> int:
+        """Matrices of an expert."""
+        return 3 if self.is_gated else 2
+
+    @property
+    def up_width(self) -> int:
+        """Columns of this rank's shard before the activation: up, and gate where there is one."""
+        return (self.matrices - 1) * self.local_inter
 
     @property
     def local_experts(self) -> int:
@@ -183,14 +264,16 @@ class Moe:
         return _float(self.num_tokens) * self.topk * self.local_experts / self.num_experts
 
     def flop(self) -> Array:
-        """Gate, up and down projections of every routed pair."""
-        return 6.0 * self.routed_tokens() * self.hidden * self.local_inter
+        """Gate (where there is one), up and down projections of every routed pair."""
+        return 2.0 * self.matrices * self.routed_tokens() * self.hidden * self.local_inter
 
     def io_bytes(self) -> Array:
         """Weights of the active experts, activations in, inner result out and in, result out."""
         scheme = SCHEMES[self.dtype]
-        weights = self.active_experts() * 3.0 * self.hidden * self.local_inter * DTYPE_BYTES[scheme.weight]
-        per_pair = self.hidden * DTYPE_BYTES[scheme.activation] + 2.0 * self.hidden + 6.0 * self.local_inter
+        weights = self.active_experts() * self.matrices * self.hidden * self.local_inter * DTYPE_BYTES[scheme.weight]
+        per_pair = (
+            self.hidden * DTYPE_BYTES[scheme.activation] + 2.0 * self.hidden + 2.0 * self.matrices * self.local_inter
+        )
         return weights + self.routed_tokens() * per_pair
 
 
@@ -248,4 +331,4 @@ def bus_factor(kind: str, ranks: int) -> float:
     raise ValueError(msg)
 
 
-Op = Gemm | Attention | Moe | Elementwise | Collective
+Op = Gemm | Attention | Scan | Moe | Elementwise | Collective

@@ -25,7 +25,7 @@ from costmodel.forms.elementwise import ElementwiseForm
 from costmodel.forms.gemm import GemmForm
 from costmodel.forms.moe import MoeForm
 from costmodel.links import MeasuredLinks, reference_links
-from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
+from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op, Scan
 from costmodel.power import PowerModel
 from costmodel.prediction import Prediction, Source
 from costmodel.pricing import Pricing
@@ -42,6 +42,7 @@ _FORMS: Final[Mapping[str, type[AnyForm]]] = {
 _FAMILY_OF: Final[Mapping[type[Op], str]] = {
     Gemm: "gemm",
     Attention: "attention",
+    Scan: "scan",
     Moe: "moe",
     Elementwise: "elementwise",
     Collective: "collective",

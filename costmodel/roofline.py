@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.device import DeviceSpec
 from costmodel.hierarchy import hops, level_share
-from costmodel.ops import SCHEMES, Attention, Collective, Gemm, Moe, Op
+from costmodel.ops import SCHEMES, Attention, Collective, Gemm, Moe, Op, Scan
 
 Array = NDArray[np.float64]
 
@@ -58,7 +58,7 @@ def roofline(op: Op, cluster: ClusterSpec, clock_mhz: float | None = None) -> Ro
     # Skewed routing reaches fewer experts than the uniform count in the bytes: only arithmetic bounds it.
     if not (isinstance(op, Moe) and op.routing != "balanced"):
         seconds = np.maximum(seconds, moved / device.memory_bytes_per_s)
-    if isinstance(op, Attention):
+    if isinstance(op, Attention | Scan):
         flop, moved, seconds = np.broadcast_arrays(flop, moved, seconds)
     return Roofline(flop=flop, bytes=moved, floor_s=seconds)
 

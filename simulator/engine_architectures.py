@@ -24,18 +24,22 @@ _COMMON: Final = frozenset(
 SERVED: Final = {
     "vllm": _COMMON
     | {
-        "aya_vision", "bloom", "cohere2_vision", "cwm", "glm", "gpt_neox", "idefics3", "llava_onevision", "nemotron",
-        "opt", "paligemma", "qwen2_5_omni", "qwen2_5_omni_thinker", "qwen2_audio", "qwen3_omni_moe",
-        "qwen3_omni_moe_thinker", "smolvlm", "step3p7", "whisper",
+        "aya_vision", "bloom", "cohere2_vision", "cwm", "glm", "gpt_neox", "idefics3", "llava_onevision", "mamba2",
+        "nemotron", "nemotron_h", "opt", "paligemma", "qwen2_5_omni", "qwen2_5_omni_thinker", "qwen2_audio",
+        "qwen3_omni_moe", "qwen3_omni_moe_thinker", "smolvlm", "step3p7", "whisper",
     },
-    "sglang": _COMMON | {"cohere2_vision"},
+    "sglang": _COMMON | {"cohere2_vision", "nemotron_h"},
     "tensorrt-llm": frozenset(
         {
             "deepseek_v3", "deepseek_v32", "exaone4", "gemma3", "gemma3_text", "glm4_moe", "glm_moe_dsa", "gpt_oss",
             "hunyuan_v1_dense", "hunyuan_v1_moe", "kimi_k2", "kimi_k25", "llama", "llama4", "llama4_text",
-            "llava_next", "minimax_m2", "ministral", "mistral", "mistral3", "mixtral", "nemotron", "phi3", "qwen2",
-            "qwen2_5_vl", "qwen2_moe", "qwen2_vl", "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text",
+            "llava_next", "minimax_m2", "ministral", "mistral", "mistral3", "mixtral", "nemotron", "nemotron_h", "phi3",
+            "qwen2", "qwen2_5_vl", "qwen2_moe", "qwen2_vl", "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text",
             "qwen3_5_text", "qwen3_moe", "qwen3_next", "qwen3_vl", "qwen3_vl_moe", "seed_oss", "starcoder2",
         }
     ),
 }  # fmt: skip
+# The first version with what an older profile of the engine has not: a ``model_type``, or experts in one.
+SINCE: Final[dict[str, dict[str, tuple[int, int]]]] = {
+    "vllm": {"mamba2": (0, 8), "nemotron_h": (0, 10), "nemotron_h with experts": (0, 12)},  # pulls 9292, 18863, 25863
+}

@@ -7,7 +7,7 @@ are not derived from the engines' sources.
 from typing import Final
 
 from cluster_specs.device import DeviceSpec
-from simulator.engine_architectures import SERVED
+from simulator.engine_architectures import SERVED, SINCE
 from simulator.engine_devices import device_refusal
 from simulator.engine_profile import EngineProfile
 from simulator.model.linear import FP8, UNQUANTISED, WEIGHT_ONLY, WeightFormat, activation_dtype
@@ -32,6 +32,7 @@ def engines_for(
     """
     return {
         engine: _refusal(engine, model, plan)
+        or _too_old(engine, model, profile)
         or device_refusal(
             engine,
             device,
@@ -48,6 +49,18 @@ def converted_checkpoint(model: ModelSpec, plan: Plan) -> str | None:
     if plan.weight_dtype in {None, "fp8", *UNQUANTISED} or plan.weight_dtype == model.quantisation:
         return None
     return None if plan.weight_dtype == WEIGHT_ONLY and model.quantisation in FP8 else plan.weight_dtype
+
+
+def _too_old(engine: str, model: ModelSpec, profile: EngineProfile | None) -> str | None:
+    """Why the version of ``profile`` does not serve what later ones do."""
+    if profile is None or profile.engine != engine or profile.release is None:
+        return None
+    kinds = (model.architecture, f"{model.architecture} with experts") if model.has_experts else (model.architecture,)
+    for kind in kinds:
+        first = SINCE.get(engine, {}).get(kind)
+        if first is not None and profile.release < first:
+            return f"{profile.name} does not serve {kind} models, {engine} {first[0]}.{first[1]} is the first that does"
+    return None
 
 
 def _refusal(engine: str, model: ModelSpec, plan: Plan) -> str | None:

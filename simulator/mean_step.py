@@ -109,7 +109,7 @@ def stage_totals(stage: StageSums, knots: Knots, counts: StepCounts, quantity: Q
         decode += counts.steps * _at(at_batch, knots.kv, counts.decode_kv / steps)
     return StageTotals(
         tokens=counts.decode_steps * _at(tokens, knots.tokens, decoding)
-        + counts.mixed_steps * _at(tokens, knots.tokens, mixed_tokens),
+        + counts.mixed_steps * _at(tokens + quantity(stage.scans), knots.tokens, mixed_tokens),
         samples=counts.steps * _at(quantity(stage.samples), knots.rows, counts.rows / steps),
         sends=counts.steps * _at(quantity(stage.sends), knots.tokens, counts.tokens / steps),
         decode=decode,

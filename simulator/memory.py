@@ -224,7 +224,7 @@ def step_bytes(op: Op, element: float, start_up: StartUpMemory) -> float:
         if start_up.expert_workspace == "kept":
             return both_ends
         chunk = min(op.num_tokens, start_up.expert_chunk_tokens or op.num_tokens)
-        wide = max(2 * op.local_inter, op.hidden)
+        wide = max(op.up_width, op.hidden)
         return both_ends + float(chunk) * op.topk * (wide + op.local_inter) * element
     if isinstance(op, Elementwise) and not op.op.startswith("add"):  # the residual add works in place
         return float(op.rows) * op.bytes_per_row
@@ -241,5 +241,5 @@ def workspace_bytes(op: Op, element: float, expert_kernel: ExpertKernel) -> floa
         return 0.0
     if op.dtype == "mxfp4" and expert_kernel not in _KERNELS_WITH_WORKSPACE:
         return 0.0
-    widths = max(op.local_inter, op.hidden) + max(2 * op.local_inter, op.hidden)
+    widths = max(op.local_inter, op.hidden) + max(op.up_width, op.hidden)
     return float(op.num_tokens) * op.topk * widths * element

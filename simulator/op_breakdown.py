@@ -89,7 +89,8 @@ def _launches_waited_for_s(compiled: CompiledPlan, counts: StepCounts) -> float:
         return 0.0
     launch_s = compiled.profile.host.launch_s
     waits = (
-        stage.launches * launch_s - float(np.interp(tokens, compiled.knots.tokens, stage.tokens.latency_s))
+        stage.launches * launch_s
+        - float(np.interp(tokens, compiled.knots.tokens, stage.tokens.latency_s + stage.scans.latency_s))
         for stage in compiled.stages
     )
     return counts.mixed_steps * sum(max(0.0, wait) for wait in waits)
@@ -113,7 +114,7 @@ def _attention_weights(by_op: Mapping[str, StageTotals]) -> Seconds:
 
 def _labels(stage: StageSums) -> list[str]:
     attention = (stage.decode, stage.windowed, stage.prefill, stage.reads, stage.context)
-    sums = (stage.tokens, stage.samples, stage.sends, *attention)
+    sums = (stage.tokens, stage.scans, stage.samples, stage.sends, *attention)
     return list(dict.fromkeys(name for total in sums for name in total.by_label))
 
 

@@ -34,6 +34,10 @@ class Curve:
     flop: Array
     io_bytes: Array
 
+    def repeated(self, times: int) -> "Curve":
+        """Every point ``times`` over, one after the other: a quantity that does not change along a second axis."""
+        return Curve(**{field.name: np.repeat(getattr(self, field.name), times) for field in fields(self)})
+
 
 def label(op: Op) -> str:
     """Name an op's line in a time breakdown."""

@@ -7,17 +7,21 @@ their blocks from one pool:
     tokens per block  = ceil(state bytes / (b * KV bytes per token)) * b,   b = the engine's own block size
     bytes per block   = layers per group * tokens per block * KV bytes per token
 
-so that a request takes blocks for its context in each attention group, and one or two in each group of states.
+so that a request takes blocks for its context in each attention group, and one or two in each group of states. Where
+there is no attention a block is the state of all layers, and a request of any length takes one or two.
 Qwen3.5-27B has pages of 784 tokens at tp 1, 3 groups of states and 1 of attention. Source: vLLM 0.33.0,
 platforms/interface.py (``_align_hybrid_block_size``) and v1/core/kv_cache_planning.py.
 """
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Final
 
 from simulator.model.cell import KeepsState
 from simulator.model.spec import Block
 from simulator.plan import Plan
+
+_ANY_LENGTH: Final = 1 << 32  # more tokens than a model may be asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,16 +44,21 @@ class StatePages:
 
     def longest(self, blocks: int, *, caches_prefixes: bool) -> int:
         """Tokens of the longest request that ``blocks`` blocks hold alone."""
+        if not self.attention_groups:
+            return _ANY_LENGTH if blocks >= self.blocks_of(_ANY_LENGTH, caches_prefixes=caches_prefixes) else 0
         pages = (blocks - self.state_groups * (2 if caches_prefixes else 1)) // self.attention_groups
         return max(0, pages) * self.block_tokens
 
 
 def state_pages(plan: Plan, blocks: tuple[tuple[Block, int], ...], block_size: int) -> StatePages | None:
-    """Return the blocks of a stage that has attention and states; None where it lacks either."""
+    """Return the blocks of a stage that has states; None where it has none."""
     token_bytes, attention_layers = _largest(plan, blocks, is_state=False)
     state_bytes, state_layers = _largest(plan, blocks, is_state=True)
-    if not attention_layers or not state_layers:
+    if not state_layers:
         return None
+    if not attention_layers:
+        whole = round(state_layers * state_bytes)
+        return StatePages(block_tokens=block_size, block_bytes=whole, attention_groups=0, state_groups=1)
     block_tokens = max(1, ceil(state_bytes / (block_size * token_bytes))) * block_size
     fewer, more = sorted((attention_layers, state_layers))
     group = more if more < 1.5 * fewer else fewer

@@ -12,7 +12,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.ops import SCHEMES, Attention, Gemm, Moe, Op
+from costmodel.ops import SCHEMES, Attention, Gemm, Moe, Op, Scan
 from simulator.engine_profile import EngineProfile
 from simulator.model.cell import AttentionTemplate, KernelChoices
 from simulator.model.cells.moe import MixtureOfExperts
@@ -29,6 +29,9 @@ _PS_PER_S: Final = 1e12
 # Fused experts are one op here and many calls for the host: alignment, workspaces, two grouped GEMMs, activation,
 # weighted sum, and about as many again where their inputs are rounded. Counted in calls of a plain op.
 _EXPERT_LAUNCHES: Final = 10
+# A scan over prefill chunks is five kernels (state-space duality: decays, scores, states, passing on, results) to eight
+# (gated delta rule: two norms, decays, scores, inverse, keys and values, states, results) of vLLM's.
+_SCAN_LAUNCHES: Final = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,7 @@ class StageSums:
     prefill: StepSum
     reads: StepSum
     context: StepSum  # expanding cached latent KV, on the knots of ``reads``
+    scans: StepSum  # scans over the tokens of a step with prefill, on the knots of ``tokens``
     all_reduces: int  # calls per step
     launches: int  # kernels the host starts one by one in a step that runs without a graph
 
@@ -101,8 +105,8 @@ class CompiledPlan:
         host_row_s = host.sequence_s / self.shape.queries
         last = len(self.stages) - 1
         return StepTables(
-            token_mixed_ps=self._token_table(self.profile.graphs.mixed, end),
-            token_decode_ps=self._token_table(self.profile.graphs.decode, end),
+            token_mixed_ps=self._token_table(self.profile.graphs.mixed, end, has_prefill=True),
+            token_decode_ps=self._token_table(self.profile.graphs.decode, end, has_prefill=False),
             pooled_ps=self._tokens_dense([stage.pooled.seconds(end) for stage in self.stages], captured=False),
             padded_mixed=self._padded_up_to(self.profile.graphs.mixed),
             padded_decode=self._padded_up_to(self.profile.graphs.decode),
@@ -133,13 +137,16 @@ class CompiledPlan:
             host_seq_ps=0,  # the per-sequence part is on the critical path: it is inside sample_ps
         )
 
-    def _token_table(self, mode: Literal["full", "piecewise", "none"], end: End) -> I64:
+    def _token_table(self, mode: Literal["full", "piecewise", "none"], end: End, *, has_prefill: bool) -> I64:
         """Dense token table of steps that run in one graph mode.
 
         Pieces add host time around each all-reduce; a step without graph lasts at least as long as its launches.
+        Where there is prefill, scans work through all tokens of the step; decode steps of scans are in ``decode``.
         """
         gap_s = self.profile.host.all_reduce_s if mode == "piecewise" else 0.0
         curves = [stage.tokens.seconds(end) + gap_s * stage.all_reduces for stage in self.stages]
+        if has_prefill:
+            curves = [curve + stage.scans.seconds(end) for curve, stage in zip(curves, self.stages, strict=True)]
         table = self._tokens_dense(curves, captured=mode != "none")
         first = 1 + self._padded_up_to(mode)
         for row, stage in zip(table, self.stages, strict=True):
@@ -224,6 +231,7 @@ class _Compiler:
             prefill=StepSum(len(knots.pairs)),
             reads=StepSum(len(knots.reads)),
             context=StepSum(len(knots.reads)),
+            scans=StepSum(len(knots.tokens)),
             all_reduces=sum(count * self._all_reduces(block) for block, count in blocks),
             launches=sum(count * self._launches(block) for block, count in blocks),
         )
@@ -236,6 +244,8 @@ class _Compiler:
                     stage.tokens.hide_all(beside, self.curves, knots.tokens <= self.shared_expert_tokens, count)
             for call in block.attention(self.plan):
                 self._add_attention(stage, call, count)
+            for scan in block.scans(self.plan):
+                self._add_scan(stage, scan, count)
         return stage
 
     def _all_reduces(self, block: Block) -> int:
@@ -243,7 +253,8 @@ class _Compiler:
 
     def _launches(self, block: Block) -> int:
         ops = block.token_ops(self.plan, 1, self.kernels)
-        return sum(_launches(op) for op in ops) + len(list(block.attention(self.plan)))
+        scans = _SCAN_LAUNCHES * len(block.scans(self.plan))
+        return sum(_launches(op) for op in ops) + len(block.attention(self.plan)) + scans
 
     def _add_attention(self, stage: StageSums, call: AttentionTemplate, count: int) -> None:
         """Price one attention call, its batch left open, on the knots of its own variables."""
@@ -277,6 +288,14 @@ class _Compiler:
         stage.reads.add("attention", price(single), count)
         if call.context_gemm is not None:
             stage.context.add("gemm", price(replace(call.context_gemm, m=read)), count)
+
+    def _add_scan(self, stage: StageSums, scan: Scan, count: int) -> None:
+        """Price one scan: prefill by the tokens of the step, decode by its sequences, whatever their length."""
+        knots = self.knots
+        chunks = replace(scan, num_prefill=1, prefill_q=knots.tokens)
+        stage.scans.add("scan", self.curves.price(chunks), count)
+        steps = replace(scan, num_decode=knots.batch, decode_q=self.shape.queries)
+        stage.decode.add("scan", self.curves.price(steps).repeated(len(knots.kv)), count)
 
 
 def _launches(op: Op) -> int:

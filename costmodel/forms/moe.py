@@ -54,8 +54,10 @@ class MoeForm(Form):
         self._curves: dict[tuple[object, ...], Curve | None] = {}
 
     def predict(self, op: Op) -> Prediction | None:
-        """Price routed experts; None when their number format was not measured."""
+        """Price routed experts; None when their number format was not measured, or they have no gate, as rows do."""
         assert isinstance(op, Moe)
+        if not op.is_gated:
+            return None
         key = (op.dtype, op.routing, op.hidden, op.inter, op.num_experts, op.topk, op.tp, op.ep)
         if key not in self._curves:
             self._curves[key] = self._prepare(op)

@@ -41,14 +41,14 @@ _UNSUPPORTED: Final[Mapping[str, str]] = {
     "zero_expert_num": "identity experts are not modelled",
 }
 
-_STATE_SPACE: Final = "state-space (Mamba) layers are not modelled"
+_STATE_SPACE: Final = "its state-space (Mamba) layers are not modelled"
 _LINEAR: Final = "its linear attention layers are not modelled"
 _OTHER_TASKS: Final = ("ForSequenceClassification", "ForTokenClassification", "RewardModel", "ForMaskedLM")
 _NO_DECODER: Final = "it generates no text token by token"
 # Well-known model types without a reader, and why.
 _NOT_MODELLED: Final[Mapping[str, str]] = {
-    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba"), _STATE_SPACE),
-    **dict.fromkeys(("bamba", "falcon_h1", "granitemoehybrid", "jamba", "nemotron_h", "plamo2", "zamba"), _STATE_SPACE),
+    **dict.fromkeys(("mamba", "falcon_mamba"), _STATE_SPACE),
+    **dict.fromkeys(("bamba", "falcon_h1", "granitemoehybrid", "jamba", "plamo2", "zamba"), _STATE_SPACE),
     **dict.fromkeys(("nemotron_h_omni", "nemotron_hybrid", "nemotron_h_puzzle", "zamba2"), _STATE_SPACE),
     **dict.fromkeys(("bailing_hybrid", "bailing_moe_linear", "kimi_linear", "minimax", "minimax_text_01"), _LINEAR),
     **dict.fromkeys(("minimax_m1", "olmo_hybrid", "rwkv", "recurrent_gemma", "qwen4_exp", "kimi_k3"), _LINEAR),

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from costmodel.ops import Ints, Op
-from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, Cell, KernelChoices
+from costmodel.ops import Ints, Op, Scan
+from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, Cell, KernelChoices, Scans
 from simulator.plan import Plan
 
 
@@ -36,6 +36,10 @@ class Block:
     def attention(self, plan: Plan) -> list[AttentionTemplate]:
         """Attention calls of one rank, batch left open."""
         return [call for cell in self.cells if (call := cell.attention(plan)) is not None]
+
+    def scans(self, plan: Plan) -> list[Scan]:
+        """Return the scans of one rank, batch left open."""
+        return [cell.scan(plan) for cell in self.cells if isinstance(cell, Scans)]
 
 
 def distinct(blocks: list[Block]) -> tuple[tuple[Block, ...], tuple[int, ...]]:

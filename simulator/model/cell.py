@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, Protocol, TypeVar, runtime_checkable
 
-from costmodel.ops import Attention, Gemm, Ints, Op
+from costmodel.ops import Attention, Gemm, Ints, Op, Scan
 from simulator.model.linear import Linear
 from simulator.plan import Plan
 
@@ -97,6 +97,14 @@ class KeepsState(Protocol):
 
     def kv_bytes_per_request(self, plan: Plan) -> float:
         """Bytes on one rank."""
+
+
+@runtime_checkable
+class Scans(Protocol):
+    """What a cell is beside, that carries a state through the tokens of a sequence instead of attending to them."""
+
+    def scan(self, plan: Plan) -> Scan:
+        """One rank's call with the batch left open: ``dataclasses.replace`` fills in the counts."""
 
 
 CellType = TypeVar("CellType", bound=type)

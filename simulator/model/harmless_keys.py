@@ -34,6 +34,8 @@ _HARMLESS: Final = re.compile(
     | vision_.* | visual.* | audio_.* | .*vision.* | img_.* | image_.* | mm_.* | projector_.* | multimodal_.*
     | spatial_merge_size | .*projector.* | patch_size | downsample_ratio | dynamic_image_size | ps_version
     | max_dynamic_patch | min_dynamic_patch | use_thumbnail | select_layer | template | force_image_size | pad2square
+    | expand | mamba_hidden_act | norm_before_gate | time_step_.* | rescale_prenorm_residual | use_mamba_kernels
+    | num_logits_to_keep | moe_shared_expert_overlap
     | system_message | hidden_size_per_layer_input | tie_.*
     """,
     re.VERBOSE,

@@ -11,8 +11,8 @@ from fnmatch import translate
 from itertools import pairwise
 from typing import Final
 
-_ROOTS: Final = frozenset({"model", "language_model", "transformer", "decoder"})
-_SPELLED_ROOTS: Final = ("model.", "model.language_model.", "language_model.model.")
+_ROOTS: Final = frozenset({"backbone", "model", "language_model", "transformer", "decoder"})
+_SPELLED_ROOTS: Final = ("model.", "model.language_model.", "language_model.model.", "backbone.")
 _CONTAINERS: Final = {
     "attention": "self_attn",
     "attn": "self_attn",

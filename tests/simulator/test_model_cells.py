@@ -154,13 +154,15 @@ def test_latent_attention_expands_for_prefill_and_absorbs_for_decode() -> None:
 
 
 def test_linear_attention_moves_its_state_and_caches_nothing() -> None:
-    """Qwen3.5: a decode step's window holds the bytes of reading and writing 64 matrices of 128 x 128 in fp32."""
+    """Qwen3.5: a decode step reads and writes 64 matrices of 128 x 128 in fp32, and attends to nothing."""
     model = load_model("qwen3.5-397b-a17b")
     assert [count for _, count in model.blocks] == [3, 1] * 15
     linear, full = model.unique_blocks[0].cells[0], model.unique_blocks[1].cells[0]
     assert isinstance(linear, GatedDelta)
-    call = linear.attention(Plan()).decode
-    assert call.window * float(call.kv_bytes()) == 2 * 64 * 128 * 128 * 4
+    scan = linear.scan(Plan())
+    assert linear.attention(Plan()) is None
+    assert scan.state_elements == 64 * 128 * 128
+    assert (scan.num_groups, scan.chunk, scan.state_dtype) == (16, 64, "fp32")
     assert linear.kv_bytes_per_token(Plan()) == 0
     assert linear.kv_bytes_per_request(Plan(tp=8)) == (64 * 128 * 128 * 4 + (2 * 16 + 64) * 128 * 3 * 2) / 8
     gated, plain = (op for op in full.token_ops(Plan(), 8) if isinstance(op, Gemm))
@@ -332,5 +334,5 @@ def test_embedding_and_final_norm_run_on_every_token() -> None:
 def test_every_bundled_cell_is_registered() -> None:
     """Each cell of each bundled model is known by the kind it is registered under."""
     kinds = {kind_of(cell) for name in bundled_models() for block, _ in load_model(name).blocks for cell in block.cells}
-    assert kinds == {"attention", "gated_delta", "indexer", "latent_attention", "mlp", "moe"}
+    assert kinds == {"attention", "gated_delta", "indexer", "latent_attention", "mamba2", "mlp", "moe"}
     assert {"cross_attention", "encoder_attention"} <= set(CELL_KINDS)

@@ -68,7 +68,7 @@ DEEPSEEK = LLAMA | {
         (LLAMA, {"hidden_act": "snake"}, "key 'hidden_act' is 'snake', must be one of"),
         (LLAMA, {"torch_dtype": "int8"}, "key 'torch_dtype' is 'int8', must be one of bfloat16"),
         (LLAMA, {"tie_word_embeddings": "no"}, "must be true or false"),
-        (LLAMA, {"model_type": "mamba"}, "model_type 'mamba' is not supported: state-space"),
+        (LLAMA, {"model_type": "mamba"}, "model_type 'mamba' is not supported: its state-space"),
         (LLAMA, {"model_type": None}, "key 'model_type' is None, must be a string"),
         (LLAMA, {"index_topk": 2048}, "sparse attention chosen by an indexer is not modelled"),
         (LLAMA, {"num_local_experts": 8}, "this architecture is dense"),

@@ -1,22 +1,21 @@
 """Gated delta rule (Qwen3-Next, Qwen3.5): linear attention that keeps one dk x dv matrix per value head and request.
 
-Every decode step reads and writes that matrix in fp32; prefill works through it in chunks of 64 tokens. Both are priced
-as attention over a window, one key/value head per value head: with 128-wide heads 256 keys of 16 bits are the 8 bytes
-per element that a step moves, and as many FLOPs as the chunked form, 4 dk dv + 4 x 64 (dk + dv) per token and head.
-Nothing grows with the sequence. Source: arXiv 2412.06464 and the layer's code in `transformers`.
+Every decode step reads and writes that matrix in fp32; prefill works through it in chunks of 64 tokens. Nothing grows
+with the sequence. Source: arXiv 2412.06464 and the layer's code in `transformers`.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from costmodel.ops import DTYPE_BYTES, Attention, Elementwise, Ints, Op
-from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
+from costmodel.ops import DTYPE_BYTES, Elementwise, Ints, Op, Scan
+from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.collectives import tensor_all_reduce
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
 from simulator.model.norm import Norm
 from simulator.plan import Plan
 
-_STATE_BYTES: Final = 4  # the matrix is kept in fp32
+_STATE_DTYPE: Final = "fp32"
+_CHUNK: Final = 64  # tokens that the kernels work through at once
 
 
 @register_cell("gated_delta")
@@ -58,7 +57,7 @@ class GatedDelta:
 
     def kv_bytes_per_request(self, plan: Plan) -> float:
         """Count the matrices of this rank's heads and the last inputs of its convolution."""
-        matrix = self.num_value_heads * self.key_head_dim * self.value_head_dim * _STATE_BYTES
+        matrix = self.num_value_heads * self.key_head_dim * self.value_head_dim * DTYPE_BYTES[_STATE_DTYPE]
         inputs = self._channels * (self.conv_kernel - 1) * DTYPE_BYTES[activation_dtype(plan, self.dtype)]
         return (matrix + inputs) / plan.tp
 
@@ -77,20 +76,22 @@ class GatedDelta:
         ops.append(output.gemm(m))
         return ops + tensor_all_reduce(plan, m, self.hidden, dtype)
 
-    def attention(self, plan: Plan) -> AttentionTemplate:
-        """Return the attention of equal bytes, over a window."""
-        heads, dtype = self.num_value_heads // plan.tp, activation_dtype(plan, self.dtype)
-        read_and_written = 2 * _STATE_BYTES * self.key_head_dim * self.value_head_dim
-        call = Attention(
-            num_heads=heads,
-            num_kv_heads=heads,
-            head_dim=self.key_head_dim,
-            v_head_dim=self.value_head_dim,
-            dtype=dtype,
-            kv_dtype=dtype,
-            window=round(read_and_written / ((self.key_head_dim + self.value_head_dim) * DTYPE_BYTES[dtype])),
+    def attention(self, plan: Plan) -> None:  # noqa: ARG002 - the contract of a cell
+        """Attends to nothing."""
+        return
+
+    def scan(self, plan: Plan) -> Scan:
+        """Return the delta rule over this rank's value heads."""
+        return Scan(
+            variant="gated_delta",
+            num_heads=self.num_value_heads // plan.tp,
+            num_groups=self.num_key_heads // plan.tp,
+            head_dim=self.value_head_dim,
+            state_dim=self.key_head_dim,
+            chunk=_CHUNK,
+            dtype=activation_dtype(plan, self.dtype),
+            state_dtype=_STATE_DTYPE,
         )
-        return AttentionTemplate(prefill=call, decode=call)
 
     def refusal(self, plan: Plan) -> str | None:
         """Whole heads per rank."""

@@ -42,6 +42,8 @@ class MixtureOfExperts:
     post_norms: tuple[Norm, ...] = ()  # over the experts' sum, and over what is added to it
     router_scales: bool = False  # one learned factor per element of the router's input, and one per expert
     shared_gate: bool = False  # the shared expert is scaled by a learned sigmoid gate
+    is_gated: bool = True  # False: an expert is two matrices instead of three
+    latent: int = 0  # width the experts work in, projected to and from on every rank; 0 = that of the hidden state
     layout: ExpertLayout = PLAIN  # how the engine's kernel stores MXFP4 experts
 
     def parameters(self) -> int:
@@ -63,6 +65,7 @@ class MixtureOfExperts:
         replicated += int((self.hidden + self.num_experts) * DTYPE_BYTES[dtype]) if self.router_scales else 0
         replicated += 4 * self.num_experts if self.correction_bias else 0
         replicated += int(self.hidden * DTYPE_BYTES[dtype]) if self.shared_gate else 0
+        replicated += sum(linear.stored_bytes() for linear in self._latent_linears(plan))
         return routed + shared + replicated
 
     def kv_bytes_per_token(self, plan: Plan) -> float:  # noqa: ARG002 - the contract of a cell
@@ -86,7 +89,12 @@ class MixtureOfExperts:
         choice = 4.0 * self.num_experts + 8.0 * self.topk  # fp32 scores in, fp32 weights and int32 ids out
         ops.append(Elementwise(op="topk", rows=own, width=self.num_experts, bytes_per_row=choice, dtype=dtype))
         ops += self.shared_ops(plan, m, kernels)
+        latent = self._latent_linears(plan)
+        for linear in latent[:1]:
+            ops += [*kernels.rounding(linear, own), linear.gemm(own)]
         ops += self.pooled_ops(plan, m, kernels)
+        for linear in latent[1:]:
+            ops += [*kernels.rounding(linear, own), linear.gemm(own)]
         if self.shared is not None:
             reads = 3 * self.hidden * element
             ops.append(Elementwise(op="add", rows=own, width=self.hidden, bytes_per_row=reads, dtype=dtype))
@@ -101,7 +109,7 @@ class MixtureOfExperts:
         experts, shards = self._layout(plan)
         routed = Moe(
             num_tokens=m * plan.attention_dp,
-            hidden=self.hidden,
+            hidden=self._width,
             inter=self.inter,
             num_experts=self.num_experts,
             topk=self.topk,
@@ -109,6 +117,7 @@ class MixtureOfExperts:
             ep=experts,
             dtype=self.weights.under(plan).scheme,
             routing=kernels.moe_routing,
+            is_gated=self.is_gated,
         )
         before, after = self._transfers(plan, m, activation_dtype(plan, self.dtype), kernels)
         return [*before, routed, *after]
@@ -166,7 +175,7 @@ class MixtureOfExperts:
             out, back = (
                 Collective(
                     kind="all_to_all",
-                    message_bytes=_whole(own * copies * self.hidden * width),
+                    message_bytes=_whole(own * copies * self._width * width),
                     ranks=ranks,
                     group_stride=stride,
                     dtype=dtype,
@@ -177,19 +186,34 @@ class MixtureOfExperts:
         tokens = m * plan.attention_dp
         gather = Collective(
             kind="all_gather",
-            message_bytes=tokens * (self.hidden * element + 8 * self.topk),
+            message_bytes=tokens * (self._width * element + 8 * self.topk),
             ranks=ranks,
             group_stride=stride,
             dtype=dtype,
         )
         scatter = Collective(
             kind="reduce_scatter",
-            message_bytes=tokens * self.hidden * element,
+            message_bytes=tokens * self._width * element,
             ranks=ranks,
             group_stride=stride,
             dtype=dtype,
         )
         return [gather], [scatter]
+
+    @property
+    def _width(self) -> int:
+        """Width of what enters and leaves an expert."""
+        return self.latent or self.hidden
+
+    def _latent_linears(self, plan: Plan) -> tuple[Linear, ...]:
+        """Return the projections to and from the experts' own width, where they have one."""
+        if not self.latent:
+            return ()
+        weights, dtype = self.weights.under(plan), activation_dtype(plan, self.dtype)
+        return (
+            Linear(n=self.latent, k=self.hidden, weights=weights, dtype=dtype),
+            Linear(n=self.hidden, k=self.latent, weights=weights, dtype=dtype),
+        )
 
     def _router(self, dtype: str) -> Linear:
         dtype = self.router_dtype or dtype
@@ -204,9 +228,10 @@ class MixtureOfExperts:
     def _expert_linears(self, plan: Plan, shards: int) -> tuple[Linear, Linear]:
         weights, dtype = self.weights.under(plan), activation_dtype(plan, self.dtype)
         inter = self.inter // shards
+        up_width = 2 * inter if self.is_gated else inter
         return (
-            Linear(n=2 * inter, k=self.hidden, weights=weights, dtype=dtype, bias=self.expert_bias),
-            Linear(n=self.hidden, k=inter, weights=weights, dtype=dtype, bias=self.expert_bias),
+            Linear(n=up_width, k=self._width, weights=weights, dtype=dtype, bias=self.expert_bias),
+            Linear(n=self._width, k=inter, weights=weights, dtype=dtype, bias=self.expert_bias),
         )
 
     def _expert_bytes(self, plan: Plan, shards: int) -> int:
@@ -215,8 +240,11 @@ class MixtureOfExperts:
         if up.weights.scheme != "mxfp4":
             return up.stored_bytes() + down.stored_bytes()
         layout = self.layout
-        inter, hidden = layout.inter(down.k), layout.hidden(self.hidden)
-        stored = (dataclasses.replace(up, n=2 * inter, k=hidden), dataclasses.replace(down, n=hidden, k=inter))
+        inter, hidden = layout.inter(down.k), layout.hidden(self._width)
+        stored = (
+            dataclasses.replace(up, n=up.n // down.k * inter, k=hidden),
+            dataclasses.replace(down, n=hidden, k=inter),
+        )
         if layout.has_fp32_bias:
             stored = (dataclasses.replace(stored[0], dtype="fp32"), dataclasses.replace(stored[1], dtype="fp32"))
         return sum(linear.stored_bytes() + layout.second_scale_bytes(linear.n, linear.k) for linear in stored)
@@ -229,7 +257,8 @@ class MixtureOfExperts:
         router = self._router(self.dtype).parameters() + (self.num_experts if self.correction_bias else 0)
         norms = sum(norm.parameters() for norm in (self.norm, *self.post_norms))
         router += self.hidden + self.num_experts if self.router_scales else 0
-        return shared + router + norms + (self.hidden if self.shared_gate else 0)
+        latent = sum(linear.parameters() for linear in self._latent_linears(Plan()))
+        return shared + router + norms + latent + (self.hidden if self.shared_gate else 0)
 
 
 def _whole(size: float | NDArray[np.floating]) -> Ints:

@@ -15,6 +15,7 @@ from simulator.model.families import (
     multimodal_text,
     qwen_hybrid,
     routed,
+    state_space,
     vision,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     "multimodal_text",
     "qwen_hybrid",
     "routed",
+    "state_space",
     "vision",
 ]
