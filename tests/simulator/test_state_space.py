@@ -17,7 +17,8 @@ from simulator.model.cell import KernelChoices, kind_of
 from simulator.model.cells.mamba2 import Mamba2
 from simulator.op_curves import OpCurves
 from simulator.plan import Plan, parse_plan
-from simulator.serving import Overrides, Refusal, Serving, Start
+from simulator.server_setup import Overrides
+from simulator.serving import Refusal, Serving, Start
 from simulator.state_blocks import state_bytes_of, state_pages
 from simulator.step_cost import CompiledPlan, StepShape, compile_plan
 from simulator.workload.parse import parse_workload
