@@ -18,6 +18,7 @@ from typing import Final
 
 from cluster_specs.device import DeviceSpec
 from costmodel.ops import DTYPE_BYTES, Elementwise, Gemm, Moe, Op
+from costmodel.small_ops import works_in_place
 from simulator.kv_cache import kv_cache
 from simulator.model.expert_layout import ExpertKernel
 from simulator.model.linear import activation_dtype
@@ -226,7 +227,7 @@ def step_bytes(op: Op, element: float, start_up: StartUpMemory) -> float:
         chunk = min(op.num_tokens, start_up.expert_chunk_tokens or op.num_tokens)
         wide = max(op.up_width, op.hidden)
         return both_ends + float(chunk) * op.topk * (wide + op.local_inter) * element
-    if isinstance(op, Elementwise) and not op.op.startswith("add"):  # the residual add works in place
+    if isinstance(op, Elementwise) and not works_in_place(op.op):
         return float(op.rows) * op.bytes_per_row
     return 0.0
 

@@ -35,8 +35,8 @@ def family_of(op: Op) -> str:
     return type(op).__name__.lower()
 
 
-def iter_rows(op: Op, cluster: ClusterSpec, *, scheme: str) -> Iterator[Row]:
-    """Yield a manifest row for every point of ``op``; ``scheme`` is the number format of the plan's weights.
+def iter_rows(op: Op, cluster: ClusterSpec) -> Iterator[Row]:
+    """Yield a manifest row for every point of ``op``.
 
     A transfer inside one rank is no row; one that skips ranks over several levels is a row per level it crosses.
     """
@@ -48,7 +48,7 @@ def iter_rows(op: Op, cluster: ClusterSpec, *, scheme: str) -> Iterator[Row]:
         case Moe() if op.is_gated:  # no kernel here measures experts without a gate
             yield from _plain(op)
         case Elementwise():
-            yield from _small_op(op, scheme)
+            yield from _small_op(op)
         case Collective():
             yield from _transfers(op, cluster)
 
@@ -68,12 +68,10 @@ def _integers(column: NDArray[np.generic]) -> list[object]:
     return values
 
 
-def _small_op(op: Elementwise, scheme: str) -> Iterator[Row]:
-    """Name the format an op rounds to in ``dtype``, as measurements do; otherwise the one it computes in."""
-    dtype = scheme.removesuffix("_block") if op.op.endswith("quantise") else op.dtype
+def _small_op(op: Elementwise) -> Iterator[Row]:
     for rows in np.asarray(op.rows).ravel().tolist():
         io_bytes = round(rows * op.bytes_per_row)
-        yield {"op": op.op, "rows": round(rows), "width": op.width, "io_bytes": io_bytes, "dtype": dtype}
+        yield {"op": op.op, "rows": round(rows), "width": op.width, "io_bytes": io_bytes, "dtype": op.dtype}
 
 
 def _transfers(op: Collective, cluster: ClusterSpec) -> Iterator[Row]:

@@ -128,9 +128,8 @@ def collect_shapes(
                 shapes.refused.append(start)
                 continue
             shapes.plans += 1
-            weights = scheme or model.quantisation or model.dtype
             for op in recorders[scheme].take():
-                _add(shapes, op, start, cluster, weights)
+                _add(shapes, op, start, cluster)
     return shapes
 
 
@@ -151,11 +150,11 @@ def _longest_request(serving: Serving) -> Workload:
     )
 
 
-def _add(shapes: Shapes, op: Op, start: Start, cluster: ClusterSpec, scheme: str) -> None:
+def _add(shapes: Shapes, op: Op, start: Start, cluster: ClusterSpec) -> None:
     reached, unreachable = _reachable(op, start.limits.max_model_len)
     shapes.unreachable += unreachable
     rows = shapes.rows.setdefault(family_of(op), {})
-    for row in iter_rows(reached, cluster, scheme=scheme):
+    for row in iter_rows(reached, cluster):
         rows.setdefault(tuple(row.values()), row)
 
 

@@ -14,7 +14,7 @@ from simulator.model.spec import Embedding, ModelSpec
 
 # Engines run checkpoints stored in 32 bits in 16: bf16, unless the plan casts to another format.
 _DTYPES: Final = {"bfloat16": "bf16", "float16": "fp16", "float32": "bf16"}
-_ACTIVATIONS: Final = {
+ACTIVATION_NAMES: Final = {
     "silu": "silu",
     "swish": "silu",
     "swiglu": "silu",
@@ -151,10 +151,10 @@ def activation_of(config: HfConfig, *keys: str) -> str:
     for key in keys:
         if key in config:
             stated = config.text(key)
-            if stated not in _ACTIVATIONS:
-                raise config.fault(key, f"one of {', '.join(_ACTIVATIONS)}")
-            return _ACTIVATIONS[stated]
-    raise config.fault(keys[0], f"one of {', '.join(_ACTIVATIONS)}")
+            if stated not in ACTIVATION_NAMES:
+                raise config.fault(key, f"one of {', '.join(ACTIVATION_NAMES)}")
+            return ACTIVATION_NAMES[stated]
+    raise config.fault(keys[0], f"one of {', '.join(ACTIVATION_NAMES)}")
 
 
 def layer_windows(

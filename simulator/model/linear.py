@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from costmodel.ops import DTYPE_BYTES, SCHEMES, Elementwise, Gemm, Ints, Op
+from costmodel.small_ops import SCALE_GROUP, small_op
 from simulator.plan import Plan
 
 UNQUANTISED: Final = ("bf16", "fp16", "fp32")
 FP8: Final = ("fp8", "fp8_block")
 WEIGHT_ONLY: Final = "w8a16"  # how devices without FP8 arithmetic run FP8 checkpoints
-FP8_BLOCK: Final = 128  # rows and columns that share one scale in block-quantised checkpoints
+FP8_BLOCK: Final = SCALE_GROUP  # rows and columns that share one scale in block-quantised checkpoints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +66,8 @@ class ProductAlone(Gemm):
     @property
     def rounding(self) -> Elementwise:
         """The kernel that measured times may include: 16-bit rows in, rounded rows and a scale per row out."""
-        width = int(self.k)
-        moved = width * (2 + DTYPE_BYTES[SCHEMES[self.dtype].activation]) + 4
-        return Elementwise(op="quantise", rows=self.m, width=width, bytes_per_row=moved, dtype="bf16")
+        rounded = SCHEMES[self.dtype].activation
+        return small_op("quantise", rows=self.m, width=int(self.k), dtype="bf16", out=rounded, scales=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,15 +120,18 @@ class Linear:
         """Whether x is rounded to fewer bits before the GEMM."""
         return SCHEMES[self.weights.scheme].activation not in UNQUANTISED
 
-    def quantised_row_bytes(self) -> float:
-        """Bytes of one quantised row of x: the elements and its fp32 scales (one per row, or per 128 elements)."""
-        element = DTYPE_BYTES[SCHEMES[self.weights.scheme].activation]
-        scales = math.ceil(self.k / FP8_BLOCK) if self.weights.scheme == "fp8_block" else 1
-        return self.k * element + 4 * scales
-
     def quantise(self, m: Ints) -> list[Op]:
         """Return the kernel that rounds x, if this format needs one."""
         if not self.quantises_activations:
             return []
-        moved = self.k * DTYPE_BYTES[self.dtype] + self.quantised_row_bytes()
-        return [Elementwise(op="quantise", rows=m, width=self.k, bytes_per_row=moved, dtype=self.dtype)]
+        return [self._rounding("quantise", m, width=self.k, dtype=self.dtype)]
+
+    def rounded_by(self, name: str, m: Ints, *, width: int, dtype: str) -> Elementwise:
+        """Return the small op ``name`` that also rounds its result, which is x, as this format needs it."""
+        return self._rounding(f"{name}_quantise", m, width=width, dtype=dtype)
+
+    def _rounding(self, name: str, m: Ints, *, width: int, dtype: str) -> Elementwise:
+        """Write rounded rows and their fp32 scales: one per row, or per 128 elements."""
+        scales = math.ceil(self.k / FP8_BLOCK) if self.weights.scheme == "fp8_block" else 1
+        rounded = SCHEMES[self.weights.scheme].activation
+        return small_op(name, rows=m, width=width, dtype=dtype, out=rounded, scales=scales)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from costmodel.ops import DTYPE_BYTES, Elementwise, Ints, Op
+from costmodel.small_ops import small_op
 from simulator.model.cell import KernelChoices
 from simulator.model.linear import Linear
 
@@ -29,17 +30,13 @@ class Norm:
         return int(self.parameters() * DTYPE_BYTES[dtype])
 
     def plain(self, m: Ints, dtype: str) -> Elementwise:
-        """Return the norm alone: one read, one write."""
-        moved = 2 * self.width * DTYPE_BYTES[dtype]
-        return Elementwise(op=self.kind, rows=m, width=self.width, bytes_per_row=moved, dtype=dtype)
+        """Return the norm alone."""
+        return small_op(self.kind, rows=m, width=self.width, dtype=dtype)
 
     def add_into(self, m: Ints, dtype: str, consumer: Linear, kernels: KernelChoices) -> list[Op]:
         """Residual add and norm as one kernel, then the rounding ``consumer`` needs, fused or not."""
-        element = DTYPE_BYTES[dtype]
-        name, moved = f"add_{self.kind}", 4 * self.width * element
-        follow: list[Op] = []
+        name = f"add_{self.kind}"
         if consumer.quantises_activations and kernels.rounds(consumer) == "fused":
-            name, moved = f"{name}_quantise", 3 * self.width * element + consumer.quantised_row_bytes()
-        elif kernels.rounds(consumer) == "separate":
-            follow = consumer.quantise(m)
-        return [Elementwise(op=name, rows=m, width=self.width, bytes_per_row=moved, dtype=dtype), *follow]
+            return [consumer.rounded_by(name, m, width=self.width, dtype=dtype)]
+        follow = consumer.quantise(m) if kernels.rounds(consumer) == "separate" else []
+        return [small_op(name, rows=m, width=self.width, dtype=dtype), *follow]

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import groupby
 from typing import Final
 
-from costmodel.ops import DTYPE_BYTES, Collective, Elementwise, Ints, Op
+from costmodel.ops import DTYPE_BYTES, Collective, Ints, Op
+from costmodel.small_ops import small_op
 from simulator.model.block import Block
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices
 from simulator.model.cells.moe import MixtureOfExperts
@@ -138,16 +139,16 @@ class ModelSpec:
         """Vocabulary-parallel gather and its all-reduce, once per step on the first stage."""
         dtype = activation_dtype(plan, self.dtype)
         width = self.embedding.width
-        moved = (2 if not self.embedding.positions else 4) * width * DTYPE_BYTES[dtype]
-        ops: list[Op] = [Elementwise(op="embedding", rows=m, width=width, bytes_per_row=moved, dtype=dtype)]
+        ops: list[Op] = [small_op("embedding", rows=m, width=width, dtype=dtype)]
+        if self.embedding.positions:
+            ops.append(small_op("embedding", rows=m, width=self.hidden_size, dtype=dtype))
         ops += tensor_all_reduce(plan, m, width, dtype)
         if self.embedding.projected:
             ops.append(self._projection(dtype).gemm(m))
         if self.embedding.norm is not None:
             ops.append(self.embedding.norm.plain(m, dtype))
         if (table := self.embedding.per_layer) is not None:
-            moved = 2 * table.row_width * DTYPE_BYTES[dtype]
-            ops.append(Elementwise(op="embedding", rows=m, width=table.row_width, bytes_per_row=moved, dtype=dtype))
+            ops.append(small_op("embedding", rows=m, width=table.row_width, dtype=dtype))
             ops += tensor_all_reduce(plan, m, table.row_width, dtype)
             ops.append(self._per_layer_projection(table, dtype, plan.tp).gemm(m))
             ops += tensor_all_gather(plan, m, table.row_width, dtype)
@@ -162,27 +163,15 @@ class ModelSpec:
         return self.final_norm.add_into(m, dtype, self._head(plan), kernels)
 
     def head_ops(self, plan: Plan, rows: Ints) -> list[Op]:
-        """Head GEMM on the sampled rows only, logits gathered over the tensor axis, sampler; on the last stage.
-
-        The sampler casts 16-bit logits to fp32 and reads them once more to draw: 10 bytes per logit.
-        """
+        """Head GEMM on the sampled rows only, logits gathered over the tensor axis, sampler; on the last stage."""
         dtype = activation_dtype(plan, self.dtype)
         head = self._head(plan)
-        ops: list[Op] = [
-            Elementwise(
-                op="gather_rows",
-                rows=rows,
-                width=self.hidden_size,
-                bytes_per_row=2 * self.hidden_size * DTYPE_BYTES[dtype],
-                dtype=dtype,
-            )
-        ]
+        ops: list[Op] = [small_op("gather_rows", rows=rows, width=self.hidden_size, dtype=dtype)]
         if self.embedding.projected:
             ops.append(self._projection(dtype).gemm(rows))
         ops.append(head.gemm(rows))
         ops += tensor_all_gather(plan, rows, head.n * plan.tp, dtype)
-        moved = self.vocab_size * (DTYPE_BYTES[dtype] + 8)
-        ops.append(Elementwise(op="sampler", rows=rows, width=self.vocab_size, bytes_per_row=moved, dtype=dtype))
+        ops.append(small_op("sampler", rows=rows, width=self.vocab_size, dtype=dtype))
         return ops
 
     def send_ops(self, plan: Plan, m: Ints) -> list[Op]:

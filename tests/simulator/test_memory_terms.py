@@ -81,7 +81,7 @@ def test_only_the_last_stage_samples() -> None:
 def test_an_op_holds_what_it_reads_and_writes() -> None:
     """A product m (n + k) elements, an elementwise op its bytes per row, an addition into the residual nothing."""
     assert step_bytes(Gemm(m=100, n=30, k=7), 2, _PLAIN) == 100 * (30 + 7) * 2
-    assert step_bytes(Elementwise(op="silu_and_mul", rows=100, width=8, bytes_per_row=48.0), 2, _PLAIN) == 4800
+    assert step_bytes(Elementwise(op="silu_mul", rows=100, width=8, bytes_per_row=48.0), 2, _PLAIN) == 4800
     assert step_bytes(Elementwise(op="add_rmsnorm", rows=100, width=8, bytes_per_row=48.0), 2, _PLAIN) == 0
 
 

@@ -85,7 +85,7 @@ def test_rows_stand_for_their_op(op: Op) -> None:
     """A cost model asked about the rows, as the fit reads them, answers with the prices of the op they came from."""
     cluster = load_cluster(_TWO_NODES)
     costs = AnalyticCosts(cluster)
-    columns = _table(list(iter_rows(op, cluster, scheme="bf16")))
+    columns = _table(list(iter_rows(op, cluster)))
     (back,) = iter_row_ops(family_of(op), columns, cluster)
     np.testing.assert_allclose(costs.predict(back[0]).latency_s, costs.predict(op).latency_s, rtol=1e-9)
 
@@ -94,10 +94,10 @@ def test_strided_group_is_split_by_level() -> None:
     """A transfer that jumps over ranks and crosses nodes is one row per level; nodes are counted by rank."""
     cluster = load_cluster(_TWO_NODES)
     across = Collective(kind="all_reduce", message_bytes=1 << 20, ranks=8, group_stride=2)
-    rows = list(iter_rows(across, cluster, scheme="bf16"))
+    rows = list(iter_rows(across, cluster))
     assert [(row["ranks"], row["nodes"], row["message_bytes"]) for row in rows] == [(4, 1, 1 << 20), (2, 2, 1 << 18)]
     assert rows[0]["level"] != rows[1]["level"]
-    assert not list(iter_rows(Collective(kind="all_reduce", message_bytes=8, ranks=1), cluster, scheme="bf16"))
+    assert not list(iter_rows(Collective(kind="all_reduce", message_bytes=8, ranks=1), cluster))
 
 
 def _manifest_values(manifest: ShapeManifest, family: str, *names: str) -> set[tuple[object, ...]]:

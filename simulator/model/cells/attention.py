@@ -6,7 +6,8 @@ Per rank: `nh / tp` query heads and `max(1, nkv / tp)` key/value heads (replicat
 from dataclasses import dataclass
 from typing import Literal
 
-from costmodel.ops import DTYPE_BYTES, Attention, Collective, Elementwise, Ints, Op
+from costmodel.ops import DTYPE_BYTES, Attention, Collective, Ints, Op
+from costmodel.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
 from simulator.model.collectives import tensor_all_reduce
 from simulator.model.linear import Linear, WeightFormat, activation_dtype, kv_dtype
@@ -76,31 +77,24 @@ class SelfAttention:
         """All but the attention call itself."""
         qkv, output = self.linears(plan)
         dtype = activation_dtype(plan, self.dtype)
-        element = DTYPE_BYTES[dtype]
         heads, kv_heads = self.num_heads // plan.tp, self._kv_heads(plan)
         qk_width = (heads + (kv_heads if self.has_own_kv else 0)) * self.head_dim
         ops = [*self.norm.add_into(m, dtype, qkv, kernels), qkv.gemm(m)]
         for query in self._queries(plan):
-            latent = 2 * self.query_rank * element
-            ops.append(Elementwise(op="rmsnorm", rows=m, width=self.query_rank, bytes_per_row=latent, dtype=dtype))
+            ops.append(small_op("rmsnorm", rows=m, width=self.query_rank, dtype=dtype))
             ops += [*kernels.rounding(query, m), query.gemm(m)]
-        both_ways = 2 * qk_width * element
         if self.qk_norm == "layer" and plan.tp > 1:
             # The two fp32 sums of squares of each token span the heads of all ranks.
             ops.append(Collective(kind="all_reduce", message_bytes=8 * m, ranks=plan.tp, dtype="fp32"))
         if self.qk_norm != "none":
-            ops.append(Elementwise(op="qk_norm", rows=m, width=qk_width, bytes_per_row=both_ways, dtype=dtype))
+            ops.append(small_op("qk_norm", rows=m, width=qk_width, dtype=dtype))
         if self.has_rope:
-            ops.append(Elementwise(op="rope", rows=m, width=qk_width, bytes_per_row=both_ways, dtype=dtype))
-        kv_width = 2 * kv_heads * self.head_dim
-        moved = kv_width * (element + DTYPE_BYTES[kv_dtype(plan, self.dtype)])
+            ops.append(small_op("rope", rows=m, width=qk_width, dtype=dtype))
         if self.has_own_kv:
-            ops.append(Elementwise(op="kv_write", rows=m, width=kv_width, bytes_per_row=moved, dtype=dtype))
+            kv_width, cache = 2 * kv_heads * self.head_dim, kv_dtype(plan, self.dtype)
+            ops.append(small_op("kv_write", rows=m, width=kv_width, dtype=dtype, out=cache))
         if self.output_gate or self.head_gate:
-            width = heads * self.head_dim
-            ops.append(
-                Elementwise(op="sigmoid_mul", rows=m, width=width, bytes_per_row=3 * width * element, dtype=dtype)
-            )
+            ops.append(small_op("sigmoid_mul", rows=m, width=heads * self.head_dim, dtype=dtype))
         ops += kernels.rounding(output, m)
         ops.append(output.gemm(m))
         if self.is_reduced:

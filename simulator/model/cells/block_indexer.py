@@ -7,7 +7,8 @@ kept in the activations' format. The choice of the best blocks itself is not pri
 
 from dataclasses import dataclass
 
-from costmodel.ops import DTYPE_BYTES, Attention, Elementwise, Ints, Op
+from costmodel.ops import DTYPE_BYTES, Attention, Ints, Op
+from costmodel.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
 from simulator.plan import Plan
@@ -44,14 +45,12 @@ class BlockIndexer:
     def token_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
         """All but the scores; the input is the attention's, already normalised."""
         projection, dtype = self._projection(plan), activation_dtype(plan, self.dtype)
-        element = DTYPE_BYTES[dtype]
-        both_ways, written = 2 * projection.n * element, 2 * self.head_dim * element
         return [
             *kernels.rounding(projection, m),
             projection.gemm(m),
-            Elementwise(op="qk_norm", rows=m, width=projection.n, bytes_per_row=both_ways, dtype=dtype),
-            Elementwise(op="rope", rows=m, width=projection.n, bytes_per_row=both_ways, dtype=dtype),
-            Elementwise(op="kv_write", rows=m, width=self.head_dim, bytes_per_row=written, dtype=dtype),
+            small_op("qk_norm", rows=m, width=projection.n, dtype=dtype),
+            small_op("rope", rows=m, width=projection.n, dtype=dtype),
+            small_op("kv_write", rows=m, width=self.head_dim, dtype=dtype),
         ]
 
     def attention(self, plan: Plan) -> AttentionTemplate:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from costmodel.ops import DTYPE_BYTES, Elementwise, Ints, Op
+from costmodel.ops import Ints, Op
+from costmodel.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
 from simulator.model.cells.attention import SelfAttention
 from simulator.model.collectives import tensor_all_reduce
@@ -58,8 +59,8 @@ class CrossAttention:
         """Keys and values of ``tokens`` encoder tokens, projected and written once per request."""
         _, both, _ = self._linears(plan)
         dtype = activation_dtype(plan, self.projections.dtype)
-        moved = both.n * (DTYPE_BYTES[dtype] + DTYPE_BYTES[kv_dtype(plan, self.projections.dtype)])
-        write = Elementwise(op="kv_write", rows=tokens, width=both.n, bytes_per_row=moved, dtype=dtype)
+        cache = kv_dtype(plan, self.projections.dtype)
+        write = small_op("kv_write", rows=tokens, width=both.n, dtype=dtype, out=cache)
         return [*both.quantise(tokens), both.gemm(tokens), write]
 
     def attention(self, plan: Plan) -> AttentionTemplate:

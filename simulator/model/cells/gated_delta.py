@@ -7,7 +7,8 @@ with the sequence. Source: arXiv 2412.06464 and the layer's code in `transformer
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from costmodel.ops import DTYPE_BYTES, Elementwise, Ints, Op, Scan
+from costmodel.ops import DTYPE_BYTES, Ints, Op, Scan
+from costmodel.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.collectives import tensor_all_reduce
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
@@ -65,13 +66,9 @@ class GatedDelta:
         """All but the delta rule itself."""
         mixed, decay, output = self._linears(plan)
         dtype = activation_dtype(plan, self.dtype)
-        element = DTYPE_BYTES[dtype]
-        channels, values = self._channels // plan.tp, self._values // plan.tp
         ops = [*self.norm.add_into(m, dtype, mixed, kernels), mixed.gemm(m), decay.gemm(m)]
-        both_ways = 2 * channels * element
-        ops.append(Elementwise(op="conv1d", rows=m, width=channels, bytes_per_row=both_ways, dtype=dtype))
-        gated = 3 * values * element
-        ops.append(Elementwise(op="rmsnorm_gate", rows=m, width=values, bytes_per_row=gated, dtype=dtype))
+        ops.append(small_op("conv1d", rows=m, width=self._channels // plan.tp, dtype=dtype))
+        ops.append(small_op("rmsnorm_gate", rows=m, width=self._values // plan.tp, dtype=dtype))
         ops += kernels.rounding(output, m)
         ops.append(output.gemm(m))
         return ops + tensor_all_reduce(plan, m, self.hidden, dtype)

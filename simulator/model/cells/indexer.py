@@ -6,9 +6,11 @@ follows. Engines replicate all of it over the tensor axis. Source: DeepSeek-V3.2
 The choice of the best keys itself is not priced: 4 bytes per key beside the 132 that are read to score it.
 """
 
+import math
 from dataclasses import dataclass
 
-from costmodel.ops import DTYPE_BYTES, Attention, Elementwise, Ints, Op
+from costmodel.ops import DTYPE_BYTES, Attention, Ints, Op
+from costmodel.small_ops import SCALE_GROUP, small_op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
 from simulator.plan import Plan
@@ -50,7 +52,6 @@ class Indexer:
         """All but the scores."""
         query, key, weights = self._linears(plan)
         dtype = activation_dtype(plan, self.dtype)
-        element = DTYPE_BYTES[dtype]
         width = (self.num_heads + 1) * self.head_dim
         rotated = (self.num_heads + 1) * self.rope_head_dim
         ops: list[Op] = []
@@ -60,9 +61,9 @@ class Indexer:
             query.gemm(m),
             key.gemm(m),
             weights.gemm(m),
-            Elementwise(op="layernorm", rows=m, width=self.head_dim, bytes_per_row=2 * self.head_dim * element),
-            Elementwise(op="rope", rows=m, width=rotated, bytes_per_row=2 * rotated * element, dtype=dtype),
-            Elementwise(op="quantise", rows=m, width=width, bytes_per_row=width * (element + 1), dtype=dtype),
+            small_op("layernorm", rows=m, width=self.head_dim, dtype=dtype),
+            small_op("rope", rows=m, width=rotated, dtype=dtype),
+            small_op("quantise", rows=m, width=width, dtype=dtype, out="fp8", scales=math.ceil(width / SCALE_GROUP)),
         ]
 
     def attention(self, plan: Plan) -> AttentionTemplate:  # noqa: ARG002 - the contract of a cell

@@ -10,7 +10,8 @@ Behind an indexer (DeepSeek-V3.2) a query sees ``index_topk`` keys, and prefill 
 
 from dataclasses import dataclass
 
-from costmodel.ops import DTYPE_BYTES, Attention, Elementwise, Ints, Op
+from costmodel.ops import DTYPE_BYTES, Attention, Ints, Op
+from costmodel.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
 from simulator.model.collectives import tensor_all_reduce
 from simulator.model.linear import Linear, WeightFormat, activation_dtype, kv_dtype
@@ -75,18 +76,16 @@ class LatentAttention:
         """All but the attention call and the expansion of cached context."""
         down, *query, latent, output = self._linears(plan)
         dtype = activation_dtype(plan, self.dtype)
-        element = DTYPE_BYTES[dtype]
         ops = [*self.norm.add_into(m, dtype, down, kernels), down.gemm(m)]
-        normed = self.q_lora_rank + self.kv_lora_rank
-        ops.append(Elementwise(op="rmsnorm", rows=m, width=normed, bytes_per_row=2 * normed * element, dtype=dtype))
+        ops.append(small_op("rmsnorm", rows=m, width=self.q_lora_rank + self.kv_lora_rank, dtype=dtype))
         for linear in query:
             if self.q_lora_rank:
                 ops += kernels.rounding(linear, m)
             ops.append(linear.gemm(m))
         rotated = (self.num_heads // plan.tp + 1) * self.qk_rope_head_dim
-        ops.append(Elementwise(op="rope", rows=m, width=rotated, bytes_per_row=2 * rotated * element, dtype=dtype))
-        moved = self.latent_width * (element + DTYPE_BYTES[kv_dtype(plan, self.dtype)])
-        ops.append(Elementwise(op="kv_write", rows=m, width=self.latent_width, bytes_per_row=moved, dtype=dtype))
+        ops.append(small_op("rope", rows=m, width=rotated, dtype=dtype))
+        cache = kv_dtype(plan, self.dtype)
+        ops.append(small_op("kv_write", rows=m, width=self.latent_width, dtype=dtype, out=cache))
         ops.append(latent.gemm(m))
         ops += kernels.rounding(output, m)
         ops.append(output.gemm(m))

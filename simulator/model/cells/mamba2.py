@@ -9,7 +9,8 @@ Source: arXiv 2405.21060; sharding and the bytes of a state as vLLM 0.33 has the
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from costmodel.ops import DTYPE_BYTES, Collective, Elementwise, Ints, Op, Scan
+from costmodel.ops import DTYPE_BYTES, Collective, Ints, Op, Scan
+from costmodel.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.collectives import tensor_all_reduce
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
@@ -72,16 +73,12 @@ class Mamba2:
         """All but the scan itself."""
         mixed, output = self._linears(plan)
         dtype = activation_dtype(plan, self.dtype)
-        element = DTYPE_BYTES[dtype]
-        channels, values = self._channels(plan), self._values // plan.tp
         ops = [*self.norm.add_into(m, dtype, mixed, kernels), mixed.gemm(m)]
-        both_ways = 2 * channels * element
-        ops.append(Elementwise(op="conv1d", rows=m, width=channels, bytes_per_row=both_ways, dtype=dtype))
+        ops.append(small_op("conv1d", rows=m, width=self._channels(plan), dtype=dtype))
         if self.num_groups == 1 and plan.tp > 1:
             # The gated norm's fp32 sum of squares of each token spans the heads of all ranks.
             ops.append(Collective(kind="all_reduce", message_bytes=4 * m, ranks=plan.tp, dtype="fp32"))
-        gated = 3 * values * element
-        ops.append(Elementwise(op="rmsnorm_gate", rows=m, width=values, bytes_per_row=gated, dtype=dtype))
+        ops.append(small_op("rmsnorm_gate", rows=m, width=self._values // plan.tp, dtype=dtype))
         ops += kernels.rounding(output, m)
         ops.append(output.gemm(m))
         return ops + tensor_all_reduce(plan, m, self.hidden, dtype)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
-from costmodel.ops import DTYPE_BYTES, Elementwise, Ints, Op
+from costmodel.ops import DTYPE_BYTES, Ints, Op
+from costmodel.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.collectives import tensor_all_reduce
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
@@ -49,15 +50,11 @@ class FeedForward:
         """Up GEMM, activation, rounding where the format needs it, down GEMM; the input is already rounded."""
         up, down = self.linears(plan)
         dtype = activation_dtype(plan, self.dtype)
-        read, write = up.n * DTYPE_BYTES[dtype], down.k * DTYPE_BYTES[dtype]
         name = f"{self.activation}_mul" if self.gated else self.activation
-        follow: list[Op] = []
         if down.quantises_activations and kernels.rounds(down) == "fused":
-            name, write = f"{name}_quantise", down.quantised_row_bytes()
-        elif kernels.rounds(down) == "separate":
-            follow = down.quantise(m)
-        activation = Elementwise(op=name, rows=m, width=down.k, bytes_per_row=read + write, dtype=dtype)
-        return [up.gemm(m), activation, *follow, down.gemm(m)]
+            return [up.gemm(m), down.rounded_by(name, m, width=down.k, dtype=dtype), down.gemm(m)]
+        follow = down.quantise(m) if kernels.rounds(down) == "separate" else []
+        return [up.gemm(m), small_op(name, rows=m, width=down.k, dtype=dtype), *follow, down.gemm(m)]
 
     def refusal(self, plan: Plan) -> str | None:
         """Why the inner width does not split evenly, quantised blocks included."""
@@ -105,8 +102,7 @@ class Mlp:
         else:
             ops = [*(up.quantise(m) if kernels.rounds(up) == "separate" else [])]
             ops += self.feed_forward.token_ops(plan, m, kernels)
-            moved = 3 * hidden * DTYPE_BYTES[dtype]
-            ops.append(Elementwise(op="add", rows=m, width=hidden, bytes_per_row=moved, dtype=dtype))
+            ops.append(small_op("add", rows=m, width=hidden, dtype=dtype))
         ops += tensor_all_reduce(plan, m, hidden, dtype)
         if self.post_norm is not None:
             ops.append(self.post_norm.plain(m, dtype))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.ops import DTYPE_BYTES, SCHEMES, Collective, Elementwise, Ints, Moe, Op
+from costmodel.ops import DTYPE_BYTES, SCHEMES, Collective, Ints, Moe, Op
+from costmodel.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.cells.mlp import FeedForward
 from simulator.model.collectives import tensor_all_gather, tensor_all_reduce
@@ -78,16 +79,13 @@ class MixtureOfExperts:
         Rounding of the experts' inputs and the weighted sum of their outputs are inside the ``Moe`` op.
         """
         dtype = activation_dtype(plan, self.dtype)
-        element = DTYPE_BYTES[dtype]
         router = self._router(dtype)
         own = -(-m // plan.tp) if self._is_sequence_parallel(plan) else m
         ops = self.norm.add_into(m, dtype, router, kernels)
         if router.dtype != dtype:
-            widened = self.hidden * (element + DTYPE_BYTES[router.dtype])
-            ops.append(Elementwise(op="cast", rows=own, width=self.hidden, bytes_per_row=widened, dtype=dtype))
+            ops.append(small_op("cast", rows=own, width=self.hidden, dtype=dtype, out=router.dtype))
         ops.append(router.gemm(own))
-        choice = 4.0 * self.num_experts + 8.0 * self.topk  # fp32 scores in, fp32 weights and int32 ids out
-        ops.append(Elementwise(op="topk", rows=own, width=self.num_experts, bytes_per_row=choice, dtype=dtype))
+        ops.append(small_op("topk", rows=own, width=self.num_experts, dtype=dtype, chosen=self.topk))
         ops += self.shared_ops(plan, m, kernels)
         latent = self._latent_linears(plan)
         for linear in latent[:1]:
@@ -96,8 +94,7 @@ class MixtureOfExperts:
         for linear in latent[1:]:
             ops += [*kernels.rounding(linear, own), linear.gemm(own)]
         if self.shared is not None:
-            reads = 3 * self.hidden * element
-            ops.append(Elementwise(op="add", rows=own, width=self.hidden, bytes_per_row=reads, dtype=dtype))
+            ops.append(small_op("add", rows=own, width=self.hidden, dtype=dtype))
         if self._is_sequence_parallel(plan):
             ops += tensor_all_gather(plan, m, self.hidden, dtype)
         else:

@@ -6,7 +6,8 @@ and added. Engines replicate both matrices.
 
 from dataclasses import dataclass
 
-from costmodel.ops import DTYPE_BYTES, Elementwise, Ints, Op
+from costmodel.ops import Ints, Op
+from costmodel.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
 from simulator.model.norm import Norm
@@ -46,16 +47,14 @@ class PerLayerInput:
         """Everything."""
         down, up = self._linears(plan)
         dtype = activation_dtype(plan, self.dtype)
-        moved, added = 3 * self.width * DTYPE_BYTES[dtype], 3 * self.hidden * DTYPE_BYTES[dtype]
-        gate = Elementwise(op=f"{self.activation}_mul", rows=m, width=self.width, bytes_per_row=moved, dtype=dtype)
         return [
             *kernels.rounding(down, m),
             down.gemm(m),
-            gate,
+            small_op(f"{self.activation}_mul", rows=m, width=self.width, dtype=dtype),
             *kernels.rounding(up, m),
             up.gemm(m),
             self.norm.plain(m, dtype),
-            Elementwise(op="add", rows=m, width=self.hidden, bytes_per_row=added, dtype=dtype),
+            small_op("add", rows=m, width=self.hidden, dtype=dtype),
         ]
 
     def attention(self, plan: Plan) -> None:  # noqa: ARG002 - the contract of a cell

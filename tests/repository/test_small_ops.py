@@ -1,0 +1,97 @@
+"""The small ops that plans emit are those of the table: bytes, memory and measurements have one source."""
+
+import ast
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from cluster_specs.load import load_cluster
+from costmodel.ops import Elementwise, Op
+from costmodel.small_ops import ACTIVATIONS, SMALL_OPS, row_format
+from simulator.model.bundled import bundled_models, load_model
+from simulator.model.cell import KernelChoices
+from simulator.model.cells.cross_attention import CrossAttention
+from simulator.model.decoder import ACTIVATION_NAMES
+from simulator.model.spec import ModelSpec
+from simulator.plan import WEIGHT_DTYPES, Plan
+from simulator.shape_rows import iter_rows
+
+_ROOT = Path(__file__).parents[2]
+_TOKENS = 3
+# Ops of rows that were measured or asked for elsewhere: they keep the bytes that the row states.
+_MADE_OF_ROWS = "profiler/point.py"
+
+
+def _ops(model: ModelSpec, plan: Plan, kernels: KernelChoices) -> Iterator[Op]:
+    for block in model.unique_blocks:
+        yield from block.token_ops(plan, _TOKENS, kernels)
+        for cell in block.cells:
+            if isinstance(cell, CrossAttention):
+                yield from cell.item_ops(plan, _TOKENS)
+    yield from model.embedding_ops(plan, _TOKENS)
+    yield from model.final_norm_ops(plan, _TOKENS, kernels)
+    yield from model.head_ops(plan, _TOKENS)
+    if model.encoder is not None:
+        yield from model.encoder.item_ops(plan, _TOKENS, kernels)
+
+
+@pytest.fixture(scope="module")
+def emitted() -> set[Elementwise]:
+    """Every small op of every bundled model over plans, formats and fusions."""
+    fusions = [KernelChoices(activation_quantisation="separate"), KernelChoices(activation_quantisation="fused")]
+    found: set[Elementwise] = set()
+    for name in bundled_models():
+        model = load_model(name)
+        for tp, weights, cache in product((1, 8), (None, *WEIGHT_DTYPES), (None, "fp8")):
+            plan = Plan(tp=tp, weight_dtype=weights, kv_dtype=cache)
+            if model.refusal(plan) is None:
+                for kernels in fusions:
+                    found.update(op for op in _ops(model, plan, kernels) if isinstance(op, Elementwise))
+    return found
+
+
+def test_every_small_op_of_a_plan_is_in_the_table_with_its_bytes(emitted: set[Elementwise]) -> None:
+    """What a plan prices is a row the table knows, and the table counts the same bytes for it."""
+    assert len({op.op for op in emitted}) > 20
+    strange = {op for op in emitted if op.op not in SMALL_OPS}
+    assert not strange, "add these to costmodel/small_ops.py"
+    for op in emitted:
+        row = row_format(op)
+        assert row is not None, op
+        assert SMALL_OPS[op.op].bytes_per_row(row) == op.bytes_per_row, op
+
+
+def test_a_manifest_states_the_bytes_that_are_priced(emitted: set[Elementwise]) -> None:
+    """A manifest's row of an op has its name, format, width and bytes."""
+    cluster = load_cluster("h100-sxm-8")
+    for op in emitted:
+        (row,) = iter_rows(op, cluster)
+        stated = Elementwise(
+            op=str(row["op"]),
+            rows=_TOKENS,
+            width=int(str(row["width"])),
+            bytes_per_row=int(str(row["io_bytes"])) / _TOKENS,
+            dtype=str(row["dtype"]),
+        )
+        assert row_format(stated) == row_format(op), op
+        assert stated.bytes_per_row == pytest.approx(op.bytes_per_row, abs=0.5)
+
+
+def test_every_activation_a_config_can_name_is_in_the_table() -> None:
+    """An activation that a config may name has its entries, gated or not, rounded or not."""
+    assert set(ACTIVATION_NAMES.values()) <= set(ACTIVATIONS)
+
+
+def test_no_code_states_bytes_of_a_small_op() -> None:
+    """Simulator and profiler take small ops from ``small_op``: none of their code builds one with bytes of its own."""
+    built = [
+        f"{path.relative_to(_ROOT)}:{node.lineno}"
+        for room in ("simulator", "profiler")
+        for path in sorted((_ROOT / room).rglob("*.py"))
+        if str(path.relative_to(_ROOT)) != _MADE_OF_ROWS
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Elementwise"
+    ]
+    assert not built, "call costmodel.small_ops.small_op instead"
