@@ -13,11 +13,11 @@ from pydantic import Field, field_validator
 from cluster_specs.device import DeviceSpec
 from cluster_specs.files.toml_model import checked
 from simulator.bundled_profiles import DEFAULT_PROFILE
+from simulator.engine_kernels import ExpertKernels, ExpertRouting, FusedKernels, Launches, SustainedLoad
 from simulator.limits import PolicyName, RouterName
-from simulator.model.expert_layout import ExpertKernel
 from simulator.plan import Plan
 from simulator.profile_inheritance import MergedProfile, merge_profile
-from simulator.profile_section import MOST_GRAPH_TOKENS, Count, Gibibytes, GraphTokens, ProfileSection, Seconds
+from simulator.profile_section import MOST_GRAPH_TOKENS, Count, Gibibytes, GraphTokens, ProfileSection, Seconds, Source
 from simulator.start_up import MemoryReserve, StartUpMemory
 
 
@@ -30,7 +30,7 @@ class HostTime(ProfileSection):
     frontend_token_s: Seconds = 0.0  # tokenising, per token of the prompt
     all_reduce_s: Seconds  # added to each all-reduce between separately captured graph pieces
     launch_s: Seconds  # per op of a step that runs without a CUDA graph: the host cannot start them faster
-    source: str = Field(min_length=1)
+    source: Source
 
 
 class BatchLimits(ProfileSection):
@@ -62,18 +62,6 @@ class BatchLimits(ProfileSection):
         )
 
 
-class ExpertKernels(ProfileSection):
-    """Kernel of MXFP4 experts: what it makes of their weights is in ``simulator.model.expert_layout``."""
-
-    default: ExpertKernel
-    devices: dict[str, ExpertKernel] = Field(default_factory=dict)  # by a device's name, else by its architecture
-    source: str = Field(min_length=1)
-
-    def on(self, device: DeviceSpec) -> ExpertKernel:
-        """Return the kernel the engine runs on ``device``."""
-        return self.devices.get(device.name) or self.devices.get(device.architecture) or self.default
-
-
 class ContextRules(ProfileSection):
     """How the engine derives a model's longest sequence from its rope scaling: types by name."""
 
@@ -84,7 +72,7 @@ class ContextRules(ProfileSection):
         default_factory=list
     )  # run at the original length unless a longer one is asked for
     unscaled_models: list[str] = Field(default_factory=list)  # parts of model types whose factor does not count
-    source: str = Field(min_length=1)
+    source: Source
 
 
 class CheckpointKvFormats(ProfileSection):
@@ -94,7 +82,7 @@ class CheckpointKvFormats(ProfileSection):
     compressed_tensors: list[str] = Field(default_factory=list)
     forced: list[str] = Field(default_factory=list)  # tools whose format is run whatever is asked for
     needs_producer: bool = False  # ModelOpt's file counts as such only where it names its producer
-    source: str = Field(min_length=1)
+    source: Source
 
 
 class GraphCapture(ProfileSection):
@@ -110,6 +98,7 @@ class GraphCapture(ProfileSection):
     # Replaces it for an architecture, whatever the number of sequences.
     max_tokens_by_model: dict[str, GraphTokens] = Field(default_factory=dict)
     follows_sequences: bool = True  # no size above twice the sequences
+    source: Source
 
     @field_validator("sizes")
     @classmethod
@@ -143,7 +132,12 @@ class EngineProfile(ProfileSection):
     async_excludes: list[Literal["pipeline", "drafts", "lookup_drafts"]] = Field(default_factory=list)
     reserve_full_isl: bool
     reserves_output: bool = False  # admits a request when prompt and answer have room, so that none is preempted
+    source: Source  # of the keys that are in no table, and of ``limits``
     mxfp4_experts: ExpertKernels
+    kernels: FusedKernels
+    expert_routing: ExpertRouting
+    launches: Launches
+    sustained_load: SustainedLoad
     checkpoint_kv: CheckpointKvFormats
     context: ContextRules
     shared_expert_tokens: Annotated[int, Field(ge=0)]  # largest step whose shared experts run beside the routed ones

@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from math import ceil
-from typing import Final
 
 from cluster_specs.device import DeviceSpec
 from costmodel.ops import DTYPE_BYTES, Elementwise, Gemm, Moe, Op
@@ -25,11 +24,6 @@ from simulator.model.linear import activation_dtype
 from simulator.model.spec import Block, ModelSpec, padded_vocab
 from simulator.plan import Plan
 from simulator.start_up import StartUpMemory
-
-# One captured graph of one layer: public logs state 0.73 GiB for 86 graphs of 32 layers, 0.55 GiB for 67 of 32.
-GRAPH_LAYER_BYTES: Final = 256 * 2**10
-# MXFP4 experts of these kernels take their inner results from the engine's workspace; the others allocate their own.
-_KERNELS_WITH_WORKSPACE: Final = ("plain", "marlin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +95,7 @@ def plan_memory(
         activation = _activation_bytes(
             model, plan, blocks, max_num_batched_tokens, sampled, start_up=start_up, expert_kernel=expert_kernel
         )
-        graphs = captured_graphs * sum(count for _, count in blocks) * GRAPH_LAYER_BYTES
+        graphs = int(captured_graphs * sum(count for _, count in blocks) * start_up.graph_layer_kib * 2**10)
         runtime = start_up.runtime_bytes(plan, has_fast_links=has_fast_links)
         usable, kv = _shared(
             start_up,
@@ -203,8 +197,7 @@ def _activation_bytes(
     element = DTYPE_BYTES[activation_dtype(plan, model.dtype)]
     residual = tokens * model.hidden_size * element
     ops = list(chain.from_iterable(block.token_ops(plan, tokens) for block, _ in blocks))
-    kept = start_up.expert_workspace == "kept"
-    workspace = max((workspace_bytes(op, element, expert_kernel) for op in ops), default=0.0) if kept else 0.0
+    workspace = max((workspace_bytes(op, element, start_up, expert_kernel) for op in ops), default=0.0)
     layer = residual + _largest_step(ops, element, start_up)
     logits = bytes_per_vocab_entry * padded_vocab(model.vocab_size)
     sampler = 2 * residual + logits if logits else 0.0
@@ -232,15 +225,16 @@ def step_bytes(op: Op, element: float, start_up: StartUpMemory) -> float:
     return 0.0
 
 
-def workspace_bytes(op: Op, element: float, expert_kernel: ExpertKernel) -> float:
+def workspace_bytes(op: Op, element: float, start_up: StartUpMemory, expert_kernel: ExpertKernel) -> float:
     """Bytes of the two workspaces of fused experts: rows of all chosen experts, as wide as what each ever holds.
 
-    The first takes the results of either GEMM's far side, the second those of both (vLLM, ``workspace_shapes`` of
-    fused_moe.py and fused_marlin_moe.py).
+    Only an engine that keeps them has them, and MXFP4 experts only where their kernel uses them. The first takes the
+    results of either GEMM's far side, the second those of both (vLLM, ``workspace_shapes`` of fused_moe.py and
+    fused_marlin_moe.py).
     """
-    if not isinstance(op, Moe) or not isinstance(op.num_tokens, int):
+    if start_up.expert_workspace != "kept" or not isinstance(op, Moe) or not isinstance(op.num_tokens, int):
         return 0.0
-    if op.dtype == "mxfp4" and expert_kernel not in _KERNELS_WITH_WORKSPACE:
+    if op.dtype == "mxfp4" and expert_kernel not in start_up.workspace_kernels:
         return 0.0
     widths = max(op.local_inter, op.hidden) + max(op.up_width, op.hidden)
     return float(op.num_tokens) * op.topk * widths * element

@@ -53,14 +53,17 @@ def label(op: Op) -> str:
 class OpCurves:
     """Prices ops as a busy server runs them, through one cost model, and remembers every curve.
 
-    ``weight_only_mxfp4``: the engine runs MXFP4 experts through a weight-only kernel where the device has no FP4 units.
+    ``weight_only_tile_rows``: the engine runs MXFP4 experts through a weight-only kernel of such tiles where the device
+    has no FP4 units. ``sustained_slowdown_frac``: of arithmetic, on a server that never pauses.
     """
 
-    def __init__(self, costs: CostModel, *, weight_only_mxfp4: bool = False) -> None:
+    def __init__(
+        self, costs: CostModel, *, weight_only_tile_rows: int | None = None, sustained_slowdown_frac: float = 0.0
+    ) -> None:
         self.costs = costs
-        self.weight_only_mxfp4 = weight_only_mxfp4 and "fp4" not in costs.cluster.device.peak_flop_per_s
+        self._tile_rows = None if "fp4" in costs.cluster.device.peak_flop_per_s else weight_only_tile_rows
         self._streaming = AnalyticCosts(costs.cluster, costs.clock_mhz)
-        self._sustained = SustainedClock(costs.cluster.device, costs.clock_mhz)
+        self._sustained = SustainedClock(costs.cluster.device, costs.clock_mhz, sustained_slowdown_frac)
         self._known: dict[tuple[object, ...], Curve] = {}
         self._pricing = RLock()  # threads that share curves ask for each once, so that the count of prices is one too
 
@@ -111,8 +114,8 @@ class OpCurves:
 
     def _as_served(self, op: Moe, curve: Curve) -> Curve:
         """Put the kernel the engine runs in the place of the measured one; see ``simulator.expert_kernels``."""
-        if op.dtype == "mxfp4" and self.weight_only_mxfp4:
-            full = fills_tiles(op)
+        if op.dtype == "mxfp4" and self._tile_rows is not None:
+            full = fills_tiles(op, self._tile_rows)
             other, streamed = self.price(weight_only_twin(op)), self._on_busy_server(op, self._streaming.predict(op))
             curve = _replaced(curve, other, full & (other.latency_s > curve.latency_s))
             return _replaced(curve, streamed, ~full & (streamed.latency_s < curve.latency_s))

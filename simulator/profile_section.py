@@ -11,8 +11,10 @@ MOST_GRAPH_TOKENS: Final = 2**14
 Count = Annotated[int, Field(gt=0, le=MOST_TOKENS)]
 GraphTokens = Annotated[int, Field(gt=0, le=MOST_GRAPH_TOKENS)]
 Mebibytes = Annotated[float, Field(ge=0, le=2**20)]
+Kibibytes = Annotated[float, Field(ge=0, le=2**20)]
 Gibibytes = Annotated[float, Field(ge=0, le=2**20)]
 Seconds = Annotated[float, Field(ge=0, lt=1)]
+Source = Annotated[str, Field(min_length=1)]  # where the figures of a table come from
 
 
 class ProfileSection(BaseModel):

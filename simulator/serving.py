@@ -5,7 +5,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 from costmodel.ops import SCHEMES
 from costmodel.prediction import CostModel
@@ -23,10 +22,6 @@ from simulator.server_setup import ServerSetup, longest_request
 from simulator.sizing import size_plan
 from simulator.step_cost import CompiledPlan, StepShape, compile_plan
 from simulator.workload.workload import CappedLoop, ClosedLoop, Workload
-
-# Real routers are uneven: few random tokens touch fewer experts than balanced routing assumes, so that balanced tables
-# are too slow at small batches (public MoE servings: 14 % TPOT error with balanced, 5 % with this).
-_ROUTING: Final = "power_law_1.01"
 
 CostSource = Callable[[float | None], CostModel]  # clock in MHz, None = unlocked
 
@@ -137,7 +132,9 @@ class Serving(ServerSetup):
         if clock_mhz in self.priced:
             return self.priced[clock_mhz]
         curves = OpCurves(
-            self.costs(clock_mhz), weight_only_mxfp4=self.profile.mxfp4_experts.on(self.cluster.device) == "marlin"
+            self.costs(clock_mhz),
+            weight_only_tile_rows=self.profile.mxfp4_experts.tile_rows_on(self.cluster.device),
+            sustained_slowdown_frac=self.profile.sustained_load.slowdown_frac,
         )
         return self.priced.setdefault(clock_mhz, curves)  # another thread's, if it was first
 
@@ -179,8 +176,9 @@ class Serving(ServerSetup):
         """Say what is fused: nothing is priced twice where the measured GEMMs already quantise their inputs."""
         costs = self.curves(plan.clock_mhz).costs
         return KernelChoices(
-            activation_quantisation="fused",
-            moe_routing=_ROUTING,
+            activation_quantisation=self.profile.kernels.activation_quantisation,
+            all2all=self.profile.kernels.all2all,
+            moe_routing=self.profile.expert_routing.skew,
             in_gemm_schemes=frozenset(scheme for scheme in SCHEMES if costs.includes_quantise(scheme)),
         )
 

@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from simulator.model.expert_layout import ExpertKernel
 from simulator.plan import Plan
-from simulator.profile_section import Count, Gibibytes, Mebibytes, ProfileSection
+from simulator.profile_section import Count, Gibibytes, Kibibytes, Mebibytes, ProfileSection, Source
 
 
 class StateRule(ProfileSection):
@@ -26,7 +27,7 @@ class StateRule(ProfileSection):
     is_block_per_sequence: bool = False  # pages: does not start with more sequences than there are blocks
     pool_ratio: Annotated[float, Field(ge=0, le=100)] = 0.0  # pool: its memory over that of the KV cache
     pool_states_per_sequence: Count = 1  # pool: with a prefix cache, whose entries need states too
-    source: str = Field(min_length=1)
+    source: Source
 
 
 class StartUpMemory(ProfileSection):
@@ -40,9 +41,12 @@ class StartUpMemory(ProfileSection):
     logit_bytes: Annotated[float, Field(ge=0, le=1024)]  # held at once per sampled row and vocabulary entry
     # Inner results of the fused experts: one allocation all layers share and keep, or freed after each layer.
     expert_workspace: Literal["kept", "transient"]
+    # Kernels of MXFP4 experts that take theirs from the kept allocation; those of other formats all do.
+    workspace_kernels: list[ExpertKernel] = Field(default_factory=list)
+    graph_layer_kib: Kibibytes  # of one captured graph of one layer, where memory is set aside for graphs
     expert_chunk_tokens: Count | None = None  # tokens the fused experts work through at once; None = the whole step
     states: StateRule | None = None  # None: they weigh on the blocks of a request's mean context
-    source: str = Field(min_length=1)
+    source: Source
 
     def runtime_bytes(self, plan: Plan, *, has_fast_links: bool = True) -> int:
         """Bytes on one device of ``plan``, communicators included."""
@@ -65,6 +69,7 @@ class MemoryReserve(ProfileSection):
     wide_graph_sequences: Count = 1
     least: Mebibytes = 0.0  # at least this much on devices of more than so many GiB
     least_above_gib: Gibibytes = 0.0
+    source: Source
 
     def mebibytes(self, *, tokens: int, graph_tokens: int, plan: Plan, memory_bytes: int) -> float:
         """Return what is left free on each device; ``tokens`` are those a replica's step takes, of all its ranks."""

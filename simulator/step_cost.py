@@ -12,11 +12,11 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.ops import SCHEMES, Attention, Gemm, Moe, Op, Scan
+from costmodel.ops import Attention, Scan
+from simulator.engine_kernels import Launches
 from simulator.engine_profile import EngineProfile
 from simulator.model.cell import AttentionTemplate, KernelChoices
 from simulator.model.cells.moe import MixtureOfExperts
-from simulator.model.linear import UNQUANTISED
 from simulator.model.spec import Block, ModelSpec
 from simulator.op_curves import End, OpCurves, StepSum, label
 from simulator.plan import Plan
@@ -26,12 +26,6 @@ I64 = NDArray[np.int64]
 Array = NDArray[np.float64]
 
 _PS_PER_S: Final = 1e12
-# Fused experts are one op here and many calls for the host: alignment, workspaces, two grouped GEMMs, activation,
-# weighted sum, and about as many again where their inputs are rounded. Counted in calls of a plain op.
-_EXPERT_LAUNCHES: Final = 10
-# A scan over prefill chunks is five kernels (state-space duality: decays, scores, states, passing on, results) to eight
-# (gated delta rule: two norms, decays, scores, inverse, keys and values, states, results) of vLLM's.
-_SCAN_LAUNCHES: Final = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +181,7 @@ def compile_plan(
         kernels=kernels,
         knots=knots,
         shape=shape,
+        launches=profile.launches,
         shared_expert_tokens=profile.shared_expert_tokens,
     )
     stages = [compiler.layers(blocks) for blocks in model.stage_blocks(plan.pp)]
@@ -215,6 +210,7 @@ class _Compiler:
     kernels: KernelChoices
     knots: Knots
     shape: StepShape
+    launches: Launches
     shared_expert_tokens: int  # up to so many, shared experts run beside the routed ones
 
     def layers(self, blocks: tuple[tuple[Block, int], ...]) -> StageSums:
@@ -253,8 +249,8 @@ class _Compiler:
 
     def _launches(self, block: Block) -> int:
         ops = block.token_ops(self.plan, 1, self.kernels)
-        scans = _SCAN_LAUNCHES * len(block.scans(self.plan))
-        return sum(_launches(op) for op in ops) + len(block.attention(self.plan)) + scans
+        scans = self.launches.scan * len(block.scans(self.plan))
+        return sum(map(self.launches.of, ops)) + len(block.attention(self.plan)) + scans
 
     def _add_attention(self, stage: StageSums, call: AttentionTemplate, count: int) -> None:
         """Price one attention call, its batch left open, on the knots of its own variables."""
@@ -296,15 +292,6 @@ class _Compiler:
         stage.scans.add("scan", self.curves.price(chunks), count)
         steps = replace(scan, num_decode=knots.batch, decode_q=self.shape.queries)
         stage.decode.add("scan", self.curves.price(steps).repeated(len(knots.kv)), count)
-
-
-def _launches(op: Op) -> int:
-    if isinstance(op, Gemm) and op.dtype == "fp8_block":
-        return 3  # rounding, layout of the scales, product
-    if not isinstance(op, Moe):
-        return 1
-    rounds = SCHEMES[op.dtype].activation not in UNQUANTISED
-    return 2 * _EXPERT_LAUNCHES if rounds else _EXPERT_LAUNCHES
 
 
 def _prefill(call: Attention, pairs: I64, shape: StepShape) -> Attention:

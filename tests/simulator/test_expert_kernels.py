@@ -35,9 +35,9 @@ def _experts(dtype: str = "mxfp4") -> Moe:
 def test_only_full_tiles_pay_for_dequantising() -> None:
     """16 rows per expert on average are the border; below it both kernels read the same bytes."""
     costs = _Doubled(load_cluster("h100-sxm-8"))
-    native, weight_only = (OpCurves(costs, weight_only_mxfp4=flag).price(_experts()) for flag in (False, True))
+    native, weight_only = (OpCurves(costs, weight_only_tile_rows=rows).price(_experts()) for rows in (None, 16))
     ratio = weight_only.latency_s / native.latency_s
-    assert fills_tiles(_experts()).tolist() == [False, False, False, True, True]
+    assert fills_tiles(_experts(), 16).tolist() == [False, False, False, True, True]
     assert ratio[:3].tolist() == [1.0, 1.0, 1.0]
     assert (ratio[3:] > 1.5).all()
 
@@ -46,7 +46,7 @@ def test_few_tokens_stream_the_weights_at_the_devices_rate() -> None:
     """A native kernel measured at twice the analytic price gives way to it below full tiles, and only there."""
     costs = _Doubled(load_cluster("h100-sxm-8"))
     costs.dtype = "mxfp4"
-    native, weight_only = (OpCurves(costs, weight_only_mxfp4=flag).price(_experts()) for flag in (False, True))
+    native, weight_only = (OpCurves(costs, weight_only_tile_rows=rows).price(_experts()) for rows in (None, 16))
     ratio = weight_only.latency_s / native.latency_s
     assert (ratio[:3] < 0.6).all()
     assert ratio[3:].tolist() == [1.0, 1.0]
@@ -55,10 +55,10 @@ def test_few_tokens_stream_the_weights_at_the_devices_rate() -> None:
 def test_other_formats_and_fp4_devices_keep_their_kernel() -> None:
     """FP8 experts are not touched, and a device with FP4 units runs MXFP4 as it is."""
     costs = _Doubled(load_cluster("h100-sxm-8"))
-    fp8 = [OpCurves(costs, weight_only_mxfp4=flag).price(_experts("fp8")).latency_s for flag in (False, True)]
+    fp8 = [OpCurves(costs, weight_only_tile_rows=rows).price(_experts("fp8")).latency_s for rows in (None, 16)]
     assert (fp8[0] == fp8[1]).all()
     blackwell = _Doubled(load_cluster("b200-8"))
-    mxfp4 = [OpCurves(blackwell, weight_only_mxfp4=flag).price(_experts()).latency_s for flag in (False, True)]
+    mxfp4 = [OpCurves(blackwell, weight_only_tile_rows=rows).price(_experts()).latency_s for rows in (None, 16)]
     assert (mxfp4[0] == mxfp4[1]).all()
 
 

@@ -20,6 +20,8 @@ _PLAIN = StartUpMemory(
     communicator_mib=300,
     logit_bytes=10,
     expert_workspace="transient",
+    workspace_kernels=["plain", "marlin"],
+    graph_layer_kib=256,
     expert_chunk_tokens=1024,
     source="made up",
 )
@@ -98,7 +100,7 @@ def test_experts_work_through_a_step_in_chunks() -> None:
 def test_a_kept_workspace_comes_on_top_of_the_sampler() -> None:
     """Mixtral at tp 2: 8,192 x 2 rows as wide as max(7,168, 4,096) and max(14,336, 4,096), beside all logits."""
     workspace = 8192 * 2 * (7168 + 14_336) * 2
-    assert workspace_bytes(_MOE, 2, "plain") == workspace
+    assert workspace_bytes(_MOE, 2, _KEPT, "plain") == workspace
     assert step_bytes(_MOE, 2, _KEPT) == 2 * 8192 * 4096 * 2
     sampler = 2 * 8192 * 4096 * 2 + 1024 * 32_000 * 10
     assert _budget("mixtral-8x7b", "tp2", _KEPT, max_num_seqs=1024).activation_bytes == workspace + sampler
@@ -107,7 +109,7 @@ def test_a_kept_workspace_comes_on_top_of_the_sampler() -> None:
 def test_the_workspace_is_as_wide_as_the_hidden_state_at_least() -> None:
     """Narrow experts (Qwen3: 768 of 2,048) hold 2 x 2,048 per pair; attention-data-parallel ranks send theirs too."""
     narrow = Moe(num_tokens=8192, hidden=2048, inter=768, num_experts=128, topk=8)
-    assert workspace_bytes(narrow, 2, "plain") == 8192 * 8 * (2048 + 2048) * 2
+    assert workspace_bytes(narrow, 2, _KEPT, "plain") == 8192 * 8 * (2048 + 2048) * 2
     one = _budget("qwen3-30b-a3b", "tp2-ep2", _KEPT)
     two = _budget("qwen3-30b-a3b", "attn.dp2-moe.ep2", _KEPT)
     assert two.activation_bytes - one.activation_bytes == 8192 * 8 * (2048 + 2048) * 2
@@ -119,7 +121,7 @@ def test_the_workspace_is_as_wide_as_the_hidden_state_at_least() -> None:
 def test_kernels_of_mxfp4_experts_that_allocate_their_own_keep_none(kernel: Any, has_one: bool) -> None:
     """OpenAI's Triton kernels and TensorRT-LLM's take nothing from the shared workspace."""
     mxfp4 = Moe(num_tokens=8, hidden=2880, inter=2880, num_experts=128, topk=4, dtype="mxfp4")
-    assert workspace_bytes(mxfp4, 2, kernel) == (8 * 4 * (2880 + 5760) * 2 if has_one else 0)
+    assert workspace_bytes(mxfp4, 2, _KEPT, kernel) == (8 * 4 * (2880 + 5760) * 2 if has_one else 0)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
 from costmodel.ops import Collective, Gemm
 from simulator.op_curves import OpCurves
-from simulator.sustained_clock import SUSTAINED_SLOWDOWN, SustainedClock
+from simulator.sustained_clock import SustainedClock
 
 _CLUSTER = load_cluster("h100-sxm-8")
+_SLOWDOWN_FRAC = 0.14
 
 
 def test_only_arithmetic_slows_down() -> None:
@@ -17,10 +18,9 @@ def test_only_arithmetic_slows_down() -> None:
     costs = AnalyticCosts(_CLUSTER)
     large, small = (Gemm(m=m, n=8192, k=8192, dtype="bf16") for m in (32768, 1))
     moved = Collective(kind="all_reduce", message_bytes=1 << 26, ranks=8, dtype="bf16")
-    factor = {
-        op: float(OpCurves(costs).price(op).latency_s / costs.predict(op).latency_s) for op in (large, small, moved)
-    }
-    assert factor[large] == pytest.approx(1 + SUSTAINED_SLOWDOWN, abs=0.01)
+    curves = OpCurves(costs, sustained_slowdown_frac=_SLOWDOWN_FRAC)
+    factor = {op: float(curves.price(op).latency_s / costs.predict(op).latency_s) for op in (large, small, moved)}
+    assert factor[large] == pytest.approx(1 + _SLOWDOWN_FRAC, abs=0.01)
     assert 1.0 <= factor[small] < 1.002
     assert factor[moved] == 1.0
 
@@ -29,5 +29,5 @@ def test_a_locked_clock_stays_where_it_is() -> None:
     """Below the power cap there is nothing to give up."""
     op = Gemm(m=np.array([32768]), n=8192, k=8192, dtype="bf16")
     latency_s = np.array([5e-3])
-    assert SustainedClock(_CLUSTER.device, 1410.0).factor(op, latency_s) == 1.0
-    assert SustainedClock(_CLUSTER.device, None).factor(op, latency_s) > 1.1
+    assert SustainedClock(_CLUSTER.device, 1410.0, _SLOWDOWN_FRAC).factor(op, latency_s) == 1.0
+    assert SustainedClock(_CLUSTER.device, None, _SLOWDOWN_FRAC).factor(op, latency_s) > 1.1
