@@ -11,6 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from profiles_db.collective_kinds import COLLECTIVE_KINDS
+
 Ints = int | NDArray[np.int64] | NDArray[np.float64]
 Array = NDArray[np.float64]
 
@@ -304,7 +306,7 @@ class Collective:
     jumps across nodes is priced on the links it really uses.
     """
 
-    kind: str  # all_reduce | all_gather | reduce_scatter | all_to_all | send_recv
+    kind: str  # a name of `profiles_db.collective_kinds`
     message_bytes: Ints
     ranks: int
     group_stride: int = 1
@@ -321,14 +323,10 @@ class Collective:
 
 def bus_factor(kind: str, ranks: int) -> float:
     """Busbw / algbw as nccl-tests defines it."""
-    if kind == "all_reduce":
-        return 2.0 * (ranks - 1) / ranks
-    if kind in {"all_gather", "reduce_scatter", "all_to_all"}:
-        return (ranks - 1) / ranks
-    if kind == "send_recv":
-        return 1.0
-    msg = f"unknown collective {kind!r}"
-    raise ValueError(msg)
+    if kind not in COLLECTIVE_KINDS:
+        msg = f"unknown collective {kind!r}"
+        raise ValueError(msg)
+    return COLLECTIVE_KINDS[kind].bus_factor(ranks)
 
 
 Op = Gemm | Attention | Scan | Moe | Elementwise | Collective

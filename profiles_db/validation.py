@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from profiles_db.collective_kinds import COLLECTIVE_KINDS
 from profiles_db.schema import CACHES, FAMILIES, LAUNCHES, RUN, STATUSES, TIMED_STATUSES, unit_of
 
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -17,7 +18,7 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "phase": ("prefill", "decode", "mixed"),
     "variant": ("gqa", "mla"),
     "scaling": ("none", "tensor", "row", "group16", "group32", "group128"),
-    "kind": ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"),
+    "kind": tuple(COLLECTIVE_KINDS),
 }
 
 # Sizes that make no op when they are zero; every other count may be zero.

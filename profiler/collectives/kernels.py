@@ -17,12 +17,15 @@ import torch.distributed as dist
 
 from costmodel.ops import bus_factor
 from profiler.backend import Unsupported
+from profiles_db.collective_kinds import COLLECTIVE_KINDS
 
-KINDS: Final = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
+KINDS: Final = tuple(COLLECTIVE_KINDS)
 CUSTOM_ALL_REDUCE: Final = "vllm.custom_all_reduce"
 # torch 2.13 renamed these two and warns at the old names.
 _ALL_GATHER: Final[Callable[..., Any]] = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 _REDUCE_SCATTER: Final[Callable[..., Any]] = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+Launch = Callable[[], object]
+
 _DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "int8": torch.int8}
 
 
@@ -87,25 +90,9 @@ class TorchCollectives:
 
     def prepare(self, kind: str, message_bytes: int, dtype: str, communicator: Communicator) -> PreparedCollective:
         """Allocate random operands of nccl-tests' sizes."""
-        group, device, ranks = communicator.data, communicator.device, len(communicator.ranks)
-        whole = _operand(message_bytes, dtype, device)
-        if kind == "all_reduce":
-            # Averaging keeps the values bounded over many in-place repeats; gloo has no average, maximum does as well.
-            op = dist.ReduceOp.MAX if self._name == "gloo" else dist.ReduceOp.AVG
-            return PreparedCollective(lambda: dist.all_reduce(whole, op=op, group=group))
-        if kind == "send_recv":
-            return PreparedCollective(_ring(whole, communicator))
-        if whole.numel() % ranks:
-            raise Unsupported(f"{kind} of {message_bytes} bytes of {dtype} does not split over {ranks} ranks")
-        part = whole[: whole.numel() // ranks].clone()
-        if kind == "all_gather":
-            return PreparedCollective(lambda: _ALL_GATHER(whole, part, group=group))
-        if kind == "reduce_scatter":
-            return PreparedCollective(lambda: _REDUCE_SCATTER(part, whole, group=group))
-        if kind == "all_to_all":
-            received = torch.empty_like(whole)
-            return PreparedCollective(lambda: dist.all_to_all_single(received, whole, group=group))
-        raise Unsupported(f"unknown collective {kind!r}; known: {', '.join(KINDS)}")
+        if kind not in TORCH_CALLS:
+            raise Unsupported(f"unknown collective {kind!r}; known: {', '.join(KINDS)}")
+        return PreparedCollective(TORCH_CALLS[kind](_operand(message_bytes, dtype, communicator.device), communicator))
 
 
 class VllmCustomAllReduce:
@@ -171,7 +158,38 @@ def _operand(message_bytes: int, dtype: str, device: torch.device) -> torch.Tens
     return torch.randn(numel, dtype=torch.float32, device=device).to(kind)
 
 
-def _ring(message: torch.Tensor, communicator: Communicator) -> Callable[[], object]:
+def _reduced(whole: torch.Tensor, communicator: Communicator) -> Launch:
+    # Averaging keeps the values bounded over many in-place repeats; gloo has no average, maximum does as well.
+    group = communicator.data
+    op = dist.ReduceOp.MAX if dist.get_backend(group) == "gloo" else dist.ReduceOp.AVG
+    return lambda: dist.all_reduce(whole, op=op, group=group)
+
+
+def _gathered(whole: torch.Tensor, communicator: Communicator) -> Launch:
+    part = _own_part(whole, communicator)
+    return lambda: _ALL_GATHER(whole, part, group=communicator.data)
+
+
+def _scattered(whole: torch.Tensor, communicator: Communicator) -> Launch:
+    part = _own_part(whole, communicator)
+    return lambda: _REDUCE_SCATTER(part, whole, group=communicator.data)
+
+
+def _exchanged(whole: torch.Tensor, communicator: Communicator) -> Launch:
+    _own_part(whole, communicator)
+    received = torch.empty_like(whole)
+    return lambda: dist.all_to_all_single(received, whole, group=communicator.data)
+
+
+def _own_part(whole: torch.Tensor, communicator: Communicator) -> torch.Tensor:
+    """Return a copy of what one rank has of ``whole``; raises ``Unsupported`` where it does not split evenly."""
+    ranks = len(communicator.ranks)
+    if whole.numel() % ranks:
+        raise Unsupported(f"{whole.nbytes} bytes of {whole.dtype} do not split over {ranks} ranks")
+    return whole[: whole.numel() // ranks].clone()
+
+
+def _ring(message: torch.Tensor, communicator: Communicator) -> Launch:
     """Every rank sends to the next and receives from the one before, in one batch."""
     ranks, group = communicator.ranks, communicator.data
     place = ranks.index(dist.get_rank())
@@ -189,3 +207,13 @@ def _ring(message: torch.Tensor, communicator: Communicator) -> Callable[[], obj
             work.wait()
 
     return launch
+
+
+# How torch runs each kind on operands of nccl-tests' sizes: every rank of the group calls it.
+TORCH_CALLS: Final[dict[str, Callable[[torch.Tensor, Communicator], Launch]]] = {
+    "all_reduce": _reduced,
+    "all_gather": _gathered,
+    "reduce_scatter": _scattered,
+    "all_to_all": _exchanged,
+    "send_recv": _ring,
+}

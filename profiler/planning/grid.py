@@ -11,6 +11,7 @@ from cluster_specs.errors import UserError
 from profiler.collectives.groups import GroupLayout
 from profiler.kernels.elementwise_bytes import row_bytes
 from profiler.point import OpShape
+from profiles_db.collective_kinds import COLLECTIVE_KINDS
 
 DeviceKind = Literal["cpu", "cuda"]
 FAMILIES: Final = ("gemm", "attention", "moe", "elementwise", "collective")
@@ -191,7 +192,7 @@ def _small_ops(kind: DeviceKind, dtype: str) -> Iterator[OpShape]:
 def _collectives(kind: DeviceKind, layouts: Sequence[GroupLayout]) -> Iterator[OpShape]:
     for layout in layouts:
         ranks, nodes, level = layout.key
-        for name in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"):
+        for name in COLLECTIVE_KINDS:
             if name == "send_recv" and ranks != 2:
                 continue
             for exponent in _MESSAGE_EXPONENTS[kind]:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from cluster_specs.errors import UserError
 from cluster_specs.files.reading import read_document
 from cluster_specs.files.shown import shown
+from profiles_db.collective_kinds import COLLECTIVE_KINDS
 from profiles_db.importers.counting import Sieve, TableCount
 from profiles_db.importers.delivery import deliver, record_run
 from profiles_db.importers.device_names import NETWORK, device_name, domain_of, node_level
@@ -34,18 +35,12 @@ GB_PER_S: Final = 1e9
 ORIGIN: Final = "imported:nccl-tests"
 
 # Kinds by what the programs are called without their marks: all_reduce_perf, alltoall_perf, all_gather_perf_mpi.
-_KINDS: Final = {
-    "allreduce": "all_reduce",
-    "allgather": "all_gather",
-    "reducescatter": "reduce_scatter",
-    "alltoall": "all_to_all",
-    "sendrecv": "send_recv",
-}
+_KINDS: Final = {kind.nccl_tests: name for name, kind in COLLECTIVE_KINDS.items()}
 _OTHER_PROGRAMS: Final = ("alltoallv", "broadcast", "gather", "scatter", "hypercube", "reduce")
 _KNOWN: Final = re.compile("|".join(sorted([*_KINDS, *_OTHER_PROGRAMS], key=len, reverse=True)))
 _PROGRAM: Final = re.compile(r"(\w+?)_perf(?:_\w+)?(?:\.exe)?")
 # Which kinds combine what they move: their operator column names one, that of the others says none or nothing.
-_COMBINING: Final = frozenset({"all_reduce", "reduce_scatter"})
+_COMBINING: Final = frozenset(name for name, kind in COLLECTIVE_KINDS.items() if kind.combines)
 _DTYPES: Final = {
     "float": "fp32",
     "half": "fp16",
@@ -229,8 +224,7 @@ def _operator_notes(run: NcclRun, kind: str) -> list[str]:
 
 def _bandwidth_notes(run: NcclRun, kind: str) -> list[str]:
     """Compare the printed bus bandwidths with what this kind over so many ranks has."""
-    share = (run.ranks - 1) / run.ranks
-    expected = {"all_reduce": 2.0 * share, "send_recv": 1.0}.get(kind, share)
+    expected = COLLECTIVE_KINDS[kind].bus_factor(run.ranks)
     factors = [
         place["busbw"] / place["algbw"]
         for result in run.results

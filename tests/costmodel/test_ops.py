@@ -53,8 +53,8 @@ def test_bus_factors_are_those_of_nccl_tests() -> None:
     assert bus_factor("all_reduce", 8) == 1.75
     assert bus_factor("all_gather", 8) == bus_factor("reduce_scatter", 8) == bus_factor("all_to_all", 8) == 0.875
     assert bus_factor("send_recv", 2) == 1.0
-    with pytest.raises(ValueError, match="broadcast"):
-        bus_factor("broadcast", 2)
+    with pytest.raises(ValueError, match="barrier"):
+        bus_factor("barrier", 2)
 
 
 def test_counts_broadcast_over_arrays() -> None:

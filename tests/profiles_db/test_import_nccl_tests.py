@@ -136,7 +136,7 @@ def test_host_time_is_no_latency(tmp_path: Path, store: Store) -> None:
         (HEADER + "     1048576        262144     float     sum\n", "does not fit the header"),
         ("{}", "not the JSON of nccl-tests"),
         (json.dumps(_document(results=[])), "no result rows"),
-        (json.dumps(_document(args=["broadcast_perf"])), "broadcast_perf is not one of"),
+        (json.dumps(_document(args=["hypercube_perf"])), "hypercube_perf is not one of"),
         ("\x00\xff", "cannot be read as text"),
     ],
 )
