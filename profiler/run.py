@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -13,6 +13,7 @@ from profiler.journal import Entry, Journal
 from profiler.ledger import Ledger
 from profiler.point import Point
 from profiler.ranks import Ranks
+from profiler.signals import listening
 from profiler.watchdog import Watchdog
 
 Row = dict[str, Any]
@@ -38,7 +39,10 @@ class Outcome:
 
 
 class StopSignal:
-    """SIGINT or SIGTERM asks for an end after the point in flight; a second one ends at once."""
+    """SIGINT or SIGTERM asks for an end after the point in flight; a second one ends at once.
+
+    One that the process was started to ignore asks for nothing.
+    """
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -49,15 +53,9 @@ class StopSignal:
         """Whether the process that started this one has died without ending it."""
         return os.getppid() != self._parent_pid
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> AbstractContextManager[None]:
         """Take the signals over, and give them back at the end."""
-        previous = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        return listening(self._hear)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal's signature
         if self.name is not None:

@@ -18,6 +18,7 @@ from typing import Final
 import click
 
 from profiler.errors import RENEW_EXIT_CODE
+from profiler.signals import listening
 
 _MAX_RESTARTS: Final = 5
 # Ranks that outlive a dead sibling finish the point in flight, or sit in a collective that never ends.
@@ -41,8 +42,7 @@ def supervise(
     def hear(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's signature
         heard.append(number)
 
-    previous = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with listening(hear):
         deaths = 0
         while deaths <= _MAX_RESTARTS:
             own = list(arguments)
@@ -57,9 +57,6 @@ def supervise(
                 continue
             deaths += 1
             click.echo(f"a rank ended with {_name(code)}; starting again ({deaths}/{_MAX_RESTARTS})", err=True)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
     click.echo(f"error: ranks died {_MAX_RESTARTS + 1} times; rows measured so far are stored", err=True)
     click.echo("hint: the same command resumes; see the messages above for what the ranks died of", err=True)
     return 1

@@ -40,9 +40,22 @@ class Energy:
 
 
 class EnergyMeter:
-    """Measures on one GPU; ``refusal`` says why it cannot (no GPU, MIG, vGPU, no counter, no permission)."""
+    """Measures on one GPU; ``refusal`` says why it cannot (no GPU, MIG, vGPU, no counter, no permission).
 
-    __slots__ = ("_gpu", "_max_spread_frac", "_max_windows", "_min_windows", "_rise_s", "_window_s", "refusal")
+    ``now_s`` is the time that energy is divided by, ``sleep`` lets it pass while the GPU idles.
+    """
+
+    __slots__ = (
+        "_gpu",
+        "_max_spread_frac",
+        "_max_windows",
+        "_min_windows",
+        "_now_s",
+        "_rise_s",
+        "_sleep",
+        "_window_s",
+        "refusal",
+    )
 
     def __init__(
         self,
@@ -53,6 +66,8 @@ class EnergyMeter:
         min_windows: int = 3,
         max_windows: int = 6,
         max_spread_frac: float = 0.03,
+        now_s: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._gpu = gpu
         self._window_s = window_s
@@ -60,13 +75,15 @@ class EnergyMeter:
         self._min_windows = min_windows
         self._max_windows = max_windows
         self._max_spread_frac = max_spread_frac
+        self._now_s = now_s
+        self._sleep = sleep
         self.refusal = _why_not(gpu)
 
     def idle_power_w(self) -> float | None:
         """Mean power over one window without load; None when refused. Call it before and after a run."""
         if self.refusal or self._gpu is None:
             return None
-        run = _Run(self._gpu, lambda: None, lambda: time.sleep(_BATCH_S))
+        run = _Run(self._gpu, lambda: None, lambda: self._sleep(_BATCH_S), self._now_s)
         try:
             run.find_edge()
             return run.window_power_w(self._window_s)
@@ -84,7 +101,7 @@ class EnergyMeter:
         """
         if self.refusal or self._gpu is None:
             return Energy(note=self.refusal)
-        run = _Run(self._gpu, launch, synchronize)
+        run = _Run(self._gpu, launch, synchronize, self._now_s)
         try:
             run.rise(self._rise_s)
             run.find_edge()
@@ -123,12 +140,26 @@ class _CounterError(Exception):
 class _Run:
     """One uninterrupted load with the counter watched beside it, so that the GPU never idles for a query."""
 
-    __slots__ = ("_batch", "_edge", "_first", "_gpu", "_last_j", "_launch", "_launches", "_sampled", "_synchronize")
+    __slots__ = (
+        "_batch",
+        "_edge",
+        "_first",
+        "_gpu",
+        "_last_j",
+        "_launch",
+        "_launches",
+        "_now_s",
+        "_sampled",
+        "_synchronize",
+    )
 
-    def __init__(self, gpu: Gpu, launch: Callable[[], None], synchronize: Callable[[], None]) -> None:
+    def __init__(
+        self, gpu: Gpu, launch: Callable[[], None], synchronize: Callable[[], None], now_s: Callable[[], float]
+    ) -> None:
         self._gpu = gpu
         self._launch = launch
         self._synchronize = synchronize
+        self._now_s = now_s
         self._batch = 1
         self._launches = 0
         self._first = (0.0, 0)  # time and launches at the start of counting
@@ -141,20 +172,20 @@ class _Run:
         self._launch()
         self._synchronize()
         batch_s = max(_BATCH_S, _BATCH_READINGS * self._reading_s())
-        start = time.perf_counter()
-        while time.perf_counter() - start < duration_s:
-            before = time.perf_counter()
+        start = self._now_s()
+        while self._now_s() - start < duration_s:
+            before = self._now_s()
             for _ in range(self._batch):
                 self._launch()
             self._synchronize()
-            took = time.perf_counter() - before
+            took = self._now_s() - before
             self._batch = max(1, min(int(self._batch * batch_s / max(took, 1e-9)), self._batch * 4))
 
     def _reading_s(self) -> float:
         """Seconds the driver takes to answer for energy."""
-        before = time.perf_counter()
+        before = self._now_s()
         self._read_j()
-        return time.perf_counter() - before
+        return self._now_s() - before
 
     def find_edge(self) -> None:
         """Wait for the counter to move once."""
@@ -164,7 +195,7 @@ class _Run:
     def start_counting(self) -> None:
         """Count launches from here on."""
         self._sampled.clear()
-        self._first = (time.perf_counter(), self._launches)
+        self._first = (self._now_s(), self._launches)
 
     def window_power_w(self, window_s: float) -> float:
         """Mean power from the last window's end to the first move of the counter at least ``window_s`` later."""
@@ -180,14 +211,14 @@ class _Run:
     def launch_s(self) -> float:
         """Steady seconds per launch since `start_counting`."""
         start_s, start_launches = self._first
-        return (time.perf_counter() - start_s) / (self._launches - start_launches)
+        return (self._now_s() - start_s) / (self._launches - start_launches)
 
     def sampled_power_w(self) -> float | None:
         """Mean of the instantaneous power readings, one per move of the counter."""
         return statistics.fmean(self._sampled) if self._sampled else None
 
     def _wait_for_move(self) -> tuple[float, float]:
-        started_s = time.perf_counter()
+        started_s = self._now_s()
         while True:
             now_s, now_j = self._step()
             if now_j != self._last_j:
@@ -206,7 +237,7 @@ class _Run:
         for _ in range(self._batch):
             self._launch()
         joules = self._read_j()
-        now_s = time.perf_counter()
+        now_s = self._now_s()
         self._synchronize()
         self._launches += self._batch
         return now_s, joules

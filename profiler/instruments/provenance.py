@@ -86,9 +86,11 @@ def host_hash(machine_id: Path = _MACHINE_ID) -> str:
 
 def git_commit(folder: Path = Path(__file__).parent) -> str | None:
     """Commit of the working copy the code runs from, with ``-dirty`` when files differ; None when installed."""
+    # What asks without optional locks leaves none behind in the repository when it is killed.
+    asked = ("status", "--porcelain=v2", "--branch", "--untracked-files=no")
     try:
-        described = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        found = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(folder), *asked],
             capture_output=True,
             text=True,
             timeout=10,
@@ -96,7 +98,18 @@ def git_commit(folder: Path = Path(__file__).parent) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return described.stdout.strip() or None if described.returncode == 0 else None
+    said, changes = {}, False
+    for line in found.stdout.splitlines():
+        mark, _, rest = line.partition(" ")
+        if mark == "#":
+            name, _, value = rest.partition(" ")
+            said[name] = value
+        else:
+            changes = True
+    commit = said.get("branch.oid", "(initial)")
+    if found.returncode or commit == "(initial)":
+        return None
+    return f"{commit}-dirty" if changes else commit
 
 
 def require_same_software(rows: Sequence[Mapping[str, Any]]) -> None:

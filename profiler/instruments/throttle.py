@@ -7,6 +7,7 @@ instantaneous event reasons at both ends stand in, and the verdict says so.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -54,12 +55,16 @@ class Throttle:
 
 
 class ThrottleCounters:
-    """Reads one GPU's counters before and after a measurement; with ``gpu=None`` every verdict is unknown."""
+    """Reads one GPU's counters before and after a measurement; with ``gpu=None`` every verdict is unknown.
 
-    __slots__ = ("_gpu",)
+    ``now_s`` is the time that the counters' growth is a share of.
+    """
 
-    def __init__(self, gpu: Gpu | None) -> None:
+    __slots__ = ("_gpu", "_now_s")
+
+    def __init__(self, gpu: Gpu | None, *, now_s: Callable[[], float] = time.perf_counter) -> None:
         self._gpu = gpu
+        self._now_s = now_s
 
     def mark(self) -> ThrottleMark | None:
         """Read the counters now; None where the device answers neither query."""
@@ -69,7 +74,7 @@ class ThrottleCounters:
         reasons = answered(self._gpu.event_reasons)
         if reasons is None and not any(value is not None for value in active.values()):
             return None
-        return ThrottleMark(taken_at_s=time.perf_counter(), active_s=active, reasons=reasons or frozenset())
+        return ThrottleMark(taken_at_s=self._now_s(), active_s=active, reasons=reasons or frozenset())
 
     def since(self, start: ThrottleMark | None) -> Throttle:
         """Judge the interval from ``start`` to now."""

@@ -30,6 +30,19 @@ class FakeNvml:
         written.write_text(text)
         written.replace(self._state)
 
+    def stop_clock(self) -> None:
+        """Let the driver's time pass in `advance` alone from now on."""
+        self.set(now_s=self.values["origin_s"])
+
+    @property
+    def now_s(self) -> float:
+        """The driver's time, once its clock is stopped."""
+        return float(str(self.values["now_s"]))
+
+    def advance(self, duration_s: float) -> None:
+        """Let time pass for the driver."""
+        self.set(now_s=self.now_s + duration_s)
+
     def fail(self, function: str, code: int) -> None:
         """Make one function return an NVML code from now on; 0 heals it."""
         self.set(**{f"fail__{function}": code})

@@ -3,8 +3,9 @@
  * FAKE_NVML_STATE names a text file of `key=value` lines that is read again at every call; without it the library
  * refuses to start. `fail.<function>=<code>` makes one function return that NVML code. Clock locks live beside it in
  * `<state>.lock<gpu>`, because they outlive the process that set them; calls that change a GPU are appended to
- * `<state>.log`. Energy is `power_mw` (growing by `ramp_mw_per_s`) since `origin_s` on the monotonic clock, and moves
- * every `tick_ms` only. A throttle counter is `field_ns.<id>` plus `field_frac.<id>` of the time since `origin_s`.
+ * `<state>.log`. Energy is `power_mw` (growing by `ramp_mw_per_s`) since `origin_s`, and moves every `tick_ms` only. A
+ * throttle counter is `field_ns.<id>` plus `field_frac.<id>` of the time since `origin_s`. The time is `now_s`, or that
+ * of the monotonic clock without it.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -84,7 +85,7 @@ static unsigned locked_mhz(int gpu) {
 static double since_origin_s(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec + 1e-9 * now.tv_nsec - number("origin_s", 0);
+    return number("now_s", now.tv_sec + 1e-9 * now.tv_nsec) - number("origin_s", 0);
 }
 
 static int index_of(void *device) { return atoi((const char *)device); }

@@ -14,6 +14,7 @@ pytest.importorskip("torch", reason="the campaign measures with torch")
 
 from profiler.bench import Bench
 from profiler.campaign.anchors import anchor_steps, compare_steps, write_manifest
+from profiler.campaign.stages import Campaign
 from profiler.device_spec import device_spec
 from profiler.kernels.step_backend import LABEL
 from profiler.kernels.step_ops import layer_ops, step_shape
@@ -117,31 +118,41 @@ def test_specs_are_read_without_pydantic():
     assert device_spec("abacus") is None
 
 
+# A slice as long as it takes; a total that is over by then asks the adaptive profile for the least it can do.
+CAMPAIGN = ("--device", "cpu", "--dtypes", "bf16", "--slice", "1h", "--total", "1s", "--db")
+
+
 def run_slice(db):
-    """Run one slice on the CPU and return its summary and what it said."""
-    command = [sys.executable, "-m", "profiler.campaign", "--device", "cpu", "--dtypes", "bf16", "--db", str(db)]
-    done = subprocess.run(
-        [*command, "--slice", "12s", "--total", "12s"], capture_output=True, text=True, check=False, timeout=120
-    )
+    """Run one slice on the CPU to its end and return its summary and what it said."""
+    command = [sys.executable, "-m", "profiler.campaign", *CAMPAIGN, str(db)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """Run slices until the campaign is complete; returns its folder and what each slice printed."""
+def finished(tmp_path_factory, wait_until):
+    """Stop a slice at its first row and run another to the end; returns the folder and what the last one printed."""
     db = tmp_path_factory.mktemp("campaign")
-    summaries = [run_slice(db)[0]]
-    while not summaries[-1]["complete"]:
-        assert len(summaries) < 5
-        summaries.append(run_slice(db)[0])
-    return db, summaries
+    command = [sys.executable, "-m", "profiler.campaign", *CAMPAIGN, str(db)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as stopped:
+        wait_until(lambda: any(path.stat().st_size for path in (db / ".profile").glob("rows-*.jsonl")))
+        stopped.terminate()
+    assert stopped.returncode != 0
+    return db, run_slice(db)[0]
+
+
+def test_a_slice_that_is_over_ends_before_the_next_stage(tmp_path):
+    """Where no time is left nothing is measured, the campaign is not complete, and its state can be gone on with."""
+    options = {"slice_s": 0.0, "total_s": 1.0, "device": "cpu", "dtypes": ("bf16",), "target_error": 0.03}
+    assert not Campaign(tmp_path, **options).run()
+    assert Campaign(tmp_path, **options).state.keys() == {"spent_s", "runs"}
 
 
 def test_slices_work_through_every_stage_and_each_goes_on_where_the_last_one_ended(finished):
     """Slices end with all stages told, comparisons and rows on disk, no point twice; one more changes nothing."""
-    db, summaries = finished
-    state = summaries[-1]
+    db, state = finished
+    assert state["complete"]
     assert state["self_test"]["lines"]
     quantities = pq.read_table(db / "campaign" / "self_test.parquet").to_pylist()
     assert [row["rate"] > 0 for row in quantities] == [True, True]

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -17,12 +16,8 @@ def gpu(fake_nvml):
         yield nvml.gpus()[0]
 
 
-def _load() -> None:
-    time.sleep(0.005)
-
-
 def _clocks(gpu):
-    return NvmlClocks(gpu, _load, settle_s=0.01, sample_s=0.03)
+    return NvmlClocks(gpu, lambda: None, settle_s=0.0, sample_s=0.0)
 
 
 def test_a_lock_is_read_back_under_load_and_restored(fake_nvml, gpu):
@@ -146,7 +141,7 @@ def test_without_a_gpu_the_control_refuses_by_name():
 
 
 _CHILD = """
-import os, signal, sys, time
+import os, signal, sys
 from profiler.instruments.clocks import NvmlClocks
 from profiler.instruments.nvml import Nvml
 gpu = Nvml().gpus()[0]
@@ -169,57 +164,62 @@ if sys.argv[1] == "fork":
     print("worker gone", flush=True)
 if sys.argv[1] == "stuck":
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-time.sleep(60)
+print(f"told {sys.stdin.readline().strip()}", flush=True)
 """
 
 
-def _start(fake_nvml, way):
-    child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, way],
-        env=fake_nvml.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert child.stdout.readline() == "locked\n"
-    return child
+@pytest.fixture
+def locker(fake_nvml, start):
+    """Return a function that starts a process which locks the clock and then goes on in some way, for ever in most."""
 
+    def started(way, *, first=":"):
+        command = ["sh", "-c", f'{first}; exec "$@"', "sh", sys.executable, "-c", _CHILD, way]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        child = start(command, env=fake_nvml.environment, **pipes)
+        assert child.stdout.readline() == "locked\n"
+        return child
 
-def _wait_until_free(fake_nvml, gpu=0):
-    deadline = time.monotonic() + 10
-    while fake_nvml.locked_mhz(gpu) is not None:
-        assert time.monotonic() < deadline, "the clock was not given back"
-        time.sleep(0.02)
+    return started
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_gives_the_clock_back_and_still_ends_the_process(fake_nvml, number):
+def test_a_signal_gives_the_clock_back_and_still_ends_the_process(fake_nvml, locker, number):
     """The parent sees the death it caused, and the clock is free by then."""
-    with _start(fake_nvml, "sleep") as child:
-        child.send_signal(number)
-        assert child.wait(timeout=10) == -number
+    child = locker("wait")
+    child.send_signal(number)
+    assert child.wait() == -number
     assert fake_nvml.locked_mhz() is None
     assert fake_nvml.last_changed_by() == child.pid
 
 
-@pytest.mark.parametrize("way", ["exit", "raise"])
-def test_an_exit_without_leaving_the_context_gives_the_clock_back(fake_nvml, way):
-    """`sys.exit` and an uncaught exception end through atexit."""
-    with _start(fake_nvml, way) as child:
-        assert child.wait(timeout=10) != 0
+def test_a_signal_ignored_since_the_start_ends_neither_the_lock_nor_the_process(fake_nvml, locker):
+    """Under `nohup`, or behind a script's `&`, a hang-up and a Ctrl-C leave a run and its clock as they are."""
+    child = locker("wait", first="trap '' HUP INT")
+    child.send_signal(signal.SIGHUP)
+    child.send_signal(signal.SIGINT)
+    assert fake_nvml.locked_mhz() == 1410
+    out, _ = child.communicate("to end\n")
+    assert (out, child.returncode) == ("told to end\n", 0)
     assert fake_nvml.locked_mhz() is None
 
 
-@pytest.mark.parametrize("way", ["os-exit", "sleep", "stuck"])
-def test_a_death_no_handler_sees_is_covered_by_the_watchdog(fake_nvml, way):
+@pytest.mark.parametrize("way", ["exit", "raise"])
+def test_an_exit_without_leaving_the_context_gives_the_clock_back(fake_nvml, locker, way):
+    """`sys.exit` and an uncaught exception end through atexit."""
+    assert locker(way).wait() != 0
+    assert fake_nvml.locked_mhz() is None
+
+
+@pytest.mark.parametrize("way", ["os-exit", "wait", "stuck"])
+def test_a_death_no_handler_sees_is_covered_by_the_watchdog(fake_nvml, locker, wait_until, way):
     """SIGKILL, `os._exit` and a process stuck in native code: another process resets the clock."""
-    with _start(fake_nvml, way) as child:
-        if way == "stuck":
-            child.send_signal(signal.SIGTERM)
-        if way != "os-exit":
-            child.kill()
-        child.wait(timeout=10)
-        _wait_until_free(fake_nvml)
+    child = locker(way)
+    if way == "stuck":
+        child.send_signal(signal.SIGTERM)
+    if way != "os-exit":
+        child.kill()
+    child.wait()
+    wait_until(lambda: fake_nvml.locked_mhz() is None)
 
 
 _RANK = """
@@ -234,28 +234,28 @@ with NvmlClocks(Nvml().gpus()[rank]) as clocks:
         time.sleep(0.02)
     if rank == 1:
         os._exit(9)
-    time.sleep(60)
+    while True:
+        time.sleep(1)
 """
 
 
-def test_a_crash_of_a_sibling_rank_frees_every_gpu(fake_nvml, tmp_path):
+def test_a_crash_of_a_sibling_rank_frees_every_gpu(fake_nvml, tmp_path, wait_until):
     """Torchrun ends the other ranks: the crashed rank's GPU and its siblings' are all given back."""
     pytest.importorskip("torch")
     fake_nvml.set(gpus=2)
     program = tmp_path / "rank.py"
     program.write_text(_RANK)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
-    ended = subprocess.run(command, env=fake_nvml.environment, capture_output=True, check=False, timeout=60)
+    ended = subprocess.run(command, env=fake_nvml.environment, capture_output=True, check=False)
     assert ended.returncode != 0
     assert [change for change in fake_nvml.changes() if change[0] == "lock"] != []
-    _wait_until_free(fake_nvml)
-    _wait_until_free(fake_nvml, gpu=1)
+    wait_until(lambda: fake_nvml.locked_mhz(0) is None and fake_nvml.locked_mhz(1) is None)
 
 
-def test_a_forked_child_does_not_give_back_its_parents_clock(fake_nvml):
+def test_a_forked_child_does_not_give_back_its_parents_clock(fake_nvml, locker, wait_until):
     """Only the process that locked may restore: a worker that exits must not unlock the run."""
-    with _start(fake_nvml, "fork") as child:
-        assert child.stdout.readline() == "worker gone\n"
-        assert fake_nvml.locked_mhz() == 1410
-        child.kill()
-        _wait_until_free(fake_nvml)
+    child = locker("fork")
+    assert child.stdout.readline() == "worker gone\n"
+    assert fake_nvml.locked_mhz() == 1410
+    child.kill()
+    wait_until(lambda: fake_nvml.locked_mhz() is None)

@@ -1,7 +1,5 @@
 """Throttle verdicts from counters: what rejects a sample, what labels it, what is not known."""
 
-import time
-
 import pytest
 
 from profiler.instruments.nvml import Nvml
@@ -10,8 +8,9 @@ from profiler.instruments.throttle import Throttle, ThrottleCounters
 
 @pytest.fixture
 def counters(fake_nvml):
+    fake_nvml.stop_clock()
     with Nvml() as nvml:
-        yield ThrottleCounters(nvml.gpus()[0])
+        yield ThrottleCounters(nvml.gpus()[0], now_s=lambda: fake_nvml.now_s)
 
 
 def test_counters_that_stand_still_are_a_clean_sample(counters):
@@ -35,10 +34,10 @@ def test_the_software_power_cap_labels_a_sample_with_its_share_of_the_time(fake_
     """The power cap is the true steady state of a large GEMM: kept, with the fraction in the note."""
     fake_nvml.set(field_frac__74=0.5)
     mark = counters.mark()
-    time.sleep(0.1)
+    fake_nvml.advance(0.1)
     verdict = counters.since(mark)
     assert verdict.status == "ok"
-    assert verdict.limited_frac["sw_power_cap"] == pytest.approx(0.5, abs=0.05)
+    assert verdict.limited_frac["sw_power_cap"] == pytest.approx(0.5)
     assert "sw_power_cap" in verdict.note
 
 

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ from profiles_db.store import open_store
 
 GEMM = ["m", "n", "k", "scaling", "quantise", "dtype"]
 FORMATS = (("bf16", "none"), ("fp8", "row"), ("w8a8", "row"))
-PATIENCE_S = 120
 
 
 @pytest.fixture
@@ -47,15 +45,24 @@ def options(manifest, db):
     return ["--device", "cpu", "--manifest", str(manifest), "--db", str(db), "--exhaustive"]
 
 
-def torchrun(*arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "profiler"]
-    return subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+PROFILE = [sys.executable, "-m", "simulator.cli", "profile"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "profiler"]
 
 
-def apex(*arguments, **environment):
-    command = [sys.executable, "-m", "simulator.cli", "profile", *arguments]
+def run(command, **environment):
+    """Run a command to its end."""
     env = {**os.environ, **environment}
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def in_flight(start, wait_until, manifest, tmp_path):
+    """Start a run on two ranks and wait until one has journalled its first row; returns its process and its folder."""
+    db = tmp_path / "db"
+    command = [*PROFILE, *options(manifest, db), "--nproc-per-node", "2"]
+    process = start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_until(lambda: any(path.stat().st_size for path in (db / ".profile").glob("rows-*.jsonl")))
+    return process, db
 
 
 def keys(db):
@@ -68,27 +75,15 @@ def keys(db):
     return found
 
 
-def wait_for_rows(db):
-    """Wait until a rank has journalled its first row."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not any(path.stat().st_size for path in (db / ".profile").glob("rows-*.jsonl")):
-        assert time.monotonic() < deadline, "no row was measured"
-        time.sleep(0.02)
-
-
-def test_two_torchrun_ranks_measure_a_manifest_and_a_stopped_run_resumes(manifest, tmp_path):
+def test_two_torchrun_ranks_measure_a_manifest_and_a_stopped_run_resumes(in_flight, manifest):
     """A run ended by SIGTERM and started again has every point of the manifest exactly once, with its provenance."""
-    db = tmp_path / "db"
-    command = [sys.executable, "-m", "simulator.cli", "profile", *options(manifest, db), "--nproc-per-node", "2"]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for_rows(db)
+    first, db = in_flight
     first.send_signal(signal.SIGTERM)
-    out, err = first.communicate(timeout=PATIENCE_S)
+    out, err = first.communicate()
     assert first.returncode == 143, err
     assert "stopped by SIGTERM; the same command resumes" in out
-    second = torchrun(*options(manifest, db), "--json")
-    out, err = second.communicate(timeout=PATIENCE_S)
-    assert second.returncode == 0, err
+    second = run([*TORCHRUN, *options(manifest, db), "--json"])
+    assert second.returncode == 0, second.stderr
     found = keys(db)
     assert len(found) == len(set(found)) == 12 + 2 + 2
     store = open_store(db, bundled=None)
@@ -100,7 +95,7 @@ def test_two_torchrun_ranks_measure_a_manifest_and_a_stopped_run_resumes(manifes
             *(table[name].to_pylist() for name in ("latency_p10_s", "latency_s", "latency_p90_s")), strict=True
         )
     )
-    outcome = json.loads(out.strip().splitlines()[-1])
+    outcome = json.loads(second.stdout.strip().splitlines()[-1])
     assert outcome["already"] + outcome["measured"] == len(found)
     runs = {row["run_id"]: row for row in store.runs().to_pylist()}
     assert set(table["run_id"].to_pylist()) <= set(runs)
@@ -108,23 +103,20 @@ def test_two_torchrun_ranks_measure_a_manifest_and_a_stopped_run_resumes(manifes
     assert runs[outcome["run_id"]]["ended_at"] is not None
 
 
-def test_a_killed_rank_is_replaced_and_loses_no_row(manifest, tmp_path):
+def test_a_killed_rank_is_replaced_and_loses_no_row(in_flight):
     """SIGKILL of one rank: the run starts again by itself, and ends with every point exactly once."""
-    db = tmp_path / "db"
-    command = [sys.executable, "-m", "simulator.cli", "profile", *options(manifest, db), "--nproc-per-node", "2"]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for_rows(db)
-    ranks = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True).stdout.split()
+    process, db = in_flight
+    ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
     os.kill(int(ranks[1]), signal.SIGKILL)
-    _, err = run.communicate(timeout=PATIENCE_S)
-    assert run.returncode == 0, err
+    _, err = process.communicate()
+    assert process.returncode == 0, err
     assert "a rank ended with SIGKILL; starting again (1/5)" in err
     assert "Traceback" not in err
     found = keys(db)
     assert len(found) == len(set(found)) == 12 + 2 + 2
 
 
-def test_rows_left_on_another_node_come_home(manifest, tmp_path):
+def test_rows_left_on_another_node_come_home(start, manifest, tmp_path):
     """Two nodes with folders of their own: rows a dead run left on the second are stored on the first."""
     homes = [tmp_path / "node-0", tmp_path / "node-1"]
     op = OpShape.of("gemm", dtype="bf16", m=7, n=256, k=128, scaling="none", quantise=False)
@@ -140,9 +132,9 @@ def test_rows_left_on_another_node_come_home(manifest, tmp_path):
         place = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
         env = {**os.environ, **{name: str(value) for name, value in place.items()}, "MASTER_ADDR": "127.0.0.1"}
         command = [sys.executable, "-m", "profiler", *options(manifest, home), "--families", "gemm", "--json"]
-        nodes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    out, err = nodes[0].communicate(timeout=PATIENCE_S)
-    nodes[1].communicate(timeout=PATIENCE_S)
+        nodes.append(start(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    out, err = nodes[0].communicate()
+    nodes[1].communicate()
     assert [node.returncode for node in nodes] == [0, 0], err
     assert json.loads(out)["recovered"] == 1
     found = keys(homes[0])
@@ -170,7 +162,7 @@ def test_rows_left_on_another_node_come_home(manifest, tmp_path):
 )  # fmt: skip
 def test_a_mistake_is_one_message_with_a_hint(arguments, environment, message, tmp_path):
     """A wrong option, device, manifest or environment ends with code 2 and one message, before anything is written."""
-    done = apex(*arguments, "--db", str(tmp_path / "db"), **environment)
+    done = run([*PROFILE, *arguments, "--db", str(tmp_path / "db")], **environment)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -188,8 +180,7 @@ def test_no_torch_and_no_folder_are_messages_of_both_commands(  # noqa: PLR0917 
     """Without torch, or with a folder that cannot be made, a run and a campaign end with their code and one message."""
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{missing!r}] = None\n" if missing else "")
     command = [sys.executable, "-m", module, "--device", "cpu", "--db", str(tmp_path / folder)]
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    done = run(command, PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "hint: " in done.stderr
@@ -199,30 +190,21 @@ def test_no_torch_and_no_folder_are_messages_of_both_commands(  # noqa: PLR0917 
 
 def test_a_sweep_over_clocks_that_cannot_be_locked_is_measured_once_and_says_so(tmp_path):
     """Without clocks to lock, one unlocked sweep is measured and the others are named as left out."""
-    command = [
-        "--device",
-        "cpu",
-        "--families",
-        "gemm",
-        "--dtypes",
-        "bf16",
-        "--budget",
-        "2s",
-        "--clocks",
-        "1980,1410,810",
-    ]
-    done = apex(*command, "--db", str(tmp_path), "--json")
+    path = tmp_path / "shapes.json"
+    gemm = {"columns": GEMM, "rows": [[m, 64, 64, "none", False, "bf16"] for m in (1, 16)]}
+    path.write_text(json.dumps({"apex_shape_manifest": 1, "families": {"gemm": gemm}}))
+    done = run([*PROFILE, *options(path, tmp_path), "--clocks", "1980,1410,810", "--json"])
     assert done.returncode == 0, done.stderr
     notes = json.loads(done.stdout)["notes"]
     assert any("measuring unlocked" in note for note in notes)
     assert "left out: 1410, 810 MHz, which would be the same unlocked clock again" in notes
     table = open_store(tmp_path, bundled=None).read("gemm")
-    assert set(table["clock_mhz"].to_pylist()) == {None}
+    assert table["clock_mhz"].to_pylist() == [None, None]
 
 
 def test_a_dry_run_prices_the_plan_and_writes_nothing(manifest, tmp_path):
     """The dry run counts the points per format and says what they can cost at most."""
-    done = apex(*options(manifest, tmp_path / "db"), "--dry-run")
+    done = run([*PROFILE, *options(manifest, tmp_path / "db"), "--dry-run"])
     assert done.returncode == 0, done.stderr
     assert "gemm        fp8       torch.scaled_mm" in done.stdout
     assert "time: at most" in done.stdout

@@ -57,7 +57,7 @@ def test_hosts_are_told_apart_without_being_named(tmp_path):
 
 
 def test_a_commit_is_marked_dirty_when_files_differ(tmp_path):
-    """A row measured with edited code cannot be mistaken for the commit's."""
+    """A row measured with edited code cannot be mistaken for the commit's; asking writes nothing to the repository."""
     git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@t"]
     subprocess.run([*git, "init", "-q"], check=True)
     (tmp_path / "code.py").write_text("one")
@@ -65,8 +65,12 @@ def test_a_commit_is_marked_dirty_when_files_differ(tmp_path):
     subprocess.run([*git, "commit", "-qm", "one"], check=True)
     clean = git_commit(tmp_path)
     assert len(clean) == 40
+    index = (tmp_path / ".git" / "index").read_bytes()
     (tmp_path / "code.py").write_text("two")
     assert git_commit(tmp_path) == f"{clean}-dirty"
+    (tmp_path / "code.py").write_text("one")
+    assert git_commit(tmp_path) == clean
+    assert (tmp_path / ".git" / "index").read_bytes() == index
 
 
 def test_code_outside_a_repository_has_no_commit(tmp_path):

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,8 @@ import pytest
 pytest.importorskip("torch", reason="a rank measures with torch")
 
 from profiler.errors import RENEW_EXIT_CODE
+from profiler.run import StopSignal
 from profiler.supervisor import supervise
-
-PATIENCE_S = 120
 
 
 @pytest.fixture
@@ -23,18 +21,27 @@ def rank(tmp_path, monkeypatch):
     """Return a function that sets how a rank ends each time it is started, and the starts so far as its arguments."""
     starts = tmp_path / "starts"
 
-    def ending(codes):
+    def ending(codes, *, before=""):
         (tmp_path / "scripted_rank.py").write_text(
-            "import sys, pathlib\n"
+            "import os, signal, sys, pathlib\n"
             f"starts = pathlib.Path({str(starts)!r})\n"
             "with starts.open('a') as file: file.write(' '.join(sys.argv[1:]) + '\\n')\n"
             f"codes = {codes!r}\n"
+            f"{before}\n"
             "sys.exit(codes[min(len(starts.read_text().splitlines()), len(codes)) - 1])\n"
         )
         return starts
 
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     return ending
+
+
+def has_ended(process_id):
+    """Whether a process has ended, waited for or not."""
+    try:
+        return "zombie" in Path(f"/proc/{process_id}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_a_process_may_ask_for_a_new_one_as_often_as_it_likes(rank):
@@ -65,22 +72,54 @@ def test_an_end_that_a_restart_cannot_mend_is_handed_on(rank, code):
     assert len(starts.read_text().splitlines()) == 1
 
 
-def test_a_rank_whose_supervisor_was_killed_ends_after_its_point(tmp_path):
+@pytest.fixture
+def disposition():
+    """Return a function that sets what this process does at a signal; what it did before comes back."""
+    previous = {}
+
+    def of(number, handler):
+        previous.setdefault(number, signal.signal(number, handler))
+
+    yield of
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("handler", "code", "starts"),
+    [(signal.default_int_handler, 70, 1), (signal.SIG_IGN, 0, 2)],
+    ids=["heard", "ignored"],
+)
+def test_ctrl_c_ends_a_run_unless_it_was_started_to_ignore_it(rank, disposition, handler, code, starts):
+    """A run in the background of a script, which its shell starts with SIGINT ignored, outlives a Ctrl-C there."""
+    disposition(signal.SIGINT, handler)
+    started = rank([70, 0], before="os.kill(os.getppid(), signal.SIGINT)")
+    assert supervise("scripted_rank", 1, [], time_option="--budget") == code
+    assert len(started.read_text().splitlines()) == starts
+
+
+@pytest.mark.parametrize(("handler", "name"), [(signal.default_int_handler, "SIGINT"), (signal.SIG_IGN, None)])
+def test_a_rank_hears_the_signals_that_its_run_does(disposition, handler, name):
+    """SIGINT asks a rank to end after its point, unless it is ignored there too; afterwards all is as it was."""
+    disposition(signal.SIGINT, handler)
+    stop = StopSignal()
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.name == name
+    assert signal.getsignal(signal.SIGINT) == handler
+
+
+def test_a_rank_whose_supervisor_was_killed_ends_after_its_point(tmp_path, start, wait_until):
     """SIGKILL of the command leaves no process behind, and the same command resumes with every row."""
     db = tmp_path / "db"
     command = [sys.executable, "-m", "simulator.cli", "profile", "--device", "cpu", "--families", "gemm"]
     command += ["--dtypes", "bf16", "--db", str(db), "--exhaustive", "--json"]
-    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + PATIENCE_S
-    while not any(path.stat().st_size for path in (db / ".profile").glob("rows-*.jsonl")):
-        assert time.monotonic() < deadline, "no row was measured"
-        time.sleep(0.02)
+    run = start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: any(path.stat().st_size for path in (db / ".profile").glob("rows-*.jsonl")))
     (rank,) = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True).stdout.split()
     run.send_signal(signal.SIGKILL)
     run.wait()
-    while Path(f"/proc/{rank}").exists() and "zombie" not in Path(f"/proc/{rank}/status").read_text():
-        assert time.monotonic() < deadline, "the rank goes on alone"
-        time.sleep(0.1)
-    done = subprocess.run([*command, "--budget", "1s"], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    wait_until(lambda: has_ended(rank))
+    done = subprocess.run([*command, "--budget", "1s"], capture_output=True, text=True, check=True)
     outcome = json.loads(done.stdout)
     assert outcome["already"] + outcome["recovered"] > 0

@@ -41,16 +41,26 @@ class HotFor(ThrottleCounters):
         return Throttle(limited_frac={"sw_thermal": 0.5} if self._left >= 0 else {})
 
 
-def test_a_known_sleep_is_measured():
-    """A kernel that takes two milliseconds is measured at two milliseconds, and buffer sets are used in turn."""
-    turns = []
+def test_a_sample_is_the_time_of_its_calls():
+    """No sample is shorter than the call in it, all fit into the time they took, and buffer sets are used in turn."""
+    turns, took_s = [], []
 
     def launch(i):
+        began_s = time.perf_counter()
+        while time.perf_counter() - began_s < 0.002:  # longer than a batch: one call is a sample
+            pass
         turns.append(i)
-        time.sleep(0.002)
+        took_s.append(time.perf_counter() - began_s)
 
-    measured = take_samples(CpuStopwatch(Prepared(launch, 3), QUICK), QUICK.rule(), ThrottleCounters(None))
-    assert 0.002 <= measured.quantile_s(0.5) < 0.02
+    stopwatch = CpuStopwatch(Prepared(launch, 3), QUICK)
+    warm_ups = len(turns)
+    began_s = time.perf_counter()
+    measured = take_samples(stopwatch, QUICK.rule(), ThrottleCounters(None))
+    elapsed_s = time.perf_counter() - began_s
+    samples_s = measured.samples_s
+    assert len(took_s) - warm_ups >= len(samples_s) + measured.preempted
+    assert min(took_s[warm_ups:]) <= min(samples_s)
+    assert sum(samples_s) <= elapsed_s
     assert [i % 3 for i in turns[-6:]] in ([0, 1, 2, 0, 1, 2], [1, 2, 0, 1, 2, 0], [2, 0, 1, 2, 0, 1])
 
 
@@ -60,14 +70,14 @@ def test_short_calls_are_timed_in_batches():
     stopwatch = CpuStopwatch(Prepared(calls.append, 1), QUICK)
     before = len(calls)
     stopwatch.sample_s()
-    assert len(calls) - before > 50
+    assert len(calls) - before > 1
 
 
 def test_a_point_that_takes_too_long_is_given_up():
     """Warm-up calls beyond the point's limit end it."""
-    policy = TimingPolicy(warmup_s=0.0, point_timeout_s=0.01)
-    with pytest.raises(PointTimeoutError, match=r"more than 0\.01 s"):
-        CpuStopwatch(Prepared(lambda _: time.sleep(0.02), 1), policy)
+    policy = TimingPolicy(warmup_s=0.0, point_timeout_s=0.0)
+    with pytest.raises(PointTimeoutError, match="more than 0 s"):
+        CpuStopwatch(Prepared(lambda _: None, 1), policy)
 
 
 def test_preempted_samples_are_dropped_and_counted():
