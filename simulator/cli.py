@@ -36,6 +36,7 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "clusters",
         "List bundled clusters and devices, or show one.",
     ),
+    "engines": ("simulator.commands.engines", "engines", "List bundled engine profiles, or show one."),
     "shapes": ("simulator.commands.shapes", "shapes", "Write the op shapes a search will ask for."),
     "profile": ("profiler.cli", "profile", "Measure this machine's ops into Parquet."),
     "doctor": ("profiler.cli", "doctor", "Check whether this machine can be measured well."),

@@ -134,6 +134,10 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         "--extension": ("models tiny-llama", "--extension cells.py", ""),
     },
     "clusters": {"--json": ("clusters h100-sxm-2", "--json", "")},
+    "engines": {
+        "--json": ("engines vllm-0.33", "--json", ""),
+        "--toml": ("engines vllm-0.33", "--toml", ""),
+    },
     "shapes": {
         "--model": ("shapes --cluster h100-sxm-2 -o s.json", "--model llama-3.2-1b", "--model tiny-llama"),
         "--cluster": ("shapes --model llama-3.2-1b -o s.json", "--cluster l40s-4", "--cluster h100-sxm-2"),

@@ -36,6 +36,8 @@ def _run(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
         (f"shapes {_WHERE} --plan tp2 --weights fp8 -o OUT/m.json", "--weights", "--plan"),
         (f"shapes {_WHERE} --plan tp2 --fewer-devices -o OUT/m.json", "--fewer-devices", "--plan"),
         ("fit --constants --monotone", "--monotone", "--constants"),
+        ("engines --toml", "--toml", "one profile"),
+        ("engines vllm-0.33 --json --toml", "--toml", "--json"),
         ("compare fit.parquet --widest 5", "--widest", "of its own"),
         ("compare h100-sxm h200-sxm --cluster h100-sxm-8", "--cluster", "need none"),
         ("profile --self-test --budget 2s", "--budget", "--self-test"),

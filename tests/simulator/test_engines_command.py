@@ -1,0 +1,113 @@
+"""`apex engines` lists the bundled profiles and shows one with all it inherits, each value with who states it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulator.bundled_profiles import DEFAULT_PROFILE, bundled_profiles
+from simulator.cli import main
+from simulator.engine_profile import EngineProfile, load_profile
+
+
+def _run(line: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        main(["engines", *line])
+    said = capsys.readouterr()
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code, said.out, said.err
+
+
+def _ours(folder: Path, text: str = "[host]\nstep_s = 0.002\n") -> str:
+    path = folder / "ours.toml"
+    path.write_text(f'schema = 1\nname = "ours"\nextends = "vllm-0.33"\n{text}', encoding="utf-8")
+    return str(path)
+
+
+def test_every_bundled_profile_is_listed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The list has a line per profile with its version, batching policy and limits; a star marks the default."""
+    code, out, err = _run([], capsys)
+    head, *lines = out.splitlines()
+    assert code == 0
+    assert head.split()[:5] == ["profile", "engine", "version", "policy", "extends"]
+    names = [line[2:].split()[0] for line in lines]
+    assert sorted(names) == bundled_profiles()
+    assert [name for name, line in zip(names, lines, strict=True) if line.startswith("*")] == [DEFAULT_PROFILE]
+    old = lines[names.index("vllm-0.6")]
+    assert old.split() == ["vllm-0.6", "vllm", "0.6.0", "vllm-v0", "-", "512", "256"]
+    assert err.startswith("*")
+
+
+def test_the_list_as_json_has_the_limits_of_every_kind_of_device(capsys: pytest.CaptureFixture[str]) -> None:
+    """The newest version of an engine comes first, with its parents and its limits by device."""
+    found = json.loads(_run(["--json"], capsys)[1])
+    vllm = [item for item in found if item["engine"] == "vllm"]
+    assert [item["name"] for item in vllm] == ["vllm-0.33", "vllm-0.18", "vllm-0.11", "vllm-0.10", "vllm-0.6"]
+    assert [item["is_default"] for item in vllm] == [True, False, False, False, False]
+    assert vllm[0]["extends"] == ["vllm-0.18", "vllm-0.11", "vllm-0.10"]
+    assert vllm[0]["limits"][1]["except_names"] == ["a100", "gb10"]
+
+
+def _facts(name: str, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
+    return {fact["key"]: fact for fact in json.loads(_run([name, "--json"], capsys)[1])["facts"]}
+
+
+@pytest.mark.parametrize("name", bundled_profiles())
+def test_every_value_of_a_bundled_profile_has_a_source(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a bundled profile or one of its parents states, the same file says the source of."""
+    facts = _facts(name, capsys)
+    assert facts["host.step_s"]["value"] == load_profile(name).host.step_s
+    unexplained = [key for key, fact in facts.items() if fact["stated_by"] is not None and not fact["source"]]
+    assert unexplained == []
+
+
+def test_a_value_is_shown_with_the_file_that_states_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file's own value has the file and no source where it gives none; inherited ones keep profile and source."""
+    path = _ours(tmp_path, 'without = ["memory.states"]\n[host]\nstep_s = 0.002\n')
+    facts = _facts(path, capsys)
+    assert facts["host.step_s"] == {"key": "host.step_s", "value": 0.002, "stated_by": path, "source": None}
+    assert facts["host.launch_s"]["stated_by"] == "vllm-0.10"
+    assert "30 us per launch" in facts["host.launch_s"]["source"]
+    assert facts["host.sequence_s"]["stated_by"] == "vllm-0.33"
+    assert facts["memory.states"] == {"key": "memory.states", "value": None, "stated_by": None, "source": None}
+    code, out, _ = _run([path], capsys)
+    rows = [line.split() for line in out.splitlines()]
+    assert code == 0
+    assert rows[0] == ["ours", "extends", "vllm-0.33,", "vllm-0.18,", "vllm-0.11,", "vllm-0.10"]
+    assert ["step_s", path, "0.002"] in rows
+    assert ["launch_s", "vllm-0.10", "3e-05"] in rows
+    assert ["states", "(default)", "none"] in rows
+
+
+@pytest.mark.parametrize("name", bundled_profiles())
+def test_the_printed_file_is_the_profile(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What --toml prints is a file that extends nothing and loads as the same values, sources aside."""
+    path = tmp_path / "whole.toml"
+    path.write_text(_run([name, "--toml"], capsys)[1], encoding="utf-8")
+    assert "extends =" not in path.read_text(encoding="utf-8")
+    found, bundled = (_plain(load_profile(source)) for source in (str(path), name))
+    assert found.pop("name") == f"my-{bundled.pop('name')}"
+    assert found == bundled
+
+
+def _plain(profile: EngineProfile) -> dict[str, Any]:
+    def without_sources(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without_sources(inner) for key, inner in value.items() if key != "source"}
+        return value
+
+    plain: dict[str, Any] = without_sources(profile.model_dump(by_alias=True))
+    return plain
+
+
+def test_a_file_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A faulty file ends in exit code 2 with file, key, value and hint, and nothing on standard output."""
+    path = _ours(tmp_path, "[host]\nstep_s = 2.0\n")
+    code, out, err = _run([path], capsys)
+    assert (code, out) == (2, "")
+    assert f"error: {path}: host.step_s is 2.0, must be less than 1" in err
+    assert "hint: apex engines vllm-0.33" in err
+    code, out, err = _run(["vllm-0.34"], capsys)
+    assert (code, out) == (2, "")
+    assert "hint: did you mean vllm-0.33" in err
