@@ -1,8 +1,8 @@
 """Whether a process can still use its device after a point failed.
 
 A kernel that faults (an illegal address, a failed assertion) leaves every later call of the process failing with the
-same error. torch before 2.12 keeps believing in a capture that was invalidated: from then on emptying its cache, which
-every capture does first, and drawing random numbers fail. Neither heals within the process.
+same error. torch before 2.12 does not notice that a capture was invalidated: from then on emptying its cache, which
+every capture does first, and drawing random numbers fail. Neither can be mended within the process.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What can end a profiling run besides a person's request: siblings or a device that are gone."""
+"""Which ranks a run has lost, or that its device is gone: what can end a profiling run besides a person's request."""
 
 from typing import Final
 

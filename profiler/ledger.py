@@ -1,4 +1,4 @@
-"""Rank 0's side of the books: what is already stored, and how new rows get there exactly once."""
+"""What rank 0 knows of the store: which points are there already, and how each new row gets there exactly once."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""The state of one run on one rank: its siblings, its books, its clock, and whether somebody has asked it to stop."""
+"""The state of one run on one rank: the other ranks, the journal, the clock, and whether it was asked to stop."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Points that take far longer than a larger point of the same curve: noise, a cold start, a sick link.
+"""Points that take far longer than a larger point of the same curve: noise, a cold start, a faulty link.
 
 Along its work column more work cannot take less time, so a row is an outlier when
 

@@ -1,4 +1,4 @@
-"""Exactly the op shapes that a search will ask for: every plan compiled with a cost model that takes notes.
+"""Exactly the op shapes that a search will ask for: every plan is compiled with a cost model that records its ops.
 
 Plans share most of their shapes; each is listed once. Decode batches of sequences longer than any may get are left out
 and counted.

@@ -1,4 +1,4 @@
-"""vLLM's own kernels where vLLM is installed: what its engine really runs, instead of torch's nearest relative.
+"""vLLM's own kernels where vLLM is installed: what its engine really runs, instead of the most similar kernel of torch.
 
 Entry points move between releases: `profiler.kernels.vllm_signatures` compares every call made here with the
 signatures of an installed or unpacked vLLM. Weights are column-major [k, n] as vLLM's linear layers hold them.
