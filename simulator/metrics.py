@@ -55,9 +55,10 @@ class Distribution:
         return cls(mean=mean, p50=float(p50), p90=float(p90), p95=float(p95), p99=float(p99))
 
     @classmethod
-    def of_sketch(cls, sketch: LogHistogram) -> "Distribution":
-        """Summarise a stream."""
-        p50, p90, p95, p99 = (sketch.quantile(share) for share in _QUANTILES)
+    def of_sketch(cls, sketch: LogHistogram, *, is_weighted: bool = False) -> "Distribution":
+        """Summarise a stream as ``of`` does, or as ``of_weighted``; quantiles are within the sketch's error."""
+        quantile = sketch.quantile if is_weighted else sketch.quantile_between
+        p50, p90, p95, p99 = map(quantile, _QUANTILES)
         return cls(mean=sketch.mean, p50=p50, p90=p90, p95=p95, p99=p99)
 
 
@@ -184,22 +185,53 @@ def summarise(result: EngineResult, slo: RequestSlo | None = None) -> Metrics:
     return _metrics(distributions, counts, result)
 
 
-def summarise_stream(results: Iterable[EngineResult], slo: RequestSlo | None = None) -> Metrics:
-    """Metrics of a run in parts (``run_stream``) in bounded memory: quantiles within 0.1 %, all else exact."""
-    sketches = {name: LogHistogram() for name in ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")}
-    counts = _Counts()
-    last: EngineResult | None = None
-    for last in results:
-        latency = _measured_latencies_s(last)
-        counts.add(last, _meets(slo or RequestSlo(), latency))
+class StreamedMetrics:
+    """Metrics of a run in parts (``run_stream``), part after part in bounded memory.
+
+    Quantiles are within ``sketch.RELATIVE_ERROR``; all else is what ``summarise`` says of the same run in one piece.
+    """
+
+    def __init__(self, slo: RequestSlo | None = None) -> None:
+        self._slo = slo or RequestSlo()
+        self._sketches = {name: LogHistogram() for name in ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")}
+        self._counts = _Counts()
+        self._last: EngineResult | None = None
+
+    def add(self, part: EngineResult) -> None:
+        """Count what ``part`` has finished; its sums of the replicas replace those of the part before."""
+        latency = _measured_latencies_s(part)
+        self._counts.add(part, _meets(self._slo, latency))
         has_gaps = latency["gaps"] > 0
         for name in ("ttft_s", "e2e_s", "queue_s"):
-            sketches[name].add(latency[name])
-        sketches["tpot_s"].add(latency["tpot_s"][has_gaps])
-        sketches["itl_s"].add(latency["tpot_s"][has_gaps], latency["gaps"][has_gaps])
-    if last is None:
-        raise UserError("the stream has no requests")
-    return _metrics({name: Distribution.of_sketch(sketch) for name, sketch in sketches.items()}, counts, last)
+            self._sketches[name].add(latency[name])
+        self._sketches["tpot_s"].add(latency["tpot_s"][has_gaps])
+        self._sketches["itl_s"].add(latency["tpot_s"][has_gaps], latency["gaps"][has_gaps])
+        self._last = part
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens of all answers so far."""
+        return self._counts.output_tokens
+
+    @property
+    def last(self) -> EngineResult:
+        """The last part; it holds the sums of the replicas over all parts."""
+        if self._last is None:
+            raise UserError("the stream has no requests")
+        return self._last
+
+    def metrics(self) -> Metrics:
+        """Metrics of the parts so far."""
+        found = {name: Distribution.of_sketch(it, is_weighted=name == "itl_s") for name, it in self._sketches.items()}
+        return _metrics(found, self._counts, self.last)
+
+
+def summarise_stream(results: Iterable[EngineResult], slo: RequestSlo | None = None) -> Metrics:
+    """Metrics of a run in parts, all of which are read here."""
+    streamed = StreamedMetrics(slo)
+    for part in results:
+        streamed.add(part)
+    return streamed.metrics()
 
 
 def _measured_latencies_s(result: EngineResult) -> dict[str, F64]:

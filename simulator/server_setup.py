@@ -8,7 +8,7 @@ from simulator.engine_profile import EngineProfile
 from simulator.limits import RouterName
 from simulator.model.spec import ModelSpec
 from simulator.plan import Plan
-from simulator.workload.workload import Workload
+from simulator.workload.parts import Traffic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class ServerSetup:
     profile: EngineProfile
     overrides: Overrides = field(default_factory=Overrides)
 
-    def max_model_len(self, workload: Workload) -> int:
+    def max_model_len(self, workload: Traffic) -> int:
         """Longest sequence the engine must accept: the workload's longest request, in whole kilotokens.
 
         Engines default to the model's whole context, which makes small plans fail to start for lengths nobody sends.
@@ -47,7 +47,7 @@ class ServerSetup:
         if self.overrides.max_model_len is not None:
             check_max_model_len(self.overrides.max_model_len, self.model, self.profile)
             return self.overrides.max_model_len
-        return min(context_of(self.model, self.profile).limit, -(-longest_request(workload) // 1024) * 1024)
+        return min(context_of(self.model, self.profile).limit, -(-workload.longest_tokens // 1024) * 1024)
 
     def async_conflict(self, plan: Plan) -> str | None:
         """Name what of the plan keeps this version of the engine from scheduling a step ahead."""
@@ -57,8 +57,3 @@ class ServerSetup:
         return self.profile.async_conflict(
             pp=plan.pp, has_drafts=bool(drafts), has_lookup_drafts=bool(drafts) and self.overrides.draft_step_s is None
         )
-
-
-def longest_request(workload: Workload) -> int:
-    """Tokens of the longest request, its answer included."""
-    return int((workload.prompt_tokens + workload.output_tokens).max(initial=1))

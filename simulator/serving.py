@@ -18,10 +18,11 @@ from simulator.op_curves import OpCurves
 from simulator.plan import Plan
 from simulator.plan_space import check_plan
 from simulator.pools import PoolPlan
-from simulator.server_setup import ServerSetup, longest_request
+from simulator.server_setup import ServerSetup
 from simulator.sizing import size_plan
 from simulator.step_cost import CompiledPlan, StepShape, compile_plan
-from simulator.workload.workload import CappedLoop, ClosedLoop, Workload
+from simulator.workload.parts import Traffic
+from simulator.workload.workload import CappedLoop, ClosedLoop
 
 CostSource = Callable[[float | None], CostModel]  # clock in MHz, None = unlocked
 
@@ -62,7 +63,7 @@ class Serving(ServerSetup):
     # Op curves by clock; hand one serving's to another that differs in overrides only, and nothing is priced twice.
     priced: dict[float | None, OpCurves] = field(default_factory=dict, repr=False)
 
-    def start(self, plan: Plan, workload: Workload) -> Start | Refusal:
+    def start(self, plan: Plan, workload: Traffic) -> Start | Refusal:
         """Check, size and compile ``plan`` for ``workload``."""
         reason = check_plan(self.model, plan, self.cluster) or self._engine_refusal(plan)
         if reason is not None:
@@ -85,7 +86,8 @@ class Serving(ServerSetup):
         if isinstance(workload.client, ClosedLoop | CappedLoop):
             # No more than the client's own concurrency can ever run; a larger table would only cost time.
             max_num_seqs = min(max_num_seqs, max(1, workload.client.concurrency))
-        tokenising_s = profile.host.frontend_token_s * _mean_prompt(workload)
+        # The mean request's time in the tokeniser stands for everybody's.
+        tokenising_s = profile.host.frontend_token_s * workload.mean_prompt_tokens
         limits = EngineLimits(
             policy=profile.policy,
             max_num_seqs=max_num_seqs,
@@ -138,12 +140,12 @@ class Serving(ServerSetup):
         )
         return self.priced.setdefault(clock_mhz, curves)  # another thread's, if it was first
 
-    def notes(self, workload: Workload) -> list[str]:
+    def notes(self, workload: Traffic) -> list[str]:
         """Say what was decided for the user: the longest sequence, where nobody stated it, and what prices rest on."""
         if self.overrides.max_model_len is not None:
             return self.price_notes()
         taken, limit = self.max_model_len(workload), context_of(self.model, self.profile).limit
-        needed = longest_request(workload)
+        needed = workload.longest_tokens
         note = (
             f"max_model_len {taken}: the longest request of {workload.name} needs {needed:,} tokens, "
             f"{self.model.name} takes up to {limit:,}; state --max-model-len where the server gets longer ones"
@@ -206,8 +208,3 @@ class Serving(ServerSetup):
         if plan.pp > 1 and plan.attention_dp > 1:
             return "attention data parallelism inside pipeline stages is not simulated"
         return None
-
-
-def _mean_prompt(workload: Workload) -> float:
-    """Prompt tokens of the mean request: its time in the tokeniser stands for everybody's."""
-    return float(workload.prompt_tokens.mean()) if len(workload) else 0.0

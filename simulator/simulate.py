@@ -34,7 +34,7 @@ from simulator.launch import launch_lines
 from simulator.limits import EngineLimits
 from simulator.metrics import summarise
 from simulator.model.spec import ModelSpec
-from simulator.objective import Slo
+from simulator.objective import STATISTICS, Slo
 from simulator.op_breakdown import op_breakdown
 from simulator.op_curves import End
 from simulator.plan import Plan
@@ -54,8 +54,8 @@ class InfeasibleError(UserError):
 class Result:
     """One simulated plan: what it started with, what users would see, and the run behind it.
 
-    ``run`` is None where a search has let go of it. ``interval`` holds [low, high] of each metric by its path
-    (``ttft_s.p99``); None until ``with_interval`` adds it.
+    ``run`` is None where a search has let go of it, or where the workload was streamed. ``interval`` holds [low, high]
+    of each metric by its path (``ttft_s.p99``); None until ``with_interval`` adds it.
     """
 
     start: Start
@@ -64,6 +64,7 @@ class Result:
     engines: dict[str, str | None]
     launch: tuple[str, ...]  # shell lines that start it on the profile's engine
     interval: Mapping[str, Interval] | None = None
+    quantile_error_frac: float | None = None  # of every quantile and of its interval's ends; None where they are exact
 
     @property
     def plan(self) -> Plan:
@@ -75,6 +76,17 @@ class Result:
         """What was changed so that it starts."""
         return self.start.notes
 
+    @property
+    def approximate(self) -> tuple[str, ...]:
+        """Paths of the metrics that are known up to ``quantile_error_frac`` only."""
+        if self.quantile_error_frac is None:
+            return ()
+        quantiles = [statistic for statistic in STATISTICS if statistic != "mean"]
+        found = [
+            name for name, value in self.metrics.items() if isinstance(value, dict) and set(quantiles) <= set(value)
+        ]
+        return tuple(f"{name}.{statistic}" for name in found for statistic in quantiles)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, as `apex simulate --json` prints them."""
         start = self.start
@@ -84,6 +96,11 @@ class Result:
             "devices": start.plan.num_devices,
             "metrics": self.metrics,
             **({} if self.interval is None else {"metrics_interval": _lists(self.interval)}),
+            **(
+                {"approximate": {"relative_error_frac": self.quantile_error_frac, "metrics": list(self.approximate)}}
+                if self.approximate
+                else {}
+            ),
             "limits": limits_facts(start),
             "memory": memory_facts(start),
             "engines": self.engines,
@@ -189,10 +206,14 @@ def _run(start: Start, workload: Workload, end: End, *, log: bool = False) -> En
 
 def _measure(serving: Serving, start: Start, run: EngineResult, slo: Slo | None, end: End) -> dict[str, Any]:
     metrics = summarise(run, (slo or Slo()).per_request).to_json()
+    return metrics | work_figures(serving, start, run, int(run.output_tokens[run.is_finished].sum()), end)
+
+
+def work_figures(serving: Serving, start: Start, run: EngineResult, output_tokens: int, end: End) -> dict[str, float]:
+    """Return utilisation, energy and price of a run at one end, from its sums of the replicas."""
     work = run_work(start.compiled, run, start.plan, serving.cluster, end=end)
-    output_tokens = int(run.output_tokens[run.is_finished].sum())
     scheme = start.plan.weight_dtype or serving.model.quantisation or serving.model.dtype
-    return metrics | work_metrics(work, start.plan, serving.cluster, output_tokens, SCHEMES[scheme].compute)
+    return work_metrics(work, start.plan, serving.cluster, output_tokens, SCHEMES[scheme].compute)
 
 
 def _lists(intervals: Mapping[str, Interval]) -> dict[str, list[float]]:

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from cluster_specs.errors import UserError
 from simulator.context import context_of
 from simulator.engine_profile import BatchLimits, EngineProfile
@@ -16,7 +14,7 @@ from simulator.model.expert_layout import EXPERT_LAYOUTS
 from simulator.plan import Plan
 from simulator.server_setup import Overrides, ServerSetup
 from simulator.state_limit import fit_states
-from simulator.workload.workload import Workload
+from simulator.workload.parts import Traffic
 
 _FAST_LINKS: Final = ("nvlink", "infinity-fabric")
 
@@ -48,7 +46,7 @@ class _Asked:
     acceptance: float
 
 
-def size_plan(setup: ServerSetup, plan: Plan, workload: Workload) -> Sizing | str:
+def size_plan(setup: ServerSetup, plan: Plan, workload: Traffic) -> Sizing | str:
     """Size ``plan``, or say why it cannot start; raises ``UserError`` for settings that contradict each other."""
     overrides = setup.overrides
     asked = _asked(setup, plan, workload)
@@ -59,7 +57,7 @@ def size_plan(setup: ServerSetup, plan: Plan, workload: Workload) -> Sizing | st
         setup.cluster.device.memory_bytes, max_num_batched_tokens=asked.tokens * asked.sharing_ranks, plan=plan
     )
     fitted = fit_states(
-        _memory_by_sequences(setup, plan, asked, utilization, mean_context(workload)),
+        _memory_by_sequences(setup, plan, asked, utilization, workload.mean_context_tokens),
         plan.max_num_seqs or _max_num_seqs(overrides, asked.defaults.max_num_seqs, asked.tokens),
         profile.memory.states,
         is_stated=(plan.max_num_seqs or overrides.max_num_seqs) is not None,
@@ -85,7 +83,7 @@ def size_plan(setup: ServerSetup, plan: Plan, workload: Workload) -> Sizing | st
     )
 
 
-def _asked(setup: ServerSetup, plan: Plan, workload: Workload) -> _Asked:
+def _asked(setup: ServerSetup, plan: Plan, workload: Traffic) -> _Asked:
     """Settle every setting that does not depend on memory; raises ``UserError`` where two contradict each other."""
     device, overrides = setup.cluster.device, setup.overrides
     profile = setup.profile.on(device, plan, setup.model.architecture)
@@ -142,13 +140,6 @@ def _memory_by_sequences(
         )
 
     return sized
-
-
-def mean_context(workload: Workload) -> int:
-    """Tokens a running request holds on average: its prompt and half of its answer, longer runs weighing more."""
-    steps = np.maximum(workload.output_tokens, 1)
-    held = workload.prompt_tokens + steps / 2
-    return max(1, round(float(np.average(held, weights=steps)))) if len(workload) else 1
 
 
 def _is_chunked(setup: ServerSetup, profile: EngineProfile) -> bool:

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
     from simulator.layouts import Layout
     from simulator.serving import Serving
+    from simulator.workload.parts import Traffic
     from simulator.workload.workload import Workload
 
 
 def refuse_idle_options(
     context: click.Context,
     serving: "Serving",
-    workload: "Workload",
+    workload: "Traffic",
     layouts: "Iterable[Layout] | None",
     *,
     costs: "Path | None",

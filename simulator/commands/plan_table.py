@@ -37,6 +37,8 @@ def plan_table(result: "Outcome") -> str:
     sections |= {"limits": facts["limits"], "memory": facts["memory"]}
     sections["runs on"] = {engine: reason or "yes" for engine, reason in result.engines.items()}
     lines = [f"plan {result.plan} on {counted(result.plan.num_devices, 'device')}", "", rendered(table)]
+    if "approximate" in facts:
+        lines.append(f"streamed: p50 to p99 are within {100 * facts['approximate']['relative_error_frac']:g} %")
     for name, values in sections.items():
         lines += _section(name, values, intervals)
     lines += ["", *start_lines(result.launch)]

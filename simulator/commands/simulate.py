@@ -1,15 +1,24 @@
 """`apex simulate`: one plan, in detail."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cluster_specs.command_line import Command, strict_json
 from simulator.commands.output_options import OutputFiles, output_options
 from simulator.commands.serving_options import input_files, load_serving, say_when_compiling, serving_options
+from simulator.commands.stream_option import load_parts, replay_parts, stream_notes, stream_option
 from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, trace_options
 from simulator.errors import EXIT_INFEASIBLE
+
+if TYPE_CHECKING:
+    from simulator.layouts import Layout, Outcome
+    from simulator.objective import Limit, Slo
+    from simulator.serving import Serving
+    from simulator.workload.parts import WorkloadParts
+    from simulator.workload.workload import Workload
 
 
 @click.command(cls=Command)
@@ -23,6 +32,7 @@ from simulator.errors import EXIT_INFEASIBLE
 @serving_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @output_options
+@stream_option
 @trace_options
 @click.pass_context
 def simulate(
@@ -36,42 +46,67 @@ def simulate(
     requests_out: Path | None,
     iterations_out: Path | None,
     chrome_trace: Path | None,
+    stream: bool | None,
     **options: Any,
 ) -> None:
     """Simulate one plan. Exit code 3 when it cannot start or breaks a limit of --slo."""
     from simulator.commands.cannot_act import refuse_idle_options
-    from simulator.commands.formats import form_of
     from simulator.commands.plan_table import plan_table
-    from simulator.layouts import replay_layout, start_layout, with_layout_interval
-    from simulator.objective import parse_slo, read_metric
+    from simulator.objective import parse_slo
     from simulator.pools import PoolPlan, parse_layout
-    from simulator.serving import Refusal
-    from simulator.simulate import InfeasibleError
 
     files = OutputFiles(requests_out=requests_out, iterations_out=iterations_out, chrome_trace=chrome_trace)
     files.check(input_files(trace, options))
     plan, slo = parse_layout(plan_text), parse_slo(slos)
     if isinstance(plan, PoolPlan) and files.need_log:
         raise click.UsageError(f"plan {plan}: --iterations-out and --chrome-trace are for plans of one pool")
-    workload = load_workload(trace, **{name: options.pop(name) for name in TRACE_OPTION_NAMES})
+    reading = {name: options.pop(name) for name in TRACE_OPTION_NAMES}
+    parts = load_parts(trace, stream=stream, layout=plan, files=files, reading=reading, serving=options)
+    workload = load_workload(trace, **reading) if parts is None else parts
     serving = load_serving(**options)
     refuse_idle_options(context, serving, workload, [plan], costs=options["costs"])
     say_when_compiling()
+    result = _replayed(serving, plan, workload, slo, files)
+    notes = [*result.notes, *serving.notes(workload), *stream_notes(result, slo)]
+    for note in notes:
+        click.echo(note, err=True)
+    breaks = slo.broken(result.metrics)
+    facts = result.to_json() | {"notes": notes, "breaks": [str(limit) for limit in breaks]}
+    click.echo(strict_json(facts) if as_json else plan_table(result))
+    if breaks:
+        _say_what_breaks(result, breaks)
+        context.exit(EXIT_INFEASIBLE)
+
+
+def _replayed(
+    serving: "Serving", plan: "Layout", workload: "Workload | WorkloadParts", slo: "Slo", files: OutputFiles
+) -> "Outcome":
+    """Start the plan, run it whole or in parts, and write the files asked for."""
+    from simulator.layouts import replay_layout, start_layout, with_layout_interval
+    from simulator.pools import PoolPlan
+    from simulator.serving import Refusal
+    from simulator.simulate import InfeasibleError
+    from simulator.workload.parts import WorkloadParts
+
+    if isinstance(workload, WorkloadParts):
+        assert not isinstance(plan, PoolPlan)  # refused when the parts were opened
+        start = serving.start(plan, workload)
+        if isinstance(start, Refusal):
+            raise InfeasibleError(f"plan {plan} cannot start: {start.reason}")
+        return replay_parts(serving, start, workload, slo, files)
     started = start_layout(serving, plan, workload)
     if isinstance(started, Refusal):
         raise InfeasibleError(f"plan {plan} cannot start: {started.reason}")
     result = replay_layout(serving, started, workload, slo, log=files.need_log)
     assert result.run is not None
     files.write(result.run)
-    result = with_layout_interval(serving, result, workload, slo)
-    notes = [*result.notes, *serving.notes(workload)]
-    for note in notes:
-        click.echo(note, err=True)
-    breaks = slo.broken(result.metrics)
-    facts = result.to_json() | {"notes": notes, "breaks": [str(limit) for limit in breaks]}
-    click.echo(strict_json(facts) if as_json else plan_table(result))
+    return with_layout_interval(serving, result, workload, slo)
+
+
+def _say_what_breaks(result: "Outcome", breaks: "Sequence[Limit]") -> None:
+    from simulator.commands.formats import form_of
+    from simulator.objective import read_metric
+
     for limit in breaks:
         value = form_of(limit.path)(read_metric(result.metrics, limit.path))
-        click.echo(f"plan {plan} breaks {limit}: {value}", err=True)
-    if breaks:
-        context.exit(EXIT_INFEASIBLE)
+        click.echo(f"plan {result.plan} breaks {limit}: {value}", err=True)

@@ -89,8 +89,22 @@ def workload_files(text: str) -> list[str]:
     return [text, *re.split("[:,=]", text)]
 
 
-def load_workload(
-    trace: str,
+def load_workload(trace: str, **options: Any) -> "Workload":
+    """Read or generate the workload ``trace`` names and print its notes to stderr; raises UserError.
+
+    ``options`` are what click collects of `trace_options`.
+    """
+    from simulator.commands.cannot_act import refuse_rate_of_closed_loop
+    from simulator.workload.parse import parse_workload
+
+    workload = parse_workload(trace, **reading_of(**options))
+    refuse_rate_of_closed_loop(options["rate_scale"], workload)
+    for note in workload.notes:
+        click.echo(f"note: {note}", err=True)
+    return workload
+
+
+def reading_of(
     *,
     rate_scale: float,
     length_scale: tuple[float, float],
@@ -102,11 +116,8 @@ def load_workload(
     sort: bool,
     turns: str,
     result: int | None,
-) -> "Workload":
-    """Read or generate the workload ``trace`` names and print its notes to stderr; raises UserError."""
-    from simulator.commands.cannot_act import refuse_rate_of_closed_loop
-    from simulator.workload.parse import parse_workload
-
+) -> dict[str, Any]:
+    """Return the arguments of `parse_workload` that the options stand for; those left alone are left out."""
     chosen: dict[str, Any] = {
         "format": trace_format if trace_format != "auto" else None,
         "time_unit": time_unit,
@@ -116,14 +127,5 @@ def load_workload(
         "turns": turns if turns != "recorded" else None,
         "result": result,
     }
-    workload = parse_workload(
-        trace,
-        rate_scale=rate_scale,
-        length_scale=length_scale,
-        limit=limit,
-        **{name: value for name, value in chosen.items() if value},
-    )
-    refuse_rate_of_closed_loop(rate_scale, workload)
-    for note in workload.notes:
-        click.echo(f"note: {note}", err=True)
-    return workload
+    scaled = {"rate_scale": rate_scale, "length_scale": length_scale, "limit": limit}
+    return scaled | {name: value for name, value in chosen.items() if value}

@@ -1,8 +1,9 @@
 """Serve a workload that does not fit into memory: part after part, on one continuing engine state.
 
-The engine runs each part up to the first arrival of the next, its *horizon*. Requests still under way then move into
-the next part's rows; links between rows are offsets, so they are rewritten. What a part has finished is handed out and
-forgotten. Times are those of one uninterrupted run, bit for bit.
+The engine runs each part up to the first arrival of the next, its *horizon*; where the router looks at snapshots, up to
+the last one before that arrival. Requests still under way then move into the next part's rows; links between rows are
+offsets, so they are rewritten. What a part has finished is handed out and forgotten. Times are those of one
+uninterrupted run, bit for bit.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ from simulator.engine.conservation import Ledger
 from simulator.engine.layout import I64, NONE
 from simulator.engine.policies import engine_for
 from simulator.engine.result import EngineResult, is_under_way, result_from_rows
+from simulator.engine.router import TICK_PS
 from simulator.engine.run import run_engine
 from simulator.limits import EngineLimits, RouterName
 from simulator.step_tables import StepTables
@@ -74,6 +76,8 @@ def run_stream(
                     f"before the end of the part before it at {part.arrival_s[-1]} s"
                 )
             state[layout.HORIZON] = ps(following.arrival_s[:1] - origin_s)[0] + state[layout.FRONTEND]
+            if state[layout.ROUTER] == layout.VLLM_ROUTER:
+                state[layout.HORIZON] -= state[layout.HORIZON] % TICK_PS  # the snapshot the next arrival is judged by
         run_engine(engine, state, costs, part.name)
         rows = state[state[layout.REQUESTS] :].reshape(-1, layout.REQUEST_COLUMNS)
         stays = _stays(state, rows)

@@ -1,4 +1,7 @@
-"""What became of every request, one row each, in the order of the workload."""
+"""What became of every request, one row each.
+
+Rows are in the order of the workload; a streamed run writes them part by part, as requests are done with.
+"""
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +21,7 @@ def request_table(run: EngineResult) -> pa.Table:
     names = np.array([STATUS_NAMES.get(code, "unsent") for code in range(int(run.status.max(initial=0)) + 1)])
     return unit_table(
         {
-            "request": np.arange(len(run)),
+            "request": np.arange(len(run)) if run.index is None else run.index,
             "arrival_s": np.where(run.arrival_ps >= 0, run.arrival_ps * PS, np.nan),
             "prompt_tokens": run.prompt_tokens,
             "output_tokens": run.output_tokens,

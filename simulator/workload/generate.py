@@ -1,11 +1,16 @@
 """Synthetic open-loop workloads: an arrival process over drawn lengths, and the named length mixes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cluster_specs.errors import UserError
-from simulator.workload.arrivals import ArrivalName, generate_arrivals, random_stream
+from cluster_specs.files.shown import shown
+from simulator.workload.arrivals import ArrivalName, iter_arrivals, random_stream
+from simulator.workload.columns import MOST_REQUESTS
 from simulator.workload.lengths import LengthDistribution, Lognormal, draw_pairs
 from simulator.workload.workload import Workload
 
@@ -46,6 +51,61 @@ def length_mix(name: str) -> LengthMix:
     return LENGTH_MIXES[name]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synthetic:
+    """Open-loop requests to draw: arrivals, prompts and outputs come from streams of their own under one ``seed``.
+
+    ``lengths`` are distributions, or a workload whose (prompt, output) pairs are drawn with replacement.
+    """
+
+    count: int
+    lengths: LengthMix | Workload
+    process: ArrivalName = "poisson"
+    rate_per_s: float = 1.0
+    arrival_cv: float = 1.0
+    seed: int = 0
+    name: str = "synthetic"
+
+    def whole(self) -> Workload:
+        """Draw all requests at once; raises ``UserError`` for more than one workload holds."""
+        if self.count > MOST_REQUESTS:
+            raise UserError(
+                f"number of requests is {shown(self.count)}, must be <= {MOST_REQUESTS}",
+                hint="apex simulate --stream serves longer ones in parts",
+            )
+        return next(self.iter_parts(max(self.count, 1)))
+
+    def iter_parts(self, part_requests: int) -> Iterator[Workload]:
+        """Draw the same requests in consecutive parts of at most ``part_requests``."""
+        arrivals = iter_arrivals(
+            self.count,
+            part_requests,
+            process=self.process,
+            rate_per_s=self.rate_per_s,
+            cv=self.arrival_cv,
+            seed=self.seed,
+        )
+        draw = self._pairs()
+        for arrival_s in arrivals:
+            prompts, outputs = draw(len(arrival_s))
+            yield Workload(
+                name=self.name,
+                arrival_s=arrival_s,
+                prompt_tokens=prompts,
+                output_tokens=outputs,
+                notes=self.lengths.notes if isinstance(self.lengths, Workload) else (),
+            )
+
+    def _pairs(self) -> Callable[[int], tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Return what draws the next so many prompts and outputs."""
+        lengths = self.lengths
+        if isinstance(lengths, Workload):
+            pairs = random_stream(self.seed, "empirical lengths")
+            return lambda count: draw_pairs(lengths.prompt_tokens, lengths.output_tokens, count, pairs)
+        prompts, outputs = random_stream(self.seed, "prompt lengths"), random_stream(self.seed, "output lengths")
+        return lambda count: (lengths.prompt.draw(count, prompts), lengths.output.draw(count, outputs))
+
+
 def generate_workload(
     count: int,
     *,
@@ -56,13 +116,16 @@ def generate_workload(
     seed: int = 0,
     name: str = "synthetic",
 ) -> Workload:
-    """Draw ``count`` requests; arrivals, prompts and outputs come from streams of their own under one ``seed``."""
-    return Workload(
+    """Draw ``count`` requests of the mix ``mix``."""
+    return Synthetic(
+        count=count,
+        lengths=mix,
+        process=process,
+        rate_per_s=rate_per_s,
+        arrival_cv=arrival_cv,
+        seed=seed,
         name=name,
-        arrival_s=generate_arrivals(count, process=process, rate_per_s=rate_per_s, cv=arrival_cv, seed=seed),
-        prompt_tokens=mix.prompt.draw(count, random_stream(seed, "prompt lengths")),
-        output_tokens=mix.output.draw(count, random_stream(seed, "output lengths")),
-    )
+    ).whole()
 
 
 def resample_workload(
@@ -75,13 +138,12 @@ def resample_workload(
     seed: int = 0,
 ) -> Workload:
     """Draw ``count`` requests with the empirical (prompt, output) lengths of ``source`` and fresh arrivals."""
-    prompts, outputs = draw_pairs(
-        source.prompt_tokens, source.output_tokens, count, random_stream(seed, "empirical lengths")
-    )
-    return Workload(
+    return Synthetic(
+        count=count,
+        lengths=source,
+        process=process,
+        rate_per_s=rate_per_s,
+        arrival_cv=arrival_cv,
+        seed=seed,
         name=f"{source.name}-resampled",
-        arrival_s=generate_arrivals(count, process=process, rate_per_s=rate_per_s, cv=arrival_cv, seed=seed),
-        prompt_tokens=prompts,
-        output_tokens=outputs,
-        notes=source.notes,
-    )
+    ).whole()

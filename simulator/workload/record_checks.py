@@ -48,6 +48,7 @@ class RecordChecker:
     fmt: RecordFormat
     sort: bool = False
     rate_scale: float = 1.0  # what the arrivals will be divided by
+    is_streamed: bool = False  # what would grow with the trace is not kept: names of requests, the count of blocks
     kept: int = 0
     failed: int = 0
     zero_output: int = 0
@@ -148,7 +149,7 @@ class RecordChecker:
 
     def _count_blocks(self, blocks: int) -> None:
         self.blocks += blocks
-        if self.blocks > MOST_BLOCK_IDS:
+        if self.blocks > MOST_BLOCK_IDS and not self.is_streamed:
             raise UserError(
                 f"{self.path}: holds more than {MOST_BLOCK_IDS:,} prefix blocks, the most that is read whole",
                 hint="--limit N reads the first N requests",
@@ -158,7 +159,7 @@ class RecordChecker:
         fmt = self.fmt
         if fmt.after is not None and fmt.after in chunk.values:
             return self._explicit_parents(chunk, fmt.after)
-        if fmt.request_id is None or fmt.request_id not in chunk.values:
+        if fmt.request_id is None or fmt.request_id not in chunk.values or self.is_streamed:
             return None
         for index, request_id in enumerate(identities(chunk, fmt.request_id)):
             position = self.index_of_id.setdefault(request_id, self.kept + index)

@@ -18,6 +18,7 @@ from simulator.workload.formats import RecordFormat, TimeUnit, choose_format
 from simulator.workload.json_traces import iter_json_list, iter_jsonl, iter_line_records
 from simulator.workload.own_files import parquet_header
 from simulator.workload.parquet_traces import count_rows, iter_parquet, parquet_keys
+from simulator.workload.parts import WHOLE_HINT, NotStreamableError
 from simulator.workload.record_checks import RecordChecker, Requests
 from simulator.workload.record_chunks import chunk_columns
 from simulator.workload.workload import OpenLoop, PrefixBlocks, Workload
@@ -98,12 +99,15 @@ class RecordReader:
         return self._assemble(parts, limit=limit, origin_s=self._checker.first_s if self._sort else 0.0)
 
     def iter_workloads(self, chunk_requests: int, limit: int | None) -> Iterator[Workload]:
-        """Yield the file's first ``limit`` requests as consecutive workloads."""
+        """Yield the file's first ``limit`` requests as consecutive workloads; their names are not compared."""
         left = limit
+        self._checker.is_streamed = True
         for part in self._iter_requests(chunk_requests):
             chunk = self._assemble([part], limit=left, origin_s=0.0)
             if chunk.after is not None:
-                raise UserError(f"{self.file}: follow-up turns need the whole trace", hint="read it whole")
+                raise NotStreamableError(
+                    f"{self.file} cannot be streamed: turns follow the answers of earlier ones", hint=WHOLE_HINT
+                )
             yield chunk
             if left is not None:
                 left -= len(chunk)

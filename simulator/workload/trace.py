@@ -17,13 +17,13 @@ from simulator.workload.containers import Container, open_container
 from simulator.workload.data_frames import columns_of
 from simulator.workload.formats import FORMAT_NAMES, TimeUnit, record_format
 from simulator.workload.json_traces import iter_line_records
+from simulator.workload.parts import PART_REQUESTS, NotStreamableError
 from simulator.workload.record_reader import RecordReader, Turns
 from simulator.workload.recorded import Recorded, read_recorded
 from simulator.workload.scale import scale_workload
 from simulator.workload.sharegpt import TextLengths, is_conversation, read_sharegpt
 from simulator.workload.workload import Workload
 
-_CHUNK_REQUESTS: Final = 65_536
 _SHAREGPT: Final = "sharegpt"
 
 
@@ -100,7 +100,7 @@ def read_trace(
     if isinstance(opened_as, str):
         workload = _read_requests_of(file, opened_as, reading, text or TextLengths())
     else:
-        workload = opened_as.read_whole(_CHUNK_REQUESTS, limit)
+        workload = opened_as.read_whole(PART_REQUESTS, limit)
     return scale_workload(workload, rate_scale, length_scale)
 
 
@@ -117,7 +117,7 @@ def read_measured(path: str | Path, *, format: str = "auto", result: int | None 
 def iter_trace(
     path: str | Path,
     *,
-    chunk_requests: int = _CHUNK_REQUESTS,
+    chunk_requests: int = PART_REQUESTS,
     format: str = "auto",  # noqa: A002 - the field's word, and the flag's
     rate_scale: float = 1.0,
     length_scale: float | tuple[float, float] = 1.0,
@@ -129,7 +129,8 @@ def iter_trace(
     """Yield a trace as consecutive workloads of at most ``chunk_requests``: memory does not grow with its length.
 
     Arguments as in `read_trace`. Arrivals go on counting from the start of the trace; sorting and turn links need the
-    whole trace. Raises UserError as `read_trace` does, for a trace-wide fault after the last chunk.
+    whole trace, and requests' own names are not compared. Raises UserError as `read_trace` does, for a trace-wide fault
+    after the last chunk.
     """
     reading = _Reading(
         format=format,
@@ -144,7 +145,9 @@ def iter_trace(
         raise UserError(f"chunk_requests is {chunk_requests}, must be >= 1")
     opened_as = _open(file, reading)
     if isinstance(opened_as, str) or opened_as.is_table:
-        raise UserError(f"{file}: one JSON document cannot be streamed", hint="apex trace convert it to Parquet first")
+        raise NotStreamableError(
+            f"{file} cannot be streamed: it is one JSON document", hint="apex trace convert it to Parquet first"
+        )
     for chunk in opened_as.iter_workloads(chunk_requests, limit):
         yield scale_workload(chunk, rate_scale, length_scale)
 
@@ -208,5 +211,5 @@ def _conversations(file: Path) -> Iterator[tuple[str, object]]:
         with opened(file) as stream:
             yield from ((f"{file}: entry {number}", value) for number, value in iter_list(stream, file))
         return
-    for block in iter_line_records(file, _CHUNK_REQUESTS):
+    for block in iter_line_records(file, PART_REQUESTS):
         yield from ((f"{file}:{number}", record) for number, record in block)

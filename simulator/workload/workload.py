@@ -65,6 +65,23 @@ class Workload:
     def __len__(self) -> int:
         return len(self.arrival_s)
 
+    @property
+    def longest_tokens(self) -> int:
+        """Tokens of the longest request, its answer included."""
+        return int((self.prompt_tokens + self.output_tokens).max(initial=1))
+
+    @property
+    def mean_prompt_tokens(self) -> float:
+        """Prompt tokens of the mean request."""
+        return float(self.prompt_tokens.mean()) if len(self) else 0.0
+
+    @property
+    def mean_context_tokens(self) -> int:
+        """Tokens a running request holds on average: its prompt and half of its answer, longer runs weighing more."""
+        steps = np.maximum(self.output_tokens, 1)
+        held = self.prompt_tokens + steps / 2
+        return max(1, round(float(np.average(held, weights=steps)))) if len(self) else 1
+
     def head(self, count: int) -> "Workload":
         """Return the first ``count`` requests (all of them when there are fewer)."""
         if count >= len(self):

@@ -113,6 +113,7 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         "--requests-out": (f"{_IN_SIMULATE} {_OPEN}", "--requests-out requests.parquet", ""),
         "--iterations-out": (f"{_IN_SIMULATE} {_OPEN}", "--iterations-out steps.parquet", ""),
         "--chrome-trace": (f"{_IN_SIMULATE} {_OPEN}", "--chrome-trace timeline.json", ""),
+        "--stream": (f"{_IN_SIMULATE} {_OPEN}", "--stream", ""),
     },
     "trace describe": {
         **_within("trace describe --json", _READING),

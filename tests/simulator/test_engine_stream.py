@@ -74,6 +74,20 @@ def test_parts_give_the_times_of_the_whole(router: RouterName, size: int) -> Non
     assert parts[-1].replicas.peak_blocks.tolist() == whole.replicas.peak_blocks.tolist()
 
 
+@pytest.mark.parametrize("size", [7, 100, 333])
+def test_parts_that_end_between_two_snapshots_change_no_routing(size: int) -> None:
+    """A router that judges by snapshots sees those of the whole run, taken every 100 ms, wherever parts are cut."""
+    tables = linear_tables(
+        max_num_seqs=20, max_num_batched_tokens=300, step_ps=4_000_000_000, token_ps=40_000_000, decode_kv_ps=6_000_000
+    )
+    slow = replace(arrivals(1500), arrival_s=arrivals(1500).arrival_s * 2e6)
+    whole = run_replicas(tables, LIMITS, slow, dp=3, router="vllm")
+    parts = list(run_stream(tables, LIMITS, split(slow, size), dp=3, router="vllm"))
+    index = np.concatenate([np.zeros(0, np.int64) if part.index is None else part.index for part in parts])
+    assert np.concatenate([part.replica for part in parts])[np.argsort(index)].tolist() == whole.replica.tolist()
+    assert np.concatenate([part.finish_ps for part in parts])[np.argsort(index)].tolist() == whole.finish_ps.tolist()
+
+
 def test_parts_out_of_order_and_closed_loops_are_refused() -> None:
     """A part that starts before the last one ended, or a client that waits for answers, is an error by name."""
     parts = split(arrivals(20), 10)

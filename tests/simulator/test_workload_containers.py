@@ -230,6 +230,6 @@ def test_a_table_by_columns_is_not_streamed(tmp_path: Path) -> None:
     """One document cannot be read in parts, and says so; lists and lines can."""
     for name in ("columns.json", "list.json"):
         (tmp_path / name).write_text(TEXTS[name])
-    with pytest.raises(UserError, match="one JSON document cannot be streamed"):
+    with pytest.raises(UserError, match="cannot be streamed: it is one JSON document"):
         list(iter_trace(tmp_path / "columns.json"))
     assert [len(part) for part in iter_trace(tmp_path / "list.json", chunk_requests=4)] == [4, 2]
