@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 _ROOT = Path(__file__).parents[2]
-_GUIDES = sorted(path for path in (_ROOT / "docs" / "guides").glob("*.md"))
+_GUIDES = sorted((_ROOT / "docs" / "guides").glob("*.md"))
 _STEP = re.compile(
     r"^`(?P<file>[\w./-]+)`:\n\n```\w*\n(?P<content>.*?)^```$"
     r"|^```diff\n--- (?P<edited>[\w./-]+)\n(?P<hunks>.*?)^```$"
@@ -104,7 +104,11 @@ def test_a_guide_works_to_the_letter(guide: Path, tmp_path: Path) -> None:
             assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
-@pytest.mark.parametrize("guide", _GUIDES, ids=lambda guide: guide.stem)
+@pytest.mark.parametrize(
+    "guide",
+    [guide for guide in _GUIDES if _LEFT_OUT.search(guide.read_text(encoding="utf-8"))],
+    ids=lambda guide: guide.stem,
+)
 def test_a_check_names_what_is_left_out(guide: Path, tmp_path: Path) -> None:
     """With one file's change left out and all others made, the check that the guide names fails and says the text."""
     page = guide.read_text(encoding="utf-8")
