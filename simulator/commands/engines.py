@@ -154,6 +154,7 @@ def _hanging(head: str, text: str, indent: int) -> list[str]:
 
 
 def _toml(profile: "EngineProfile", merged: "MergedProfile") -> str:
+    from cluster_specs.files.shown import shown
     from cluster_specs.files.toml_text import toml_text
     from simulator.bundled_profiles import bundled_profiles
     from simulator.profile_facts import whole_profile
@@ -161,7 +162,5 @@ def _toml(profile: "EngineProfile", merged: "MergedProfile") -> str:
     whole = whole_profile(profile, merged)
     if merged.files[0].label in bundled_profiles():
         whole["name"] = f"my-{profile.name}"
-    head = (
-        f"# All of {profile.name}. A file that states what differs and extends it is shorter, and outlives new keys.\n"
-    )
-    return head + toml_text(whole)
+    hint = "A file that extends it and states what differs is shorter, and outlives new keys."
+    return f"# All of {shown(profile.name)}. {hint}\n{toml_text(whole)}"

@@ -91,6 +91,14 @@ def test_the_printed_file_is_the_profile(name: str, tmp_path: Path, capsys: pyte
     assert found == bundled
 
 
+def test_a_name_of_several_lines_is_no_broken_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever a person calls a profile, what --toml prints of it can be read."""
+    path, whole = tmp_path / "ours.toml", tmp_path / "whole.toml"
+    path.write_text('schema = 1\nname = "two\\nlines = 3"\nextends = "vllm-0.33"\n', encoding="utf-8")
+    whole.write_text(_run([str(path), "--toml"], capsys)[1], encoding="utf-8")
+    assert load_profile(str(whole)).name == "two\nlines = 3"
+
+
 def _plain(profile: EngineProfile) -> dict[str, Any]:
     def without_sources(value: Any) -> Any:
         if isinstance(value, dict):
