@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from simulator.engine.result import ReplicaTotals
 from simulator.op_curves import StepSum
-from simulator.step_cost import Knots, StageSums
+from simulator.step_cost import StageSums
+from simulator.step_knots import Knots
 
 Array = NDArray[np.float64]
 Quantity = Callable[[StepSum], Array]

@@ -19,8 +19,9 @@ from simulator.plan import Plan
 from simulator.plan_space import check_plan
 from simulator.pools import PoolPlan
 from simulator.server_setup import ServerSetup
-from simulator.sizing import size_plan
-from simulator.step_cost import CompiledPlan, StepShape, compile_plan
+from simulator.sizing import Sizing, size_plan
+from simulator.step_cost import CompiledPlan, compile_plan
+from simulator.step_knots import StepShape
 from simulator.workload.parts import Traffic
 from simulator.workload.workload import CappedLoop, ClosedLoop
 
@@ -66,14 +67,8 @@ class Serving(ServerSetup):
     def start(self, plan: Plan, workload: Traffic) -> Start | Refusal:
         """Check, size and compile ``plan`` for ``workload``."""
         reason = check_plan(self.model, plan, self.cluster) or self._engine_refusal(plan)
+        reason = reason or self._workload_refusal(plan, workload)
         if reason is not None:
-            return Refusal(plan=plan, reason=reason)
-        has_drafts = bool(self.overrides.speculative_tokens)
-        if workload.client_timeout_s is not None and (plan.pp > 1 or plan.attention_dp > 1 or has_drafts):
-            reason = (
-                "a client time-out is simulated without pipeline stages, attention data parallelism and speculative "
-                "decoding only"
-            )
             return Refusal(plan=plan, reason=reason)
         kv = kv_format(self.model, plan, self.profile)
         if kv.refusal is not None:
@@ -81,50 +76,30 @@ class Serving(ServerSetup):
         sized = size_plan(self, plan, workload)
         if isinstance(sized, str):
             return Refusal(plan=plan, reason=sized)
-        profile, server, memory = sized.profile, sized.server, sized.memory
-        max_num_seqs = server.max_num_seqs
-        if isinstance(workload.client, ClosedLoop | CappedLoop):
-            # No more than the client's own concurrency can ever run; a larger table would only cost time.
-            max_num_seqs = min(max_num_seqs, max(1, workload.client.concurrency))
-        # The mean request's time in the tokeniser stands for everybody's.
-        tokenising_s = profile.host.frontend_token_s * workload.mean_prompt_tokens
-        limits = EngineLimits(
-            policy=profile.policy,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=server.max_num_batched_tokens,
-            max_model_len=server.max_model_len,
-            block_size=memory.block_size,
-            num_gpu_blocks=memory.usable_blocks,
-            enable_chunked_prefill=server.enable_chunked_prefill,
-            enable_prefix_caching=server.enable_prefix_caching and workload.prefix is not None,
-            async_scheduling=server.async_scheduling,
-            reserve_full_isl=profile.reserve_full_isl,
-            reserves_output=profile.reserves_output,
-            frontend_s=profile.host.frontend_s + tokenising_s,
-            frontend_gap_s=tokenising_s,
-            num_speculative_tokens=sized.drafts,
-            speculative_acceptance=sized.acceptance,
-            draft_step_s=self.overrides.draft_step_s or 0.0,
-        )
+        limits = self._engine_limits(sized, workload)
         shape = StepShape(
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=server.max_num_batched_tokens,
-            max_model_len=server.max_model_len,
-            kv_tokens=memory.kv_tokens,
+            max_num_seqs=limits.max_num_seqs,
+            max_num_batched_tokens=limits.max_num_batched_tokens,
+            max_model_len=limits.max_model_len,
+            kv_tokens=sized.memory.kv_tokens,
             queries=1 + sized.drafts,
-            served_seqs=server.max_num_seqs,
+            served_seqs=sized.server.max_num_seqs,
         )
-        run = served(self.model, plan, self.profile)
         compiled = compile_plan(
-            self.model, run, self.curves(plan.clock_mhz), profile=profile, shape=shape, kernels=self.kernels(plan)
+            self.model,
+            served(self.model, plan, self.profile),
+            self.curves(plan.clock_mhz),
+            profile=sized.profile,
+            shape=shape,
+            kernels=self.kernels(plan),
         )
         return Start(
             plan=plan,
-            memory=memory,
+            memory=sized.memory,
             kv=kv,
-            server=server,
+            server=sized.server,
             limits=limits,
-            router=self.overrides.router or profile.router,
+            router=self.overrides.router or self.profile.router,
             compiled=compiled,
             notes=sized.notes,
         )
@@ -207,4 +182,42 @@ class Serving(ServerSetup):
             return f"{self.profile.name} does not schedule ahead with {conflict}"
         if plan.pp > 1 and plan.attention_dp > 1:
             return "attention data parallelism inside pipeline stages is not simulated"
+        return None
+
+    def _engine_limits(self, sized: Sizing, workload: Traffic) -> EngineLimits:
+        """Return what the scheduler may do for ``workload`` on a server of that size."""
+        profile, server, memory = sized.profile, sized.server, sized.memory
+        max_num_seqs = server.max_num_seqs
+        if isinstance(workload.client, ClosedLoop | CappedLoop):
+            # No more than the client's own concurrency can ever run; a larger table would only cost time.
+            max_num_seqs = min(max_num_seqs, max(1, workload.client.concurrency))
+        # The mean request's time in the tokeniser stands for everybody's.
+        tokenising_s = profile.host.frontend_token_s * workload.mean_prompt_tokens
+        return EngineLimits(
+            policy=profile.policy,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=server.max_num_batched_tokens,
+            max_model_len=server.max_model_len,
+            block_size=memory.block_size,
+            num_gpu_blocks=memory.usable_blocks,
+            enable_chunked_prefill=server.enable_chunked_prefill,
+            enable_prefix_caching=server.enable_prefix_caching and workload.prefix is not None,
+            async_scheduling=server.async_scheduling,
+            reserve_full_isl=profile.reserve_full_isl,
+            reserves_output=profile.reserves_output,
+            frontend_s=profile.host.frontend_s + tokenising_s,
+            frontend_gap_s=tokenising_s,
+            num_speculative_tokens=sized.drafts,
+            speculative_acceptance=sized.acceptance,
+            draft_step_s=self.overrides.draft_step_s or 0.0,
+        )
+
+    def _workload_refusal(self, plan: Plan, workload: Traffic) -> str | None:
+        """Why the requests' own conditions are not modelled for the plan."""
+        has_drafts = bool(self.overrides.speculative_tokens)
+        if workload.client_timeout_s is not None and (plan.pp > 1 or plan.attention_dp > 1 or has_drafts):
+            return (
+                "a client time-out is simulated without pipeline stages, attention data parallelism and speculative "
+                "decoding only"
+            )
         return None

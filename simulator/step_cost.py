@@ -5,7 +5,6 @@ knots above them; attention keeps its own variables (see ``simulator.step_tables
 curves times their counts, so a trillion-parameter model costs no more to compile than a small one.
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -20,46 +19,13 @@ from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.spec import Block, ModelSpec
 from simulator.op_curves import End, OpCurves, StepSum, label
 from simulator.plan import Plan
+from simulator.step_knots import Knots, StepShape, knots_of, padded_tokens
 from simulator.step_tables import StepTables
 
 I64 = NDArray[np.int64]
 Array = NDArray[np.float64]
 
 _PS_PER_S: Final = 1e12
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepShape:
-    """The largest step the tables must answer for."""
-
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    max_model_len: int
-    kv_tokens: int  # KV capacity of one replica
-    queries: int = 1  # tokens a decoding sequence runs per step: one and its drafts
-    served_seqs: int = 0  # sequences the server captures graphs for, where they are more than ``max_num_seqs``
-
-    @property
-    def decode_tokens(self) -> int:
-        """Tokens of a step in which every sequence decodes."""
-        return self.max_num_seqs * self.queries
-
-    @property
-    def captured_tokens(self) -> int:
-        """Tokens of a step in which every sequence the server admits decodes: what its graphs are captured for."""
-        return max(self.max_num_seqs, self.served_seqs) * self.queries
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Knots:
-    """Where curves are evaluated: tokens, sampled rows, (batch, total KV) of decode, pairs and KV of prefill."""
-
-    tokens: I64
-    rows: I64
-    batch: I64
-    kv: I64
-    pairs: I64
-    reads: I64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,23 +124,12 @@ class CompiledPlan:
         return np.stack([_dense(tokens, self.knots.tokens, curve) for curve in curves])
 
 
-def _padded_tokens(profile: EngineProfile, shape: StepShape) -> I64:
-    """Next captured size of every token count; above the largest, and of none at all, the count itself."""
-    tokens = np.arange(shape.max_num_batched_tokens + 1, dtype=np.int64)
-    sizes = np.asarray(profile.capture_sizes(shape.captured_tokens), dtype=np.int64)
-    if not len(sizes):
-        return tokens
-    captured = tokens[1 : sizes[-1] + 1]
-    captured[:] = sizes[np.searchsorted(sizes, captured)]
-    return tokens
-
-
 def compile_plan(
     model: ModelSpec, plan: Plan, curves: OpCurves, *, profile: EngineProfile, shape: StepShape, kernels: KernelChoices
 ) -> CompiledPlan:
     """Price every op one rank of each stage of ``plan`` runs."""
     window = max((call.decode.window for block in model.unique_blocks for call in block.attention(plan)), default=0)
-    knots = _knots(profile, shape)
+    knots = knots_of(profile, shape)
     compiler = _Compiler(
         plan=plan,
         curves=curves,
@@ -197,7 +152,7 @@ def compile_plan(
         shape=shape,
         profile=profile,
         window_tokens=window,
-        padded_tokens=_padded_tokens(profile, shape),
+        padded_tokens=padded_tokens(profile, shape),
     )
 
 
@@ -300,35 +255,6 @@ def _prefill(call: Attention, pairs: I64, shape: StepShape) -> Attention:
     chunk = np.clip(np.rint(whole), 1, shape.max_num_batched_tokens).astype(np.int64)
     keys = np.maximum(np.rint(pairs / chunk + (chunk - 1) / 2).astype(np.int64), chunk)
     return replace(call, num_prefill=1, prefill_q=chunk, prefill_kv=keys)
-
-
-def _knots(profile: EngineProfile, shape: StepShape) -> Knots:
-    budget, seqs = shape.max_num_batched_tokens, shape.max_num_seqs
-    captured = profile.capture_sizes(shape.captured_tokens)
-    tokens = {size for size in [*captured, *_steps(1, budget, 8)] if size <= budget} | {budget}
-    largest_pairs = budget * shape.max_model_len
-    return Knots(
-        tokens=np.asarray(sorted(tokens), dtype=np.int64),
-        rows=np.asarray(_steps(1, shape.decode_tokens, 2), dtype=np.int64),
-        batch=np.asarray(_steps(1, max(seqs, 2), 2), dtype=np.int64),
-        kv=np.asarray([0, *_covering(64, max(shape.kv_tokens, 128), 2)], dtype=np.int64),
-        pairs=np.asarray([0, *_covering(256, max(largest_pairs, 512), 1)], dtype=np.int64),
-        reads=np.asarray([0, *_covering(512, max(shape.kv_tokens, 1024), 1)], dtype=np.int64),
-    )
-
-
-def _covering(first: int, least: int, per_octave: int) -> list[int]:
-    """Whole numbers first x 2^(i / per_octave) up to the first that reaches ``least``.
-
-    All plans share one grid, whatever their limits, so that they share measured shapes and priced curves.
-    """
-    octaves = max(1, math.ceil(per_octave * math.log2(least / first) - 1e-9))
-    return [round(first * 2.0 ** (index / per_octave)) for index in range(octaves + 1)]
-
-
-def _steps(first: int, last: int, per_octave: int) -> list[int]:
-    """Return the same numbers up to ``last``, which is always the end."""
-    return [*(value for value in dict.fromkeys(_covering(first, last, per_octave)) if value < last), last]
 
 
 def _to_ps(seconds: NDArray[np.floating]) -> I64:

@@ -20,7 +20,8 @@ from simulator.plan import Plan, parse_plan
 from simulator.server_setup import Overrides
 from simulator.serving import Refusal, Serving, Start
 from simulator.state_blocks import state_bytes_of, state_pages
-from simulator.step_cost import CompiledPlan, StepShape, compile_plan
+from simulator.step_cost import CompiledPlan, compile_plan
+from simulator.step_knots import StepShape
 from simulator.workload.parse import parse_workload
 
 _CLUSTER = load_cluster("h100-sxm-8")
@@ -57,7 +58,7 @@ def _compiled(model: str, plan: str = "tp1", queries: int = 1) -> CompiledPlan:
     return compile_plan(
         load_model(model),
         parse_plan(plan),
-        OpCurves(AnalyticCosts(_CLUSTER)),
+        OpCurves(AnalyticCosts(_CLUSTER), sustained_slowdown_frac=0.14),
         profile=load_profile("vllm-0.33"),
         shape=StepShape(
             max_num_seqs=256, max_num_batched_tokens=2048, max_model_len=8192, kv_tokens=200_000, queries=queries

@@ -14,7 +14,8 @@ from simulator.model.cell import KernelChoices
 from simulator.model.cells.moe import MixtureOfExperts
 from simulator.op_curves import OpCurves, StepSum, label
 from simulator.plan import parse_plan
-from simulator.step_cost import CompiledPlan, StepShape, compile_plan
+from simulator.step_cost import CompiledPlan, compile_plan
+from simulator.step_knots import StepShape
 
 _SHAPE = StepShape(max_num_seqs=256, max_num_batched_tokens=2048, max_model_len=8192, kv_tokens=200_000)
 _CLUSTER = load_cluster("h100-sxm-8")
