@@ -21,7 +21,8 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
 from costmodel.artefact import Artefact, load_artefact
 from costmodel.compare.curves import measured_rows_of
-from costmodel.holdout import QUESTIONS, held_out_errors, relative_error
+from costmodel.held_out import QUESTIONS, relative_error
+from costmodel.holdout import held_out_errors
 from costmodel.knots import Errors
 from costmodel.ops import Attention, Collective, Gemm, Moe, Op
 from costmodel.predict import FittedCosts

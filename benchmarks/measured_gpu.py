@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from costmodel.bundled import bundled_fit
-from costmodel.holdout import relative_error
+from costmodel.held_out import relative_error
 from profiles_db.schema import FAMILIES
 from profiles_db.store import Store, open_store
 

@@ -19,9 +19,10 @@ from pydantic import TypeAdapter, ValidationError
 from cluster_specs.errors import UserError
 from cluster_specs.files.json_text import parse_json
 from cluster_specs.files.shown import shown
-from costmodel.artefact_checks import FEATURES, fault_in_family, fault_in_power
+from costmodel.artefact_checks import fault_in_family, fault_in_power
 from costmodel.artefact_rows import FamilyRows, RowsFault, family_rows, knots_table, table_schema, wrong_column
-from costmodel.holdout import HeldOut
+from costmodel.families.all import OP_FAMILIES
+from costmodel.held_out import HeldOut
 from costmodel.knots import FamilyKnots
 from costmodel.label import parsed_labels
 from costmodel.label_json import derived_from_json, label_from_json, label_to_json
@@ -182,7 +183,7 @@ def _from_parts(table: pa.Table, body: dict[str, Any], *, has_digest: bool) -> A
 
 def _family(name: str, rows: FamilyRows, part: dict[str, Any], *, has_digest: bool) -> FamilyKnots:
     """Build a family's knots; raises ``RowsFault`` for what no fit can have and for rows that were changed."""
-    if name not in FEATURES:
+    if name not in OP_FAMILIES:
         raise RowsFault(f"unknown family {shown(name)}")
     features = tuple(part["features"])
     known = parsed_labels((*rows.label, *part["labels"]))

@@ -1,13 +1,13 @@
 """What every fitted model must keep, whoever wrote the file: values no fit can have are named, never priced."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.files.shown import shown
-from costmodel.forms import attention_rows, collective, elementwise, gemm, moe
+from costmodel.families.all import OP_FAMILIES
 from costmodel.knots import FamilyKnots, Filling, LabelFit
 from costmodel.power import PowerModel
 from costmodel.prediction import Source
@@ -15,13 +15,6 @@ from costmodel.reference import REGIMES
 
 Array = NDArray[np.float64]
 
-FEATURES: Final[Mapping[str, tuple[str, ...]]] = {
-    "gemm": gemm.FEATURES,
-    "attention": attention_rows.FEATURES,
-    "moe": moe.FEATURES,
-    "elementwise": elementwise.FEATURES,
-    "collective": collective.FEATURES,
-}
 # ln(latency / expected): the widest of the bundled fits is 5.2; 15 is a factor of three million.
 _MOST_RESIDUAL: Final = 15.0
 _LARGEST: Final = float(np.finfo(np.float64).max)
@@ -29,9 +22,12 @@ _LARGEST: Final = float(np.finfo(np.float64).max)
 
 def fault_in_family(knots: FamilyKnots) -> tuple[str, int | None] | None:
     """Return what is wrong with a family and in which of its rows (None: in no single one), or None."""
-    if knots.features != FEATURES[knots.family]:
-        return f"its features are {shown(knots.features)}, must be {', '.join(FEATURES[knots.family])}", None
+    family = OP_FAMILIES[knots.family]
+    if knots.features != family.features:
+        return f"its features are {shown(knots.features)}, must be {', '.join(family.features)}", None
     for label, fit in knots.labels.items():
+        if len(label.parts) != len(family.label_parts):
+            return f"label {shown(label.text)} must be {'|'.join(family.label_parts)}", None
         for name, value in _label_faults(fit):
             return f"label {label}: {name} is {shown(value)}", None
     unknown = set(knots.label) - set(knots.labels)

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from cluster_specs.cluster import ClusterSpec
+from costmodel.families.all import OP_FAMILIES
 from costmodel.knots import FamilyKnots, with_labels
 from costmodel.links import reference_links, same_link
 from costmodel.prior import Prior
@@ -30,9 +31,10 @@ def completed(
         # A label measured at a locked clock is measured.
         measured = set() if own is None else {label.parts for label in own.labels}
         missing = tuple(sorted(label for label in known.labels if label.parts not in measured))
-        if family == "collective":
+        level = OP_FAMILIES[family].level
+        if level is not None:
             alike = _alike_levels(cluster, prior)
-            missing = tuple(label for label in missing if label.parts[1] in alike)
+            missing = tuple(label for label in missing if level(label) in alike)
         if missing:
             more = with_labels(known, missing)
             whole[family] = more if own is None else _joined(own, more)

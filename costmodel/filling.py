@@ -4,8 +4,8 @@ A profile that measured a tenth of the points leaves a handful to each curve, to
 process over all shapes of a label (`costmodel.blended_process`), on its reference and trend and on the prices of a
 prior fit, says what lies between the measured sizes: knots without a latency. A label is filled only where the mean
 leave-one-out error of its points (not the median: curves of few points are right or far off) beats that of its curves
-alone; the same process answers the other held-out questions in closed form. Collectives are not filled: their curves
-are dense in bytes, and no two clusters share a network. Runs in ``apex fit`` only.
+alone; the same process answers the other held-out questions in closed form. A family may say that it
+is not filled. Runs in ``apex fit`` only.
 """
 
 from dataclasses import replace
@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.blended_process import BlendedProcess
-from costmodel.build_knots import MeasuredRows, concatenated, without_repeats
+from costmodel.families.all import OP_FAMILIES
+from costmodel.families.family import knot_op
+from costmodel.families.rows import row_sides
 from costmodel.gaussian_process import GaussianProcess
-from costmodel.holdout import SAME_WHEN_EQUAL, top_octave
+from costmodel.holdout import top_octave
 from costmodel.knots import Errors, FamilyKnots, Filling
 from costmodel.label import Label, parsed_labels
+from costmodel.measured_rows import MeasuredRows, concatenated, without_repeats
 from costmodel.prior import Prior
-from costmodel.shape_ops import row_sides, shape_op
 
 Array = NDArray[np.float64]
 
 # Of labels that learn from each other; a process costs the cube of its points, and so many have curves of their own.
 MOST_POINTS = 3000
-# Families whose labels of one number format differ in a detail: the branch of a GEMM, the routing of experts.
-_LEARN_TOGETHER = ("gemm", "moe")
 
 
 def filled(
@@ -65,7 +65,7 @@ def _groups(knots: FamilyKnots) -> list[list[Label]]:
     """Labels that learn from each other: a GEMM's branches, experts under several routings; in order of their names."""
     groups: dict[tuple[tuple[str, ...], int | None], list[Label]] = {}
     for label in sorted(knots.labels):
-        alike = label.parts[:1] if knots.family in _LEARN_TOGETHER else label.parts
+        alike = label.parts[: OP_FAMILIES[knots.family].learns_across]
         groups.setdefault((alike, label.clock_mhz), []).append(label)
     return list(groups.values())
 
@@ -81,7 +81,7 @@ def _expected_log_s(
             by_reference[own] = knots.labels[label].expected_log_s(rows.flop_s[own], rows.bytes_s[own])
             if prior is None or by_prior is None:
                 continue
-            op = shape_op(rows.family, label, shape, rows.x[own], rows.y[own], cluster=cluster)
+            op = knot_op(OP_FAMILIES[rows.family], label, shape, rows.x[own], rows.y[own], cluster=cluster)
             price_s = prior.latency_s(op, label.clock_mhz)
             if price_s is None:
                 by_prior = None
@@ -118,7 +118,7 @@ def _estimates(
     features = measured.shape.shape[1]
     shape, x, y = points[:, :features], points[:, features], points[:, features + 1]
     of_label = np.full(len(points), label.text)
-    flop_s, bytes_s = row_sides(measured.family, of_label, shape, x, y, cluster=cluster)
+    flop_s, bytes_s = row_sides(OP_FAMILIES[measured.family], of_label, shape, x, y, cluster=cluster)
     new = replace(
         measured,
         label=of_label,
@@ -169,7 +169,7 @@ def _held_out(rows: MeasuredRows, knots: FamilyKnots, process: GaussianProcess) 
     Errors are ln(predicted / measured), the negative of what the process missed.
     """
     _, shape = np.unique(rows.shape, axis=0, return_inverse=True)
-    _, other = np.unique(rows.shape[:, SAME_WHEN_EQUAL[rows.family]], axis=0, return_inverse=True)
+    _, other = np.unique(rows.shape[:, OP_FAMILIES[rows.family].apart], axis=0, return_inverse=True)
     _, point = np.unique(np.column_stack([rows.shape, rows.x, rows.y]), axis=0, return_inverse=True)
     shape = shape.ravel()
     beyond, _ = top_octave(rows)

@@ -4,7 +4,7 @@ A family with too few rows is not fitted; the report says how many it needs, and
 model by name. Labels with few points are filled in (`costmodel.filling`), from a prior fit where that helps.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,32 +17,29 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from cluster_specs.extras import require_extra
 from costmodel.artefact import Artefact, FamilyReport, Provenance
-from costmodel.build_knots import MeasuredRows, build_knots
+from costmodel.build_knots import build_knots
 from costmodel.completion import completed
+from costmodel.families.all import OP_FAMILIES
+from costmodel.families.family import OpFamily
+from costmodel.families.rows import measured_rows, taken
 from costmodel.filling import filled
-from costmodel.fit_derived import with_derived
 from costmodel.fit_power import fit_power
-from costmodel.forms import attention_rows, collective, elementwise, gemm, moe
-from costmodel.holdout import HeldOut, held_out_errors, summarise, with_fillings, with_intervals
+from costmodel.held_out import HeldOut
+from costmodel.holdout import held_out_errors, summarise, with_fillings, with_intervals
 from costmodel.knots import Errors, FamilyKnots
 from costmodel.label import Label
 from costmodel.links import links_of
+from costmodel.measured_rows import MeasuredRows
 from costmodel.measurements import Columns, Measurements, read_measurements
 from costmodel.prior import Prior
 from costmodel.repair import repaired, suspicious
+from profiles_db.schema import FAMILIES
 from profiles_db.store import Store
 
-RowsOf = Callable[[Mapping[str, NDArray[np.generic]], ClusterSpec], MeasuredRows]
-
-_ROWS_OF: Final[Mapping[str, RowsOf]] = {
-    "gemm": gemm.rows_of,
-    "attention": attention_rows.rows_of,
-    "moe": moe.rows_of,
-    "elementwise": elementwise.rows_of,
-    "collective": collective.rows_of,
-}
 # Distinct points one label needs: the reference has three constants, the rest is what can be held out.
 FEWEST_POINTS: Final = 6
+# The column of families whose timings may include quantising the activations.
+_QUANTISE: Final = "quantise"
 
 
 def fit_device(
@@ -69,20 +66,21 @@ def fit_device(
     frameworks: dict[str, int] = {}
     clocks: list[NDArray[np.float64]] = []
     quantised: set[str] = set()
-    measured = {family: read_measurements(store, family, device, framework) for family in _ROWS_OF}
-    for family, found in measured.items():
+    measured = {name: read_measurements(store, family, device, framework) for name, family in OP_FAMILIES.items()}
+    for name, found in measured.items():
+        family = OP_FAMILIES[name]
         report, knots, errors = _fit_family(family, found, cluster, prior, is_monotone=is_monotone)
         reports.append(report)
         if knots is None:
             continue
-        families[family] = knots
+        families[name] = knots
         held_out += errors
         run_ids.update(found.run_ids)
         _add(origins, found.origins)
         _add(frameworks, found.frameworks)
         clocks.append(_unlocked_clocks(found.columns))
-        if family == "gemm":
-            quantise = found.columns["quantise"].astype(bool)
+        if _QUANTISE in found.columns:
+            quantise = found.columns[_QUANTISE].astype(bool)
             quantised.update(np.unique(found.columns["dtype"][quantise]).astype(np.str_).tolist())
     if not families:
         rows = sum(report.rows for report in reports)
@@ -93,7 +91,12 @@ def fit_device(
     families, taken = completed(families, device, cluster, prior)
     if prior is not None and taken:
         held_out += [row for row in prior.artefact.held_out if row.label in taken.get(row.family, ())]
-        formats = {Label.parse(text).parts[0] for text in taken.get("gemm", ())}
+        formats = {
+            OP_FAMILIES[name].part(Label.parse(text), "dtype")
+            for name, labels in taken.items()
+            if _QUANTISE in FAMILIES[name].shape_columns
+            for text in labels
+        }
         quantised |= formats & set(prior.artefact.provenance.quantise_included)
     seen = np.concatenate(clocks)
     power, energy_source = fit_power(measured, cluster)
@@ -119,14 +122,13 @@ def fit_device(
 
 
 def _fit_family(
-    family: str, found: Measurements, cluster: ClusterSpec, prior: Prior | None, *, is_monotone: bool
+    family: OpFamily, found: Measurements, cluster: ClusterSpec, prior: Prior | None, *, is_monotone: bool
 ) -> tuple[FamilyReport, FamilyKnots | None, list[HeldOut]]:
     dropped = dict(found.dropped)
-    usable = _usable(family, found.columns, cluster)
+    usable = family.usable(found.columns, cluster)
     if not usable.all():
-        dropped[_NOT_USABLE[family]] = int(np.count_nonzero(~usable))
-    columns = {name: column[usable] for name, column in found.columns.items()}
-    rows = _ROWS_OF[family](columns, cluster) if usable.any() else None
+        dropped[family.not_usable] = int(np.count_nonzero(~usable))
+    rows = measured_rows(family, taken(found.columns, usable), cluster) if usable.any() else None
     labels: dict[str, int] = {}
     few: dict[str, int] = {}
     if rows is not None:
@@ -138,7 +140,7 @@ def _fit_family(
             dropped[f"{label}: {points} points, {FEWEST_POINTS} needed"] = int(np.count_nonzero(rows.label == label))
         rows = rows.take(np.isin(rows.label, list(labels)))
     report = FamilyReport(
-        family=family,
+        family=family.name,
         rows=found.rows,
         used=0 if rows is None else found.used - sum(dropped.values()) + sum(found.dropped.values()),
         dropped=dropped,
@@ -158,24 +160,24 @@ def _fit_family(
             **({"faster than the roofline": int(faster.sum())} if faster.any() else {}),
         },
     )
-    # A collective's curve is monotone by construction: its noise is larger than its steps.
-    if is_monotone or family == "collective":
+    if is_monotone or family.is_monotone:
         rows = repaired(rows)
     no_prior = prior.has_seen(found) if prior is not None else ""
     report = replace(report, no_prior=no_prior)
-    knots, errors = _knots(rows, cluster, None if no_prior else prior)
+    knots, errors = _knots(family, rows, cluster, None if no_prior else prior)
     knots = with_intervals(knots, errors)
-    if family == "attention" and not usable.all():
-        others = {name: column[~usable] for name, column in found.columns.items()}
-        knots = with_derived(knots, others, cluster)
-    return report, knots, summarise(family, errors)
+    if family.with_derived is not None and not usable.all():
+        knots = family.with_derived(family, knots, taken(found.columns, ~usable), cluster)
+    return report, knots, summarise(family.name, errors)
 
 
-def _knots(rows: MeasuredRows, cluster: ClusterSpec, prior: Prior | None) -> tuple[FamilyKnots, dict[str, Errors]]:
+def _knots(
+    family: OpFamily, rows: MeasuredRows, cluster: ClusterSpec, prior: Prior | None
+) -> tuple[FamilyKnots, dict[str, Errors]]:
     """Build the knots of one family, with labels of few points filled in, and judge them."""
     knots = build_knots(rows)
     errors = held_out_errors(rows, knots)
-    if rows.family == "collective":
+    if not family.is_filled:
         return knots, errors
     more, fillings = filled(rows, knots, errors["point"], cluster, prior)
     if not fillings:
@@ -184,20 +186,6 @@ def _knots(rows: MeasuredRows, cluster: ClusterSpec, prior: Prior | None) -> tup
     labels = {name: replace(fit, filling=fillings.get(name)) for name, fit in knots.labels.items()}
     knots = replace(knots, labels=labels)
     return knots, with_fillings(errors, knots)
-
-
-def _usable(family: str, columns: Columns, cluster: ClusterSpec) -> NDArray[np.bool_]:
-    if family == "attention":
-        return attention_rows.usable(columns)
-    if family == "collective":
-        return collective.usable(columns, cluster)
-    return np.ones(len(columns["latency_s"]), dtype=bool)
-
-
-_NOT_USABLE: Final = {
-    "attention": "chunks, mixed calls and unequal lengths correct what is derived for them",
-    "collective": "not on this cluster's levels, or not on the path an engine takes",
-}
 
 
 def _why_not(found: Measurements, few: Mapping[str, int]) -> str:

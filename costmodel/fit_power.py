@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
+from costmodel.families.all import OP_FAMILIES
+from costmodel.families.rows import iter_row_ops
 from costmodel.measurements import Measurements
 from costmodel.ops import Collective
 from costmodel.power import PowerModel
 from costmodel.roofline import compute_dtype, roofline
-from costmodel.row_ops import iter_row_ops
 
 Array = NDArray[np.float64]
 
@@ -66,7 +67,7 @@ def _rates(measured: Mapping[str, Measurements], cluster: ClusterSpec) -> tuple[
         columns = found.columns
         known = ~np.isnan(columns["energy_j"].astype(np.float64))
         columns = {name: column[known] for name, column in columns.items()}
-        for op, rows in iter_row_ops(family, columns, cluster):
+        for op, rows in iter_row_ops(OP_FAMILIES[family], columns, cluster):
             work = roofline(op, cluster)
             latency_s = columns["latency_s"].astype(np.float64)[rows]
             is_link = isinstance(op, Collective)

@@ -8,59 +8,26 @@ borrowed ones, *octave* errors beyond the domain. Its coverage is measured on th
 calibrated on.
 """
 
-import math
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.build_knots import MeasuredRows, build_knots, fill_from_neighbours
+from costmodel.build_knots import build_knots, fill_from_neighbours
+from costmodel.families.all import OP_FAMILIES
+from costmodel.held_out import QUESTIONS, HeldOut, conformal_half_width
 from costmodel.knots import Errors, FamilyKnots
 from costmodel.label import Label
 from costmodel.lending import Lenders, curve_residual, grid_residual, lenders
+from costmodel.measured_rows import MeasuredRows
 from costmodel.prediction import Source
 from costmodel.reference import REGIMES
 
 Array = NDArray[np.float64]
 
-QUESTIONS: Final = ("point", "octave", "shape")
-COVERAGE: Final = 0.9
 # A conformal 90 % quantile needs nine points; twice that keeps both calibration halves above it.
 _FEWEST = 20
 _UNKNOWN_HALF_WIDTH = 0.6
-# The shape features that must differ from the asked shape's for a lender to count as another shape.
-SAME_WHEN_EQUAL: Final = {
-    "gemm": (0, 1),
-    "attention": (0, 1),
-    "moe": (0, 1, 2, 3),
-    "collective": (0, 1),
-    "elementwise": (0, 1),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldOut:
-    """Error of one label and regime ("all" for both together) under one question.
-
-    ``median`` and ``p90`` are of |ln(predicted / measured)|, ``bias`` is the mean of the signed logarithm: natural
-    logarithms, which `relative_error` turns into shares of the measurement. ``coverage`` is a fraction of 1.
-    """
-
-    family: str
-    label: str
-    question: str
-    regime: str
-    points: int
-    median: float
-    p90: float
-    bias: float
-    coverage: float
-
-
-def relative_error(log_error: float) -> float:
-    """Return how far off a ratio is, as a fraction of 1: a logarithm of 0.7 is twice, +100 %, not 70 %."""
-    return math.expm1(log_error)
 
 
 def held_out_errors(rows: MeasuredRows, knots: FamilyKnots) -> dict[str, Errors]:
@@ -153,10 +120,10 @@ def _bracketed(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _without_shape(knots: FamilyKnots) -> Array:
     """Residual of each shape's knots from other shapes alone; NaN where nobody can lend."""
     estimate = np.full_like(knots.residual, np.nan)
-    same = SAME_WHEN_EQUAL[knots.family]
+    family = OP_FAMILIES[knots.family]
     for index, label in enumerate(knots.label):
-        excluded = np.all(knots.shape[:, same] == knots.shape[index, same], axis=1)
-        lent = lenders(knots, label, knots.shape[index], excluded=excluded)
+        excluded = np.all(knots.shape[:, family.apart] == knots.shape[index, family.apart], axis=1)
+        lent = lenders(family, knots, label, knots.shape[index], excluded=excluded)
         if not len(lent.shapes):
             continue
         own = knots.rows(index)
@@ -212,13 +179,6 @@ def top_octave(rows: MeasuredRows) -> tuple[NDArray[np.bool_], NDArray[np.int64]
     top = np.zeros(int(which.max()) + 1)
     np.maximum.at(top, which, size)
     return np.asarray(size > top[which] / 2.0), which
-
-
-def conformal_half_width(error: Array) -> float:
-    """Half-width, in natural log, of the interval that holds a new error with 90 % probability."""
-    rank = int(np.ceil((len(error) + 1) * COVERAGE))
-    ordered = np.sort(np.abs(error))
-    return float(ordered[min(rank, len(ordered)) - 1])
 
 
 def with_intervals(knots: FamilyKnots, errors: dict[str, Errors]) -> FamilyKnots:

@@ -146,11 +146,3 @@ def with_labels(knots: FamilyKnots, labels: Sequence[Label]) -> FamilyKnots:
         residual=knots.residual[rows],
         labels={name: fit for name, fit in knots.labels.items() if name in chosen},
     )
-
-
-def nearest(distance: Array, count: int = 4, power: float = 2.0) -> tuple[NDArray[np.int64], Array]:
-    """Choose the nearest shapes and their inverse-distance weights; shapes at infinite distance never lend."""
-    usable = np.flatnonzero(np.isfinite(distance))
-    order = usable[np.argsort(distance[usable], kind="stable")][:count]
-    weight = 1.0 / np.maximum(distance[order], 1e-6) ** power
-    return order, weight / weight.sum() if len(order) else weight

@@ -7,28 +7,18 @@ counts: launched from a graph; weights and KV cold, activations hot; on the engi
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from costmodel.families.family import OpFamily
 from profiles_db.repeats import key_ids
 from profiles_db.schema import FAMILIES
 from profiles_db.store import Store
 
 Columns = dict[str, NDArray[np.generic]]
-
-# What rows must have in common to be alternatives of each other: one framework is chosen per group.
-_GROUP: Final[Mapping[str, tuple[str, ...]]] = {
-    "gemm": ("dtype",),
-    "attention": ("phase", "variant", "dtype", "kv_dtype"),
-    "moe": ("dtype", "hidden", "inter", "num_experts", "topk"),
-    "elementwise": ("op",),
-    "collective": ("kind", "ranks", "nodes", "level", "backend"),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +38,9 @@ class Measurements:
         return len(self.columns["latency_s"])
 
 
-def read_measurements(store: Store, family: str, device: str, framework: str | None) -> Measurements:
+def read_measurements(store: Store, family: OpFamily, device: str, framework: str | None) -> Measurements:
     """Read one family of a device; ``framework`` is a wish such as ``vllm-0.24.0``."""
-    table = store.read(family, device=device, statuses=None)
+    table = store.read(family.name, device=device, statuses=None)
     dropped: dict[str, int] = {}
     total = table.num_rows
     status = np.asarray(table["status"].to_pylist(), dtype=np.str_)
@@ -98,27 +88,26 @@ def _counts(column: NDArray[np.generic]) -> dict[str, int]:
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
-def _unlike_serving(table: pa.Table, family: str) -> NDArray[np.bool_]:
+def _unlike_serving(table: pa.Table, family: OpFamily) -> NDArray[np.bool_]:
     """Rows of points that were also measured in a way closer to serving."""
-    same_point = [*FAMILIES[family].shape_columns, "device", "backend", "dtype", "clock_mhz", "framework"]
+    same_point = [*FAMILIES[family.name].shape_columns, "device", "backend", "dtype", "clock_mhz", "framework"]
     point = key_ids(table, same_point)
     is_eager = np.asarray(table["launch"].to_pylist(), dtype=np.str_) != "graph"
-    wanted = "hot" if family == "elementwise" else "cold"
-    is_other = np.asarray(table["cache"].to_pylist(), dtype=np.str_) != wanted
+    is_other = np.asarray(table["cache"].to_pylist(), dtype=np.str_) != family.cache
     rank = 2 * is_eager + is_other
     best = np.full(int(point.max(initial=-1)) + 1, 4)
     np.minimum.at(best, point, rank)
     return np.asarray(rank > best[point])
 
 
-def _other_backend(table: pa.Table, family: str, framework: str | None) -> NDArray[np.bool_]:
+def _other_backend(table: pa.Table, family: OpFamily, framework: str | None) -> NDArray[np.bool_]:
     """Rows of points that another backend runs: a kernel of the wanted engine, else the one of the least median time.
 
-    Collectives are left alone: which library carries a message depends on its size (`forms.collective`).
+    Families with several kernels to a point say themselves which of them runs where.
     """
-    if family == "collective" or not table.num_rows:
+    if not family.has_one_kernel or not table.num_rows:
         return np.zeros(table.num_rows, dtype=bool)
-    same_point = [*FAMILIES[family].shape_columns, "device", "dtype", "clock_mhz", "framework"]
+    same_point = [*FAMILIES[family.name].shape_columns, "device", "dtype", "clock_mhz", "framework"]
     point, kernel = key_ids(table, same_point), key_ids(table, [*same_point, "backend"])
     latency_s = _column(table, "latency_s").astype(np.float64)
     order = np.lexsort([latency_s, kernel])
@@ -132,7 +121,7 @@ def _other_backend(table: pa.Table, family: str, framework: str | None) -> NDArr
     return np.asarray(~np.isin(kernel, kernel[chosen]))
 
 
-def _outranked(columns: Columns, family: str, framework: str | None) -> NDArray[np.bool_]:
+def _outranked(columns: Columns, family: OpFamily, framework: str | None) -> NDArray[np.bool_]:
     """Rows for which their group has better ones."""
     if not len(columns["latency_s"]):
         return np.zeros(0, dtype=bool)
@@ -147,7 +136,7 @@ def _outranked(columns: Columns, family: str, framework: str | None) -> NDArray[
     rank[order] = np.arange(len(order))
     row_rank = rank[which.ravel()]
     group = np.zeros(len(row_rank), dtype=np.int64)
-    for name in _GROUP[family]:
+    for name in family.alternatives:
         codes = np.unique(columns[name], return_inverse=True)[1].ravel()
         group = np.unique(group * (int(codes.max()) + 1) + codes, return_inverse=True)[1].ravel()
     best = np.full(int(group.max()) + 1, np.iinfo(np.int64).max)

@@ -5,10 +5,8 @@ look-up. What no label covers goes to ``AnalyticCosts`` and is labelled so. Ever
 follows the policy and is counted in ``queries``.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
@@ -19,34 +17,12 @@ from cluster_specs.load import bundled_devices, load_device
 from costmodel.analytic import AnalyticCosts
 from costmodel.artefact import Artefact, load_artefact
 from costmodel.domain import OutOfDomain, QueryCount
-from costmodel.forms.attention import AttentionForm
-from costmodel.forms.collective import CollectiveForm
-from costmodel.forms.elementwise import ElementwiseForm
-from costmodel.forms.gemm import GemmForm
-from costmodel.forms.moe import MoeForm
+from costmodel.families.all import OP_FAMILIES, family_of
 from costmodel.links import MeasuredLinks, reference_links
-from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op, Scan
+from costmodel.ops import Op
 from costmodel.power import PowerModel
 from costmodel.prediction import Prediction, Source
 from costmodel.pricing import Pricing
-
-AnyForm = GemmForm | AttentionForm | MoeForm | ElementwiseForm | CollectiveForm
-
-_FORMS: Final[Mapping[str, type[AnyForm]]] = {
-    "gemm": GemmForm,
-    "attention": AttentionForm,
-    "moe": MoeForm,
-    "elementwise": ElementwiseForm,
-    "collective": CollectiveForm,
-}
-_FAMILY_OF: Final[Mapping[type[Op], str]] = {
-    Gemm: "gemm",
-    Attention: "attention",
-    Scan: "scan",
-    Moe: "moe",
-    Elementwise: "elementwise",
-    Collective: "collective",
-}
 
 
 class FittedCosts:
@@ -83,10 +59,13 @@ class FittedCosts:
             power=self.power,
             is_monotone=artefact.provenance.is_monotone,
         )
-        self._forms = {
-            name: _FORMS[name](knots, replace(pricing, links=self._links) if name == "collective" else pricing)
-            for name, knots in artefact.families.items()
+        on_links = replace(pricing, links=self._links)
+        families = {name: OP_FAMILIES[name] for name in artefact.families}
+        self._prices = {
+            name: family.prices(family, artefact.families[name], pricing if family.level is None else on_links)
+            for name, family in families.items()
         }
+        self._has_links = any(family.level is not None for family in families.values())
 
     @property
     def origin(self) -> str:
@@ -98,7 +77,7 @@ class FittedCosts:
         parts = [f"fit of {provenance.device} ({rows}), {provenance.created_at}"]
         if not self.artefact.has_digest:
             parts.append("its file carries no digest of its rows")
-        if "collective" in self._forms and self.cluster.num_devices > 1 and self._links.text:
+        if self._has_links and self.cluster.num_devices > 1 and self._links.text:
             parts.append(self._links.text)
         if unlike := _unlike_bundled(self.cluster.device):
             parts.append(f"{' and '.join(unlike)} of the device file not applied to what was measured")
@@ -106,9 +85,10 @@ class FittedCosts:
 
     def predict(self, op: Op) -> Prediction:
         """Price ``op``; raises ``UserError`` under the policy ``raise`` for sizes outside the measured domain."""
-        family = _FAMILY_OF[type(op)]
-        form = self._forms.get(family)
-        found = form.predict(op) if form is not None else None
+        known = family_of(op)
+        family = type(op).__name__.lower() if known is None else known.name
+        prices = self._prices.get(family)
+        found = prices.predict(op) if prices is not None else None
         counts = self.queries
         if found is None:
             found = self._analytic.predict(op)

@@ -1,5 +1,6 @@
 """What a cost model answers, and the one protocol every cost model follows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -33,6 +34,24 @@ class Prediction:
     high_s: NDArray[np.float64]
     energy_j: NDArray[np.float64]
     source: NDArray[np.int8]
+
+
+def sum_predictions(parts: Sequence[Prediction]) -> Prediction:
+    """Add parts that run one after the other; their errors count as fully correlated, the worst source wins."""
+    first, *rest = parts
+    latency_s, low_s, high_s, energy_j, source = (
+        first.latency_s,
+        first.low_s,
+        first.high_s,
+        first.energy_j,
+        first.source,
+    )
+    for part in rest:
+        latency_s = latency_s + part.latency_s
+        low_s, high_s = low_s + part.low_s, high_s + part.high_s
+        energy_j = energy_j + part.energy_j
+        source = np.maximum(source, part.source)
+    return Prediction(latency_s=latency_s, low_s=low_s, high_s=high_s, energy_j=energy_j, source=source)
 
 
 class CostModel(Protocol):

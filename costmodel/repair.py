@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.build_knots import MeasuredRows
+from costmodel.measured_rows import MeasuredRows
 
 Array = NDArray[np.float64]
 

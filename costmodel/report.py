@@ -8,7 +8,7 @@ import numpy as np
 
 from cluster_specs.command_line import strict_json
 from costmodel.artefact import Artefact
-from costmodel.holdout import QUESTIONS, HeldOut, relative_error
+from costmodel.held_out import QUESTIONS, HeldOut, relative_error
 from costmodel.knots import LabelFit
 from costmodel.label import Label
 

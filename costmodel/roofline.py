@@ -47,6 +47,13 @@ def peak_flop_per_s(device: DeviceSpec, dtype: str, clock_mhz: float | None = No
     return peak if clock_mhz is None else peak * clock_mhz / device.clock.reference_mhz
 
 
+def format_efficiency(cluster: ClusterSpec, dtype: str) -> tuple[float, float]:
+    """Return the analytic compute and memory efficiency of a GEMM number format on the device."""
+    constants = cluster.device.analytic
+    known = {str(name): constant.value for name, constant in constants.gemm_efficiency.items()}
+    return known.get(SCHEMES[dtype].compute, min(known.values())), constants.memory_efficiency.value
+
+
 def roofline(op: Op, cluster: ClusterSpec, clock_mhz: float | None = None) -> Roofline:
     """Count the work of ``op`` and the time its device or links need at their stated peaks."""
     flop = np.asarray(op.flop(), dtype=np.float64)

@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
-from costmodel.build_knots import MeasuredRows
 from costmodel.compare.series import Band, Series
-from costmodel.forms.columns import gemm_efficiency
+from costmodel.families.all import OP_FAMILIES
+from costmodel.families.family import knot_op
+from costmodel.families.rows import efficiencies, row_sides
 from costmodel.knots import FamilyKnots
 from costmodel.label import Label
+from costmodel.measured_rows import MeasuredRows
 from costmodel.ops import Op
 from costmodel.prediction import CostModel
-from costmodel.shape_ops import row_sides, shape_op
 
 Array = NDArray[np.float64]
 
@@ -26,7 +27,7 @@ _POINTS_PER_CURVE = 160
 
 def op_of(knots: FamilyKnots, shape: int, x: Array, y: Array, cluster: ClusterSpec) -> Op:
     """Return the op of one measured shape at sizes ``x`` and ``y`` (as the family's knots count them)."""
-    return shape_op(knots.family, knots.label[shape], knots.shape[shape].tolist(), x, y, cluster=cluster)
+    return knot_op(OP_FAMILIES[knots.family], knots.label[shape], knots.shape[shape].tolist(), x, y, cluster=cluster)
 
 
 def measured_rows_of(knots: FamilyKnots, cluster: ClusterSpec) -> MeasuredRows:
@@ -34,7 +35,8 @@ def measured_rows_of(knots: FamilyKnots, cluster: ClusterSpec) -> MeasuredRows:
     counts = np.diff(knots.start)
     label = np.repeat(knots.label_text, counts)
     shape = np.repeat(knots.shape, counts, axis=0)
-    flop_s, bytes_s = row_sides(knots.family, label, shape, knots.x, knots.y, cluster=cluster)
+    family = OP_FAMILIES[knots.family]
+    flop_s, bytes_s = row_sides(family, label, shape, knots.x, knots.y, cluster=cluster)
     rows = MeasuredRows(
         family=knots.family,
         features=knots.features,
@@ -45,21 +47,10 @@ def measured_rows_of(knots: FamilyKnots, cluster: ClusterSpec) -> MeasuredRows:
         latency_s=knots.latency_s,
         flop_s=flop_s,
         bytes_s=bytes_s,
-        efficiency={name.text: _stand_ins(knots.family, name, cluster) for name in knots.labels},
+        efficiency=efficiencies(family, knots.labels, cluster),
         is_estimate=np.isnan(knots.latency_s),
     )
     return rows.take(~rows.is_estimate)
-
-
-def _stand_ins(family: str, label: Label, cluster: ClusterSpec) -> tuple[float, float]:
-    """Return the analytic compute and memory efficiencies a refit falls back on, as the families' forms choose them."""
-    constants = cluster.device.analytic
-    if family in {"gemm", "moe"}:
-        return gemm_efficiency(cluster, label.parts[0])
-    if family == "attention":
-        memory = constants.decode_attention_efficiency if label.parts[0] == "decode" else constants.memory_efficiency
-        return constants.attention_efficiency.value, memory.value
-    return 1.0, (constants.memory_efficiency if family == "elementwise" else constants.link_efficiency).value
 
 
 def curve_series(knots: FamilyKnots, label: Label, costs: CostModel) -> list[Series]:
@@ -81,14 +72,15 @@ def _series(name: str, knots: FamilyKnots, shape: int, *, own_x: Array, axis: Ar
 
 
 def _surface_series(knots: FamilyKnots, label: Label, costs: CostModel) -> Iterator[Series]:
-    """Cut the middle shape's surface: prefill along the length, decode along the number of sequences."""
+    """Cut the middle shape's surface as its family says."""
     shape = _middle(knots, label)
     own = knots.rows(shape)
     measured = ~np.isnan(knots.latency_s[own])
     x, y, latency_s = knots.x[own][measured], knots.y[own][measured], knots.latency_s[own][measured]
-    is_prefill = label.parts[0] == "prefill"
-    along, held = (y, x) if is_prefill else (x, y)
-    unit = "sequence(s)" if is_prefill else "tokens of context"
+    cut_of = OP_FAMILIES[knots.family].cut
+    assert cut_of is not None
+    cut = cut_of(label)
+    along, held = (y, x) if cut.is_along_y else (x, y)
     values, counts = np.unique(held, return_counts=True)
     values = values[counts >= counts.max() / 2]
     for value in values[_spread(len(values))].tolist():
@@ -96,10 +88,10 @@ def _surface_series(knots: FamilyKnots, label: Label, costs: CostModel) -> Itera
         ends = along[points] if np.ptp(along[points]) else along  # a single point says nothing about the range
         axis = np.geomspace(ends.min(), ends.max(), _POINTS_PER_CURVE)
         fixed = np.full_like(axis, value)
-        op = op_of(knots, shape, *((fixed, axis) if is_prefill else (axis, fixed)), costs.cluster)
+        op = op_of(knots, shape, *((fixed, axis) if cut.is_along_y else (axis, fixed)), costs.cluster)
         found = costs.predict(op)
         band = Band(x=axis, y=found.latency_s, low=found.low_s, high=found.high_s)
-        yield Series(label=f"{value:,.0f} {unit}", x=along[points], y=latency_s[points], band=band)
+        yield Series(label=f"{value:,.0f} {cut.held_unit}", x=along[points], y=latency_s[points], band=band)
 
 
 def surface_shape_name(knots: FamilyKnots, label: Label) -> str:
@@ -136,14 +128,10 @@ def _spread(count: int) -> NDArray[np.int64]:
 
 
 def _between(knots: FamilyKnots, label: Label, own_x: Array) -> Array:
-    """Sizes to draw a curve at; a GEMM's branch is drawn at sizes of its own kind."""
-    axis = np.geomspace(own_x.min(), own_x.max(), _POINTS_PER_CURVE)
-    if knots.family != "gemm":
-        return axis
-    whole = np.where(axis > 16, np.rint(axis / 8) * 8, np.rint(axis))
-    if label.parts[-1] == "ragged":
-        whole = np.where(whole > 16, whole + 1, whole)
-    return np.unique(np.append(whole, own_x))
+    """Sizes to draw a curve at."""
+    even = np.geomspace(own_x.min(), own_x.max(), _POINTS_PER_CURVE)
+    drawn_at = OP_FAMILIES[knots.family].drawn_at
+    return even if drawn_at is None else drawn_at(label, even, own_x)
 
 
 _ABBREVIATED = {"num_heads": "heads", "num_kv_heads": "kv heads", "num_experts": "experts", "bytes_per_row": "B/row"}

@@ -1,6 +1,7 @@
 """The page of `apex compare FIT`: a fitted model over the points it was fitted from, family by family."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from costmodel.compare.plots import (
     histogram_figure,
 )
 from costmodel.compare.series import Band, Series
+from costmodel.families.all import OP_FAMILIES
 from costmodel.knots import FamilyKnots
 from costmodel.label import Label
 from costmodel.ops import bus_factor
@@ -25,14 +27,6 @@ from costmodel.predict import FittedCosts
 from costmodel.roofline import roofline
 
 Array = NDArray[np.float64]
-
-_SIZE_LABEL = {
-    "gemm": "m [tokens]",
-    "moe": "tokens of the group",
-    "elementwise": "rows [tokens]",
-    "prefill": "prompt length [tokens]",
-    "decode": "sequences",
-}
 
 
 def fit_sections(artefact: Artefact, cluster: ClusterSpec) -> Iterator[Section]:
@@ -82,22 +76,21 @@ def _histograms(artefact: Artefact, cluster: ClusterSpec) -> Iterator[NamedFigur
 
 
 def _family_figures(knots: FamilyKnots, costs: FittedCosts, device: str) -> Iterator[NamedFigure]:
-    if knots.family == "collective":
-        yield from _bandwidth_figures(knots, costs, device)
-        return
-    if knots.family == "gemm":
-        yield from _heat_maps(knots, costs.cluster, device)
+    for kind in OP_FAMILIES[knots.family].figures:
+        yield from _FIGURES[kind](knots, costs, device)
+
+
+def _curves(knots: FamilyKnots, costs: FittedCosts, device: str) -> Iterator[NamedFigure]:
+    size_name = OP_FAMILIES[knots.family].size_name
     for label in knots.labels:
         at_clock = FittedCosts(costs.artefact, costs.cluster, label.clock_mhz)
-        phase = label.parts[0]
-        size_label = _SIZE_LABEL[phase if knots.family == "attention" else knots.family]
         title = f"{knots.family} {_words(label)} on {device}"
         if np.any(knots.y != 1.0):
             title += f"\n{surface_shape_name(knots, label)}"
         yield NamedFigure(
             name=_stem("curves", knots.family, label.text),
             caption="Measured points over the fitted curves; shapes are spread evenly over the measured ones.",
-            figure=curves_figure(title, curve_series(knots, label, at_clock), x_label=size_label),
+            figure=curves_figure(title, curve_series(knots, label, at_clock), x_label=size_name(label)),
         )
 
 
@@ -109,8 +102,9 @@ def _stem(*parts: str) -> str:
     return "_".join(parts).replace("|", "_").replace("@", "_at_").replace(".", "_")
 
 
-def _heat_maps(knots: FamilyKnots, cluster: ClusterSpec, device: str) -> Iterator[NamedFigure]:
+def _heat_maps(knots: FamilyKnots, costs: FittedCosts, device: str) -> Iterator[NamedFigure]:
     """One map per number format, of its unlocked points, or else of those at its highest locked clock."""
+    cluster = costs.cluster
     clocks: dict[str, set[int | None]] = {}
     for label in knots.labels:
         clocks.setdefault(label.parts[0], set()).add(label.clock_mhz)
@@ -133,7 +127,7 @@ def _heat_maps(knots: FamilyKnots, cluster: ClusterSpec, device: str) -> Iterato
             caption="Utilisation is what the fit interpolates: small calls are bound by launches (dark), large ones by "
             "memory (left) or arithmetic (right).",
             figure=heat_map_figure(
-                f"gemm {dtype} on {device}{at_clock}: share of the roofline reached",
+                f"{knots.family} {dtype} on {device}{at_clock}: share of the roofline reached",
                 np.concatenate(m),
                 np.concatenate(nk),
                 np.concatenate(utilisation),
@@ -174,6 +168,14 @@ def _bandwidth_figures(knots: FamilyKnots, costs: FittedCosts, device: str) -> I
                 peak_label=f"link peak, {link.bandwidth_bytes_per_s / 1e9:,.0f} GB/s",
             ),
         )
+
+
+# By the names that families choose from (`OpFamily.figures`).
+_FIGURES: Final[Mapping[str, Callable[[FamilyKnots, FittedCosts, str], Iterator[NamedFigure]]]] = {
+    "curves": _curves,
+    "utilisation": _heat_maps,
+    "bandwidth": _bandwidth_figures,
+}
 
 
 def _clock_figures(artefact: Artefact, transfers: Sequence[ClockTransfer]) -> Iterator[NamedFigure]:

@@ -6,7 +6,7 @@ from (a measured point repeated, fitted, borrowed from another shape, extrapolat
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
 from costmodel.compare.sides import Side, read_side
+from costmodel.families.all import OP_FAMILIES
+from costmodel.families.rows import iter_row_ops
 from costmodel.prediction import CostModel, Source
-from costmodel.row_ops import iter_row_ops
 from profiles_db.schema import FAMILIES
 from profiles_db.store import open_store
 
 Array = NDArray[np.float64]
-
-PRICED_FAMILIES: Final = ("gemm", "attention", "moe", "elementwise", "collective")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +48,8 @@ def price_side(costs_at: Callable[[float | None], CostModel], side: Side, famili
     Raises UserError for an unknown family, or when the side has no row of the model's device.
     """
     for family in families:
-        if family not in PRICED_FAMILIES:
-            raise UserError(f"family {family!r} has no price", hint=f"choose from {', '.join(PRICED_FAMILIES)}")
+        if family not in OP_FAMILIES:
+            raise UserError(f"family {family!r} has no price", hint=f"choose from {', '.join(OP_FAMILIES)}")
     device = costs_at(None).cluster.device.name
     asked = side.where.get("device", device)
     if asked != device:
@@ -58,7 +57,7 @@ def price_side(costs_at: Callable[[float | None], CostModel], side: Side, famili
     store = open_store(side.db)
     pinned = Side(label=side.label, db=side.db, where={**side.where, "device": device})
     found = []
-    for family in families or PRICED_FAMILIES:
+    for family in families or OP_FAMILIES:
         table = read_side(store, pinned, family)
         if table.num_rows:
             found.append(_priced(costs_at, family, table))
@@ -76,7 +75,7 @@ def _priced(costs_at: Callable[[float | None], CostModel], family: str, table: p
         at_clock = np.flatnonzero(np.isnan(clocks) if np.isnan(clock) else clocks == clock)
         costs = costs_at(None if np.isnan(clock) else float(clock))
         own = {name: column[at_clock] for name, column in columns.items()}
-        for op, rows in iter_row_ops(family, own, costs.cluster):
+        for op, rows in iter_row_ops(OP_FAMILIES[family], own, costs.cluster):
             price = costs.predict(op)
             prices[:, at_clock[rows]] = price.latency_s, price.low_s, price.high_s
             source[at_clock[rows]] = price.source

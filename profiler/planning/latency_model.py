@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.alignment import is_aligned
 from costmodel.blended_process import BlendedProcess
+from costmodel.families.gemm import is_aligned
 from profiler.point import Point, cost_op
 
 if TYPE_CHECKING:

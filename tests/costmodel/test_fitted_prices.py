@@ -13,12 +13,13 @@ from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
 from costmodel.artefact import Artefact
+from costmodel.families.all import OP_FAMILIES
+from costmodel.families.rows import iter_row_ops
 from costmodel.fit import fit_device
 from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
 from costmodel.predict import FittedCosts, load_costs
 from costmodel.prediction import Source
 from costmodel.roofline import roofline
-from costmodel.row_ops import iter_row_ops
 from profiles_db.store import Store, open_store
 
 from .conftest import DEVICE, M, collective_rows, common, true_gemm_s
@@ -42,7 +43,7 @@ def test_measured_points_come_back_verbatim(
     table = store.read(family, device=DEVICE)
     columns = {name: np.asarray(table[name].to_pylist()) for name in table.column_names}
     checked = 0
-    for op, rows in iter_row_ops(family, columns, cluster):
+    for op, rows in iter_row_ops(OP_FAMILIES[family], columns, cluster):
         found = costs.predict(op)
         measured = found.source == Source.MEASURED
         truth = columns["latency_s"][rows].astype(np.float64)

@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from costmodel.artefact import Artefact
-from costmodel.build_knots import MeasuredRows, build_knots, fill_from_neighbours
-from costmodel.holdout import QUESTIONS, conformal_half_width, held_out_errors, summarise, with_intervals
+from costmodel.build_knots import build_knots, fill_from_neighbours
+from costmodel.held_out import QUESTIONS, conformal_half_width
+from costmodel.holdout import held_out_errors, summarise, with_intervals
 from costmodel.label import Label
+from costmodel.measured_rows import MeasuredRows
 from costmodel.prediction import Source
 
 

@@ -9,7 +9,7 @@ import pytest
 from cluster_specs.load import load_cluster
 from costmodel.artefact import Artefact, save_artefact
 from costmodel.fit import fit_device
-from costmodel.holdout import HeldOut
+from costmodel.held_out import HeldOut
 from costmodel.ops import Attention, Collective, Gemm
 from costmodel.predict import FittedCosts
 from costmodel.prediction import Source

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.build_knots import MeasuredRows
+from costmodel.measured_rows import MeasuredRows
 from costmodel.repair import fastest_no_smaller, repaired, suspicious
 
 

@@ -11,8 +11,9 @@ import pytest
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
+from costmodel.families.all import OP_FAMILIES
+from costmodel.families.rows import iter_row_ops
 from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
-from costmodel.row_ops import iter_row_ops
 from profiles_db.manifest import ShapeManifest
 from simulator.engine_profile import load_profile
 from simulator.model.bundled import load_model
@@ -86,7 +87,7 @@ def test_rows_stand_for_their_op(op: Op) -> None:
     cluster = load_cluster(_TWO_NODES)
     costs = AnalyticCosts(cluster)
     columns = _table(list(iter_rows(op, cluster)))
-    (back,) = iter_row_ops(family_of(op), columns, cluster)
+    (back,) = iter_row_ops(OP_FAMILIES[family_of(op)], columns, cluster)
     np.testing.assert_allclose(costs.predict(back[0]).latency_s, costs.predict(op).latency_s, rtol=1e-9)
 
 

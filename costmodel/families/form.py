@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from costmodel.curves import CurvePoints
 from costmodel.domain import OutOfDomain
+from costmodel.families.family import OpFamily
 from costmodel.knots import FamilyKnots
 from costmodel.label import Label
 from costmodel.lending import Lenders, curve_residual, lenders
@@ -20,10 +21,11 @@ Array = NDArray[np.float64]
 PREDICTION_FIELDS: Final = ("latency_s", "low_s", "high_s", "energy_j", "source")
 
 
-class Form:
+class KnotPrices:
     """Prices ops of one family from its knots at the measured clock nearest to the one asked for."""
 
-    def __init__(self, knots: FamilyKnots, pricing: Pricing) -> None:
+    def __init__(self, family: OpFamily, knots: FamilyKnots, pricing: Pricing) -> None:
+        self.family = family
         self.knots = knots
         self._clock_mhz, measured_mhz = _nearest_clock(knots.labels, pricing)
         self.pricing = replace(pricing, measured_mhz=measured_mhz)
@@ -45,7 +47,7 @@ class Form:
         """Return the shape itself when it has knots, else its lenders, and whether nothing of it was measured."""
         own = self.own_shape(label, shape)
         if own is None:
-            return lenders(self.knots, label, np.asarray(shape, dtype=np.float64)), True
+            return lenders(self.family, self.knots, label, np.asarray(shape, dtype=np.float64)), True
         is_lent = not self.knots.is_measured(own)
         return Lenders(shapes=np.array([own]), weights=np.ones(1), log_shift=np.zeros(1)), is_lent
 
@@ -70,7 +72,7 @@ class Form:
         latency_s = priced.latency_s
         if self.pricing.policy is OutOfDomain.CLIP:
             latency_s = latency_s[np.clip(np.arange(len(x)), *np.searchsorted(x, (low, high)))]
-        if self.pricing.is_monotone or self.knots.family == "collective":
+        if self.pricing.is_monotone or self.family.is_monotone:
             latency_s = risen(latency_s, ~np.isnan(measured_s))
         between = np.maximum(priced.body, np.append(priced.body[1:], priced.body[-1]))
         return CurvePoints(

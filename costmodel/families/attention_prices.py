@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.domain import OutOfDomain
-from costmodel.forms.form import Form, by_group
+from costmodel.families.family import OpFamily, knot_op
+from costmodel.families.form import KnotPrices, by_group
 from costmodel.knots import FamilyKnots
 from costmodel.label import Label
 from costmodel.lending import grid_residual
 from costmodel.ops import Attention, Op
 from costmodel.prediction import Prediction, Source
 from costmodel.pricing import Pricing, octaves_outside, risen, with_sub_points, work_sides
-from costmodel.shape_ops import shape_op
 from costmodel.surfaces import Surface, SurfaceGrid
 
 Array = NDArray[np.float64]
@@ -28,11 +28,11 @@ Array = NDArray[np.float64]
 _OCTAVES_BEYOND = 5
 
 
-class AttentionForm(Form):
+class AttentionPrices(KnotPrices):
     """Prices attention calls; head counts are usually plain integers, so that one op is one surface."""
 
-    def __init__(self, knots: FamilyKnots, pricing: Pricing) -> None:
-        super().__init__(knots, pricing)
+    def __init__(self, family: OpFamily, knots: FamilyKnots, pricing: Pricing) -> None:
+        super().__init__(family, knots, pricing)
         self._surfaces: dict[tuple[object, ...], tuple[Surface, Label] | None] = {}
 
     def predict(self, op: Op) -> Prediction | None:
@@ -195,7 +195,7 @@ class AttentionForm(Form):
         outside = np.maximum(
             octaves_outside(x, knot_x[0], knot_x[-1])[:, None], octaves_outside(y, knot_y[0], knot_y[-1])[None, :]
         )
-        grid_op = shape_op("attention", wanted, shape, x[:, None], y[None, :], cluster=self.pricing.cluster)
+        grid_op = knot_op(self.family, wanted, shape, x[:, None], y[None, :], cluster=self.pricing.cluster)
         residual = grid_residual(knots, lent, np.log(x), np.log(y))
         priced = self.pricing.price(
             grid_op, fit, residual, measured_s=measured_s, octaves_outside=outside, is_lent=is_lent

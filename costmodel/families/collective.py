@@ -4,58 +4,52 @@ On links inside a node engines run their own all-reduce up to 8 MiB and NCCL abo
 used on its side. Groups that span levels are composed: reduce-scatter inside, the rest across, all-gather inside.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
-from costmodel.analytic import AnalyticCosts
-from costmodel.build_knots import MeasuredRows
-from costmodel.curves import Curve
-from costmodel.forms.columns import measured_rows, numbers, texts
-from costmodel.forms.form import Form
+from costmodel.analytic import AnalyticCosts, sent_s
+from costmodel.calibration import MEMORY, Calibrated, efficiency, floor
+from costmodel.curves import Curve, CurvePoints
+from costmodel.families.family import Columns, KnotRows, OpFamily, Sizes, knot_op, op_from
+from costmodel.families.form import KnotPrices
+from costmodel.families.rows import numbers, taken, texts, timed_calls
 from costmodel.hierarchy import Hop, hops
 from costmodel.knots import FamilyKnots
-from costmodel.label import joined
+from costmodel.label import Label, joined
+from costmodel.lending import nearest_in_octaves
 from costmodel.ops import Collective, Op
-from costmodel.prediction import Prediction
+from costmodel.prediction import Prediction, sum_predictions
 from costmodel.pricing import Pricing
-from costmodel.shape_ops import row_sides, shape_op
-from costmodel.sums import sum_predictions
 
 Array = NDArray[np.float64]
 
-FEATURES = ("ranks", "nodes")
 # vLLM's custom all-reduce hands larger messages to NCCL.
 CUSTOM_ALL_REDUCE = "vllm.custom_all_reduce"
 CUSTOM_LIMIT_BYTES = 8 * 2**20
 
 
-def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) -> MeasuredRows:
-    """Turn collective rows on levels of ``cluster`` into knots' input; other rows are left out by ``usable``."""
-    keep = usable(columns, cluster)
-    columns = {name: column[keep] for name, column in columns.items()}
-    kind, level = texts(columns, "kind"), texts(columns, "level")
-    ranks, nodes, message = (numbers(columns, name) for name in ("ranks", "nodes", "message_bytes"))
-    shape = np.column_stack([ranks, nodes])
-    label = joined(kind, level)
-    link = cluster.device.analytic.link_efficiency.value
-    return measured_rows(
-        "collective",
-        FEATURES,
-        columns,
-        label=label,
-        shape=shape,
-        x=message,
-        y=None,
-        sides=row_sides("collective", label, shape, message, message, cluster=cluster),
-        efficiency=dict.fromkeys(np.unique(label).tolist(), (1.0, link)),
+def _op_of(sizes: Sizes, cluster: ClusterSpec | None) -> Collective:
+    """One device in each node, or neighbours."""
+    found: Collective = op_from(Collective, sizes)
+    is_one_per_node = cluster is not None and sizes["nodes"] > 1 and sizes["ranks"] == sizes["nodes"]
+    return replace(found, group_stride=cluster.devices_per_domain) if cluster and is_one_per_node else found
+
+
+def _knot_rows(columns: Columns, cluster: ClusterSpec) -> KnotRows:  # noqa: ARG001 - one signature for all families
+    return KnotRows(
+        columns=columns,
+        label=joined(texts(columns, "kind"), texts(columns, "level")),
+        shape=np.column_stack([numbers(columns, "ranks"), numbers(columns, "nodes")]),
+        x=numbers(columns, "message_bytes"),
     )
 
 
-def usable(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) -> NDArray[np.bool_]:
+def _usable(columns: Columns, cluster: ClusterSpec) -> NDArray[np.bool_]:
     """Which rows lie on a level and in a group the cluster has, on the path an engine would take."""
     ranks, nodes, message = (numbers(columns, name) for name in ("ranks", "nodes", "message_bytes"))
     known = np.isin(texts(columns, "level"), [link.name for link in cluster.levels])
@@ -75,13 +69,42 @@ def usable(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) -> 
     return np.asarray(fits & ~off_path)
 
 
-class CollectiveForm(Form):
+def _lend(measured: Array, shape: Array) -> tuple[NDArray[np.int64], Array]:
+    """Take groups over as many nodes, linear in the logarithm of their size; beyond the ends the last slope goes on."""
+    same_nodes = np.flatnonzero((measured[:, 1] > 1) == (shape[1] > 1))
+    if len(same_nodes) < 2 or np.any(measured[same_nodes, 0] == shape[0]):
+        return nearest_in_octaves(measured, shape)
+    log_ranks = np.log2(measured[:, 0])
+    wanted = float(np.log2(shape[0]))
+    order = same_nodes[np.argsort(log_ranks[same_nodes])]
+    high = int(np.clip(np.searchsorted(log_ranks[order], wanted), 1, len(order) - 1))
+    pair = order[[high - 1, high]]
+    share = (wanted - log_ranks[pair[0]]) / (log_ranks[pair[1]] - log_ranks[pair[0]])
+    # One step beyond the ends is as far as two points can say.
+    share = float(np.clip(share, -1.0, 2.0))
+    return pair, np.array([1.0 - share, share])
+
+
+def _calibrate(family: OpFamily, columns: Columns, cluster: ClusterSpec) -> Iterator[Calibrated]:
+    reduces = texts(columns, "kind") == "all_reduce"
+    innermost = texts(columns, "level") == cluster.levels[0].name
+    calls = timed_calls(family, taken(columns, reduces & innermost), cluster, _link_sides)
+    yield from floor("collective_floor_s", calls, "all-reduce")
+    yield from efficiency("link_efficiency", calls, MEMORY, "all-reduce")
+
+
+def _link_sides(op: Op, cluster: ClusterSpec) -> tuple[Array, Array]:
+    assert isinstance(op, Collective)
+    return np.zeros(1), sent_s(op, cluster)
+
+
+class CollectivePrices(KnotPrices):
     """Prices collectives; levels that were not measured come from the analytic model."""
 
-    def __init__(self, knots: FamilyKnots, pricing: Pricing) -> None:
+    def __init__(self, family: OpFamily, knots: FamilyKnots, pricing: Pricing) -> None:
         if pricing.links is not None:
             pricing = replace(pricing, cluster=pricing.links.measured)
-        super().__init__(knots, pricing)
+        super().__init__(family, knots, pricing)
         stated = pricing.cluster if pricing.links is None else pricing.links.stated
         self._analytic = AnalyticCosts(stated, pricing.clock_mhz)
         self._curves: dict[tuple[str, str, int, int], Curve | None] = {}
@@ -130,21 +153,14 @@ class CollectiveForm(Form):
         key = (kind, level, ranks, nodes)
         if key not in self._curves:
             label = self.label_of(kind, level)
-            cluster = self.pricing.cluster
-            self._curves[key] = (
-                None
-                if label is None
-                else Curve(
-                    self.curve_points(
-                        label,
-                        (float(ranks), float(nodes)),
-                        lambda message: shape_op(
-                            "collective", label, (ranks, nodes), message, message, cluster=cluster
-                        ),
-                    )
-                )
-            )
+            self._curves[key] = None if label is None else Curve(self._points(label, (float(ranks), float(nodes))))
         return self._curves[key]
+
+    def _points(self, label: Label, shape: tuple[float, float]) -> CurvePoints:
+        cluster = self.pricing.cluster
+        return self.curve_points(
+            label, shape, lambda message: knot_op(self.family, label, shape, message, message, cluster=cluster)
+        )
 
 
 def _phases(kind: str, path: tuple[Hop, ...], ranks: int) -> list[tuple[str, Hop, float]]:
@@ -157,3 +173,30 @@ def _phases(kind: str, path: tuple[Hop, ...], ranks: int) -> list[tuple[str, Hop
         # Each level carries what goes to peers of this level: `members` peers with `inner` ranks each.
         return [(kind, hop, hop.inner * hop.members / ranks) for hop in path]
     return [(kind, hop, 1.0 / hop.inner) for hop in path]
+
+
+COLLECTIVE: Final = OpFamily(
+    name="collective",
+    op=Collective,
+    alternatives=("kind", "ranks", "nodes", "level", "backend"),
+    has_one_kernel=False,
+    fixed=("kind", "ranks", "nodes", "dtype"),
+    op_of=_op_of,
+    usable=_usable,
+    not_usable="not on this cluster's levels, or not on the path an engine takes",
+    label_parts=("kind", "level"),
+    features=("ranks", "nodes"),
+    knot_rows=_knot_rows,
+    running=lambda _label, x, _y: {"message_bytes": x},
+    efficiency=lambda _label, cluster: (1.0, cluster.device.analytic.link_efficiency.value),
+    lend=_lend,
+    apart=(0, 1),
+    # Curves are dense in bytes, and no two clusters share a network.
+    is_filled=False,
+    is_monotone=True,
+    calibrate=_calibrate,
+    prices=CollectivePrices,
+    level=lambda label: label.parts[1],
+    size_name=lambda _label: "message [bytes]",
+    figures=("bandwidth",),
+)

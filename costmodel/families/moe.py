@@ -4,53 +4,49 @@ The reference reads the weights of E (1 - (1 - k/E)^T) experts, as uniform routi
 is in the residuals, measured per routing. A shape that was not measured borrows at equal pairs per expert.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
-from costmodel.build_knots import MeasuredRows
 from costmodel.curves import Curve
-from costmodel.forms.columns import gemm_efficiency, measured_rows, numbers, texts
-from costmodel.forms.form import Form
+from costmodel.families.family import Columns, KnotRows, OpFamily, op_from
+from costmodel.families.form import KnotPrices
+from costmodel.families.rows import numbers, texts
 from costmodel.knots import FamilyKnots
 from costmodel.label import Label, joined
+from costmodel.lending import nearest_in_octaves
 from costmodel.ops import Moe, Op
 from costmodel.prediction import Prediction
 from costmodel.pricing import Pricing
-from costmodel.shape_ops import row_sides
+from costmodel.roofline import format_efficiency
 
 Array = NDArray[np.float64]
 
-FEATURES = ("hidden", "inter", "num_experts", "topk", "tp", "ep")
+_FEATURES = ("hidden", "inter", "num_experts", "topk", "tp", "ep")
 
 
-def rows_of(columns: Mapping[str, NDArray[np.generic]], cluster: ClusterSpec) -> MeasuredRows:
-    """Turn moe rows into knots' input."""
-    dtype, routing, tokens = texts(columns, "dtype"), texts(columns, "routing"), numbers(columns, "num_tokens")
-    shape = np.column_stack([numbers(columns, name) for name in FEATURES])
-    label = joined(dtype, routing)
-    efficiency = {name: gemm_efficiency(cluster, Label.parse(name).parts[0]) for name in np.unique(label).tolist()}
-    return measured_rows(
-        "moe",
-        FEATURES,
-        columns,
-        label=label,
-        shape=shape,
-        x=tokens,
-        y=None,
-        sides=row_sides("moe", joined(dtype, "balanced"), shape, tokens, tokens, cluster=cluster),
-        efficiency=efficiency,
+def _knot_rows(columns: Columns, cluster: ClusterSpec) -> KnotRows:  # noqa: ARG001 - one signature for all families
+    return KnotRows(
+        columns=columns,
+        label=joined(texts(columns, "dtype"), texts(columns, "routing")),
+        shape=np.column_stack([numbers(columns, name) for name in _FEATURES]),
+        x=numbers(columns, "num_tokens"),
     )
 
 
-class MoeForm(Form):
+def _log_pairs_per_expert(shape: Array) -> Array:
+    experts, topk = shape[..., _FEATURES.index("num_experts")], shape[..., _FEATURES.index("topk")]
+    return np.asarray(np.log(topk / experts))
+
+
+class MoePrices(KnotPrices):
     """Prices routed experts."""
 
-    def __init__(self, knots: FamilyKnots, pricing: Pricing) -> None:
-        super().__init__(knots, pricing)
+    def __init__(self, family: OpFamily, knots: FamilyKnots, pricing: Pricing) -> None:
+        super().__init__(family, knots, pricing)
         self._curves: dict[tuple[object, ...], Curve | None] = {}
 
     def predict(self, op: Op) -> Prediction | None:
@@ -76,3 +72,23 @@ class MoeForm(Form):
         """Return the least skewed routing measured for a number format."""
         known = sorted(label for label in self.knots.labels if label.parts[0] == dtype)
         return known[0] if known else None
+
+
+MOE: Final = OpFamily(
+    name="moe",
+    op=Moe,
+    alternatives=("dtype", "hidden", "inter", "num_experts", "topk"),
+    fixed=("dtype", "routing", *_FEATURES),
+    op_of=lambda sizes, _cluster: op_from(Moe, sizes),
+    label_parts=("dtype", "routing"),
+    features=_FEATURES,
+    knot_rows=_knot_rows,
+    running=lambda _label, x, _y: {"num_tokens": x},
+    efficiency=lambda label, cluster: format_efficiency(cluster, label.parts[0]),
+    lend=nearest_in_octaves,
+    log_shift=lambda measured, shape: _log_pairs_per_expert(shape) - _log_pairs_per_expert(measured),
+    apart=(0, 1, 2, 3),
+    learns_across=1,
+    prices=MoePrices,
+    size_name=lambda _label: "tokens of the group",
+)

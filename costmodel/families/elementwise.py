@@ -1,0 +1,84 @@
+"""Small memory-bound ops: for one op and width a curve in rows, bytes over bandwidth above a launch floor."""
+
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from cluster_specs.cluster import ClusterSpec
+from costmodel.curves import Curve
+from costmodel.families.family import Columns, KnotRows, OpFamily, Sizes, op_from
+from costmodel.families.form import KnotPrices
+from costmodel.families.rows import numbers, texts
+from costmodel.knots import FamilyKnots
+from costmodel.lending import nearest_in_octaves
+from costmodel.ops import Elementwise, Op
+from costmodel.prediction import Prediction
+from costmodel.pricing import Pricing
+
+
+def _op_of(sizes: Sizes, cluster: ClusterSpec | None) -> Elementwise:  # noqa: ARG001 - one signature for all families
+    per_row = sizes["bytes_per_row"] if "bytes_per_row" in sizes else sizes["io_bytes"] / sizes["rows"]
+    found: Elementwise = op_from(Elementwise, {**sizes, "bytes_per_row": per_row})
+    return found
+
+
+def _sized(columns: Columns) -> Columns:
+    return {**columns, "bytes_per_row": numbers(columns, "io_bytes") / numbers(columns, "rows")}
+
+
+def _knot_rows(columns: Columns, cluster: ClusterSpec) -> KnotRows:
+    rows, moved = numbers(columns, "rows"), numbers(columns, "io_bytes")
+    return KnotRows(
+        columns=columns,
+        label=texts(columns, "op"),
+        shape=np.column_stack([numbers(columns, "width"), moved / rows]),
+        x=rows,
+        sides=(np.zeros_like(moved), moved / cluster.device.memory_bytes_per_s),
+    )
+
+
+class ElementwisePrices(KnotPrices):
+    """Prices small ops that were measured by name."""
+
+    def __init__(self, family: OpFamily, knots: FamilyKnots, pricing: Pricing) -> None:
+        super().__init__(family, knots, pricing)
+        self._curves: dict[tuple[str, int, float], Curve | None] = {}
+
+    def predict(self, op: Op) -> Prediction | None:
+        """Price a small op; None when no op of its name was measured."""
+        assert isinstance(op, Elementwise)
+        key = (op.op, op.width, op.bytes_per_row)
+        if key not in self._curves:
+            self._curves[key] = self._prepare(op)
+        curve = self._curves[key]
+        return None if curve is None else curve.predict(np.asarray(op.rows, dtype=np.float64))
+
+    def _prepare(self, op: Elementwise) -> Curve | None:
+        label = self.label_of(op.op)
+        if label is None:
+            return None
+        shape = float(op.width), float(op.bytes_per_row)
+        return Curve(self.curve_points(label, shape, lambda rows: replace(op, rows=rows)))
+
+
+ELEMENTWISE: Final = OpFamily(
+    name="elementwise",
+    op=Elementwise,
+    alternatives=("op",),
+    cache="hot",
+    fixed=("op", "dtype", "width", "bytes_per_row"),
+    sized=_sized,
+    op_of=_op_of,
+    label_parts=("op",),
+    features=("width", "bytes_per_row"),
+    knot_rows=_knot_rows,
+    running=lambda _label, x, _y: {"rows": x},
+    efficiency=lambda _label, cluster: (1.0, cluster.device.analytic.memory_efficiency.value),
+    lend=nearest_in_octaves,
+    # Compared at equal bytes.
+    log_shift=lambda measured, shape: np.asarray(np.log(shape[1]) - np.log(measured[:, 1])),
+    apart=(0, 1),
+    prices=ElementwisePrices,
+    size_name=lambda _label: "rows [tokens]",
+)
