@@ -21,6 +21,7 @@ SCALE_GROUP: Final = 128  # columns that share one scale where a format scales b
 ROUNDED_DTYPES: Final[Mapping[str, str]] = {"fp8": "fp8", "int8": "w8a8", "nvfp4": "nvfp4"}
 _FLOATS: Final = frozenset({"bf16", "fp16", "fp32"})
 _ROUNDED: Final = frozenset(ROUNDED_DTYPES.values())
+_ONE_BYTE: Final = frozenset({"fp8", "w8a8"})
 _SCALE_BYTES: Final = 4
 _CHOICE_BYTES: Final = 8  # an fp32 weight and an int32 index
 
@@ -64,7 +65,7 @@ class SmallOp:
     bytes_per_row: Callable[[RowFormat], float]
     in_place: bool = False
     rounds: bool = False
-    converts: tuple[str, ...] = ()  # formats a result may have beside the input's
+    converts: tuple[str, ...] = ()  # formats a result may have; none: the input's
     chooses: bool = False
     torch: frozenset[str] = _FLOATS
     triton: frozenset[str] = frozenset()
@@ -79,7 +80,7 @@ class SmallOp:
                     for scales in dict.fromkeys((1, groups, 0)):
                         yield RowFormat(width=width, dtype=own, out=out, scales=scales)
         elif dtype in _FLOATS:
-            for out in (dtype, *self.converts):
+            for out in sorted(self.converts, key=lambda name: name != dtype) or (dtype,):
                 for chosen in range(1, width + 1) if self.chooses else (0,):
                     yield RowFormat(width=width, dtype=dtype, out=out, chosen=chosen)
 
@@ -109,10 +110,8 @@ def _activations() -> Iterator[SmallOp]:
     for name in ACTIVATIONS:
         gated, alone = f"{name}_mul", f"{name} of every element; `width` is that of the result"
         meaning = f"{name} of one half of a row of 2 x `width` times the other half"
-        yield SmallOp(name=name, meaning=alone, bytes_per_row=_passes(2))
-        yield SmallOp(
-            name=gated, meaning=meaning, bytes_per_row=_passes(3), triton=_FLOATS if name == "silu" else frozenset()
-        )
+        yield SmallOp(name=name, meaning=alone, bytes_per_row=_passes(2), triton=_FLOATS)
+        yield SmallOp(name=gated, meaning=meaning, bytes_per_row=_passes(3), triton=_FLOATS)
         for base, text, reads in ((name, alone, 1), (gated, meaning, 2)):
             yield SmallOp(
                 name=f"{base}_quantise",
@@ -120,20 +119,19 @@ def _activations() -> Iterator[SmallOp]:
                 bytes_per_row=_into_own_format(reads),
                 rounds=True,
                 torch=_ROUNDED,
-                triton=frozenset({"fp8", "w8a8"}) if base == "silu_mul" else frozenset(),
+                triton=_ONE_BYTE,
             )
 
 
 def _norms() -> Iterator[SmallOp]:
     for kind, meaning in (("rmsnorm", "RMS norm of a row"), ("layernorm", "layer norm of a row")):
-        is_ours = kind == "rmsnorm"
-        triton, rounded = (_FLOATS, frozenset({"fp8", "w8a8"})) if is_ours else (frozenset[str](), frozenset[str]())
+        is_rms = kind == "rmsnorm"
         yield SmallOp(
             name=kind,
             meaning=meaning,
             bytes_per_row=_passes(2),
-            triton=triton,
-            vllm={"bf16": "vllm.rms_norm"} if is_ours else {},
+            triton=_FLOATS if is_rms else frozenset(),
+            vllm={"bf16": "vllm.rms_norm"} if is_rms else {},
         )
         yield SmallOp(
             name=f"{kind}_quantise",
@@ -141,7 +139,7 @@ def _norms() -> Iterator[SmallOp]:
             bytes_per_row=_into_own_format(1),
             rounds=True,
             torch=_ROUNDED,
-            triton=rounded,
+            triton=_ONE_BYTE,
         )
         added = f"residual += x, then {meaning}: both are read, both are written"
         yield SmallOp(
@@ -149,8 +147,8 @@ def _norms() -> Iterator[SmallOp]:
             meaning=f"{added} (vLLM's fused_add_rms_norm overwrites both)",
             bytes_per_row=_passes(4),
             in_place=True,
-            triton=triton,
-            vllm={"bf16": "vllm.fused_add_rms_norm"} if is_ours else {},
+            triton=_FLOATS,
+            vllm={"bf16": "vllm.fused_add_rms_norm"} if is_rms else {},
         )
         yield SmallOp(
             name=f"add_{kind}_quantise",
@@ -159,7 +157,7 @@ def _norms() -> Iterator[SmallOp]:
             in_place=True,
             rounds=True,
             torch=_ROUNDED,
-            triton=rounded,
+            triton=_ONE_BYTE,
         )
 
 
@@ -170,16 +168,19 @@ _ENTRIES: Final = (
         name="qk_norm",
         meaning="RMS norm of each head of a token's queries and keys, which lie side by side",
         bytes_per_row=_passes(2),
+        triton=_FLOATS,
     ),
     SmallOp(
         name="rmsnorm_gate",
         meaning="RMS norm of each head of x times SiLU of a gate as wide (gated delta rule, Mamba-2): x, gate, result",
         bytes_per_row=_passes(3),
+        triton=_FLOATS,
     ),
     SmallOp(
         name="sigmoid_mul",
         meaning="x times the sigmoid of a gate as wide: x, gate, result",
         bytes_per_row=_passes(3),
+        triton=_FLOATS,
     ),
     SmallOp(
         name="rope",
@@ -192,6 +193,7 @@ _ENTRIES: Final = (
         name="conv1d",
         meaning="causal convolution of each channel over four tokens, then SiLU; neighbours' inputs are shared",
         bytes_per_row=_passes(2),
+        triton=_FLOATS,
     ),
     SmallOp(
         name="add",
@@ -203,7 +205,7 @@ _ENTRIES: Final = (
         name="cast",
         meaning="a row in another format, as routers that are kept in fp32 take it",
         bytes_per_row=_into_own_format(1),
-        converts=("fp32", "bf16"),
+        converts=("fp32",),
     ),
     SmallOp(name="copy", meaning="a row read and written", bytes_per_row=_passes(2)),
     SmallOp(
@@ -220,7 +222,8 @@ _ENTRIES: Final = (
         name="kv_write",
         meaning="keys and values of a token (`width` of both together) into the cache, in the cache's format",
         bytes_per_row=_into_own_format(1),
-        converts=("fp8", "bf16", "fp32"),
+        converts=("bf16", "fp16", "fp8", "fp32"),
+        triton=_FLOATS,
     ),
     SmallOp(
         name="quantise",
@@ -228,7 +231,7 @@ _ENTRIES: Final = (
         bytes_per_row=_into_own_format(1),
         rounds=True,
         torch=_ROUNDED,
-        triton=frozenset({"fp8", "w8a8"}),
+        triton=_ONE_BYTE,
         vllm={"fp8": "vllm.scaled_fp8_quant", "w8a8": "vllm.scaled_int8_quant"},
     ),
     SmallOp(

@@ -125,6 +125,13 @@ def counted(points: Iterable[Point]) -> dict[tuple[str, str, str], int]:
     return counts
 
 
+def small_op_shape(op: Elementwise) -> OpShape:
+    """Return the shape of a small op of whole rows, with the bytes the op states."""
+    assert isinstance(op.rows, int)
+    io_bytes = round(op.rows * op.bytes_per_row)
+    return OpShape.of("elementwise", dtype=op.dtype, op=op.op, rows=op.rows, width=op.width, io_bytes=io_bytes)
+
+
 def cost_op(op: OpShape) -> Op | None:
     """Return the op as the cost model counts it, None where it counts none (whole steps)."""
     shape = op.shape

@@ -15,8 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels.buffers import Buffers
-from profiler.kernels.elementwise import Quantised, quantise_row
-from profiler.kernels.quantise import fp8_tensor, require_fp8
+from profiler.kernels.quantise import Quantised, fp8_tensor, quantise_row, require_fp8
 from profiler.point import OpShape
 
 _FLOATS: Final = {"fp32", "bf16", "fp16"}

@@ -13,8 +13,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels.buffers import Buffers
-from profiler.kernels.elementwise import silu_mul
 from profiler.kernels.routing import route
+from profiler.kernels.torch_rows import silu_mul
 from profiler.point import OpShape
 
 # (x [pairs, k], w [experts, n, k]) -> [pairs, n] for one fixed routing.

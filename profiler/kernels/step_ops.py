@@ -7,11 +7,12 @@ embedding, lm_head and sampler are not part of it. Sizes: each model's published
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from costmodel.ops import SCHEMES
+from costmodel.small_ops import SMALL_OPS, small_op
 from profiler.backend import Unsupported
-from profiler.kernels.elementwise_bytes import ROPE_HEAD_DIM, row_bytes
-from profiler.point import OpShape
+from profiler.point import OpShape, small_op_shape
 
 _FLOATS: Final = frozenset({"bf16", "fp16", "fp32"})
 
@@ -71,12 +72,11 @@ def layer_ops(step: OpShape) -> list[OpShape]:
     tokens = shape["num_prefill"] * shape["prefill_q"] + shape["num_decode"]
     heads, kv_heads, inter = layer.num_heads // tp, max(1, layer.num_kv_heads // tp), layer.inter // tp
     norm = "add_rmsnorm" if dtype in _FLOATS else "add_rmsnorm_quantise"
-    rotated = (heads + kv_heads) * layer.head_dim
     small = _SmallOps(tokens, dtype)
     return [
         small.of(norm, layer.hidden),
         _gemm(tokens, (heads + 2 * kv_heads) * layer.head_dim, layer.hidden, dtype),
-        small.of("rope", -(-rotated // ROPE_HEAD_DIM) * ROPE_HEAD_DIM, plain=True),
+        small.of("rope", (heads + kv_heads) * layer.head_dim),
         _attention(step, heads, kv_heads, layer.head_dim),
         *([] if dtype in _FLOATS else [small.of("quantise", heads * layer.head_dim)]),
         _gemm(tokens, layer.hidden, heads * layer.head_dim, dtype),
@@ -92,10 +92,11 @@ class _SmallOps:
     tokens: int
     dtype: str
 
-    def of(self, name: str, width: int, *, plain: bool = False) -> OpShape:
-        dtype = "bf16" if plain and self.dtype not in _FLOATS else self.dtype
-        io_bytes = self.tokens * row_bytes(name, width, dtype)
-        return OpShape.of("elementwise", dtype=dtype, op=name, rows=self.tokens, width=width, io_bytes=io_bytes)
+    def of(self, name: str, width: int) -> OpShape:
+        made_of: dict[str, Any] = {"dtype": self.dtype if self.dtype in _FLOATS else "bf16"}
+        if SMALL_OPS[name].rounds:
+            made_of |= {"out": SCHEMES[self.dtype].activation, "scales": 1}
+        return small_op_shape(small_op(name, rows=self.tokens, width=width, **made_of))
 
 
 def _gemm(m: int, n: int, k: int, dtype: str) -> OpShape:

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
+from costmodel.small_ops import SMALL_OPS
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels.attention import attention_kernels, prepare_attention
 from profiler.kernels.buffers import Buffers
-from profiler.kernels.elementwise import TORCH_OPS, is_known, prepare_elementwise
 from profiler.kernels.gemm import gemm_kernels, prepare_gemm
 from profiler.kernels.moe import moe_kernels, prepare_moe
-from profiler.kernels.serving_ops import is_serving_op, prepare_serving_op
+from profiler.kernels.torch_rows import prepare_torch_rows
 from profiler.point import OpShape
 
 
@@ -32,7 +32,8 @@ class TorchBackend:
             case "moe":
                 return moe_kernels(op, self._device)
             case "elementwise":
-                return (f"torch.eager_{self._device.type}",) if is_known(op) or is_serving_op(op) else ()
+                entry = SMALL_OPS.get(op.shape["op"])
+                return (f"torch.eager_{self._device.type}",) if entry and op.dtype in entry.torch else ()
         return ()
 
     def prepare(self, op: OpShape, kernel: str, buffers: Buffers) -> Prepared:
@@ -45,7 +46,5 @@ class TorchBackend:
             case "moe":
                 return prepare_moe(op, kernel, buffers)
             case "elementwise":
-                if is_known(op):
-                    return prepare_elementwise(op, buffers, TORCH_OPS)
-                return prepare_serving_op(op, buffers)
+                return prepare_torch_rows(op, buffers)
         raise Unsupported(f"torch has no kernel for family {op.family}")

@@ -5,33 +5,26 @@ is made for, else the fastest of each point (`costmodel.measurements`): ours are
 better, as without vLLM.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from triton.errors import TritonError
 
+from costmodel.small_ops import SCALE_GROUP, SMALL_OPS, RowFormat
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels import triton_attention, triton_linear, triton_moe, triton_rows
 from profiler.kernels.attention import flash_parameters
-from profiler.kernels.buffers import TORCH_DTYPES, Buffers
-from profiler.kernels.elementwise import SmallOps, prepare_elementwise
-from profiler.kernels.elementwise_bytes import GROUP
-from profiler.kernels.triton_groups import quantise_group
+from profiler.kernels.buffers import Buffers
+from profiler.kernels.row_operands import RowKernel, made_of, prepare_rows
+from profiler.kernels.triton_groups import quantise_group, silu_mul_quantise_group
+from profiler.kernels.triton_rows import TRITON_ROWS
 from profiler.point import OpShape
 
-_ADD_NORM_QUANTISE: Final = "add_rmsnorm_quantise"
-_QUANTISE_GROUP: Final = "quantise_group"
-_FLOAT_OPS: Final = frozenset({"rmsnorm", "add_rmsnorm", "silu_mul", "rope"})
-_QUANTISING_OPS: Final = frozenset({"quantise", "rmsnorm_quantise", "silu_mul_quantise", _ADD_NORM_QUANTISE})
-TRITON_OPS: Final = SmallOps(
-    rms_norm=triton_rows.rms_norm,
-    add_rms_norm=triton_rows.add_rms_norm,
-    silu_mul=triton_rows.silu_mul,
-    rope=triton_rows.rope,
-    quantise=triton_rows.quantise,
-    rms_norm_quantise=triton_rows.rms_norm_quantise,
-    silu_mul_quantise=triton_rows.silu_mul_quantise,
-)
+# Roundings to e4m3 with a scale per 128 columns; all other functions round with one per row, or by one that is known.
+_BY_GROUPS: Final[Mapping[str, RowKernel]] = {
+    "quantise": quantise_group,
+    "silu_mul_quantise": silu_mul_quantise_group,
+}
 
 
 class TritonBackend:
@@ -49,12 +42,8 @@ class TritonBackend:
             case "attention":
                 is_ours = op.dtype in {"bf16", "fp16"} and _is_our_attention(op)
             case "elementwise":
-                name, dtype = op.shape["op"], op.dtype
-                is_ours = (
-                    (name in _FLOAT_OPS and dtype in {"bf16", "fp16", "fp32"})
-                    or (name in _QUANTISING_OPS and dtype in {"fp8", "w8a8", "int8"})
-                    or (name == _QUANTISE_GROUP and dtype == "fp8")
-                )
+                entry = SMALL_OPS.get(op.shape["op"])
+                is_ours = entry is not None and op.dtype in entry.triton
             case _:
                 is_ours = False
         return ("triton",) if is_ours else ()
@@ -76,13 +65,7 @@ class TritonBackend:
                 return triton_moe.prepare_moe(op, buffers)
             case "attention":
                 return triton_attention.prepare_attention(op, buffers)
-        if op.shape["op"] == _QUANTISE_GROUP:
-            return _quantise_group(op, buffers)
-        if not triton_rows.fits(op.shape["width"]):
-            raise Unsupported(f"a row of {op.shape['width']} elements does not fit one program")
-        if op.shape["op"] == _ADD_NORM_QUANTISE:
-            return _add_norm_quantise(op, buffers)
-        return prepare_elementwise(op, buffers, TRITON_OPS)
+        return prepare_rows(op, buffers, _row_kernel(op.shape["op"], made_of(op)))
 
 
 def _is_our_attention(op: OpShape) -> bool:
@@ -93,19 +76,12 @@ def _is_our_attention(op: OpShape) -> bool:
     return is_wanted and bool(op.shape["kv_dtype"] == op.dtype)
 
 
-def _quantise_group(op: OpShape, buffers: Buffers) -> Prepared:
-    rows, width = op.shape["rows"], op.shape["width"]
-    if rows < 1 or width < 1 or width % GROUP:
-        raise Unsupported(f"illegal shape rows={rows} width={width}: width must be a positive multiple of {GROUP}")
-    inputs = buffers.rotating((rows, width), "bf16")
-    copies = len(inputs)
-    return Prepared(lambda i: quantise_group(inputs[i % copies]), copies)
-
-
-def _add_norm_quantise(op: OpShape, buffers: Buffers) -> Prepared:
-    rows, width = op.shape["rows"], op.shape["width"]
-    kind = TORCH_DTYPES["fp8" if op.dtype == "fp8" else "int8"]
-    residual, weight = buffers.random((rows, width), "bf16"), buffers.random((width,), "bf16")
-    inputs = buffers.rotating((rows, width), "bf16")
-    copies = len(inputs)
-    return Prepared(lambda i: triton_rows.add_rms_norm_quantise(inputs[i % copies], residual, weight, kind), copies)
+def _row_kernel(name: str, row: RowFormat) -> RowKernel:
+    """Return our function for a small op; raises ``Unsupported`` for rows it does not take."""
+    if row.scales > 1:
+        if name not in _BY_GROUPS or row.out != "fp8" or row.width % SCALE_GROUP:
+            raise Unsupported(f"no kernel of ours rounds {name} to {row.out} with {row.scales} scales per row")
+        return _BY_GROUPS[name]
+    if not triton_rows.fits(row.width):
+        raise Unsupported(f"a row of {row.width} elements does not fit one program")
+    return TRITON_ROWS[name]

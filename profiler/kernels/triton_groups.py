@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from profiler.kernels.elementwise_bytes import GROUP
+from costmodel.small_ops import SCALE_GROUP
 
 _MAX_ROWS = 32
 
@@ -42,19 +42,19 @@ def quantise_group(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return _launch(x, x.shape[1], is_gated=False)
 
 
-def silu_mul_quantise_group(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def silu_mul_quantise_group(gate_up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """SiLU of the first half of [rows, 2 width] times the second, quantised with scales [width / 128, rows]."""
-    return _launch(x, x.shape[1] // 2, is_gated=True)
+    return _launch(gate_up, gate_up.shape[1] // 2, is_gated=True)
 
 
 def _launch(x: torch.Tensor, width: int, *, is_gated: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    rows, groups = len(x), width // GROUP
+    rows, groups = len(x), width // SCALE_GROUP
     out = x.new_empty((rows, width), dtype=torch.float8_e4m3fn)
     scale = x.new_empty((groups, rows), dtype=torch.float32)
     block = min(triton.next_power_of_2(rows), _MAX_ROWS)
     if rows:
         _quantise_group_kernel[(triton.cdiv(rows, block), groups)](
-            x, out, scale, rows, width, torch.finfo(out.dtype).max, GATED=is_gated, ROWS=block, GROUP=GROUP,
+            x, out, scale, rows, width, torch.finfo(out.dtype).max, GATED=is_gated, ROWS=block, GROUP=SCALE_GROUP,
             num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
     return out, scale

@@ -10,23 +10,17 @@ from typing import Any, Final
 
 import torch
 
+from costmodel.small_ops import SCALE_GROUP, SMALL_OPS
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels.attention import page_table, sequence_lengths
 from profiler.kernels.buffers import Buffers
-from profiler.kernels.elementwise import EPSILON
-from profiler.kernels.elementwise_bytes import GROUP, ROPE_HEAD_DIM
 from profiler.kernels.routing import route
+from profiler.kernels.row_operands import Rows, made_of
+from profiler.kernels.torch_rows import EPSILON
 from profiler.point import OpShape
 
 _PAGE_TOKENS: Final = 16
 _HOPPER_FLASH: Final = 3
-_SMALL_OPS: Final = {
-    ("rmsnorm", "bf16"): "vllm.rms_norm",
-    ("add_rmsnorm", "bf16"): "vllm.fused_add_rms_norm",
-    ("rope", "bf16"): "vllm.rotary_embedding",
-    ("quantise", "fp8"): "vllm.scaled_fp8_quant",
-    ("quantise", "w8a8"): "vllm.scaled_int8_quant",
-}
 
 
 class VllmBackend:
@@ -44,8 +38,8 @@ class VllmBackend:
             case "moe" if op.dtype in {"bf16", "fp8", "fp8_block"}:
                 return ("vllm.fused_experts",)
             case "elementwise":
-                label = _SMALL_OPS.get((op.shape["op"], op.dtype))
-                return (label,) if label else ()
+                entry = SMALL_OPS.get(op.shape["op"])
+                return (entry.vllm[op.dtype],) if entry and op.dtype in entry.vllm else ()
         return ()
 
     def prepare(self, op: OpShape, kernel: str, buffers: Buffers) -> Prepared:
@@ -98,7 +92,9 @@ def _scaled_mm(op: OpShape, buffers: Buffers) -> Prepared:
 def _small_op(op: OpShape, kernel: str, buffers: Buffers) -> Prepared:
     from vllm import _custom_ops as ops
 
-    rows, width = op.shape["rows"], op.shape["width"]
+    rows, width, row = op.shape["rows"], op.shape["width"], made_of(op)
+    if row.dtype != "bf16" or row.scales > 1:
+        raise Unsupported(f"{kernel} takes 16-bit rows and one scale per row, not {row}")
     inputs = buffers.rotating((rows, width), "bf16")
     weight = buffers.random((width,), "bf16")
     if kernel == "vllm.rms_norm":
@@ -108,20 +104,21 @@ def _small_op(op: OpShape, kernel: str, buffers: Buffers) -> Prepared:
         residual = buffers.random((rows, width), "bf16")
         return _over(inputs, lambda x: ops.fused_add_rms_norm(x, residual, weight, EPSILON))
     if kernel == "vllm.scaled_fp8_quant":
-        return _over(inputs, lambda x: ops.scaled_fp8_quant(x, use_per_token_if_dynamic=True))
+        scale = None if row.scales else torch.full((1,), 0.01, device=buffers.device)
+        return _over(inputs, lambda x: ops.scaled_fp8_quant(x, scale, use_per_token_if_dynamic=True))
     if kernel == "vllm.scaled_int8_quant":
-        return _over(inputs, lambda x: ops.scaled_int8_quant(x, symmetric=True))
-    if width % ROPE_HEAD_DIM:
-        raise Unsupported(f"rope is measured with head_dim {ROPE_HEAD_DIM}, which does not divide width {width}")
+        scale = None if row.scales else torch.full((1,), 0.01, device=buffers.device)
+        return _over(inputs, lambda x: ops.scaled_int8_quant(x, scale, symmetric=True))
+    head_dim = Rows(rows, row, buffers).head_dim
     positions = buffers.integers((rows,), 4096)
-    cache = buffers.random((4096, ROPE_HEAD_DIM), "bf16")
+    cache = buffers.random((4096, head_dim), "bf16")
     # The key argument takes a sixth of the heads or at least one: together query and key make up the width.
-    split = max(width // ROPE_HEAD_DIM // 6, 1) * ROPE_HEAD_DIM if width > ROPE_HEAD_DIM else 0
+    split = max(width // head_dim // 6, 1) * head_dim if width > head_dim else 0
     if not split:
         raise Unsupported("rotary_embedding turns a query and a key: two heads at least")
     return _over(
         inputs,
-        lambda x: ops.rotary_embedding(positions, x[:, split:], x[:, :split], ROPE_HEAD_DIM, cache, True),
+        lambda x: ops.rotary_embedding(positions, x[:, split:], x[:, :split], head_dim, cache, True),
     )
 
 
@@ -231,14 +228,15 @@ def _expert_scales(dtype: str, sides: Sequence[tuple[int, int, int]], device: to
     from vllm.model_executor.layers.fused_moe.config import fp8_w8a8_moe_quant_config
 
     is_block = dtype == "fp8_block"
-    if is_block and any(size % GROUP for _, n, k in sides for size in (n, k)):
-        raise Unsupported(f"blocks of {GROUP} do not divide the widths {', '.join(f'{n} x {k}' for _, n, k in sides)}")
-    shapes = [(e, n // GROUP, k // GROUP) if is_block else (e, n, 1) for e, n, k in sides]
+    if is_block and any(size % SCALE_GROUP for _, n, k in sides for size in (n, k)):
+        widths = ", ".join(f"{n} x {k}" for _, n, k in sides)
+        raise Unsupported(f"blocks of {SCALE_GROUP} do not divide the widths {widths}")
+    shapes = [(e, n // SCALE_GROUP, k // SCALE_GROUP) if is_block else (e, n, 1) for e, n, k in sides]
     w1_scale, w2_scale = (torch.full(shape, 0.01, device=device) for shape in shapes)
     return fp8_w8a8_moe_quant_config(
         w1_scale=w1_scale,
         w2_scale=w2_scale,
         per_act_token_quant=not is_block,
         per_out_ch_quant=not is_block,
-        block_shape=[GROUP, GROUP] if is_block else None,
+        block_shape=[SCALE_GROUP, SCALE_GROUP] if is_block else None,
     )

@@ -5,12 +5,13 @@ the hidden and inner sizes of common models under tensor parallelism, messages p
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from cluster_specs.errors import UserError
+from costmodel.ops import SCHEMES
+from costmodel.small_ops import small_op
 from profiler.collectives.groups import GroupLayout
-from profiler.kernels.elementwise_bytes import row_bytes
-from profiler.point import OpShape
+from profiler.point import OpShape, small_op_shape
 from profiles_db.collective_kinds import COLLECTIVE_KINDS
 
 DeviceKind = Literal["cpu", "cuda"]
@@ -180,13 +181,14 @@ def _moes(kind: DeviceKind, dtype: str) -> Iterator[OpShape]:
 
 def _small_ops(kind: DeviceKind, dtype: str) -> Iterator[OpShape]:
     names: Iterable[str] = ("rmsnorm", "add_rmsnorm", "silu_mul", "rope", "embedding", "sampler")
+    made_of: dict[str, Any] = {"dtype": dtype}
     if dtype not in _FLOATS:
         names = ("quantise",) if dtype in {"fp8", "w8a8"} else ()
+        made_of = {"dtype": "bf16", "out": SCHEMES[dtype].activation, "scales": 1}
     for name in names:
         for width in _WIDTHS[kind]:
             for rows in _ROWS[kind]:
-                io_bytes = rows * row_bytes(name, width, dtype)
-                yield OpShape.of("elementwise", dtype=dtype, op=name, rows=rows, width=width, io_bytes=io_bytes)
+                yield small_op_shape(small_op(name, rows=rows, width=width, **made_of))
 
 
 def _collectives(kind: DeviceKind, layouts: Sequence[GroupLayout]) -> Iterator[OpShape]:

@@ -131,7 +131,9 @@ class Linear:
         return self._rounding(f"{name}_quantise", m, width=width, dtype=dtype)
 
     def _rounding(self, name: str, m: Ints, *, width: int, dtype: str) -> Elementwise:
-        """Write rounded rows and their fp32 scales: one per row, or per 128 elements."""
+        """Write rounded rows and their fp32 scales: one per row or per 128 elements, none that a checkpoint states."""
         scales = math.ceil(self.k / FP8_BLOCK) if self.weights.scheme == "fp8_block" else 1
+        if self.weights.has_static_inputs:
+            scales = 0
         rounded = SCHEMES[self.weights.scheme].activation
         return small_op(name, rows=m, width=width, dtype=dtype, out=rounded, scales=scales)

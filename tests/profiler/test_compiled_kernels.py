@@ -22,12 +22,13 @@ if "nvidia" not in pytest.importorskip("triton.backends").backends:
 from triton.backends.compiler import GPUTarget  # noqa: E402 - triton first
 from triton.runtime import driver  # noqa: E402
 
+from costmodel.small_ops import small_op  # noqa: E402
 from profiler.backend import Unsupported  # noqa: E402
 from profiler.kernels.buffers import Buffers  # noqa: E402
 from profiler.kernels.triton_backend import TritonBackend  # noqa: E402
 from profiler.kernels.triton_rows import dequantise  # noqa: E402
 from profiler.planning.grid import attention_shape  # noqa: E402
-from profiler.point import OpShape  # noqa: E402
+from profiler.point import OpShape, small_op_shape  # noqa: E402
 
 # Shared memory one block may have, by compute capability (CUDA programming guide, technical specifications).
 SHARED_BYTES = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
@@ -147,8 +148,10 @@ def attention(heads, *, kv_dtype="bf16", variant="gqa", v_head_dim=None, **batch
     return OpShape.of("attention", dtype="bf16", **(columns | changed))
 
 
-def small(name, dtype, width):
-    return OpShape.of("elementwise", dtype=dtype, op=name, rows=2, width=width, io_bytes=1)
+def small(name, dtype, width, scales=1):
+    out = {"fp8": "fp8", "w8a8": "int8"}.get(dtype, "")
+    rounded = {"out": out, "scales": scales} if out else {}
+    return small_op_shape(small_op(name, rows=2, width=width, dtype="bf16" if out else dtype, **rounded))
 
 
 def check(kernels, arch):
@@ -223,18 +226,22 @@ def test_fp8_is_widened_in_pairs(compiled):
 
 
 SMALL = [
-    *((name, "fp8", 8192) for name in ("add_rmsnorm_quantise", "quantise_group")),
+    ("add_rmsnorm_quantise", "fp8", 8192),
+    ("add_layernorm_quantise", "fp8", 8192),
+    ("quantise", "fp8", 8192, 64),
+    ("quantise", "fp8", 8192, 0),
     ("silu_mul_quantise", "w8a8", 8192),
     ("rmsnorm", "bf16", 32768),
-    ("rope", "bf16", 8192),
+    *((name, "bf16", 8192) for name in ("rope", "conv1d", "kv_write", "rmsnorm_gate", "sigmoid_mul", "qk_norm")),
+    *((f"{name}_mul", "bf16", 8192) for name in ("gelu", "relu2", "xielu")),
 ]
 
 
 @pytest.mark.parametrize("arch", [80, 90, 100])
 def test_small_ops_compile(compiled, arch):
     """Whole rows are held in registers, in every format the architecture has."""
-    for name, dtype, width in SMALL if arch == 90 else SMALL[2:3]:
-        check(compiled(arch, launched(small(name, dtype, width))), arch)
+    for case in SMALL if arch == 90 else SMALL[4:5]:
+        check(compiled(arch, launched(small(*case))), arch)
     product = torch.zeros((2, 2048), dtype=torch.int32)
     check(compiled(arch, lambda: dequantise(product, torch.ones((2, 1)), torch.ones((1, 2048)))), arch)
 

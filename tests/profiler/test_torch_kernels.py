@@ -9,8 +9,6 @@ torch = pytest.importorskip("torch", reason="the profiler's kernels need torch")
 from profiler.backend import Unsupported  # noqa: E402 - torch first
 from profiler.kernels.attention import decode_lengths, prepare_attention  # noqa: E402
 from profiler.kernels.buffers import Buffers  # noqa: E402
-from profiler.kernels.elementwise import TORCH_OPS, is_known, prepare_elementwise  # noqa: E402
-from profiler.kernels.elementwise_bytes import row_bytes  # noqa: E402
 from profiler.kernels.gemm import prepare_gemm  # noqa: E402
 from profiler.kernels.moe import expert_loop, prepare_moe, torch_grouped  # noqa: E402
 from profiler.kernels.quantise import fp8_group, fp8_row, fp8_tensor, int8_row, int8_tensor  # noqa: E402
@@ -251,45 +249,6 @@ def test_torch_grouped_gemm_equals_the_loop():
     x = torch.randn(24, 32, generator=generator).bfloat16()
     w = torch.randn(3, 16, 32, generator=generator).bfloat16()
     assert torch.allclose(torch_grouped(offsets)(x, w).float(), expert_loop(offsets)(x, w).float(), atol=0.1)
-
-
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [
-        *((name, "bf16") for name in ("rmsnorm", "add_rmsnorm", "silu_mul", "rope", "embedding", "sampler", "copy")),
-        *((name, "fp8") for name in ("quantise", "quantise_tensor", "quantise_group", "rmsnorm_quantise")),
-        *((name, "w8a8") for name in ("quantise", "silu_mul_quantise")),
-    ],
-)
-def test_every_small_op_runs_and_counts_its_bytes(name, dtype):
-    """Each op of the grid has a kernel, a launch and a positive byte count."""
-    io_bytes = 3 * row_bytes(name, 256, dtype)
-    op = OpShape.of("elementwise", dtype=dtype, op=name, rows=3, width=256, io_bytes=io_bytes)
-    assert is_known(op)
-    assert TorchBackend(CPU).kernels_for(op) == ("torch.eager_cpu",)
-    result = prepare_elementwise(op, RecordingBuffers(), TORCH_OPS).launch(1)
-    first = result[0] if isinstance(result, tuple) else result
-    assert first.shape[0] == 3
-    assert io_bytes >= 3 * 256
-
-
-@pytest.mark.parametrize(
-    ("name", "dtype", "width"),
-    [
-        *((name, "bf16", 256) for name in ("layernorm", "add_layernorm", "qk_norm", "add", "kv_write", "gather_rows")),
-        *((name, "bf16", 256) for name in ("gelu", "gelu_mul", "topk")),
-        *((name, "fp8", 256) for name in ("add_rmsnorm_quantise", "gelu_mul_quantise", "add_layernorm_quantise")),
-        ("rope", "bf16", 192),
-    ],
-)
-def test_ops_a_manifest_asks_for_have_kernels(name, dtype, width):
-    """Every small op the planner's manifests name runs and keeps one row per token."""
-    op = OpShape.of("elementwise", dtype=dtype, op=name, rows=3, width=width, io_bytes=1)
-    backend = TorchBackend(CPU)
-    assert backend.kernels_for(op) == ("torch.eager_cpu",)
-    result = backend.prepare(op, "torch.eager_cpu", RecordingBuffers()).launch(1)
-    first = result[0] if isinstance(result, tuple) else result
-    assert first.shape[0] == (12 if name == "kv_write" else 3)
 
 
 def test_hot_operands_stay_cold_ones_walk():

@@ -7,6 +7,7 @@ The interpreter rounds to FP8 without carrying into the exponent, so there FP8 i
 import pytest
 import torch
 
+from profiler.kernels import torch_rows
 from profiler.kernels import triton_groups as groups
 from profiler.kernels import triton_rows as rows
 
@@ -56,6 +57,60 @@ def test_silu_mul_equals_its_definition():
     """SiLU of the first half times the second half."""
     x = normal(4, 160)
     assert torch.allclose(rows.silu_mul(x).double(), silu64(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["silu", "gelu", "relu", "relu2", "xielu"])
+def test_activations_equal_those_of_torch(name):
+    """Alone or times the other half, each activation is torch's; rounded, it is within half a step of it."""
+    x, wide = normal(3, 96), normal(3, 192)
+    alone, gated = torch_rows.TORCH_ROWS[name](x.double()), torch_rows.TORCH_ROWS[f"{name}_mul"](wide.double())
+    assert torch.allclose(rows.TRITON_ROWS[name](x).double(), alone, atol=1e-5)
+    assert torch.allclose(rows.TRITON_ROWS[f"{name}_mul"](wide).double(), gated, atol=1e-5)
+    for exact, (quantised, scale) in (
+        (alone, rows.TRITON_ROWS[f"{name}_quantise"](x, torch.int8, 1)),
+        (gated, rows.TRITON_ROWS[f"{name}_mul_quantise"](wide, torch.int8, 1)),
+    ):
+        error = (quantised.double() * scale.double() - exact).abs()
+        assert bool((error <= scale.double() * 0.5001).all())
+
+
+def test_layer_norms_equal_their_definition():
+    """Fused add and layer norm is torch's layer norm of the sum, rounded or not."""
+    x, residual, weight, bias = normal(3, 96), normal(3, 96, seed=1), normal(96, seed=2), normal(96, seed=3)
+    exact = torch.nn.functional.layer_norm((x + residual).double(), (96,), weight.double(), bias.double(), 1e-5)
+    out, total = rows.add_layer_norm(x, residual, weight, bias)
+    assert torch.allclose(total, x + residual)
+    assert torch.allclose(out.double(), exact, atol=1e-5)
+    quantised, scale, _ = rows.add_layer_norm_quantise(x, residual, weight, bias, torch.int8)
+    assert bool(((quantised.double() * scale.double() - exact).abs() <= scale.double() * 0.5001).all())
+
+
+def test_gates_and_norms_of_heads_equal_those_of_torch():
+    """Norms of heads, gated norms and sigmoid gates are torch's."""
+    heads, gate, weight = normal(3, 5, 24), normal(3, 5, 24, seed=1), normal(24, seed=2)
+    wide = [operand.double() for operand in (heads, gate, weight)]
+    assert torch.allclose(rows.qk_norm(heads, weight).double(), torch_rows.qk_norm(wide[0], wide[2]), atol=1e-5)
+    assert torch.allclose(rows.rms_norm_gate(heads, gate, weight).double(), torch_rows.rms_norm_gate(*wide), atol=1e-5)
+    x, scale = normal(3, 96), normal(3, 96, seed=1)
+    assert torch.allclose(rows.sigmoid_mul(x, scale), x * torch.sigmoid(scale), atol=1e-6)
+
+
+def test_a_convolution_and_a_write_equal_those_of_torch():
+    """The causal convolution over consecutive tokens is torch's, and so is a write into slots."""
+    x, taps = normal(7, 1100), normal(1100, 4, seed=1)
+    assert torch.allclose(rows.conv1d(x, taps).double(), torch_rows.conv1d(x.double(), taps.double()), atol=1e-5)
+    slots = torch.tensor([5, 9, 0, 3, 7, 1, 11], device=DEVICE)
+    caches = [torch.zeros((12, 1100), dtype=torch.bfloat16, device=DEVICE) for _ in range(2)]
+    ours, torchs = rows.kv_write(x, caches[0], slots), torch_rows.kv_write(x, caches[1], slots)
+    assert torch.allclose(ours, torchs, rtol=2**-7)  # the interpreter cuts off what it should round
+
+
+def test_a_known_scale_is_used_as_it_is():
+    """Static rounding divides by the one scale that is known."""
+    x = normal(3, 96) / 100
+    quantised, scale = rows.quantise(x, torch.int8, scales=0)
+    assert scale.shape == (1,)
+    assert bool(((quantised.double() * scale.double() - x.double()).abs() <= float(scale) * 0.5001).all())
 
 
 def test_rope_rotates_halves():

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from cluster_specs.load import load_cluster
+from costmodel.artefact import load_artefact
+from costmodel.bundled import bundled_fit, devices_with_fit
 from costmodel.ops import Elementwise, Op
 from costmodel.small_ops import ACTIVATIONS, SMALL_OPS, row_format
 from simulator.model.bundled import bundled_models, load_model
@@ -77,6 +79,48 @@ def test_a_manifest_states_the_bytes_that_are_priced(emitted: set[Elementwise]) 
         )
         assert row_format(stated) == row_format(op), op
         assert stated.bytes_per_row == pytest.approx(op.bytes_per_row, abs=0.5)
+
+
+def test_every_small_op_of_a_plan_has_a_kernel_that_runs(emitted: set[Elementwise]) -> None:
+    """Torch has a kernel for each op of a plan, with operands of that very row; each kind of row is run once here."""
+    torch = pytest.importorskip("torch", reason="the profiler's kernels need torch")
+    from profiler.kernels.buffers import Buffers
+    from profiler.kernels.torch_backend import TorchBackend
+    from profiler.point import cost_op, small_op_shape
+
+    backend, buffers = TorchBackend(torch.device("cpu")), Buffers(torch.device("cpu"), cold_bytes=1 << 16, seed=0)
+    kinds = set()
+    for op in sorted(emitted, key=lambda op: op.width):
+        shape = small_op_shape(op)
+        kernels = backend.kernels_for(shape)
+        assert kernels, f"give {op.op} in {op.dtype} a function in profiler/kernels/torch_rows.py"
+        counted = cost_op(shape)
+        assert isinstance(counted, Elementwise)
+        row = row_format(op)
+        assert row is not None
+        assert row_format(counted) == row
+        kind = (op.op, row.dtype, row.out, min(row.scales, 2))
+        if kind not in kinds:
+            kinds.add(kind)
+            buffers.begin(is_cold=True)
+            backend.prepare(shape, kernels[0], buffers).launch(0)
+    assert len(kinds) > 50
+
+
+def test_bundled_fits_are_of_rows_the_table_counts() -> None:
+    """The small ops that the bundled fits were measured for state the bytes of the table, and so do their importers."""
+    for device in devices_with_fit():
+        path = bundled_fit(device)
+        assert path is not None
+        knots = load_artefact(path).families.get("elementwise")
+        for label in knots.labels if knots is not None else ():
+            (name,) = label.parts
+            for width, moved in knots.shape[knots.of_label(label)].tolist() if knots is not None else ():
+                rows = [
+                    row_format(Elementwise(op=name, rows=1, width=int(width), bytes_per_row=moved, dtype=dtype))
+                    for dtype in SMALL_OPS[name].torch
+                ]
+                assert any(rows), (device, label, width, moved)
 
 
 def test_every_activation_a_config_can_name_is_in_the_table() -> None:
