@@ -19,16 +19,13 @@ import pytest
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.device import DeviceSpec
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
 from simulator.disaggregation import PoolStarts, start_pools
-from simulator.engine_profile import load_profile
 from simulator.launch import launch_lines, pool_launch_lines
 from simulator.launch.vllm import chooses_own_block
-from simulator.model.bundled import load_model
 from simulator.pools import PoolPlan, parse_layout
-from simulator.server_setup import Overrides
 from simulator.serving import Refusal, Serving, Start
 from simulator.workload.parse import parse_workload
+from tests.simulator.deployments import serving_of
 
 _FOLDER: Final = Path(__file__).parent
 _CONFIGS: Final = Path(__file__).parents[2] / "simulator" / "model" / "configs"
@@ -133,22 +130,11 @@ SGLANG_CASES: Final = (
 )
 
 
-def _serving(case: Case, engine: str) -> Serving:
-    cluster = load_cluster(case.cluster)
-    return Serving(
-        model=load_model(case.model),
-        cluster=cluster,
-        profile=load_profile(engine),
-        costs=lambda clock_mhz: AnalyticCosts(cluster, clock_mhz),
-        overrides=Overrides(**dict(case.stated)),
-    )
-
-
 @cache
 def _started(case: Case, engine: str) -> tuple[tuple[Start, tuple[str, ...]], ...]:
     """Return each pool of a case as it was simulated and its commands."""
     serving, workload, plan = (
-        _serving(case, engine),
+        serving_of(case.model, case.cluster, engine, **dict(case.stated)),
         parse_workload("chat-synthetic", limit=20),
         parse_layout(case.plan),
     )
@@ -282,7 +268,7 @@ def without_limits(words: list[str]) -> list[str]:
 @pytest.mark.parametrize("case", VLLM_CASES, ids=str)
 def test_vllm_starts_what_was_simulated(vllm: Vllm, case: Case) -> None:
     """Every limit, format and degree that vLLM's parser and configuration end up with is the simulated one."""
-    serving = _serving(case, "vllm-0.33")
+    serving = serving_of(case.model, case.cluster, "vllm-0.33", **dict(case.stated))
     for start, lines in _started(case, "vllm-0.33"):
         plan, server = start.plan, start.server
         for words in _commands(lines):
@@ -350,7 +336,11 @@ def _sglang_words(words: list[str]) -> list[str]:
 def test_sglang_reads_what_was_simulated(sglang: dict[tuple[str, ...], dict[str, Any]], case: Case) -> None:
     """Every limit and degree in SGLang's arguments is the simulated one, limits for all attention ranks together."""
     ((start, lines),) = _started(case, "sglang-0.5")
-    plan, server, serving = start.plan, start.server, _serving(case, "sglang-0.5")
+    plan, server, serving = (
+        start.plan,
+        start.server,
+        serving_of(case.model, case.cluster, "sglang-0.5", **dict(case.stated)),
+    )
     for words in _sglang_commands(case):
         found = sglang[tuple(_sglang_words(words))]
         assert "error" not in found, found["error"]

@@ -1,26 +1,33 @@
 """`apex fit` as a person runs it."""
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from subprocess import run
+from typing import Any
 
 import pytest
 
 from costmodel.artefact import load_artefact
 from profiles_db.store import Store
 
-
-def apex(*arguments: str, folder: Path) -> tuple[int, str, str]:
-    """Run the installed command in a folder."""
-    code = "from simulator.cli import main; main()"
-    done = run([sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, done.stderr
+Fit = Callable[..., tuple[int, str, str]]
 
 
-def test_fit_writes_one_file_and_prints_held_out_error(store: Store, tmp_path: Path) -> None:
+@pytest.fixture
+def fit(run_apex: Callable[..., Any], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
+    """Fit the small database in a folder of the test's own; tells the exit code, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        done = run_apex("fit", "--db", store.root, *arguments)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def test_fit_writes_one_file_and_prints_held_out_error(fit: Fit, tmp_path: Path) -> None:
     """Standard output is the report, standard error the file written; the file loads."""
-    code, out, err = apex("fit", "--db", str(store.root), folder=tmp_path)
+    code, out, err = fit()
     assert code == 0, err
     assert "gemm         bf16|aligned" in out
     assert "energy: 0 rows with joules" in out
@@ -29,9 +36,9 @@ def test_fit_writes_one_file_and_prints_held_out_error(store: Store, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["h100-sxm.fit.parquet"]
 
 
-def test_fit_prints_json_on_request(store: Store, tmp_path: Path) -> None:
+def test_fit_prints_json_on_request(fit: Fit, tmp_path: Path) -> None:
     """The JSON holds provenance, per-family counts and held-out rows."""
-    code, out, _ = apex("fit", "--db", str(store.root), "--json", "--out", "model.parquet", folder=tmp_path)
+    code, out, _ = fit("--json", "--out", "model.parquet")
     body = json.loads(out)
     assert code == 0
     assert body["schema"] == 1
@@ -45,9 +52,9 @@ def test_fit_prints_json_on_request(store: Store, tmp_path: Path) -> None:
     assert body["held_out"][0].keys() >= {"median", "p90", "bias", "coverage", "question", "regime"}
 
 
-def test_constants_are_printed_and_nothing_is_written(store: Store, tmp_path: Path) -> None:
+def test_constants_are_printed_and_nothing_is_written(fit: Fit, tmp_path: Path) -> None:
     """`--constants` prints TOML."""
-    code, out, _ = apex("fit", "--db", str(store.root), "--constants", folder=tmp_path)
+    code, out, _ = fit("--constants")
     assert code == 0
     assert out.startswith("[analytic]\n")
     assert list(tmp_path.iterdir()) == []
@@ -63,10 +70,10 @@ def test_constants_are_printed_and_nothing_is_written(store: Store, tmp_path: Pa
     ],
 )
 def test_mistakes_end_in_one_message_with_a_hint(
-    arguments: tuple[str, ...], ends_in: int, said: str, store: Store, tmp_path: Path
+    arguments: tuple[str, ...], ends_in: int, said: str, fit: Fit, tmp_path: Path
 ) -> None:
     """No traceback, the documented exit code, nothing written."""
-    code, out, err = apex("fit", "--db", str(store.root), *arguments, folder=tmp_path)
+    code, out, err = fit(*arguments)
     assert code == ends_in
     assert said in err
     assert "hint: " in err

@@ -1,8 +1,5 @@
 """A GPU without vLLM can measure what plans ask for: every compute op of their manifests has a kernel."""
 
-import subprocess
-import sys
-
 import pytest
 
 torch = pytest.importorskip("torch", reason="the profiler's kernels need torch")
@@ -24,12 +21,12 @@ from profiles_db.manifest import load_manifest  # noqa: E402
         ("gpt-oss-120b", "tp4"),  # MXFP4 experts, 720 wide
     ],
 )
-def test_every_op_of_a_plan_has_a_kernel(tmp_path, model, plan):
+def test_every_op_of_a_plan_has_a_kernel(run_apex, tmp_path, model, plan):
     """Torch's kernels and our own leave no compute op of the plan unmeasured."""
     path = tmp_path / "manifest.json"
     steps = ["--max-num-seqs", "8", "--max-num-batched-tokens", "64", "--max-model-len", "256"]
     command = ["shapes", "--model", model, "--plan", plan, "--cluster", "h200-sxm-8", *steps, "-o", str(path)]
-    subprocess.run([sys.executable, "-m", "simulator.cli", *command], check=True, capture_output=True)
+    assert run_apex(*command).returncode == 0
     backends = [TorchBackend(torch.device("cuda")), TritonBackend()]
     left_out = {
         (family, op.dtype, op.shape.get("op"))

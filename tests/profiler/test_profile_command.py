@@ -147,7 +147,6 @@ def test_rows_left_on_another_node_come_home(start, manifest, tmp_path):
     ("arguments", "environment", "message"),
     [
         (["--budget", "soon"], {}, "--budget is 'soon', must be a positive duration"),
-        (["--device", "cuda"], {"CUDA_VISIBLE_DEVICES": ""}, "--device cuda: torch sees no GPU"),
         (["--device", "cpu", "--manifest", "gone.json"], {}, "gone.json: no such file"),
         (["--device", "cpu"], {"RANK": "0"}, "WORLD_SIZE"),
         (["--device", "cpu"], {"RANK": "3", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2",
@@ -160,11 +159,23 @@ def test_rows_left_on_another_node_come_home(start, manifest, tmp_path):
         (["--device", "cpu", "--device-name", "../../evil"], {}, "--device-name: device is '../../evil'"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_message_with_a_hint(arguments, environment, message, tmp_path):
-    """A wrong option, device, manifest or environment ends with code 2 and one message, before anything is written."""
-    done = run([*PROFILE, *arguments, "--db", str(tmp_path / "db")], **environment)
+def test_a_mistake_is_one_message_with_a_hint(run_apex, arguments, environment, message, tmp_path):
+    """A wrong option, manifest or environment ends with code 2 and one message, before anything is written."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in environment.items():
+            patched.setenv(name, value)
+        done = run_apex("profile", *arguments, "--db", tmp_path / "db")
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(Path(tmp_path).rglob("*.parquet"))
+
+
+def test_a_mistake_that_a_rank_finds_is_one_message_of_the_run(tmp_path):
+    """A device that torch does not see ends the run as it ends the rank: code 2, one message, no rank started again."""
+    done = run([*PROFILE, "--device", "cuda", "--db", str(tmp_path / "db")], CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("--device cuda: torch sees no GPU") == 1
     assert "Traceback" not in done.stderr
     assert not list(Path(tmp_path).rglob("*.parquet"))
 

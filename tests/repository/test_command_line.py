@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,9 +102,11 @@ _CHAT = "--trace chat-synthetic"
         (f"simulate --plan dp8 --model llama-3.1-70b --cluster h100-sxm-8 {_CHAT}", 3, ["dp8 cannot start", "GiB"]),
     ],
 )
-def test_mistake_ends_in_one_message(line: str, code: int, parts: list[str]) -> None:
+def test_mistake_ends_in_one_message(
+    run_apex: Callable[..., subprocess.CompletedProcess[str]], line: str, code: int, parts: list[str]
+) -> None:
     """A user's mistake ends in its exit code and a message with the value and a hint, never in a traceback."""
-    done = _run(*line.split())
+    done = run_apex(*line.split())
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     for part in parts:

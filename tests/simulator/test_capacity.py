@@ -6,42 +6,29 @@ import numpy as np
 import pytest
 
 from cluster_specs.errors import UserError
-from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
 from simulator.capacity import check_capacity, find_capacity
-from simulator.engine_profile import load_profile
-from simulator.model.bundled import load_model
 from simulator.objective import SUSTAINABLE_RATE, Metrics, parse_objective, parse_slo
 from simulator.plan import parse_plan
 from simulator.plan_space import Axes
 from simulator.search import SearchResult, search
-from simulator.serving import Refusal, Serving
+from simulator.serving import Refusal
 from simulator.simulate import replay
 from simulator.workload.parse import parse_workload
 from simulator.workload.workload import Workload
+from tests.simulator.deployments import serving_of
 
 _TRACE = "synthetic:isl=512,osl=32,rate=2,n=600,seed=1"  # short answers: steady for most of its span
 _AIM = parse_objective(SUSTAINABLE_RATE)
 
 
-def _serving(cluster: str) -> Serving:
-    spec = load_cluster(cluster)
-    return Serving(
-        model=load_model("llama-3.1-8b"),
-        cluster=spec,
-        profile=load_profile("vllm-0.33"),
-        costs=lambda clock_mhz: AnalyticCosts(spec, clock_mhz),
-    )
-
-
 def _search(cluster: str, limits: list[str], axes: Axes | None = None) -> SearchResult:
     workload = parse_workload(_TRACE)
-    return search(_serving(cluster), workload, _AIM, slo=parse_slo(limits), axes=axes)
+    return search(serving_of(cluster=cluster), workload, _AIM, slo=parse_slo(limits), axes=axes)
 
 
 def test_limits_hold_up_to_the_rate_and_break_beyond() -> None:
     """Replayed by hand on the grid, the rate found is that of the densest arrivals that keep the limit."""
-    serving, slo = _serving("h100-sxm-1"), parse_slo(["ttft_s.p99<=0.5"])
+    serving, slo = serving_of(cluster="h100-sxm-1"), parse_slo(["ttft_s.p99<=0.5"])
     workload = parse_workload(_TRACE)
     start = serving.start(parse_plan("tp1"), workload)
     assert not isinstance(start, Refusal)
@@ -59,7 +46,7 @@ def test_limits_hold_up_to_the_rate_and_break_beyond() -> None:
 
 def test_only_a_trace_that_cannot_be_repeated_is_short() -> None:
     """Repeats of plain requests are as good as new ones; those of shared prefixes are not, and the answer says so."""
-    serving, slo = _serving("h100-sxm-1"), parse_slo(["ttft_s.p99<=2"])
+    serving, slo = serving_of(cluster="h100-sxm-1"), parse_slo(["ttft_s.p99<=2"])
     for text, is_short in ((_TRACE, False), ("sessions:chat,rate=0.5,n=20,turns=2", True)):
         workload = parse_workload(text)
         start = serving.start(parse_plan("tp1"), workload)
@@ -110,7 +97,7 @@ def test_a_rate_without_limits_or_arrivals_means_nothing() -> None:
 
 def test_a_long_trace_recorded_at_any_hour_has_a_rate() -> None:
     """Rates at which the trace would outlast the engine's clock are judged by its head, whatever its calendar."""
-    serving = _serving("h100-sxm-1")
+    serving = serving_of(cluster="h100-sxm-1")
     workload = parse_workload("synthetic:isl=512,osl=32,rate=0.00005,n=200,seed=1")  # 46 days
     epoch = replace(workload, arrival_s=np.round(workload.arrival_s) + 1.7e9)
     start = serving.start(parse_plan("tp1"), workload)

@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 
 from cluster_specs.errors import UserError
-from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
 from simulator.bundled_profiles import bundled_profiles
 from simulator.context import context_note, context_of
 from simulator.engine_profile import load_profile
 from simulator.model.bundled import bundled_models, from_hf_config, load_model
-from simulator.server_setup import Overrides
-from simulator.serving import Serving
+from simulator.model.spec import ModelSpec
 from simulator.workload.workload import Workload
+from tests.simulator.deployments import serving_of
 
 _QWEN: dict[str, Any] = {
     "model_type": "qwen3",
@@ -135,15 +133,8 @@ def test_yarn_without_its_trained_length_stops_where_the_engine_would() -> None:
     assert context_of(model, load_profile("vllm-0.33")).limit == 40_960
 
 
-def _serving(engine: str, max_model_len: int | None = None) -> Serving:
-    cluster = load_cluster("h100-sxm-1")
-    return Serving(
-        model=from_hf_config(_QWEN | {"rope_scaling": _YARN}, name="long"),
-        cluster=cluster,
-        profile=load_profile(engine),
-        costs=lambda _: AnalyticCosts(cluster),
-        overrides=Overrides(max_model_len=max_model_len),
-    )
+def _long() -> ModelSpec:
+    return from_hf_config(_QWEN | {"rope_scaling": _YARN}, name="long")
 
 
 _LONG = Workload(
@@ -153,18 +144,18 @@ _LONG = Workload(
 
 def test_a_length_beyond_the_context_is_refused_with_the_way_out() -> None:
     """Both numbers, the version and what to change."""
-    assert _serving("vllm-0.18", 131_072).max_model_len(_LONG) == 131_072
+    assert serving_of(_long(), "h100-sxm-1", "vllm-0.18", max_model_len=131_072).max_model_len(_LONG) == 131_072
     with pytest.raises(UserError, match="at most 131072"):
-        _serving("vllm-0.18", 131_073).max_model_len(_LONG)
+        serving_of(_long(), "h100-sxm-1", "vllm-0.18", max_model_len=131_073).max_model_len(_LONG)
     with pytest.raises(UserError, match=r"at most 40960.*vllm-0\.33") as caught:
-        _serving("vllm-0.33", 131_072).max_model_len(_LONG)
+        serving_of(_long(), "h100-sxm-1", "vllm-0.33", max_model_len=131_072).max_model_len(_LONG)
     assert "max_position_embeddings" in caught.value.hint
 
 
 def test_the_answer_says_what_a_scaling_made_of_the_context() -> None:
     """A factor that counts and one that does not are both told."""
     for engine, said in (("vllm-0.18", "131072"), ("vllm-0.33", "40960")):
-        serving = _serving(engine)
+        serving = serving_of(_long(), "h100-sxm-1", engine)
         note = context_note(serving.model, serving.profile)
         assert note is not None
         assert said in note

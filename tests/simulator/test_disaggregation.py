@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
 from costmodel.ops import Collective
 from simulator.commands.simulate import simulate
 from simulator.disaggregation import (
@@ -24,23 +22,12 @@ from simulator.model.bundled import load_model
 from simulator.objective import parse_objective
 from simulator.pools import PoolPlan, parse_layout
 from simulator.search import search
-from simulator.server_setup import Overrides
 from simulator.serving import Refusal, Serving
 from simulator.workload.parse import parse_workload
 from simulator.workload.workload import Workload
+from tests.simulator.deployments import serving_of
 
 _TEXT = "prefill.tp2+decode.dp2-tp2"
-
-
-def _serving(cluster: str = "h100-sxm-8", profile: str = "vllm-0.33", **overrides: Any) -> Serving:
-    spec = load_cluster(cluster)
-    return Serving(
-        model=load_model("llama-3.1-8b"),
-        cluster=spec,
-        profile=load_profile(profile),
-        costs=lambda clock_mhz: AnalyticCosts(spec, clock_mhz),
-        overrides=Overrides(**overrides),
-    )
 
 
 def _plan(text: str) -> PoolPlan:
@@ -66,7 +53,7 @@ def _requests(n: int = 1) -> Workload:
 
 def test_requests_far_apart_wait_for_one_transfer_each() -> None:
     """The KV of 3,000 tokens goes over NVLink: half of it per rank of tp2, as the cost model prices it."""
-    serving = _serving()
+    serving = serving_of()
     result = _replayed(serving, _plan(_TEXT), _requests(4))
     sent = 3000 * serving.model.kv_bytes_per_token() // 2
     hop = Collective(kind="send_recv", message_bytes=np.array([sent]), ranks=2)
@@ -86,14 +73,14 @@ def test_the_rank_that_moves_most_decides() -> None:
 
 def test_pools_across_nodes_use_the_network() -> None:
     """Two pools that fill two nodes talk over the network, which is slower than the links inside one."""
-    near = _replayed(_serving("h100-sxm-2x8"), _plan("prefill.tp4+decode.tp4"), _requests())
-    far = _replayed(_serving("h100-sxm-2x8"), _plan("prefill.tp8+decode.tp8"), _requests())
+    near = _replayed(serving_of(cluster="h100-sxm-2x8"), _plan("prefill.tp4+decode.tp4"), _requests())
+    far = _replayed(serving_of(cluster="h100-sxm-2x8"), _plan("prefill.tp8+decode.tp8"), _requests())
     assert far.metrics["kv_transfer_s"]["mean"] > 2 * near.metrics["kv_transfer_s"]["mean"]
 
 
 def test_metrics_are_those_of_one_plan_and_of_each_pool() -> None:
     """JSON has latencies, work over both pools, and each pool's shares of its own time, which sum to 1."""
-    serving, workload = _serving(), parse_workload("synthetic:chat,rate=20,n=200,seed=1")
+    serving, workload = serving_of(), parse_workload("synthetic:chat,rate=20,n=200,seed=1")
     result = _replayed(serving, _plan(_TEXT), workload)
     known = json.loads(json.dumps(with_pools_interval(serving, result, workload).to_json()))
     assert known["plan"] == _TEXT
@@ -111,7 +98,7 @@ def test_metrics_are_those_of_one_plan_and_of_each_pool() -> None:
 
 def test_drafts_run_in_the_decode_pool_alone() -> None:
     """The draft model costs the decode pool time and the prefill pool none."""
-    serving = _serving(speculative_tokens=3, speculative_acceptance=0.8, draft_step_s=1e-3)
+    serving = serving_of(speculative_tokens=3, speculative_acceptance=0.8, draft_step_s=1e-3)
     result = _replayed(serving, _plan(_TEXT), _requests(3))
     assert result.metrics["decode"]["tokens_per_decode"] > 2
     assert result.metrics["decode"]["draft_frac"] > 0 == result.metrics["prefill"]["draft_frac"]
@@ -122,7 +109,7 @@ def test_drafts_run_in_the_decode_pool_alone() -> None:
     [
         ("prefill.tp8+decode.tp2", {}, "chat-synthetic", "needs 10 devices, h100-sxm-8 has 8"),
         ("prefill.tp2-kv.fp8+decode.tp2", {}, "chat-synthetic", "KV formats differ: prefill fp8, decode bf16"),
-        ("prefill.tp2+decode.tp2", {"profile": "sglang-0.5"}, "chat-synthetic", "sglang is not simulated in two pools"),
+        ("prefill.tp2+decode.tp2", {"engine": "sglang-0.5"}, "chat-synthetic", "sglang is not simulated in two pools"),
         ("prefill.tp3+decode.tp2", {}, "chat-synthetic", "prefill pool: tp is 3"),
         ("prefill.tp2+decode.tp2", {"num_gpu_blocks": 2}, "chat-synthetic", "prefill pool: KV cache holds"),
         ("prefill.tp2+decode.tp2", {}, "closed", "closed loops"),
@@ -135,7 +122,7 @@ def test_what_cannot_run_is_refused_with_its_reason(
     workload = parse_workload("chat-synthetic", limit=20)
     if trace == "closed":
         workload = parse_workload("closed:isl=64,osl=8,concurrency=2")
-    outcome = start_pools(_serving(**settings), _plan(text), workload)
+    outcome = start_pools(serving_of(**settings), _plan(text), workload)
     assert isinstance(outcome, Refusal)
     assert reason in outcome.reason
 
@@ -144,7 +131,7 @@ def test_a_search_ranks_pools_beside_plans() -> None:
     """Named plans of both kinds are ranked by the same metric, or refused."""
     plans = [parse_layout(text) for text in ("tp8", _TEXT, "prefill.tp8+decode.tp8")]
     workload = parse_workload("chat-synthetic", limit=50)
-    found = search(_serving(), workload, parse_objective("e2e_s"), plans=plans)
+    found = search(serving_of(), workload, parse_objective("e2e_s"), plans=plans)
     assert {str(result.plan) for result in found.ranked} == {"tp8", _TEXT}
     assert [str(refusal.plan) for refusal in found.refused] == ["prefill.tp8+decode.tp8"]
 

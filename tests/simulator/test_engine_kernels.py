@@ -18,6 +18,7 @@ from simulator.plan import parse_plan
 from simulator.serving import Serving, Start
 from simulator.shapes import RecordingCosts
 from simulator.workload.parse import parse_workload
+from tests.simulator.deployments import serving_of
 
 _TRAFFIC = parse_workload("synthetic:isl=64,osl=4,rate=50,n=4")
 
@@ -80,14 +81,8 @@ def test_the_skew_of_routing_is_asked_of_the_cost_model() -> None:
     """The ops of a step carry the routing that the profile states."""
     profile = load_profile("vllm-0.33")
     skewed = profile.expert_routing.model_copy(update={"skew": "power_law_1.2"})
-    spec = load_cluster("h100-sxm-8")
     found = [
-        Serving(
-            model=load_model("mixtral-8x7b"),
-            cluster=spec,
-            profile=profile.model_copy(update={"expert_routing": routing}),
-            costs=lambda clock_mhz: AnalyticCosts(spec, clock_mhz),
-        )
+        serving_of("mixtral-8x7b", engine=profile.model_copy(update={"expert_routing": routing}))
         .kernels(parse_plan("tp8"))
         .moe_routing
         for routing in (profile.expert_routing, skewed)

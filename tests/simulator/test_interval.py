@@ -3,7 +3,7 @@
 import json
 import re
 import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -121,32 +121,29 @@ def test_json_names_intervals_by_path() -> None:
     assert low <= plain["metrics"]["ttft_s"]["p99"] <= high
 
 
-def _search(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    line = "--model llama-3.1-8b --cluster h100-sxm-2 --trace chat-synthetic --limit 50 --plan dp2 --plan tp2 --top 1"
-    return subprocess.run(
-        [sys.executable, "-m", "simulator.cli", "search", *line.split(), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+RunApex = Callable[..., "subprocess.CompletedProcess[str]"]
+_SEARCH = [
+    *("search", "--model", "llama-3.1-8b", "--cluster", "h100-sxm-2", "--trace", "chat-synthetic", "--limit", "50"),
+    *("--plan", "dp2", "--plan", "tp2", "--top", "1"),
+]
 
 
-def test_search_has_intervals_for_the_plans_it_shows() -> None:
+def test_search_has_intervals_for_the_plans_it_shows(run_apex: RunApex) -> None:
     """The best --top plans carry intervals, the others do not; with --no-interval none does."""
-    shown = json.loads(_search("--json").stdout)["plans"]
+    shown = json.loads(run_apex(*_SEARCH, "--json").stdout)["plans"]
     assert ["metrics_interval" in plan for plan in shown] == [True, False]
     low, high = shown[0]["metrics_interval"]["e2e_s.mean"]
     assert low <= shown[0]["metrics"]["e2e_s"]["mean"] <= high
-    plain = json.loads(_search("--json", "--no-interval").stdout)["plans"]
+    plain = json.loads(run_apex(*_SEARCH, "--json", "--no-interval").stdout)["plans"]
     assert not any("metrics_interval" in plan for plan in plain)
     assert [plan["metrics"] for plan in plain] == [plan["metrics"] for plan in shown]
 
 
-def test_search_table_shows_the_objective_with_its_interval() -> None:
+def test_search_table_shows_the_objective_with_its_interval(run_apex: RunApex) -> None:
     """The table has a column with both ends of the objective's interval, for plans that break a limit too."""
-    done = _search("--objective", "throughput_tokens_per_s", "--slo", "e2e_s.mean<=0.001")
+    done = run_apex(*_SEARCH, "--objective", "throughput_tokens_per_s", "--slo", "e2e_s.mean<=0.001")
     assert done.returncode == 3, done.stderr
     assert "by throughput_tokens_per_s" in done.stdout
     assert "90 % interval" in done.stdout
     assert re.search(r"\d to \d", done.stdout)
-    assert "90 % interval" not in _search("--no-interval").stdout
+    assert "90 % interval" not in run_apex(*_SEARCH, "--no-interval").stdout

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 
 from cluster_specs.errors import UserError
-from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
 from simulator.engine_profile import load_profile
 from simulator.kv_format import kv_format, served
 from simulator.launch import launch_lines
@@ -16,6 +14,7 @@ from simulator.model.bundled import from_hf_config
 from simulator.plan import Plan, parse_plan
 from simulator.serving import Refusal, Serving, Start
 from simulator.workload.parse import parse_workload
+from tests.simulator.deployments import serving_of
 
 _LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -120,13 +119,8 @@ def test_what_no_engine_reads_is_said_and_not_followed() -> None:
 
 
 def _start(quantisation: dict[str, Any], engine: str, plan: str) -> tuple[Serving, Start | Refusal]:
-    cluster = load_cluster("h100-sxm-1")
-    serving = Serving(
-        model=from_hf_config(_LLAMA | {"quantization_config": quantisation}, name="q"),
-        cluster=cluster,
-        profile=load_profile(engine),
-        costs=lambda _: AnalyticCosts(cluster),
-    )
+    model = from_hf_config(_LLAMA | {"quantization_config": quantisation}, name="q")
+    serving = serving_of(model, "h100-sxm-1", engine)
     return serving, serving.start(parse_plan(plan), parse_workload("synthetic:isl=200,osl=50,rate=1,n=2"))
 
 

@@ -9,35 +9,19 @@ from typing import Any
 import pytest
 
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
 from simulator.disaggregation import PoolStarts, start_pools
-from simulator.engine_profile import load_profile
 from simulator.launch import launch_lines, pool_launch_lines
 from simulator.launch.remarks import clock_line
-from simulator.model.bundled import load_model
 from simulator.plan import parse_plan
 from simulator.pools import PoolPlan, parse_layout
-from simulator.server_setup import Overrides
 from simulator.serving import Refusal, Serving
 from simulator.simulate import limits_facts
 from simulator.workload.parse import parse_workload
-
-
-def _serving(model: str, cluster: str, engine: str = "vllm-0.33", **overrides: Any) -> Serving:
-    spec = load_cluster(cluster)
-    return Serving(
-        model=load_model(model),
-        cluster=spec,
-        profile=load_profile(engine),
-        costs=lambda clock_mhz: AnalyticCosts(spec, clock_mhz),
-        overrides=Overrides(**overrides),
-    )
+from tests.simulator.deployments import serving_of, start_of
 
 
 def _lines(serving: Serving, plan: str) -> tuple[str, ...]:
-    start = serving.start(parse_plan(plan), parse_workload("chat-synthetic", limit=20))
-    assert not isinstance(start, Refusal), start.reason
-    return launch_lines(serving, start)
+    return launch_lines(serving, start_of(serving, plan, parse_workload("chat-synthetic", limit=20)))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +46,7 @@ def test_vllm_gets_the_degrees_of_the_plan(model: str, cluster: str, plan: str, 
         "-n": "--nnodes 2 --master-addr HEAD --node-rank RANK --headless",
     }
     wanted = " ".join(spelt.get(part, part) for part in flags.split())
-    lines = _lines(_serving(model, cluster), plan)
+    lines = _lines(serving_of(model, cluster), plan)
     assert lines[-1].startswith(f"vllm serve MODEL {wanted} --kv-cache-dtype auto ")
     assert [line for line in lines if " servers of " in line] == [
         line for line in lines if line.startswith(f"# {servers} servers of ")
@@ -72,7 +56,7 @@ def test_vllm_gets_the_degrees_of_the_plan(model: str, cluster: str, plan: str, 
 
 def test_a_server_of_several_nodes_has_a_first_one() -> None:
     """The first node listens, the others run headless; every one is told its rank and all limits."""
-    lines = _lines(_serving("deepseek-v3", "h200-sxm-4x8"), "attn.dp2-tp16-moe.ep32")
+    lines = _lines(serving_of("deepseek-v3", "h200-sxm-4x8"), "attn.dp2-tp16-moe.ep32")
     first, other = (line for line in lines if not line.startswith("#"))
     assert " --nnodes 4 --master-addr HEAD --node-rank 0 " in first
     assert first.replace("--node-rank 0", "--node-rank RANK --headless") == other
@@ -80,32 +64,32 @@ def test_a_server_of_several_nodes_has_a_first_one() -> None:
 
 def test_a_server_wider_than_a_tray_is_started_on_several() -> None:
     """Trays of one NVLink domain are computers of their own: eight GPUs of a rack are two servers' halves."""
-    text = "\n".join(_lines(_serving("llama-3.1-8b", "gb200-18x4"), "tp8"))
+    text = "\n".join(_lines(serving_of("llama-3.1-8b", "gb200-18x4"), "tp8"))
     assert "each server spans 2 nodes" in text
     assert "--nnodes 2" in text
-    assert "--nnodes" not in "\n".join(_lines(_serving("llama-3.1-8b", "gb200-18x4"), "tp4"))
+    assert "--nnodes" not in "\n".join(_lines(serving_of("llama-3.1-8b", "gb200-18x4"), "tp4"))
 
 
 def test_old_versions_span_nodes_by_ray() -> None:
     """VLLM 0.11 joins nodes by Ray, a node's attention ranks local, and places no attention rank over two nodes."""
-    ranks = _lines(_serving("qwen3-30b-a3b", "h100-sxm-2x8", "vllm-0.11"), "attn.dp8-tp2-moe.ep16")[-1]
+    ranks = _lines(serving_of("qwen3-30b-a3b", "h100-sxm-2x8", "vllm-0.11"), "attn.dp8-tp2-moe.ep16")[-1]
     assert "--data-parallel-backend ray --data-parallel-size-local 4" in ranks
-    stages = _lines(_serving("llama-3.1-405b", "h100-sxm-2x8", "vllm-0.11"), "pp2-tp8")[-1]
+    stages = _lines(serving_of("llama-3.1-405b", "h100-sxm-2x8", "vllm-0.11"), "pp2-tp8")[-1]
     assert "--distributed-executor-backend ray" in stages
-    (line,) = _lines(_serving("deepseek-v3", "h200-sxm-4x8", "vllm-0.11"), "attn.dp2-tp16-moe.ep32")
+    (line,) = _lines(serving_of("deepseek-v3", "h200-sxm-4x8", "vllm-0.11"), "attn.dp2-tp16-moe.ep32")
     assert line == "# no command: vllm-0.11 places no attention rank of 16 devices over several nodes"
 
 
 def test_v0_engines_have_no_data_parallelism() -> None:
     """Replicas of vLLM 0.6, which knows no data-parallel size, are servers."""
-    *_, remark, command = _lines(_serving("llama-3.1-8b", "h100-sxm-8", "vllm-0.6"), "dp2-tp4")
+    *_, remark, command = _lines(serving_of("llama-3.1-8b", "h100-sxm-8", "vllm-0.6"), "dp2-tp4")
     assert remark.startswith("# 2 servers of 4 devices each")
     assert "--data-parallel-size" not in command
 
 
 def test_v0_engines_have_no_negated_flags() -> None:
     """Version 0.6 turns chunking off by a value, caches no prefixes unless asked, and then fits whole prompts."""
-    serving = _serving(
+    serving = serving_of(
         "llama-3.1-8b", "h100-sxm-1", "vllm-0.6", enable_chunked_prefill=False, enable_prefix_caching=False
     )
     assert _lines(serving, "tp1")[-1] == (
@@ -116,7 +100,7 @@ def test_v0_engines_have_no_negated_flags() -> None:
 
 def test_every_limit_simulated_is_in_the_command() -> None:
     """Defaults too: an engine decides them by the device it finds, and newer versions decide otherwise."""
-    command = _lines(_serving("llama-3.1-8b", "h100-sxm-1"), "tp1")[-1]
+    command = _lines(serving_of("llama-3.1-8b", "h100-sxm-1"), "tp1")[-1]
     assert command == (
         "vllm serve MODEL --kv-cache-dtype auto --max-model-len 3072 --max-num-seqs 1024 --max-num-batched-tokens 8192 "
         "--gpu-memory-utilization 0.92 --block-size 16 --enable-prefix-caching --enable-chunked-prefill "
@@ -126,7 +110,7 @@ def test_every_limit_simulated_is_in_the_command() -> None:
 
 def test_a_closed_loop_does_not_narrow_the_server() -> None:
     """The scheduler's tables are as wide as the client's concurrency, the server as wide as it would be without it."""
-    serving = _serving("llama-3.1-8b", "h100-sxm-1", max_num_seqs=96)
+    serving = serving_of("llama-3.1-8b", "h100-sxm-1", max_num_seqs=96)
     start = serving.start(parse_plan("tp1"), parse_workload("closed:isl=100,osl=10,concurrency=4"))
     assert not isinstance(start, Refusal), start.reason
     assert start.limits.max_num_seqs == 4
@@ -136,7 +120,7 @@ def test_a_closed_loop_does_not_narrow_the_server() -> None:
 
 def test_formats_limits_and_clock_reach_the_command() -> None:
     """What the plan or the user states is in the command."""
-    serving = _serving(
+    serving = serving_of(
         "llama-3.1-8b", "h100-sxm-8", max_num_seqs=64, enable_prefix_caching=False, gpu_memory_utilization=0.8
     )
     clock, *_, command = _lines(serving, "tp8-w.fp8-kv.fp8-f1410-t4096")
@@ -179,7 +163,7 @@ def test_scheduling_ahead_is_what_that_version_can(
     engine: str, plan: str, overrides: dict[str, Any], flag: str
 ) -> None:
     """Old versions run pipelines and drafts one step at a time, which is simulated and stated."""
-    serving = _serving("llama-3.1-8b", "h100-sxm-8", engine, **overrides)
+    serving = serving_of("llama-3.1-8b", "h100-sxm-8", engine, **overrides)
     start = serving.start(parse_plan(plan), parse_workload("chat-synthetic", limit=20))
     assert not isinstance(start, Refusal), start.reason
     assert f" {flag}" in launch_lines(serving, start)[-1]
@@ -188,7 +172,7 @@ def test_scheduling_ahead_is_what_that_version_can(
 
 def test_what_a_version_cannot_schedule_ahead_of_is_refused() -> None:
     """Stated for a version that stops at it, asynchronous scheduling is no plan."""
-    serving = _serving("llama-3.1-8b", "h100-sxm-8", "vllm-0.10", async_scheduling=True)
+    serving = serving_of("llama-3.1-8b", "h100-sxm-8", "vllm-0.10", async_scheduling=True)
     refusal = serving.start(parse_plan("pp2-tp4"), parse_workload("chat-synthetic", limit=20))
     assert isinstance(refusal, Refusal)
     assert refusal.reason == "vllm-0.10 does not schedule ahead with pipeline stages"
@@ -199,13 +183,13 @@ def test_what_a_version_cannot_schedule_ahead_of_is_refused() -> None:
 )
 def test_a_block_that_kernels_choose_is_left_to_them(model: str, is_stated: bool) -> None:
     """Latent attention and states bring their own block size; stated by the user it is in the command all the same."""
-    assert (" --block-size " in _lines(_serving(model, "h200-sxm-8"), "tp8")[-1]) == is_stated
-    assert " --block-size 64 " in _lines(_serving(model, "h200-sxm-8", block_size=64), "tp8")[-1]
+    assert (" --block-size " in _lines(serving_of(model, "h200-sxm-8"), "tp8")[-1]) == is_stated
+    assert " --block-size 64 " in _lines(serving_of(model, "h200-sxm-8", block_size=64), "tp8")[-1]
 
 
 def test_graphs_that_are_not_the_versions_own_are_stated() -> None:
     """A profile of a user's own may capture other sizes, in other modes, or none."""
-    serving = _serving("llama-3.1-8b", "h100-sxm-1")
+    serving = serving_of("llama-3.1-8b", "h100-sxm-1")
     own = serving.profile.graphs
     for changed, flag in (
         ({"sizes": [1, 2, 4], "max_tokens": 4}, "--cudagraph-capture-sizes 1 2 4"),
@@ -218,32 +202,32 @@ def test_graphs_that_are_not_the_versions_own_are_stated() -> None:
 
 def test_a_format_nobody_can_make_while_loading_needs_another_checkpoint() -> None:
     """4-bit weights come from a converted checkpoint, which the remark says; a stored format needs nothing."""
-    remark, _, command = _lines(_serving("llama-3.1-8b", "h100-sxm-1"), "tp1-w.w4a16")
+    remark, _, command = _lines(serving_of("llama-3.1-8b", "h100-sxm-1"), "tp1-w.w4a16")
     assert remark == "# MODEL is a checkpoint converted to w4a16"
     assert "--quantization" not in command
-    assert "--quantization" not in _lines(_serving("deepseek-v3", "h200-sxm-8"), "tp8")[-1]
+    assert "--quantization" not in _lines(serving_of("deepseek-v3", "h200-sxm-8"), "tp8")[-1]
 
 
 def test_a_tower_left_out_is_said() -> None:
     """A multimodal checkpoint is simulated as its text decoder: a flag of newer versions, a remark for older ones."""
-    assert " --language-model-only " in _lines(_serving("qwen3.5-27b", "h100-sxm-1"), "tp1")[-1]
-    old = _lines(_serving("qwen3.5-27b", "h100-sxm-1", "vllm-0.11"), "tp1")
+    assert " --language-model-only " in _lines(serving_of("qwen3.5-27b", "h100-sxm-1"), "tp1")[-1]
+    old = _lines(serving_of("qwen3.5-27b", "h100-sxm-1", "vllm-0.11"), "tp1")
     assert "# the vision tower is not in the simulated memory" in old
-    assert not any("tower" in line for line in _lines(_serving("qwen3-32b", "h100-sxm-1"), "tp1"))
+    assert not any("tower" in line for line in _lines(serving_of("qwen3-32b", "h100-sxm-1"), "tp1"))
 
 
 def test_a_length_taken_from_the_trace_is_said() -> None:
     """The server refuses longer requests, which a sample does not show: a remark says whose length it is."""
     remark = "# the longest sequence, 3072 tokens, is the trace's: the model takes 131072; longer requests are refused"
-    assert remark in _lines(_serving("llama-3.1-8b", "h100-sxm-1"), "tp1")
-    stated = _lines(_serving("llama-3.1-8b", "h100-sxm-1", max_model_len=4096), "tp1")
+    assert remark in _lines(serving_of("llama-3.1-8b", "h100-sxm-1"), "tp1")
+    stated = _lines(serving_of("llama-3.1-8b", "h100-sxm-1", max_model_len=4096), "tp1")
     assert len(stated) == 1
     assert " --max-model-len 4096 " in stated[0]
 
 
 def test_sglang_counts_all_attention_ranks_together() -> None:
     """SGLang's tensor size spans the attention ranks, and its limits are shared by them."""
-    serving = _serving("mixtral-8x7b", "h100-sxm-8", "sglang-0.5", max_num_seqs=128, enable_prefix_caching=False)
+    serving = serving_of("mixtral-8x7b", "h100-sxm-8", "sglang-0.5", max_num_seqs=128, enable_prefix_caching=False)
     command = _lines(serving, "attn.dp4-tp2-moe.ep8-t2048")[-1]
     assert "--tp-size 8 --dp-size 4 --enable-dp-attention --load-balance-method round_robin --ep-size 8" in command
     assert "--context-length 3072 --max-running-requests 512 --chunked-prefill-size 8192 " in command
@@ -262,7 +246,7 @@ def test_sglang_keeps_replicas_of_a_server_on_one_node(
     model: str, cluster: str, plan: str, flags: str, servers: int
 ) -> None:
     """It refuses replicas over several nodes, and counts attention ranks by the same flag: those are more servers."""
-    lines = _lines(_serving(model, cluster, "sglang-0.5"), plan)
+    lines = _lines(serving_of(model, cluster, "sglang-0.5"), plan)
     assert flags in lines[-1]
     assert "--nnodes" not in lines[-1]
     assert sum(f"# {servers} servers of " in line for line in lines[:-1]) == (servers > 1)
@@ -270,7 +254,7 @@ def test_sglang_keeps_replicas_of_a_server_on_one_node(
 
 def test_tensorrt_llm_reads_what_has_no_flag_from_a_file() -> None:
     """KV format, blocks, chunking and attention data parallelism go into the options file; replicas are servers."""
-    serving = _serving("mixtral-8x7b", "h100-sxm-8", "tensorrt-llm-1.0", max_num_seqs=32)
+    serving = serving_of("mixtral-8x7b", "h100-sxm-8", "tensorrt-llm-1.0", max_num_seqs=32)
     *_, remark, options, command = _lines(serving, "dp2-attn.dp2-tp2-moe.ep4-kv.fp8")
     assert remark.startswith("# 2 servers of 4 devices each")
     assert json.loads(shlex.split(options)[1]) == {
@@ -294,7 +278,7 @@ def test_tensorrt_llm_reads_what_has_no_flag_from_a_file() -> None:
 
 def test_tensorrt_llm_is_told_every_stated_setting() -> None:
     """What is stated has a field of its own; drafts need its overlap scheduler off, which is simulated."""
-    serving = _serving(
+    serving = serving_of(
         "llama-3.1-8b", "h100-sxm-1", "tensorrt-llm-1.0", block_size=64, num_gpu_blocks=1000,
         speculative_tokens=3, speculative_acceptance=0.5, max_num_seqs=4, gpu_memory_utilization=0.8,
     )  # fmt: skip
@@ -317,22 +301,22 @@ def test_tensorrt_llm_is_told_every_stated_setting() -> None:
 
 def test_tensorrt_llm_spans_nodes_by_mpi() -> None:
     """A replica on two nodes is one MPI world of all its ranks."""
-    _, remark, _, command = _lines(_serving("llama-3.1-405b", "h100-sxm-2x8", "tensorrt-llm-1.0"), "pp2-tp8")
+    _, remark, _, command = _lines(serving_of("llama-3.1-405b", "h100-sxm-2x8", "tensorrt-llm-1.0"), "pp2-tp8")
     assert remark.startswith("# each server spans 2 nodes")
     assert command.startswith("srun --nodes 2 --ntasks 16 --mpi=pmix trtllm-llmapi-launch trtllm-serve MODEL ")
 
 
 def test_a_plan_nobody_can_start_says_why() -> None:
     """The paper's engine is no product, and an engine that does not run a format has no command for it."""
-    (line,) = _lines(_serving("llama-3.1-8b", "h100-sxm-1", "orca"), "tp1")
+    (line,) = _lines(serving_of("llama-3.1-8b", "h100-sxm-1", "orca"), "tp1")
     assert line == "# no command: orca is the idealised engine of the APEX paper, which is no product"
-    serving = replace(_serving("llama-3.1-8b", "h100-sxm-1", "sglang-0.5"), allow_unsupported=True)
+    serving = replace(serving_of("llama-3.1-8b", "h100-sxm-1", "sglang-0.5"), allow_unsupported=True)
     assert _lines(serving, "tp1-w.w8a16") == ("# no command: sglang does not run w8a16 weights",)
 
 
 def test_another_router_needs_servers_of_their_own() -> None:
     """Replicas inside a server are filled by that engine's rule: any other one is a load balancer's."""
-    *_, remark, command = _lines(_serving("llama-3.1-8b", "h100-sxm-8", router="prefix"), "dp2-tp4")
+    *_, remark, command = _lines(serving_of("llama-3.1-8b", "h100-sxm-8", router="prefix"), "dp2-tp4")
     assert remark == ("# 2 servers of 4 devices each (CUDA_VISIBLE_DEVICES, --port), behind a load balancer: prefix")
     assert "--data-parallel-size" not in command
 
@@ -341,7 +325,7 @@ def test_both_pools_are_started_with_the_connector() -> None:
     """Each pool is a server of its own, joined by the KV connector; the configuration is JSON in one shell word."""
     plan = parse_layout("prefill.tp4+decode.dp2-tp2")
     assert isinstance(plan, PoolPlan)
-    serving = _serving("llama-3.1-8b", "h100-sxm-8")
+    serving = serving_of("llama-3.1-8b", "h100-sxm-8")
     starts = start_pools(serving, plan, parse_workload("chat-synthetic", limit=20))
     assert isinstance(starts, PoolStarts)
     lines = pool_launch_lines(serving, starts.prefill, starts.decode)
@@ -356,7 +340,7 @@ def test_both_pools_are_started_with_the_connector() -> None:
 )
 def test_sglang_divides_its_own_chunk_among_ranks(plan: str, chunk: int) -> None:
     """A default is for all ranks together, as in its server arguments; a stated one is a rank's, and spelt for all."""
-    serving = _serving("mixtral-8x7b", "h100-sxm-8", "sglang-0.5")
+    serving = serving_of("mixtral-8x7b", "h100-sxm-8", "sglang-0.5")
     start = serving.start(parse_plan(plan), parse_workload("chat-synthetic", limit=20))
     assert not isinstance(start, Refusal), start.reason
     assert start.limits.max_num_batched_tokens == chunk
@@ -370,7 +354,7 @@ def test_a_checkpoint_asked_for_by_its_hub_name_is_served_by_it(
 ) -> None:
     """The command names the id, as its owner spells it, unless the plan needs another, converted checkpoint."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    serving = _serving("qwen/qwen3-8b", "h100-sxm-1", engine)
+    serving = serving_of("qwen/qwen3-8b", "h100-sxm-1", engine)
     assert any(" Qwen/Qwen3-8B" in line for line in _lines(serving, "tp1"))
     converted = _lines(serving, "tp1-w.w4a16")
     assert any(" MODEL " in line for line in converted)
@@ -379,7 +363,7 @@ def test_a_checkpoint_asked_for_by_its_hub_name_is_served_by_it(
 
 def test_a_closed_loop_does_not_narrow_the_graphs() -> None:
     """A server captures graphs for the sequences it may run: few clients do not make its prefill steps run without."""
-    serving = _serving("llama-3.1-8b", "h100-sxm-1")
+    serving = serving_of("llama-3.1-8b", "h100-sxm-1")
     tables = []
     for workload in ("closed:isl=300,osl=10,concurrency=4", "synthetic:isl=300,osl=10,rate=1,n=20"):
         start = serving.start(parse_plan("tp1"), parse_workload(workload))

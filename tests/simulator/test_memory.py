@@ -13,15 +13,9 @@ from simulator.engine_profile import load_profile
 from simulator.memory import MemoryBudget, plan_memory
 from simulator.model.bundled import load_model
 from simulator.plan import Plan, parse_plan
+from tests.simulator.deployments import LIMITS
 
-_DEFAULTS: dict[str, Any] = {
-    "start_up": load_profile("vllm-0.33").memory,
-    "gpu_memory_utilization": 0.9,
-    "block_size": 16,
-    "max_num_batched_tokens": 8192,
-    "max_num_seqs": 256,
-    "max_model_len": 4096,
-}
+_DEFAULTS: dict[str, Any] = LIMITS | {"start_up": load_profile("vllm-0.33").memory}
 
 
 def _budget(model: str, plan: str, cluster: str = "h100-sxm-8", **changes: object) -> MemoryBudget:

@@ -11,6 +11,7 @@ from simulator.memory import MemoryBudget, plan_memory, step_bytes, workspace_by
 from simulator.model.bundled import load_model
 from simulator.plan import parse_plan
 from simulator.start_up import StartUpMemory
+from tests.simulator.deployments import LIMITS
 
 _MIB, _GIB = 2**20, 2**30
 _PLAIN = StartUpMemory(
@@ -31,14 +32,7 @@ _MOE = Moe(num_tokens=8192, hidden=4096, inter=14336, num_experts=8, topk=2, tp=
 
 
 def _budget(model: str, plan: str, start_up: StartUpMemory = _PLAIN, **changes: Any) -> MemoryBudget:
-    limits: dict[str, Any] = {
-        "gpu_memory_utilization": 0.9,
-        "block_size": 16,
-        "max_num_batched_tokens": 8192,
-        "max_num_seqs": 256,
-        "max_model_len": 4096,
-    }
-    return plan_memory(load_model(model), parse_plan(plan), _H100, start_up=start_up, **(limits | changes))
+    return plan_memory(load_model(model), parse_plan(plan), _H100, start_up=start_up, **(LIMITS | changes))
 
 
 @pytest.mark.parametrize(("plan", "mebibytes"), [("tp1", 100), ("pp2", 100), ("tp2", 400), ("pp2-tp2", 400)])

@@ -2,10 +2,10 @@
 
 import re
 import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,37 +13,21 @@ import pytest
 
 from cluster_specs.errors import OutputError
 from cluster_specs.files.whole import write_whole
-from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
 from profiles_db.schema import unit_of
-from simulator.engine_profile import load_profile
-from simulator.model.bundled import load_model
 from simulator.objective import Slo, parse_objective
 from simulator.outputs.chrome_trace import MAX_EVENTS
 from simulator.outputs.iterations import iteration_table
 from simulator.outputs.requests import request_table
 from simulator.outputs.tables import write_table
-from simulator.plan import parse_plan
 from simulator.search import SearchResult
-from simulator.server_setup import Overrides
-from simulator.serving import Serving, Start
 from simulator.simulate import Result, replay
 from simulator.workload.parse import parse_workload
+from tests.simulator.deployments import serving_of, start_of
 
 
-def _replayed(workload: str, *, log: bool = True, overrides: Overrides | None = None) -> Result:
-    cluster = load_cluster("h100-sxm-2")
-    serving = Serving(
-        model=load_model("llama-3.1-8b"),
-        cluster=cluster,
-        profile=load_profile("vllm-0.33"),
-        costs=lambda _clock: AnalyticCosts(cluster),
-        overrides=overrides or Overrides(),
-    )
-    trace = parse_workload(workload, limit=200)
-    start = serving.start(parse_plan("dp2"), trace)
-    assert isinstance(start, Start)
-    return replay(serving, start, trace, log=log)
+def _replayed(workload: str, *, log: bool = True, **overrides: Any) -> Result:
+    serving, trace = serving_of(cluster="h100-sxm-2", **overrides), parse_workload(workload, limit=200)
+    return replay(serving, start_of(serving, "dp2", trace), trace, log=log)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +50,7 @@ def test_requests_explain_the_metrics(result: Result) -> None:
 
 def test_rejected_request_has_no_times() -> None:
     """A request that cannot run is a row with its reason; times and replica-side figures that never were are null."""
-    found = _replayed("synthetic:isl=900,osl=300,rate=5,n=20", overrides=Overrides(max_model_len=1000))
+    found = _replayed("synthetic:isl=900,osl=300,rate=5,n=20", max_model_len=1000)
     rows = request_table(found.run).to_pylist()
     assert {row["status"] for row in rows} == {"rejected: longer than max_model_len"}
     assert {row[name] for row in rows for name in ("ttft_s", "tpot_s", "e2e_s", "queue_s")} == {None}
@@ -152,23 +136,18 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old"
 
 
+RunApex = Callable[..., "subprocess.CompletedProcess[str]"]
 _LINE = (
     *("simulate", "--plan", "dp2", "--model", "llama-3.1-8b", "--cluster", "h100-sxm-2"),
     *("--limit", "50", "--trace", "chat-synthetic"),
 )
 
 
-def _apex(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "simulator.cli", *arguments], capture_output=True, text=True, check=False
-    )
-
-
-def test_command_writes_all_files(tmp_path: Path) -> None:
+def test_command_writes_all_files(run_apex: RunApex, tmp_path: Path) -> None:
     """The command writes what it is asked for, says so on stderr, and keeps stdout for the result."""
     paths = [tmp_path / name for name in ("requests.parquet", "iterations.parquet", "timeline.json")]
     flags = ("--requests-out", "--iterations-out", "--chrome-trace")
-    done = _apex(*_LINE, *(text for pair in zip(flags, map(str, paths), strict=True) for text in pair))
+    done = run_apex(*_LINE, *(text for pair in zip(flags, map(str, paths), strict=True) for text in pair))
     assert done.returncode == 0, done.stderr
     assert sorted(item.name for item in tmp_path.iterdir()) == sorted(path.name for path in paths)
     assert pq.read_metadata(paths[0]).num_rows == 50
@@ -176,14 +155,14 @@ def test_command_writes_all_files(tmp_path: Path) -> None:
     assert f"{paths[0]}: 50 requests" in done.stderr
 
 
-def test_output_never_replaces_an_input(tmp_path: Path) -> None:
+def test_output_never_replaces_an_input(run_apex: RunApex, tmp_path: Path) -> None:
     """Naming the trace, or one file twice, as output is refused before anything runs."""
     trace = tmp_path / "trace.jsonl"
     trace.write_text('{"arrival_s": 0.0, "prompt_tokens": 5, "output_tokens": 5}\n')
     before = trace.read_text()
     line = (*_LINE[:-1], str(trace))
-    over = _apex(*line, "--requests-out", str(trace))
-    twice = _apex(*line, "--requests-out", str(tmp_path / "x"), "--chrome-trace", str(tmp_path / "x"))
+    over = run_apex(*line, "--requests-out", str(trace))
+    twice = run_apex(*line, "--requests-out", str(tmp_path / "x"), "--chrome-trace", str(tmp_path / "x"))
     for done in (over, twice):
         assert done.returncode == 2, done.stderr
         assert "name another file" in done.stderr
@@ -191,9 +170,9 @@ def test_output_never_replaces_an_input(tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["trace.jsonl"]
 
 
-def test_unwritable_place_is_one_message(tmp_path: Path) -> None:
+def test_unwritable_place_is_one_message(run_apex: RunApex, tmp_path: Path) -> None:
     """A folder that is not there ends in one message with the path and a hint."""
-    done = _apex(*_LINE, "--requests-out", str(tmp_path / "absent" / "r.parquet"))
+    done = run_apex(*_LINE, "--requests-out", str(tmp_path / "absent" / "r.parquet"))
     assert done.returncode == 1
     assert "absent/r.parquet: cannot be written" in done.stderr
     assert "hint:" in done.stderr

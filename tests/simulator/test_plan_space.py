@@ -15,15 +15,9 @@ from simulator.model.bundled import from_hf_config, load_model
 from simulator.model.spec import stage_layers
 from simulator.plan import Plan, parse_plan
 from simulator.plan_space import Axes, check_plan, enumerate_plans, smallest_fit
+from tests.simulator.deployments import LIMITS
 
-_LIMITS: dict[str, Any] = {
-    "start_up": load_profile("vllm-0.33").memory,
-    "gpu_memory_utilization": 0.9,
-    "block_size": 16,
-    "max_num_batched_tokens": 8192,
-    "max_num_seqs": 256,
-    "max_model_len": 8192,
-}
+_LIMITS: dict[str, Any] = LIMITS | {"start_up": load_profile("vllm-0.33").memory, "max_model_len": 8192}
 
 
 def test_dense_plans_are_all_factorisations() -> None:

@@ -3,36 +3,23 @@
 import pytest
 
 from cluster_specs.errors import UserError
-from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
 from simulator.disaggregation import start_pools
-from simulator.engine_profile import load_profile
-from simulator.model.bundled import load_model
 from simulator.objective import parse_objective
 from simulator.plan_space import Axes, plans_on
 from simulator.pool_space import enumerate_pools
 from simulator.pools import PoolPlan
 from simulator.search import search
-from simulator.serving import Refusal, Serving
+from simulator.serving import Refusal
 from simulator.workload.parse import parse_workload
+from tests.simulator.deployments import serving_of
 
 _WORKLOAD = parse_workload("chat-synthetic", limit=20)
-
-
-def _serving(model: str, cluster: str, profile: str = "vllm-0.33") -> Serving:
-    spec = load_cluster(cluster)
-    return Serving(
-        model=load_model(model),
-        cluster=spec,
-        profile=load_profile(profile),
-        costs=lambda clock_mhz: AnalyticCosts(spec, clock_mhz),
-    )
 
 
 @pytest.mark.parametrize("model", ["llama-3.1-70b", "mixtral-8x7b"])
 def test_no_pair_that_can_start_is_left_out(model: str) -> None:
     """Every pair of layouts on 4 devices is listed, or starting it is refused."""
-    serving = _serving(model, "h100-sxm-4")
+    serving = serving_of(model, "h100-sxm-4")
     pairs, refused = enumerate_pools(serving, _WORKLOAD, Axes())
     listed = {str(pair.plan) for pair in pairs}
     assert len(listed) == len(pairs) > 0
@@ -48,7 +35,7 @@ def test_no_pair_that_can_start_is_left_out(model: str) -> None:
 
 def test_pools_end_at_node_borders() -> None:
     """On several nodes each pool takes whole ones; with fewer devices asked for, some nodes may stay free."""
-    serving = _serving("llama-3.1-8b", "h100-sxm-3x8")
+    serving = serving_of("llama-3.1-8b", "h100-sxm-3x8")
     for fewer, sizes in ((False, {(8, 16), (16, 8)}), (True, {(8, 16), (16, 8), (8, 8)})):
         pairs, _ = enumerate_pools(serving, _WORKLOAD, Axes(allow_fewer_devices=fewer))
         plans = [starts.plan for starts in pairs]
@@ -57,7 +44,7 @@ def test_pools_end_at_node_borders() -> None:
 
 def test_pools_share_formats_but_not_clocks() -> None:
     """One checkpoint and one KV format for both pools; each has a clock of its own."""
-    serving = _serving("llama-3.1-8b", "h100-sxm-2")
+    serving = serving_of("llama-3.1-8b", "h100-sxm-2")
     axes = Axes(weight_dtypes=(None, "fp8"), kv_dtypes=(None, "fp8"), clocks_mhz=(None, 990.0))
     pairs, _ = enumerate_pools(serving, _WORKLOAD, axes)
     assert len(pairs) == 2 * 2 * (2 * 2)
@@ -65,7 +52,7 @@ def test_pools_share_formats_but_not_clocks() -> None:
 
 def test_search_judges_pools_beside_plans_of_one() -> None:
     """With the axis on, every plan of one pool and every pair is ranked or refused."""
-    serving = _serving("llama-3.1-8b", "h100-sxm-2")
+    serving = serving_of("llama-3.1-8b", "h100-sxm-2")
     alone = search(serving, _WORKLOAD, parse_objective("e2e_s"))
     both = search(serving, _WORKLOAD, parse_objective("e2e_s"), axes=Axes(pools=True))
     ranked = {str(result.plan) for result in both.ranked}
@@ -81,6 +68,6 @@ def test_search_judges_pools_beside_plans_of_one() -> None:
 )
 def test_what_two_pools_cannot_simulate_is_one_error(profile: str, trace: str, part: str) -> None:
     """An engine or a client that no pair can be simulated for ends the search before it starts."""
-    serving = _serving("llama-3.1-8b", "h100-sxm-2", profile)
+    serving = serving_of("llama-3.1-8b", "h100-sxm-2", profile)
     with pytest.raises(UserError, match=part):
         enumerate_pools(serving, parse_workload(trace), Axes(pools=True))

@@ -15,28 +15,17 @@ from simulator.objective import parse_objective, parse_slo
 from simulator.plan import parse_plan
 from simulator.plan_space import Axes, enumerate_plans
 from simulator.search import search, smallest_cluster
-from simulator.server_setup import Overrides
 from simulator.serving import Refusal, Serving
 from simulator.simulate import InfeasibleError, replay, simulate
 from simulator.workload.parse import parse_workload
+from tests.simulator.deployments import serving_of
 
 _TRACES = Path(__file__).parents[3] / "shared" / "groundtruth" / "traces"
 
 
-def _serving(model: str, cluster: str, engine: str = "vllm-0.33", **overrides: int | bool) -> Serving:
-    spec = load_cluster(cluster)
-    return Serving(
-        model=load_model(model),
-        cluster=spec,
-        profile=load_profile(engine),
-        costs=lambda clock_mhz: AnalyticCosts(spec, clock_mhz),
-        overrides=Overrides(**overrides),  # type: ignore[arg-type]
-    )
-
-
 def test_every_plan_is_ranked_or_refused_with_a_reason() -> None:
     """Plans in = plans out: each enumerated layout is either simulated or refused, and refusals say why."""
-    serving = _serving("llama-3.1-70b", "h100-sxm-8")
+    serving = serving_of("llama-3.1-70b", "h100-sxm-8")
     found = search(serving, parse_workload("chat-synthetic", limit=100), parse_objective("e2e_s"))
     names = {str(result.plan) for result in found.ranked} | {str(refusal.plan) for refusal in found.refused}
     assert names == {str(plan) for plan in enumerate_plans(serving.model, serving.cluster)}
@@ -47,7 +36,7 @@ def test_every_plan_is_ranked_or_refused_with_a_reason() -> None:
 
 def test_best_plan_has_the_best_value() -> None:
     """The first plan has the least mean latency of all simulated ones, or the most throughput when that is asked."""
-    serving = _serving("llama-3.1-8b", "l40s-4")
+    serving = serving_of("llama-3.1-8b", "l40s-4")
     workload = parse_workload("synthetic:chat,rate=20,n=300,seed=1")
     for text, pick in (("e2e_s.mean", min), ("throughput_tokens_per_s", max)):
         found = search(serving, workload, parse_objective(text))
@@ -62,7 +51,7 @@ def test_number_of_threads_changes_nothing() -> None:
     """The same search on one thread and on four gives the same JSON, to the last digit."""
     workload = parse_workload("chat-synthetic", limit=60)
     one, four = (
-        search(_serving("llama-3.1-8b", "h100-sxm-4"), workload, parse_objective("ttft_s.p99"), threads=threads)
+        search(serving_of("llama-3.1-8b", "h100-sxm-4"), workload, parse_objective("ttft_s.p99"), threads=threads)
         for threads in (1, 4)
     )
     assert one.to_json() == four.to_json()
@@ -89,7 +78,7 @@ def test_number_of_threads_changes_no_note() -> None:
 
 def test_plans_that_break_a_limit_come_last_and_say_so() -> None:
     """A limit between the fastest and the slowest plan parts the list; nothing is dropped."""
-    serving = _serving("llama-3.1-70b", "h100-sxm-8")
+    serving = serving_of("llama-3.1-70b", "h100-sxm-8")
     workload = parse_workload("chat-synthetic", limit=60)
     free = search(serving, workload, parse_objective("e2e_s"))
     bound = free.ranked[1].metrics["e2e_s"]["mean"]
@@ -101,7 +90,7 @@ def test_plans_that_break_a_limit_come_last_and_say_so() -> None:
 
 def test_clock_and_formats_are_axes() -> None:
     """Each format and clock multiplies the plans, and a lower clock never makes prefill faster."""
-    serving = _serving("llama-3.1-8b", "h100-sxm-1")
+    serving = serving_of("llama-3.1-8b", "h100-sxm-1")
     axes = Axes(weight_dtypes=(None, "fp8"), kv_dtypes=(None, "fp8"), clocks_mhz=(None, 990.0))
     found = search(serving, parse_workload("chat-synthetic", limit=40), parse_objective("e2e_s"), axes=axes)
     by_name = {str(result.plan): result.metrics["ttft_s"]["mean"] for result in found.ranked}
@@ -112,7 +101,7 @@ def test_clock_and_formats_are_axes() -> None:
 
 def test_batch_limits_are_axes() -> None:
     """Fewer sequences per step make requests wait; more sequences than tokens of a step are refused, not an error."""
-    serving = _serving("llama-3.1-8b", "h100-sxm-1")
+    serving = serving_of("llama-3.1-8b", "h100-sxm-1")
     axes = Axes(max_num_seqs=(4, None, 512), max_num_batched_tokens=(None, 256))
     workload = parse_workload("synthetic:chat,rate=20,n=100,seed=1")
     found = search(serving, workload, parse_objective("e2e_s"), axes=axes)
@@ -120,7 +109,7 @@ def test_batch_limits_are_axes() -> None:
     assert set(queue_s) == {"tp1", "tp1-s4", "tp1-s512", "tp1-t256", "tp1-s4-t256"}
     assert queue_s["tp1-s4"] > 2 * queue_s["tp1"]
     assert [str(refusal.plan) for refusal in found.refused] == ["tp1-s512-t256"]
-    stated = _serving("llama-3.1-8b", "h100-sxm-1", max_num_seqs=4, max_num_batched_tokens=256)
+    stated = serving_of("llama-3.1-8b", "h100-sxm-1", max_num_seqs=4, max_num_batched_tokens=256)
     alone = search(stated, workload, parse_objective("e2e_s"), plans=[parse_plan("tp1")])
     assert alone.ranked[0].metrics["queue_s"]["mean"] == queue_s["tp1-s4-t256"]
 
@@ -135,7 +124,7 @@ def test_a_plan_that_cannot_start_is_a_refusal_not_an_exception() -> None:
         ("llama-3.1-8b", "h100-sxm-1", "tp2", "needs 2 devices"),
         ("llama-3.1-8b", "h100-sxm-2", "ep2-tp2", "no experts"),
     ):
-        start = _serving(model, cluster).start(parse_plan(plan), workload)
+        start = serving_of(model, cluster).start(parse_plan(plan), workload)
         assert isinstance(start, Refusal)
         assert part in start.reason
 
@@ -150,14 +139,14 @@ def test_a_plan_that_cannot_start_is_a_refusal_not_an_exception() -> None:
 )
 def test_smallest_cluster_really_holds_the_model(model: str, cluster: str, engine: str) -> None:
     """The cluster an infeasible search recommends runs the plan it names."""
-    serving = _serving(model, cluster, engine)
+    serving = serving_of(model, cluster, engine)
     workload = parse_workload("chat-synthetic", limit=10)
     assert not search(serving, workload, parse_objective("e2e_s")).ranked
     plan = smallest_cluster(serving, workload)
     assert plan is not None
     assert plan.num_devices > serving.cluster.num_devices
     shape = f"{plan.num_devices // 8}x8" if plan.num_devices > 8 else str(plan.num_devices)
-    larger = _serving(model, f"{cluster.rsplit('-', 1)[0]}-{shape}", engine)
+    larger = serving_of(model, f"{cluster.rsplit('-', 1)[0]}-{shape}", engine)
     assert not isinstance(larger.start(plan, workload), Refusal)
 
 
@@ -167,7 +156,7 @@ def test_library_call_matches_the_search() -> None:
     alone = simulate(
         parse_plan("dp2-tp4"), workload, cluster, AnalyticCosts(cluster), model=load_model("llama-3.1-70b")
     )
-    serving = _serving("llama-3.1-70b", "h100-sxm-8")
+    serving = serving_of("llama-3.1-70b", "h100-sxm-8")
     found = search(serving, workload, parse_objective("e2e_s"), plans=[parse_plan("dp2-tp4")])
     assert found.ranked[0].metrics["e2e_s"] == alone.metrics["e2e_s"]
     with pytest.raises(InfeasibleError, match="dp8 cannot start"):
@@ -179,20 +168,20 @@ def test_library_call_matches_the_search() -> None:
 def test_max_model_len_is_the_longest_request_in_whole_kilotokens() -> None:
     """Without a flag the engine is started for the trace; with one, for the flag, within the model's context."""
     workload = parse_workload("synthetic:isl=3000,osl=500,rate=1,n=5")
-    assert _serving("llama-3.1-8b", "h100-sxm-1").max_model_len(workload) == 4096
-    assert _serving("llama-3.1-8b", "h100-sxm-1", max_model_len=9000).max_model_len(workload) == 9000
+    assert serving_of("llama-3.1-8b", "h100-sxm-1").max_model_len(workload) == 4096
+    assert serving_of("llama-3.1-8b", "h100-sxm-1", max_model_len=9000).max_model_len(workload) == 9000
     with pytest.raises(UserError, match="131072"):
-        _serving("llama-3.1-8b", "h100-sxm-1", max_model_len=200_000).max_model_len(workload)
+        serving_of("llama-3.1-8b", "h100-sxm-1", max_model_len=200_000).max_model_len(workload)
 
 
 def test_sequences_never_exceed_the_token_budget() -> None:
     """A small budget lowers the default number of sequences; a contradiction the user states is an error."""
     workload = parse_workload("chat-synthetic", limit=10)
-    start = _serving("llama-3.1-8b", "h100-sxm-1", max_num_batched_tokens=128).start(parse_plan("tp1"), workload)
+    start = serving_of("llama-3.1-8b", "h100-sxm-1", max_num_batched_tokens=128).start(parse_plan("tp1"), workload)
     assert not isinstance(start, Refusal)
     assert start.limits.max_num_seqs == 128
     with pytest.raises(UserError, match="max_num_seqs is 200, must be at most"):
-        _serving("llama-3.1-8b", "h100-sxm-1", max_num_batched_tokens=128, max_num_seqs=200).start(
+        serving_of("llama-3.1-8b", "h100-sxm-1", max_num_batched_tokens=128, max_num_seqs=200).start(
             parse_plan("tp1"), workload
         )
 
@@ -200,7 +189,7 @@ def test_sequences_never_exceed_the_token_budget() -> None:
 def test_a_slow_client_does_not_give_the_server_more_memory() -> None:
     """The engine sizes its cache for its own max_num_seqs, however few requests a client keeps in flight."""
     few, many = (parse_workload(f"closed:isl=128,osl=16,concurrency={slots}") for slots in (2, 64))
-    serving = _serving("llama-3.1-8b", "h100-sxm-1", max_model_len=2048)
+    serving = serving_of("llama-3.1-8b", "h100-sxm-1", max_model_len=2048)
     starts = [serving.start(parse_plan("tp1"), workload) for workload in (few, many)]
     assert not any(isinstance(start, Refusal) for start in starts)
     assert len({start.memory.num_gpu_blocks for start in starts if not isinstance(start, Refusal)}) == 1
@@ -212,7 +201,7 @@ def test_real_trace_is_served_whole(name: str) -> None:
     path = _TRACES / name
     if not path.exists():
         pytest.skip(f"{path} is not here: measured traces are not part of the repository")
-    serving = _serving("llama-3.1-70b", "h100-sxm-8")
+    serving = serving_of("llama-3.1-70b", "h100-sxm-8")
     workload = parse_workload(str(path))
     start = serving.start(parse_plan("dp2-tp4"), workload)
     assert not isinstance(start, Refusal)
@@ -228,7 +217,7 @@ def test_real_trace_is_served_whole(name: str) -> None:
 
 def test_a_plan_that_outlasts_the_clock_is_refused_alone() -> None:
     """Where one replica would need 120 days for a week's requests and two need 60, the second plan is still ranked."""
-    serving = _serving("llama-3.1-8b", "l40s-2", max_num_seqs=1)
+    serving = serving_of("llama-3.1-8b", "l40s-2", max_num_seqs=1)
     workload = parse_workload("synthetic:isl=100,osl=100000,arrivals=constant,rate=0.0066,n=4000")
     found = search(serving, workload, parse_objective("e2e_s"), plans=[parse_plan("tp1"), parse_plan("dp2")])
     assert [str(result.plan) for result in found.ranked] == ["dp2"]

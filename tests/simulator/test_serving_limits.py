@@ -4,30 +4,15 @@ from typing import Any
 
 import pytest
 
-from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
-from simulator.engine_profile import load_profile
-from simulator.model.bundled import load_model
-from simulator.plan import parse_plan
-from simulator.server_setup import Overrides
-from simulator.serving import Serving, Start
+from simulator.serving import Start
 from simulator.workload.parse import parse_workload
+from tests.simulator.deployments import serving_of, start_of
 
 _SHORT = parse_workload("synthetic:isl=200,osl=50,rate=1,n=3")
 
 
 def _start(model: str, cluster: str, plan: str = "tp1", *, engine: str = "vllm-0.33", **overrides: Any) -> Start:
-    spec = load_cluster(cluster)
-    serving = Serving(
-        model=load_model(model),
-        cluster=spec,
-        profile=load_profile(engine),
-        costs=lambda _clock: AnalyticCosts(spec),
-        overrides=Overrides(**overrides),
-    )
-    start = serving.start(parse_plan(plan), _SHORT)
-    assert isinstance(start, Start), start
-    return start
+    return start_of(serving_of(model, cluster, engine, **overrides), plan, _SHORT)
 
 
 @pytest.mark.parametrize(

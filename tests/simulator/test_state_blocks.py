@@ -4,16 +4,15 @@ from typing import Any
 
 import pytest
 
-from cluster_specs.load import load_cluster, load_device
-from costmodel.analytic import AnalyticCosts
+from cluster_specs.load import load_device
 from simulator.engine_profile import load_profile
 from simulator.memory import plan_memory
 from simulator.model.bundled import load_model
 from simulator.plan import parse_plan
-from simulator.server_setup import Overrides
-from simulator.serving import Refusal, Serving, Start
+from simulator.serving import Refusal, Start
 from simulator.state_blocks import StatePages, state_bytes_of, state_pages
 from simulator.workload.parse import parse_workload
+from tests.simulator.deployments import serving_of, start_of
 
 _CHAT = parse_workload("synthetic:isl=200,osl=50,rate=1,n=3")
 
@@ -24,15 +23,7 @@ def _pages(model: str, plan: str, block_size: int = 16) -> StatePages | None:
 
 
 def _started(engine: str, *, model: str = "qwen3.5-27b", plan: str = "tp1-w.fp8", **overrides: Any) -> Start | Refusal:
-    cluster = load_cluster("h100-sxm-1")
-    serving = Serving(
-        model=load_model(model),
-        cluster=cluster,
-        profile=load_profile(engine),
-        costs=lambda _clock: AnalyticCosts(cluster),
-        overrides=Overrides(**overrides),
-    )
-    return serving.start(parse_plan(plan), _CHAT)
+    return serving_of(model, "h100-sxm-1", engine, **overrides).start(parse_plan(plan), _CHAT)
 
 
 def test_pages_of_qwen_are_those_a_server_logs() -> None:
@@ -113,17 +104,9 @@ def test_older_versions_start_with_more_sequences_than_blocks() -> None:
 def test_without_whole_graphs_nothing_caps_the_sequences() -> None:
     """The engine asks for a block per sequence only where it captures decode steps whole."""
     profile = load_profile("vllm-0.33")
-    graphs = profile.graphs.model_copy(update={"decode": "piecewise"})
-    cluster = load_cluster("h100-sxm-1")
-    serving = Serving(
-        model=load_model("qwen3.5-27b"),
-        cluster=cluster,
-        profile=profile.model_copy(update={"graphs": graphs}),
-        costs=lambda _clock: AnalyticCosts(cluster),
-        overrides=Overrides(gpu_memory_utilization=0.95, max_num_seqs=1024),
-    )
-    start = serving.start(parse_plan("tp1-w.fp8"), _CHAT)
-    assert isinstance(start, Start), start
+    piecewise = profile.model_copy(update={"graphs": profile.graphs.model_copy(update={"decode": "piecewise"})})
+    stated = {"gpu_memory_utilization": 0.95, "max_num_seqs": 1024}
+    start = start_of(serving_of("qwen3.5-27b", "h100-sxm-1", piecewise, **stated), "tp1-w.fp8", _CHAT)
     assert start.server.max_num_seqs == 1024
 
 

@@ -17,12 +17,12 @@ from simulator.model.cell import KernelChoices, kind_of
 from simulator.model.cells.mamba2 import Mamba2
 from simulator.op_curves import OpCurves
 from simulator.plan import Plan, parse_plan
-from simulator.server_setup import Overrides
-from simulator.serving import Refusal, Serving, Start
+from simulator.serving import Refusal
 from simulator.state_blocks import state_bytes_of, state_pages
 from simulator.step_cost import CompiledPlan, compile_plan
 from simulator.step_knots import StepShape
 from simulator.workload.parse import parse_workload
+from tests.simulator.deployments import serving_of, start_of
 
 _CLUSTER = load_cluster("h100-sxm-8")
 _NEMOTRON: dict[str, Any] = {
@@ -142,15 +142,8 @@ def test_a_model_of_states_alone_holds_one_block_per_request() -> None:
 
 def test_a_server_of_states_alone_starts_and_serves() -> None:
     """No length is stated, so the longest request counts; sequences are as many as there are states in memory."""
-    serving = Serving(
-        model=load_model("mamba-codestral-7b"),
-        cluster=load_cluster("h100-sxm-1"),
-        profile=load_profile("vllm-0.33"),
-        costs=lambda _clock: AnalyticCosts(load_cluster("h100-sxm-1")),
-        overrides=Overrides(),
-    )
-    start = serving.start(parse_plan("tp1"), parse_workload("synthetic:isl=2000,osl=50,rate=1,n=3"))
-    assert isinstance(start, Start), start
+    workload = parse_workload("synthetic:isl=2000,osl=50,rate=1,n=3")
+    start = start_of(serving_of("mamba-codestral-7b", "h100-sxm-1"), "tp1", workload)
     assert 100 < start.limits.max_num_seqs < 1024
     assert "max_num_seqs is lowered from 1024" in " ".join(start.notes)
 
@@ -264,13 +257,7 @@ def test_engines_serve_them_from_their_versions_on(model: str, engine: str, is_s
 
 def test_a_plan_that_splits_groups_is_refused_by_name() -> None:
     """A search says why, as for any plan."""
-    serving = Serving(
-        model=from_hf_config({**_NEMOTRON, "n_groups": 4}, name="x"),
-        cluster=_CLUSTER,
-        profile=load_profile("vllm-0.33"),
-        costs=lambda _clock: AnalyticCosts(_CLUSTER),
-        overrides=Overrides(),
-    )
+    serving = serving_of(from_hf_config({**_NEMOTRON, "n_groups": 4}, name="x"), _CLUSTER.name)
     refused = serving.start(parse_plan("tp8"), parse_workload("synthetic:isl=200,osl=50,rate=1,n=3"))
     assert isinstance(refused, Refusal)
     assert "must divide the 4 groups of state-space heads" in refused.reason
