@@ -39,7 +39,7 @@ class Priced:
     power_w: Array
     source: NDArray[np.int8]
     log_half_width: Array
-    body: NDArray[np.int8]  # the source of what lies around the point
+    body: NDArray[np.int8]  # source of a price beside the point, which may be a measured one itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
