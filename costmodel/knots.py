@@ -51,9 +51,10 @@ class LabelFit:
     """What all shapes of one label share.
 
     ``log_half_width`` [source, regime] is the 90 % interval's half-width in natural log. ``best_utilisation`` is the
-    largest share of the stated peaks that a measured call reached. It is above 1 where operands lay in a cache, which is
-    faster than memory; an estimate may then be as much faster than the roofline, and no more. ``trust_along_x`` is the weight of a grid's x lines against its y lines when a hole is
-    filled, chosen by which had the smaller error where both know a cell.
+    largest share of the stated peaks that a measured call reached. It is above 1 where operands lay in a cache, which
+    is faster than memory: an estimate may then be as much faster than the roofline, and no more. ``trust_along_x`` is
+    the weight of a grid's x lines against its y lines when a hole is filled, chosen by which had the smaller error
+    where both know a cell.
     """
 
     reference: Reference
