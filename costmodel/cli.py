@@ -40,6 +40,7 @@ def fit(
     as_json: bool,
 ) -> None:
     """Turn measurements into a fitted cost model, with its held-out error."""
+    from cluster_specs.extras import require_extra
     from costmodel.artefact import save_artefact
     from costmodel.fit import fit_device
     from costmodel.measured_device import choose_cluster, choose_device
@@ -48,6 +49,8 @@ def fit(
 
     if constants:
         refuse_given(context, "out", "prior", "monotone", "as_json", because="--constants prints TOML and fits nothing")
+    else:
+        require_extra("fit", "scipy", "sklearn", what="apex fit")
     store = opened(db)
     chosen = choose_device(store, device)
     spec = choose_cluster(chosen, cluster)

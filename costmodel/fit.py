@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
-from cluster_specs.extras import require_extra
 from costmodel.artefact import Artefact, FamilyReport, Provenance
 from costmodel.build_knots import build_knots
 from costmodel.completion import completed
@@ -55,9 +54,8 @@ def fit_device(
 
     Labels without any rows come from a prior of the same device whole.
 
-    Raises ``UserError`` when not one family has enough rows, or where the extra ``fit`` is not installed.
+    Raises ``UserError`` when not one family has enough rows, or joules and no extra ``fit``.
     """
-    require_extra("fit", "scipy", what="fitting")
     families: dict[str, FamilyKnots] = {}
     reports: list[FamilyReport] = []
     held_out: list[HeldOut] = []

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.extras import require_extra
 from costmodel.families.all import OP_FAMILIES
 from costmodel.families.rows import iter_row_ops
 from costmodel.measurements import Measurements
@@ -31,11 +32,12 @@ _FOLDS = 5
 def fit_power(measured: Mapping[str, Measurements], cluster: ClusterSpec) -> tuple[PowerModel | None, str]:
     """Fit the constants where joules were measured; the sentence says on how many rows, or why not."""
     prior = PowerModel.from_device(cluster.device)
-    rates, watts, clocks, formats = _rates(measured, cluster)
+    rates, watts, clocks, ops, formats = _rates(measured, cluster)
     usable = watts < _BELOW_LIMIT * prior.tdp_w
     if np.count_nonzero(usable) < FEWEST_ENERGY_ROWS:
         have = int(np.count_nonzero(usable))
         return None, f"{have} rows with joules below the power limit, {FEWEST_ENERGY_ROWS} needed: energy is derived"
+    require_extra("fit", "scipy", "sklearn", what="fitting power")
     locked = [None if np.isnan(clock) else float(clock) for clock in clocks]
     voltage = np.array([prior.voltage_factor(clock) for clock in locked])
     awake = np.array([prior.awake_factor(clock) for clock in locked])
@@ -44,11 +46,12 @@ def fit_power(measured: Mapping[str, Measurements], cluster: ClusterSpec) -> tup
     design = (rates * scale)[usable]
     known_w = (prior.idle_w + (1.0 - voltage) * prior.dram_j_per_byte * rates[:, -2])[usable]
     constants = non_negative_least_squares(design, watts[usable] - known_w)
-    error = _held_out(design, watts[usable], known_w)
+    error = _held_out(design, watts[usable], known_w, ops[usable])
     per_flop = {
         name: float(value) for name, value in zip(formats, constants[1 : 1 + len(formats)], strict=True) if value > 0
     }
-    source = f"measured: {len(design)} rows with joules, held-out median error of power {error:.1%}"
+    told = "of one op: no error" if error is None else f"held-out median error of power {error:.1%}"
+    source = f"measured: {len(design)} rows with joules, {told}"
     fitted = replace(
         prior,
         awake_w=prior.idle_w + float(constants[0]),
@@ -60,8 +63,10 @@ def fit_power(measured: Mapping[str, Measurements], cluster: ClusterSpec) -> tup
     return fitted, source
 
 
-def _rates(measured: Mapping[str, Measurements], cluster: ClusterSpec) -> tuple[Array, Array, Array, tuple[str, ...]]:
-    """Work per second of every row with joules: [rows, awake | formats | memory | link], its watts and clock."""
+def _rates(
+    measured: Mapping[str, Measurements], cluster: ClusterSpec
+) -> tuple[Array, Array, Array, NDArray[np.int64], tuple[str, ...]]:
+    """Work per second of every row with joules: [rows, awake | formats | memory | link], its watts, clock and op."""
     parts: list[tuple[str, Array, Array, Array, Array, Array]] = []
     for family, found in measured.items():
         columns = found.columns
@@ -84,12 +89,13 @@ def _rates(measured: Mapping[str, Measurements], cluster: ClusterSpec) -> tuple[
             )
     formats = tuple(sorted({part[0] for part in parts}))
     if not parts:
-        return np.zeros((0, 3)), np.zeros(0), np.zeros(0), ()
+        return np.zeros((0, 3)), np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64), ()
     flop = [
         np.concatenate([part[1] if part[0] == name else np.zeros_like(part[1]) for part in parts]) for name in formats
     ]
     memory, link, watts, clock = (np.concatenate([part[index] for part in parts]) for index in (2, 3, 4, 5))
-    return np.column_stack([np.ones_like(watts), *flop, memory, link]), watts, clock, formats
+    ops = np.repeat(np.arange(len(parts)), [len(part[1]) for part in parts])
+    return np.column_stack([np.ones_like(watts), *flop, memory, link]), watts, clock, ops, formats
 
 
 def non_negative_least_squares(design: Array, target: Array) -> Array:
@@ -104,12 +110,18 @@ def non_negative_least_squares(design: Array, target: Array) -> Array:
     return np.asarray(nnls(design / size, target)[0] / size, dtype=np.float64)
 
 
-def _held_out(design: Array, watts: Array, known_w: Array) -> float:
-    """Median relative error of power over folds that were left out."""
-    fold = np.random.default_rng(0).permutation(len(watts)) % _FOLDS
+def _held_out(design: Array, watts: Array, known_w: Array, ops: NDArray[np.int64]) -> float | None:
+    """Median relative error of power over folds that leave whole ops out; None where there is but one.
+
+    Rows of one op differ in size or clock alone: one of them left out would be told by the others.
+    """
+    from sklearn.model_selection import GroupKFold
+
+    folds = min(_FOLDS, len(np.unique(ops)))
+    if folds < 2:
+        return None
     errors = []
-    for index in range(_FOLDS):
-        kept = fold != index
+    for kept, asked in GroupKFold(folds).split(design, groups=ops):
         constants = non_negative_least_squares(design[kept], watts[kept] - known_w[kept])
-        errors.append(np.abs((known_w[~kept] + design[~kept] @ constants) / watts[~kept] - 1.0))
+        errors.append(np.abs((known_w[asked] + design[asked] @ constants) / watts[asked] - 1.0))
     return float(np.median(np.concatenate(errors)))

@@ -32,6 +32,13 @@ class SearchResult:
     inputs: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # what was decided for the user, and what prices rest on
 
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame of every plan; its columns are those of ``simulator.outputs.plans``."""
+        from simulator.outputs.plans import plans_table
+        from simulator.outputs.tables import as_frame
+
+        return as_frame(plans_table(self))
+
     def to_json(self) -> dict[str, Any]:
         """Return the whole search as plain values, schema 1."""
         simulated = len(self.ranked) + len(self.breaking)

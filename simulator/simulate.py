@@ -87,6 +87,21 @@ class Result:
         ]
         return tuple(f"{name}.{statistic}" for name in found for statistic in quantiles)
 
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame of every request; its columns are those of ``simulator.outputs.requests``.
+
+        Raises ``UserError`` where the requests were not kept.
+        """
+        from simulator.outputs.requests import request_table
+        from simulator.outputs.tables import as_frame
+
+        if self.run is None:
+            raise UserError(
+                f"plan {self.plan}: its requests were not kept",
+                hint="simulate the plan alone and in one piece, or read the file of --requests-out",
+            )
+        return as_frame(request_table(self.run))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, as `apex simulate --json` prints them."""
         start = self.start

@@ -67,6 +67,9 @@ def compare(
         return
     if len(sides) != 2:
         raise click.UsageError("give a fitted model, or two sides, e.g. apex compare h100-sxm h200-sxm")
+    from cluster_specs.extras import require_extra
+
+    require_extra("fit", "pandas", what="apex compare of two sides")
     if sides[0].startswith(_ANALYTIC) or Path(sides[0]).is_file():
         refuse_given(context, "also", because="prices are matched with each measured row")
         _compare_prices(*sides, db=db, families=families, cluster=cluster, widest=widest, out=out, as_json=as_json)

@@ -100,32 +100,31 @@ def _column(table: pa.Table, name: str) -> NDArray[np.generic]:
 
 def price_rows(found: Sequence[Priced]) -> list[dict[str, Any]]:
     """Summarise errors per family, number format and source of the price as rows of a table."""
+    import pandas as pd
+
     rows: list[dict[str, Any]] = []
     for priced in found:
-        for dtype in np.unique(priced.dtype).tolist():
-            own = priced.dtype == dtype
-            rows += [
-                _row(priced, dtype, source.name.lower(), own & (priced.source == source))
-                for source in Source
-                if (own & (priced.source == source)).any()
-            ]
+        points = pd.DataFrame(
+            {
+                "dtype": priced.dtype,
+                "source": priced.source,
+                "error": priced.log_error,
+                "size": np.abs(priced.log_error),
+                "is_inside": (priced.low_s <= priced.measured_s) & (priced.measured_s <= priced.high_s),
+            }
+        )
+        table = points.groupby(["dtype", "source"]).agg(
+            points=("error", "size"),
+            median_log=("size", "median"),
+            p90_log=("size", lambda size: size.quantile(0.9)),
+            bias_log=("error", "mean"),
+            coverage_frac=("is_inside", "mean"),
+        )
+        for row in table.reset_index().to_dict("records"):
+            source = Source(row.pop("source")).name.lower()
+            head = {"family": priced.family, "dtype": row.pop("dtype"), "price": source}
+            rows.append(head | {str(name): value for name, value in row.items()})
     return rows
-
-
-def _row(priced: Priced, dtype: str, source: str, members: NDArray[np.bool_]) -> dict[str, Any]:
-    error = priced.log_error[members]
-    measured_s = priced.measured_s[members]
-    inside = (priced.low_s[members] <= measured_s) & (measured_s <= priced.high_s[members])
-    return {
-        "family": priced.family,
-        "dtype": dtype,
-        "price": source,
-        "points": len(error),
-        "median_log": float(np.median(np.abs(error))),
-        "p90_log": float(np.quantile(np.abs(error), 0.9)),
-        "bias_log": float(error.mean()),
-        "coverage_frac": float(inside.mean()),
-    }
 
 
 def worst_rows(found: Sequence[Priced], count: int) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ attention kernels, two frameworks): the fastest stands for the side, and how man
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,9 @@ from cluster_specs.errors import UserError
 from profiles_db.repeats import key_ids
 from profiles_db.schema import CONTEXT, FAMILIES
 from profiles_db.store import Store, open_store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = NDArray[np.float64]
 
@@ -167,33 +170,38 @@ def _match(family: str, a: pa.Table, b: pa.Table, also: Sequence[str]) -> Family
 
 
 def ratio_rows(matches: Sequence[FamilyMatch]) -> list[dict[str, Any]]:
-    """Summarise B / A per family, number format and region as rows of a table."""
+    """Summarise B / A per family, number format and region as rows of a table.
+
+    A format whose points all lie in one region has the row of all points alone.
+    """
+    import pandas as pd
+
     rows: list[dict[str, Any]] = []
+    edges = [0.0, *(high for _, high in REGIONS)]
     for match in matches:
-        dtypes, ratio = match.dtypes, match.ratio
-        for dtype in np.unique(dtypes).tolist():
-            own = dtypes == dtype
-            rows.append(_ratio_row(match.family, dtype, "all", ratio[own]))
-            low = 0.0
-            for region, high in REGIONS:
-                inside = own & (match.latency_a_s >= low) & (match.latency_a_s < high)
-                if inside.any() and not inside[own].all():
-                    rows.append(_ratio_row(match.family, dtype, region, ratio[inside]))
-                low = high
+        points = pd.DataFrame(
+            {
+                "dtype": match.dtypes,
+                "region": pd.cut(match.latency_a_s, edges, right=False, labels=[name for name, _ in REGIONS]),
+                "ratio": match.ratio,
+            }
+        )
+        for dtype, own in points.groupby("dtype"):
+            rows.append(_ratio_row(match.family, str(dtype), "all", own["ratio"]))
+            regions = own.groupby("region", observed=True)["ratio"]
+            if regions.ngroups > 1:
+                rows += [_ratio_row(match.family, str(dtype), str(region), ratio) for region, ratio in regions]
     return rows
 
 
-def _ratio_row(family: str, dtype: str, region: str, ratio: Array) -> dict[str, Any]:
-    p10, p50, p90 = np.quantile(ratio, (0.1, 0.5, 0.9)).tolist()
+def _ratio_row(family: str, dtype: str, region: str, ratio: "pd.Series[float]") -> dict[str, Any]:
     return {
         "family": family,
         "dtype": dtype,
         "region": region,
         "points": len(ratio),
-        "ratio_p10": p10,
-        "ratio_p50": p50,
-        "ratio_p90": p90,
-        "within_5_percent_frac": float((np.abs(ratio - 1) <= 0.05).mean()),
+        **{f"ratio_p{100 * share:.0f}": float(ratio.quantile(share)) for share in (0.1, 0.5, 0.9)},
+        "within_5_percent_frac": float(ratio.sub(1).abs().le(0.05).mean()),
     }
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cluster_specs.extras import require_extra
 from cluster_specs.files.whole import write_whole
 from profiles_db.parquet_files import write_parquet
 from profiles_db.schema import unit_of
@@ -29,6 +30,12 @@ def unit_table(columns: Mapping[str, pa.Array | NDArray[np.generic]], *, kind: s
         fields.append(pa.field(name, array.type, metadata={"unit": unit} if unit else None))
     metadata = {"apex_table": kind, "apex_schema_version": str(SCHEMA_VERSION)}
     return pa.table(arrays, schema=pa.schema(fields, metadata=metadata))
+
+
+def as_frame(table: pa.Table) -> Any:
+    """Return a pandas DataFrame of ``table``; raises ``UserError`` where pandas is not installed."""
+    require_extra("fit", "pandas", what="to_pandas()")
+    return table.to_pandas()
 
 
 def write_table(table: pa.Table, path: Path) -> None:
