@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cluster_specs.errors import UserError
-from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
+from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op, Scan
 from profiles_db.schema import FAMILIES
 
 Value = str | int | bool | float | None
@@ -141,6 +141,8 @@ def cost_op(op: OpShape) -> Op | None:
         case "attention":
             sizes = {name: value for name, value in shape.items() if name != "phase"}
             return Attention(dtype=op.dtype, **sizes)
+        case "scan":
+            return Scan(dtype=op.dtype, **{name: value for name, value in shape.items() if name != "phase"})
         case "moe":
             return Moe(dtype=op.dtype, **shape)
         case "elementwise":

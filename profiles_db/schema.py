@@ -141,6 +141,28 @@ ATTENTION: Final = Family(
     ),
 )
 
+# One scan over `num_prefill` equal prompts of `prefill_q` tokens, or over `num_decode` sequences of `decode_q` tokens:
+# `phase` = prefill | decode, as engines run them. `variant` = mamba2 | gated_delta. `num_heads` states of
+# `head_dim` x `state_dim` in `state_dtype`; `num_groups` keys and queries serve them. `chunk` = tokens that a prompt is
+# worked through at once.
+SCAN: Final = Family(
+    "scan",
+    (
+        _field("phase", _STR),
+        _field("variant", _STR),
+        _field("num_heads", _INT),
+        _field("num_groups", _INT),
+        _field("head_dim", _INT),
+        _field("state_dim", _INT),
+        _field("chunk", _INT),
+        _field("state_dtype", _STR),
+        _field("num_prefill", _INT),
+        _field("prefill_q", _INT),
+        _field("num_decode", _INT),
+        _field("decode_q", _INT),
+    ),
+)
+
 # Both expert GEMMs, activation and combine on one rank that sees `num_tokens` tokens of the group. `tp` shards the
 # inner size, `ep` the experts. `routing` = balanced | power_law_<exponent>.
 MOE: Final = Family(
@@ -194,7 +216,7 @@ STEP: Final = Family(
 )
 
 FAMILIES: Final[dict[str, Family]] = {
-    family.name: family for family in (GEMM, ATTENTION, MOE, ELEMENTWISE, COLLECTIVE, STEP)
+    family.name: family for family in (GEMM, ATTENTION, SCAN, MOE, ELEMENTWISE, COLLECTIVE, STEP)
 }
 
 # One row per profiling run, keyed by run_id.

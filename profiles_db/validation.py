@@ -20,12 +20,25 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "scaling": ("none", "tensor", "row", "group16", "group32", "group128"),
     "kind": tuple(COLLECTIVE_KINDS),
 }
+_CHOICES_OF: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "scan": {"phase": ("prefill", "decode"), "variant": ("mamba2", "gated_delta")},
+}
 
 # Sizes that make no op when they are zero; every other count may be zero.
 _POSITIVE: Final = frozenset(
     {"m", "n", "k", "num_heads", "num_kv_heads", "head_dim", "v_head_dim", "hidden", "inter", "num_experts", "topk"}
     | {"tp", "ep", "rows", "width", "io_bytes", "ranks", "nodes", "message_bytes", "layers", "samples", "world_size"}
-    | {"num_tokens", "latency_s", "latency_p10_s", "latency_p90_s", "clock_mhz", "sm_clock_mhz"}
+    | {
+        "num_tokens",
+        "num_groups",
+        "state_dim",
+        "chunk",
+        "latency_s",
+        "latency_p10_s",
+        "latency_p90_s",
+        "clock_mhz",
+        "sm_clock_mhz",
+    }
 )
 
 # Numbers up to here are exact as floating point, which is how rates are worked out.
@@ -130,14 +143,14 @@ def check_rows(table: pa.Table, family: str, place: str) -> None:
         if pa.types.is_string(field.type) and not field.nullable:
             _refuse(pc.equal(column, ""), table, field.name, place, "must not be empty")
         if field.name in _CHOICES:
-            choices = _CHOICES[field.name]
+            choices = _CHOICES_OF.get(family, _CHOICES).get(field.name, _CHOICES[field.name])
             known = pc.is_in(column, value_set=pa.array(choices))
             _refuse(pc.invert(known), table, field.name, place, f"must be one of {', '.join(choices)}")
     origin_known = pc.match_substring_regex(table["origin"], _ORIGIN)
     _refuse(pc.invert(origin_known), table, "origin", place, "must be measured, analytic or imported:<tool>")
     if family != "run":
         _check_timed(table, place)
-    if family == "attention":
+    if family in {"attention", "scan"}:
         _check_phase(table, place)
 
 

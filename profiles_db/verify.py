@@ -2,10 +2,10 @@
 
 The limits are above any device sold, so a row beyond one is wrong whatever it ran on:
 
-    any op                at least 0.2 us
-    GEMM, attention, MoE  at most 2e16 FLOP/s (dense 4-bit of a 2025 GPU: 1.5e16)
-    elementwise           at most 1e14 B/s (first-level caches of a whole GPU)
-    collective            at most 2e12 B/s of bus bandwidth per rank (NVLink 5: 9e11)
+    any op                      at least 0.2 us
+    GEMM, attention, scan, MoE  at most 2e16 FLOP/s (dense 4-bit of a 2025 GPU: 1.5e16)
+    elementwise                 at most 1e14 B/s (first-level caches of a whole GPU)
+    collective                  at most 2e12 B/s of bus bandwidth per rank (NVLink 5: 9e11)
 """
 
 from collections.abc import Iterator, Sequence
@@ -160,6 +160,8 @@ def _impossible(table: pa.Table, family: str) -> Iterator[tuple[str, NDArray[np.
             "mean of the decoded lengths above their maximum",
             _floats(table, "decode_kv") > _floats(table, "decode_kv_max"),
         )
+    elif family == "scan":
+        yield f"faster than {_MOST_FLOP_PER_S:g} FLOP/s", _scan_flop(table) / latency > _MOST_FLOP_PER_S
     elif family == "elementwise":
         rate = _floats(table, "io_bytes") / latency
         yield f"faster than {_MOST_BYTES_PER_S:g} B/s", rate > _MOST_BYTES_PER_S
@@ -183,6 +185,14 @@ def _attention_flop(table: pa.Table) -> NDArray[np.float64]:
     width = _floats(table, "head_dim") + _floats(table, "v_head_dim")
     flop: NDArray[np.float64] = 2 * pairs * _floats(table, "num_heads") * width * (_floats(table, "window") == 0)
     return flop
+
+
+def _scan_flop(table: pa.Table) -> NDArray[np.float64]:
+    """At least this much work: every token enters the state and is read out of it."""
+    tokens = _floats(table, "num_prefill") * _floats(table, "prefill_q")
+    tokens += _floats(table, "num_decode") * _floats(table, "decode_q")
+    state = _floats(table, "num_heads") * _floats(table, "head_dim") * _floats(table, "state_dim")
+    return np.asarray(4 * tokens * state)
 
 
 def _floats(table: pa.Table, column: str) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.hierarchy import hops
-from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
+from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op, Scan
 
 Row = dict[str, object]
 
@@ -43,9 +43,9 @@ def iter_rows(op: Op, cluster: ClusterSpec) -> Iterator[Row]:
     match op:
         case Gemm():
             yield from _plain(op, scaling=_SCALING.get(op.dtype, "none"), quantise=False)
-        case Attention():
+        case Attention() | Scan():
             yield from _plain(op, phase=op.phase)
-        case Moe() if op.is_gated:  # no kernel here measures experts without a gate
+        case Moe():
             yield from _plain(op)
         case Elementwise():
             yield from _small_op(op)

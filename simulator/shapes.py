@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.analytic import AnalyticCosts
-from costmodel.ops import Attention, Op
+from costmodel.ops import Attention, Moe, Op
 from costmodel.prediction import CostModel, Prediction
 from profiles_db.manifest import ShapeManifest, manifest_schema
 from profiles_db.schema import FAMILIES
@@ -80,6 +80,7 @@ class Shapes:
     plans: int = 0
     refused: list[Refusal] = field(default_factory=list)
     unreachable: int = 0  # decode batches of sequences longer than any may get
+    ungated: int = 0  # calls of experts without a gate, which no kernel here measures
 
     def manifest(self) -> ShapeManifest:
         """Return the rows as tables, families in the schema's order."""
@@ -153,6 +154,9 @@ def _longest_request(serving: Serving) -> Workload:
 def _add(shapes: Shapes, op: Op, start: Start, cluster: ClusterSpec) -> None:
     reached, unreachable = _reachable(op, start.limits.max_model_len)
     shapes.unreachable += unreachable
+    if isinstance(op, Moe) and not op.is_gated:
+        shapes.ungated += 1
+        return
     rows = shapes.rows.setdefault(family_of(op), {})
     for row in iter_rows(reached, cluster):
         rows.setdefault(tuple(row.values()), row)

@@ -10,6 +10,7 @@ from profiler.kernels.attention import attention_kernels, prepare_attention
 from profiler.kernels.buffers import Buffers
 from profiler.kernels.gemm import gemm_kernels, prepare_gemm
 from profiler.kernels.moe import moe_kernels, prepare_moe
+from profiler.kernels.scan import prepare_scan, scan_kernels
 from profiler.kernels.torch_rows import prepare_torch_rows
 from profiler.point import OpShape
 
@@ -29,6 +30,8 @@ class TorchBackend:
                 return gemm_kernels(op, self._device)
             case "attention":
                 return attention_kernels(op, self._device)
+            case "scan":
+                return scan_kernels(op, self._device)
             case "moe":
                 return moe_kernels(op, self._device)
             case "elementwise":
@@ -43,6 +46,8 @@ class TorchBackend:
                 return prepare_gemm(op, buffers)
             case "attention":
                 return prepare_attention(op, kernel, buffers)
+            case "scan":
+                return prepare_scan(op, buffers)
             case "moe":
                 return prepare_moe(op, kernel, buffers)
             case "elementwise":

@@ -12,7 +12,7 @@ from triton.errors import TritonError
 
 from costmodel.small_ops import SCALE_GROUP, SMALL_OPS, RowFormat
 from profiler.backend import Prepared, Unsupported
-from profiler.kernels import triton_attention, triton_linear, triton_moe, triton_rows
+from profiler.kernels import triton_attention, triton_linear, triton_moe, triton_rows, triton_scan
 from profiler.kernels.attention import flash_parameters
 from profiler.kernels.buffers import Buffers
 from profiler.kernels.row_operands import RowKernel, made_of, prepare_rows
@@ -41,6 +41,8 @@ class TritonBackend:
                 is_ours = op.dtype in triton_moe.FORMATS
             case "attention":
                 is_ours = op.dtype in {"bf16", "fp16"} and _is_our_attention(op)
+            case "scan":
+                is_ours = {op.dtype, op.shape["state_dtype"]} <= triton_scan.FORMATS
             case "elementwise":
                 entry = SMALL_OPS.get(op.shape["op"])
                 is_ours = entry is not None and op.dtype in entry.triton
@@ -65,6 +67,8 @@ class TritonBackend:
                 return triton_moe.prepare_moe(op, buffers)
             case "attention":
                 return triton_attention.prepare_attention(op, buffers)
+            case "scan":
+                return triton_scan.prepare_scan(op, buffers)
         return prepare_rows(op, buffers, _row_kernel(op.shape["op"], made_of(op)))
 
 

@@ -130,6 +130,8 @@ def _notes(found: "Shapes", *, has_pools: bool) -> list[str]:
         notes.append(f"{len(found.refused)} plans cannot start, e.g. {example.plan}: {example.reason}")
     if found.unreachable:
         notes.append(f"left out: {found.unreachable} decode batches of sequences longer than any may get")
+    if found.ungated:
+        notes.append("left out: experts without a gate, which no kernel here measures; their price stays analytic")
     if has_pools:
         notes.append("the KV's way between pools is not in the manifest")
     return notes

@@ -225,6 +225,32 @@ def test_fp8_is_widened_in_pairs(compiled):
     assert kernel.instructions()["F2FP"] >= widened
 
 
+def scan(variant, *, phase="prefill", state_dim=128, head_dim=64, dtype="bf16"):
+    """Eight heads in two groups over a prompt of 300 tokens, or four steps."""
+    counts = (1, 300, 0, 0) if phase == "prefill" else (0, 0, 4, 1)
+    counts = dict(zip(("num_prefill", "prefill_q", "num_decode", "decode_q"), counts, strict=True))
+    sizes = {"num_heads": 8, "num_groups": 2, "head_dim": head_dim, "state_dim": state_dim, "chunk": 128}
+    return OpShape.of("scan", dtype=dtype, phase=phase, variant=variant, state_dtype="fp32", **sizes, **counts)
+
+
+SCANS = [
+    *((arch, scan("mamba2")) for arch in SHARED_BYTES),
+    *((arch, scan("gated_delta", head_dim=128)) for arch in SHARED_BYTES),
+    (90, scan("mamba2", state_dim=256)),
+    *((90, scan(variant, phase="decode", head_dim=128)) for variant in ("mamba2", "gated_delta")),
+]
+
+
+@pytest.mark.parametrize(("arch", "op"), SCANS, ids=str)
+def test_scans_compile(compiled, arch, op):
+    """A block of a state, and what a chunk makes of it, stay in registers; a prompt runs on the matrix unit."""
+    kernels = compiled(arch, launched(op))
+    check(kernels, arch)
+    if op.shape["phase"] == "prefill":
+        instructions = kernels[0].instructions()
+        assert any(re.fullmatch(MATRIX_UNIT[80] + "|" + MATRIX_UNIT[arch], name) for name in instructions)
+
+
 SMALL = [
     ("add_rmsnorm_quantise", "fp8", 8192),
     ("add_layernorm_quantise", "fp8", 8192),

@@ -19,6 +19,8 @@ from profiles_db.manifest import load_manifest  # noqa: E402
         ("llama-3.1-8b", "tp1-w.w4a16"),
         ("mixtral-8x7b", "tp2-w.w8a8"),
         ("gpt-oss-120b", "tp4"),  # MXFP4 experts, 720 wide
+        ("nemotron-h-8b", "tp2"),  # state-space layers
+        ("qwen3.5-27b", "tp2"),  # the gated delta rule
     ],
 )
 def test_every_op_of_a_plan_has_a_kernel(run_apex, tmp_path, model, plan):

@@ -12,7 +12,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 
 @pytest.mark.parametrize(
-    "checks", ["triton_checks.py", "triton_gemm_checks.py", "triton_attention_checks.py", "triton_memory_checks.py"]
+    "checks",
+    [f"triton_{part}checks.py" for part in ("", "gemm_", "attention_", "memory_", "scan_")],
 )
 def test_kernels_compute_what_they_should_and_no_more(checks):
     """Every check of the file holds."""

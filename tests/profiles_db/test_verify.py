@@ -28,6 +28,8 @@ SHAPES: dict[str, dict[str, object]] = {
     "gemm": {"m": 16384, "n": 16384, "k": 16384, "scaling": "none", "quantise": False},
     "collective": ALL_REDUCE,
     "attention": ATTENTION,
+    "scan": {"phase": "prefill", "variant": "mamba2", "num_heads": 128, "num_groups": 8, "head_dim": 64, "chunk": 128}
+    | {"state_dim": 128, "state_dtype": "fp32", "num_prefill": 64, "prefill_q": 8192, "num_decode": 0, "decode_q": 1},
     "elementwise": {"op": "add", "rows": 4096, "width": 8192, "io_bytes": 2**28},
     "moe": {"num_tokens": 16384, "hidden": 7168, "inter": 2048, "num_experts": 256, "topk": 8, "tp": 1, "ep": 1}
     | {"routing": "balanced"},

@@ -143,6 +143,20 @@ def test_plans_share_shapes() -> None:
     assert both.manifest().num_shapes == sum(sum(count.values()) for count in both.counts().values())
 
 
+def test_scans_are_listed_by_phase_and_experts_without_a_gate_left_out() -> None:
+    """Prompts by the tokens of a step, decode steps by their sequences; no row stands for experts nobody measures."""
+    found = _collected("nemotron-3-nano-30b-a3b", "h100-sxm-8", "tp2")
+    rows = list(found.rows["scan"].values())
+    assert {row["phase"] for row in rows} == {"prefill", "decode"}
+    assert all((row["num_prefill"], row["num_decode"]).count(0) == 1 for row in rows)
+    assert {(row["variant"], row["num_heads"], row["num_groups"], row["chunk"]) for row in rows} == {
+        ("mamba2", 32, 4, 128)
+    }
+    assert found.ungated > 0
+    assert "moe" not in found.counts()
+    assert "scan" in found.manifest().tables
+
+
 def test_decode_stops_after_the_longest_sequence() -> None:
     """Per batch size at most one mean length lies beyond the longest sequence; the others are counted."""
     found = _collected("llama-3.1-8b", "h100-sxm-1", "tp1")
