@@ -31,7 +31,7 @@ from simulator.simulate import Result, work_figures
 from simulator.sketch import RELATIVE_ERROR
 from simulator.workload.parts import WHOLE_HINT, NotStreamableError, WorkloadParts
 
-# A request takes some 440 bytes while a workload is simulated whole: 2 million take 0.9 GB, beside 0.3 GB of code.
+# A request takes some 430 bytes while a workload is simulated whole: 2 million take 0.9 GB, beside 0.3 GB of code.
 WHOLE_REQUESTS: Final = 2_000_000
 _ENDS: Final[tuple[End, ...]] = ("middle", "low", "high")
 

@@ -109,7 +109,7 @@ def stream_notes(result: "Outcome", slo: "Slo") -> list[str]:
     error = result.quantile_error_frac
     notes = [
         f"streamed: quantiles and the ends of their intervals are within {100 * error:g} % of those of the run in one "
-        "piece; counts, means, sums and times are the same"
+        "piece; counts, sums, times and other means are the same (kv_use_frac to 0.01 %)"
     ]
     for limit in slo.per_plan:
         value = read_metric(result.metrics, limit.path)

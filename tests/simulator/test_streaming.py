@@ -12,12 +12,15 @@ from click.testing import CliRunner
 from cluster_specs.load import load_cluster
 from costmodel.bundled import choose_costs
 from simulator.cli import apex
+from simulator.commands.output_options import OutputFiles
+from simulator.commands.stream_option import load_parts
 from simulator.engine_profile import load_profile
 from simulator.model.bundled import load_model
 from simulator.objective import parse_slo
 from simulator.outputs.requests import request_table
 from simulator.outputs.tables import write_tables
 from simulator.plan import parse_plan
+from simulator.pools import parse_layout
 from simulator.server_setup import Overrides
 from simulator.serving import Serving, Start
 from simulator.simulate import Result, replay, with_interval
@@ -221,6 +224,32 @@ def test_the_answer_says_what_is_approximate() -> None:
     assert facts["approximate"]["relative_error_frac"] == RELATIVE_ERROR
     assert "ttft_s.p99" in facts["approximate"]["metrics"]
     assert "ttft_s.mean" not in facts["approximate"]["metrics"]
+
+
+def test_workloads_beyond_two_million_are_streamed_unless_they_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --stream the number of requests decides; what needs all of them at once is said and left whole."""
+    long, short = (f"synthetic:isl=1,osl=1,arrivals=burst,n={count}" for count in (2_000_001, 2_000_000))
+
+    def opened(trace: str, plan: str = "dp8", *, stream: bool | None = None) -> int | None:
+        reading = {"rate_scale": 1.0, "length_scale": (1.0, 1.0), "limit": None, "trace_format": "auto"}
+        rest = {"time_unit": None, "block_tokens": None, "columns": {}, "sort": False, "turns": "recorded"}
+        parts = load_parts(
+            trace,
+            stream=stream,
+            layout=parse_layout(plan),
+            files=OutputFiles(requests_out=None, iterations_out=None, chrome_trace=None),
+            reading={**reading, **rest, "result": None},
+            serving={"speculative_tokens": None, "prefix_caching": None},
+        )
+        return None if parts is None else len(parts)
+
+    assert opened(long) == 2_000_001
+    assert opened(short) is None
+    assert opened(short, stream=True) == 2_000_000
+    assert opened(long, stream=False) is None
+    assert capsys.readouterr().err == ""
+    assert opened(long, "attn.dp8-moe.ep8") is None
+    assert "note: simulated whole: plan attn.dp8-moe.ep8 cannot be streamed" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("traces")
