@@ -59,7 +59,7 @@ def test_what_is_no_list_is_said_with_its_entry(content: bytes, message: str) ->
         listed(content)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(documents=st.lists(st.dictionaries(st.text(max_size=3), VALUES, max_size=3), min_size=1, max_size=4))
 def test_appended_documents_are_read_one_by_one(documents: list[Any], tmp_path: Path) -> None:
     """Documents appended with or without line ends are all there."""

@@ -57,7 +57,7 @@ def _with(table: pa.Table, column: str, values: Any) -> pa.Table:
     return table.set_column(index, kind, values if isinstance(values, pa.ChunkedArray) else pa.array(values, kind.type))
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_changed_value_is_named_by_its_row(saved: Path, data: st.DataObject) -> None:
     """Any one number of the file changed to any other: the message names family, label and row."""

@@ -84,7 +84,7 @@ def test_the_fastest_of_several_rows_stands_for_a_side_and_is_announced(fill: Fi
     assert any("1 points of old have several rows" in note for note in coverage_notes(a, b, [match]))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=25)
 @given(
     latencies=st.lists(st.tuples(st.floats(1e-6, 1e-2), st.floats(1e-6, 1e-2)), min_size=1, max_size=30), data=st.data()
 )

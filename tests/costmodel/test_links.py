@@ -66,7 +66,7 @@ def test_links_as_measured_change_nothing(fits: dict[str, Artefact]) -> None:
     assert "collectives" not in FittedCosts(fits["l40s"], load_cluster("l40s-8")).origin
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     device=st.sampled_from(["l40s", "h100-sxm"]),
     group=st.tuples(

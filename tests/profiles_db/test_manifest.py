@@ -21,7 +21,7 @@ def _gemm(**changes: Any) -> pa.Table:
     return pa.table({**columns, "dtype": ["bf16", "bf16"], **changes})
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data(), name=st.sampled_from(sorted(FAMILIES)))
 def test_shapes_survive_the_file(data: st.DataObject, name: str, tmp_path: Path) -> None:
     """Whatever distinct shapes are saved are loaded, in order and with types."""

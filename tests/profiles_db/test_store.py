@@ -37,7 +37,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(changes=ROWS)
 def test_rows_come_back_bit_for_bit(
     changes: list[dict[str, Any]], gemm_row: GemmRow, tmp_path_factory: pytest.TempPathFactory

@@ -29,7 +29,7 @@ def _with_metadata(table: pa.Table, **changes: str) -> pa.Table:
     )
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(share=st.floats(min_value=0, max_value=0.999))
 def test_a_cut_file_is_moved_aside_and_the_rest_stays(
     share: float, gemm_row: GemmRow, tmp_path_factory: pytest.TempPathFactory

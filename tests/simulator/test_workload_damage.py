@@ -88,7 +88,7 @@ def next_length(chunks: Iterator[Workload]) -> int | None:
         return None
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=200)
 @given(name=st.sampled_from(sorted(SOUND)), data=st.data())
 def test_damage_is_refused_by_name_or_harmless(name: str, data: st.DataObject, tmp_path: Path) -> None:
     """Replacing any stretch of a file by anything gives a workload or an UserError that names the file."""
@@ -106,7 +106,7 @@ def test_damage_is_refused_by_name_or_harmless(name: str, data: st.DataObject, t
     assert (workload.arrival_s[1:] >= workload.arrival_s[:-1]).all()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
 @given(name=st.sampled_from(["apex.jsonl", "mooncake.jsonl", "azure.csv", "burst.csv"]), cut=st.integers(0, 400))
 def test_a_file_cut_short_streams_up_to_the_cut_or_is_refused(name: str, cut: int, tmp_path: Path) -> None:
     """A file whose writer was killed gives whole requests and then, if a record is torn, an UserError."""

@@ -69,7 +69,7 @@ def assert_same(left: Workload, right: Workload) -> None:
         np.testing.assert_array_equal(left.prefix.ids, right.prefix.ids)
 
 
-anywhere = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+anywhere = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
 
 
 @anywhere

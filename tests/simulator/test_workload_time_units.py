@@ -186,7 +186,7 @@ def test_dates_of_one_file_keep_one_form(tmp_path: Path) -> None:
             read(path, "at")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
 @given(
     gaps=st.lists(st.integers(0, 10**9), min_size=1, max_size=8),
     start=st.sampled_from([0, 43_200 * 10**9, EPOCH_S * 10**9]),
