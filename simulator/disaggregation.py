@@ -86,6 +86,15 @@ class PoolsResult:
         pools = {"prefill": self.starts.prefill, "decode": self.starts.decode}
         return tuple(f"{name}: {note}" for name, start in pools.items() for note in start.notes)
 
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame of every request; its columns are those of ``simulator.outputs.requests``.
+
+        Raises ``UserError`` where the requests were not kept.
+        """
+        from simulator.outputs.requests import request_frame
+
+        return request_frame(self.run, str(self.plan))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, as `apex simulate --json` prints them."""
         pools = {"prefill": self.starts.prefill, "decode": self.starts.decode}

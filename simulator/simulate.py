@@ -92,15 +92,9 @@ class Result:
 
         Raises ``UserError`` where the requests were not kept.
         """
-        from simulator.outputs.requests import request_table
-        from simulator.outputs.tables import as_frame
+        from simulator.outputs.requests import request_frame
 
-        if self.run is None:
-            raise UserError(
-                f"plan {self.plan}: its requests were not kept",
-                hint="simulate the plan alone and in one piece, or read the file of --requests-out",
-            )
-        return as_frame(request_table(self.run))
+        return request_frame(self.run, str(self.plan))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as `apex simulate --json` prints them."""

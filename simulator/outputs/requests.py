@@ -3,12 +3,15 @@
 Rows are in the order of the workload; a streamed run writes them part by part, as requests are done with.
 """
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
+from cluster_specs.errors import UserError
 from simulator.engine.result import STATUS_NAMES, EngineResult
 from simulator.metrics import request_latencies_s
-from simulator.outputs.tables import PS, unit_table
+from simulator.outputs.tables import PS, as_frame, unit_table
 
 
 def request_table(run: EngineResult) -> pa.Table:
@@ -37,3 +40,13 @@ def request_table(run: EngineResult) -> pa.Table:
         },
         kind="requests",
     )
+
+
+def request_frame(run: EngineResult | None, plan: str) -> Any:
+    """Return the same rows as a pandas DataFrame; raises ``UserError`` where a result kept no requests."""
+    if run is None:
+        raise UserError(
+            f"plan {plan}: its requests were not kept",
+            hint="simulate the plan alone and in one piece, or read the file of --requests-out",
+        )
+    return as_frame(request_table(run))

@@ -11,12 +11,12 @@ from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
 from profiles_db.store import open_store
 from simulator.engine_profile import load_profile
+from simulator.layouts import replay_layout, start_layout
 from simulator.model.bundled import load_model
 from simulator.objective import parse_objective, parse_slo
-from simulator.plan import parse_plan
+from simulator.pools import parse_layout
 from simulator.search import search
-from simulator.serving import Serving
-from simulator.simulate import simulate
+from simulator.serving import Refusal, Serving
 from simulator.workload.parse import parse_workload
 
 
@@ -42,16 +42,20 @@ def test_a_search_is_a_table_of_plans() -> None:
     assert found.refused
 
 
-def test_a_simulation_is_a_table_of_requests() -> None:
+@pytest.mark.parametrize("layout", ["dp2", "prefill.tp1+decode.tp1"])
+def test_a_simulation_is_a_table_of_requests(layout: str) -> None:
     """Every request is a row in seconds; a result that kept no requests says so in one message."""
-    cluster = load_cluster("h100-sxm-1")
-    result = simulate(
-        parse_plan("tp1"),
-        parse_workload("chat-synthetic", limit=30),
-        cluster,
-        AnalyticCosts(cluster),
+    cluster = load_cluster("h100-sxm-2")
+    serving = Serving(
         model=load_model("llama-3.2-1b"),
+        cluster=cluster,
+        profile=load_profile("vllm-0.33"),
+        costs=lambda clock_mhz: AnalyticCosts(cluster, clock_mhz),
     )
+    workload = parse_workload("chat-synthetic", limit=30)
+    started = start_layout(serving, parse_layout(layout), workload)
+    assert not isinstance(started, Refusal)
+    result = replay_layout(serving, started, workload)
     frame = result.to_pandas()
     assert isinstance(frame, pd.DataFrame)
     assert len(frame) == 30
