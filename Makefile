@@ -40,7 +40,7 @@ check: $(VENV)/.dev ## Lint, types, import borders
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.dev ## Rewrite the generated command reference
-	$(BIN)/python docs/cli_reference.py > docs/cli.md
+	$(BIN)/python docs/cli_reference.py > docs/reference/cli.md
 
 bench: $(VENV)/.dev ## Measure speed and memory; write docs/performance.md
 	$(PIP) --editable '.[import-aic]'

@@ -1,6 +1,6 @@
 """Write the reference of every command: the help pages themselves, so that page and program cannot disagree.
 
-python docs/cli_reference.py > docs/cli.md
+python docs/cli_reference.py > docs/reference/cli.md
 """
 
 import sys

@@ -14,13 +14,13 @@ _ROOT = Path(__file__).parents[2]
 
 
 def test_command_reference_is_current() -> None:
-    """docs/cli.md is what the commands' own help says today (`make docs` rewrites it), in a process of its own.
+    """docs/reference/cli.md is what the commands' own help says today (`make docs` rewrites it), in a new process.
 
     click keeps the help option a command was first asked with, so other tests would decide how it is spelt.
     """
     script = [sys.executable, str(_ROOT / "docs" / "cli_reference.py")]
     printed = subprocess.run(script, capture_output=True, check=True, text=True, cwd=_ROOT).stdout
-    assert (_ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == printed
+    assert (_ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8") == printed
 
 
 def test_library_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
