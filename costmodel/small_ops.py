@@ -260,6 +260,9 @@ def small_op(
 
     A name that the table does not hold is a defect of the program: ``KeyError``.
     """
+    if name not in SMALL_OPS:
+        msg = f"no small op is called {name}: add its entry to costmodel/small_ops.py"
+        raise KeyError(msg)
     entry = SMALL_OPS[name]
     row = RowFormat(width=width, dtype=dtype, out=out, scales=scales, chosen=chosen)
     named = ROUNDED_DTYPES[out] if entry.rounds else dtype

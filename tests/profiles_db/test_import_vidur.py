@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster_specs.errors import UserError
+from costmodel.small_ops import small_op
 from profiles_db.importers.vidur import import_vidur
 from profiles_db.store import Store
 
@@ -54,6 +55,7 @@ def test_small_ops_count_their_bytes(tmp_path: Path, store: Store) -> None:
     (row,) = store.read("elementwise").to_pylist()
     assert (row["op"], row["rows"], row["width"]) == ("silu_mul", 4096, 28672 // 4)
     assert row["io_bytes"] == 4096 * (28672 // 4) * 3 * 2
+    assert row["io_bytes"] == small_op("silu_mul", rows=4096, width=28672 // 4, dtype="fp16").io_bytes()
 
 
 def test_zero_medians_and_unknown_ops_are_counted(tmp_path: Path, store: Store) -> None:

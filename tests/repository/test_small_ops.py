@@ -11,7 +11,9 @@ from cluster_specs.load import load_cluster
 from costmodel.artefact import load_artefact
 from costmodel.bundled import bundled_fit, devices_with_fit
 from costmodel.ops import Elementwise, Op
-from costmodel.small_ops import ACTIVATIONS, SMALL_OPS, row_format
+from costmodel.small_ops import ACTIVATIONS, SMALL_OPS, row_format, small_op
+from profiles_db.importers.llmservingsim_bundle import Bundle, Sizes
+from profiles_db.importers.llmservingsim_shapes import op_of
 from simulator.model.bundled import bundled_models, load_model
 from simulator.model.cell import KernelChoices
 from simulator.model.cells.cross_attention import CrossAttention
@@ -86,6 +88,7 @@ def test_every_small_op_of_a_plan_has_a_kernel_that_runs(emitted: set[Elementwis
     torch = pytest.importorskip("torch", reason="the profiler's kernels need torch")
     from profiler.kernels.buffers import Buffers
     from profiler.kernels.torch_backend import TorchBackend
+    from profiler.kernels.torch_rows import TORCH_ROWS
     from profiler.point import cost_op, small_op_shape
 
     backend, buffers = TorchBackend(torch.device("cpu")), Buffers(torch.device("cpu"), cold_bytes=1 << 16, seed=0)
@@ -93,7 +96,9 @@ def test_every_small_op_of_a_plan_has_a_kernel_that_runs(emitted: set[Elementwis
     for op in sorted(emitted, key=lambda op: op.width):
         shape = small_op_shape(op)
         kernels = backend.kernels_for(shape)
-        assert kernels, f"give {op.op} in {op.dtype} a function in profiler/kernels/torch_rows.py"
+        has_function = op.op.removesuffix("_quantise") in TORCH_ROWS
+        assert kernels, f"the table states no kernel of torch for {op.op} in {op.dtype}"
+        assert has_function, f"give {op.op} a function in profiler/kernels/torch_rows.py"
         counted = cost_op(shape)
         assert isinstance(counted, Elementwise)
         row = row_format(op)
@@ -121,6 +126,30 @@ def test_bundled_fits_are_of_rows_the_table_counts() -> None:
                     for dtype in SMALL_OPS[name].torch
                 ]
                 assert any(rows), (device, label, width, moved)
+
+
+@pytest.mark.parametrize("module", ["embedding", "final_layernorm", "rotary_emb", "act_fn", "sampler"])
+def test_an_importer_counts_as_the_table_does(module: str) -> None:
+    """Modules of LLMServingSim's tables become small ops that move the table's bytes."""
+    sizes = Sizes(
+        hidden=1024, heads=8, kv_heads=2, head_dim=128, inter=2048, vocab=32000, experts=0, topk=0, expert_inter=0
+    )
+    bundle = Bundle(
+        device="a100-sxm-80gb",
+        sizes=sizes,
+        ranks=1,
+        dtype="bf16",
+        kv_dtype="bf16",
+        framework=None,
+        run_id="run",
+        is_older=False,
+    )
+    found = op_of(module, bundle)
+    assert isinstance(found, tuple)
+    family, row = found
+    assert family == "elementwise"
+    counted = small_op(row["op"], rows=1, width=row["width"], dtype="bf16")
+    assert row["row_bytes"] == counted.bytes_per_row
 
 
 def test_every_activation_a_config_can_name_is_in_the_table() -> None:
