@@ -5,7 +5,7 @@ op, and how much longer kernels take on a busy server than alone. Each table sta
 """
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, field_validator
 
@@ -15,6 +15,8 @@ from costmodel.ops import SCHEMES, Gemm, Moe, Op
 from simulator.model.expert_layout import ExpertKernel
 from simulator.model.linear import UNQUANTISED
 from simulator.profile_section import Count, ProfileSection, Source
+
+Formats = TypeVar("Formats", list[str], dict[str, float])
 
 
 class ExpertKernels(ProfileSection):
@@ -81,3 +83,29 @@ class SustainedLoad(ProfileSection):
 
     slowdown_frac: Annotated[float, Field(ge=0, le=1)]  # of an op that keeps the device's arithmetic busy throughout
     source: Source
+
+
+class BuiltFor(ProfileSection):
+    """Devices that a version has kernels for, and the formats of weights it runs on them.
+
+    Compute capabilities are NVIDIA's: 9.0 is Hopper. An engine without formats for a kind of device does not run there.
+    """
+
+    nvidia_formats: list[str]
+    least_capability: Annotated[float, Field(ge=0, le=100)]
+    below_capability: Annotated[float, Field(ge=0, le=100)] = 100.0  # it has no kernels for devices from here on
+    least_by_format: dict[str, Annotated[float, Field(ge=0, le=100)]] = Field(default_factory=dict)
+    least_fp8_kv: Annotated[float, Field(ge=0, le=100)]
+    amd_formats: list[str] = Field(default_factory=list)
+    amd_mxfp4_needs_cdna4: bool = False
+    cpu_formats: list[str] = Field(default_factory=list)
+    cpu_keeps_fp8_kv: bool = False
+    source: Source
+
+    @field_validator("nvidia_formats", "amd_formats", "cpu_formats", "least_by_format")
+    @classmethod
+    def _known(cls, formats: Formats) -> Formats:
+        for name in formats:
+            if name not in SCHEMES:
+                raise ValueError(f"{shown(name)} is no format of weights, must be one of {', '.join(SCHEMES)}")
+        return formats

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from cluster_specs.device import DeviceSpec
 from cluster_specs.files.toml_model import checked
 from simulator.bundled_profiles import DEFAULT_PROFILE
-from simulator.engine_kernels import ExpertKernels, ExpertRouting, FusedKernels, Launches, SustainedLoad
+from simulator.engine_kernels import BuiltFor, ExpertKernels, ExpertRouting, FusedKernels, Launches, SustainedLoad
 from simulator.limits import PolicyName, RouterName
 from simulator.plan import Plan
 from simulator.profile_inheritance import MergedProfile, merge_profile
@@ -137,6 +137,7 @@ class EngineProfile(ProfileSection):
     kernels: FusedKernels
     expert_routing: ExpertRouting
     launches: Launches
+    built_for: BuiltFor
     sustained_load: SustainedLoad
     checkpoint_kv: CheckpointKvFormats
     context: ContextRules

@@ -1,26 +1,22 @@
 """Which serving engines can run a plan today, and why not: the architectures, formats and layouts each implements.
 
-Formats and layouts follow what vLLM 0.33, SGLang 0.5 and TensorRT-LLM 1.0 (PyTorch backend) document as supported; they
-are not derived from the engines' sources.
+Formats are those of an engine's profile (``built_for``), layouts what vLLM 0.33, SGLang 0.5 and TensorRT-LLM 1.0
+(PyTorch backend) document as supported; they are not derived from the engines' sources.
 """
 
+from functools import cache
 from typing import Final
 
 from cluster_specs.device import DeviceSpec
+from simulator.bundled_profiles import bundled_profiles
 from simulator.engine_architectures import SERVED, SINCE
 from simulator.engine_devices import device_refusal
-from simulator.engine_profile import EngineProfile
+from simulator.engine_profile import EngineProfile, load_profile
 from simulator.model.linear import FP8, UNQUANTISED, WEIGHT_ONLY, WeightFormat, activation_dtype
 from simulator.model.spec import ModelSpec
 from simulator.plan import Plan
 
 ENGINES: Final = ("vllm", "sglang", "tensorrt-llm")
-
-_WEIGHT_FORMATS: Final[dict[str, frozenset[str]]] = {
-    "vllm": frozenset({"fp8", "fp8_block", "w8a8", "w8a16", "w4a16", "w4a8", "mxfp4", "nvfp4", *UNQUANTISED}),
-    "sglang": frozenset({"fp8", "fp8_block", "w8a8", "w4a16", "mxfp4", "nvfp4", *UNQUANTISED}),
-    "tensorrt-llm": frozenset({"fp8", "fp8_block", "w4a16", "w4a8", "mxfp4", "nvfp4", *UNQUANTISED}),
-}
 
 
 def engines_for(
@@ -28,20 +24,28 @@ def engines_for(
 ) -> dict[str, str | None]:
     """For each engine None, or why it cannot run ``model`` laid out as ``plan`` on such devices.
 
-    The engine of ``profile`` is taken in that version, the others as they are today.
+    The engine of ``profile`` is taken in that version, the others as they are in their newest bundled one.
     """
+    scheme = plan.weight_dtype or model.quantisation or model.dtype
     return {
-        engine: _refusal(engine, model, plan)
+        engine: _refusal(newest_profile(engine), model, plan)
         or _too_old(engine, model, profile)
         or device_refusal(
-            engine,
+            profile if profile is not None and profile.engine == engine else newest_profile(engine),
             device,
-            scheme=plan.weight_dtype or model.quantisation or model.dtype,
+            scheme=scheme,
             kv_dtype=plan.kv_dtype,
-            version=profile.release if profile is not None and profile.engine == engine else None,
+            newest=newest_profile(engine),
         )
         for engine in ENGINES
     }
+
+
+@cache
+def newest_profile(engine: str) -> EngineProfile:
+    """Return the bundled profile of the newest version of ``engine``; every plan of a search asks for it."""
+    found = [load_profile(name) for name in bundled_profiles() if name.startswith(f"{engine}-")]
+    return max(found, key=lambda profile: profile.release or (0, 0))
 
 
 def converted_checkpoint(model: ModelSpec, plan: Plan) -> str | None:
@@ -63,12 +67,13 @@ def _too_old(engine: str, model: ModelSpec, profile: EngineProfile | None) -> st
     return None
 
 
-def _refusal(engine: str, model: ModelSpec, plan: Plan) -> str | None:
+def _refusal(newest: EngineProfile, model: ModelSpec, plan: Plan) -> str | None:
+    engine, formats = newest.engine, newest.built_for.nvidia_formats
     if model.architecture not in SERVED[engine]:
         return f"{engine} does not serve {model.architecture} models"
     schemes = {WeightFormat(scheme=scheme).under(plan).scheme for scheme in model.schemes}
     for scheme in sorted(schemes or {plan.weight_dtype or model.dtype}):
-        if scheme not in _WEIGHT_FORMATS[engine]:
+        if scheme not in formats:
             return f"{engine} does not run {scheme} weights"
     if plan.kv_dtype not in {None, "fp8", activation_dtype(plan, model.dtype)}:
         return f"{engine} keeps KV in the activations' format or fp8, not {plan.kv_dtype}"
