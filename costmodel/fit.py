@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
+from cluster_specs.extras import require_extra
 from costmodel.artefact import Artefact, FamilyReport, Provenance
 from costmodel.build_knots import build_knots
 from costmodel.completion import completed
@@ -54,8 +55,9 @@ def fit_device(
 
     Labels without any rows come from a prior of the same device whole.
 
-    Raises ``UserError`` when not one family has enough rows, or joules and no extra ``fit``.
+    Raises ``UserError`` when not one family has enough rows, or without the extra ``fit``.
     """
+    require_extra("fit", "scipy", "sklearn", what="fitting")
     families: dict[str, FamilyKnots] = {}
     reports: list[FamilyReport] = []
     held_out: list[HeldOut] = []

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
-from cluster_specs.extras import require_extra
 from costmodel.families.all import OP_FAMILIES
 from costmodel.families.rows import iter_row_ops
 from costmodel.measurements import Measurements
@@ -37,7 +36,6 @@ def fit_power(measured: Mapping[str, Measurements], cluster: ClusterSpec) -> tup
     if np.count_nonzero(usable) < FEWEST_ENERGY_ROWS:
         have = int(np.count_nonzero(usable))
         return None, f"{have} rows with joules below the power limit, {FEWEST_ENERGY_ROWS} needed: energy is derived"
-    require_extra("fit", "scipy", "sklearn", what="fitting power")
     locked = [None if np.isnan(clock) else float(clock) for clock in clocks]
     voltage = np.array([prior.voltage_factor(clock) for clock in locked])
     awake = np.array([prior.awake_factor(clock) for clock in locked])

@@ -240,15 +240,17 @@ def summarise(family: str, errors: dict[str, Errors]) -> list[HeldOut]:
 
 def _covered(errors: Errors) -> Array:
     """Whether each error lies in the interval calibrated on the other half of the shapes; NaN where they are few."""
+    from sklearn.model_selection import GroupKFold
+
     covered = np.full(len(errors.error), np.nan)
-    half = (np.random.default_rng(0).permutation(int(errors.shape.max(initial=0)) + 1) % 2)[errors.shape]
     for label in np.unique(errors.label).tolist():
         for regime in range(len(REGIMES)):
-            own = (errors.label == label) & (errors.regime == regime)
-            if min(np.count_nonzero(own & (half == side)) for side in (0, 1)) < _FEWEST:
+            own = np.flatnonzero((errors.label == label) & (errors.regime == regime))
+            shape = errors.shape[own]
+            if len(np.unique(shape)) < 2:
                 continue
-            for side in (0, 1):
-                width = conformal_half_width(errors.error[own & (half != side)])
-                asked = own & (half == side)
-                covered[asked] = np.abs(errors.error[asked]) <= width
+            for kept, asked in GroupKFold(2).split(own, groups=shape):
+                if min(len(kept), len(asked)) >= _FEWEST:
+                    width = conformal_half_width(errors.error[own[kept]])
+                    covered[own[asked]] = np.abs(errors.error[own[asked]]) <= width
     return covered

@@ -59,9 +59,10 @@ def replay_stream(
 ) -> Result:
     """Run the engine on a started plan, part after part, and measure what it did, with intervals.
 
-    ``on_part`` is given what each part has finished, at the best estimate. Raises ``UserError`` for what the engine
-    cannot stream.
+    ``on_part`` is given what each part has finished, at the best estimate. Raises ``NotStreamableError`` for a plan
+    that needs all requests at once.
     """
+    check_layout(start.plan, has_drafts=bool(start.limits.num_speculative_tokens))
     limits = slo or Slo()
     measured = [StreamedMetrics(limits.per_request) for _ in _ENDS]
     runs = [

@@ -161,6 +161,20 @@ def test_parts_hold_the_requests_of_the_whole(text: str, tmp_path: Path, monkeyp
         assert getattr(parts, name) == getattr(whole, name)
 
 
+def test_a_plan_that_needs_all_requests_is_refused_by_the_library_too() -> None:
+    """Ranks that step together are not served as if they were replicas."""
+    serving = Serving(
+        model=load_model("deepseek-v3"),
+        cluster=(cluster := load_cluster("h200-sxm-8")),
+        profile=load_profile("vllm-0.33"),
+        costs=lambda clock: choose_costs(Path("analytic"), cluster, clock),
+    )
+    parts = parse_parts("synthetic:chat,n=20")
+    start = started(serving, "attn.dp8-moe.ep8", parts)
+    with pytest.raises(NotStreamableError, match="step together"):
+        replay_stream(serving, start, parts)
+
+
 REFUSED = [
     (["--plan", "dp8", "--trace", "closed:isl=64,osl=8,concurrency=4"], "a closed loop sends a request when another"),
     (["--plan", "dp8", "--trace", "sessions:chat,n=20"], "turns follow the answers"),
