@@ -1,27 +1,28 @@
-"""Labels with few points, filled in from what their shapes have in common and from an earlier fit.
+"""Labels with few points, filled in from what their shapes have in common and from an earlier fit; and with none.
 
 A profile that measured a tenth of the points leaves a handful to each curve, too few to interpolate one by one. A
-process over all shapes of a label (`costmodel.blended_process`), on its reference and trend and on the prices of a
+process over all shapes of a label (`costmodel.gaussian_process`), on its reference and trend and on the prices of a
 prior fit, says what lies between the measured sizes: knots without a latency. A label is filled only where the mean
 leave-one-out error of its points (not the median: curves of few points are right or far off) beats that of its curves
-alone; the same process answers the other held-out questions in closed form. A family may say that it
-is not filled. Runs in ``apex fit`` only.
+alone; the same process answers the other held-out questions in closed form. A family may say that it is not filled.
+What was not measured at all comes from an earlier fit of the same device (`completed`). Runs in ``apex fit`` only.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
-from costmodel.blended_process import BlendedProcess
 from costmodel.families.all import OP_FAMILIES
 from costmodel.families.family import knot_op
 from costmodel.families.rows import row_sides
-from costmodel.gaussian_process import GaussianProcess
+from costmodel.gaussian_process import BlendedProcess, GaussianProcess
 from costmodel.holdout import top_octave
-from costmodel.knots import Errors, FamilyKnots, Filling
+from costmodel.knots import Errors, FamilyKnots, Filling, with_labels
 from costmodel.label import Label, parsed_labels
+from costmodel.links import reference_links, same_link
 from costmodel.measured_rows import MeasuredRows, concatenated, without_repeats
 from costmodel.prior import Prior
 
@@ -201,3 +202,52 @@ def _left_out(process: GaussianProcess, together: NDArray[np.int64]) -> Array:
 def _of_label(errors: Errors, label: str) -> Errors:
     own = errors.label == label
     return Errors(label=errors.label[own], shape=errors.shape[own], regime=errors.regime[own], error=errors.error[own])
+
+
+def completed(
+    families: Mapping[str, FamilyKnots], device: str, cluster: ClusterSpec, prior: Prior | None
+) -> tuple[dict[str, FamilyKnots], dict[str, tuple[str, ...]]]:
+    """Return the families with every label that only a prior of ``device`` has, and those labels by family.
+
+    A profile of one GPU holds no collectives, one of three formats no fourth. Kernel tables of the same device that
+    others measured are nearer to it than the analytic model; a relative's are not, and stay out.
+    Collectives count where they ran on links like those of ``cluster``.
+    """
+    whole, taken = dict(families), dict[str, tuple[str, ...]]()
+    if prior is None or prior.name != device:
+        return whole, taken
+    for family, known in prior.artefact.families.items():
+        own = families.get(family)
+        # A label measured at a locked clock is measured.
+        measured = set() if own is None else {label.parts for label in own.labels}
+        missing = tuple(sorted(label for label in known.labels if label.parts not in measured))
+        level = OP_FAMILIES[family].level
+        if level is not None:
+            alike = _alike_levels(cluster, prior)
+            missing = tuple(label for label in missing if level(label) in alike)
+        if missing:
+            more = with_labels(known, missing)
+            whole[family] = more if own is None else _joined(own, more)
+            taken[family] = tuple(label.text for label in missing)
+    return whole, taken
+
+
+def _alike_levels(cluster: ClusterSpec, prior: Prior) -> set[str]:
+    """Names of the levels whose links are those the prior's collectives ran on."""
+    provenance = prior.artefact.provenance
+    links = reference_links(provenance.cluster, provenance.links) or {}
+    return {link.name for link in cluster.levels if link.name in links and same_link(link, links[link.name])}
+
+
+def _joined(own: FamilyKnots, more: FamilyKnots) -> FamilyKnots:
+    return replace(
+        own,
+        label=own.label + more.label,
+        shape=np.concatenate([own.shape, more.shape]),
+        start=np.concatenate([own.start, own.start[-1] + more.start[1:]]),
+        x=np.concatenate([own.x, more.x]),
+        y=np.concatenate([own.y, more.y]),
+        latency_s=np.concatenate([own.latency_s, more.latency_s]),
+        residual=np.concatenate([own.residual, more.residual]),
+        labels=own.labels | more.labels,
+    )

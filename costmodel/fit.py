@@ -18,11 +18,10 @@ from cluster_specs.errors import UserError
 from cluster_specs.extras import require_extra
 from costmodel.artefact import Artefact, FamilyReport, Provenance
 from costmodel.build_knots import build_knots
-from costmodel.completion import completed
 from costmodel.families.all import OP_FAMILIES
 from costmodel.families.family import OpFamily
 from costmodel.families.rows import measured_rows, taken
-from costmodel.filling import filled
+from costmodel.filling import completed, filled
 from costmodel.fit_power import fit_power
 from costmodel.held_out import HeldOut
 from costmodel.holdout import held_out_errors, summarise, with_fillings, with_intervals

@@ -6,7 +6,7 @@ Byte counts are compulsory traffic: each operand read once, each result written 
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,7 @@ SCHEMES: Final[dict[str, Scheme]] = {
 class Gemm:
     """C[m, n] = A[m, k] B[k, n]; ``m`` tokens; output in 16 bits (32 for fp32)."""
 
+    family: ClassVar[str] = "gemm"
     m: Ints
     n: Ints
     k: Ints
@@ -82,6 +83,7 @@ class Gemm:
 class Attention:
     """One attention call: equal prefill chunks, decode sequences, or both (columns as ``profiles_db.schema``)."""
 
+    family: ClassVar[str] = "attention"
     num_heads: Ints
     num_kv_heads: Ints
     head_dim: int
@@ -161,6 +163,7 @@ class Scan:
     inside a chunk and through its state between chunks; decode updates the state token by token.
     """
 
+    family: ClassVar[str] = "scan"
     variant: str
     num_heads: int
     num_groups: int
@@ -225,6 +228,7 @@ class Scan:
 class Moe:
     """The routed experts of one layer on one rank: both GEMMs, activation and combine (router excluded)."""
 
+    family: ClassVar[str] = "moe"
     num_tokens: Ints
     hidden: int
     inter: int
@@ -283,6 +287,7 @@ class Moe:
 class Elementwise:
     """A memory-bound small op: ``rows`` tokens of ``width`` elements moving ``bytes_per_row`` bytes each."""
 
+    family: ClassVar[str] = "elementwise"
     op: str
     rows: Ints
     width: int
@@ -306,6 +311,7 @@ class Collective:
     jumps across nodes is priced on the links it really uses.
     """
 
+    family: ClassVar[str] = "collective"
     kind: str  # a name of `profiles_db.collective_kinds`
     message_bytes: Ints
     ranks: int

@@ -17,7 +17,7 @@ from cluster_specs.load import bundled_devices, load_device
 from costmodel.analytic import AnalyticCosts
 from costmodel.artefact import Artefact, load_artefact
 from costmodel.domain import OutOfDomain, QueryCount
-from costmodel.families.all import OP_FAMILIES, family_of
+from costmodel.families.all import OP_FAMILIES
 from costmodel.links import MeasuredLinks, reference_links
 from costmodel.ops import Op
 from costmodel.power import PowerModel
@@ -84,9 +84,18 @@ class FittedCosts:
         return "; ".join(parts)
 
     def predict(self, op: Op) -> Prediction:
-        """Price ``op``; raises ``UserError`` under the policy ``raise`` for sizes outside the measured domain."""
-        known = family_of(op)
-        family = type(op).__name__.lower() if known is None else known.name
+        """Price ``op`` from the first source that has an answer; each point's answer says which it was.
+
+        1. ``MEASURED``: this very point was measured.
+        2. ``FITTED``: between points of its own curve, some of them filled in from the shapes of its label together and
+           from an earlier fit where that held out better.
+        3. ``BORROWED``: nothing of its shape was measured: from the shapes its family names as lenders.
+        4. ``EXTRAPOLATED``: outside the measured sizes, by the policy.
+        5. ``ANALYTIC``: no label covers it: roofline with the device's constants.
+
+        Raises ``UserError`` under the policy ``raise`` for sizes outside the measured domain.
+        """
+        family = op.family
         prices = self._prices.get(family)
         found = prices.predict(op) if prices is not None else None
         counts = self.queries

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.device import DeviceSpec
 from costmodel.hierarchy import hops, level_share
-from costmodel.ops import SCHEMES, Attention, Collective, Gemm, Moe, Op, Scan
+from costmodel.ops import SCHEMES, Attention, Collective, Elementwise, Gemm, Moe, Op, Scan
 
 Array = NDArray[np.float64]
 
@@ -59,13 +59,18 @@ def roofline(op: Op, cluster: ClusterSpec, clock_mhz: float | None = None) -> Ro
     flop = np.asarray(op.flop(), dtype=np.float64)
     if isinstance(op, Collective):
         return _link_roofline(op, cluster, flop)
-    device = cluster.device
+    return _device_roofline(op, cluster.device, flop, clock_mhz)
+
+
+def _device_roofline(
+    op: Gemm | Attention | Scan | Moe | Elementwise, device: DeviceSpec, flop: Array, clock_mhz: float | None
+) -> Roofline:
     moved = np.asarray(op.io_bytes(), dtype=np.float64)
     seconds = flop / peak_flop_per_s(device, compute_dtype(op), clock_mhz)
     # Skewed routing reaches fewer experts than the uniform count in the bytes: only arithmetic bounds it.
     if not (isinstance(op, Moe) and op.routing != "balanced"):
         seconds = np.maximum(seconds, moved / device.memory_bytes_per_s)
-    if isinstance(op, Attention | Scan):
+    if not flop.shape == moved.shape == seconds.shape:
         flop, moved, seconds = np.broadcast_arrays(flop, moved, seconds)
     return Roofline(flop=flop, bytes=moved, floor_s=seconds)
 

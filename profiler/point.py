@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cluster_specs.errors import UserError
-from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op, Scan
+from costmodel.families.all import op_of_sizes
+from costmodel.ops import Elementwise, Op
 from profiles_db.schema import FAMILIES
 
 Value = str | int | bool | float | None
@@ -134,24 +135,4 @@ def small_op_shape(op: Elementwise) -> OpShape:
 
 def cost_op(op: OpShape) -> Op | None:
     """Return the op as the cost model counts it, None where it counts none (whole steps)."""
-    shape = op.shape
-    match op.family:
-        case "gemm":
-            return Gemm(m=shape["m"], n=shape["n"], k=shape["k"], dtype=op.dtype)
-        case "attention":
-            sizes = {name: value for name, value in shape.items() if name != "phase"}
-            return Attention(dtype=op.dtype, **sizes)
-        case "scan":
-            return Scan(dtype=op.dtype, **{name: value for name, value in shape.items() if name != "phase"})
-        case "moe":
-            return Moe(dtype=op.dtype, **shape)
-        case "elementwise":
-            per_row = shape["io_bytes"] / shape["rows"]
-            return Elementwise(
-                op=shape["op"], rows=shape["rows"], width=shape["width"], bytes_per_row=per_row, dtype=op.dtype
-            )
-        case "collective":
-            return Collective(
-                kind=shape["kind"], message_bytes=shape["message_bytes"], ranks=shape["ranks"], dtype=op.dtype
-            )
-    return None
+    return op_of_sizes(op.family, op.shape | {"dtype": op.dtype})

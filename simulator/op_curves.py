@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.analytic import AnalyticCosts
-from costmodel.ops import Elementwise, Gemm, Moe, Op
+from costmodel.ops import Moe, Op
 from costmodel.prediction import CostModel, Prediction
 from costmodel.roofline import roofline
 from simulator.expert_kernels import block_scaled_twin, fills_tiles, weight_only_twin
@@ -40,14 +40,8 @@ class Curve:
 
 
 def label(op: Op) -> str:
-    """Name an op's line in a time breakdown."""
-    if isinstance(op, Elementwise):
-        return op.op
-    if isinstance(op, Gemm):
-        return "gemm"
-    if hasattr(op, "kind"):
-        return str(op.kind)
-    return type(op).__name__.lower()
+    """Name an op's line in a time breakdown: its own name where its family has several, else the family's."""
+    return str(getattr(op, "op", "") or getattr(op, "kind", "") or op.family)
 
 
 class OpCurves:

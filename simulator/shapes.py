@@ -13,6 +13,8 @@ import pyarrow as pa
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.analytic import AnalyticCosts
+from costmodel.families.all import manifest_rows
+from costmodel.families.family import Row
 from costmodel.ops import Attention, Moe, Op
 from costmodel.prediction import CostModel, Prediction
 from profiles_db.manifest import ShapeManifest, manifest_schema
@@ -23,7 +25,6 @@ from simulator.model.spec import ModelSpec
 from simulator.plan import Plan
 from simulator.server_setup import Overrides
 from simulator.serving import Refusal, Serving, Start
-from simulator.shape_rows import Row, family_of, iter_rows
 from simulator.workload.workload import Workload
 
 # Families in the order of the schema; steps are not asked for by plans.
@@ -157,8 +158,8 @@ def _add(shapes: Shapes, op: Op, start: Start, cluster: ClusterSpec) -> None:
     if isinstance(op, Moe) and not op.is_gated:
         shapes.ungated += 1
         return
-    rows = shapes.rows.setdefault(family_of(op), {})
-    for row in iter_rows(reached, cluster):
+    rows = shapes.rows.setdefault(op.family, {})
+    for row in manifest_rows(reached, cluster):
         rows.setdefault(tuple(row.values()), row)
 
 

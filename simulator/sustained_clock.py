@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.device import DeviceSpec
-from costmodel.ops import Collective, Elementwise, Op
+from costmodel.ops import Op
 from costmodel.roofline import compute_dtype, peak_flop_per_s
 
 Array = NDArray[np.float64]
@@ -29,10 +29,11 @@ class SustainedClock:
 
     def factor(self, op: Op, latency_s: Array) -> Array | float:
         """Time of ``op`` on a busy server over its isolated ``latency_s``; has the shape of ``latency_s``, or is 1."""
-        if not self._slowdown_frac or isinstance(op, Collective | Elementwise):
+        flop = np.asarray(op.flop(), dtype=np.float64)
+        if not self._slowdown_frac or not flop.any():
             return 1.0
         dtype = compute_dtype(op)
         efficiency = self._efficiency.get(dtype, max(self._efficiency.values(), default=1.0))
-        needed_s = np.asarray(op.flop(), dtype=np.float64) / (peak_flop_per_s(self._device, dtype) * efficiency)
+        needed_s = flop / (peak_flop_per_s(self._device, dtype) * efficiency)
         busy = np.divide(needed_s, latency_s, out=np.zeros_like(latency_s), where=latency_s > 0)
         return np.asarray(1.0 + self._slowdown_frac * np.minimum(busy, 1.0))

@@ -1,12 +1,13 @@
 """The op families there are. A new one is a file beside this one and its line here."""
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Final, get_args
 
+from cluster_specs.cluster import ClusterSpec
 from costmodel.families.attention import ATTENTION
 from costmodel.families.collective import COLLECTIVE
 from costmodel.families.elementwise import ELEMENTWISE
-from costmodel.families.family import OpFamily
+from costmodel.families.family import OpFamily, Row, Sizes, op_from, own_rows
 from costmodel.families.gemm import GEMM
 from costmodel.families.moe import MOE
 from costmodel.ops import Op
@@ -15,9 +16,18 @@ from costmodel.ops import Op
 OP_FAMILIES: Final[Mapping[str, OpFamily]] = {
     family.name: family for family in (GEMM, ATTENTION, MOE, ELEMENTWISE, COLLECTIVE)
 }
-_BY_OP: Final[Mapping[type[Op], OpFamily]] = {family.op: family for family in OP_FAMILIES.values()}
 
 
-def family_of(op: Op) -> OpFamily | None:
-    """Return the family of an op, None where nobody measures its kind."""
-    return _BY_OP.get(type(op))
+def manifest_rows(op: Op, cluster: ClusterSpec) -> Iterator[Row]:
+    """Yield a row of a shape manifest for every point of ``op``."""
+    family = OP_FAMILIES.get(op.family)
+    return own_rows(op, cluster) if family is None else family.manifest_rows(op, cluster)
+
+
+def op_of_sizes(family: str, sizes: Sizes) -> Op | None:
+    """Build the op of named sizes; None for a family of measurements that are no op (whole steps)."""
+    if family in OP_FAMILIES:
+        return OP_FAMILIES[family].op_of(sizes, None)
+    kinds: dict[str, type[Op]] = {kind.family: kind for kind in get_args(Op)}
+    found: Op | None = op_from(kinds[family], sizes) if family in kinds else None
+    return found

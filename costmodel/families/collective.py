@@ -15,7 +15,7 @@ from cluster_specs.cluster import ClusterSpec
 from costmodel.analytic import AnalyticCosts, sent_s
 from costmodel.calibration import MEMORY, Calibrated, efficiency, floor
 from costmodel.curves import Curve, CurvePoints
-from costmodel.families.family import Columns, KnotRows, OpFamily, Sizes, knot_op, op_from
+from costmodel.families.family import Columns, KnotRows, OpFamily, Row, Sizes, knot_op, op_from
 from costmodel.families.form import KnotPrices
 from costmodel.families.rows import numbers, taken, texts, timed_calls
 from costmodel.hierarchy import Hop, hops
@@ -96,6 +96,28 @@ def _calibrate(family: OpFamily, columns: Columns, cluster: ClusterSpec) -> Iter
 def _link_sides(op: Op, cluster: ClusterSpec) -> tuple[Array, Array]:
     assert isinstance(op, Collective)
     return np.zeros(1), sent_s(op, cluster)
+
+
+def _manifest_rows(op: Collective, cluster: ClusterSpec) -> Iterator[Row]:
+    """Yield none for a transfer inside one rank, and a row per level for one that skips ranks over several."""
+    path = hops(cluster, op.ranks, op.group_stride)
+    if not path:
+        return
+    # Libraries run a transfer over neighbours as one call, whatever the levels; the outermost names it.
+    groups = [(op.ranks, op.group_stride, 1.0, path[-1])]
+    if len(path) > 1 and op.group_stride > 1:
+        groups = [(hop.members, op.group_stride * hop.inner, 1.0 / hop.inner, hop) for hop in path]
+    for ranks, stride, share, hop in groups:
+        nodes = len({rank * stride // cluster.devices_per_domain for rank in range(ranks)})
+        for message in np.asarray(op.message_bytes).ravel().tolist():
+            yield {
+                "kind": op.kind,
+                "ranks": ranks,
+                "nodes": nodes,
+                "level": hop.link.name,
+                "message_bytes": round(message * share),
+                "dtype": op.dtype,
+            }
 
 
 class CollectivePrices(KnotPrices):
@@ -182,6 +204,7 @@ COLLECTIVE: Final = OpFamily(
     has_one_kernel=False,
     fixed=("kind", "ranks", "nodes", "dtype"),
     op_of=_op_of,
+    manifest_rows=_manifest_rows,
     usable=_usable,
     not_usable="not on this cluster's levels, or not on the path an engine takes",
     label_parts=("kind", "level"),

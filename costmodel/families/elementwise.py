@@ -1,5 +1,6 @@
 """Small memory-bound ops: for one op and width a curve in rows, bytes over bandwidth above a launch floor."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.curves import Curve
-from costmodel.families.family import Columns, KnotRows, OpFamily, Sizes, op_from
+from costmodel.families.family import Columns, KnotRows, OpFamily, Row, Sizes, op_from
 from costmodel.families.form import KnotPrices
 from costmodel.families.rows import numbers, texts
 from costmodel.knots import FamilyKnots
@@ -36,6 +37,12 @@ def _knot_rows(columns: Columns, cluster: ClusterSpec) -> KnotRows:
         x=rows,
         sides=(np.zeros_like(moved), moved / cluster.device.memory_bytes_per_s),
     )
+
+
+def _manifest_rows(op: Elementwise, cluster: ClusterSpec) -> Iterator[Row]:  # noqa: ARG001
+    for rows in np.asarray(op.rows).ravel().tolist():
+        io_bytes = round(rows * op.bytes_per_row)
+        yield {"op": op.op, "rows": round(rows), "width": op.width, "io_bytes": io_bytes, "dtype": op.dtype}
 
 
 class ElementwisePrices(KnotPrices):
@@ -70,6 +77,7 @@ ELEMENTWISE: Final = OpFamily(
     fixed=("op", "dtype", "width", "bytes_per_row"),
     sized=_sized,
     op_of=_op_of,
+    manifest_rows=_manifest_rows,
     label_parts=("op",),
     features=("width", "bytes_per_row"),
     knot_rows=_knot_rows,

@@ -4,7 +4,7 @@ Rows are measurements (``profiles_db.schema``), a *knot* is a measured point as 
 what was run, ``x`` and (for two running sizes) ``y`` how much of it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -21,6 +21,8 @@ from costmodel.pricing import Pricing
 
 Array = NDArray[np.float64]
 Columns = Mapping[str, NDArray[np.generic]]
+# A row of a shape manifest: the columns by which the profiler runs a point and the fit finds it again.
+Row = dict[str, object]
 # Values of an op's fields by column name: one each, or arrays.
 Sizes = Mapping[str, Any]
 
@@ -66,6 +68,27 @@ def own_sizes(columns: Columns) -> Columns:
     return columns
 
 
+def plain_rows(op: Op, **more: object) -> Iterator[Row]:
+    """Yield an op's own fields, point by point, and ``more`` columns, as rows of a shape manifest."""
+    names = [field.name for field in fields(op)]
+    columns = np.broadcast_arrays(*(np.asarray(getattr(op, name)).ravel() for name in names))
+    for values in zip(*(_integers(column) for column in columns), strict=True):
+        yield {**dict(zip(names, values, strict=True)), **more}
+
+
+def _integers(column: NDArray[np.generic]) -> list[object]:
+    """Plain values; sizes prepared as floats are whole."""
+    is_float = np.issubdtype(column.dtype, np.floating)
+    values: list[object] = (np.rint(column).astype(np.int64) if is_float else column).tolist()
+    return values
+
+
+def own_rows(op: Op, cluster: ClusterSpec) -> Iterator[Row]:  # noqa: ARG001
+    """Yield an op's own fields, and its phase where it has one, as rows of a shape manifest."""
+    phase = getattr(op, "phase", None)
+    return plain_rows(op) if phase is None else plain_rows(op, phase=phase)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpFamily:
     """One op family; every field that is a function takes and returns values of this family alone."""
@@ -84,6 +107,8 @@ class OpFamily:
     fixed: tuple[str, ...]
     sized: Callable[[Columns], Columns] = own_sizes
     op_of: Callable[[Sizes, ClusterSpec | None], Op]
+    # Rows of a shape manifest, one per point of an op; what the op leaves open is chosen as engines do it.
+    manifest_rows: Callable[[Any, ClusterSpec], Iterator[Row]] = own_rows
     usable: Callable[[Columns, ClusterSpec], NDArray[np.bool_]] = all_usable
     not_usable: str = ""
 

@@ -5,7 +5,7 @@ a number format measured at both has two branches: *aligned* (m a multiple of 8,
 engines pad decode steps to aligned sizes; prefill steps are mostly ragged.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cluster_specs.cluster import ClusterSpec
 from costmodel.calibration import COMPUTE, MEMORY, Calibrated, Calls, efficiency, floor
 from costmodel.curves import Curve, CurvePoints
-from costmodel.families.family import Columns, KnotRows, OpFamily, op_from
+from costmodel.families.family import Columns, KnotRows, OpFamily, op_from, plain_rows
 from costmodel.families.form import KnotPrices, by_group
 from costmodel.families.rows import numbers, taken, texts, timed_calls
 from costmodel.knots import FamilyKnots
@@ -28,6 +28,17 @@ from costmodel.roofline import format_efficiency
 
 Array = NDArray[np.float64]
 
+# How the operands of a number format are scaled; formats not named have no scales.
+_SCALING: Final[Mapping[str, str]] = {
+    "fp8": "row",
+    "fp8_block": "group128",
+    "w8a8": "row",
+    "w8a16": "row",
+    "w4a16": "group128",
+    "w4a8": "group128",
+    "mxfp4": "group32",
+    "nvfp4": "group16",
+}
 _ALIGNMENT: Final = 8
 _ALWAYS_ALIGNED: Final = 16
 # Of the two axes of the (n, k) grid, the trust in a line along k.
@@ -227,6 +238,7 @@ GEMM: Final = OpFamily(
     alternatives=("dtype",),
     fixed=("dtype",),
     op_of=lambda sizes, _cluster: op_from(Gemm, sizes),
+    manifest_rows=lambda op, _cluster: plain_rows(op, scaling=_SCALING.get(op.dtype, "none"), quantise=False),
     label_parts=("dtype", "branch"),
     features=("n", "k"),
     knot_rows=_knot_rows,

@@ -28,6 +28,8 @@ class _Anchors:
     mixed: tuple[tuple[tuple[int, int, int], tuple[int, int]], ...]
 
 
+# Families of the kernels that a step is made of.
+PARTS: Final = ("gemm", "attention", "elementwise")
 # A whole small model and one rank's share of a large one, in enough layers that the graph's own launch weighs what it
 # does in a real step. A CPU core gets a share of a tiny model: the same code, another size.
 _ANCHORS: Final = {
@@ -91,7 +93,7 @@ class StepComparison:
 
 def compare_steps(store: Store, device: str, steps: Sequence[OpShape], backend: StepBackend) -> list[StepComparison]:
     """Compare every step of which the whole and all parts are stored."""
-    times = {family: _times(store, device, family) for family in ("step", "gemm", "attention", "elementwise")}
+    times = {family: _times(store, device, family) for family in ("step", *PARTS)}
     found = []
     for step in steps:
         measured = times["step"].get((*step.values, step.dtype, "apex.layer_stack"))

@@ -23,7 +23,7 @@ from cluster_specs.errors import UserError
 from cluster_specs.files.json_text import parse_json
 from cluster_specs.files.reading import read_document
 from cluster_specs.files.whole import make_folder, write_text
-from profiler.campaign.anchors import anchor_steps, compare_steps, save_steps, write_manifest
+from profiler.campaign.anchors import PARTS, anchor_steps, compare_steps, save_steps, write_manifest
 from profiler.campaign.timers import compare_timers, compared_ops, load_timers, save_timers
 from profiler.device_health import device_lost, is_usable
 from profiler.device_spec import device_spec
@@ -175,8 +175,7 @@ class Campaign:
         manifest = self._folder / "anchors.json"
         make_folder(self._folder)
         write_manifest(steps, manifest)
-        parts = ("gemm", "attention", "elementwise")
-        for families, energy in ((parts, "none"), (("step",), "all")):
+        for families, energy in ((PARTS, "none"), (("step",), "all")):
             outcome = self._measure(manifest=manifest, families=families, energy=energy, exhaustive=True)
             if not outcome.is_fulfilled:
                 return None

@@ -1,7 +1,7 @@
 """What measurements so far say about the rest of a series: time over what was expected, smooth in the sizes.
 
 Expected are a local roofline, flop / F + bytes / B + floor with F, B and floor the best seen in the series, and the
-price of an earlier fit, blended (`costmodel.blended_process`). It serves to choose points and to judge them; prices
+price of an earlier fit, blended (`costmodel.gaussian_process`). It serves to choose points and to judge them; prices
 come from `costmodel`.
 """
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.blended_process import BlendedProcess
 from costmodel.families.gemm import is_aligned
+from costmodel.gaussian_process import BlendedProcess
 from profiler.point import Point, cost_op
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import pytest
 from cluster_specs.load import load_cluster
 from costmodel.artefact import load_artefact
 from costmodel.bundled import bundled_fit, devices_with_fit
+from costmodel.families.all import manifest_rows
 from costmodel.ops import Elementwise, Op
 from costmodel.small_ops import ACTIVATIONS, SMALL_OPS, row_format, small_op
 from profiles_db.importers.llmservingsim_bundle import Bundle, Sizes
@@ -20,7 +21,6 @@ from simulator.model.cells.cross_attention import CrossAttention
 from simulator.model.decoder import ACTIVATION_NAMES
 from simulator.model.spec import ModelSpec
 from simulator.plan import WEIGHT_DTYPES, Plan
-from simulator.shape_rows import iter_rows
 
 _ROOT = Path(__file__).parents[2]
 _TOKENS = 3
@@ -71,7 +71,7 @@ def test_a_manifest_states_the_bytes_that_are_priced(emitted: set[Elementwise]) 
     """A manifest's row of an op has its name, format, width and bytes."""
     cluster = load_cluster("h100-sxm-8")
     for op in emitted:
-        (row,) = iter_rows(op, cluster)
+        (row,) = manifest_rows(op, cluster)
         stated = Elementwise(
             op=str(row["op"]),
             rows=_TOKENS,

@@ -11,7 +11,7 @@ import pytest
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
 from costmodel.analytic import AnalyticCosts
-from costmodel.families.all import OP_FAMILIES
+from costmodel.families.all import OP_FAMILIES, manifest_rows
 from costmodel.families.rows import iter_row_ops
 from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
 from profiles_db.manifest import ShapeManifest
@@ -20,7 +20,6 @@ from simulator.model.bundled import load_model
 from simulator.plan import parse_plan
 from simulator.plan_space import Axes, enumerate_plans
 from simulator.server_setup import Overrides
-from simulator.shape_rows import family_of, iter_rows
 from simulator.shapes import Shapes, collect_shapes
 from simulator.workload.parse import parse_workload
 
@@ -86,8 +85,8 @@ def test_rows_stand_for_their_op(op: Op) -> None:
     """A cost model asked about the rows, as the fit reads them, answers with the prices of the op they came from."""
     cluster = load_cluster(_TWO_NODES)
     costs = AnalyticCosts(cluster)
-    columns = _table(list(iter_rows(op, cluster)))
-    (back,) = iter_row_ops(OP_FAMILIES[family_of(op)], columns, cluster)
+    columns = _table(list(manifest_rows(op, cluster)))
+    (back,) = iter_row_ops(OP_FAMILIES[op.family], columns, cluster)
     np.testing.assert_allclose(costs.predict(back[0]).latency_s, costs.predict(op).latency_s, rtol=1e-9)
 
 
@@ -95,10 +94,10 @@ def test_strided_group_is_split_by_level() -> None:
     """A transfer that jumps over ranks and crosses nodes is one row per level; nodes are counted by rank."""
     cluster = load_cluster(_TWO_NODES)
     across = Collective(kind="all_reduce", message_bytes=1 << 20, ranks=8, group_stride=2)
-    rows = list(iter_rows(across, cluster))
+    rows = list(manifest_rows(across, cluster))
     assert [(row["ranks"], row["nodes"], row["message_bytes"]) for row in rows] == [(4, 1, 1 << 20), (2, 2, 1 << 18)]
     assert rows[0]["level"] != rows[1]["level"]
-    assert not list(iter_rows(Collective(kind="all_reduce", message_bytes=8, ranks=1), cluster))
+    assert not list(manifest_rows(Collective(kind="all_reduce", message_bytes=8, ranks=1), cluster))
 
 
 def _manifest_values(manifest: ShapeManifest, family: str, *names: str) -> set[tuple[object, ...]]:
