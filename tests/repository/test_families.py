@@ -15,6 +15,7 @@ PACKAGES: Final = ("cluster_specs", "profiles_db", "costmodel", "profiler", "sim
 # Places that may name several families, each with the reason.
 ALLOWED: Final[Mapping[str, str]] = {
     "profiles_db/verify.py": "rules of the contract itself: what no row of a family can be",
+    "profiles_db/validation.py": "rules of the contract itself: phases that follow from counts",
     "profiles_db/outliers.py": "rules of the contract itself: the size along which a family's time cannot fall",
     "profiles_db/importers/aiconfigurator_tables.py": "foreign tables, by the family they become",
     "profiles_db/importers/apex_plus.py": "foreign tables, by the family they become",
