@@ -23,15 +23,6 @@ OCTAVES_BEYOND = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """The two sides of an op's roofline at the stated peaks, and at the clock asked for."""
-
-    flop_s: Array
-    bytes_s: Array
-    floor_s: Array
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Priced:
     """Values at prepared points, as ``CurvePoints`` and ``SurfaceGrid`` want them."""
 
