@@ -12,7 +12,6 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.metamorphic.cases import Case, Hardware
-from simulator.engine import layout
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
 from simulator.serving import Refusal
@@ -156,7 +155,7 @@ def more_blocks(case: Case) -> float | None:
 
 def _most_running(run: EngineResult) -> int:
     assert run.log is not None
-    return int(run.log[:, layout.LOG_RUNNING].max(initial=0))
+    return int(run.log["running"].max(initial=0))
 
 
 def more_load(case: Case) -> float | None:

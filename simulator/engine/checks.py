@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
-from simulator.engine.arena import POLICIES, PS_PER_S, first_arrival_s
-from simulator.engine.layout import LONGEST_SEQUENCE, LONGEST_STEP
+from simulator.engine.bounds import LONGEST_SEQUENCE, LONGEST_STEP
+from simulator.engine.rules import POLICIES, PS_PER_S, first_arrival_s
 from simulator.engine.table_checks import check_tables
 from simulator.limits import EngineLimits
 from simulator.step_tables import StepTables

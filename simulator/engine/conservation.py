@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.engine import layout
+from simulator.engine.request import TIMED_OUT
 from simulator.engine.result import EngineResult, ReplicaTotals
 from simulator.errors import EngineDefectError
 
@@ -35,7 +35,7 @@ class Ledger:
             prompts, outputs = result.prompt_tokens, result.output_tokens
         else:
             self.rejected += sum(result.rejections().values())
-            self.given_up += int(np.count_nonzero(result.status == layout.TIMED_OUT))
+            self.given_up += int(np.count_nonzero(result.status == TIMED_OUT))
             prompts, outputs = result.prompt_tokens[done], result.output_tokens[done]
         self.prompt_tokens += int(prompts.sum())
         self.decoded_tokens += int(outputs.sum()) - int(np.count_nonzero(outputs))

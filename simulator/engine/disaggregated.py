@@ -15,13 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
-from simulator.engine import layout
-from simulator.engine.arena import cost_arena, ps, rules_header, state_arena
+from simulator.engine.arena import state_arena
+from simulator.engine.bounds import CLOCK_END, NONE
 from simulator.engine.checks import check_input
 from simulator.engine.conservation import Ledger
-from simulator.engine.layout import I64
+from simulator.engine.cost_arrays import cost_arrays
 from simulator.engine.policies import engine_for
+from simulator.engine.records import I64
+from simulator.engine.request import FINISHED
 from simulator.engine.result import EngineResult, result_from_state
+from simulator.engine.rules import ps, rules_of
 from simulator.engine.run import run_engine, run_replicas
 from simulator.errors import EngineLimitError
 from simulator.limits import EngineLimits, RouterName
@@ -98,16 +101,16 @@ def _transfers_ps(transfer_s: NDArray[np.float64]) -> I64:
 
 def _kv_ready_ps(first: EngineResult, transfer_ps: I64, name: str) -> I64:
     """Time at which each request's KV has arrived: one transfer at a time per prefill replica, in order of finish."""
-    ready = np.full(len(first), layout.NONE, dtype=np.int64)
+    ready = np.full(len(first), NONE, dtype=np.int64)
     free = dict.fromkeys(range(first.replicas.dp), 0)
     for i in np.argsort(first.finish_ps, kind="stable"):
-        if first.status[i] == layout.FINISHED:
+        if first.status[i] == FINISHED:
             link = int(first.replica[i])
             free[link] = max(free[link], int(first.finish_ps[i])) + int(transfer_ps[i])
-            if free[link] >= layout.CLOCK_END:
+            if free[link] >= CLOCK_END:
                 raise EngineLimitError(
                     f"workload {name!r}: the KV of request {i} arrives {shown_span(free[link] * 1e-12)} after the "
-                    f"first request, the engine's clock holds {shown_span(layout.CLOCK_END * 1e-12)}",
+                    f"first request, the engine's clock holds {shown_span(CLOCK_END * 1e-12)}",
                     hint="the link is too slow for this load",
                 )
             ready[i] = free[link]
@@ -123,12 +126,11 @@ def _decode(pool: Pool, workload: Workload, order: I64, arrival_ps: I64) -> Engi
     )
     limits = replace(pool.limits, frontend_s=0.0)
     check_input(pool.tables, limits, part, pool.dp)
-    header = rules_header(pool.tables, limits, part, router=pool.router, leap=True)
-    state = state_arena(header, part, dp=pool.dp, log_rows=0)
-    rows = state[state[layout.REQUESTS] :].reshape(-1, layout.REQUEST_COLUMNS)
-    rows[:, layout.ARRIVAL] = arrival_ps
-    rows[:, layout.REMOTE] = part.prompt_tokens - 1
-    run_engine(engine_for(pool.tables, limits), state, cost_arena(pool.tables, limits), workload.name)
+    rules = rules_of(pool.tables, limits, part, router=pool.router, leap=True)
+    state = state_arena(rules, part, dp=pool.dp, log_rows=0)
+    state.requests["arrival_ps"] = arrival_ps
+    state.requests["remote"] = part.prompt_tokens - 1
+    run_engine(engine_for(pool.tables, limits), state, cost_arrays(pool.tables, limits), workload.name)
     result = result_from_state(state)
     ledger = Ledger()
     ledger.add(result)

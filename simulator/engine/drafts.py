@@ -9,13 +9,18 @@ speeds.
 
 from typing import Final
 
-from simulator.engine import layout
+from simulator.engine.bounds import FRACTION_BITS, NEVER, NONE
 from simulator.engine.cost import decode_line, kv_segment, prefill_cost, sample_cost, token_cost
+from simulator.engine.costs import Costs
+from simulator.engine.iteration_log import log_step
 from simulator.engine.jit import kernel
-from simulator.engine.layout import FRACTION_BITS, NEVER, NONE, Cells
 from simulator.engine.leap import wait_for_output
+from simulator.engine.replica import Replica
+from simulator.engine.request import VERIFYING, Request
 from simulator.engine.sequences import release_due
-from simulator.engine.step import add_occupancy, add_time, count_step, finish, log_step, run_on_device
+from simulator.engine.state import State
+from simulator.engine.step import add_occupancy, add_time, count_step, finish, run_on_device
+from simulator.engine.tables import list_at, request
 
 # The constants of splitmix64 as signed integers.
 _STRIDE: Final = -7046029254386353131
@@ -33,123 +38,131 @@ def _mixed(x: int) -> int:
 
 
 @kernel
-def _accepted(state: Cells, costs: Cells, req: int) -> int:
+def _accepted(state: State, costs: Costs, req: Request) -> int:
     """Draw how many drafts after the next token of a request are right."""
-    number = (req - state[layout.REQUESTS]) // layout.REQUEST_COLUMNS
-    stream = _mixed(state[layout.DRAFT_SEED] + (number + 1) * _STRIDE)
-    draw = _mixed(stream + (state[req + layout.GENERATED] + 1) * _STRIDE) & _DRAW_MASK
+    stream = _mixed(state.draft_seed + (req.number + 1) * _STRIDE)
+    draw = _mixed(stream + (req.generated + 1) * _STRIDE) & _DRAW_MASK
+    bounds = list_at(costs, costs.acceptance)
     accepted = 0
-    while accepted < state[layout.DRAFTS] and draw < costs[costs[layout.ACCEPTANCE] + accepted]:
+    while accepted < state.drafts and draw < bounds[accepted]:
         accepted += 1
     return accepted
 
 
 @kernel
-def _verify(state: Cells, costs: Cells, rep: int, req: int, end: int) -> None:
+def _verify(state: State, costs: Costs, rep: Replica, req: Request, end: int) -> None:
     """Count the tokens a decoding request gains in a step that ends at ``end``."""
-    queries = state[req + layout.QUERIES]
-    state[req + layout.QUERIES] = 0
-    state[req + layout.EXPECTED] = state[req + layout.COMPUTED] + queries
+    queries = req.queries
+    req.queries = 0
+    req.expected = req.computed + queries
     if queries > 0:
-        lacking = state[req + layout.OUTPUT] - state[req + layout.GENERATED]
+        lacking = req.output - req.generated
         gained = min(1 + min(_accepted(state, costs, req), queries - 1), lacking)
-        state[req + layout.COMPUTED] += gained
-        state[req + layout.GENERATED] += gained
-        state[rep + layout.ACCEPTED_TOKENS] += gained - 1
+        req.computed += gained
+        req.generated += gained
+        rep.accepted_tokens += gained - 1
         if gained == lacking:
-            if lacking > 1 and state[layout.IS_ASYNC] == 1:
-                state[req + layout.QUERIES] = 1 + state[layout.DRAFTS]  # its end is seen one decision too late
+            if lacking > 1 and state.is_async:
+                req.queries = 1 + state.drafts  # its end is seen one decision too late
             finish(state, rep, req, end)
-    if state[layout.IS_ASYNC] == 0:
-        state[req + layout.EXPECTED] = state[req + layout.COMPUTED]
+    if not state.is_async:
+        req.expected = req.computed
 
 
 @kernel
-def _complete_prefills(state: Cells, rep: int, end: int) -> None:
+def _complete_prefills(state: State, rep: Replica, end: int) -> None:
     """Give requests whose whole target is computed a token at ``end`` and let them decode with drafts."""
-    row = state[rep + layout.PARTIAL_LIST]
+    partials = list_at(state, rep.partials)
     kept = 0
-    for at in range(state[rep + layout.PARTIALS]):
-        req = state[row + at]
-        if state[req + layout.COMPUTED] < state[req + layout.TARGET]:
-            state[row + kept] = req
+    for at in range(rep.num_partials):
+        req = request(state, partials[at])
+        if req.computed < req.target:
+            partials[kept] = req.number
             kept += 1
             continue
-        state[req + layout.GENERATED] += 1
-        state[req + layout.STATUS] = layout.VERIFYING
-        state[req + layout.QUERIES] = 0
-        state[req + layout.EXPECTED] = state[req + layout.COMPUTED]
-        if state[req + layout.FIRST_TOKEN] == NONE:
-            state[req + layout.FIRST_TOKEN] = end
-        if state[req + layout.GENERATED] == state[req + layout.OUTPUT]:
+        req.generated += 1
+        req.status = VERIFYING
+        req.queries = 0
+        req.expected = req.computed
+        if req.first_token_ps == NONE:
+            req.first_token_ps = end
+        if req.generated == req.output:
             finish(state, rep, req, end)
-    state[rep + layout.PARTIALS] = kept
+    rep.num_partials = kept
 
 
 @kernel
-def _attention(state: Cells, costs: Cells, rep: int) -> int:
+def _attention(state: State, costs: Costs, rep: Replica) -> int:
     """Attention of the planned decodes in 2^-12 ps."""
-    batch = state[rep + layout.PLANNED_DECODES]
+    batch = rep.planned.decodes
     if batch == 0:
         return 0
-    tokens = state[rep + layout.PLANNED_DECODE_KV]
-    cost, _ = decode_line(costs, costs[layout.DECODE], 0, batch, kv_segment(costs, tokens, 0), tokens)
-    if state[layout.WINDOW] > 0:
-        tokens = state[rep + layout.PLANNED_WINDOW_KV]
-        windowed, _ = decode_line(costs, costs[layout.WINDOWED], 0, batch, kv_segment(costs, tokens, 0), tokens)
+    tokens = rep.planned.decode_kv
+    cost, _ = decode_line(costs, costs.decode, 0, batch, kv_segment(costs, tokens, 0), tokens)
+    if state.window > 0:
+        tokens = rep.planned.window_kv
+        windowed, _ = decode_line(costs, costs.windowed, 0, batch, kv_segment(costs, tokens, 0), tokens)
         cost += windowed
     return cost
 
 
 @kernel
 def launch_with_drafts(
-    state: Cells, costs: Cells, rep: int, prefill_tokens: int, prefills: int, pairs: int, reads: int, used_before: int
+    state: State,
+    costs: Costs,
+    rep: Replica,
+    prefill_tokens: int,
+    prefills: int,
+    pairs: int,
+    reads: int,
+    used_before: int,
 ) -> None:
     """Run the step that was just scheduled."""
-    batch = state[rep + layout.PLANNED_DECODES]
-    queries = state[rep + layout.PLANNED_DECODE_TOKENS]
+    batch = rep.planned.decodes
+    queries = rep.planned.decode_tokens
     token_ps = token_cost(costs, 0, queries + prefill_tokens, prefills)
     sample_ps = sample_cost(costs, 0, queries + prefills)
-    draft_ps = state[layout.DRAFT_STEP]
+    draft_ps = state.draft_step_ps
     attention = prefill_cost(costs, 0, prefill_tokens, pairs, reads) << FRACTION_BITS
     attention += _attention(state, costs, rep)
     device = ((token_ps + sample_ps + draft_ps) << FRACTION_BITS) + attention
     start, end = run_on_device(state, rep, device, batch + prefills)
-    decode_kv = state[rep + layout.PLANNED_DECODE_KV]
-    if state[layout.LOG_CAPACITY] > 0:
+    decode_kv = rep.planned.decode_kv
+    if state.log_capacity > 0:
         log_step(state, rep, start, end, prefill_tokens, prefills, pairs, batch, decode_kv)
-    state[rep + layout.TOKEN_TIME] += token_ps
-    state[rep + layout.SAMPLE_TIME] += sample_ps
-    state[rep + layout.DRAFT_TIME] += draft_ps
-    add_time(state, rep + layout.ATTENTION_TIME, attention)
+    rep.token_ps += token_ps
+    rep.sample_ps += sample_ps
+    rep.draft_ps += draft_ps
+    add_time(rep.attention, attention)
     count_step(state, rep, batch, prefill_tokens, prefills, pairs, reads)
     drafts = queries - batch
-    state[rep + layout.DRAFT_TOKENS] += drafts
-    state[rep + layout.DECODE_TOKENS] += drafts
-    state[rep + layout.SAMPLED_ROWS] += drafts
-    state[rep + layout.DECODE_KV_READS] += decode_kv
+    rep.draft_tokens += drafts
+    rep.decode_tokens += drafts
+    rep.sampled_rows += drafts
+    rep.decode_kv_reads += decode_kv
     add_occupancy(state, rep, used_before, batch + prefills, end - start)
-    state[rep + layout.DECISION] = start if state[layout.IS_ASYNC] == 1 else end
-    state[rep + layout.LAST_END] = end
-    req = state[rep + layout.RUN_HEAD]
-    while req != NONE:
-        if state[req + layout.STATUS] == layout.VERIFYING:
+    rep.decision_ps = start if state.is_async else end
+    rep.last_end_ps = end
+    at = rep.running.head
+    while at != NONE:
+        req = request(state, at)
+        if req.status == VERIFYING:
             _verify(state, costs, rep, req, end)
-        req = state[req + layout.NEXT]
+        at = req.next
     _complete_prefills(state, rep, end)
     release_due(state, rep)
 
 
 @kernel
-def finish_pass_with_drafts(state: Cells, rep: int, has_launched: bool) -> bool:
+def finish_pass_with_drafts(state: State, rep: Replica, has_launched: bool) -> bool:
     """Set the next decision after a pass; False if the replica can never go on, which is a defect."""
     if not has_launched:
-        is_stuck = state[rep + layout.RUN_COUNT] > 0 or state[rep + layout.BLOCKED] == 1
-        if is_stuck and state[rep + layout.DECISION] >= state[rep + layout.END]:
+        is_stuck = rep.running.count > 0 or rep.is_blocked
+        if is_stuck and rep.decision_ps >= rep.end_ps:
             return False
         wait_for_output(state, rep)
-    state[rep + layout.KEY] = state[rep + layout.DECISION]
-    is_empty = state[rep + layout.RUN_COUNT] == 0 and state[rep + layout.WAIT_COUNT] == 0
-    if is_empty and state[rep + layout.DECISION] >= state[rep + layout.END]:
-        state[rep + layout.KEY] = NEVER
+    rep.key_ps = rep.decision_ps
+    is_empty = rep.running.count == 0 and rep.waiting.count == 0
+    if is_empty and rep.decision_ps >= rep.end_ps:
+        rep.key_ps = NEVER
     return True

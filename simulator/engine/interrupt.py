@@ -1,7 +1,7 @@
 """How a run in a worker thread is ended from outside: it looks at its pool's flag between two slices.
 
 The interpreter delivers Ctrl-C to the main thread alone. Compiled runs come back to the interpreter every few
-milliseconds (``layout.BUDGET``), which is when the main thread sees the signal, and a worker the flag.
+milliseconds (``State.budget``), which is when the main thread sees the signal, and a worker the flag.
 """
 
 from concurrent.futures import CancelledError

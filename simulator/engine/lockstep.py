@@ -12,56 +12,51 @@ Source: vLLM 0.33, data-parallel engine cores with expert parallelism (reference
 its scheduler, each with prefill or decode.
 """
 
-from simulator.engine import layout
+from simulator.engine.bounds import FRACTION_BITS, FRACTION_MASK, NEVER
 from simulator.engine.cost import prefill_cost, ranks_token_cost, sample_cost
+from simulator.engine.costs import Costs
+from simulator.engine.iteration_log import log_step
 from simulator.engine.jit import kernel
-from simulator.engine.layout import FRACTION_BITS, FRACTION_MASK, NEVER, Cells
 from simulator.engine.prefix_cache import used_blocks
+from simulator.engine.replica import Replica
 from simulator.engine.scheduler_sglang import schedule_sglang
 from simulator.engine.scheduler_v1 import schedule_v1
 from simulator.engine.sequences import release_due
-from simulator.engine.step import (
-    add_occupancy,
-    add_time,
-    apply_tokens,
-    count_step,
-    decode_attention,
-    decode_reads,
-    log_step,
-)
+from simulator.engine.state import SGLANG, State
+from simulator.engine.step import add_occupancy, add_time, apply_tokens, count_step, decode_attention, decode_reads
+from simulator.engine.tables import group, replica
 
 
 @kernel
-def first_rank(state: Cells, rep: int) -> int:
-    """Row of the first rank of the replica that rank ``rep`` belongs to."""
-    number = state[rep + layout.NUMBER] // state[layout.RANKS] * state[layout.RANKS]
-    return state[layout.REPLICAS] + number * layout.REPLICA_COLUMNS
+def first_rank(state: State, rep: Replica) -> Replica:
+    """Return the first rank of the replica that rank ``rep`` belongs to."""
+    return replica(state, rep.number // state.ranks * state.ranks)
 
 
 @kernel
-def _schedule_ranks(state: Cells, first: int, decision: int) -> tuple[int, int, int, int]:
+def _schedule_ranks(state: State, first: Replica, decision: int) -> tuple[int, int, int, int]:
     """Let every rank take its decision: (most tokens of a rank, tokens of all, most sequences, prefills of all)."""
     most_tokens = 0
     all_tokens = 0
     most_rows = 0
     all_prefills = 0
-    for number in range(state[layout.RANKS]):
-        rep = first + number * layout.REPLICA_COLUMNS
-        grp = state[rep + layout.GROUPS]
-        state[rep + layout.DECISION] = decision
+    for number in range(first.number, first.number + state.ranks):
+        rep = replica(state, number)
+        grp = group(state, rep.first_group)
+        rep.decision_ps = decision
         release_due(state, rep)
-        state[rep + layout.PLANNED_USED] = used_blocks(state, rep)
-        if state[layout.POLICY] == layout.SGLANG:
+        rep.planned.used = used_blocks(state, rep)
+        if state.policy == SGLANG:
             tokens, prefills, pairs, reads, has_decodes = schedule_sglang(state, rep, grp)
         else:
             tokens, prefills, pairs, reads = schedule_v1(state, rep, grp)
             has_decodes = True
-        state[rep + layout.PLANNED_TOKENS] = tokens
-        state[rep + layout.PLANNED_PREFILLS] = prefills
-        state[rep + layout.PLANNED_PAIRS] = pairs
-        state[rep + layout.PLANNED_READS] = reads
-        batch = state[grp + layout.DECODERS] if has_decodes else 0
-        state[rep + layout.PLANNED_DECODES] = batch
+        rep.planned.tokens = tokens
+        rep.planned.prefills = prefills
+        rep.planned.pairs = pairs
+        rep.planned.reads = reads
+        batch = grp.decoders if has_decodes else 0
+        rep.planned.decodes = batch
         most_tokens = max(most_tokens, batch + tokens)
         all_tokens += batch + tokens
         most_rows = max(most_rows, batch + prefills)
@@ -70,13 +65,13 @@ def _schedule_ranks(state: Cells, first: int, decision: int) -> tuple[int, int, 
 
 
 @kernel
-def _own_work(state: Cells, costs: Cells, rep: int) -> tuple[int, int]:
+def _own_work(state: State, costs: Costs, rep: Replica) -> tuple[int, int]:
     """Attention of a rank in 2^-12 ps, and its sampling in ps."""
-    grp = state[rep + layout.GROUPS]
-    batch = state[rep + layout.PLANNED_DECODES]
-    rows = batch + state[rep + layout.PLANNED_PREFILLS]
-    tokens = state[rep + layout.PLANNED_TOKENS]
-    attention = prefill_cost(costs, 0, tokens, state[rep + layout.PLANNED_PAIRS], state[rep + layout.PLANNED_READS])
+    grp = group(state, rep.first_group)
+    batch = rep.planned.decodes
+    rows = batch + rep.planned.prefills
+    tokens = rep.planned.tokens
+    attention = prefill_cost(costs, 0, tokens, rep.planned.pairs, rep.planned.reads)
     attention <<= FRACTION_BITS
     if batch > 0:
         attention += decode_attention(state, costs, grp, 0)
@@ -84,88 +79,88 @@ def _own_work(state: Cells, costs: Cells, rep: int) -> tuple[int, int]:
 
 
 @kernel
-def step_together(state: Cells, costs: Cells, rep: int) -> bool:
+def step_together(state: State, costs: Costs, rep: Replica) -> bool:
     """Take one decision on all ranks and run its step; False if nobody had anything to run."""
     first = first_rank(state, rep)
-    decision = state[rep + layout.DECISION]
+    decision = rep.decision_ps
     most_tokens, all_tokens, most_rows, prefills = _schedule_ranks(state, first, decision)
     if most_rows == 0:
         return False
-    token_ps = ranks_token_cost(costs, most_tokens, all_tokens, state[layout.RANKS], prefills)
+    token_ps = ranks_token_cost(costs, most_tokens, all_tokens, state.ranks, prefills)
     slowest = 0
-    for number in range(state[layout.RANKS]):
-        attention, sample_ps = _own_work(state, costs, first + number * layout.REPLICA_COLUMNS)
+    for number in range(first.number, first.number + state.ranks):
+        attention, sample_ps = _own_work(state, costs, replica(state, number))
         slowest = max(slowest, attention + (sample_ps << FRACTION_BITS))
     device = (token_ps << FRACTION_BITS) + slowest
-    host = (state[layout.HOST_STEP] + state[layout.HOST_SEQ] * most_rows) << FRACTION_BITS
-    duration = max(device, host) if state[layout.IS_ASYNC] == 1 else device + host
-    start = state[first + layout.END]
-    fraction = state[first + layout.END_FRACTION]
+    host = (state.host_step_ps + state.host_seq_ps * most_rows) << FRACTION_BITS
+    duration = max(device, host) if state.is_async else device + host
+    start = first.end_ps
+    fraction = first.end_fraction
     if decision > start:
         start = decision
         fraction = 0
     clock = fraction + duration
     end = start + (clock >> FRACTION_BITS)
-    for number in range(state[layout.RANKS]):
-        rank = first + number * layout.REPLICA_COLUMNS
+    for number in range(first.number, first.number + state.ranks):
+        rank = replica(state, number)
         _finish_rank(state, costs, rank, start, end, token_ps, duration - device)
-        state[rank + layout.END_FRACTION] = clock & FRACTION_MASK
+        rank.end_fraction = clock & FRACTION_MASK
     return True
 
 
 @kernel
-def _finish_rank(state: Cells, costs: Cells, rep: int, start: int, end: int, token_ps: int, host: int) -> None:
+def _finish_rank(state: State, costs: Costs, rep: Replica, start: int, end: int, token_ps: int, host: int) -> None:
     """Count what one rank did in a step from ``start`` to ``end``."""
-    grp = state[rep + layout.GROUPS]
-    batch = state[rep + layout.PLANNED_DECODES]
-    tokens = state[rep + layout.PLANNED_TOKENS]
-    prefills = state[rep + layout.PLANNED_PREFILLS]
-    pairs = state[rep + layout.PLANNED_PAIRS]
+    grp = group(state, rep.first_group)
+    batch = rep.planned.decodes
+    tokens = rep.planned.tokens
+    prefills = rep.planned.prefills
+    pairs = rep.planned.pairs
     attention, sample_ps = _own_work(state, costs, rep)
-    if state[layout.LOG_CAPACITY] > 0 and batch + prefills > 0:
-        log_step(state, rep, start, end, tokens, prefills, pairs, batch, decode_reads(state, grp, batch))
+    if state.log_capacity > 0 and batch + prefills > 0:
+        log_step(state, rep, start, end, tokens, prefills, pairs, batch, decode_reads(grp, batch))
     own = token_ps + sample_ps + ((attention + host) >> FRACTION_BITS)
-    state[rep + layout.BUSY] += own
-    state[rep + layout.BUBBLE_TIME] += end - start - own
-    state[rep + layout.ACTIVE] += end - start
-    state[rep + layout.TOKEN_TIME] += token_ps
-    state[rep + layout.SAMPLE_TIME] += sample_ps
-    add_time(state, rep + layout.ATTENTION_TIME, attention)
-    add_time(state, rep + layout.HOST_TIME, host)
+    rep.busy_ps += own
+    rep.bubble_ps += end - start - own
+    rep.active_ps += end - start
+    rep.token_ps += token_ps
+    rep.sample_ps += sample_ps
+    add_time(rep.attention, attention)
+    add_time(rep.host, host)
     if batch + prefills > 0:
-        count_step(state, rep, batch, tokens, prefills, pairs, state[rep + layout.PLANNED_READS])
-    add_occupancy(state, rep, state[rep + layout.PLANNED_USED], batch + prefills, end - start)
-    state[rep + layout.END] = end
-    state[rep + layout.DECISION] = start if state[layout.IS_ASYNC] == 1 else end
+        count_step(state, rep, batch, tokens, prefills, pairs, rep.planned.reads)
+    add_occupancy(state, rep, rep.planned.used, batch + prefills, end - start)
+    rep.end_ps = end
+    rep.decision_ps = start if state.is_async else end
     apply_tokens(state, rep, grp, batch, end)
 
 
 @kernel
-def finish_lockstep_pass(state: Cells, rep: int, has_launched: bool, preempted: bool) -> bool:
+def finish_lockstep_pass(state: State, rep: Replica, has_launched: bool, preempted: bool) -> bool:
     """Set the next decision of all ranks after a pass; False if the replica can never go on, which is a defect."""
     first = first_rank(state, rep)
-    decision = state[first + layout.DECISION]
-    is_over = not has_launched and decision >= state[first + layout.END]
+    decision = first.decision_ps
+    is_over = not has_launched and decision >= first.end_ps
     if not has_launched:
-        decision = max(decision, state[first + layout.END])
+        decision = max(decision, first.end_ps)
     waiting = 0
-    for number in range(state[layout.RANKS]):
-        waiting += state[first + number * layout.REPLICA_COLUMNS + layout.WAIT_COUNT]
+    for number in range(first.number, first.number + state.ranks):
+        waiting += replica(state, number).waiting.count
     if is_over and waiting > 0 and not preempted:
         return False
-    for number in range(state[layout.RANKS]):
-        rank = first + number * layout.REPLICA_COLUMNS
-        state[rank + layout.DECISION] = decision
-        state[rank + layout.KEY] = NEVER if is_over and waiting == 0 else decision
+    for number in range(first.number, first.number + state.ranks):
+        rank = replica(state, number)
+        rank.decision_ps = decision
+        rank.key_ps = NEVER if is_over and waiting == 0 else decision
         release_due(state, rank)
     return True
 
 
 @kernel
-def preemptions(state: Cells, rep: int) -> int:
+def preemptions(state: State, rep: Replica) -> int:
     """Count the preemptions of all ranks so far."""
     first = first_rank(state, rep)
     count = 0
-    for number in range(state[layout.RANKS]):
-        count += state[first + number * layout.REPLICA_COLUMNS + layout.PREEMPTED]
+    for number in range(first.number, first.number + state.ranks):
+        count += replica(state, number).preempted
     return count

@@ -9,60 +9,76 @@ the requests that finished their prefill together stay together. Host time delay
 synchronous and is a floor under the first stage when it is not.
 """
 
-from simulator.engine import layout
+from simulator.engine.bounds import CLOCK_END, FRACTION_BITS, FRACTION_MASK, NEVER, NONE, STAGE_TIME_FULL
 from simulator.engine.cost import prefill_cost, sample_cost, send_cost, token_cost
+from simulator.engine.costs import Costs
+from simulator.engine.decoding import end_run
+from simulator.engine.iteration_log import log_step
 from simulator.engine.jit import kernel
-from simulator.engine.layout import CLOCK_END, FRACTION_BITS, FRACTION_MASK, NEVER, NONE, Cells
-from simulator.engine.sequences import end_run, release_due
-from simulator.engine.step import (
-    add_occupancy,
-    add_time,
-    apply_tokens,
-    count_step,
-    decode_attention,
-    decode_reads,
-    log_step,
-)
+from simulator.engine.replica import Group, Replica
+from simulator.engine.sequences import release_due
+from simulator.engine.state import State
+from simulator.engine.step import add_occupancy, add_time, apply_tokens, count_step, decode_attention, decode_reads
+from simulator.engine.tables import group, list_at
 
 
 @kernel
-def _is_eligible(state: Cells, rep: int, grp: int) -> bool:
+def _is_eligible(state: State, rep: Replica, grp: Group) -> bool:
     """Whether a group may be scheduled again at this decision."""
-    if state[grp + layout.BACK] <= state[rep + layout.DECISION]:
+    if grp.back_ps <= rep.decision_ps:
         return True
-    this_launch = state[rep + layout.STEPS] + 1
-    return state[layout.IS_ASYNC] == 1 and this_launch - state[grp + layout.LAST_LAUNCH] >= state[layout.STAGES]
+    this_launch = rep.steps + 1
+    return state.is_async and this_launch - grp.last_launch >= state.stages
 
 
 @kernel
-def next_group(state: Cells, rep: int) -> int:
-    """Group whose turn it is: of those that decode the one that waits longest, else one without requests."""
+def next_group(state: State, rep: Replica) -> int:
+    """Index of the group whose turn it is: of those that decode the one that waits longest, else one without requests.
+
+    NONE if no group may be scheduled.
+    """
     best = NONE
+    longest_ago = 0
     empty = NONE
-    for slot in range(state[layout.STAGES]):
-        grp = state[rep + layout.GROUPS] + slot * layout.GROUP_COLUMNS
+    for number in range(rep.first_group, rep.first_group + state.stages):
+        grp = group(state, number)
         if not _is_eligible(state, rep, grp):
             continue
-        if state[grp + layout.DECODERS] == 0:
-            empty = grp
-        elif best == NONE or state[grp + layout.LAST_LAUNCH] < state[best + layout.LAST_LAUNCH]:
-            best = grp
+        if grp.decoders == 0:
+            empty = number
+        elif best == NONE or grp.last_launch < longest_ago:
+            best = number
+            longest_ago = grp.last_launch
     return empty if best == NONE else best
 
 
 @kernel
-def _check_sums_of_stages(state: Cells, rep: int) -> None:
+def _check_sums_of_stages(state: State, rep: Replica) -> None:
     """End the run before sums over stages, which grow faster than the clock, leave int64."""
-    if max(state[rep + layout.BUSY], state[rep + layout.BUBBLE_TIME], state[rep + layout.SEND_TIME]) >= CLOCK_END:
-        end_run(state, layout.STAGE_TIME)
+    if max(rep.busy_ps, rep.bubble_ps, rep.send_ps) >= CLOCK_END:
+        end_run(state, STAGE_TIME_FULL)
+
+
+@kernel
+def _note_launch(state: State, rep: Replica, grp: Group, host: int, end: int) -> None:
+    """Remember when a micro-batch is back; the next decision is taken once there is room for another one."""
+    launches = rep.steps
+    in_flight = state.in_flight
+    ends = list_at(state, rep.ends)
+    ends[launches % in_flight] = end
+    grp.last_launch = launches
+    grp.back_ps = end
+    rep.end_ps = end
+    oldest = ends[(launches + 1) % in_flight]
+    rep.decision_ps = max(rep.decision_ps + host, oldest)
 
 
 @kernel
 def launch_stages(
-    state: Cells,
-    costs: Cells,
-    rep: int,
-    grp: int,
+    state: State,
+    costs: Costs,
+    rep: Replica,
+    grp: Group,
     prefill_tokens: int,
     prefills: int,
     pairs: int,
@@ -70,80 +86,73 @@ def launch_stages(
     used_before: int,
 ) -> None:
     """Send the micro-batch that was just scheduled through all stages."""
-    batch = state[grp + layout.DECODERS]
+    batch = grp.decoders
     rows = batch + prefills
     tokens = batch + prefill_tokens
-    decision = state[rep + layout.DECISION]
-    host = state[layout.HOST_STEP] + state[layout.HOST_SEQ] * rows
-    is_async = state[layout.IS_ASYNC] == 1
+    decision = rep.decision_ps
+    host = state.host_step_ps + state.host_seq_ps * rows
+    is_async = state.is_async
     ready = decision if is_async else decision + host
     if batch > 0:
-        ready = max(ready, state[grp + layout.BACK])
+        ready = max(ready, grp.back_ps)
+    free = list_at(state, rep.stage_free)
     first_start = 0
-    for stage in range(state[layout.STAGES]):
+    for stage in range(state.stages):
         token_ps = token_cost(costs, stage, tokens, prefills)
         sample_ps = sample_cost(costs, stage, rows)
         attention = prefill_cost(costs, stage, prefill_tokens, pairs, reads) << FRACTION_BITS
         if batch > 0:
             attention += decode_attention(state, costs, grp, stage)
         duration = token_ps + sample_ps + ((attention + FRACTION_MASK) >> FRACTION_BITS)
-        free = state[rep + layout.STAGE_FREE] + stage
-        start = max(ready, state[free])
+        start = max(ready, free[stage])
         end = start + duration
-        state[rep + layout.BUBBLE_TIME] += start - max(state[free], decision)
-        state[rep + layout.BUSY] += duration
-        state[rep + layout.TOKEN_TIME] += token_ps
-        state[rep + layout.SAMPLE_TIME] += sample_ps
-        add_time(state, rep + layout.ATTENTION_TIME, attention)
-        state[free] = end
+        rep.bubble_ps += start - max(free[stage], decision)
+        rep.busy_ps += duration
+        rep.token_ps += token_ps
+        rep.sample_ps += sample_ps
+        add_time(rep.attention, attention)
+        free[stage] = end
         if stage == 0:
             first_start = start
             if is_async:
-                state[free] = max(end, start + host)
+                free[stage] = max(end, start + host)
         send_ps = send_cost(costs, stage, tokens)
-        state[rep + layout.SEND_TIME] += send_ps
+        rep.send_ps += send_ps
         ready = end + send_ps
     _check_sums_of_stages(state, rep)
-    if state[layout.LOG_CAPACITY] > 0:
-        decode_kv = decode_reads(state, grp, batch)
+    if state.log_capacity > 0:
+        decode_kv = decode_reads(grp, batch)
         log_step(state, rep, first_start, end, prefill_tokens, prefills, pairs, batch, decode_kv)
     count_step(state, rep, batch, prefill_tokens, prefills, pairs, reads)
-    elapsed = end - max(state[rep + layout.END], decision)
-    state[rep + layout.ACTIVE] += elapsed
-    add_occupancy(state, rep, used_before, state[rep + layout.RUN_COUNT], elapsed)
-    launches = state[rep + layout.STEPS]
-    in_flight = state[layout.IN_FLIGHT]
-    state[state[rep + layout.ENDS] + launches % in_flight] = end
-    state[grp + layout.LAST_LAUNCH] = launches
-    state[grp + layout.BACK] = end
-    state[rep + layout.END] = end
-    oldest = state[state[rep + layout.ENDS] + (launches + 1) % in_flight]
-    state[rep + layout.DECISION] = max(decision + host, oldest)
+    elapsed = end - max(rep.end_ps, decision)
+    rep.active_ps += elapsed
+    add_occupancy(state, rep, used_before, rep.running.count, elapsed)
+    _note_launch(state, rep, grp, host, end)
     apply_tokens(state, rep, grp, batch, end)
 
 
 @kernel
-def _next_output(state: Cells, rep: int) -> int:
+def _next_output(state: State, rep: Replica) -> int:
     """Time at which the next micro-batch in flight is back, or NEVER if none is in flight."""
     time = NEVER
-    for at in range(state[layout.IN_FLIGHT]):
-        end = state[state[rep + layout.ENDS] + at]
-        if end > state[rep + layout.DECISION]:
+    for at in range(state.in_flight):
+        end = list_at(state, rep.ends)[at]
+        if end > rep.decision_ps:
             time = min(time, end)
     return time
 
 
 @kernel
-def finish_pipeline_pass(state: Cells, rep: int, has_launched: bool) -> bool:
+def finish_pipeline_pass(state: State, rep: Replica, has_launched: bool) -> bool:
     """Set the next decision of a pipeline after a pass; False if the replica can never go on, which is a defect."""
-    state[rep + layout.KEY] = state[rep + layout.DECISION]
+    rep.key_ps = rep.decision_ps
     if has_launched:
         return True
     time = _next_output(state, rep)
     if time == NEVER:
-        state[rep + layout.KEY] = NEVER if state[rep + layout.WAIT_COUNT] == 0 else state[rep + layout.DECISION]
-        return state[rep + layout.WAIT_COUNT] == 0 or state[rep + layout.BLOCKED] == 0
-    state[rep + layout.DECISION] = time
-    state[rep + layout.KEY] = time
+        rep.key_ps = NEVER if rep.waiting.count == 0 else rep.decision_ps
+        return rep.waiting.count == 0 or not rep.is_blocked
+    rep.decision_ps = time
+    rep.key_ps = time
     release_due(state, rep)
     return True

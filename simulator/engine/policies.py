@@ -1,17 +1,18 @@
 """The compiled engine of each policy: the event loop, one scheduling pass, one launch, over and over.
 
 Each is compiled when first used and kept on disk. The entry closes over a hash of all engine sources, so that a change
-to any of them is a cache miss (``jit``).
+to any of them is a cache miss (``jit``). The six loops below are nearly the same text on purpose: written once, by a
+factory that closes over the functions of a policy, the loop would never be found on disk, because numba makes what an
+entry closes over part of its key, and a compiled function has another identity in every process.
 """
 
 from collections.abc import Callable
 from functools import cache
 from typing import Final
 
-from simulator.engine import layout
+from simulator.engine.costs import Costs
 from simulator.engine.drafts import finish_pass_with_drafts, launch_with_drafts
 from simulator.engine.jit import cached_entry, source_fingerprint
-from simulator.engine.layout import I64, Cells
 from simulator.engine.leap import finish_pass
 from simulator.engine.lockstep import finish_lockstep_pass, preemptions, step_together
 from simulator.engine.loop import run_to_next_pass
@@ -21,13 +22,15 @@ from simulator.engine.scheduler_drafts import schedule_with_drafts
 from simulator.engine.scheduler_sglang import schedule_sglang
 from simulator.engine.scheduler_v0 import schedule_v0
 from simulator.engine.scheduler_v1 import schedule_v1
+from simulator.engine.state import State
 from simulator.engine.step import launch
+from simulator.engine.tables import group, replica
 from simulator.limits import EngineLimits
 from simulator.step_tables import StepTables
 
 STUCK: Final = -2
 
-Engine = Callable[[I64, I64], int]
+Engine = Callable[[State, Costs], int]
 
 
 def engine_for(tables: StepTables, limits: EngineLimits, attention_dp: int = 1) -> Engine:
@@ -35,7 +38,7 @@ def engine_for(tables: StepTables, limits: EngineLimits, attention_dp: int = 1) 
     if limits.num_speculative_tokens:
         return _v1_with_drafts()
     if attention_dp > 1:
-        return _v1_lockstep()
+        return _lockstep()
     if tables.stages > 1:
         return _v1_pipeline()
     if limits.policy == "sglang":
@@ -50,16 +53,17 @@ def _v1() -> Engine:
     fingerprint = source_fingerprint()
 
     @cached_entry
-    def run_v1(state: Cells, costs: Cells) -> int:
-        rep = len(fingerprint)
+    def run_v1(state: State, costs: Costs) -> int:
+        number = len(fingerprint)
         while True:
-            rep = run_to_next_pass(state, costs)
-            if rep < 0:
-                return rep
-            grp = state[rep + layout.GROUPS]
+            number = run_to_next_pass(state, costs)
+            if number < 0:
+                return number
+            rep = replica(state, number)
+            grp = group(state, rep.first_group)
             used = used_blocks(state, rep)
             tokens, prefills, pairs, reads = schedule_v1(state, rep, grp)
-            has_work = state[grp + layout.DECODERS] + prefills > 0
+            has_work = grp.decoders + prefills > 0
             if has_work:
                 launch(state, costs, rep, grp, tokens, prefills, pairs, reads, True, used)
             if not finish_pass(state, costs, rep, has_work):
@@ -74,16 +78,17 @@ def _v0() -> Engine:
     fingerprint = source_fingerprint()
 
     @cached_entry
-    def run_v0(state: Cells, costs: Cells) -> int:
-        rep = len(fingerprint)
+    def run_v0(state: State, costs: Costs) -> int:
+        number = len(fingerprint)
         while True:
-            rep = run_to_next_pass(state, costs)
-            if rep < 0:
-                return rep
-            grp = state[rep + layout.GROUPS]
+            number = run_to_next_pass(state, costs)
+            if number < 0:
+                return number
+            rep = replica(state, number)
+            grp = group(state, rep.first_group)
             used = used_blocks(state, rep)
             tokens, prefills, pairs, reads = schedule_v0(state, rep, grp)
-            has_work = state[grp + layout.DECODERS] + prefills > 0
+            has_work = grp.decoders + prefills > 0
             if has_work:
                 launch(state, costs, rep, grp, tokens, prefills, pairs, reads, prefills == 0, used)
             if not finish_pass(state, costs, rep, has_work):
@@ -98,13 +103,14 @@ def _sglang() -> Engine:
     fingerprint = source_fingerprint()
 
     @cached_entry
-    def run_sglang(state: Cells, costs: Cells) -> int:
-        rep = len(fingerprint)
+    def run_sglang(state: State, costs: Costs) -> int:
+        number = len(fingerprint)
         while True:
-            rep = run_to_next_pass(state, costs)
-            if rep < 0:
-                return rep
-            grp = state[rep + layout.GROUPS]
+            number = run_to_next_pass(state, costs)
+            if number < 0:
+                return number
+            rep = replica(state, number)
+            grp = group(state, rep.first_group)
             used = used_blocks(state, rep)
             tokens, prefills, pairs, reads, has_decodes = schedule_sglang(state, rep, grp)
             has_work = has_decodes or prefills > 0
@@ -122,16 +128,17 @@ def _v1_pipeline() -> Engine:
     fingerprint = source_fingerprint()
 
     @cached_entry
-    def run_v1_pipeline(state: Cells, costs: Cells) -> int:
-        rep = len(fingerprint)
+    def run_v1_pipeline(state: State, costs: Costs) -> int:
+        number = len(fingerprint)
         while True:
-            rep = run_to_next_pass(state, costs)
-            if rep < 0:
-                return rep
-            grp = next_group(state, rep)
+            number = run_to_next_pass(state, costs)
+            if number < 0:
+                return number
+            rep = replica(state, number)
+            grp = group(state, next_group(state, rep))
             used = used_blocks(state, rep)
             tokens, prefills, pairs, reads = schedule_v1(state, rep, grp)
-            has_work = state[grp + layout.DECODERS] + prefills > 0
+            has_work = grp.decoders + prefills > 0
             if has_work:
                 launch_stages(state, costs, rep, grp, tokens, prefills, pairs, reads, used)
             if not finish_pipeline_pass(state, rep, has_work):
@@ -141,23 +148,24 @@ def _v1_pipeline() -> Engine:
 
 
 @cache
-def _v1_lockstep() -> Engine:
+def _lockstep() -> Engine:
     """V1 or SGLang on attention-data-parallel ranks that step together."""
     fingerprint = source_fingerprint()
 
     @cached_entry
-    def run_v1_lockstep(state: Cells, costs: Cells) -> int:
-        rep = len(fingerprint)
+    def run_lockstep(state: State, costs: Costs) -> int:
+        number = len(fingerprint)
         while True:
-            rep = run_to_next_pass(state, costs)
-            if rep < 0:
-                return rep
+            number = run_to_next_pass(state, costs)
+            if number < 0:
+                return number
+            rep = replica(state, number)
             before = preemptions(state, rep)
             has_work = step_together(state, costs, rep)
             if not finish_lockstep_pass(state, rep, has_work, preemptions(state, rep) > before):
                 return STUCK
 
-    return run_v1_lockstep
+    return run_lockstep
 
 
 @cache
@@ -166,15 +174,16 @@ def _v1_with_drafts() -> Engine:
     fingerprint = source_fingerprint()
 
     @cached_entry
-    def run_v1_with_drafts(state: Cells, costs: Cells) -> int:
-        rep = len(fingerprint)
+    def run_v1_with_drafts(state: State, costs: Costs) -> int:
+        number = len(fingerprint)
         while True:
-            rep = run_to_next_pass(state, costs)
-            if rep < 0:
-                return rep
+            number = run_to_next_pass(state, costs)
+            if number < 0:
+                return number
+            rep = replica(state, number)
             used = used_blocks(state, rep)
             tokens, prefills, pairs, reads = schedule_with_drafts(state, rep)
-            has_work = state[rep + layout.PLANNED_DECODES] + prefills > 0
+            has_work = rep.planned.decodes + prefills > 0
             if has_work:
                 launch_with_drafts(state, costs, rep, tokens, prefills, pairs, reads, used)
             if not finish_pass_with_drafts(state, rep, has_work):

@@ -6,134 +6,140 @@ user is gone until blocks are needed. Least recently used goes first; of one req
 second copy of a unit that is already cached stays private to its request and goes back as plain blocks.
 """
 
-from simulator.engine import layout
+from simulator.engine.bounds import NONE
 from simulator.engine.jit import kernel
-from simulator.engine.layout import NONE, Cells
+from simulator.engine.replica import CachedUnit, Replica
+from simulator.engine.request import PromptUnit, Request
+from simulator.engine.state import State
+from simulator.engine.tables import cached_unit, prompt_unit
 
 
 @kernel
-def _cached(state: Cells, rep: int, unit_row: int) -> int:
+def _cached(state: State, rep: Replica, unit: PromptUnit) -> CachedUnit:
     """Row of a request's unit in the replica's cache."""
-    return state[rep + layout.CACHE] + state[unit_row + layout.UNIT] * layout.CACHE_COLUMNS
+    return cached_unit(state, rep.first_cached + unit.unit)
 
 
 @kernel
-def _unlink(state: Cells, rep: int, unit: int) -> None:
-    before = state[unit + layout.UNIT_PREVIOUS]
-    after = state[unit + layout.UNIT_NEXT]
-    if before == NONE:
-        state[rep + layout.LRU_HEAD] = after
+def _no_longer_unused(state: State, rep: Replica, unit: CachedUnit) -> None:
+    """Take a unit out of the queue of those nobody holds."""
+    queue = rep.unused
+    if unit.previous == NONE:
+        queue.head = unit.next
     else:
-        state[before + layout.UNIT_NEXT] = after
-    if after == NONE:
-        state[rep + layout.LRU_TAIL] = before
+        cached_unit(state, unit.previous).next = unit.next
+    if unit.next == NONE:
+        queue.tail = unit.previous
     else:
-        state[after + layout.UNIT_PREVIOUS] = before
-    state[rep + layout.CACHED_FREE] -= 1
+        cached_unit(state, unit.next).previous = unit.previous
+    queue.count -= 1
 
 
 @kernel
-def _append(state: Cells, rep: int, unit: int) -> None:
-    tail = state[rep + layout.LRU_TAIL]
-    state[unit + layout.UNIT_PREVIOUS] = tail
-    state[unit + layout.UNIT_NEXT] = NONE
-    if tail == NONE:
-        state[rep + layout.LRU_HEAD] = unit
+def _now_unused(state: State, rep: Replica, number: int) -> None:
+    """Put the cached unit ``number`` at the end of the queue of those nobody holds."""
+    queue = rep.unused
+    unit = cached_unit(state, number)
+    unit.previous = queue.tail
+    unit.next = NONE
+    if queue.tail == NONE:
+        queue.head = number
     else:
-        state[tail + layout.UNIT_NEXT] = unit
-    state[rep + layout.LRU_TAIL] = unit
-    state[rep + layout.CACHED_FREE] += 1
+        cached_unit(state, queue.tail).next = number
+    queue.tail = number
+    queue.count += 1
 
 
 @kernel
-def free_blocks(state: Cells, rep: int) -> int:
+def free_blocks(state: State, rep: Replica) -> int:
     """Blocks that can be allocated: empty ones, and cached ones nobody uses."""
-    return state[rep + layout.FREE] + state[rep + layout.CACHED_FREE] * state[layout.UNIT_BLOCKS]
+    return rep.free + rep.unused.count * state.unit_blocks
 
 
 @kernel
-def used_blocks(state: Cells, rep: int) -> int:
+def used_blocks(state: State, rep: Replica) -> int:
     """Blocks that running requests hold."""
-    return state[layout.NUM_BLOCKS] - free_blocks(state, rep)
+    return state.num_blocks - free_blocks(state, rep)
 
 
 @kernel
-def allocate(state: Cells, rep: int, blocks: int) -> None:
+def allocate(state: State, rep: Replica, blocks: int) -> None:
     """Take ``blocks``, giving up cached units where empty blocks do not suffice; there must be enough."""
-    while state[rep + layout.FREE] < blocks:
-        unit = state[rep + layout.LRU_HEAD]
-        _unlink(state, rep, unit)
-        state[unit + layout.USERS] = NONE
-        state[rep + layout.FREE] += state[layout.UNIT_BLOCKS]
-        state[rep + layout.EVICTED_UNITS] += 1
-    state[rep + layout.FREE] -= blocks
+    while rep.free < blocks:
+        unit = cached_unit(state, rep.unused.head)
+        _no_longer_unused(state, rep, unit)
+        unit.users = NONE
+        rep.free += state.unit_blocks
+        rep.evicted_units += 1
+    rep.free -= blocks
 
 
 @kernel
-def match(state: Cells, rep: int, req: int) -> tuple[int, int]:
+def match(state: State, rep: Replica, req: Request) -> tuple[int, int]:
     """Leading units of a request's prompt that are cached, and how many of them nobody uses.
 
-    The last token is always computed, so at most ``TARGET - 1`` tokens are found.
+    The last token is always computed, so at most ``target - 1`` tokens are found.
     """
-    if state[layout.IS_CACHING] == 0:
+    if not state.is_caching:
         return 0, 0
-    limit = min(state[req + layout.NUM_UNITS], (state[req + layout.TARGET] - 1) // state[layout.UNIT_TOKENS])
-    row = state[req + layout.FIRST_UNIT]
+    limit = min(req.num_units, (req.target - 1) // state.unit_tokens)
     found = 0
     unused = 0
     while found < limit:
-        users = state[_cached(state, rep, row) + layout.USERS]
+        users = _cached(state, rep, prompt_unit(state, req.first_unit + found)).users
         if users == NONE:
             break
         if users == 0:
             unused += 1
         found += 1
-        row += layout.UNIT_COLUMNS
     return found, unused
 
 
 @kernel
-def take(state: Cells, rep: int, req: int, found: int) -> None:
+def take(state: State, rep: Replica, req: Request, found: int) -> None:
     """Let a request use the first ``found`` units of its prompt."""
-    row = state[req + layout.FIRST_UNIT]
-    for _ in range(found):
-        unit = _cached(state, rep, row)
-        if state[unit + layout.USERS] == 0:
-            _unlink(state, rep, unit)
-        state[unit + layout.USERS] += 1
-        state[row + layout.HELD] = 1
-        row += layout.UNIT_COLUMNS
-    state[req + layout.SHARED_UNITS] = found
+    for k in range(found):
+        own = prompt_unit(state, req.first_unit + k)
+        unit = _cached(state, rep, own)
+        if unit.users == 0:
+            _no_longer_unused(state, rep, unit)
+        unit.users += 1
+        own.is_held = True
+    req.shared_units = found
 
 
 @kernel
-def publish(state: Cells, rep: int, req: int, before: int, after: int) -> None:
+def publish(state: State, rep: Replica, req: Request, before: int, after: int) -> None:
     """Hash the units that a chunk from token ``before`` to token ``after`` completes."""
-    size = state[layout.UNIT_TOKENS]
-    last = min(after // size, state[req + layout.NUM_UNITS])
+    size = state.unit_tokens
+    last = min(after // size, req.num_units)
     for k in range(before // size, last):
-        row = state[req + layout.FIRST_UNIT] + k * layout.UNIT_COLUMNS
-        unit = _cached(state, rep, row)
-        if state[unit + layout.USERS] == NONE:
-            state[unit + layout.USERS] = 1
-            state[row + layout.HELD] = 1
-            state[req + layout.SHARED_UNITS] += 1
+        own = prompt_unit(state, req.first_unit + k)
+        unit = _cached(state, rep, own)
+        if unit.users == NONE:
+            unit.users = 1
+            own.is_held = True
+            req.shared_units += 1
 
 
 @kernel
-def give_back(state: Cells, rep: int, req: int, blocks: int) -> None:
+def give_back(state: State, rep: Replica, req: Request, blocks: int) -> None:
     """Free the ``blocks`` a request holds; its shared units go to the end of the queue, tail first."""
-    shared = state[req + layout.SHARED_UNITS]
-    state[rep + layout.FREE] += blocks - shared * state[layout.UNIT_BLOCKS]
-    k = state[req + layout.NUM_UNITS] - 1
+    shared = req.shared_units
+    if shared == 0:
+        rep.free += blocks
+        return
+    rep.free += blocks - shared * state.unit_blocks
+    k = req.num_units
     while shared > 0:
-        row = state[req + layout.FIRST_UNIT] + k * layout.UNIT_COLUMNS
-        if state[row + layout.HELD] == 1:
-            unit = _cached(state, rep, row)
-            state[row + layout.HELD] = 0
-            state[unit + layout.USERS] -= 1
-            if state[unit + layout.USERS] == 0:
-                _append(state, rep, unit)
-            shared -= 1
         k -= 1
-    state[req + layout.SHARED_UNITS] = 0
+        own = prompt_unit(state, req.first_unit + k)
+        if not own.is_held:
+            continue
+        own.is_held = False
+        unit = _cached(state, rep, own)
+        unit.users -= 1
+        if unit.users == 0:
+            _now_unused(state, rep, rep.first_cached + own.unit)
+        shared -= 1
+    req.shared_units = 0

@@ -1,22 +1,45 @@
 """What a run of the engine leaves behind: integer times per request and sums per replica."""
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.engine import layout
+from simulator.engine.bounds import OCCUPANCY_BITS
+from simulator.engine.records import I64, Flags, Rows, taken
+from simulator.engine.request import (
+    FINISHED,
+    REJECTED_BUDGET,
+    REJECTED_CONTEXT,
+    REJECTED_KV,
+    TIMED_OUT,
+    VERIFYING,
+)
+from simulator.engine.state_arrays import CACHED_ROWS, StateArrays
 
-I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
 STATUS_NAMES: Final = {
-    layout.FINISHED: "finished",
-    layout.REJECTED_CONTEXT: "rejected: longer than max_model_len",
-    layout.REJECTED_KV: "rejected: longer than all KV memory",
-    layout.REJECTED_BUDGET: "rejected: longer than max_num_batched_tokens",
-    layout.TIMED_OUT: "timed out: the client gave up",
+    FINISHED: "finished",
+    REJECTED_CONTEXT: "rejected: longer than max_model_len",
+    REJECTED_KV: "rejected: longer than all KV memory",
+    REJECTED_BUDGET: "rejected: longer than max_num_batched_tokens",
+    TIMED_OUT: "timed out: the client gave up",
+}
+
+# Columns of the result, and the fields of the requests they come from.
+_COLUMNS: Final = {
+    "arrival_ps": "arrival_ps",
+    "scheduled_ps": "scheduled_ps",
+    "first_token_ps": "first_token_ps",
+    "finish_ps": "finish_ps",
+    "status": "status",
+    "preemptions": "preemptions",
+    "hit_tokens": "hit_tokens",
+    "replica": "replica",
+    "prompt_tokens": "prompt",
+    "output_tokens": "asked",
 }
 
 
@@ -78,19 +101,19 @@ class EngineResult:
     replica: I64
     prompt_tokens: I64
     output_tokens: I64
-    measured: NDArray[np.bool_]
+    measured: Flags
     replicas: ReplicaTotals
     num_gpu_blocks: int
     index: I64 | None = None  # [n] place of each request in the whole workload where this is a part of it
-    log: I64 | None = None  # [iterations, layout.LOG_COLUMNS], in order of decision
+    log: Rows | None = None  # [iterations] of ``LogRow``, in order of decision
 
     def __len__(self) -> int:
         return len(self.arrival_ps)
 
     @property
-    def is_finished(self) -> NDArray[np.bool_]:
+    def is_finished(self) -> Flags:
         """Which requests were answered."""
-        return np.equal(self.status, layout.FINISHED)
+        return np.equal(self.status, FINISHED)
 
     def rejections(self, *, measured_only: bool = False) -> dict[str, int]:
         """Count the requests that could not run or were given up, by reason; empty if all were answered."""
@@ -100,10 +123,10 @@ class EngineResult:
         return {name: count for name, count in found.items() if count}
 
 
-def is_under_way(rows: I64) -> NDArray[np.bool_]:
-    """Which requests, given their rows, are neither answered nor rejected."""
-    status = rows[:, layout.STATUS]
-    return np.asarray((status < layout.FINISHED) | (status == layout.VERIFYING), dtype=np.bool_)
+def is_under_way(requests: Rows) -> Flags:
+    """Which requests are neither answered nor rejected."""
+    status = requests["status"]
+    return np.asarray((status < FINISHED) | (status == VERIFYING), dtype=np.bool_)
 
 
 def over_replicas(column: I64) -> int:
@@ -111,75 +134,64 @@ def over_replicas(column: I64) -> int:
     return sum(column.tolist())
 
 
-def _integral_s(whole: I64, rest: I64) -> F64:
-    return np.asarray((whole * float(1 << layout.OCCUPANCY_BITS) + rest) * 1e-12, dtype=np.float64)
+def _integral_s(integral: Rows) -> F64:
+    return np.asarray((integral["whole"] * float(1 << OCCUPANCY_BITS) + integral["rest"]) * 1e-12, dtype=np.float64)
 
 
-def totals_from_state(state: I64) -> ReplicaTotals:
+def totals_from_state(state: StateArrays) -> ReplicaTotals:
     """Read the sums out of the engine's state."""
-    dp = int(state[layout.NUM_REPLICAS])
-    first = int(state[layout.REPLICAS])
-    rows = state[first : first + dp * layout.REPLICA_COLUMNS].reshape(dp, layout.REPLICA_COLUMNS)
-    column = rows.T.copy()
-    bins = int(state[layout.MAX_SEQS]) + 1
+    rows = taken(state.replicas)
+    bins = state.header.max_seqs + 1
     return ReplicaTotals(
-        steps=column[layout.STEPS],
-        decode_steps=column[layout.DECODE_STEPS],
-        stages=int(state[layout.STAGES]),
-        busy_ps=column[layout.BUSY],
-        active_ps=column[layout.ACTIVE],
-        token_ps=column[layout.TOKEN_TIME],
-        attention_ps=column[layout.ATTENTION_TIME],
-        sample_ps=column[layout.SAMPLE_TIME],
-        send_ps=column[layout.SEND_TIME],
-        draft_ps=column[layout.DRAFT_TIME],
-        host_ps=column[layout.HOST_TIME],
-        bubble_ps=column[layout.BUBBLE_TIME],
-        last_end_ps=column[layout.LAST_END],
-        prefill_tokens=column[layout.PREFILL_TOKENS],
-        decode_tokens=column[layout.DECODE_TOKENS],
-        draft_tokens=column[layout.DRAFT_TOKENS],
-        accepted_tokens=column[layout.ACCEPTED_TOKENS],
-        sampled_rows=column[layout.SAMPLED_ROWS],
-        decode_kv_reads=column[layout.DECODE_KV_READS],
-        prefill_pairs=column[layout.PREFILL_PAIRS],
-        prefill_kv_reads=column[layout.PREFILL_KV_READS],
-        preemptions=column[layout.PREEMPTED],
-        prefix_hit_tokens=column[layout.HITS],
-        evicted_units=column[layout.EVICTED_UNITS],
-        peak_blocks=column[layout.PEAK_BLOCKS],
-        used_block_s=0.5 * _integral_s(column[layout.USED_BLOCK_TIME], column[layout.USED_BLOCK_FRACTION]),
-        running_s=_integral_s(column[layout.RUNNING_TIME], column[layout.RUNNING_FRACTION]),
-        batch_histogram=np.stack([state[at : at + bins] for at in column[layout.HISTOGRAM]]),
+        stages=int(state.header.stages),
+        steps=rows["steps"],
+        decode_steps=rows["decode_steps"],
+        busy_ps=rows["busy_ps"],
+        active_ps=rows["active_ps"],
+        token_ps=rows["token_ps"],
+        attention_ps=rows["attention"]["ps"],
+        sample_ps=rows["sample_ps"],
+        send_ps=rows["send_ps"],
+        draft_ps=rows["draft_ps"],
+        host_ps=rows["host"]["ps"],
+        bubble_ps=rows["bubble_ps"],
+        last_end_ps=rows["last_end_ps"],
+        prefill_tokens=rows["prefill_tokens"],
+        decode_tokens=rows["decode_tokens"],
+        draft_tokens=rows["draft_tokens"],
+        accepted_tokens=rows["accepted_tokens"],
+        sampled_rows=rows["sampled_rows"],
+        decode_kv_reads=rows["decode_kv_reads"],
+        prefill_pairs=rows["prefill_pairs"],
+        prefill_kv_reads=rows["prefill_kv_reads"],
+        preemptions=rows["preempted"],
+        prefix_hit_tokens=rows["hits"],
+        evicted_units=rows["evicted_units"],
+        peak_blocks=rows["peak_blocks"],
+        used_block_s=0.5 * _integral_s(rows["used_block_time"]),
+        running_s=_integral_s(rows["running_time"]),
+        batch_histogram=np.stack([state.list_at(place, bins) for place in rows["histogram"]]),
     )
 
 
-def result_from_state(state: I64) -> EngineResult:
+def result_from_state(state: StateArrays) -> EngineResult:
     """Read the result of a whole workload out of the engine's state."""
-    rows = state[state[layout.REQUESTS] :].reshape(-1, layout.REQUEST_COLUMNS)
-    log = None
-    if state[layout.LOG_CAPACITY]:
-        at = int(state[layout.LOG])
-        log = state[at : at + state[layout.LOG_SIZE] * layout.LOG_COLUMNS].reshape(-1, layout.LOG_COLUMNS).copy()
-    return replace(result_from_rows(state, rows), log=log)
+    log = taken(state.log) if state.header.log_capacity else None
+    return replace(result_of(state, state.requests), log=log)
 
 
-def result_from_rows(state: I64, rows: I64) -> EngineResult:
-    """Read the result of the requests in ``rows``, and the sums of all replicas, out of the engine's state."""
-    measured = np.ones(len(rows), dtype=np.bool_)
-    measured[: state[layout.WARMUP]] = False
+def result_of(state: StateArrays, requests: Rows) -> EngineResult:
+    """Read the result of some requests, and the sums of all replicas, out of the engine's state."""
+    measured = np.ones(len(requests), dtype=np.bool_)
+    measured[: state.header.warmup] = False
+    columns: dict[str, Any] = {name: np.empty(len(requests), dtype=np.int64) for name in _COLUMNS}
+    for at in range(0, len(requests), CACHED_ROWS):
+        part = requests[at : at + CACHED_ROWS]
+        for name, field in _COLUMNS.items():
+            columns[name][at : at + CACHED_ROWS] = part[field]
     return EngineResult(
-        arrival_ps=rows[:, layout.ARRIVAL].copy(),
-        scheduled_ps=rows[:, layout.SCHEDULED].copy(),
-        first_token_ps=rows[:, layout.FIRST_TOKEN].copy(),
-        finish_ps=rows[:, layout.FINISH].copy(),
-        status=rows[:, layout.STATUS].copy(),
-        preemptions=rows[:, layout.PREEMPTIONS].copy(),
-        hit_tokens=rows[:, layout.HIT_TOKENS].copy(),
-        replica=rows[:, layout.REPLICA].copy(),
-        prompt_tokens=rows[:, layout.PROMPT].copy(),
-        output_tokens=rows[:, layout.ASKED].copy(),
+        **columns,
         measured=measured,
         replicas=totals_from_state(state),
-        num_gpu_blocks=int(state[layout.NUM_BLOCKS]),
+        num_gpu_blocks=int(state.header.num_blocks),
     )

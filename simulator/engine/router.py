@@ -9,92 +9,94 @@ outstanding.
 
 from typing import Final
 
-from simulator.engine import layout
+from simulator.engine.bounds import NONE
 from simulator.engine.jit import kernel
-from simulator.engine.layout import NONE, Cells
 from simulator.engine.leap import steps_decided_before
 from simulator.engine.prefix_cache import match, used_blocks
+from simulator.engine.replica import Replica
+from simulator.engine.request import Request
+from simulator.engine.state import PREFIX_ROUTER, RECORDED_ROUTER, ROUND_ROBIN_ROUTER, VLLM_ROUTER, State
+from simulator.engine.tables import replica, request
 
 TICK_PS: Final = 100_000_000_000
 
 
 @kernel
-def next_tick(state: Cells, arrival: int) -> int:
+def next_tick(state: State, arrival: int) -> int:
     """Time up to which replicas must have run for an arrival to be judged, or NONE if they have.
 
     vLLM's score needs the last snapshot, the prefix router every replica's cache as it is at the arrival.
     """
     tick = NONE
-    if state[layout.ROUTER] == layout.VLLM_ROUTER:
+    if state.router == VLLM_ROUTER:
         tick = arrival // TICK_PS * TICK_PS
-    elif state[layout.ROUTER] == layout.PREFIX_ROUTER:
+    elif state.router == PREFIX_ROUTER:
         tick = arrival
-    return tick if tick > state[layout.LAST_TICK] else NONE
+    return tick if tick > state.last_tick_ps else NONE
 
 
 @kernel
-def replica_to_show(state: Cells, time: int) -> int:
+def replica_to_show(state: State, time: int) -> int:
     """Take the snapshot of ``time``, or return a replica that first has to run up to that time."""
-    replicas = state[layout.REPLICAS]
-    for number in range(state[layout.NUM_REPLICAS]):
-        rep = replicas + number * layout.REPLICA_COLUMNS
-        if state[rep + layout.LEAP] > 0 and steps_decided_before(state, rep, time) > 0:
-            return rep
-    for number in range(state[layout.NUM_REPLICAS]):
-        rep = replicas + number * layout.REPLICA_COLUMNS
-        state[rep + layout.SEEN_WAITING] = state[rep + layout.WAIT_COUNT]
-        state[rep + layout.SEEN_RUNNING] = state[rep + layout.RUN_COUNT]
-        state[rep + layout.SEEN_USED] = used_blocks(state, rep)
-    state[layout.LAST_TICK] = time
+    for number in range(state.num_replicas):
+        rep = replica(state, number)
+        if rep.leap_steps > 0 and steps_decided_before(state, rep, time) > 0:
+            return number
+    for number in range(state.num_replicas):
+        rep = replica(state, number)
+        rep.seen_waiting = rep.waiting.count
+        rep.seen_running = rep.running.count
+        rep.seen_used = used_blocks(state, rep)
+    state.last_tick_ps = time
     return NONE
 
 
 @kernel
-def _count_outstanding(state: Cells, rep: int, time: int) -> None:
-    req = state[rep + layout.FINISHED_HEAD]
-    while req != NONE and state[req + layout.FINISH] <= time:
-        state[rep + layout.OUTSTANDING] -= 1
-        req = state[req + layout.NEXT_FINISHED]
-    state[rep + layout.FINISHED_HEAD] = req
-    if req == NONE:
-        state[rep + layout.FINISHED_TAIL] = NONE
+def _count_outstanding(state: State, rep: Replica, time: int) -> None:
+    while rep.finished.head != NONE:
+        req = request(state, rep.finished.head)
+        if req.finish_ps > time:
+            return
+        rep.outstanding -= 1
+        rep.finished.head = req.next_finished
+    rep.finished.tail = NONE
 
 
 @kernel
-def _score(state: Cells, rep: int, req: int) -> float:
+def _score(state: State, rep: Replica, req: Request) -> float:
     """Load of a replica as the router sees it; the lowest wins."""
-    outstanding = float(state[rep + layout.OUTSTANDING])
-    if state[layout.ROUTER] == layout.PREFIX_ROUTER:
+    outstanding = float(rep.outstanding)
+    if state.router == PREFIX_ROUTER:
         found, _ = match(state, rep, req)
         return outstanding - float(found) * float(1 << 32)
-    if state[layout.ROUTER] == layout.VLLM_ROUTER:
-        waiting = float(state[rep + layout.SEEN_WAITING])
-        usage = float(state[rep + layout.SEEN_USED]) / float(state[layout.NUM_BLOCKS])
-        load = max(outstanding, waiting + float(state[rep + layout.SEEN_RUNNING]))
+    if state.router == VLLM_ROUTER:
+        waiting = float(rep.seen_waiting)
+        usage = float(rep.seen_used) / float(state.num_blocks)
+        load = max(outstanding, waiting + float(rep.seen_running))
         return load + 6.0 * waiting * max(0.0, usage - 0.5)
     return outstanding
 
 
 @kernel
-def route(state: Cells, req: int, time: int) -> int:
-    """Row of the replica for a request that arrives at ``time``."""
-    replicas = state[layout.REPLICAS]
-    dp = state[layout.NUM_REPLICAS]
+def route(state: State, req: Request, time: int) -> int:
+    """Pick the replica, by its number, for a request that arrives at ``time``."""
+    dp = state.num_replicas
     if dp == 1:
-        return replicas
-    if state[layout.ROUTER] == layout.RECORDED_ROUTER:
-        return replicas + state[req + layout.REPLICA] * layout.REPLICA_COLUMNS
-    turn = state[layout.TURN]
-    state[layout.TURN] = (turn + 1) % dp
-    if state[layout.ROUTER] == layout.ROUND_ROBIN_ROUTER:
-        return replicas + turn * layout.REPLICA_COLUMNS
+        return 0
+    if state.router == RECORDED_ROUTER:
+        return req.replica
+    turn = state.turn
+    state.turn = (turn + 1) % dp
+    if state.router == ROUND_ROBIN_ROUTER:
+        return turn
     best = NONE
     best_score = 0.0
     for step in range(dp):
-        rep = replicas + (turn + step) % dp * layout.REPLICA_COLUMNS
+        number = (turn + step) % dp
+        rep = replica(state, number)
         _count_outstanding(state, rep, time)
         score = _score(state, rep, req)
         if best == NONE or score < best_score:
-            best = rep
+            best = number
             best_score = score
     return best

@@ -8,67 +8,72 @@ that row is computed for nothing. Prompts go on as without drafts. Not modelled:
 (EAGLE, MTP) give up in the prefix cache.
 """
 
-from simulator.engine import layout
+from simulator.engine.bounds import NONE
 from simulator.engine.jit import kernel
-from simulator.engine.layout import NONE, Cells
 from simulator.engine.prefix_cache import allocate
+from simulator.engine.replica import Replica
+from simulator.engine.request import PREFILLING, RELEASING, Request
 from simulator.engine.scheduler_v1 import admit_waiting, chunk_limit, preempt_until_free, prefill_chunk
 from simulator.engine.sequences import blocks_for
+from simulator.engine.state import State
+from simulator.engine.tables import request
 
 
 @kernel
-def _reserve(state: Cells, rep: int, req: int, slots: int) -> bool:
+def _reserve(state: State, rep: Replica, req: Request, slots: int) -> bool:
     """Give a request blocks for ``slots`` tokens in all; False if it had to be preempted itself."""
-    need = blocks_for(state, min(slots, state[layout.MAX_MODEL_LEN])) - state[req + layout.BLOCKS]
+    need = blocks_for(state, min(slots, state.max_model_len)) - req.blocks
     if need <= 0:
         return True
     if not preempt_until_free(state, rep, req, need):
         return False
     allocate(state, rep, need)
-    state[req + layout.BLOCKS] += need
+    req.blocks += need
     return True
 
 
 @kernel
-def _plan_decode(state: Cells, rep: int, req: int, queries: int) -> None:
+def _plan_decode(state: State, rep: Replica, req: Request, queries: int) -> None:
     """Count one decoding sequence of ``queries`` tokens into the step."""
-    computed = state[req + layout.COMPUTED]
-    state[rep + layout.PLANNED_DECODES] += 1
-    state[rep + layout.PLANNED_DECODE_TOKENS] += queries
-    state[rep + layout.PLANNED_DECODE_KV] += computed + queries
-    state[rep + layout.PLANNED_WINDOW_KV] += min(computed + 1, state[layout.WINDOW]) + queries - 1
+    computed = req.computed
+    planned = rep.planned
+    planned.decodes += 1
+    planned.decode_tokens += queries
+    planned.decode_kv += computed + queries
+    planned.window_kv += min(computed + 1, state.window) + queries - 1
 
 
 @kernel
-def _queries(state: Cells, rep: int, req: int, left: int) -> int:
+def _queries(state: State, rep: Replica, req: Request, left: int) -> int:
     """Tokens one decoding request runs of the ``left`` in the budget; NONE if it was preempted."""
-    drafts = state[layout.DRAFTS]
-    if state[req + layout.STATUS] == layout.RELEASING:
-        queries = min(state[req + layout.QUERIES], left)  # none where its end was known in time
-        state[req + layout.QUERIES] = 0
+    drafts = state.drafts
+    if req.status == RELEASING:
+        queries = min(req.queries, left)  # none where its end was known in time
+        req.queries = 0
         return queries
-    queries = min(1 + drafts, left, state[layout.MAX_MODEL_LEN] - 1 - state[req + layout.COMPUTED])
-    if not _reserve(state, rep, req, state[req + layout.EXPECTED] + queries + drafts):
+    queries = min(1 + drafts, left, state.max_model_len - 1 - req.computed)
+    if not _reserve(state, rep, req, req.expected + queries + drafts):
         return NONE
-    state[req + layout.QUERIES] = queries
+    req.queries = queries
     return queries
 
 
 @kernel
-def _run_running(state: Cells, rep: int) -> tuple[int, int, int, int, int]:
+def _run_running(state: State, rep: Replica) -> tuple[int, int, int, int, int]:
     """Pass 1 in list order: (prefill tokens, prefills, pairs, reads, budget left)."""
-    left = state[layout.MAX_TOKENS]
+    left = state.max_tokens
     limit = chunk_limit(state, rep)
     tokens = 0
     prefills = 0
     pairs = 0
     reads = 0
-    req = state[rep + layout.RUN_HEAD]
-    while req != NONE and left > 0:
-        if state[req + layout.STATUS] == layout.PREFILLING:
-            done = state[req + layout.COMPUTED]
-            chunk = min(state[req + layout.TARGET] - done, limit, left)
-            if not _reserve(state, rep, req, done + chunk + state[layout.DRAFTS]):
+    at = rep.running.head
+    while at != NONE and left > 0:
+        req = request(state, at)
+        if req.status == PREFILLING:
+            done = req.computed
+            chunk = min(req.target - done, limit, left)
+            if not _reserve(state, rep, req, done + chunk + state.drafts):
                 break
             more_pairs, more_reads = prefill_chunk(state, rep, req, chunk)
             left -= chunk
@@ -83,21 +88,21 @@ def _run_running(state: Cells, rep: int) -> tuple[int, int, int, int, int]:
             if queries > 0:
                 _plan_decode(state, rep, req, queries)
                 left -= queries
-        req = state[req + layout.NEXT]
+        at = req.next
     return tokens, prefills, pairs, reads, left
 
 
 @kernel
-def schedule_with_drafts(state: Cells, rep: int) -> tuple[int, int, int, int]:
-    """Take one decision: (prefill tokens, prefills, pairs, KV reads); what decodes is in the ``PLANNED_`` columns."""
-    state[rep + layout.PLANNED_DECODES] = 0
-    state[rep + layout.PLANNED_DECODE_TOKENS] = 0
-    state[rep + layout.PLANNED_DECODE_KV] = 0
-    state[rep + layout.PLANNED_WINDOW_KV] = 0
-    preempted = state[rep + layout.PREEMPTED]
+def schedule_with_drafts(state: State, rep: Replica) -> tuple[int, int, int, int]:
+    """Take one decision: (prefill tokens, prefills, pairs, KV reads); what decodes is in ``rep.planned``."""
+    rep.planned.decodes = 0
+    rep.planned.decode_tokens = 0
+    rep.planned.decode_kv = 0
+    rep.planned.window_kv = 0
+    preempted = rep.preempted
     tokens, prefills, pairs, reads, left = _run_running(state, rep)
-    state[rep + layout.BLOCKED] = 0
-    if preempted == state[rep + layout.PREEMPTED]:
+    rep.is_blocked = False
+    if preempted == rep.preempted:
         more_tokens, admitted, more_pairs, more_reads = admit_waiting(state, rep, left)
         tokens += more_tokens
         prefills += admitted

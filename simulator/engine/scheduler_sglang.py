@@ -15,12 +15,16 @@ finished request takes for one more step when scheduling overlaps.
 
 from typing import Final
 
-from simulator.engine import layout
+from simulator.engine.bounds import NONE
+from simulator.engine.decoding import tokens_generated
 from simulator.engine.jit import kernel
-from simulator.engine.layout import NONE, Cells
 from simulator.engine.prefix_cache import allocate, free_blocks, match, publish
+from simulator.engine.replica import Group, Replica
+from simulator.engine.request import DECODING
 from simulator.engine.scheduler_v1 import admit_head, decode_growth, prefill_chunk
 from simulator.engine.sequences import blocks_for, retract
+from simulator.engine.state import State
+from simulator.engine.tables import list_at, request
 
 _CLIP: Final = 4096  # tokens of an answer that admission counts
 _RATIO: Final = 700_000_000  # 1e-9
@@ -31,37 +35,38 @@ _SPARE_STEPS: Final = 20
 
 
 @kernel
-def _first_ratio(state: Cells) -> int:
-    return _RATIO * _RANKS_SHARE // 100 if state[layout.RANKS] > 1 else _RATIO
+def _first_ratio(state: State) -> int:
+    return _RATIO * _RANKS_SHARE // 100 if state.ranks > 1 else _RATIO
 
 
 @kernel
-def _reserved_tokens(state: Cells, rep: int, grp: int) -> int:
+def _reserved_tokens(state: State, rep: Replica, grp: Group) -> int:
     """Tokens kept free for the answers of decoding requests."""
-    epoch = state[grp + layout.EPOCH]
+    epoch = grp.epoch
     to_come = 0
-    req = state[rep + layout.RUN_HEAD]
-    while req != NONE:
-        if state[req + layout.STATUS] == layout.DECODING:
-            to_come += min(state[req + layout.FINISH_EPOCH] - epoch, _CLIP)
-        req = state[req + layout.NEXT]
+    at = rep.running.head
+    while at != NONE:
+        req = request(state, at)
+        if req.status == DECODING:
+            to_come += min(req.finish_epoch - epoch, _CLIP)
+        at = req.next
     first = _first_ratio(state)
     least = first * _LEAST_SHARE // 100
-    decayed = (first - least) * (epoch - state[rep + layout.RATIO_EPOCH]) // _RATIO_STEPS
-    ratio = max(state[rep + layout.NEW_TOKEN_RATIO] - decayed, least)
+    decayed = (first - least) * (epoch - rep.ratio_epoch) // _RATIO_STEPS
+    ratio = max(rep.new_token_ratio - decayed, least)
     return int(float(to_come) * float(ratio) * 1e-9)
 
 
 @kernel
-def _continue_chunked(state: Cells, rep: int) -> tuple[int, int, int]:
+def _continue_chunked(state: State, rep: Replica) -> tuple[int, int, int]:
     """Continue the prompt that is partly computed, as far as chunk size and blocks go: (tokens, pairs, KV reads)."""
-    if state[rep + layout.PARTIALS] == 0:
+    if rep.num_partials == 0:
         return 0, 0, 0
-    req = state[state[rep + layout.PARTIAL_LIST]]
-    done = state[req + layout.COMPUTED]
+    req = request(state, list_at(state, rep.partials)[0])
+    done = req.computed
     held = blocks_for(state, done)
-    room = (held + free_blocks(state, rep)) * state[layout.BLOCK_SIZE] - done
-    chunk = min(state[req + layout.TARGET] - done, state[layout.MAX_TOKENS], room)
+    room = (held + free_blocks(state, rep)) * state.block_size - done
+    chunk = min(req.target - done, state.max_tokens, room)
     if chunk == 0:
         return 0, 0, 0
     allocate(state, rep, blocks_for(state, done + chunk) - held)
@@ -70,86 +75,81 @@ def _continue_chunked(state: Cells, rep: int) -> tuple[int, int, int]:
 
 
 @kernel
-def _retract_one(state: Cells, rep: int) -> None:
+def _retract_one(state: State, rep: Replica) -> None:
     """Retract the decoding request with the fewest generated tokens, of those the one with the longest prompt."""
     worst = NONE
-    req = state[rep + layout.RUN_HEAD]
-    while req != NONE:
-        if state[req + layout.STATUS] == layout.DECODING:
-            # Fewest generated = most left to generate, relative to what was asked for.
-            if worst == NONE:
-                worst = req
-            else:
-                more = _generated(state, req) - _generated(state, worst)
-                is_longer = state[req + layout.PROMPT] > state[worst + layout.PROMPT]
-                if more < 0 or (more == 0 and is_longer):
-                    worst = req
-        req = state[req + layout.NEXT]
-    retract(state, rep, worst)
+    fewest = 0
+    longest = 0
+    at = rep.running.head
+    while at != NONE:
+        req = request(state, at)
+        if req.status == DECODING:
+            generated = tokens_generated(state, req)
+            if worst == NONE or generated < fewest or (generated == fewest and req.prompt > longest):
+                worst = at
+                fewest = generated
+                longest = req.prompt
+        at = req.next
+    retract(state, rep, request(state, worst))
 
 
 @kernel
-def _generated(state: Cells, req: int) -> int:
-    epochs_left = state[req + layout.FINISH_EPOCH] - state[state[req + layout.GROUP] + layout.EPOCH]
-    return state[req + layout.OUTPUT] - epochs_left
-
-
-@kernel
-def _retract(state: Cells, rep: int, grp: int) -> None:
+def _retract(state: State, rep: Replica, grp: Group) -> None:
     """Retract until there is room for some steps, and reserve more from now on."""
     _retract_one(state, rep)
-    while state[grp + layout.DECODERS] > 1:
-        free_tokens = free_blocks(state, rep) * state[layout.BLOCK_SIZE]
-        if free_tokens >= state[grp + layout.DECODERS] * _SPARE_STEPS:
+    while grp.decoders > 1:
+        free_tokens = free_blocks(state, rep) * state.block_size
+        if free_tokens >= grp.decoders * _SPARE_STEPS:
             break
         _retract_one(state, rep)
     generated = 0
     asked = 0
-    req = state[rep + layout.RUN_HEAD]
-    while req != NONE:
-        if state[req + layout.STATUS] == layout.DECODING:
-            generated += _generated(state, req)
-            asked += state[req + layout.OUTPUT]
-        req = state[req + layout.NEXT]
+    at = rep.running.head
+    while at != NONE:
+        req = request(state, at)
+        if req.status == DECODING:
+            generated += tokens_generated(state, req)
+            asked += req.output
+        at = req.next
     if asked > 0:
-        needed = generated + _SPARE_STEPS * state[grp + layout.DECODERS]
-        state[rep + layout.NEW_TOKEN_RATIO] = min(1_000_000_000, needed * 1_000_000_000 // asked)
-        state[rep + layout.RATIO_EPOCH] = state[grp + layout.EPOCH]
+        needed = generated + _SPARE_STEPS * grp.decoders
+        rep.new_token_ratio = min(1_000_000_000, needed * 1_000_000_000 // asked)
+        rep.ratio_epoch = grp.epoch
 
 
 @kernel
-def _publish_scheduled(state: Cells, rep: int) -> None:
+def _publish_scheduled(state: State, rep: Replica) -> None:
     """Put the units that this step completes into the cache."""
-    for at in range(state[rep + layout.PARTIALS]):
-        req = state[state[rep + layout.PARTIAL_LIST] + at]
-        publish(state, rep, req, state[req + layout.CHUNK_START], state[req + layout.COMPUTED])
-        state[req + layout.CHUNK_START] = state[req + layout.COMPUTED]
+    for at in range(rep.num_partials):
+        req = request(state, list_at(state, rep.partials)[at])
+        publish(state, rep, req, req.chunk_start, req.computed)
+        req.chunk_start = req.computed
 
 
 @kernel
-def schedule_sglang(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int, bool]:
+def schedule_sglang(state: State, rep: Replica, grp: Group) -> tuple[int, int, int, int, bool]:
     """Take one decision: (prefill tokens, prefills, pairs, KV reads, whether the decoding requests run instead)."""
-    if state[rep + layout.RUN_COUNT] == 0:
-        state[rep + layout.NEW_TOKEN_RATIO] = _first_ratio(state)
-        state[rep + layout.RATIO_EPOCH] = state[grp + layout.EPOCH]
+    if rep.running.count == 0:
+        rep.new_token_ratio = _first_ratio(state)
+        rep.ratio_epoch = grp.epoch
     tokens, pairs, reads = _continue_chunked(state, rep)
     prefills = 1 if tokens > 0 else 0
-    left = state[layout.MAX_TOKENS] - tokens
-    may_admit = state[rep + layout.WAIT_COUNT] > 0 and state[rep + layout.BLOCKED] == 0
+    left = state.max_tokens - tokens
+    may_admit = rep.waiting.count > 0 and not rep.is_blocked
     reserved = _reserved_tokens(state, rep, grp) if may_admit else 0
-    while may_admit and left > 0 and state[rep + layout.WAIT_COUNT] > 0:
-        req = state[rep + layout.WAIT_HEAD]
+    while may_admit and left > 0 and rep.waiting.count > 0:
+        req = request(state, rep.waiting.head)
         found, unused = match(state, rep, req)
-        hit = found * state[layout.UNIT_TOKENS]
-        lacking = state[req + layout.TARGET] - hit
-        answer = min(state[req + layout.OUTPUT] - state[req + layout.GENERATED], _CLIP)
-        free = free_blocks(state, rep) - unused * state[layout.UNIT_BLOCKS]
-        is_full = state[rep + layout.RUN_COUNT] >= state[layout.MAX_SEQS]
-        if is_full or lacking + answer >= free * state[layout.BLOCK_SIZE] - reserved:
-            state[rep + layout.BLOCKED] = 1
+        hit = found * state.unit_tokens
+        lacking = req.target - hit
+        answer = min(req.output - req.generated, _CLIP)
+        free = free_blocks(state, rep) - unused * state.unit_blocks
+        is_full = rep.running.count >= state.max_seqs
+        if is_full or lacking + answer >= free * state.block_size - reserved:
+            rep.is_blocked = True
             break
         chunk = min(lacking, left)
-        admit_head(state, rep, found, blocks_for(state, hit + chunk) - found * state[layout.UNIT_BLOCKS])
+        admit_head(state, rep, found, blocks_for(state, hit + chunk) - found * state.unit_blocks)
         more_pairs, more_reads = prefill_chunk(state, rep, req, chunk)
         if chunk == lacking:
             reserved += answer
@@ -159,12 +159,12 @@ def schedule_sglang(state: Cells, rep: int, grp: int) -> tuple[int, int, int, in
         pairs += more_pairs
         reads += more_reads
     if prefills > 0:
-        if state[layout.IS_CACHING] == 1:
+        if state.is_caching:
             _publish_scheduled(state, rep)
         return tokens, prefills, pairs, reads, False
-    if state[grp + layout.DECODERS] > 0 and decode_growth(state, grp) > free_blocks(state, rep):
+    if grp.decoders > 0 and decode_growth(state, grp) > free_blocks(state, rep):
         _retract(state, rep, grp)
-    has_decodes = state[grp + layout.DECODERS] > 0 and decode_growth(state, grp) <= free_blocks(state, rep)
+    has_decodes = grp.decoders > 0 and decode_growth(state, grp) <= free_blocks(state, rep)
     if has_decodes:
         allocate(state, rep, decode_growth(state, grp))
     return 0, 0, 0, 0, has_decodes

@@ -6,23 +6,23 @@ where blocks run out the last one is preempted. With chunked prefill V0 walks li
 blocks of the whole prompt at admission and admits in a preempting step as well.
 """
 
-from simulator.engine import layout
 from simulator.engine.jit import kernel
-from simulator.engine.layout import Cells
 from simulator.engine.prefix_cache import allocate, free_blocks
+from simulator.engine.replica import Group, Replica
 from simulator.engine.scheduler_v1 import admission, admit_head, decode_growth, prefill_chunk, run_in_order
+from simulator.engine.state import State
 
 
 @kernel
-def schedule_v0(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int]:
+def schedule_v0(state: State, rep: Replica, grp: Group) -> tuple[int, int, int, int]:
     """Take one decision: (prefill tokens, prefills, pairs, KV reads); sequences decode only if there is no prefill."""
-    state[rep + layout.BLOCKED] = 0
-    left = state[layout.MAX_TOKENS]
+    rep.is_blocked = False
+    left = state.max_tokens
     tokens = 0
     prefills = 0
     pairs = 0
     reads = 0
-    while left > 0 and state[rep + layout.WAIT_COUNT] > 0:
+    while left > 0 and rep.waiting.count > 0:
         chunk, found, blocks = admission(state, rep, left)
         if chunk == 0:
             break
@@ -33,7 +33,7 @@ def schedule_v0(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int]:
         prefills += 1
         pairs += more_pairs
         reads += more_reads
-    if prefills == 0 and state[grp + layout.DECODERS] > 0:
+    if prefills == 0 and grp.decoders > 0:
         growth = decode_growth(state, grp)
         if growth <= free_blocks(state, rep):
             allocate(state, rep, growth)

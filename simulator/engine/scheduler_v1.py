@@ -7,53 +7,57 @@ until budget, slots or blocks are used up and never skips one that does not fit.
 prompts and with blocks reserved for the whole answer, which TensorRT-LLM reserves too (``GUARANTEED_NO_EVICT``).
 """
 
-from simulator.engine import layout
+from simulator.engine.bounds import NONE
+from simulator.engine.decoding import kv_tokens, stop_decoding
 from simulator.engine.jit import kernel
-from simulator.engine.layout import NONE, Cells
 from simulator.engine.prefix_cache import allocate, free_blocks, match, publish, take
-from simulator.engine.sequences import admit, blocks_for, kv_tokens, preempt, stop_decoding
+from simulator.engine.replica import Group, Replica
+from simulator.engine.request import DECODING, PREFILLING, RELEASING, Request
+from simulator.engine.sequences import admit, blocks_for, preempt
+from simulator.engine.state import State
+from simulator.engine.tables import list_at, request
 
 
 @kernel
-def chunk_limit(state: Cells, rep: int) -> int:
+def chunk_limit(state: State, rep: Replica) -> int:
     """Longest chunk one prefill may take; the threshold is ignored for a request on its own."""
-    if state[layout.LONG_PREFILL] > 0 and state[rep + layout.RUN_COUNT] + state[rep + layout.WAIT_COUNT] > 1:
-        return state[layout.LONG_PREFILL]
-    return state[layout.MAX_TOKENS]
+    if state.long_prefill > 0 and rep.running.count + rep.waiting.count > 1:
+        return state.long_prefill
+    return state.max_tokens
 
 
 @kernel
-def _growth(state: Cells, req: int, before: int, after: int) -> int:
+def _growth(state: State, req: Request, before: int, after: int) -> int:
     """Blocks a request needs on top of those it holds to go from ``before`` to ``after`` tokens."""
-    if state[layout.RESERVES_OUTPUT] == 1:
+    if state.reserves_output:
         return 0
-    if state[layout.RESERVES_PROMPT] == 1 and state[req + layout.STATUS] == layout.PREFILLING:
+    if state.reserves_prompt and req.status == PREFILLING:
         return 0
     return blocks_for(state, after) - blocks_for(state, before)
 
 
 @kernel
-def decode_growth(state: Cells, grp: int) -> int:
+def decode_growth(state: State, grp: Group) -> int:
     """Blocks the decoding sequences of a group need for their next step."""
-    if state[layout.RESERVES_OUTPUT] == 1:
+    if state.reserves_output:
         return 0
-    return state[state[grp + layout.RESIDUE] + state[grp + layout.EPOCH] % state[layout.BLOCK_SIZE]]
+    return list_at(state, grp.residue)[grp.epoch % state.block_size]
 
 
 @kernel
-def _fits_in_any_order(state: Cells, rep: int, grp: int) -> bool:
+def _fits_in_any_order(state: State, rep: Replica, grp: Group) -> bool:
     """Whether every running request gets what it asks for, so that the order of the walk does not matter."""
-    left = state[layout.MAX_TOKENS] - state[grp + layout.DECODERS]
+    left = state.max_tokens - grp.decoders
     if left < 0:
         return False
     need = decode_growth(state, grp)
     limit = chunk_limit(state, rep)
-    for at in range(state[rep + layout.PARTIALS]):
-        req = state[state[rep + layout.PARTIAL_LIST] + at]
-        done = state[req + layout.COMPUTED]
-        chunk = min(state[req + layout.TARGET] - done, limit)
+    for at in range(rep.num_partials):
+        req = request(state, list_at(state, rep.partials)[at])
+        done = req.computed
+        chunk = min(req.target - done, limit)
         if chunk > left:
-            if req != state[rep + layout.RUN_TAIL]:
+            if req.number != rep.running.tail:
                 return False
             chunk = left
         left -= chunk
@@ -62,30 +66,30 @@ def _fits_in_any_order(state: Cells, rep: int, grp: int) -> bool:
 
 
 @kernel
-def prefill_chunk(state: Cells, rep: int, req: int, chunk: int) -> tuple[int, int]:
+def prefill_chunk(state: State, rep: Replica, req: Request, chunk: int) -> tuple[int, int]:
     """Schedule the next ``chunk`` tokens of a request whose blocks are there: (pairs, KV reads)."""
-    done = state[req + layout.COMPUTED]
-    state[req + layout.CHUNK_START] = done
-    state[req + layout.COMPUTED] = done + chunk
-    if state[layout.IS_CACHING] == 1 and state[layout.PUBLISHES_LATE] == 0:
+    done = req.computed
+    req.chunk_start = done
+    req.computed = done + chunk
+    if state.is_caching and not state.publishes_late:
         publish(state, rep, req, done, done + chunk)
     return chunk * done + chunk * (chunk + 1) // 2, done + chunk
 
 
 @kernel
-def _run_in_any_order(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int]:
+def _run_in_any_order(state: State, rep: Replica, grp: Group) -> tuple[int, int, int, int]:
     """Pass 1 when everything fits: (prefill tokens, prefills, pairs, reads)."""
     allocate(state, rep, decode_growth(state, grp))
-    left = state[layout.MAX_TOKENS] - state[grp + layout.DECODERS]
+    left = state.max_tokens - grp.decoders
     limit = chunk_limit(state, rep)
     tokens = 0
     prefills = 0
     pairs = 0
     reads = 0
-    for at in range(state[rep + layout.PARTIALS]):
-        req = state[state[rep + layout.PARTIAL_LIST] + at]
-        done = state[req + layout.COMPUTED]
-        chunk = min(state[req + layout.TARGET] - done, limit, left - tokens)
+    for at in range(rep.num_partials):
+        req = request(state, list_at(state, rep.partials)[at])
+        done = req.computed
+        chunk = min(req.target - done, limit, left - tokens)
         if chunk == 0:
             continue
         allocate(state, rep, _growth(state, req, done, done + chunk))
@@ -98,44 +102,47 @@ def _run_in_any_order(state: Cells, rep: int, grp: int) -> tuple[int, int, int, 
 
 
 @kernel
-def _starve(state: Cells, rep: int, grp: int, req: int) -> None:
-    """Take the decoding requests from ``req`` on out of this step: the budget does not reach them."""
-    while req != NONE:
-        if state[req + layout.STATUS] == layout.DECODING and state[req + layout.GROUP] == grp:
+def _starve(state: State, rep: Replica, grp: Group, first: int) -> None:
+    """Take the decoding requests from ``first`` on out of this step: the budget does not reach them."""
+    at = first
+    while at != NONE:
+        req = request(state, at)
+        if req.status == DECODING and req.group == grp.number:
             stop_decoding(state, req)
-            state[req + layout.NEXT_RELEASING] = state[rep + layout.STARVED_HEAD]
-            state[rep + layout.STARVED_HEAD] = req
-        req = state[req + layout.NEXT]
+            req.next_releasing = rep.starved_head
+            rep.starved_head = at
+        at = req.next
 
 
 @kernel
-def preempt_until_free(state: Cells, rep: int, req: int, need: int) -> bool:
+def preempt_until_free(state: State, rep: Replica, req: Request, need: int) -> bool:
     """Preempt from the tail until ``need`` blocks are free; False if ``req`` itself had to go."""
     while need > free_blocks(state, rep):
-        victim = state[rep + layout.RUN_TAIL]
+        victim = request(state, rep.running.tail)
         preempt(state, rep, victim)
-        if victim == req:
+        if victim.number == req.number:
             return False
     return True
 
 
 @kernel
-def run_in_order(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int, int]:
+def run_in_order(state: State, rep: Replica, grp: Group) -> tuple[int, int, int, int, int]:
     """Pass 1 request by request: (prefill tokens, prefills, pairs, reads, budget left)."""
-    left = state[layout.MAX_TOKENS]
+    left = state.max_tokens
     limit = chunk_limit(state, rep)
     tokens = 0
     prefills = 0
     pairs = 0
     reads = 0
-    req = state[rep + layout.RUN_HEAD]
-    while req != NONE and left > 0:
-        is_decoding = state[req + layout.STATUS] == layout.DECODING
-        if state[req + layout.STATUS] == layout.RELEASING or (is_decoding and state[req + layout.GROUP] != grp):
-            req = state[req + layout.NEXT]
+    at = rep.running.head
+    while at != NONE and left > 0:
+        req = request(state, at)
+        is_decoding = req.status == DECODING
+        if req.status == RELEASING or (is_decoding and req.group != grp.number):
+            at = req.next
             continue
         done = kv_tokens(state, req)
-        chunk = 1 if is_decoding else min(state[req + layout.TARGET] - done, limit, left)
+        chunk = 1 if is_decoding else min(req.target - done, limit, left)
         need = _growth(state, req, done, done + chunk)
         if not preempt_until_free(state, rep, req, need):
             return tokens, prefills, pairs, reads, left
@@ -147,71 +154,72 @@ def run_in_order(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int, 
             prefills += 1
             pairs += more_pairs
             reads += more_reads
-        req = state[req + layout.NEXT]
-    _starve(state, rep, grp, req)
+        at = req.next
+    _starve(state, rep, grp, at)
     return tokens, prefills, pairs, reads, left
 
 
 @kernel
-def admission(state: Cells, rep: int, left: int) -> tuple[int, int, int]:
+def admission(state: State, rep: Replica, left: int) -> tuple[int, int, int]:
     """Decide what the head of the queue may run with ``left`` tokens of budget: (chunk, units found, new blocks).
 
-    A chunk of 0 means that it cannot be admitted now; ``BLOCKED`` says that it cannot be until something is released.
+    A chunk of 0 means that it cannot be admitted now, and ``is_blocked`` that it cannot be until something is released.
     """
-    if state[rep + layout.RUN_COUNT] >= state[layout.MAX_SEQS]:
-        state[rep + layout.BLOCKED] = 1
+    if rep.running.count >= state.max_seqs:
+        rep.is_blocked = True
         return 0, 0, 0
-    req = state[rep + layout.WAIT_HEAD]
+    req = request(state, rep.waiting.head)
     found, unused = match(state, rep, req)
-    hit = max(found * state[layout.UNIT_TOKENS], state[req + layout.REMOTE])
-    chunk = min(state[req + layout.TARGET] - hit, chunk_limit(state, rep))
+    hit = max(found * state.unit_tokens, req.remote)
+    chunk = min(req.target - hit, chunk_limit(state, rep))
     if chunk > left:
-        if state[layout.IS_CHUNKED] == 0:
+        if not state.is_chunked:
             return 0, 0, 0
         chunk = left
     blocks = blocks_for(state, hit + chunk)
-    if state[layout.RESERVES_OUTPUT] == 1:
-        last = state[req + layout.PROMPT] + state[req + layout.OUTPUT] - 1 + state[layout.SPARE_TOKENS]
-        blocks = blocks_for(state, min(last, state[layout.MAX_MODEL_LEN]))
-    elif state[layout.RESERVES_PROMPT] == 1:
-        blocks = blocks_for(state, state[req + layout.TARGET])
+    if state.reserves_output:
+        last = req.prompt + req.output - 1 + state.spare_tokens
+        blocks = blocks_for(state, min(last, state.max_model_len))
+    elif state.reserves_prompt:
+        blocks = blocks_for(state, req.target)
     gate = blocks
-    if state[layout.GATES_FULL_SEQUENCE] == 1:
-        gate = max(gate, blocks_for(state, state[req + layout.TARGET]))
-    if state[rep + layout.RUN_COUNT] > 0:
-        gate += state[layout.WATERMARK]
-    if gate - (found - unused) * state[layout.UNIT_BLOCKS] > free_blocks(state, rep):
-        state[rep + layout.BLOCKED] = 1
+    if state.gates_full_sequence:
+        gate = max(gate, blocks_for(state, req.target))
+    if rep.running.count > 0:
+        gate += state.watermark
+    if gate - (found - unused) * state.unit_blocks > free_blocks(state, rep):
+        rep.is_blocked = True
         return 0, 0, 0
-    return chunk, found, blocks - found * state[layout.UNIT_BLOCKS]
+    return chunk, found, blocks - found * state.unit_blocks
 
 
 @kernel
-def admit_head(state: Cells, rep: int, found: int, blocks: int) -> int:
+def admit_head(state: State, rep: Replica, found: int, blocks: int) -> Request:
     """Admit the head of the waiting queue on ``found`` cached units and ``blocks`` new blocks; returns it."""
     req = admit(state, rep)
-    hit = found * state[layout.UNIT_TOKENS]
-    if state[req + layout.SCHEDULED] == NONE:
-        state[req + layout.SCHEDULED] = state[rep + layout.DECISION]
-        state[req + layout.HIT_TOKENS] = hit
-    state[rep + layout.HITS] += hit
+    hit = found * state.unit_tokens
+    if req.scheduled_ps == NONE:
+        req.scheduled_ps = rep.decision_ps
+        req.hit_tokens = hit
+    rep.hits += hit
     if found > 0:
         take(state, rep, req, found)
-    state[req + layout.COMPUTED] = max(hit, state[req + layout.REMOTE])
-    state[req + layout.REMOTE] = 0
-    state[req + layout.BLOCKS] = blocks + found * state[layout.UNIT_BLOCKS]
+    req.computed = max(hit, req.remote)
+    req.remote = 0
+    if state.drafts > 0:
+        req.blocks = blocks + found * state.unit_blocks
     allocate(state, rep, blocks)
     return req
 
 
 @kernel
-def admit_waiting(state: Cells, rep: int, left: int) -> tuple[int, int, int, int]:
+def admit_waiting(state: State, rep: Replica, left: int) -> tuple[int, int, int, int]:
     """Pass 2, with ``left`` tokens of budget: (prefill tokens, prefills, pairs, KV reads)."""
     tokens = 0
     prefills = 0
     pairs = 0
     reads = 0
-    while left > tokens and state[rep + layout.WAIT_COUNT] > 0:
+    while left > tokens and rep.waiting.count > 0:
         chunk, found, blocks = admission(state, rep, left - tokens)
         if chunk == 0:
             break
@@ -225,16 +233,16 @@ def admit_waiting(state: Cells, rep: int, left: int) -> tuple[int, int, int, int
 
 
 @kernel
-def schedule_v1(state: Cells, rep: int, grp: int) -> tuple[int, int, int, int]:
+def schedule_v1(state: State, rep: Replica, grp: Group) -> tuple[int, int, int, int]:
     """Take one decision: (prefill tokens, prefills, pairs, KV reads); the sequences of ``grp`` decode besides."""
-    preempted = state[rep + layout.PREEMPTED]
+    preempted = rep.preempted
     if _fits_in_any_order(state, rep, grp):
         tokens, prefills, pairs, reads = _run_in_any_order(state, rep, grp)
-        left = state[layout.MAX_TOKENS] - state[grp + layout.DECODERS] - tokens
+        left = state.max_tokens - grp.decoders - tokens
     else:
         tokens, prefills, pairs, reads, left = run_in_order(state, rep, grp)
-    state[rep + layout.BLOCKED] = 0
-    if preempted == state[rep + layout.PREEMPTED] or state[layout.ADMITS_AFTER_PREEMPTION] == 1:
+    rep.is_blocked = False
+    if preempted == rep.preempted or state.admits_after_preemption:
         more_tokens, admitted, more_pairs, more_reads = admit_waiting(state, rep, left)
         tokens += more_tokens
         prefills += admitted

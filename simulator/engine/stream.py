@@ -2,7 +2,7 @@
 
 The engine runs each part up to the first arrival of the next, its *horizon*; where the router looks at snapshots, up to
 the last one before that arrival. Requests still under way then move into the next part's rows; links between rows are
-offsets, so they are rewritten. What a part has finished is handed out and forgotten. Times are those of one
+indices, so they are rewritten. What a part has finished is handed out and forgotten. Times are those of one
 uninterrupted run, bit for bit.
 """
 
@@ -14,30 +14,25 @@ from typing import Final
 import numpy as np
 
 from cluster_specs.errors import UserError
-from simulator.engine import layout
-from simulator.engine.arena import cost_arena, first_arrival_s, ps, request_rows, rules_header, state_arena
+from simulator.engine.arena import request_rows, state_arena
+from simulator.engine.bounds import CLOCK_END, NONE
 from simulator.engine.checks import check_input
 from simulator.engine.conservation import Ledger
-from simulator.engine.layout import I64, NONE
+from simulator.engine.cost_arrays import cost_arrays
 from simulator.engine.policies import engine_for
-from simulator.engine.result import EngineResult, is_under_way, result_from_rows
+from simulator.engine.records import I64, PLACE_BYTES, Flags, Rows, taken
+from simulator.engine.result import EngineResult, is_under_way, result_of
 from simulator.engine.router import TICK_PS
+from simulator.engine.rules import first_arrival_s, ps, rules_of
 from simulator.engine.run import run_engine
+from simulator.engine.state import VLLM_ROUTER
+from simulator.engine.state_arrays import StateArrays, aligned_zeros
 from simulator.limits import EngineLimits, RouterName
 from simulator.step_tables import StepTables
 from simulator.workload.workload import OpenLoop, Workload
 
-_REQUEST_LINKS: Final = [layout.PREVIOUS, layout.NEXT, layout.NEXT_FINISHED, layout.NEXT_RELEASING]
-_REPLICA_LINKS: Final = [
-    layout.RUN_HEAD,
-    layout.RUN_TAIL,
-    layout.WAIT_HEAD,
-    layout.WAIT_TAIL,
-    layout.RELEASING_HEAD,
-    layout.RELEASING_TAIL,
-    layout.FINISHED_HEAD,
-    layout.FINISHED_TAIL,
-]
+_LINKS: Final = ("previous", "next", "next_finished", "next_releasing")
+_LISTS: Final = ("running", "waiting", "releasing", "finished")
 
 
 def run_stream(
@@ -60,13 +55,13 @@ def run_stream(
         raise UserError("the stream has no requests")
     origin_s = first_arrival_s(part)
     _check_part(tables, limits, part, dp, origin_s)
-    costs = cost_arena(tables, limits)
+    costs = cost_arrays(tables, limits)
     engine = engine_for(tables, limits)
-    state = state_arena(rules_header(tables, limits, part, router=router, leap=True), part, dp=dp, log_rows=0)
+    state = state_arena(rules_of(tables, limits, part, router=router, leap=True), part, dp=dp, log_rows=0)
     requests, ledger = 0, Ledger()
     index = np.arange(len(part))
     for following in chain(waiting, [None]):
-        state[layout.HORIZON] = layout.CLOCK_END
+        state.header.horizon_ps = CLOCK_END
         requests += len(part)
         if following is not None:
             _check_part(tables, limits, following, dp, origin_s)
@@ -75,13 +70,13 @@ def run_stream(
                     f"workload {following.name!r}: a part starts at {following.arrival_s[0]} s, "
                     f"before the end of the part before it at {part.arrival_s[-1]} s"
                 )
-            state[layout.HORIZON] = ps(following.arrival_s[:1] - origin_s)[0] + state[layout.FRONTEND]
-            if state[layout.ROUTER] == layout.VLLM_ROUTER:
-                state[layout.HORIZON] -= state[layout.HORIZON] % TICK_PS  # the snapshot the next arrival is judged by
+            state.header.horizon_ps = int(ps(following.arrival_s[:1] - origin_s)[0]) + state.header.frontend_ps
+            if state.header.router == VLLM_ROUTER:
+                # The snapshot by which the next arrival is judged.
+                state.header.horizon_ps -= state.header.horizon_ps % TICK_PS
         run_engine(engine, state, costs, part.name)
-        rows = state[state[layout.REQUESTS] :].reshape(-1, layout.REQUEST_COLUMNS)
-        stays = _stays(state, rows)
-        result = replace(result_from_rows(state, rows[~stays]), index=index[~stays])
+        stays = _stays(state)
+        result = replace(result_of(state, taken(state.requests, ~stays)), index=index[~stays])
         ledger.add(result)
         if following is None:
             ledger.check(part.name, requests, result.replicas)
@@ -89,7 +84,7 @@ def run_stream(
         else:
             yield result
             index = np.concatenate([index[stays], np.arange(requests, requests + len(following))])
-            state = _move_on(state, rows, stays, request_rows(state, following, origin_s))
+            state = _move_on(state, stays, request_rows(following, origin_s))
             part = following
 
 
@@ -109,64 +104,70 @@ def _check_part(tables: StepTables, limits: EngineLimits, part: Workload, dp: in
     check_input(tables, limits, part, dp, origin_s=origin_s)
 
 
-def _stays(state: I64, rows: I64) -> layout.Flags:
+def _stays(state: StateArrays) -> Flags:
     """Rows that are needed after the horizon: requests under way, and finishes that a router may not have seen yet."""
-    return np.asarray(is_under_way(rows) | (rows[:, layout.FINISH] > state[layout.HORIZON]), dtype=np.bool_)
+    requests = state.requests
+    return np.asarray(is_under_way(requests) | (requests["finish_ps"] > state.header.horizon_ps), dtype=np.bool_)
 
 
-def _move_on(state: I64, rows: I64, stays: layout.Flags, new_rows: I64) -> I64:
-    """State with the finished rows dropped and ``new_rows`` behind those that stay."""
-    first = int(state[layout.REQUESTS])
-    moved = np.full(len(rows), NONE, dtype=np.int64)
-    moved[stays] = first + np.arange(np.count_nonzero(stays)) * layout.REQUEST_COLUMNS
-    kept = rows[stays]
-    _forget_finished(state, rows)
-    kept[:, _REQUEST_LINKS] = _rewrite(kept[:, _REQUEST_LINKS], first, moved)
-    for number in range(int(state[layout.NUM_REPLICAS])):
-        rep = int(state[layout.REPLICAS]) + number * layout.REPLICA_COLUMNS
-        links = rep + np.array(_REPLICA_LINKS)
-        state[links] = _rewrite(state[links], first, moved)
-        at = int(state[rep + layout.PARTIAL_LIST])
-        end = at + int(state[rep + layout.PARTIALS])
-        state[at:end] = _rewrite(state[at:end], first, moved)
-        for slot in range(int(state[layout.STAGES])):
-            grp = int(state[rep + layout.GROUPS]) + slot * layout.GROUP_COLUMNS
-            _rewrite_heap(state, grp, layout.HEAP, layout.HEAP_SIZE, first, moved)
-            _rewrite_heap(state, grp, layout.WINDOW_HEAP, layout.WINDOW_HEAP_SIZE, first, moved)
-    state[layout.NUM_REQUESTS] = len(kept) + len(new_rows)
-    state[layout.NEXT_REQUEST] = 0
-    return np.concatenate([state[:first], kept.ravel(), new_rows.ravel()])
+def _move_on(state: StateArrays, stays: Flags, new: Rows) -> StateArrays:
+    """State with the requests that are over dropped and ``new`` ones behind those that stay."""
+    _forget_finished(state)
+    kept = taken(state.requests, stays)
+    moved = np.full(len(stays), NONE, dtype=np.int64)
+    moved[stays] = np.arange(len(kept))
+    for link in _LINKS:
+        kept[link] = _rewrite(kept[link], moved)
+    replicas = state.replicas
+    for name in _LISTS:
+        replicas[name]["head"] = _rewrite(replicas[name]["head"], moved)
+        replicas[name]["tail"] = _rewrite(replicas[name]["tail"], moved)
+    for rep in replicas:
+        partials = state.list_at(rep["partials"], rep["num_partials"])
+        partials[:] = _rewrite(partials, moved)
+    for grp in state.groups:
+        _rewrite_heap(state, grp["finishes"], moved)
+        _rewrite_heap(state, grp["windows"], moved)
+    return _with_requests(state, kept, new)
 
 
-def _rewrite(links: I64, first: int, moved: I64) -> I64:
-    """Translate offsets of rows; a link to a dropped row, which nobody follows any more, becomes NONE."""
-    is_row = links >= first
-    index = np.where(is_row, (links - first) // layout.REQUEST_COLUMNS, 0)
-    return np.where(is_row, moved[index], NONE)
+def _with_requests(state: StateArrays, *parts: Rows) -> StateArrays:
+    """State with its table of requests, the last one, replaced."""
+    before = state.header.requests
+    cells = aligned_zeros(before + sum(rows.nbytes for rows in parts) // PLACE_BYTES)
+    np.concatenate([state.cells[:before], *(rows.view(np.int64) for rows in parts)], out=cells)
+    following = StateArrays(cells)
+    following.header.num_requests = sum(map(len, parts))
+    following.header.next_request = 0
+    following.requests["number"] = np.arange(following.header.num_requests)
+    return following
 
 
-def _rewrite_heap(state: I64, grp: int, heap: int, size: int, first: int, moved: I64) -> None:
-    """Keep the entries of rows that stay, in order: a sorted list is a heap."""
-    at, count = int(state[grp + heap]), int(state[grp + size])
-    capacity = int(state[grp + layout.HEAP_CAPACITY])
-    keys = state[at : at + count].copy()
-    links = _rewrite(state[at + capacity : at + capacity + count], first, moved)
+def _rewrite(links: I64, moved: I64) -> I64:
+    """Translate indices of requests; a link to a dropped one, which nobody follows any more, becomes NONE."""
+    return np.where(links == NONE, NONE, moved[links])
+
+
+def _rewrite_heap(state: StateArrays, heap: np.void, moved: I64) -> None:
+    """Keep the entries of requests that stay, in order: a sorted list is a heap."""
+    keys = state.list_at(heap["place"], heap["size"])
+    payloads = state.list_at(heap["place"] + heap["capacity"], heap["size"])
+    links = _rewrite(payloads, moved)
     order = np.argsort(keys, kind="stable")
     order = order[links[order] != NONE]
-    state[at : at + len(order)] = keys[order]
-    state[at + capacity : at + capacity + len(order)] = links[order]
-    state[grp + size] = len(order)
+    keys[: len(order)] = keys[order]
+    payloads[: len(order)] = links[order]
+    heap["size"] = len(order)
 
 
-def _forget_finished(state: I64, rows: I64) -> None:
+def _forget_finished(state: StateArrays) -> None:
     """Count the finishes that every later arrival will have seen, and take them off the routers' chains."""
-    first = int(state[layout.REQUESTS])
-    for number in range(int(state[layout.NUM_REPLICAS])):
-        rep = int(state[layout.REPLICAS]) + number * layout.REPLICA_COLUMNS
-        link = int(state[rep + layout.FINISHED_HEAD])
-        while link != NONE and rows[(link - first) // layout.REQUEST_COLUMNS, layout.FINISH] <= state[layout.HORIZON]:
-            state[rep + layout.OUTSTANDING] -= 1
-            link = int(rows[(link - first) // layout.REQUEST_COLUMNS, layout.NEXT_FINISHED])
-        state[rep + layout.FINISHED_HEAD] = link
-        if link == NONE:
-            state[rep + layout.FINISHED_TAIL] = NONE
+    finish_ps, next_finished = state.requests["finish_ps"], state.requests["next_finished"]
+    for rep in state.replicas:
+        at = rep["finished"]["head"]
+        while at != NONE and finish_ps[at] <= state.header.horizon_ps:
+            rep["outstanding"] -= 1
+            at = next_finished[at]
+        rep["finished"]["head"] = at
+        if at == NONE:
+            rep["finished"]["tail"] = NONE

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from cluster_specs.errors import UserError
-from simulator.engine.layout import LONGEST_STEP
+from simulator.engine.bounds import LONGEST_STEP
 from simulator.errors import EngineLimitError
 from simulator.limits import EngineLimits
 from simulator.step_tables import I64, StepTables

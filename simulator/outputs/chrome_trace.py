@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.files.whole import write_whole
-from simulator.engine import layout
+from simulator.engine.records import Rows
+from simulator.engine.request import FINISHED
 from simulator.engine.result import STATUS_NAMES, EngineResult
 
 I64 = NDArray[np.int64]
@@ -49,7 +50,7 @@ def write_chrome_trace(run: EngineResult, path: Path, *, max_events: int = MAX_E
     """Write the first ``max_events`` events of a run with ``log``; return what was kept. Raises ``OutputError``."""
     if run.log is None:
         raise ValueError("the run kept no iteration log: replay it with log=True")
-    starts = run.log[:, layout.LOG_START]
+    starts = run.log["start_ps"]
     until = _cut(starts, run.arrival_ps, max_events)
     log = run.log[starts <= until]
     requests = np.flatnonzero((run.arrival_ps >= 0) & (run.arrival_ps <= until))
@@ -82,7 +83,7 @@ def _cut(starts: I64, arrivals: I64, max_events: int) -> int:
     return int(times[order][over[0]]) - 1
 
 
-def _write_events(stream: TextIO, run: EngineResult, log: I64, requests: I64) -> None:
+def _write_events(stream: TextIO, run: EngineResult, log: Rows, requests: I64) -> None:
     """Write the JSON event by event: a dictionary of all of them would need ten times the file's size."""
     stream.write('{"displayTimeUnit": "ms", "traceEvents": [\n')
     separator = ""
@@ -104,28 +105,29 @@ def _place(replica: int, lane: int = 0) -> Event:
     return {"pid": replica + 1, "tid": lane + 1}
 
 
-def _iterations(log: I64) -> Iterator[Event]:
+def _iterations(log: Rows) -> Iterator[Event]:
     """Put each step on the first free track: steps of a pipeline overlap, and viewers nest what overlaps."""
     lanes: dict[int, list[int]] = {}
-    for row in log.tolist():
-        replica, start, end = row[layout.LOG_REPLICA], row[layout.LOG_START], row[layout.LOG_END]
+    for values in log.tolist():
+        row = dict(zip(log.dtype.names or (), values, strict=True))
+        replica, start, end = row["replica"], row["start_ps"], row["end_ps"]
         ends = lanes.setdefault(replica, [])
         lane = next((index for index, busy_until in enumerate(ends) if busy_until <= start), len(ends))
         ends[lane : lane + 1] = [end]
-        decodes, prefill_tokens = row[layout.LOG_DECODES], row[layout.LOG_PREFILL_TOKENS]
+        decodes, prefill_tokens = row["decodes"], row["prefill_tokens"]
         parts = [name for name, count in (("prefill", prefill_tokens), ("decode", decodes)) if count]
         here = {**_place(replica, lane), "ts": _us(start)}
         facts = {
             "prefill_tokens": prefill_tokens,
-            "prefill_seqs": row[layout.LOG_PREFILLS],
+            "prefill_seqs": row["prefills"],
             "decode_seqs": decodes,
-            "decode_kv_tokens": row[layout.LOG_DECODE_KV],
-            "decision_us": _us(row[layout.LOG_DECISION]),
+            "decode_kv_tokens": row["decode_kv"],
+            "decision_us": _us(row["decision_ps"]),
         }
         yield {"ph": "X", **here, "dur": _us(end - start), "name": " + ".join(parts), "args": facts}
-        counts = {"running": row[layout.LOG_RUNNING], "waiting": row[layout.LOG_WAITING]}
+        counts = {"running": row["running"], "waiting": row["waiting"]}
         yield {"ph": "C", **here, "name": "sequences", "args": counts}
-        yield {"ph": "C", **here, "name": "free KV blocks", "args": {"blocks": row[layout.LOG_FREE]}}
+        yield {"ph": "C", **here, "name": "free KV blocks", "args": {"blocks": row["free"]}}
 
 
 def _requests(run: EngineResult, requests: I64) -> Iterator[Event]:
@@ -133,7 +135,7 @@ def _requests(run: EngineResult, requests: I64) -> Iterator[Event]:
         place = _place(max(0, int(run.replica[index])))
         status = int(run.status[index])
         begin = int(run.arrival_ps[index])
-        if status != layout.FINISHED:
+        if status != FINISHED:
             name = f"request {index} {STATUS_NAMES.get(status, 'unfinished')}"
             yield {"ph": "i", "s": "p", **place, "ts": _us(begin), "name": name}
             continue

@@ -2,7 +2,6 @@
 
 import pyarrow as pa
 
-from simulator.engine import layout
 from simulator.engine.result import EngineResult
 from simulator.outputs.tables import PS, unit_table
 
@@ -17,21 +16,21 @@ def iteration_table(run: EngineResult) -> pa.Table:
     """
     if run.log is None:
         raise ValueError("the run kept no iteration log: replay it with log=True")
-    column = run.log.T
+    column = run.log
     return unit_table(
         {
-            "replica": column[layout.LOG_REPLICA],
-            "decision_s": column[layout.LOG_DECISION] * PS,
-            "start_s": column[layout.LOG_START] * PS,
-            "end_s": column[layout.LOG_END] * PS,
-            "prefill_tokens": column[layout.LOG_PREFILL_TOKENS],
-            "prefill_seqs": column[layout.LOG_PREFILLS],
-            "prefill_pairs": column[layout.LOG_PAIRS],
-            "decode_seqs": column[layout.LOG_DECODES],
-            "decode_kv_tokens": column[layout.LOG_DECODE_KV],
-            "running_seqs": column[layout.LOG_RUNNING],
-            "waiting_seqs": column[layout.LOG_WAITING],
-            "free_blocks": column[layout.LOG_FREE],
+            "replica": column["replica"],
+            "decision_s": column["decision_ps"] * PS,
+            "start_s": column["start_ps"] * PS,
+            "end_s": column["end_ps"] * PS,
+            "prefill_tokens": column["prefill_tokens"],
+            "prefill_seqs": column["prefills"],
+            "prefill_pairs": column["pairs"],
+            "decode_seqs": column["decodes"],
+            "decode_kv_tokens": column["decode_kv"],
+            "running_seqs": column["running"],
+            "waiting_seqs": column["waiting"],
+            "free_blocks": column["free"],
         },
         kind="iterations",
     )

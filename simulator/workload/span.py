@@ -1,7 +1,7 @@
 """How long a workload may last: the engine counts integer picoseconds from the first arrival.
 
 An int64 holds 106.75 days of them. What is asked for may take 100 days, and a run must end within 101
-(``simulator.engine.layout.CLOCK_END``); the rest keeps every sum of a step from wrapping.
+(``simulator.engine.bounds.CLOCK_END``); the rest keeps every sum of a step from wrapping.
 """
 
 from typing import Final

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from simulator.engine import layout
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
 from simulator.limits import EngineLimits
@@ -66,10 +65,10 @@ def test_the_cost_of_a_step_by_hand() -> None:
     costs = tables(token_ps=10**6, sample_seq_ps=10**7, decode_seq_ps=10**8, decode_kv_ps=10**3)
     result = run_replicas(costs, limits, workload([(0.0, 10, 5), (0.0, 20, 5)]), log=True)
     assert result.log is not None
-    first, second = (result.log[:, layout.LOG_END] - result.log[:, layout.LOG_START]).tolist()
+    first, second = (result.log["end_ps"] - result.log["start_ps"]).tolist()
     assert first == MS + 30 * 10**6 + 2 * 10**7 + 2 * MS
     assert second == MS + 8 * 10**6 + 8 * 10**7 + 2 * 10**8 + (14 + 24) * 10**3 + 2 * MS
-    assert result.log[1, layout.LOG_DECODE_KV] == 14 + 24
+    assert result.log["decode_kv"][1] == 14 + 24
     assert result.replicas.draft_ps.tolist() == [4 * MS]
 
 
@@ -327,15 +326,15 @@ def test_the_engine_agrees_with_the_reference_on_every_step_and_request(seed: in
     result = run_replicas(costs, limits, requests, log=True)
     assert result.log is not None
     totals = result.replicas
-    rows = result.log[:, layout.LOG_PREFILLS] + result.log[:, layout.LOG_DECODES]
-    assert list(zip(result.log[:, layout.LOG_START].tolist(), rows.tolist(), strict=True)) == [
+    rows = result.log["prefills"] + result.log["decodes"]
+    assert list(zip(result.log["start_ps"].tolist(), rows.tolist(), strict=True)) == [
         (start, count) for start, _, count in reference.steps
     ]
     assert int(totals.prefill_tokens[0] + totals.decode_tokens[0]) == sum(tokens for _, tokens, _ in reference.steps)
     assert result.first_token_ps.tolist() == [r.first for r in reference.requests]
     assert result.finish_ps.tolist() == [r.finish for r in reference.requests]
     assert result.preemptions.tolist() == [r.preemptions for r in reference.requests]
-    assert result.log[:, layout.LOG_FREE].min() >= 0
+    assert result.log["free"].min() >= 0
 
 
 @pytest.mark.parametrize("acceptance", [0.0, 0.7, 1.0])
@@ -389,6 +388,6 @@ def test_all_blocks_come_back_with_shared_prefixes(seed: int) -> None:
     result = run_replicas(tables(), limits, crowd, log=True)
     assert result.log is not None
     assert result.is_finished.all()
-    assert result.log[:, layout.LOG_FREE].min() >= 0
-    first_step = result.log[result.log[:, layout.LOG_DECISION] >= result.arrival_ps[-1]][0]
-    assert first_step[layout.LOG_FREE] == limits.num_gpu_blocks - 1
+    assert result.log["free"].min() >= 0
+    first_step = result.log[result.log["decision_ps"] >= result.arrival_ps[-1]][0]
+    assert first_step["free"] == limits.num_gpu_blocks - 1

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from cluster_specs.errors import UserError
-from simulator.engine import layout
 from simulator.engine.run import run_replicas
 from simulator.limits import EngineLimits
 from simulator.step_tables import linear_tables
@@ -118,8 +117,8 @@ def test_all_ranks_share_one_clock_and_nothing_is_lost(
     assert result.is_finished.all()
     assert result.log is not None
     for replica in range(2):
-        own = result.log[result.log[:, layout.LOG_REPLICA] // 3 == replica]
-        times = np.unique(own[:, [layout.LOG_START, layout.LOG_END]], axis=0)
+        own = result.log[result.log["replica"] // 3 == replica]
+        times = np.unique(np.column_stack([own["start_ps"], own["end_ps"]]), axis=0)
         assert (times[1:, 0] >= times[:-1, 1]).all()
     assert (result.replicas.busy_ps + result.replicas.bubble_ps <= result.replicas.last_end_ps).all()
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from simulator.engine import layout
 from simulator.engine.run import run_replicas
 from simulator.limits import EngineLimits
 from simulator.step_tables import linear_tables
@@ -220,9 +219,9 @@ def test_stages_agree_with_the_reference_on_every_step_and_request(seed: int) ->
     )
     result = run_replicas(tables, limits, workload, log=True)
     assert result.log is not None
-    tokens = result.log[:, layout.LOG_PREFILL_TOKENS] + result.log[:, layout.LOG_DECODES]
-    times = result.log[:, [layout.LOG_DECISION, layout.LOG_START, layout.LOG_END]]
-    assert np.column_stack([times, tokens]).tolist() == [list(step) for step in reference.steps]
+    tokens = result.log["prefill_tokens"] + result.log["decodes"]
+    times = [result.log[name] for name in ("decision_ps", "start_ps", "end_ps")]
+    assert np.column_stack([*times, tokens]).tolist() == [list(step) for step in reference.steps]
     assert result.scheduled_ps.tolist() == [request.scheduled for request in reference.requests]
     assert result.first_token_ps.tolist() == [request.first for request in reference.requests]
     assert result.finish_ps.tolist() == [request.finish for request in reference.requests]

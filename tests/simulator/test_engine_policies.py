@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from simulator.engine import layout
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
 from simulator.limits import EngineLimits
@@ -51,8 +50,8 @@ def serve(
 def steps(result: EngineResult) -> list[tuple[float, int, int, int]]:
     """Each step as (start in s, prefill tokens, prefilling requests, decoding requests)."""
     assert result.log is not None
-    columns = [layout.LOG_START, layout.LOG_PREFILL_TOKENS, layout.LOG_PREFILLS, layout.LOG_DECODES]
-    return [(start / 1e12, *rest) for start, *rest in result.log[:, columns].tolist()]
+    columns = ["start_ps", "prefill_tokens", "prefills", "decodes"]
+    return [(start / 1e12, *rest) for start, *rest in result.log[columns].tolist()]
 
 
 def test_a_prompt_is_chunked_across_the_budget_and_decodes_come_first() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.engine import layout
+from simulator.engine.records import Rows
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
 from simulator.limits import EngineLimits
@@ -61,7 +61,7 @@ def runs(draw: st.DrawFn) -> tuple[EngineLimits, Workload, EngineResult]:
     return limits, workload, run_replicas(tables, limits, workload, dp=dp, log=True)
 
 
-def rows(result: EngineResult) -> layout.I64:
+def rows(result: EngineResult) -> Rows:
     """Return the iteration log."""
     assert result.log is not None
     return result.log
@@ -101,10 +101,10 @@ def test_i3_blocks_are_conserved(run: tuple[EngineLimits, Workload, EngineResult
     """I3: free blocks never leave [0, all], and the KV that decodes read fits into the blocks in use."""
     limits, _, result = run
     log = rows(result)
-    free = log[:, layout.LOG_FREE]
+    free = log["free"]
     assert ((free >= 0) & (free <= limits.num_gpu_blocks)).all()
     used_tokens = (limits.num_gpu_blocks - free) * limits.block_size
-    assert (log[:, layout.LOG_DECODE_KV] <= used_tokens).all()
+    assert (log["decode_kv"] <= used_tokens).all()
     assert (result.replicas.peak_blocks <= limits.num_gpu_blocks).all()
 
 
@@ -114,10 +114,10 @@ def test_i4_limits_hold_in_every_step(run: tuple[EngineLimits, Workload, EngineR
     """I4: no step exceeds the token budget or the sequence limit, and none is empty."""
     limits, _, result = run
     log = rows(result)
-    tokens = log[:, layout.LOG_PREFILL_TOKENS] + log[:, layout.LOG_DECODES]
+    tokens = log["prefill_tokens"] + log["decodes"]
     assert ((tokens > 0) & (tokens <= limits.max_num_batched_tokens)).all()
-    assert (log[:, layout.LOG_RUNNING] <= limits.max_num_seqs).all()
-    assert (log[:, layout.LOG_PREFILLS] + log[:, layout.LOG_DECODES] <= log[:, layout.LOG_RUNNING]).all()
+    assert (log["running"] <= limits.max_num_seqs).all()
+    assert (log["prefills"] + log["decodes"] <= log["running"]).all()
 
 
 @settings(max_examples=60)
@@ -127,11 +127,11 @@ def test_i5_the_clock_of_a_replica_never_goes_back(run: tuple[EngineLimits, Work
     _, _, result = run
     log = rows(result)
     for replica in range(result.replicas.dp):
-        own = log[log[:, layout.LOG_REPLICA] == replica]
-        for column in (layout.LOG_DECISION, layout.LOG_START, layout.LOG_END):
-            assert (np.diff(own[:, column]) >= 0).all()
-        assert (own[:, layout.LOG_DECISION] <= own[:, layout.LOG_START]).all()
-        assert (own[:, layout.LOG_START] < own[:, layout.LOG_END]).all()
+        own = log[log["replica"] == replica]
+        for column in ("decision_ps", "start_ps", "end_ps"):
+            assert (np.diff(own[column]) >= 0).all()
+        assert (own["decision_ps"] <= own["start_ps"]).all()
+        assert (own["start_ps"] < own["end_ps"]).all()
 
 
 @settings(max_examples=60)
@@ -183,8 +183,8 @@ def test_i9_a_replica_with_work_does_not_rest(run: tuple[EngineLimits, Workload,
         return
     log = rows(result)
     for replica in range(result.replicas.dp):
-        own = log[log[:, layout.LOG_REPLICA] == replica]
-        starts, ends = own[1:, layout.LOG_START], own[:-1, layout.LOG_END]
+        own = log[log["replica"] == replica]
+        starts, ends = own["start_ps"][1:], own["end_ps"][:-1]
         resting = np.flatnonzero(starts > ends)
         arrivals = set(result.arrival_ps[result.replica == replica].tolist())
         assert {int(starts[i]) for i in resting} <= arrivals | {a + 1 for a in arrivals}

@@ -1,0 +1,146 @@
+"""What clients send and when: requests at times of their own, after an answer, or from slots that wait for answers.
+
+An open loop is a list of requests in order of arrival. In a session a request follows the answer to another one. A
+closed loop has slots, each of which sends the next request when its last one is answered; a capped loop has slots too,
+but its requests have times before which none is sent. What an answer causes waits in the heap ``State.pending`` until
+its time has come. The frontend delays every arrival by a constant, and lets those of slots pass one by one.
+"""
+
+from simulator.engine.bounds import CLOCK_END, NEVER, NONE
+from simulator.engine.heap import first_key, first_payload, pop, push
+from simulator.engine.jit import kernel
+from simulator.engine.replica import Replica
+from simulator.engine.request import UNSENT, Request
+from simulator.engine.state import State
+from simulator.engine.tables import request
+
+
+@kernel
+def later(time: int, pause: int) -> int:
+    """Add ``pause`` to ``time``; what lies beyond the clock's end lies at its end, where nothing happens any more."""
+    return time + pause if pause < CLOCK_END - time else max(time, CLOCK_END)
+
+
+@kernel
+def announce_finish(state: State, rep: Replica, req: Request, time: int) -> None:
+    """Tell the client and the router that a request was answered at ``time``.
+
+    What the client sends in return is seen strictly later: it was not there when the next decision was taken.
+    """
+    if state.is_closed:
+        push(state, state.pending, time + max(state.frontend_ps, 1), time)
+    at = req.first_child
+    while at != NONE:
+        child = request(state, at)
+        child.arrival_ps = later(time, child.think_ps)
+        push(state, state.pending, later(time, max(child.think_ps + state.frontend_ps, 1)), at)
+        at = child.next_child
+    req.next_finished = NONE
+    if rep.finished.head == NONE:
+        rep.finished.head = req.number
+    else:
+        request(state, rep.finished.tail).next_finished = req.number
+    rep.finished.tail = req.number
+
+
+@kernel
+def _next_listed(state: State) -> int:
+    """Index of the first request of the open-loop list that is not sent yet and follows no other, or NONE."""
+    while state.next_request < state.num_requests:
+        req = request(state, state.next_request)
+        if req.status == UNSENT and req.think_ps == NONE:
+            return state.next_request
+        state.next_request += 1
+    return NONE
+
+
+@kernel
+def _next_due(state: State) -> int:
+    """Index of the next request of a capped loop that a free slot will send once it is due, or NONE."""
+    return NONE if state.free_slots == 0 or state.next_due >= state.num_requests else state.next_due
+
+
+@kernel
+def _next_timed(state: State) -> int:
+    """Index of the next request that arrives at a time of its own, or NONE."""
+    return _next_due(state) if state.is_closed else _next_listed(state)
+
+
+@kernel
+def next_arrival(state: State) -> int:
+    """Time of the next known arrival, or NEVER."""
+    index = _next_timed(state)
+    arrival = NEVER if index == NONE else request(state, index).arrival_ps + state.frontend_ps
+    if state.pending.size > 0:
+        arrival = min(arrival, first_key(state, state.pending))
+    return arrival
+
+
+@kernel
+def _passes_frontend(state: State, time: int, sent: int) -> bool:
+    """Whether what a slot sent at ``sent`` arrives at ``time``; the frontend may keep it until it has passed others."""
+    out = max(time, later(state.frontend_last_ps, state.frontend_gap_ps))
+    state.frontend_last_ps = out
+    if out == time:
+        return True
+    push(state, state.pending, out, -2 - sent)
+    return False
+
+
+@kernel
+def _send_from_slot(state: State, time: int, sent: int) -> int:
+    """Index of the request a free slot sent at ``sent`` and that arrives at ``time``, or NONE if there is none left.
+
+    Opens the measured phase after the warm-up.
+    """
+    if state.burst_left > 0:
+        state.burst_left -= 1
+    elif state.phase_left > 0:
+        state.phase_left -= 1
+        if state.phase_left == 0:
+            state.send_limit = state.num_requests
+            left = state.num_requests - state.next_request
+            for _ in range(min(state.concurrency, left) - 1):
+                push(state, state.pending, time, sent)
+    index = state.next_request
+    if index >= state.send_limit:
+        return NONE
+    state.next_request += 1
+    request(state, index).arrival_ps = sent
+    return index
+
+
+@kernel
+def _takes_next(state: State, freed: int) -> bool:
+    """Whether a slot of a capped loop that is free from ``freed`` on has a request due; it waits for one if not."""
+    if state.next_due < state.num_requests and request(state, state.next_due).arrival_ps <= freed:
+        state.next_due += 1
+        return True
+    state.free_slots += 1
+    return False
+
+
+@kernel
+def take_arrival(state: State, time: int) -> int:
+    """Index of the request that arrives at ``time``, or NONE if a slot has nothing to send or the frontend keeps it.
+
+    Those with a time of their own come first.
+    """
+    index = _next_timed(state)
+    if index != NONE and request(state, index).arrival_ps + state.frontend_ps == time:
+        if not state.is_closed:
+            state.next_request += 1
+            return index
+        state.free_slots -= 1
+        state.next_due += 1
+        due = request(state, index).arrival_ps
+        return _send_from_slot(state, time, due) if _passes_frontend(state, time, due) else NONE
+    entry = first_payload(state, state.pending)
+    pop(state, state.pending)
+    if not state.is_closed:
+        return entry
+    if entry < 0:
+        return _send_from_slot(state, time, -2 - entry)
+    if state.is_capped and not _takes_next(state, entry):
+        return NONE
+    return _send_from_slot(state, time, entry) if _passes_frontend(state, time, entry) else NONE

@@ -1,0 +1,63 @@
+"""Lay out the step tables in one array, as compiled code looks costs up."""
+
+from typing import Final, cast
+
+import numpy as np
+
+from simulator.engine.costs import Costs
+from simulator.engine.records import I64, places, rows_at
+from simulator.engine.table_checks import check_costs
+from simulator.limits import EngineLimits
+from simulator.step_tables import StepTables
+
+DRAWS: Final = 1 << 62  # a draw is a whole number below this
+
+
+def cost_arrays(tables: StepTables, limits: EngineLimits) -> Costs:
+    """Header with all step tables behind it in one array; raises ``UserError`` for a negative cost."""
+    batch = np.arange(limits.max_num_seqs + 1)
+    knots = tables.decode_batch_knots
+    lower = np.maximum(np.searchsorted(knots, batch, side="right") - 1, 0)
+    header = np.zeros(places(Costs), dtype=np.int64)
+    fields = rows_at(header, 0, 1, Costs)[0]
+    parts = [header]
+    size = len(header)
+    for field, table in (
+        ("token_mixed", tables.token_mixed_ps),
+        ("token_decode", tables.token_decode_ps),
+        ("sample", tables.sample_ps),
+        ("send", tables.send_ps),
+        ("pooled", tables.pooled_ps),
+        ("batch_index", lower),
+        ("batch_knots", knots),
+        ("kv_knots", tables.decode_kv_knots),
+        ("decode", tables.decode_ps),
+        ("windowed", tables.windowed_ps),
+        ("pair_knots", tables.prefill_pair_knots),
+        ("pairs", tables.prefill_pair_ps),
+        ("read_knots", tables.prefill_kv_knots),
+        ("reads", tables.prefill_kv_ps),
+        ("context_knots", tables.context_knots),
+        ("context", tables.context_ps),
+        ("acceptance", _acceptance_bounds(limits)),
+    ):
+        fields[field] = size
+        parts.append(table.ravel())
+        size += table.size
+    fields["padded_mixed"] = tables.padded_mixed
+    fields["padded_decode"] = tables.padded_decode
+    fields["token_stride"] = tables.token_mixed_ps.shape[1]
+    fields["sample_stride"] = tables.sample_ps.shape[1]
+    fields["num_batch_knots"] = len(knots)
+    fields["num_kv_knots"] = len(tables.decode_kv_knots)
+    fields["num_pair_knots"] = len(tables.prefill_pair_knots)
+    fields["num_read_knots"] = len(tables.prefill_kv_knots)
+    fields["num_context_knots"] = len(tables.context_knots)
+    cells = check_costs(tables, np.concatenate(parts))
+    return cast(Costs, rows_at(cells, 0, 1, Costs)[0])
+
+
+def _acceptance_bounds(limits: EngineLimits) -> I64:
+    """Bounds [num_speculative_tokens] of a draw: the first i drafts are accepted with probability acceptance^i."""
+    powers = [limits.speculative_acceptance ** (i + 1) for i in range(limits.num_speculative_tokens)]
+    return np.array([int(power * DRAWS) for power in powers], dtype=np.int64)

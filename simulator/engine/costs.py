@@ -1,0 +1,34 @@
+"""Where each table of step costs lies in the array that holds them all."""
+
+from simulator.engine.records import Record
+
+
+class Costs(Record):
+    """Header of the step tables; a table over tokens or rows has one stretch per pipeline stage."""
+
+    token_mixed: int
+    token_decode: int
+    sample: int
+    send: int
+    token_stride: int  # entries per stage of the tables over tokens
+    sample_stride: int
+    batch_index: int  # lower batch knot of every batch size
+    batch_knots: int
+    num_batch_knots: int
+    kv_knots: int
+    num_kv_knots: int
+    decode: int
+    windowed: int
+    pair_knots: int
+    num_pair_knots: int
+    pairs: int
+    read_knots: int
+    num_read_knots: int
+    reads: int
+    context_knots: int
+    num_context_knots: int
+    context: int
+    acceptance: int  # bounds for a draw below 2^62: the i-th draft counts if the draw is below the i-th bound
+    pooled: int  # part of a token table that works on the tokens of all attention-data ranks
+    padded_mixed: int  # ranks are padded to the most tokens of any up to here, in steps with prefill
+    padded_decode: int  # the same in steps without

@@ -1,0 +1,136 @@
+"""What the engine knows of one replica, of one of its decode groups, and of one unit in its prefix cache."""
+
+from simulator.engine.lists import Chain, Heap, Queue
+from simulator.engine.records import Record
+
+
+class Group(Record):
+    """The requests that decode in the same micro-batch: one group per pipeline stage, so one without a pipeline."""
+
+    number: int
+    epoch: int  # decode steps it has run
+    decoders: int
+    decode_kv: int  # tokens of KV over all its requests
+    finishes: Heap  # keys finish_epoch << ADMISSION_BITS | admission, and requests
+    residue: int  # counts of requests by the epoch (mod block size) at which they need a block
+    kv_segment: int  # where the last look-up in the tables ended
+    window_kv: int  # sum of min(kv, window)
+    window_open: int  # requests with less KV than the window
+    windows: Heap  # same as finishes, by the epoch at which a request fills the window
+    window_segment: int
+    last_launch: int  # number of the group's last step among the replica's steps
+    back_ps: int  # when its tokens are back
+
+
+class Duration(Record):
+    """A sum of times that carries a fraction."""
+
+    ps: int
+    fraction: int  # 2^-12 ps
+
+
+class Integral(Record):
+    """A sum of counts times ps, too large for int64 in that unit."""
+
+    whole: int  # 2^30 ps
+    rest: int  # ps
+
+
+class Planned(Record):
+    """What has been scheduled for the step the replica is about to take."""
+
+    tokens: int
+    prefills: int
+    pairs: int
+    reads: int
+    used: int  # blocks in use before
+    decodes: int  # with drafts and ranks: sequences that decode, their tokens, the KV they see, and within the window
+    decode_tokens: int
+    decode_kv: int
+    window_kv: int
+
+
+class Replica(Record):
+    """One scheduler with its requests and its KV blocks, and the clock of what it runs on."""
+
+    number: int
+    first_group: int
+
+    decision_ps: int  # of the next scheduling decision
+    key_ps: int  # of the last decision of what is proposed; NEVER when idle
+    end_ps: int  # of the last launched step
+    end_fraction: int  # 2^-12 ps
+
+    leap_steps: int  # steps proposed; 0 = a full scheduling pass is due
+    leap_start_ps: int
+    leap_start_fraction: int  # 2^-12 ps
+    step_cost: int  # first step of the leap, 2^-12 ps
+    step_growth: int  # what each further step adds, 2^-12 ps
+    step_token_ps: int  # parts of step_cost
+    step_sample_ps: int
+    step_attention: int  # 2^-12 ps, and its growth per step
+    attention_growth: int
+
+    running: Queue  # in order of admission
+    waiting: Queue
+    num_partials: int  # running requests in prefill, and the list of them in the order of the running list
+    partials: int
+    releasing: Chain  # finished, slot and blocks still held
+    finished: Chain  # finishes a router has not seen yet
+    starved_head: int  # decoding requests the token budget did not reach in this step
+    next_admission: int
+    is_blocked: bool  # the head of the waiting queue cannot be admitted before something is released
+
+    free: int  # blocks without cached content
+    unused: Queue  # prefix units nobody holds, the least recently used first
+    first_cached: int  # its first unit among the cached ones
+
+    ends: int  # pipeline: ends of the last in_flight steps, a ring
+    stage_free: int  # pipeline: ps at which each stage is free
+
+    outstanding: int  # as a router sees them
+    seen_waiting: int  # the router's last snapshot
+    seen_running: int
+    seen_used: int
+
+    new_token_ratio: int  # sglang: share of the answers still to come that admission reserves, in 1e-9,
+    ratio_epoch: int  # at this epoch; it decays from there
+
+    planned: Planned
+
+    # sums over its steps
+    steps: int
+    decode_steps: int  # steps without prefill
+    busy_ps: int  # summed over stages
+    active_ps: int  # in which at least one step is under way
+    token_ps: int
+    sample_ps: int
+    send_ps: int
+    draft_ps: int
+    bubble_ps: int  # a pipeline stage waits between its steps, summed over stages
+    attention: Duration
+    host: Duration  # host time not hidden behind the device
+    last_end_ps: int
+    prefill_tokens: int
+    decode_tokens: int
+    decode_kv_reads: int
+    prefill_pairs: int
+    prefill_kv_reads: int
+    sampled_rows: int
+    draft_tokens: int
+    accepted_tokens: int
+    preempted: int
+    hits: int  # prompt tokens taken from the prefix cache, every admission
+    evicted_units: int
+    peak_blocks: int
+    used_block_time: Integral  # in half blocks
+    running_time: Integral
+    histogram: int  # list of steps by number of sequences
+
+
+class CachedUnit(Record):
+    """One unit in the prefix cache of one replica."""
+
+    users: int  # requests that hold it; NONE = not cached
+    previous: int  # neighbours among those nobody holds
+    next: int

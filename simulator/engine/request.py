@@ -1,0 +1,72 @@
+"""What the engine knows of one request, and of one unit of its prompt."""
+
+from typing import Final
+
+from simulator.engine.records import Record, Small
+
+# values of Request.status
+UNSENT: Final = 0
+WAITING: Final = 1
+PREFILLING: Final = 2
+DECODING: Final = 3
+RELEASING: Final = 4  # last token scheduled, slot and blocks still held
+FINISHED: Final = 5
+REJECTED_CONTEXT: Final = 6  # prompt + output exceed max_model_len
+REJECTED_KV: Final = 7  # its KV can never fit
+REJECTED_BUDGET: Final = 8  # whole-prompt policies: the prompt exceeds the token budget
+VERIFYING: Final = 9  # decoding with drafts: computed and generated are exact, no group counts it
+TIMED_OUT: Final = 10  # the client gave up
+
+
+class Request(Record):
+    """One request: 256 bytes, what decoding reads in the first line of cache, what only some runs need in the last.
+
+    A step does not touch the requests that decode. They share the counter ``epoch`` of their decode group, the decode
+    steps it has run, and differ in ``finish_epoch``, its value when they have their last token: a decoding request
+    holds ``prompt + output - 1 - (finish_epoch - epoch)`` tokens of KV.
+    """
+
+    status: Small
+    replica: Small  # number of the replica
+    group: int  # decode group, while it decodes
+    finish_epoch: int
+    admission: int  # running number of the last admission
+    prompt: int
+    output: int  # at least one
+    computed: int  # tokens with KV; exact only while not decoding
+    generated: int  # output tokens so far; exact only while not decoding
+
+    number: int  # its own index
+    previous: int  # neighbours in the running or the waiting list
+    next: int
+    next_releasing: int  # finished, slot and blocks still held
+    next_finished: int  # finishes a router has not seen yet
+    finish_ps: int
+    shared_units: int  # prefix units it holds a reference on
+    first_child: int  # first request sent after this one
+
+    arrival_ps: int  # when the client sends it
+    think_ps: int  # between the finish it waits for and its arrival; NONE if it waits for none
+    target: int  # tokens the prefill must reach: prompt + already generated
+    scheduled_ps: int  # first admission decision
+    first_token_ps: int
+    remote: int  # tokens whose KV comes with it from another pool; lost when it is preempted
+    chunk_start: int  # tokens with KV before its last chunk
+    hit_tokens: int  # prompt tokens found in the prefix cache at the first admission
+
+    num_units: int  # prefix units of the prompt, and the first of them
+    first_unit: int
+    next_child: int  # next request sent after the same one
+    asked: int  # output tokens the client asked for
+    preemptions: Small
+    # with drafts only
+    blocks: int  # KV blocks held, rejected drafts included
+    queries: int  # tokens of its decode in the step being scheduled
+    expected: int  # tokens with KV as the scheduler must assume: drafts still under way count as accepted
+
+
+class PromptUnit(Record):
+    """One prefix unit of one request."""
+
+    unit: int  # number of the unit
+    is_held: bool  # the request holds a reference on it

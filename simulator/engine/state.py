@@ -1,0 +1,104 @@
+"""The state of a run: one int64 array that begins with this header, whose fields say where everything else lies.
+
+The tables of requests, replicas, decode groups, log rows and prefix units follow the header, and so do lists of plain
+integers: heaps, the prefills of a replica, histograms. Where one begins is counted in int64 from the header on, so a
+state can be copied whole, saved and resumed. A link from one row to another is the index of the other in its table;
+``NONE`` ends a list.
+"""
+
+from typing import Final
+
+from simulator.engine.lists import Heap
+from simulator.engine.records import Record
+
+# policies
+VLLM_V1: Final = 0
+VLLM_V0: Final = 1
+SGLANG: Final = 2
+ORCA: Final = 3
+# routers
+ROUND_ROBIN_ROUTER: Final = 0
+VLLM_ROUTER: Final = 1
+LEAST_OUTSTANDING_ROUTER: Final = 2
+PREFIX_ROUTER: Final = 3
+RECORDED_ROUTER: Final = 4
+
+
+class State(Record):
+    """Header of a state: the rules of the run, where its tables lie, and the counters of client and router."""
+
+    # where tables begin, and how many rows they have
+    requests: int
+    num_requests: int
+    replicas: int
+    num_replicas: int
+    groups: int
+    prompt_units: int
+    cached_units: int
+    log: int
+    log_capacity: int
+    log_size: int  # rows asked for; only the first log_capacity are kept
+
+    # rules of the scheduler
+    policy: int
+    max_seqs: int
+    max_tokens: int
+    max_model_len: int
+    block_size: int
+    num_blocks: int
+    watermark: int  # blocks that must stay free at an admission beside running requests
+    long_prefill: int  # tokens; 0 = no threshold
+    spare_tokens: int  # tokens of KV that must stay free beside the largest request
+    unit_tokens: int  # of a unit of the prefix cache
+    unit_blocks: int
+    window: int  # tokens of a sliding window; 0 = none
+    ranks: int  # schedulers that step together
+    stages: int  # pipeline stages, as many decode groups per replica
+    in_flight: int  # micro-batches a pipeline may hold
+    drafts: int  # draft tokens of a decoding sequence per step; 0 = no speculative decoding
+    draft_seed: int
+    is_chunked: bool
+    is_caching: bool
+    is_async: bool
+    is_leaping: bool
+    gates_full_sequence: bool  # a prompt is admitted only if the blocks of the whole of it are free
+    reserves_output: bool  # blocks of prompt and answer are taken at admission
+    reserves_prompt: bool  # blocks of the whole prompt are taken at admission
+    admits_after_preemption: bool
+    publishes_late: bool  # prefix units are found from the next decision on, not within the same one
+
+    # times the tables of costs do not hold
+    host_step_ps: int
+    host_seq_ps: int
+    draft_step_ps: int  # what the draft model adds to every step
+    frontend_ps: int
+    frontend_gap_ps: int  # between two requests of a closed loop that leave the frontend
+    frontend_last_ps: int  # when the last one left
+
+    # the client
+    is_closed: bool  # requests are sent by slots, each of which waits for an answer
+    is_capped: bool  # a closed loop whose requests are not sent before they are due
+    concurrency: int
+    warmup: int
+    next_request: int  # index of the next request of the open-loop list or of the closed loop
+    send_limit: int  # requests the closed loop may send in this phase
+    phase_left: int  # warm-up requests not yet answered
+    burst_left: int  # opening sends of the closed loop still to come
+    free_slots: int  # slots of a capped loop with nothing due to send
+    next_due: int  # index of the next request of a capped loop that no slot has taken
+    timeout_ps: int  # after which the client gives a request up; 0 = never
+    next_deadline: int  # index of the first request sent that is not known to be over
+    # Heap of arrivals that follow a finish: times, then what arrives. Of an open loop that is a request, of a closed
+    # loop the time s a slot sends at, or -2 - s once the frontend has let it pass.
+    pending: Heap
+
+    # the router
+    router: int
+    turn: int  # round robin
+    last_tick_ps: int
+
+    # the run
+    horizon_ps: int  # decisions from here on wait for the next part of the workload; CLOCK_END if there is none
+    next_time_ps: int  # of what comes next at the horizon; NEVER if nothing does
+    budget: int  # turns of the event loop left before the caller may look around
+    full: int  # the counter that is full, which ends the run (``bounds``); 0 = none
