@@ -69,7 +69,8 @@ def fit_device(
     for name, found in measured.items():
         family = OP_FAMILIES[name]
         report, knots, errors = _fit_family(family, found, cluster, prior, is_monotone=is_monotone)
-        reports.append(report)
+        if report.rows or family.is_in_every_model:
+            reports.append(report)
         if knots is None:
             continue
         families[name] = knots

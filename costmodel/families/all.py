@@ -10,11 +10,12 @@ from costmodel.families.elementwise import ELEMENTWISE
 from costmodel.families.family import OpFamily, Row, Sizes, op_from, own_rows
 from costmodel.families.gemm import GEMM
 from costmodel.families.moe import MOE
+from costmodel.families.scan import SCAN
 from costmodel.ops import Op
 
 # By the name of their measurements in ``profiles_db.schema``; a fit keeps this order.
 OP_FAMILIES: Final[Mapping[str, OpFamily]] = {
-    family.name: family for family in (GEMM, ATTENTION, MOE, ELEMENTWISE, COLLECTIVE)
+    family.name: family for family in (GEMM, ATTENTION, SCAN, MOE, ELEMENTWISE, COLLECTIVE)
 }
 
 

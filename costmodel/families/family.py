@@ -131,6 +131,8 @@ class OpFamily:
     # Labels that share so many leading parts learn from each other; None: those that share all.
     learns_across: int | None = None
     is_filled: bool = True
+    # Every model asks for it: a database without rows of it is reported as such.
+    is_in_every_model: bool = True
     # Time never falls along a curve: its noise is larger than its steps.
     is_monotone: bool = False
     # Corrections of what is derived, from the rows that have no place among the knots.

@@ -1,14 +1,21 @@
 """Scans in torch: a prompt in chunks is the recurrence token by token, and a CPU measures both phases."""
 
+import time
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the profiler's kernels need torch")
 
-from profiler.backend import Unsupported  # noqa: E402 - torch first
+from cluster_specs.load import load_cluster  # noqa: E402 - torch first
+from costmodel.fit import fit_device  # noqa: E402
+from costmodel.predict import FittedCosts  # noqa: E402
+from costmodel.prediction import Source  # noqa: E402
+from profiler.backend import Unsupported  # noqa: E402
 from profiler.kernels.buffers import Buffers  # noqa: E402
 from profiler.kernels.scan import scan_chunks, scan_operands, scan_steps  # noqa: E402
 from profiler.kernels.torch_backend import TorchBackend  # noqa: E402
 from profiler.point import OpShape, cost_op  # noqa: E402
+from profiles_db.store import open_store  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -87,3 +94,23 @@ def test_a_point_is_the_op_it_stands_for():
     op = cost_op(scan_shape("gated_delta", prefill=(2, 40)))
     assert op is not None
     assert (op.phase, float(op.tokens())) == ("prefill", 80.0)
+
+
+def test_what_a_cpu_measures_becomes_a_price(tmp_path):
+    """Times of this very machine are rows that a fit keeps, and the price of the op a plan asks for."""
+    cluster = load_cluster("cpu-2")
+    store, device, rows = open_store(tmp_path, bundled=None), cluster.device.name, []
+    for sequences in (1, 2, 3, 4, 6, 8):
+        op = scan_shape("mamba2", decode=(sequences, 1))
+        prepared = TorchBackend(CPU).prepare(op, "torch.scan", buffers())
+        begin = time.perf_counter()
+        prepared.launch(0)
+        context = {"device": device, "backend": "torch.scan", "launch": "eager", "cache": "cold", "status": "ok"}
+        rows.append(
+            {**op.shape, **context, "dtype": op.dtype, "latency_s": time.perf_counter() - begin, "origin": "measured"}
+        )
+    store.append("scan", rows, "run-1")
+    costs = FittedCosts(fit_device(store, device, cluster), cluster)
+    found = costs.predict(cost_op(scan_shape("mamba2", decode=(4, 1))))
+    assert int(found.source) == Source.MEASURED
+    assert float(found.latency_s) == rows[3]["latency_s"]
