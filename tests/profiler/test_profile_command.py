@@ -45,6 +45,9 @@ def options(manifest, db):
     return ["--device", "cpu", "--manifest", str(manifest), "--db", str(db), "--exhaustive"]
 
 
+# What a run tells the one rank it starts.
+ONLY_RANK = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+ONLY_RANK |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 PROFILE = [sys.executable, "-m", "simulator.cli", "profile"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "profiler"]
 
@@ -199,12 +202,14 @@ def test_no_torch_and_no_folder_are_messages_of_both_commands(  # noqa: PLR0917 
     assert not (tmp_path / "db").exists()
 
 
-def test_a_sweep_over_clocks_that_cannot_be_locked_is_measured_once_and_says_so(tmp_path):
+def test_a_sweep_over_clocks_that_cannot_be_locked_is_measured_once_and_says_so(run_apex, monkeypatch, tmp_path):
     """Without clocks to lock, one unlocked sweep is measured and the others are named as left out."""
     path = tmp_path / "shapes.json"
     gemm = {"columns": GEMM, "rows": [[m, 64, 64, "none", False, "bf16"] for m in (1, 16)]}
     path.write_text(json.dumps({"apex_shape_manifest": 1, "families": {"gemm": gemm}}))
-    done = run([*PROFILE, *options(path, tmp_path), "--clocks", "1980,1410,810", "--json"])
+    for name, value in ONLY_RANK.items():
+        monkeypatch.setenv(name, value)
+    done = run_apex("profile", *options(path, tmp_path), "--clocks", "1980,1410,810", "--json")
     assert done.returncode == 0, done.stderr
     notes = json.loads(done.stdout)["notes"]
     assert any("measuring unlocked" in note for note in notes)
@@ -213,9 +218,9 @@ def test_a_sweep_over_clocks_that_cannot_be_locked_is_measured_once_and_says_so(
     assert table["clock_mhz"].to_pylist() == [None, None]
 
 
-def test_a_dry_run_prices_the_plan_and_writes_nothing(manifest, tmp_path):
+def test_a_dry_run_prices_the_plan_and_writes_nothing(run_apex, manifest, tmp_path):
     """The dry run counts the points per format and says what they can cost at most."""
-    done = run([*PROFILE, *options(manifest, tmp_path / "db"), "--dry-run"])
+    done = run_apex("profile", *options(manifest, tmp_path / "db"), "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "gemm        fp8       torch.scaled_mm" in done.stdout
     assert "time: at most" in done.stdout

@@ -9,6 +9,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def _words(line: str, inputs: Path, out: Path) -> list[str]:
 def _here(line: str, inputs: Path, out: Path) -> tuple[int, str]:
     """Run the command in this process; return its exit code and what it said."""
     said = io.StringIO()
-    with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as stop:
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()), pytest.raises(SystemExit) as stop:
         main(_words(line, inputs, out))
     assert isinstance(stop.value.code, int)
     return stop.value.code, said.getvalue()
@@ -91,26 +92,44 @@ def _is_one_refusal(code: int, said: str, out: Path) -> None:
     assert "hint: " in said
 
 
-def _full() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+@contextlib.contextmanager
+def _full_disk() -> Iterator[None]:
+    """Let no file grow beyond 100 bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("command", [*FILES, *FOLDERS])
+def _left_as_they_were(folder: Path, contents: list[str]) -> None:
+    left = [path for path in folder.rglob("*") if path.is_file() and path.name not in {".lock", "lock"}]
+    assert [path.read_text() for path in left] == contents
+
+
+@pytest.mark.parametrize("command", [name for name in (*FILES, *FOLDERS) if name != "profile"])
 def test_a_full_disk_leaves_nothing_half_written(command: str, inputs: Path, tmp_path: Path) -> None:
     """No file longer than 100 bytes can be written: an old file stays, and nothing is left beside it."""
-    if command == "profile":
-        pytest.importorskip("torch", reason="apex profile needs torch")
     out = tmp_path / "out"
     if command in FILES:
         for name in ("out", "out.csv"):
             (tmp_path / name).write_text("old")
-    words = _words((FILES | FOLDERS)[command], inputs, out)
-    done = subprocess.run(
-        [sys.executable, "-m", "simulator.cli", *words], capture_output=True, text=True, check=False, preexec_fn=_full
-    )
+    with _full_disk():
+        code, said = _here((FILES | FOLDERS)[command], inputs, out)
+    _is_one_refusal(code, said, out)
+    _left_as_they_were(tmp_path, ["old", "old"] if command in FILES else [])
+
+
+def test_a_full_disk_ends_a_profile(inputs: Path, tmp_path: Path) -> None:
+    """The process that measures is another than the command, and ends it with one message all the same."""
+    pytest.importorskip("torch", reason="apex profile needs torch")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "simulator.cli", *_words(FOLDERS["profile"], inputs, out)]
+    with _full_disk():
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     _is_one_refusal(done.returncode, done.stderr, out)
-    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name not in {".lock", "lock"}]
-    assert [path.read_text() for path in left] == (["old", "old"] if command in FILES else [])
+    _left_as_they_were(tmp_path, [])
 
 
 @pytest.mark.parametrize("command", [name for name in (*FILES, *FOLDERS) if name != "profile"])

@@ -2,9 +2,10 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from profiles_db.manifest import load_manifest
 from profiles_db.store import open_store
@@ -66,16 +67,19 @@ def test_mistakes_are_named(run_apex: RunApex, tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_profiler_measures_the_manifest(run_apex: RunApex, tmp_path: Path) -> None:
+def test_profiler_measures_the_manifest(run_apex: RunApex, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`apex profile --manifest` measures every GEMM of the manifest, and nothing else."""
     path, db = tmp_path / "shapes.json", tmp_path / "db"
     least = ("--max-num-seqs", "1", "--max-num-batched-tokens", "1", "--max-model-len", "16")
     assert not run_apex(
         "shapes", "--model", "tiny-llama", "--cluster", "cpu-2", "--plan", "tp1", *least, "-o", str(path)
     ).returncode
+    pytest.importorskip("torch", reason="apex profile needs torch")
+    rank = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    for name, value in (rank | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}).items():
+        monkeypatch.setenv(name, value)
     options = ("--device", "cpu", "--device-name", "here", "--families", "gemm", "--exhaustive")
-    command = [sys.executable, "-m", "simulator.cli", "profile", *options, "--manifest", str(path), "--db", str(db)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_apex("profile", *options, "--manifest", path, "--db", db)
     assert done.returncode == 0, done.stderr
     asked = load_manifest(path).tables["gemm"].to_pylist()
     rows = open_store(db, bundled=None).read("gemm", statuses=None).to_pylist()
