@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("torch", reason="the campaign measures with torch")
 
 from profiler.bench import Bench
+from profiler.campaign.__main__ import campaign
 from profiler.campaign.anchors import anchor_steps, compare_steps, write_manifest
 from profiler.campaign.stages import Campaign
 from profiler.device_spec import device_spec
@@ -122,11 +124,15 @@ def test_specs_are_read_without_pydantic():
 CAMPAIGN = ("--device", "cpu", "--dtypes", "bf16", "--slice", "1h", "--total", "1s", "--db")
 
 
+# What the command tells the worker it keeps alive.
+WORKER = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+WORKER |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
 def run_slice(db):
-    """Run one slice on the CPU to its end and return its summary and what it said."""
-    command = [sys.executable, "-m", "profiler.campaign", *CAMPAIGN, str(db)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    """Run one slice on the CPU to its end, as the worker does, and return its summary and what it said."""
+    done = CliRunner(env=WORKER).invoke(campaign, [*CAMPAIGN, str(db)])
+    assert done.exit_code == 0, done.output
     return json.loads(done.stdout), done.stderr
 
 
