@@ -5,19 +5,23 @@ collective is alpha-beta per level of its hierarchy; on NVLink every peer is one
 all-reduce kernels. The constants and their sources stand in the device's TOML.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_specs.cluster import ClusterSpec
 from costmodel.hierarchy import hop_latency_s, hops, level_share
 from costmodel.ops import DTYPE_BYTES, SCHEMES, Attention, Collective, Elementwise, Gemm, Moe, Op, Scan
 from costmodel.power import PowerModel
 from costmodel.prediction import Prediction, Source
 from costmodel.roofline import compute_dtype, peak_flop_per_s, roofline
+
+if TYPE_CHECKING:
+    from cluster_specs.cluster import ClusterSpec
 
 Array = NDArray[np.float64]
 

@@ -4,13 +4,18 @@ A group of ``ranks`` devices, ``stride`` apart, falls into sub-groups at each le
 hierarchy: reduce-scatter inside, the remaining share across, all-gather back inside.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cluster_specs.cluster import ClusterSpec, LinkSpec
 from cluster_specs.errors import UserError
 from costmodel.ops import bus_factor
+
+if TYPE_CHECKING:
+    from cluster_specs.cluster import ClusterSpec, LinkSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

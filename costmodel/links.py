@@ -5,20 +5,22 @@ The bytes' part follows the bandwidths of the levels crossed, in the shares that
 hops' added latency, and shrinks in proportion where hops are faster. Both are monotone: a faster link is never slower.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from cluster_specs.cluster import ClusterSpec, LinkSpec
 from cluster_specs.errors import UserError
-from cluster_specs.load import bundled_clusters, load_cluster
 from costmodel.hierarchy import hop_latency_s, hops, level_share
 from costmodel.knots import LabelFit
 from costmodel.ops import Collective
+
+if TYPE_CHECKING:
+    from cluster_specs.cluster import ClusterSpec, LinkSpec
 
 Array = NDArray[np.float64]
 
@@ -100,10 +102,13 @@ def reference_links(cluster: str, recorded: Mapping[str, Mapping[str, Any]]) -> 
 
     None where it did neither; raises ``UserError`` for a record that is none.
     """
+    from cluster_specs.cluster import LinkSpec
+    from cluster_specs.load import bundled_clusters, load_cluster
+
     if recorded:
         try:
             return {name: LinkSpec.model_validate(dict(values)) for name, values in recorded.items()}
-        except (ValidationError, TypeError, ValueError) as error:
+        except (TypeError, ValueError) as error:
             raise UserError(
                 "the fitted model's record of its links is damaged", hint="fit again with `apex fit`"
             ) from error

@@ -7,13 +7,16 @@ adds to idle power scales as dynamic power does, with v and the clock. Where no 
 follow from whole serving runs on other devices.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_specs.device import DeviceSpec
+if TYPE_CHECKING:
+    from cluster_specs.device import DeviceSpec
 
 Array = NDArray[np.float64]
 

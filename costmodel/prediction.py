@@ -1,15 +1,19 @@
 """What a cost model answers, and the one protocol every cost model follows."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_specs.cluster import ClusterSpec
 from costmodel.ops import Op
+
+if TYPE_CHECKING:
+    from cluster_specs.cluster import ClusterSpec
 
 
 class Source(IntEnum):

@@ -1,11 +1,13 @@
 """From residuals back to seconds: reference times residual, at a clock, never below the roofline, with an interval."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_specs.cluster import ClusterSpec
 from costmodel.domain import OutOfDomain
 from costmodel.knots import LabelFit
 from costmodel.links import MeasuredLinks
@@ -13,6 +15,9 @@ from costmodel.ops import Collective, Op
 from costmodel.power import PowerModel
 from costmodel.prediction import Source
 from costmodel.roofline import compute_dtype, peak_flop_per_s, roofline
+
+if TYPE_CHECKING:
+    from cluster_specs.cluster import ClusterSpec
 
 Array = NDArray[np.float64]
 

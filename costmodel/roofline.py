@@ -3,15 +3,20 @@
 Peaks scale linearly with the SM clock; memory and links do not.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_specs.cluster import ClusterSpec
-from cluster_specs.device import DeviceSpec
 from costmodel.hierarchy import hops, level_share
 from costmodel.ops import SCHEMES, Attention, Collective, Elementwise, Gemm, Moe, Op, Scan
+
+if TYPE_CHECKING:
+    from cluster_specs.cluster import ClusterSpec
+    from cluster_specs.device import DeviceSpec
 
 Array = NDArray[np.float64]
 

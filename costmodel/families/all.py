@@ -1,9 +1,10 @@
 """The op families there are. A new one is a file beside this one and its line here."""
 
-from collections.abc import Iterator, Mapping
-from typing import Final, get_args
+from __future__ import annotations
 
-from cluster_specs.cluster import ClusterSpec
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Final, get_args
+
 from costmodel.families.attention import ATTENTION
 from costmodel.families.collective import COLLECTIVE
 from costmodel.families.elementwise import ELEMENTWISE
@@ -12,6 +13,9 @@ from costmodel.families.gemm import GEMM
 from costmodel.families.moe import MOE
 from costmodel.families.scan import SCAN
 from costmodel.ops import Op
+
+if TYPE_CHECKING:
+    from cluster_specs.cluster import ClusterSpec
 
 # By the name of their measurements in ``profiles_db.schema``; a fit keeps this order.
 OP_FAMILIES: Final[Mapping[str, OpFamily]] = {

@@ -4,14 +4,15 @@ Chunks behind a prefix, mixed calls and unequal lengths have no place among the 
 and where they were measured, each kind is corrected by the median ratio of measured to derived time.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_specs.cluster import ClusterSpec
 from costmodel.calibration import COMPUTE, MEMORY, Calibrated, efficiency
 from costmodel.domain import OutOfDomain
 from costmodel.families.attention_prices import AttentionPrices
@@ -24,6 +25,9 @@ from costmodel.lending import nearest
 from costmodel.ops import Attention
 from costmodel.power import PowerModel
 from costmodel.pricing import Pricing
+
+if TYPE_CHECKING:
+    from cluster_specs.cluster import ClusterSpec
 
 Array = NDArray[np.float64]
 

@@ -4,14 +4,15 @@ On links inside a node engines run their own all-reduce up to 8 MiB and NCCL abo
 used on its side. Groups that span levels are composed: reduce-scatter inside, the rest across, all-gather inside.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_specs.cluster import ClusterSpec
 from costmodel.analytic import AnalyticCosts, sent_s
 from costmodel.calibration import MEMORY, Calibrated, efficiency, floor
 from costmodel.curves import Curve, CurvePoints
@@ -25,6 +26,9 @@ from costmodel.lending import nearest_in_octaves
 from costmodel.ops import Collective, Op
 from costmodel.prediction import Prediction, sum_predictions
 from costmodel.pricing import Pricing
+
+if TYPE_CHECKING:
+    from cluster_specs.cluster import ClusterSpec
 
 Array = NDArray[np.float64]
 

@@ -1,12 +1,13 @@
 """Small memory-bound ops: for one op and width a curve in rows, bytes over bandwidth above a launch floor."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from cluster_specs.cluster import ClusterSpec
 from costmodel.curves import Curve
 from costmodel.families.family import Columns, KnotRows, OpFamily, Row, Sizes, op_from
 from costmodel.families.form import KnotPrices
@@ -16,6 +17,9 @@ from costmodel.lending import nearest_in_octaves
 from costmodel.ops import Elementwise, Op
 from costmodel.prediction import Prediction
 from costmodel.pricing import Pricing
+
+if TYPE_CHECKING:
+    from cluster_specs.cluster import ClusterSpec
 
 
 def _op_of(sizes: Sizes, cluster: ClusterSpec | None) -> Elementwise:  # noqa: ARG001 - one signature for all families

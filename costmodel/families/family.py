@@ -4,20 +4,24 @@ Rows are measurements (``profiles_db.schema``), a *knot* is a measured point as 
 what was run, ``x`` and (for two running sizes) ``y`` how much of it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_specs.cluster import ClusterSpec
 from costmodel.calibration import Calibrated
 from costmodel.knots import FamilyKnots
 from costmodel.label import Label
 from costmodel.ops import Op
 from costmodel.prediction import Prediction
 from costmodel.pricing import Pricing
+
+if TYPE_CHECKING:
+    from cluster_specs.cluster import ClusterSpec
 
 Array = NDArray[np.float64]
 Columns = Mapping[str, NDArray[np.generic]]
@@ -136,12 +140,12 @@ class OpFamily:
     # Time never falls along a curve: its noise is larger than its steps.
     is_monotone: bool = False
     # Corrections of what is derived, from the rows that have no place among the knots.
-    with_derived: Callable[["OpFamily", FamilyKnots, Columns, ClusterSpec], FamilyKnots] | None = None
+    with_derived: Callable[[OpFamily, FamilyKnots, Columns, ClusterSpec], FamilyKnots] | None = None
     # Constants of the analytic model that the family's rows tell.
-    calibrate: Callable[["OpFamily", Columns, ClusterSpec], Iterable[Calibrated]] | None = None
+    calibrate: Callable[[OpFamily, Columns, ClusterSpec], Iterable[Calibrated]] | None = None
 
     # Pricing.
-    prices: Callable[["OpFamily", FamilyKnots, Pricing], Prices]
+    prices: Callable[[OpFamily, FamilyKnots, Pricing], Prices]
     # The level of links a label ran on; None for families that run inside one device.
     level: Callable[[Label], str] | None = None
 

@@ -5,14 +5,15 @@ a number format measured at both has two branches: *aligned* (m a multiple of 8,
 engines pad decode steps to aligned sizes; prefill steps are mostly ragged.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_specs.cluster import ClusterSpec
 from costmodel.calibration import COMPUTE, MEMORY, Calibrated, Calls, efficiency, floor
 from costmodel.curves import Curve, CurvePoints
 from costmodel.families.family import Columns, KnotRows, OpFamily, op_from, plain_rows
@@ -25,6 +26,9 @@ from costmodel.ops import Gemm, Op
 from costmodel.prediction import Prediction, Source
 from costmodel.pricing import Pricing, work_sides
 from costmodel.roofline import format_efficiency
+
+if TYPE_CHECKING:
+    from cluster_specs.cluster import ClusterSpec
 
 Array = NDArray[np.float64]
 

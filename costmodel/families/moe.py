@@ -4,13 +4,14 @@ The reference reads the weights of E (1 - (1 - k/E)^T) experts, as uniform routi
 is in the residuals, measured per routing. A shape that was not measured borrows at equal pairs per expert.
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_specs.cluster import ClusterSpec
 from costmodel.curves import Curve
 from costmodel.families.family import Columns, KnotRows, OpFamily, op_from
 from costmodel.families.form import KnotPrices
@@ -22,6 +23,9 @@ from costmodel.ops import Moe, Op
 from costmodel.prediction import Prediction
 from costmodel.pricing import Pricing
 from costmodel.roofline import format_efficiency
+
+if TYPE_CHECKING:
+    from cluster_specs.cluster import ClusterSpec
 
 Array = NDArray[np.float64]
 

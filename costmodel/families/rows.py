@@ -1,11 +1,13 @@
 """Measured rows of any family as ops, as input of a fit, and as work; what they mean the family says."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_specs.cluster import ClusterSpec
 from costmodel.calibration import Calls
 from costmodel.families.family import Columns, OpFamily, knot_op
 from costmodel.label import Label, at_clocks, parsed_labels
@@ -13,6 +15,9 @@ from costmodel.measured_rows import MeasuredRows
 from costmodel.ops import Op
 from costmodel.pricing import work_sides
 from profiles_db.schema import FAMILIES
+
+if TYPE_CHECKING:
+    from cluster_specs.cluster import ClusterSpec
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
