@@ -4,13 +4,14 @@ Several prompts of one call count as one prompt of their tokens, and several tok
 of their reference times; both are derived, and say so.
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_specs.cluster import ClusterSpec
 from costmodel.curves import Curve
 from costmodel.families.family import Columns, KnotRows, OpFamily, op_from
 from costmodel.families.form import KnotPrices
@@ -21,6 +22,9 @@ from costmodel.lending import nearest_in_octaves
 from costmodel.ops import Op, Scan
 from costmodel.prediction import Prediction, Source
 from costmodel.pricing import Pricing, work_sides
+
+if TYPE_CHECKING:
+    from cluster_specs.cluster import ClusterSpec
 
 Array = NDArray[np.float64]
 
