@@ -34,7 +34,7 @@ _ATTENTION_FLOORS = 4.0
 _MOE_FLOORS = 12.0
 # Half-width of the 90 % interval in natural log: the 90th percentile of |ln(analytic / measured)| over the same tables
 # (0.6 million rows; bf16 for GEMM and experts, formats with activation quantisation inside the timing lie further out).
-_LOG_HALF_WIDTH: Final[Mapping[type[Op], float]] = {
+LOG_HALF_WIDTH: Final[Mapping[type[Op], float]] = {
     Gemm: 0.6,
     Attention: 1.2,
     Scan: 1.4,
@@ -109,7 +109,7 @@ class AnalyticCosts:
 
     def _prediction(self, op: Op, latency_s: Array) -> Prediction:
         work = roofline(op, self.cluster, self.clock_mhz)
-        spread = np.exp(_LOG_HALF_WIDTH[type(op)])
+        spread = np.exp(LOG_HALF_WIDTH[type(op)])
         is_link = isinstance(op, Collective)
         energy_j = self.power.energy_j(
             latency_s,

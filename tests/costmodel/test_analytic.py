@@ -1,6 +1,7 @@
 """The analytic model: physics it must respect whatever its constants are."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import bundled_clusters, load_cluster
-from costmodel.analytic import AnalyticCosts
+from costmodel.analytic import LOG_HALF_WIDTH, AnalyticCosts
 from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
 from costmodel.prediction import Source
 from costmodel.roofline import roofline
@@ -30,6 +31,11 @@ GROWING: dict[str, Op] = {
     "all_reduce": Collective(kind="all_reduce", message_bytes=TOKENS * 16384, ranks=16),
     "all_to_all": Collective(kind="all_to_all", message_bytes=TOKENS * 16384, ranks=16),
 }
+
+
+def test_every_op_has_a_price() -> None:
+    """Each kind of op has a half-width of its analytic interval, without which it has no price."""
+    assert sorted(kind.__name__ for kind in set(get_args(Op)) ^ set(LOG_HALF_WIDTH)) == []
 
 
 @pytest.mark.parametrize("name", GROWING)

@@ -4,7 +4,7 @@ A guide is Markdown with three kinds of blocks that are followed here in their o
 
 - "`path`:" and a fenced block: a file to write;
 - a block of ``diff``: its first line names the file (``--- path``), a blank line parts hunks, and the lines of a hunk
-  that are kept or taken out stand in that file exactly once, one after the other;
+  that are kept or taken out stand in that file exactly once, one after the other; ``[...]`` is the rest of a line;
 - a block of ``console``: each line behind ``$`` is run by bash and must succeed.
 
 A table headed "left out" names a file of the guide, the check that fails without its change, and a text it prints.
@@ -31,6 +31,7 @@ _STEP = re.compile(
 _LEFT_OUT = re.compile(
     r"^\| `(?P<file>[\w./-]+)` \| `(?P<check>tests/[\w./:-]+)` \| `(?P<said>[^`]+)` \|$", re.MULTILINE
 )
+_CUT = "[...]"
 # Large, never written by a guide, or beside the compiled engine's cache, which a copy would compile anew.
 _LINKED = ("profiles_db/fitted", "simulator/engine")
 _FOLDERS = ("benchmarks", "cluster_specs", "costmodel", "docs", "profiler", "profiles_db", "simulator", "tests")
@@ -84,8 +85,12 @@ def _make(step: re.Match[str], copy: Path) -> None:
         assert {line[0] for line in lines} <= {" ", "+", "-"}, hunk
         before = "".join(line[1:] for line in lines if line[0] != "+")
         after = "".join(line[1:] for line in lines if line[0] != "-")
-        assert text.count(before) == 1, f"{step['edited']} must hold these lines once:\n{before}"
-        text = text.replace(before, after)
+        pattern = re.escape(before).replace(re.escape(_CUT), "(.*)")
+        found = list(re.finditer(pattern, text))
+        assert len(found) == 1, f"{step['edited']} must hold these lines once:\n{before}"
+        for kept in found[0].groups():
+            after = after.replace(_CUT, kept, 1)
+        text = text[: found[0].start()] + after + text[found[0].end() :]
     edited.write_text(text, encoding="utf-8")
 
 
