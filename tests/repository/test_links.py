@@ -11,6 +11,8 @@ _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _ROOMS = "benchmarks|cluster_specs|costmodel|docs|profiler|profiles_db|simulator|tests"
 # Text such as `simulator/step_cost.py`, `simulator/launch/` or `cluster_specs/devices/*.toml` in backquotes.
 _PATH = re.compile(rf"`((?:{_ROOMS})/(?:[\w./-]+\.\w+|[\w./-]*/|[\w./*-]*\*[\w./*-]*))(?:::\w+)?`")
+# A module, or something in it, as docstrings and pages name it: `simulator.step_cost`, ``costmodel.ops.Gemm``.
+_MODULE = re.compile(r"`((?:cluster_specs|costmodel|profiler|profiles_db|simulator)(?:\.\w+)+)`")
 _DOCS_PATH = re.compile(r"(?<![\w/.-])docs/[\w/]+\.md")
 
 
@@ -73,4 +75,29 @@ def test_pages_named_in_the_sources_exist() -> None:
         text = re.sub(r"https?://\S+|[\w.-]+/[\w.-]+[, ]+docs/\S+", "", source.read_text(encoding="utf-8"))
         if missing := sorted(name for name in set(_DOCS_PATH.findall(text)) if not (_ROOT / name).exists()):
             lost[_name(source)] = missing
+    assert lost == {}
+
+
+def _is_module_or_in_one(dotted: str) -> bool:
+    """Whether a dotted name leads to a module, or through one to a name that its text holds."""
+    place = _ROOT
+    parts = dotted.split(".")
+    for index, part in enumerate(parts):
+        if (place / part).is_dir():
+            place /= part
+        elif (place / f"{part}.py").is_file():
+            text = (place / f"{part}.py").read_text(encoding="utf-8")
+            return all(re.search(rf"\b{name}\b", text) for name in parts[index + 1 :])
+        else:
+            return False
+    return True
+
+
+def test_modules_named_in_words_exist() -> None:
+    """A module that a page, a docstring or a comment names in backquotes is there, with the name it is said to hold."""
+    lost = {}
+    for file in (*_PAGES, *(source for source in _SOURCES if source.suffix == ".py")):
+        named = set(_MODULE.findall(file.read_text(encoding="utf-8")))
+        if missing := sorted(name for name in named if not _is_module_or_in_one(name)):
+            lost[_name(file)] = missing
     assert lost == {}
