@@ -42,7 +42,7 @@ class Priced:
 class Pricing:
     """How measured points become prices on one cluster at one clock; ``measured_mhz`` is the clock they ran at.
 
-    For a form that has yet to choose among clocks, ``measured_mhz`` is what unlocked rows ran at. For collectives
+    For prices that have yet to choose among clocks, ``measured_mhz`` is what unlocked rows ran at. For collectives
     ``cluster`` has the links that were measured, and ``links`` those that are stated.
     """
 

@@ -22,7 +22,7 @@ _SIBLING_WAIT: Final = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """This process among its siblings, as the environment says where it ``is_started`` as a rank; alone otherwise."""
+    """This process among the ranks of its run, where the environment says that it ``is_started`` as one; else alone."""
 
     rank: int = 0
     world_size: int = 1
@@ -73,7 +73,7 @@ def _siblings_answer() -> Iterator[None]:
 
 
 class Ranks:
-    """The exchanges of a run; without siblings they are the identity."""
+    """The exchanges of a run; of a rank alone they give back what it brings."""
 
     def __init__(self, place: Place, device: "torch.device") -> None:
         self.place = place

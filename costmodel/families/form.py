@@ -1,4 +1,4 @@
-"""What every family's form shares: its knots, which clock's knots to use, and the points of a prepared curve."""
+"""What the prices of all families share: the knots, which clock's knots to use, and the points of a prepared curve."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
