@@ -37,7 +37,7 @@ class SearchResult:
         from simulator.outputs.plans import plans_table
         from simulator.outputs.tables import as_frame
 
-        return as_frame(plans_table(self))
+        return as_frame(plans_table(self.to_json()))
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole search as plain values, schema 1."""

@@ -1,22 +1,18 @@
 """Every plan of a search, one row each: those that keep the limits, best first, those that break one, the refused."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from simulator.outputs.tables import unit_table
 
-if TYPE_CHECKING:
-    from simulator.search import SearchResult
 
-
-def plans_table(found: "SearchResult") -> pa.Table:
-    """Return one row per plan; metrics stand under their paths (``ttft_s.p99``), null where unknown or refused.
+def plans_table(answer: Mapping[str, Any]) -> pa.Table:
+    """Return one row per plan of a search's JSON, metrics under their paths (``ttft_s.p99``), null where unknown.
 
     ``breaks`` holds the limits broken and ``refused`` the reason why a plan cannot start, null where there is none.
     """
-    answer = found.to_json()
     rows = [
         {
             "plan": plan["plan"],
