@@ -12,7 +12,7 @@ from typing import Final
 from simulator.engine.bounds import FRACTION_BITS, NEVER, NONE
 from simulator.engine.cost import decode_line, kv_segment, prefill_cost, sample_cost, token_cost
 from simulator.engine.costs import Costs
-from simulator.engine.iteration_log import log_step
+from simulator.engine.iteration_log import log_planned
 from simulator.engine.jit import kernel
 from simulator.engine.leap import wait_for_output
 from simulator.engine.replica import Replica
@@ -107,40 +107,31 @@ def _attention(state: State, costs: Costs, rep: Replica) -> int:
 
 
 @kernel
-def launch_with_drafts(
-    state: State,
-    costs: Costs,
-    rep: Replica,
-    prefill_tokens: int,
-    prefills: int,
-    pairs: int,
-    reads: int,
-    used_before: int,
-) -> None:
-    """Run the step that was just scheduled."""
-    batch = rep.planned.decodes
-    queries = rep.planned.decode_tokens
-    token_ps = token_cost(costs, 0, queries + prefill_tokens, prefills)
-    sample_ps = sample_cost(costs, 0, queries + prefills)
+def launch_with_drafts(state: State, costs: Costs, rep: Replica) -> None:
+    """Run the planned step."""
+    planned = rep.planned
+    batch = planned.decodes
+    queries = planned.decode_tokens
+    token_ps = token_cost(costs, 0, queries + planned.tokens, planned.prefills)
+    sample_ps = sample_cost(costs, 0, queries + planned.prefills)
     draft_ps = state.draft_step_ps
-    attention = prefill_cost(costs, 0, prefill_tokens, pairs, reads) << FRACTION_BITS
+    attention = prefill_cost(costs, 0, planned.tokens, planned.pairs, planned.reads) << FRACTION_BITS
     attention += _attention(state, costs, rep)
     device = ((token_ps + sample_ps + draft_ps) << FRACTION_BITS) + attention
-    start, end = run_on_device(state, rep, device, batch + prefills)
-    decode_kv = rep.planned.decode_kv
+    start, end = run_on_device(state, rep, device, batch + planned.prefills)
     if state.log_capacity > 0:
-        log_step(state, rep, start, end, prefill_tokens, prefills, pairs, batch, decode_kv)
+        log_planned(state, rep, start, end, planned.decode_kv)
     rep.token_ps += token_ps
     rep.sample_ps += sample_ps
     rep.draft_ps += draft_ps
     add_time(rep.attention, attention)
-    count_step(state, rep, batch, prefill_tokens, prefills, pairs, reads)
+    count_step(state, rep)
     drafts = queries - batch
     rep.draft_tokens += drafts
     rep.decode_tokens += drafts
     rep.sampled_rows += drafts
-    rep.decode_kv_reads += decode_kv
-    add_occupancy(state, rep, used_before, batch + prefills, end - start)
+    rep.decode_kv_reads += planned.decode_kv
+    add_occupancy(state, rep, planned.used, batch + planned.prefills, end - start)
     rep.decision_ps = start if state.is_async else end
     rep.last_end_ps = end
     at = rep.running.head

@@ -12,7 +12,7 @@ from simulator.engine.bounds import FRACTION_BITS, FRACTION_MASK, LONGEST_LEAP, 
 from simulator.engine.cost import decode_line, kv_segment, sample_cost, steps_in_segment, token_cost
 from simulator.engine.costs import Costs
 from simulator.engine.decoding import next_epoch
-from simulator.engine.iteration_log import log_row_of
+from simulator.engine.iteration_log import log_decodes
 from simulator.engine.jit import kernel
 from simulator.engine.prefix_cache import allocate, free_blocks, used_blocks
 from simulator.engine.replica import Group, Replica
@@ -237,7 +237,7 @@ def _log_leap(state: State, rep: Replica, grp: Group, first: int, steps: int, fr
         end = _end_of_step(rep, done)
         decode_kv = grp.decode_kv + done * grp.decoders
         left = free - _blocks_needed(state, grp, done)
-        log_row_of(state, rep, decision, start, end, 0, 0, 0, grp.decoders, decode_kv, left)
+        log_decodes(state, rep, decision, start, end, grp.decoders, decode_kv, left)
         decision = start if state.is_async else end
         start = end
 

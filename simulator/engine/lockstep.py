@@ -15,9 +15,8 @@ its scheduler, each with prefill or decode.
 from simulator.engine.bounds import FRACTION_BITS, FRACTION_MASK, NEVER
 from simulator.engine.cost import prefill_cost, ranks_token_cost, sample_cost
 from simulator.engine.costs import Costs
-from simulator.engine.iteration_log import log_step
+from simulator.engine.iteration_log import log_planned
 from simulator.engine.jit import kernel
-from simulator.engine.prefix_cache import used_blocks
 from simulator.engine.replica import Replica
 from simulator.engine.scheduler_sglang import schedule_sglang
 from simulator.engine.scheduler_v1 import schedule_v1
@@ -45,36 +44,28 @@ def _schedule_ranks(state: State, first: Replica, decision: int) -> tuple[int, i
         grp = group(state, rep.first_group)
         rep.decision_ps = decision
         release_due(state, rep)
-        rep.planned.used = used_blocks(state, rep)
         if state.policy == SGLANG:
-            tokens, prefills, pairs, reads, has_decodes = schedule_sglang(state, rep, grp)
+            schedule_sglang(state, rep, grp)
         else:
-            tokens, prefills, pairs, reads = schedule_v1(state, rep, grp)
-            has_decodes = True
-        rep.planned.tokens = tokens
-        rep.planned.prefills = prefills
-        rep.planned.pairs = pairs
-        rep.planned.reads = reads
-        batch = grp.decoders if has_decodes else 0
-        rep.planned.decodes = batch
-        most_tokens = max(most_tokens, batch + tokens)
-        all_tokens += batch + tokens
-        most_rows = max(most_rows, batch + prefills)
-        all_prefills += prefills
+            schedule_v1(state, rep, grp)
+        planned = rep.planned
+        most_tokens = max(most_tokens, planned.decodes + planned.tokens)
+        all_tokens += planned.decodes + planned.tokens
+        most_rows = max(most_rows, planned.decodes + planned.prefills)
+        all_prefills += planned.prefills
     return most_tokens, all_tokens, most_rows, all_prefills
 
 
 @kernel
 def _own_work(state: State, costs: Costs, rep: Replica) -> tuple[int, int]:
     """Attention of a rank in 2^-12 ps, and its sampling in ps."""
-    grp = group(state, rep.first_group)
-    batch = rep.planned.decodes
-    rows = batch + rep.planned.prefills
-    tokens = rep.planned.tokens
-    attention = prefill_cost(costs, 0, tokens, rep.planned.pairs, rep.planned.reads)
+    planned = rep.planned
+    batch = planned.decodes
+    rows = batch + planned.prefills
+    attention = prefill_cost(costs, 0, planned.tokens, planned.pairs, planned.reads)
     attention <<= FRACTION_BITS
     if batch > 0:
-        attention += decode_attention(state, costs, grp, 0)
+        attention += decode_attention(state, costs, group(state, rep.first_group), 0)
     return attention, sample_cost(costs, 0, rows) if rows > 0 else 0
 
 
@@ -113,12 +104,10 @@ def _finish_rank(state: State, costs: Costs, rep: Replica, start: int, end: int,
     """Count what one rank did in a step from ``start`` to ``end``."""
     grp = group(state, rep.first_group)
     batch = rep.planned.decodes
-    tokens = rep.planned.tokens
-    prefills = rep.planned.prefills
-    pairs = rep.planned.pairs
+    rows = batch + rep.planned.prefills
     attention, sample_ps = _own_work(state, costs, rep)
-    if state.log_capacity > 0 and batch + prefills > 0:
-        log_step(state, rep, start, end, tokens, prefills, pairs, batch, decode_reads(grp, batch))
+    if state.log_capacity > 0 and rows > 0:
+        log_planned(state, rep, start, end, decode_reads(grp, batch))
     own = token_ps + sample_ps + ((attention + host) >> FRACTION_BITS)
     rep.busy_ps += own
     rep.bubble_ps += end - start - own
@@ -127,9 +116,9 @@ def _finish_rank(state: State, costs: Costs, rep: Replica, start: int, end: int,
     rep.sample_ps += sample_ps
     add_time(rep.attention, attention)
     add_time(rep.host, host)
-    if batch + prefills > 0:
-        count_step(state, rep, batch, tokens, prefills, pairs, rep.planned.reads)
-    add_occupancy(state, rep, rep.planned.used, batch + prefills, end - start)
+    if rows > 0:
+        count_step(state, rep)
+    add_occupancy(state, rep, rep.planned.used, rows, end - start)
     rep.end_ps = end
     rep.decision_ps = start if state.is_async else end
     apply_tokens(state, rep, grp, batch, end)

@@ -13,7 +13,7 @@ from simulator.engine.bounds import CLOCK_END, FRACTION_BITS, FRACTION_MASK, NEV
 from simulator.engine.cost import prefill_cost, sample_cost, send_cost, token_cost
 from simulator.engine.costs import Costs
 from simulator.engine.decoding import end_run
-from simulator.engine.iteration_log import log_step
+from simulator.engine.iteration_log import log_planned
 from simulator.engine.jit import kernel
 from simulator.engine.replica import Group, Replica
 from simulator.engine.sequences import release_due
@@ -74,21 +74,12 @@ def _note_launch(state: State, rep: Replica, grp: Group, host: int, end: int) ->
 
 
 @kernel
-def launch_stages(
-    state: State,
-    costs: Costs,
-    rep: Replica,
-    grp: Group,
-    prefill_tokens: int,
-    prefills: int,
-    pairs: int,
-    reads: int,
-    used_before: int,
-) -> None:
-    """Send the micro-batch that was just scheduled through all stages."""
-    batch = grp.decoders
-    rows = batch + prefills
-    tokens = batch + prefill_tokens
+def launch_stages(state: State, costs: Costs, rep: Replica, grp: Group) -> None:
+    """Send the planned micro-batch through all stages."""
+    planned = rep.planned
+    batch = planned.decodes
+    rows = batch + planned.prefills
+    tokens = batch + planned.tokens
     decision = rep.decision_ps
     host = state.host_step_ps + state.host_seq_ps * rows
     is_async = state.is_async
@@ -98,9 +89,9 @@ def launch_stages(
     free = list_at(state, rep.stage_free)
     first_start = 0
     for stage in range(state.stages):
-        token_ps = token_cost(costs, stage, tokens, prefills)
+        token_ps = token_cost(costs, stage, tokens, planned.prefills)
         sample_ps = sample_cost(costs, stage, rows)
-        attention = prefill_cost(costs, stage, prefill_tokens, pairs, reads) << FRACTION_BITS
+        attention = prefill_cost(costs, stage, planned.tokens, planned.pairs, planned.reads) << FRACTION_BITS
         if batch > 0:
             attention += decode_attention(state, costs, grp, stage)
         duration = token_ps + sample_ps + ((attention + FRACTION_MASK) >> FRACTION_BITS)
@@ -121,12 +112,11 @@ def launch_stages(
         ready = end + send_ps
     _check_sums_of_stages(state, rep)
     if state.log_capacity > 0:
-        decode_kv = decode_reads(grp, batch)
-        log_step(state, rep, first_start, end, prefill_tokens, prefills, pairs, batch, decode_kv)
-    count_step(state, rep, batch, prefill_tokens, prefills, pairs, reads)
+        log_planned(state, rep, first_start, end, decode_reads(grp, batch))
+    count_step(state, rep)
     elapsed = end - max(rep.end_ps, decision)
     rep.active_ps += elapsed
-    add_occupancy(state, rep, used_before, rep.running.count, elapsed)
+    add_occupancy(state, rep, planned.used, rep.running.count, elapsed)
     _note_launch(state, rep, grp, host, end)
     apply_tokens(state, rep, grp, batch, end)
 

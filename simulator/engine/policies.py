@@ -17,7 +17,6 @@ from simulator.engine.leap import finish_pass
 from simulator.engine.lockstep import finish_lockstep_pass, preemptions, step_together
 from simulator.engine.loop import run_to_next_pass
 from simulator.engine.pipeline import finish_pipeline_pass, launch_stages, next_group
-from simulator.engine.prefix_cache import used_blocks
 from simulator.engine.scheduler_drafts import schedule_with_drafts
 from simulator.engine.scheduler_sglang import schedule_sglang
 from simulator.engine.scheduler_v0 import schedule_v0
@@ -61,11 +60,9 @@ def _v1() -> Engine:
                 return number
             rep = replica(state, number)
             grp = group(state, rep.first_group)
-            used = used_blocks(state, rep)
-            tokens, prefills, pairs, reads = schedule_v1(state, rep, grp)
-            has_work = grp.decoders + prefills > 0
+            has_work = schedule_v1(state, rep, grp)
             if has_work:
-                launch(state, costs, rep, grp, tokens, prefills, pairs, reads, True, used)
+                launch(state, costs, rep, grp)
             if not finish_pass(state, costs, rep, has_work):
                 return STUCK
 
@@ -86,11 +83,9 @@ def _v0() -> Engine:
                 return number
             rep = replica(state, number)
             grp = group(state, rep.first_group)
-            used = used_blocks(state, rep)
-            tokens, prefills, pairs, reads = schedule_v0(state, rep, grp)
-            has_work = grp.decoders + prefills > 0
+            has_work = schedule_v0(state, rep, grp)
             if has_work:
-                launch(state, costs, rep, grp, tokens, prefills, pairs, reads, prefills == 0, used)
+                launch(state, costs, rep, grp)
             if not finish_pass(state, costs, rep, has_work):
                 return STUCK
 
@@ -111,11 +106,9 @@ def _sglang() -> Engine:
                 return number
             rep = replica(state, number)
             grp = group(state, rep.first_group)
-            used = used_blocks(state, rep)
-            tokens, prefills, pairs, reads, has_decodes = schedule_sglang(state, rep, grp)
-            has_work = has_decodes or prefills > 0
+            has_work = schedule_sglang(state, rep, grp)
             if has_work:
-                launch(state, costs, rep, grp, tokens, prefills, pairs, reads, has_decodes, used)
+                launch(state, costs, rep, grp)
             if not finish_pass(state, costs, rep, has_work):
                 return STUCK
 
@@ -136,11 +129,9 @@ def _v1_pipeline() -> Engine:
                 return number
             rep = replica(state, number)
             grp = group(state, next_group(state, rep))
-            used = used_blocks(state, rep)
-            tokens, prefills, pairs, reads = schedule_v1(state, rep, grp)
-            has_work = grp.decoders + prefills > 0
+            has_work = schedule_v1(state, rep, grp)
             if has_work:
-                launch_stages(state, costs, rep, grp, tokens, prefills, pairs, reads, used)
+                launch_stages(state, costs, rep, grp)
             if not finish_pipeline_pass(state, rep, has_work):
                 return STUCK
 
@@ -181,11 +172,9 @@ def _v1_with_drafts() -> Engine:
             if number < 0:
                 return number
             rep = replica(state, number)
-            used = used_blocks(state, rep)
-            tokens, prefills, pairs, reads = schedule_with_drafts(state, rep)
-            has_work = rep.planned.decodes + prefills > 0
+            has_work = schedule_with_drafts(state, rep)
             if has_work:
-                launch_with_drafts(state, costs, rep, tokens, prefills, pairs, reads, used)
+                launch_with_drafts(state, costs, rep)
             if not finish_pass_with_drafts(state, rep, has_work):
                 return STUCK
 

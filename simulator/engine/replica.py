@@ -39,13 +39,14 @@ class Integral(Record):
 class Planned(Record):
     """What has been scheduled for the step the replica is about to take."""
 
-    tokens: int
-    prefills: int
-    pairs: int
-    reads: int
+    left: int  # tokens of the budget that are left
     used: int  # blocks in use before
-    decodes: int  # with drafts and ranks: sequences that decode, their tokens, the KV they see, and within the window
-    decode_tokens: int
+    tokens: int  # of prefill
+    prefills: int
+    pairs: int  # (query, key) pairs of the prefills, and the KV they read
+    reads: int
+    decodes: int  # sequences that decode
+    decode_tokens: int  # with drafts only: their tokens, the KV they see, and what of it lies within the window
     decode_kv: int
     window_kv: int
 

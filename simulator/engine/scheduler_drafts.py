@@ -13,7 +13,7 @@ from simulator.engine.jit import kernel
 from simulator.engine.prefix_cache import allocate
 from simulator.engine.replica import Replica
 from simulator.engine.request import PREFILLING, RELEASING, Request
-from simulator.engine.scheduler_v1 import admit_waiting, chunk_limit, preempt_until_free, prefill_chunk
+from simulator.engine.scheduler_v1 import admit_waiting, begin_step, chunk_limit, plan_chunk, preempt_until_free
 from simulator.engine.sequences import blocks_for
 from simulator.engine.state import State
 from simulator.engine.tables import request
@@ -37,6 +37,7 @@ def _plan_decode(state: State, rep: Replica, req: Request, queries: int) -> None
     """Count one decoding sequence of ``queries`` tokens into the step."""
     computed = req.computed
     planned = rep.planned
+    planned.left -= queries
     planned.decodes += 1
     planned.decode_tokens += queries
     planned.decode_kv += computed + queries
@@ -59,53 +60,38 @@ def _queries(state: State, rep: Replica, req: Request, left: int) -> int:
 
 
 @kernel
-def _run_running(state: State, rep: Replica) -> tuple[int, int, int, int, int]:
-    """Pass 1 in list order: (prefill tokens, prefills, pairs, reads, budget left)."""
-    left = state.max_tokens
+def _run_running(state: State, rep: Replica) -> None:
+    """Pass 1 in list order."""
     limit = chunk_limit(state, rep)
-    tokens = 0
-    prefills = 0
-    pairs = 0
-    reads = 0
     at = rep.running.head
-    while at != NONE and left > 0:
+    while at != NONE and rep.planned.left > 0:
         req = request(state, at)
         if req.status == PREFILLING:
             done = req.computed
-            chunk = min(req.target - done, limit, left)
+            chunk = min(req.target - done, limit, rep.planned.left)
             if not _reserve(state, rep, req, done + chunk + state.drafts):
                 break
-            more_pairs, more_reads = prefill_chunk(state, rep, req, chunk)
-            left -= chunk
-            tokens += chunk
-            prefills += 1
-            pairs += more_pairs
-            reads += more_reads
+            plan_chunk(state, rep, req, chunk)
         else:
-            queries = _queries(state, rep, req, left)
+            queries = _queries(state, rep, req, rep.planned.left)
             if queries == NONE:
                 break
             if queries > 0:
                 _plan_decode(state, rep, req, queries)
-                left -= queries
         at = req.next
-    return tokens, prefills, pairs, reads, left
 
 
 @kernel
-def schedule_with_drafts(state: State, rep: Replica) -> tuple[int, int, int, int]:
-    """Take one decision: (prefill tokens, prefills, pairs, KV reads); what decodes is in ``rep.planned``."""
-    rep.planned.decodes = 0
-    rep.planned.decode_tokens = 0
-    rep.planned.decode_kv = 0
-    rep.planned.window_kv = 0
+def schedule_with_drafts(state: State, rep: Replica) -> bool:
+    """Plan one step; False if there is nothing to run."""
+    begin_step(state, rep)
+    planned = rep.planned
+    planned.decode_tokens = 0
+    planned.decode_kv = 0
+    planned.window_kv = 0
     preempted = rep.preempted
-    tokens, prefills, pairs, reads, left = _run_running(state, rep)
+    _run_running(state, rep)
     rep.is_blocked = False
     if preempted == rep.preempted:
-        more_tokens, admitted, more_pairs, more_reads = admit_waiting(state, rep, left)
-        tokens += more_tokens
-        prefills += admitted
-        pairs += more_pairs
-        reads += more_reads
-    return tokens, prefills, pairs, reads
+        admit_waiting(state, rep)
+    return planned.decodes + planned.prefills > 0

@@ -21,7 +21,7 @@ from simulator.engine.jit import kernel
 from simulator.engine.prefix_cache import allocate, free_blocks, match, publish
 from simulator.engine.replica import Group, Replica
 from simulator.engine.request import DECODING
-from simulator.engine.scheduler_v1 import admit_head, decode_growth, prefill_chunk
+from simulator.engine.scheduler_v1 import admit_head, begin_step, decode_growth, plan_chunk
 from simulator.engine.sequences import blocks_for, retract
 from simulator.engine.state import State
 from simulator.engine.tables import list_at, request
@@ -58,20 +58,18 @@ def _reserved_tokens(state: State, rep: Replica, grp: Group) -> int:
 
 
 @kernel
-def _continue_chunked(state: State, rep: Replica) -> tuple[int, int, int]:
-    """Continue the prompt that is partly computed, as far as chunk size and blocks go: (tokens, pairs, KV reads)."""
+def _continue_chunked(state: State, rep: Replica) -> None:
+    """Continue the prompt that is partly computed, as far as chunk size and blocks go."""
     if rep.num_partials == 0:
-        return 0, 0, 0
+        return
     req = request(state, list_at(state, rep.partials)[0])
     done = req.computed
     held = blocks_for(state, done)
     room = (held + free_blocks(state, rep)) * state.block_size - done
-    chunk = min(req.target - done, state.max_tokens, room)
-    if chunk == 0:
-        return 0, 0, 0
-    allocate(state, rep, blocks_for(state, done + chunk) - held)
-    pairs, reads = prefill_chunk(state, rep, req, chunk)
-    return chunk, pairs, reads
+    chunk = min(req.target - done, rep.planned.left, room)
+    if chunk > 0:
+        allocate(state, rep, blocks_for(state, done + chunk) - held)
+        plan_chunk(state, rep, req, chunk)
 
 
 @kernel
@@ -127,17 +125,12 @@ def _publish_scheduled(state: State, rep: Replica) -> None:
 
 
 @kernel
-def schedule_sglang(state: State, rep: Replica, grp: Group) -> tuple[int, int, int, int, bool]:
-    """Take one decision: (prefill tokens, prefills, pairs, KV reads, whether the decoding requests run instead)."""
-    if rep.running.count == 0:
-        rep.new_token_ratio = _first_ratio(state)
-        rep.ratio_epoch = grp.epoch
-    tokens, pairs, reads = _continue_chunked(state, rep)
-    prefills = 1 if tokens > 0 else 0
-    left = state.max_tokens - tokens
-    may_admit = rep.waiting.count > 0 and not rep.is_blocked
-    reserved = _reserved_tokens(state, rep, grp) if may_admit else 0
-    while may_admit and left > 0 and rep.waiting.count > 0:
+def _admit_waiting(state: State, rep: Replica, grp: Group) -> None:
+    """Admit from the head of the queue while its prompt and its answer fit beside those that are reserved."""
+    if rep.waiting.count == 0 or rep.is_blocked:
+        return
+    reserved = _reserved_tokens(state, rep, grp)
+    while rep.planned.left > 0 and rep.waiting.count > 0:
         req = request(state, rep.waiting.head)
         found, unused = match(state, rep, req)
         hit = found * state.unit_tokens
@@ -148,23 +141,30 @@ def schedule_sglang(state: State, rep: Replica, grp: Group) -> tuple[int, int, i
         if is_full or lacking + answer >= free * state.block_size - reserved:
             rep.is_blocked = True
             break
-        chunk = min(lacking, left)
+        chunk = min(lacking, rep.planned.left)
         admit_head(state, rep, found, blocks_for(state, hit + chunk) - found * state.unit_blocks)
-        more_pairs, more_reads = prefill_chunk(state, rep, req, chunk)
+        plan_chunk(state, rep, req, chunk)
         if chunk == lacking:
             reserved += answer
-        left -= chunk
-        tokens += chunk
-        prefills += 1
-        pairs += more_pairs
-        reads += more_reads
-    if prefills > 0:
+
+
+@kernel
+def schedule_sglang(state: State, rep: Replica, grp: Group) -> bool:
+    """Plan one step, of prompts, or of decodes if there is none; False if there is nothing to run."""
+    begin_step(state, rep)
+    if rep.running.count == 0:
+        rep.new_token_ratio = _first_ratio(state)
+        rep.ratio_epoch = grp.epoch
+    _continue_chunked(state, rep)
+    _admit_waiting(state, rep, grp)
+    if rep.planned.prefills > 0:
         if state.is_caching:
             _publish_scheduled(state, rep)
-        return tokens, prefills, pairs, reads, False
+        return True
     if grp.decoders > 0 and decode_growth(state, grp) > free_blocks(state, rep):
         _retract(state, rep, grp)
-    has_decodes = grp.decoders > 0 and decode_growth(state, grp) <= free_blocks(state, rep)
-    if has_decodes:
-        allocate(state, rep, decode_growth(state, grp))
-    return 0, 0, 0, 0, has_decodes
+    if grp.decoders == 0 or decode_growth(state, grp) > free_blocks(state, rep):
+        return False
+    allocate(state, rep, decode_growth(state, grp))
+    rep.planned.decodes = grp.decoders
+    return True

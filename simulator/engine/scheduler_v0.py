@@ -9,34 +9,23 @@ blocks of the whole prompt at admission and admits in a preempting step as well.
 from simulator.engine.jit import kernel
 from simulator.engine.prefix_cache import allocate, free_blocks
 from simulator.engine.replica import Group, Replica
-from simulator.engine.scheduler_v1 import admission, admit_head, decode_growth, prefill_chunk, run_in_order
+from simulator.engine.scheduler_v1 import admit_waiting, begin_step, decode_growth, run_in_order
 from simulator.engine.state import State
 
 
 @kernel
-def schedule_v0(state: State, rep: Replica, grp: Group) -> tuple[int, int, int, int]:
-    """Take one decision: (prefill tokens, prefills, pairs, KV reads); sequences decode only if there is no prefill."""
+def schedule_v0(state: State, rep: Replica, grp: Group) -> bool:
+    """Plan one step, of prompts, or of decodes if there is none; False if there is nothing to run."""
+    begin_step(state, rep)
     rep.is_blocked = False
-    left = state.max_tokens
-    tokens = 0
-    prefills = 0
-    pairs = 0
-    reads = 0
-    while left > 0 and rep.waiting.count > 0:
-        chunk, found, blocks = admission(state, rep, left)
-        if chunk == 0:
-            break
-        req = admit_head(state, rep, found, blocks)
-        more_pairs, more_reads = prefill_chunk(state, rep, req, chunk)
-        left -= chunk
-        tokens += chunk
-        prefills += 1
-        pairs += more_pairs
-        reads += more_reads
-    if prefills == 0 and grp.decoders > 0:
+    admit_waiting(state, rep)
+    if rep.planned.prefills > 0:
+        return True
+    if grp.decoders > 0:
         growth = decode_growth(state, grp)
         if growth <= free_blocks(state, rep):
             allocate(state, rep, growth)
         else:
             run_in_order(state, rep, grp)
-    return tokens, prefills, pairs, reads
+    rep.planned.decodes = grp.decoders
+    return rep.planned.decodes > 0

@@ -10,7 +10,7 @@ prompts and with blocks reserved for the whole answer, which TensorRT-LLM reserv
 from simulator.engine.bounds import NONE
 from simulator.engine.decoding import kv_tokens, stop_decoding
 from simulator.engine.jit import kernel
-from simulator.engine.prefix_cache import allocate, free_blocks, match, publish, take
+from simulator.engine.prefix_cache import allocate, free_blocks, match, publish, take, used_blocks
 from simulator.engine.replica import Group, Replica
 from simulator.engine.request import DECODING, PREFILLING, RELEASING, Request
 from simulator.engine.sequences import admit, blocks_for, preempt
@@ -66,39 +66,47 @@ def _fits_in_any_order(state: State, rep: Replica, grp: Group) -> bool:
 
 
 @kernel
-def prefill_chunk(state: State, rep: Replica, req: Request, chunk: int) -> tuple[int, int]:
-    """Schedule the next ``chunk`` tokens of a request whose blocks are there: (pairs, KV reads)."""
+def begin_step(state: State, rep: Replica) -> None:
+    """Start the plan of a step: nothing in it yet, and the whole token budget left."""
+    planned = rep.planned
+    planned.left = state.max_tokens
+    planned.used = used_blocks(state, rep)
+    planned.tokens = 0
+    planned.prefills = 0
+    planned.pairs = 0
+    planned.reads = 0
+    planned.decodes = 0
+
+
+@kernel
+def plan_chunk(state: State, rep: Replica, req: Request, chunk: int) -> None:
+    """Plan the next ``chunk`` tokens of the prompt of a request whose blocks are there."""
     done = req.computed
     req.chunk_start = done
     req.computed = done + chunk
     if state.is_caching and not state.publishes_late:
         publish(state, rep, req, done, done + chunk)
-    return chunk * done + chunk * (chunk + 1) // 2, done + chunk
+    planned = rep.planned
+    planned.left -= chunk
+    planned.tokens += chunk
+    planned.prefills += 1
+    planned.pairs += chunk * done + chunk * (chunk + 1) // 2
+    planned.reads += done + chunk
 
 
 @kernel
-def _run_in_any_order(state: State, rep: Replica, grp: Group) -> tuple[int, int, int, int]:
-    """Pass 1 when everything fits: (prefill tokens, prefills, pairs, reads)."""
+def _run_in_any_order(state: State, rep: Replica, grp: Group) -> None:
+    """Pass 1 when everything fits."""
     allocate(state, rep, decode_growth(state, grp))
-    left = state.max_tokens - grp.decoders
+    rep.planned.left -= grp.decoders
     limit = chunk_limit(state, rep)
-    tokens = 0
-    prefills = 0
-    pairs = 0
-    reads = 0
     for at in range(rep.num_partials):
         req = request(state, list_at(state, rep.partials)[at])
         done = req.computed
-        chunk = min(req.target - done, limit, left - tokens)
-        if chunk == 0:
-            continue
-        allocate(state, rep, _growth(state, req, done, done + chunk))
-        more_pairs, more_reads = prefill_chunk(state, rep, req, chunk)
-        tokens += chunk
-        prefills += 1
-        pairs += more_pairs
-        reads += more_reads
-    return tokens, prefills, pairs, reads
+        chunk = min(req.target - done, limit, rep.planned.left)
+        if chunk > 0:
+            allocate(state, rep, _growth(state, req, done, done + chunk))
+            plan_chunk(state, rep, req, chunk)
 
 
 @kernel
@@ -126,42 +134,33 @@ def preempt_until_free(state: State, rep: Replica, req: Request, need: int) -> b
 
 
 @kernel
-def run_in_order(state: State, rep: Replica, grp: Group) -> tuple[int, int, int, int, int]:
-    """Pass 1 request by request: (prefill tokens, prefills, pairs, reads, budget left)."""
-    left = state.max_tokens
+def run_in_order(state: State, rep: Replica, grp: Group) -> None:
+    """Pass 1 request by request; it ends when one has to be preempted itself."""
     limit = chunk_limit(state, rep)
-    tokens = 0
-    prefills = 0
-    pairs = 0
-    reads = 0
     at = rep.running.head
-    while at != NONE and left > 0:
+    while at != NONE and rep.planned.left > 0:
         req = request(state, at)
         is_decoding = req.status == DECODING
         if req.status == RELEASING or (is_decoding and req.group != grp.number):
             at = req.next
             continue
         done = kv_tokens(state, req)
-        chunk = 1 if is_decoding else min(req.target - done, limit, left)
+        chunk = 1 if is_decoding else min(req.target - done, limit, rep.planned.left)
         need = _growth(state, req, done, done + chunk)
         if not preempt_until_free(state, rep, req, need):
-            return tokens, prefills, pairs, reads, left
+            return
         allocate(state, rep, need)
-        left -= chunk
-        if not is_decoding:
-            more_pairs, more_reads = prefill_chunk(state, rep, req, chunk)
-            tokens += chunk
-            prefills += 1
-            pairs += more_pairs
-            reads += more_reads
+        if is_decoding:
+            rep.planned.left -= 1
+        else:
+            plan_chunk(state, rep, req, chunk)
         at = req.next
     _starve(state, rep, grp, at)
-    return tokens, prefills, pairs, reads, left
 
 
 @kernel
-def admission(state: State, rep: Replica, left: int) -> tuple[int, int, int]:
-    """Decide what the head of the queue may run with ``left`` tokens of budget: (chunk, units found, new blocks).
+def admission(state: State, rep: Replica) -> tuple[int, int, int]:
+    """Decide what the head of the queue may run: (chunk, units found, new blocks).
 
     A chunk of 0 means that it cannot be admitted now, and ``is_blocked`` that it cannot be until something is released.
     """
@@ -172,10 +171,10 @@ def admission(state: State, rep: Replica, left: int) -> tuple[int, int, int]:
     found, unused = match(state, rep, req)
     hit = max(found * state.unit_tokens, req.remote)
     chunk = min(req.target - hit, chunk_limit(state, rep))
-    if chunk > left:
+    if chunk > rep.planned.left:
         if not state.is_chunked:
             return 0, 0, 0
-        chunk = left
+        chunk = rep.planned.left
     blocks = blocks_for(state, hit + chunk)
     if state.reserves_output:
         last = req.prompt + req.output - 1 + state.spare_tokens
@@ -213,39 +212,27 @@ def admit_head(state: State, rep: Replica, found: int, blocks: int) -> Request:
 
 
 @kernel
-def admit_waiting(state: State, rep: Replica, left: int) -> tuple[int, int, int, int]:
-    """Pass 2, with ``left`` tokens of budget: (prefill tokens, prefills, pairs, KV reads)."""
-    tokens = 0
-    prefills = 0
-    pairs = 0
-    reads = 0
-    while left > tokens and rep.waiting.count > 0:
-        chunk, found, blocks = admission(state, rep, left - tokens)
+def admit_waiting(state: State, rep: Replica) -> None:
+    """Pass 2: admit from the head of the queue while it fits into what is left."""
+    while rep.planned.left > 0 and rep.waiting.count > 0:
+        chunk, found, blocks = admission(state, rep)
         if chunk == 0:
             break
         req = admit_head(state, rep, found, blocks)
-        more_pairs, more_reads = prefill_chunk(state, rep, req, chunk)
-        tokens += chunk
-        prefills += 1
-        pairs += more_pairs
-        reads += more_reads
-    return tokens, prefills, pairs, reads
+        plan_chunk(state, rep, req, chunk)
 
 
 @kernel
-def schedule_v1(state: State, rep: Replica, grp: Group) -> tuple[int, int, int, int]:
-    """Take one decision: (prefill tokens, prefills, pairs, KV reads); the sequences of ``grp`` decode besides."""
+def schedule_v1(state: State, rep: Replica, grp: Group) -> bool:
+    """Plan one step, in which the sequences of ``grp`` decode; False if there is nothing to run."""
+    begin_step(state, rep)
     preempted = rep.preempted
     if _fits_in_any_order(state, rep, grp):
-        tokens, prefills, pairs, reads = _run_in_any_order(state, rep, grp)
-        left = state.max_tokens - grp.decoders - tokens
+        _run_in_any_order(state, rep, grp)
     else:
-        tokens, prefills, pairs, reads, left = run_in_order(state, rep, grp)
+        run_in_order(state, rep, grp)
     rep.is_blocked = False
     if preempted == rep.preempted or state.admits_after_preemption:
-        more_tokens, admitted, more_pairs, more_reads = admit_waiting(state, rep, left)
-        tokens += more_tokens
-        prefills += admitted
-        pairs += more_pairs
-        reads += more_reads
-    return tokens, prefills, pairs, reads
+        admit_waiting(state, rep)
+    rep.planned.decodes = grp.decoders
+    return rep.planned.decodes + rep.planned.prefills > 0

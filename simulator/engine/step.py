@@ -16,7 +16,7 @@ from simulator.engine.decoding import (
     stop_decoding,
 )
 from simulator.engine.heap import first_key, first_payload, pop
-from simulator.engine.iteration_log import log_step
+from simulator.engine.iteration_log import log_planned
 from simulator.engine.jit import kernel
 from simulator.engine.prefix_cache import used_blocks
 from simulator.engine.replica import Duration, Group, Integral, Replica
@@ -125,19 +125,18 @@ def _complete_prefills(state: State, rep: Replica, grp: Group, end: int) -> None
 
 
 @kernel
-def count_step(
-    state: State, rep: Replica, batch: int, prefill_tokens: int, prefills: int, pairs: int, reads: int
-) -> None:
-    """Add one step to the replica's sums."""
+def count_step(state: State, rep: Replica) -> None:
+    """Add the planned step to the replica's sums of what steps did."""
+    planned = rep.planned
     rep.steps += 1
-    rep.prefill_tokens += prefill_tokens
-    rep.decode_tokens += batch
-    rep.prefill_pairs += pairs
-    rep.prefill_kv_reads += reads
-    rep.sampled_rows += batch + prefills
-    if prefills == 0:
+    rep.prefill_tokens += planned.tokens
+    rep.decode_tokens += planned.decodes
+    rep.prefill_pairs += planned.pairs
+    rep.prefill_kv_reads += planned.reads
+    rep.sampled_rows += planned.decodes + planned.prefills
+    if planned.prefills == 0:
         rep.decode_steps += 1
-    list_at(state, rep.histogram)[batch + prefills] += 1
+    list_at(state, rep.histogram)[planned.decodes + planned.prefills] += 1
 
 
 @kernel
@@ -180,33 +179,23 @@ def run_on_device(state: State, rep: Replica, device: int, rows: int) -> tuple[i
 
 
 @kernel
-def launch(
-    state: State,
-    costs: Costs,
-    rep: Replica,
-    grp: Group,
-    prefill_tokens: int,
-    prefills: int,
-    pairs: int,
-    reads: int,
-    has_decodes: bool,
-    used_before: int,
-) -> None:
-    """Run the step that was just scheduled; the group's sequences take part if ``has_decodes``."""
-    batch = grp.decoders if has_decodes else 0
-    rows = batch + prefills
-    token_ps = token_cost(costs, 0, batch + prefill_tokens, prefills)
+def launch(state: State, costs: Costs, rep: Replica, grp: Group) -> None:
+    """Run the planned step."""
+    planned = rep.planned
+    batch = planned.decodes
+    rows = batch + planned.prefills
+    token_ps = token_cost(costs, 0, batch + planned.tokens, planned.prefills)
     sample_ps = sample_cost(costs, 0, rows)
-    attention = prefill_cost(costs, 0, prefill_tokens, pairs, reads) << FRACTION_BITS
+    attention = prefill_cost(costs, 0, planned.tokens, planned.pairs, planned.reads) << FRACTION_BITS
     if batch > 0:
         attention += decode_attention(state, costs, grp, 0)
     start, end = run_on_device(state, rep, ((token_ps + sample_ps) << FRACTION_BITS) + attention, rows)
     if state.log_capacity > 0:
-        log_step(state, rep, start, end, prefill_tokens, prefills, pairs, batch, decode_reads(grp, batch))
+        log_planned(state, rep, start, end, decode_reads(grp, batch))
     rep.token_ps += token_ps
     rep.sample_ps += sample_ps
     add_time(rep.attention, attention)
-    count_step(state, rep, batch, prefill_tokens, prefills, pairs, reads)
-    add_occupancy(state, rep, used_before, rows, end - start)
+    count_step(state, rep)
+    add_occupancy(state, rep, planned.used, rows, end - start)
     rep.decision_ps = start if state.is_async else end
     apply_tokens(state, rep, grp, batch, end)
