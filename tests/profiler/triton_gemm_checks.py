@@ -97,7 +97,7 @@ def assert_close(out, exact):
 
 @pytest.mark.parametrize("half", HALVES)
 @pytest.mark.parametrize("kind", ["block", "int8", "int4", "mxfp4"])
-@pytest.mark.parametrize(("m", "n", "k"), [(5, 192, 384), (70, 200, 256), (130, 66, 1280)])
+@pytest.mark.parametrize(("m", "n", "k"), [(5, 192, 384), (70, 200, 256), (130, 66, 1024)])
 def test_linear_layer_multiplies_by_the_dequantised_weights(half, kind, m, n, k):
     """Every format, tile height, ragged edge and split of k gives the product of what its operands stand for."""
     draw = Draw(half)
@@ -182,7 +182,7 @@ def test_tile_height_follows_the_rows_of_an_expert():
 
 
 def moe(dtype, ep):
-    sizes = {"hidden": 128, "inter": 256, "num_experts": 8, "topk": 2, "tp": 1, "ep": ep}
+    sizes = {"hidden": 128, "inter": 256, "num_experts": 4, "topk": 2, "tp": 1, "ep": ep}
     return OpShape.of("moe", dtype=dtype, num_tokens=9, routing="balanced", **sizes)
 
 
@@ -193,7 +193,7 @@ def launched(op, seed=5):
     return out, Buffers(DEVICE, cold_bytes=1 << 14, seed=seed)
 
 
-@pytest.mark.parametrize("ep", [1, 4])
+@pytest.mark.parametrize("ep", [1, 2])
 def test_expert_layer_equals_torch(ep):
     """Our layer and torch's, built from the same draws, agree on all experts and on a shard of them."""
     out, buffers = launched(moe("fp16", ep))
@@ -202,17 +202,17 @@ def test_expert_layer_equals_torch(ep):
     assert torch.allclose(out.double(), expected.double(), rtol=1e-2, atol=1e-2 * float(expected.double().std()))
 
 
-@pytest.mark.parametrize(("dtype", "ep"), [("fp8", 4), ("w8a8", 1), ("fp8_block", 4)])
+@pytest.mark.parametrize(("dtype", "ep"), [("fp8", 2), ("w8a8", 1), ("fp8_block", 2)])
 def test_quantised_expert_layer_is_the_sum_of_its_local_experts(dtype, ep):
     """A token's result is the weighted sum over its local experts, each fed with what quantisation kept."""
     op = moe(dtype, ep)
     out, buffers = launched(op)
-    local, kind = 8 // ep, "int8" if dtype == "w8a8" else "fp8"
+    local, kind = 4 // ep, "int8" if dtype == "w8a8" else "fp8"
     tokens = buffers.random((9, 128), "bf16")
     gate_up, down = (buffers.rotating((local, n, k), kind)[0].double() * 0.01 for n, k in ((512, 128), (128, 256)))
     x = dequantised(dtype, tokens, silu_mul=False)
     expected = torch.zeros_like(x)
-    for token, experts in enumerate(route(9, 8, 2, "balanced", seed=0, device=torch.device("cpu")).tolist()):
+    for token, experts in enumerate(route(9, 4, 2, "balanced", seed=0, device=torch.device("cpu")).tolist()):
         for expert in (e for e in experts if e < local):
             inner = (gate_up[expert] @ x[token]).to(torch.bfloat16)
             expected[token] += down[expert] @ dequantised(dtype, inner[None], silu_mul=True)[0] / 2

@@ -46,7 +46,7 @@ FOLDERS = {
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the files that the commands read."""
+    """Make the files that the commands read; what they compile once is compiled while the disk has room."""
     folder = tmp_path_factory.mktemp("in")
     context = {"device": "h100-sxm", "backend": "torch.cublas", "dtype": "bf16", "launch": "graph", "cache": "cold"}
     rows = [
@@ -68,6 +68,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         '{"duration": 1.0, "completed": 1, "total_input_tokens": 5, "total_output_tokens": 2, "input_lens": [5],'
         ' "output_lens": [2], "ttfts": [0.1], "itls": [[0.1]], "errors": [""]}'
     )
+    for command in ("simulate --requests-out", "search --out"):
+        assert _here(FILES[command], folder, folder / "compiled")[0] == 0
     return folder
 
 
