@@ -5,6 +5,7 @@ from typing import Final
 
 from profiles_db.importers import aiconfigurator_collectives as collectives
 from profiles_db.importers import aiconfigurator_kernels as kernels
+from profiles_db.importers import aiconfigurator_scans as scans
 from profiles_db.importers.aiconfigurator_columns import Mapper
 
 MAPPERS: Final[Mapping[str, Mapper]] = {
@@ -13,6 +14,7 @@ MAPPERS: Final[Mapping[str, Mapper]] = {
     "generation_attention": kernels.generation_attention,
     "context_mla": kernels.context_mla,
     "generation_mla": kernels.generation_mla,
+    "gdn": scans.gated_delta,
     "moe": kernels.moe,
     "nccl": collectives.nccl,
     "oneccl": collectives.nccl,
@@ -25,6 +27,7 @@ _MODULE: Final = "a whole attention block with its projections: no op family hol
 # Why a table has no place in the schema; anything not named here is reported as unknown.
 UNMAPPED: Final[Mapping[str, str]] = {
     "computescale": "difference of two timings, not a measurement",
+    "mamba2": "times of the short convolution alone",
     "encoder_attention": "attention without a causal mask has no columns in the schema",
     "mla_bmm": "batched GEMM has no columns in the schema",
     "mla_context_module": _MODULE,

@@ -1,7 +1,5 @@
 """Scans in torch: a prompt in chunks is the recurrence token by token, and a CPU measures both phases."""
 
-import time
-
 import pytest
 
 torch = pytest.importorskip("torch", reason="the profiler's kernels need torch")
@@ -14,7 +12,7 @@ from profiler.backend import Unsupported  # noqa: E402
 from profiler.kernels.buffers import Buffers  # noqa: E402
 from profiler.kernels.scan import scan_chunks, scan_operands, scan_steps  # noqa: E402
 from profiler.kernels.torch_backend import TorchBackend  # noqa: E402
-from profiler.point import OpShape, cost_op  # noqa: E402
+from profiler.point import OpShape, Point, cost_op  # noqa: E402
 from profiles_db.store import open_store  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -96,19 +94,14 @@ def test_a_point_is_the_op_it_stands_for():
     assert (op.phase, float(op.tokens())) == ("prefill", 80.0)
 
 
-def test_what_a_cpu_measures_becomes_a_price(tmp_path):
-    """Times of this very machine are rows that a fit keeps, and the price of the op a plan asks for."""
+def test_a_measured_point_is_the_price_of_the_op_it_stands_for(tmp_path):
+    """Rows of the profiler's points are what a fit keeps, and the price of the op that a plan asks for."""
     cluster = load_cluster("cpu-2")
     store, device, rows = open_store(tmp_path, bundled=None), cluster.device.name, []
     for sequences in (1, 2, 3, 4, 6, 8):
         op = scan_shape("mamba2", decode=(sequences, 1))
-        prepared = TorchBackend(CPU).prepare(op, "torch.scan", buffers())
-        begin = time.perf_counter()
-        prepared.launch(0)
-        context = {"device": device, "backend": "torch.scan", "launch": "eager", "cache": "cold", "status": "ok"}
-        rows.append(
-            {**op.shape, **context, "dtype": op.dtype, "latency_s": time.perf_counter() - begin, "origin": "measured"}
-        )
+        point = Point(op=op, device=device, backend="torch.scan", launch="eager", cache="cold")
+        rows.append({**point.columns, "status": "ok", "latency_s": 1e-5 * (2 + sequences), "origin": "measured"})
     store.append("scan", rows, "run-1")
     costs = FittedCosts(fit_device(store, device, cluster), cluster)
     found = costs.predict(cost_op(scan_shape("mamba2", decode=(4, 1))))

@@ -15,7 +15,6 @@ _ALLOWED = {
     ("conftest.py", "time.sleep"): "between two looks at an event that is waited for without a limit",
     ("profiler/conftest.py", "time.monotonic"): "where the fake driver's own time starts",
     ("profiler/test_timing.py", "time.perf_counter"): "a sample encloses its calls, however long they take",
-    ("profiler/test_scan_kernels.py", "time.perf_counter"): "a measured time that the fit gives back, whatever it is",
     ("profiler/collective_ranks.py", "time.sleep"): "a rank that hangs; only a timeout can end its siblings' wait",
     ("profiler/test_nvml_real_gpu.py", "time.sleep"): "lets a real GPU's counters stand still for a while",
 }
