@@ -24,7 +24,7 @@ from benchmarks.fidelity.recorded_runs import RecordedRun, replay_recorded
 from benchmarks.fidelity.rejection import __doc__ as rejection_rules
 from benchmarks.fidelity.replay import Point, Row, read_points, replay_group
 from benchmarks.kv_blocks import memory_section
-from costmodel.prediction import CostModel
+from costmodel.cost_model import CostModel
 
 TARGET: Final = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
 _POWER_FITS: Final = {"a100-80gb": "vllm-0.14.0", "h100-80gb": "vllm-0.24.0"}

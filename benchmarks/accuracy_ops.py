@@ -19,13 +19,13 @@ import numpy as np
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
-from costmodel.artefact import Artefact, load_artefact
-from costmodel.compare.curves import measured_rows_of
-from costmodel.held_out import QUESTIONS, relative_error
-from costmodel.holdout import held_out_errors
-from costmodel.knots import Errors
-from costmodel.ops import Attention, Collective, Gemm, Moe, Op
-from costmodel.predict import FittedCosts
+from costmodel.compare.curves_to_draw import measured_rows_of
+from costmodel.fit_file.artefact import Artefact, load_artefact
+from costmodel.fitted.held_out import QUESTIONS, relative_error
+from costmodel.fitted.knots import Errors
+from costmodel.fitted_costs import FittedCosts
+from costmodel.fitting.holdout import held_out_errors
+from costmodel.ops.op_types import Attention, Collective, Gemm, Moe, Op
 
 SYSTEMS = (("h100_sxm", "h100-sxm", "h100-sxm-8"), ("h200_sxm", "h200-sxm", "h200-sxm-8"))
 VERSION = "0.24.0"
@@ -110,7 +110,8 @@ def _timed(command: list[str]) -> tuple[float, float, float]:
 
 def _load_s(path: Path) -> float:
     code = (
-        "import json, time, pathlib, sys; import numpy, pyarrow.parquet; from costmodel.artefact import load_artefact;"
+        "import json, time, pathlib, sys; import numpy, pyarrow.parquet\n"
+        "from costmodel.fit_file.artefact import load_artefact\n"
         "t = time.process_time(); load_artefact(pathlib.Path(sys.argv[1])); print(json.dumps(time.process_time() - t))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True)

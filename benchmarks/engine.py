@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from simulator.engine.run import run_replicas
-from simulator.limits import EngineLimits
-from simulator.metrics import summarise
-from simulator.step_tables import StepTables, linear_tables
+from simulator.engine_profiles.engine_limits import EngineLimits
+from simulator.results.metrics import summarise
+from simulator.steps.step_tables import StepTables, linear_tables
 from simulator.workload.workload import ClosedLoop, OpenLoop, PrefixBlocks, Workload
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "groundtruth" / "traces"

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from simulator.engine.stream import run_stream
-from simulator.limits import EngineLimits
-from simulator.metrics import summarise_stream
-from simulator.step_tables import linear_tables
+from simulator.engine_profiles.engine_limits import EngineLimits
+from simulator.results.metrics import summarise_stream
+from simulator.steps.step_tables import linear_tables
 from simulator.workload.workload import Workload
 
 LIMITS = EngineLimits(

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from cluster_specs.load import load_device
-from simulator.engine_profile import load_profile
-from simulator.memory import MemoryBudget, plan_memory
-from simulator.model.bundled import load_model
+from simulator.engine_profiles.engine_profile import load_profile
+from simulator.memory.plan_memory import MemoryBudget, plan_memory
 from simulator.model.expert_layout import EXPERT_LAYOUTS
-from simulator.plan import parse_plan
+from simulator.model.load_model import load_model
+from simulator.plan.plan import parse_plan
 
 REFERENCE: Final = Path(__file__).parents[2] / "shared" / "reference" / "fidelity.md"
 HEADING: Final = "## Memory of real servers"

@@ -18,8 +18,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from costmodel.bundled import bundled_fit
-from costmodel.held_out import relative_error
+from costmodel.bundled_fits import bundled_fit
+from costmodel.fitted.held_out import relative_error
 from profiles_db.schema import FAMILIES
 from profiles_db.store import Store, open_store
 

@@ -74,7 +74,8 @@ def measure_fit(folder: Path, environment: dict[str, str]) -> tuple[dict[str, fl
     imported = run([*APEX, "import", "aiconfigurator", *TABLES, "--db", str(database)], environment)
     fitted = run([*APEX, "fit", "--db", str(database), "--device", "h200-sxm", "--out", str(path)], environment)
     load = (
-        "import time, pathlib, sys; from costmodel.artefact import load_artefact; path = pathlib.Path(sys.argv[1])\n"
+        "import time, pathlib, sys; from costmodel.fit_file.artefact import load_artefact\n"
+        "path = pathlib.Path(sys.argv[1])\n"
         "def once():\n  begun = time.process_time(); load_artefact(path); return time.process_time() - begun\n"
         "print(min(once() for _ in range(5)))"
     )

@@ -14,14 +14,14 @@ from typing import Final
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
-from costmodel.artefact import load_artefact
-from costmodel.predict import FittedCosts
-from costmodel.prediction import CostModel
-from simulator.bundled_profiles import DEFAULT_PROFILE
-from simulator.engine_profile import load_profile
-from simulator.model.bundled import load_model
-from simulator.plan import parse_plan
+from costmodel.cost_model import CostModel
+from costmodel.fit_file.artefact import load_artefact
+from costmodel.fitted_costs import FittedCosts
+from costmodel.pricing.analytic_costs import AnalyticCosts
+from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE
+from simulator.engine_profiles.engine_profile import load_profile
+from simulator.model.load_model import load_model
+from simulator.plan.plan import parse_plan
 from simulator.serving import Refusal, Serving
 from simulator.workload.parse import parse_workload
 

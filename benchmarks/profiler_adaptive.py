@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.fit import fit_device
-from costmodel.measured_device import choose_cluster
-from costmodel.predict import FittedCosts
-from costmodel.prior import Prior
+from costmodel.fitted_costs import FittedCosts
+from costmodel.fitting.fit_device import fit_device
+from costmodel.fitting.measured_device import choose_cluster
+from costmodel.fitting.prior import Prior
 from profiler.planning.adaptive import AdaptivePlan
 from profiler.planning.latency_model import LatencyModel, octaves_of, prior_of, work_of
 from profiler.point import OpShape, Point, cost_op

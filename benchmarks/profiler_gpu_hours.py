@@ -17,13 +17,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from costmodel.prior import Prior
+from costmodel.fitting.prior import Prior
 from profiler.collectives.groups import default_levels, group_layouts
 from profiler.kernels.available import kernel_backends
 from profiler.planning.adaptive import AdaptivePlan
 from profiler.planning.grid import FAMILIES, general_grid
 from profiler.planning.latency_model import prior_of
-from profiler.planning.workload import wanted_shapes
+from profiler.planning.points_to_measure import wanted_shapes
 from profiler.point import COLLECTIVE_FAMILIES, OpShape, Point
 from profiler.request import ProfileRequest
 from profiler.session import ENERGY_POINTS

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from simulator.workload.generate import LENGTH_MIXES, generate_workload
-from simulator.workload.own_files import write_trace
-from simulator.workload.trace import iter_trace, read_trace
+from simulator.workload.generators.generate import LENGTH_MIXES, generate_workload
+from simulator.workload.traces.own_files import write_trace
+from simulator.workload.traces.read_trace import iter_trace, read_trace
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 

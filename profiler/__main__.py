@@ -7,13 +7,13 @@ import click
 
 from cluster_specs.command_line import tell
 from cluster_specs.errors import UserError
-from profiler.cli import profile
 from profiler.errors import RENEW_EXIT_CODE
+from profiler.profile_command import profile
 
 
 def run_as_program(command: click.Command, name: str) -> None:
     """Run ``command``; a person's mistake ends in one message, a hint and exit code 2, said by one rank of a node."""
-    from profiler.ranks import Place
+    from profiler.ranks import RankPlace
 
     try:
         code = command.main(prog_name=name, standalone_mode=False)
@@ -21,7 +21,7 @@ def run_as_program(command: click.Command, name: str) -> None:
         sys.exit(130)
     except (click.ClickException, UserError) as error:
         code = error.exit_code
-        if Place.from_environment().local_rank == 0:
+        if RankPlace.from_environment().local_rank == 0:
             tell(error)
         if code == RENEW_EXIT_CODE:
             os._exit(code)  # the interpreter's end would meet the broken device again, and may abort over it

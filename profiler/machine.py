@@ -10,7 +10,7 @@ from cluster_specs.errors import UserError
 from profiler.instruments.clocks import ClockControl, open_clock_control
 from profiler.instruments.nvml import Gpu, Nvml, NvmlError
 from profiler.instruments.throttle import ThrottleCounters
-from profiler.ranks import Place
+from profiler.ranks import RankPlace
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ def require_torch() -> None:
         raise UserError(f"measuring needs torch, which cannot be imported: {error}", hint=_INSTALL_HINT) from error
 
 
-def resolve_device(wanted: str, place: Place) -> "torch.device":
+def resolve_device(wanted: str, place: RankPlace) -> "torch.device":
     """Return this rank's device for ``auto``, ``cpu`` or ``cuda``; raises ``UserError`` where there is none."""
     import torch
 
@@ -63,7 +63,7 @@ class Machine:
     without_nvml: str
 
     @classmethod
-    def open(cls, wanted: str, name: str | None, place: Place, *, threads: int) -> "Machine":
+    def open(cls, wanted: str, name: str | None, place: RankPlace, *, threads: int) -> "Machine":
         """Find the device and its instruments; raises ``UserError`` for a device that is not there."""
         require_torch()
         import torch

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from cluster_specs.errors import UserError
 from costmodel.families.all import op_of_sizes
-from costmodel.ops import Elementwise, Op
+from costmodel.ops.op_types import Elementwise, Op
 from profiles_db.schema import FAMILIES
 
 Value = str | int | bool | float | None

@@ -21,7 +21,7 @@ _SIBLING_WAIT: Final = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class RankPlace:
     """This process among the ranks of its run, where the environment says that it ``is_started`` as one; else alone."""
 
     rank: int = 0
@@ -31,7 +31,7 @@ class Place:
     is_started: bool = False
 
     @classmethod
-    def from_environment(cls) -> "Place":
+    def from_environment(cls) -> "RankPlace":
         """Read torchrun's variables; raises ``UserError`` where they are incomplete."""
         if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
             return cls()
@@ -75,7 +75,7 @@ def _siblings_answer() -> Iterator[None]:
 class Ranks:
     """The exchanges of a run; of a rank alone they give back what it brings."""
 
-    def __init__(self, place: Place, device: "torch.device") -> None:
+    def __init__(self, place: RankPlace, device: "torch.device") -> None:
         self.place = place
         self._counter: Any = None
         self._taken: dict[str, int] = {}

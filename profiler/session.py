@@ -19,9 +19,9 @@ from profiler.journal import Journal, collect_leftovers, discard_leftovers, only
 from profiler.kernels.available import kernel_backends
 from profiler.ledger import Ledger
 from profiler.machine import Machine
-from profiler.planning.workload import Workload, place_workload, wanted_shapes
+from profiler.planning.points_to_measure import PointsToMeasure, place_workload, wanted_shapes
 from profiler.point import Point
-from profiler.ranks import Place, Ranks
+from profiler.ranks import RankPlace, Ranks
 from profiler.request import ProfileRequest
 from profiler.run import Outcome, Run, StopSignal
 from profiler.sweep import layouts_of, measure_workload
@@ -32,7 +32,7 @@ ENERGY_POINTS: Final = 48
 _IDLE_DRIFT: Final = 1.1
 
 
-def profile(request: ProfileRequest, place: Place, talk: Callable[[str], None]) -> Outcome:
+def profile(request: ProfileRequest, place: RankPlace, talk: Callable[[str], None]) -> Outcome:
     """Run one rank's part of a profile; raises ``UserError`` (on every rank alike) for what makes it impossible."""
     started_s = time.monotonic()
     silent: Callable[[str], None] = lambda _: None  # noqa: E731 - a name for what the other ranks say
@@ -151,7 +151,7 @@ def open_bench(request: ProfileRequest, machine: Machine) -> Bench:
     )
 
 
-def plan_workload(request: ProfileRequest, machine: Machine, bench: Bench, place: Place) -> Workload:
+def plan_workload(request: ProfileRequest, machine: Machine, bench: Bench, place: RankPlace) -> PointsToMeasure:
     """Return everything this run could measure."""
     layouts = layouts_of(machine, place)
     kind = cast(Literal["cpu", "cuda"], machine.kind)
@@ -171,7 +171,7 @@ def _idle_over_run(before_w: float | None, after_w: float | None, outcome: Outco
     return sum(known) / len(known) if known else None
 
 
-def _known_uncapturable(ranks: Ranks, ledger: Ledger | None, workload: Workload) -> set[KernelKind]:
+def _known_uncapturable(ranks: Ranks, ledger: Ledger | None, workload: PointsToMeasure) -> set[KernelKind]:
     """Return the kinds of kernels that earlier runs could not record as a graph, the same on every rank."""
     found: set[KernelKind] = set()
     points = {point.identity: point for point in workload.compute}
@@ -184,7 +184,7 @@ def _known_uncapturable(ranks: Ranks, ledger: Ledger | None, workload: Workload)
 
 
 def _energy_stored(
-    request: ProfileRequest, ranks: Ranks, ledger: Ledger | None, workload: Workload
+    request: ProfileRequest, ranks: Ranks, ledger: Ledger | None, workload: PointsToMeasure
 ) -> dict[float | None, int]:
     """Count points whose energy earlier runs have measured, by clock, the same on every rank."""
     counts: dict[float | None, int] = {}

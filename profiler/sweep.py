@@ -17,21 +17,21 @@ from profiler.instruments.clocks import ClockControl
 from profiler.machine import Machine
 from profiler.planning.adaptive import AdaptivePlan
 from profiler.planning.planner import FixedPlan, Planner
-from profiler.planning.workload import Workload, place_collectives
+from profiler.planning.points_to_measure import PointsToMeasure, place_collectives
 from profiler.point import Point, answers
-from profiler.ranks import Place
+from profiler.ranks import RankPlace
 from profiler.request import ProfileRequest
 from profiler.run import Run
 
 if TYPE_CHECKING:
-    from costmodel.prior import Prior
+    from costmodel.fitting.prior import Prior
 
 _COLLECTIVES_SHARE: Final = 0.35
 _COMPUTE_SHARE: Final = 0.95
 _CLOCK_TOLERANCE_MHZ: Final = 20.0  # one step of 15 MHz and what reading back rounds away
 
 
-def layouts_of(machine: Machine, place: Place) -> list[GroupLayout]:
+def layouts_of(machine: Machine, place: RankPlace) -> list[GroupLayout]:
     """Return the groups collectives are measured over: none for a single rank."""
     if place.world_size == 1:
         return []
@@ -46,7 +46,7 @@ def measure_workload(
     request: ProfileRequest,
     machine: Machine,
     bench: Bench,
-    workload: Workload,
+    workload: PointsToMeasure,
     *,
     wants_energy: Callable[[Point], bool],
 ) -> None:
@@ -88,7 +88,7 @@ def _prior(run: Run, request: ProfileRequest, machine: Machine) -> "Prior | None
     if run.ledger is None or request.exhaustive or request.prior == "none":
         return None
     try:
-        from costmodel.prior import Prior
+        from costmodel.fitting.prior import Prior
     except ImportError as error:  # GPU images often lack what specs are read with
         _say(run, f"compute plans start from no earlier fit: {error}")
         return None
@@ -114,7 +114,7 @@ def _lock(run: Run, control: ClockControl, clock_mhz: int) -> float | None:
     return agreed
 
 
-def _measure_collectives(run: Run, request: ProfileRequest, machine: Machine, workload: Workload) -> None:
+def _measure_collectives(run: Run, request: ProfileRequest, machine: Machine, workload: PointsToMeasure) -> None:
     layouts = layouts_of(machine, run.ranks.place)
     bench = CollectiveBench(machine.device, layouts, timeout_s=request.collective_timeout_s)
     kernels = {op.shape["kind"]: bench.kernels_for(op.shape["kind"]) for op in workload.collectives}

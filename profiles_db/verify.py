@@ -34,7 +34,7 @@ _MOST_BUS_BYTES_PER_S: Final = 2e12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class DataFinding:
     """One thing worth knowing; serious ones need a person."""
 
     kind: str  # damaged | contract | doubled | impossible | outlier | repeats | no run record | left over | quarantined
@@ -54,7 +54,7 @@ class Finding:
         }
 
 
-def verify(store: Store) -> list[Finding]:
+def verify(store: Store) -> list[DataFinding]:
     """Read every file of every layer and report; nothing is moved or changed."""
     findings = list(_left_overs(store))
     groups: dict[tuple[str, str], list[StoredFile]] = {}
@@ -72,7 +72,7 @@ def verify(store: Store) -> list[Finding]:
             except FileNotFoundError:
                 detail = "compacted away while verifying: run again"
                 findings.append(
-                    Finding(kind="left over", place=str(file.path), rows=0, detail=detail, is_serious=False)
+                    DataFinding(kind="left over", place=str(file.path), rows=0, detail=detail, is_serious=False)
                 )
             except DamagedFileError as error:
                 findings.append(_serious("damaged", file.path, str(error)))
@@ -88,8 +88,8 @@ def verify(store: Store) -> list[Finding]:
     return sorted(findings, key=lambda finding: (not finding.is_serious, finding.kind, finding.place))
 
 
-def _serious(kind: str, path: object, detail: str) -> Finding:
-    return Finding(kind=kind, place=str(path), rows=0, detail=detail.removeprefix(f"{path}: "), is_serious=True)
+def _serious(kind: str, path: object, detail: str) -> DataFinding:
+    return DataFinding(kind=kind, place=str(path), rows=0, detail=detail.removeprefix(f"{path}: "), is_serious=True)
 
 
 def _doubled(tables: Sequence[pa.Table], layer_of: Sequence[int]) -> NDArray[np.bool_]:
@@ -102,26 +102,26 @@ def _doubled(tables: Sequence[pa.Table], layer_of: Sequence[int]) -> NDArray[np.
     return np.concatenate(found)
 
 
-def _doubled_finding(table: pa.Table, doubled: NDArray[np.bool_], place: str, family: str) -> Finding:
+def _doubled_finding(table: pa.Table, doubled: NDArray[np.bool_], place: str, family: str) -> DataFinding:
     detail = "measurements stored again, equal in every column: `apex db merge --compact` keeps one of each; first: "
     detail += _describe(table, family, int(np.argmax(doubled)))
-    return Finding(kind="doubled", place=place, rows=int(doubled.sum()), detail=detail, is_serious=True)
+    return DataFinding(kind="doubled", place=place, rows=int(doubled.sum()), detail=detail, is_serious=True)
 
 
-def _left_overs(store: Store) -> Iterator[Finding]:
+def _left_overs(store: Store) -> Iterator[DataFinding]:
     for path in sorted(store.root.rglob(f".*{TEMPORARY_SUFFIX}")) if store.root.is_dir() else []:
         detail = "temporary file of a writer that is running or was killed; no reader looks at it"
-        yield Finding(kind="left over", place=str(path), rows=0, detail=detail, is_serious=False)
+        yield DataFinding(kind="left over", place=str(path), rows=0, detail=detail, is_serious=False)
     for path in sorted((store.root / QUARANTINE).rglob("*.parquet")):
         detail = "damaged file that was moved aside"
-        yield Finding(kind="quarantined", place=str(path), rows=0, detail=detail, is_serious=False)
+        yield DataFinding(kind="quarantined", place=str(path), rows=0, detail=detail, is_serious=False)
 
 
-def _check_family(table: pa.Table, place: str, family: str, recorded: set[str]) -> Iterator[Finding]:
+def _check_family(table: pa.Table, place: str, family: str, recorded: set[str]) -> Iterator[DataFinding]:
     orphans = sorted(set(pc.unique(table["run_id"]).to_pylist()) - recorded)
     if orphans:
         rows = pc.sum(pc.is_in(table["run_id"], value_set=pa.array(orphans))).as_py()
-        yield Finding(kind="no run record", place=place, rows=rows, detail=", ".join(orphans), is_serious=False)
+        yield DataFinding(kind="no run record", place=place, rows=rows, detail=", ".join(orphans), is_serious=False)
     timed = table.filter(pc.is_valid(table["latency_s"]))
     if not timed.num_rows:
         return
@@ -130,18 +130,18 @@ def _check_family(table: pa.Table, place: str, family: str, recorded: set[str]) 
     for rule, bad in rules:
         if bad.any():
             detail = f"{rule}; first: {_describe(timed, family, int(np.argmax(bad)))}"
-            yield Finding(kind="impossible", place=place, rows=int(bad.sum()), detail=detail, is_serious=True)
+            yield DataFinding(kind="impossible", place=place, rows=int(bad.sum()), detail=detail, is_serious=True)
     outliers = slower_than_larger(timed, family)
     if outliers.any():
         detail = f"over {OUTLIER_FACTOR:g} x a larger op of its curve; first: "
         detail += _describe(timed, family, int(np.argmax(outliers)))
-        yield Finding(kind="outlier", place=place, rows=int(outliers.sum()), detail=detail, is_serious=False)
+        yield DataFinding(kind="outlier", place=place, rows=int(outliers.sum()), detail=detail, is_serious=False)
     repeats = repeat_spread(timed, FAMILIES[family].key_columns)
     if len(repeats.spread):
         median, p90, worst = np.percentile(repeats.spread, [50, 90, 100])
         detail = f"{len(repeats.spread)} points measured more than once; (max - min) / median: "
         detail += f"median {median:.1%}, p90 {p90:.1%}, max {worst:.1%}"
-        yield Finding(kind="repeats", place=place, rows=repeats.rows, detail=detail, is_serious=False)
+        yield DataFinding(kind="repeats", place=place, rows=repeats.rows, detail=detail, is_serious=False)
 
 
 def _impossible(table: pa.Table, family: str) -> Iterator[tuple[str, NDArray[np.bool_]]]:

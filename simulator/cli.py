@@ -38,12 +38,16 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     ),
     "engines": ("simulator.commands.engines", "engines", "List bundled engine profiles, or show one."),
     "shapes": ("simulator.commands.shapes", "shapes", "Write the op shapes a search will ask for."),
-    "profile": ("profiler.cli", "profile", "Measure this machine's ops into Parquet."),
-    "doctor": ("profiler.cli", "doctor", "Check whether this machine can be measured well."),
-    "fit": ("costmodel.cli", "fit", "Turn measurements into a fitted cost model."),
-    "compare": ("costmodel.compare.cli", "compare", "Show fitted against measured, or two sets of measurements."),
-    "db": ("profiles_db.cli", "db", "List, show, verify, merge or export measurements."),
-    "import": ("profiles_db.cli", "import_group", "Import other tools' measurements."),
+    "profile": ("profiler.profile_command", "profile", "Measure this machine's ops into Parquet."),
+    "doctor": ("profiler.profile_command", "doctor", "Check whether this machine can be measured well."),
+    "fit": ("costmodel.fitting.fit_command", "fit", "Turn measurements into a fitted cost model."),
+    "compare": (
+        "costmodel.compare.compare_command",
+        "compare",
+        "Show fitted against measured, or two sets of measurements.",
+    ),
+    "db": ("profiles_db.db_command", "db", "List, show, verify, merge or export measurements."),
+    "import": ("profiles_db.db_command", "import_group", "Import other tools' measurements."),
 }
 
 

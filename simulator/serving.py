@@ -6,22 +6,22 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from costmodel.ops import SCHEMES
-from costmodel.prediction import CostModel
-from simulator.context import context_note, context_of
-from simulator.engine_support import engines_for
-from simulator.kv_format import KvFormat, kv_format, served
-from simulator.limits import EngineLimits, RouterName, ServerLimits
-from simulator.memory import MemoryBudget
+from costmodel.cost_model import CostModel
+from costmodel.ops.op_types import SCHEMES
+from simulator.engine_profiles.engine_limits import EngineLimits, RouterName, ServerLimits
+from simulator.feasible.context import context_note, context_of
+from simulator.feasible.engine_support import engines_for
+from simulator.feasible.kv_format import KvFormat, kv_format, served
+from simulator.feasible.plan_space import check_plan
+from simulator.feasible.server_setup import ServerSetup
+from simulator.feasible.sizing import Sizing, size_plan
+from simulator.memory.plan_memory import MemoryBudget
 from simulator.model.cell import KernelChoices
-from simulator.op_curves import OpCurves
-from simulator.plan import Plan
-from simulator.plan_space import check_plan
-from simulator.pools import PoolPlan
-from simulator.server_setup import ServerSetup
-from simulator.sizing import Sizing, size_plan
-from simulator.step_cost import CompiledPlan, compile_plan
-from simulator.step_knots import StepShape
+from simulator.plan.plan import Plan
+from simulator.plan.pool_plan import PoolPlan
+from simulator.steps.compile_plan import CompiledPlan, compile_plan
+from simulator.steps.op_curves import OpCurves
+from simulator.steps.step_knots import StepShape
 from simulator.workload.parts import Traffic
 from simulator.workload.workload import CappedLoop, ClosedLoop
 
@@ -29,7 +29,7 @@ CostSource = Callable[[float | None], CostModel]  # clock in MHz, None = unlocke
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
+class StartedPlan:
     """A plan as an engine would start it: its memory, limits and step tables."""
 
     plan: Plan
@@ -64,7 +64,7 @@ class Serving(ServerSetup):
     # Op curves by clock; hand one serving's to another that differs in overrides only, and nothing is priced twice.
     priced: dict[float | None, OpCurves] = field(default_factory=dict, repr=False)
 
-    def start(self, plan: Plan, workload: Traffic) -> Start | Refusal:
+    def start(self, plan: Plan, workload: Traffic) -> StartedPlan | Refusal:
         """Check, size and compile ``plan`` for ``workload``."""
         reason = check_plan(self.model, plan, self.cluster) or self._engine_refusal(plan)
         reason = reason or self._workload_refusal(plan, workload)
@@ -93,7 +93,7 @@ class Serving(ServerSetup):
             shape=shape,
             kernels=self.kernels(plan),
         )
-        return Start(
+        return StartedPlan(
             plan=plan,
             memory=sized.memory,
             kv=kv,

@@ -3,9 +3,9 @@
 In a notebook::
 
     from cluster_specs.load import load_cluster
-    from costmodel.bundled import choose_costs
-    from simulator.model.bundled import load_model
-    from simulator.plan import parse_plan
+    from costmodel.bundled_fits import choose_costs
+    from simulator.model.load_model import load_model
+    from simulator.plan.plan import parse_plan
     from simulator.simulate import simulate
     from simulator.workload.parse import parse_workload
 
@@ -21,26 +21,26 @@ from typing import Any
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
-from costmodel.ops import SCHEMES
-from costmodel.prediction import CostModel
-from simulator.bundled_profiles import DEFAULT_PROFILE
+from costmodel.cost_model import CostModel
+from costmodel.ops.op_types import SCHEMES
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
-from simulator.engine_profile import EngineProfile, load_profile
-from simulator.engine_support import engines_for
+from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE
+from simulator.engine_profiles.engine_limits import EngineLimits
+from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
 from simulator.errors import EXIT_INFEASIBLE
-from simulator.interval import Interval, metric_intervals
+from simulator.feasible.engine_support import engines_for
+from simulator.feasible.server_setup import Overrides
 from simulator.launch import launch_lines
-from simulator.limits import EngineLimits
-from simulator.metrics import summarise
 from simulator.model.spec import ModelSpec
-from simulator.objective import STATISTICS, Slo
-from simulator.op_breakdown import op_breakdown
-from simulator.op_curves import End
-from simulator.plan import Plan
-from simulator.server_setup import Overrides
-from simulator.serving import Refusal, Serving, Start
-from simulator.work import run_work, work_metrics
+from simulator.plan.plan import Plan
+from simulator.results.interval import Interval, metric_intervals
+from simulator.results.metrics import summarise
+from simulator.results.objective import STATISTICS, Slo
+from simulator.results.op_breakdown import op_breakdown
+from simulator.results.run_work import run_work, work_metrics
+from simulator.serving import Refusal, Serving, StartedPlan
+from simulator.steps.op_curves import IntervalEnd
 from simulator.workload.workload import Workload
 
 
@@ -51,14 +51,14 @@ class InfeasibleError(UserError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class SimulatedPlan:
     """One simulated plan: what it started with, what users would see, and the run behind it.
 
     ``run`` is None where a search has let go of it, or where the workload was streamed. ``interval`` holds [low, high]
     of each metric by its path (``ttft_s.p99``); None until ``with_interval`` adds it.
     """
 
-    start: Start
+    start: StartedPlan
     metrics: dict[str, Any]
     run: EngineResult | None
     engines: dict[str, str | None]
@@ -118,7 +118,7 @@ class Result:
         }
 
 
-def limits_facts(start: Start) -> dict[str, Any]:
+def limits_facts(start: StartedPlan) -> dict[str, Any]:
     """Return the limits the server of one replica is started with, as plain values."""
     limits = start.limits
     return {
@@ -137,7 +137,7 @@ def _draft_facts(limits: EngineLimits) -> dict[str, Any]:
     }
 
 
-def memory_facts(start: Start) -> dict[str, int | str]:
+def memory_facts(start: StartedPlan) -> dict[str, int | str]:
     """Return what fills the memory of one rank."""
     memory = start.memory
     return {
@@ -160,7 +160,7 @@ def simulate(
     profile: EngineProfile | str = DEFAULT_PROFILE,
     overrides: Overrides | None = None,
     slo: Slo | None = None,
-) -> Result:
+) -> SimulatedPlan:
     """Replay ``workload`` on ``plan``.
 
     ``costs`` must price ops at the plan's clock. Raises ``UserError`` (exit code 3) with the reason when the plan
@@ -184,12 +184,14 @@ def simulate(
     return with_interval(serving, replay(serving, start, workload, slo), workload, slo)
 
 
-def replay(serving: Serving, start: Start, workload: Workload, slo: Slo | None = None, *, log: bool = False) -> Result:
+def replay(
+    serving: Serving, start: StartedPlan, workload: Workload, slo: Slo | None = None, *, log: bool = False
+) -> SimulatedPlan:
     """Run the engine on a started plan and measure what it did; ``log`` keeps a row per iteration in ``run.log``."""
     run = _run(start, workload, "middle", log=log)
     metrics = _measure(serving, start, run, slo, "middle")
     metrics["breakdown_ops"] = op_breakdown(start.compiled, run)
-    return Result(
+    return SimulatedPlan(
         start=start,
         metrics=metrics,
         run=run,
@@ -198,27 +200,31 @@ def replay(serving: Serving, start: Start, workload: Workload, slo: Slo | None =
     )
 
 
-def with_interval(serving: Serving, result: Result, workload: Workload, slo: Slo | None = None) -> Result:
+def with_interval(serving: Serving, result: SimulatedPlan, workload: Workload, slo: Slo | None = None) -> SimulatedPlan:
     """Add the metrics' 90 % intervals: two more runs, with all steps at either end of the cost model's interval."""
     start = result.start
-    ends: tuple[End, End] = ("low", "high")
+    ends: tuple[IntervalEnd, IntervalEnd] = ("low", "high")
     runs = [_measure(serving, start, _run(start, workload, end), slo, end) for end in ends]
     return replace(result, interval=metric_intervals([result.metrics, *runs]))
 
 
-def _run(start: Start, workload: Workload, end: End, *, log: bool = False) -> EngineResult:
+def _run(start: StartedPlan, workload: Workload, end: IntervalEnd, *, log: bool = False) -> EngineResult:
     tables, plan = start.compiled.tables(end), start.plan
     return run_replicas(
         tables, start.limits, workload, dp=plan.dp, attention_dp=plan.attention_dp, router=start.router, log=log
     )
 
 
-def _measure(serving: Serving, start: Start, run: EngineResult, slo: Slo | None, end: End) -> dict[str, Any]:
+def _measure(
+    serving: Serving, start: StartedPlan, run: EngineResult, slo: Slo | None, end: IntervalEnd
+) -> dict[str, Any]:
     metrics = summarise(run, (slo or Slo()).per_request).to_json()
     return metrics | work_figures(serving, start, run, int(run.output_tokens[run.is_finished].sum()), end)
 
 
-def work_figures(serving: Serving, start: Start, run: EngineResult, output_tokens: int, end: End) -> dict[str, float]:
+def work_figures(
+    serving: Serving, start: StartedPlan, run: EngineResult, output_tokens: int, end: IntervalEnd
+) -> dict[str, float]:
     """Return utilisation, energy and price of a run at one end, from its sums of the replicas."""
     work = run_work(start.compiled, run, start.plan, serving.cluster, end=end)
     scheme = start.plan.weight_dtype or serving.model.quantisation or serving.model.dtype

@@ -1,8 +1,8 @@
 """Simulate a plan over a workload in parts: memory is that of two parts and the requests under way, however many come.
 
 Counts, sums and times are those of the run in one piece. Quantiles come from histograms of equal ratio
-(``simulator.sketch``) and are off by at most ``RELATIVE_ERROR`` of their value. The three runs of the interval
-(``simulator.interval``) go through the same parts side by side, so that each part is read once.
+(``simulator.results.log_histogram``) and are off by at most ``RELATIVE_ERROR`` of their value. The three runs of the
+interval (``simulator.results.interval``) go through the same parts side by side, so that each part is read once.
 
 In a notebook::
 
@@ -17,23 +17,23 @@ from typing import Final
 
 from simulator.engine.result import EngineResult
 from simulator.engine.stream import run_stream
-from simulator.engine_support import engines_for
-from simulator.interval import metric_intervals
+from simulator.feasible.engine_support import engines_for
 from simulator.launch import launch_lines
-from simulator.layouts import Layout
-from simulator.metrics import StreamedMetrics
-from simulator.objective import Slo
-from simulator.op_breakdown import op_breakdown
-from simulator.op_curves import End
-from simulator.pools import PoolPlan
-from simulator.serving import Serving, Start
-from simulator.simulate import Result, work_figures
-from simulator.sketch import RELATIVE_ERROR
+from simulator.plan.pool_plan import PoolPlan
+from simulator.pools.layouts import Layout
+from simulator.results.interval import metric_intervals
+from simulator.results.log_histogram import RELATIVE_ERROR
+from simulator.results.metrics import StreamedMetrics
+from simulator.results.objective import Slo
+from simulator.results.op_breakdown import op_breakdown
+from simulator.serving import Serving, StartedPlan
+from simulator.simulate import SimulatedPlan, work_figures
+from simulator.steps.op_curves import IntervalEnd
 from simulator.workload.parts import WHOLE_HINT, NotStreamableError, WorkloadParts
 
 # A request takes some 430 bytes while a workload is simulated whole: 2 million take 0.9 GB, beside 0.3 GB of code.
 WHOLE_REQUESTS: Final = 2_000_000
-_ENDS: Final[tuple[End, ...]] = ("middle", "low", "high")
+_ENDS: Final[tuple[IntervalEnd, ...]] = ("middle", "low", "high")
 
 
 def check_layout(layout: Layout, *, has_drafts: bool) -> None:
@@ -51,12 +51,12 @@ def check_layout(layout: Layout, *, has_drafts: bool) -> None:
 
 def replay_stream(
     serving: Serving,
-    start: Start,
+    start: StartedPlan,
     parts: WorkloadParts,
     slo: Slo | None = None,
     *,
     on_part: Callable[[EngineResult], None] = lambda _: None,
-) -> Result:
+) -> SimulatedPlan:
     """Run the engine on a started plan, part after part, and measure what it did, with intervals.
 
     ``on_part`` is given what each part has finished, at the best estimate. Raises ``NotStreamableError`` for a plan
@@ -78,7 +78,7 @@ def replay_stream(
         for found, end in zip(measured, _ENDS, strict=True)
     ]
     figures[0]["breakdown_ops"] = op_breakdown(start.compiled, measured[0].last)
-    return Result(
+    return SimulatedPlan(
         start=start,
         metrics=figures[0],
         run=None,

@@ -16,15 +16,15 @@ from typing import Final
 import numpy as np
 
 from benchmarks.fidelity.rejection import MOST_OF_PEAK
-from costmodel.prediction import CostModel
-from costmodel.roofline import peak_flop_per_s
-from simulator.engine_profile import EngineProfile, load_profile
-from simulator.model.bundled import load_model
-from simulator.op_curves import OpCurves
-from simulator.plan import parse_plan
-from simulator.server_setup import Overrides
+from costmodel.cost_model import CostModel
+from costmodel.ops.roofline import peak_flop_per_s
+from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
+from simulator.feasible.server_setup import Overrides
+from simulator.model.load_model import load_model
+from simulator.plan.plan import parse_plan
 from simulator.serving import Refusal, Serving
 from simulator.simulate import replay
+from simulator.steps.op_curves import OpCurves
 from simulator.workload.workload import Workload
 
 DEVICES: Final = {"a100-80gb": "a100-sxm-80gb", "h100-80gb": "h100-sxm"}

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
-from costmodel.bundled import choose_costs
-from costmodel.predict import load_costs
-from costmodel.prediction import CostModel
+from costmodel.bundled_fits import choose_costs
+from costmodel.cost_model import CostModel
+from costmodel.fitted_costs import load_costs
+from costmodel.pricing.analytic_costs import AnalyticCosts
 
 _APEX = (sys.executable, "-c", "from simulator.cli import main; main()")
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from simulator.engine_profile import EngineProfile, load_profile
+from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
 from simulator.model.expert_layout import ExpertKernel
-from simulator.plan import Plan, parse_plan
+from simulator.plan.plan import Plan, parse_plan
 
 Row = Mapping[str, str]
 Settings = Mapping[str, int | float | bool]

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from costmodel.prediction import CostModel
-from simulator.engine_profile import load_profile
-from simulator.model.bundled import load_model
-from simulator.op_curves import OpCurves
-from simulator.plan import parse_plan
-from simulator.server_setup import Overrides
+from costmodel.cost_model import CostModel
+from simulator.engine_profiles.engine_profile import load_profile
+from simulator.feasible.server_setup import Overrides
+from simulator.model.load_model import load_model
+from simulator.plan.plan import parse_plan
 from simulator.serving import Refusal, Serving
 from simulator.simulate import replay
-from simulator.workload.trace import read_trace
+from simulator.steps.op_curves import OpCurves
+from simulator.workload.traces.read_trace import read_trace
 
 PROFILE: Final = "vllm-0.6"
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.fidelity.groups import ServingGroup
 from cluster_specs.cluster import ClusterSpec
-from costmodel.ops import SCHEMES
-from costmodel.roofline import peak_flop_per_s
+from costmodel.ops.op_types import SCHEMES
+from costmodel.ops.roofline import peak_flop_per_s
 from simulator.model.spec import ModelSpec
 
 Row = Mapping[str, str]

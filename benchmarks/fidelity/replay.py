@@ -7,12 +7,12 @@ from pathlib import Path
 
 from benchmarks.fidelity.groups import ServingGroup
 from benchmarks.fidelity.rejection import rejections
-from costmodel.prediction import CostModel
-from simulator.model.bundled import load_model
-from simulator.op_curves import OpCurves
-from simulator.server_setup import Overrides
+from costmodel.cost_model import CostModel
+from simulator.feasible.server_setup import Overrides
+from simulator.model.load_model import load_model
 from simulator.serving import Refusal, Serving
 from simulator.simulate import replay
+from simulator.steps.op_curves import OpCurves
 from simulator.workload.parse import parse_workload
 
 Row = Mapping[str, str]

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 import cluster_specs
 import simulator
-from costmodel.artefact import load_artefact, save_artefact
-from costmodel.bundled import bundled_fit
-from costmodel.knots import FamilyKnots
+from costmodel.bundled_fits import bundled_fit
+from costmodel.fit_file.artefact import load_artefact, save_artefact
+from costmodel.fitted.knots import FamilyKnots
 from profiles_db.store import open_store
 
 _DOCS: Final = Path(__file__).parents[2] / "docs"

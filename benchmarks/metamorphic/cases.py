@@ -8,15 +8,15 @@ import numpy as np
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
+from costmodel.pricing.analytic_costs import AnalyticCosts
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
-from simulator.engine_profile import load_profile
-from simulator.model.bundled import load_model
-from simulator.plan import Plan, parse_plan
-from simulator.server_setup import Overrides
-from simulator.serving import Refusal, Serving, Start
-from simulator.simulate import Result, replay
+from simulator.engine_profiles.engine_profile import load_profile
+from simulator.feasible.server_setup import Overrides
+from simulator.model.load_model import load_model
+from simulator.plan.plan import Plan, parse_plan
+from simulator.serving import Refusal, Serving, StartedPlan
+from simulator.simulate import SimulatedPlan, replay
 from simulator.workload.workload import ClosedLoop, OpenLoop, PrefixBlocks, Workload
 
 MODELS: Final = ("llama-3.2-1b", "llama-3.1-8b", "mistral-nemo-12b", "gemma-3-12b", "mixtral-8x7b", "gpt-oss-20b")
@@ -52,12 +52,12 @@ class Case:
         """Model, cluster and engine, with the case's settings."""
         return replace(_serving(self.model, self.cluster, self.profile, self.hardware), overrides=self.overrides)
 
-    def start(self) -> Start | Refusal:
-        """Start the plan."""
+    def start(self) -> StartedPlan | Refusal:
+        """StartedPlan the plan."""
         return self.serving.start(self.plan, self.workload)
 
     def run(self, *, log: bool = False) -> EngineResult | Refusal:
-        """Start the plan and run the engine; ``log`` keeps a row per step."""
+        """StartedPlan the plan and run the engine; ``log`` keeps a row per step."""
         start = self.start()
         if isinstance(start, Refusal):
             return start
@@ -65,8 +65,8 @@ class Case:
             start.compiled.tables(), start.limits, self.workload, dp=self.plan.dp, router=start.router, log=log
         )
 
-    def replay(self) -> Result | Refusal:
-        """Start the plan, replay the workload and measure everything."""
+    def replay(self) -> SimulatedPlan | Refusal:
+        """StartedPlan the plan, replay the workload and measure everything."""
         serving = self.serving
         start = serving.start(self.plan, self.workload)
         return start if isinstance(start, Refusal) else replay(serving, start, self.workload)

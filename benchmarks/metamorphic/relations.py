@@ -15,8 +15,8 @@ from benchmarks.metamorphic.cases import Case, Hardware
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
 from simulator.serving import Refusal
-from simulator.simulate import Result
-from simulator.step_tables import StepTables
+from simulator.simulate import SimulatedPlan
+from simulator.steps.step_tables import StepTables
 from simulator.workload.scale import scale_workload
 from simulator.workload.workload import OpenLoop
 
@@ -198,7 +198,7 @@ def bound(name: str, case: Case) -> float:
     return _OVERLAP if name == "more blocks" else _BATCHING
 
 
-def _run(result: Result) -> EngineResult:
+def _run(result: SimulatedPlan) -> EngineResult:
     assert result.run is not None
     return result.run
 

@@ -4,12 +4,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
-from costmodel.artefact import Artefact
-from costmodel.compare.curves import curve_series, op_of, surface_shape_name
-from costmodel.compare.fit import ClockTransfer, clock_rows, clock_transfers, held_out_rows, individual_errors, overall
+from costmodel.compare.curves_to_draw import curve_series, op_of, surface_shape_name
+from costmodel.compare.held_out_points import (
+    ClockTransfer,
+    clock_rows,
+    clock_transfers,
+    held_out_rows,
+    individual_errors,
+    overall,
+)
 from costmodel.compare.page import NamedFigure, Section
 from costmodel.compare.plots import (
     bandwidth_figure,
@@ -20,13 +25,12 @@ from costmodel.compare.plots import (
 )
 from costmodel.compare.series import Band, Series
 from costmodel.families.all import OP_FAMILIES
-from costmodel.knots import FamilyKnots
-from costmodel.label import Label
-from costmodel.ops import bus_factor
-from costmodel.predict import FittedCosts
-from costmodel.roofline import roofline
-
-Array = NDArray[np.float64]
+from costmodel.fit_file.artefact import Artefact
+from costmodel.fitted.knots import FamilyKnots
+from costmodel.fitted_costs import FittedCosts
+from costmodel.ops.label import Label
+from costmodel.ops.op_types import bus_factor
+from costmodel.ops.roofline import roofline
 
 
 def fit_sections(artefact: Artefact, cluster: ClusterSpec) -> Iterator[Section]:

@@ -11,11 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
-from numpy.typing import NDArray
 
 from costmodel.compare.series import Series
-
-Array = NDArray[np.float64]
+from costmodel.ops.arrays import Array
 
 _COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")

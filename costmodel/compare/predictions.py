@@ -14,17 +14,16 @@ from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
 from costmodel.compare.sides import Side, read_side
+from costmodel.cost_model import CostModel, Source
 from costmodel.families.all import OP_FAMILIES
 from costmodel.families.rows import iter_row_ops
-from costmodel.prediction import CostModel, Source
+from costmodel.ops.arrays import Array
 from profiles_db.schema import FAMILIES
 from profiles_db.store import open_store
 
-Array = NDArray[np.float64]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Priced:
+class PricedRows:
     """Rows of one family with their prices; ``keys`` holds what was run, all other arrays are [rows]."""
 
     family: str
@@ -42,7 +41,9 @@ class Priced:
         return np.asarray(np.log(self.predicted_s / self.measured_s))
 
 
-def price_side(costs_at: Callable[[float | None], CostModel], side: Side, families: Sequence[str] = ()) -> list[Priced]:
+def price_side(
+    costs_at: Callable[[float | None], CostModel], side: Side, families: Sequence[str] = ()
+) -> list[PricedRows]:
     """Price every timed row of ``side``; ``costs_at`` gives the model at a locked clock (None: unlocked).
 
     Raises UserError for an unknown family, or when the side has no row of the model's device.
@@ -66,7 +67,7 @@ def price_side(costs_at: Callable[[float | None], CostModel], side: Side, famili
     return found
 
 
-def _priced(costs_at: Callable[[float | None], CostModel], family: str, table: pa.Table) -> Priced:
+def _priced(costs_at: Callable[[float | None], CostModel], family: str, table: pa.Table) -> PricedRows:
     columns = {name: _column(table, name) for name in table.column_names}
     clocks = columns["clock_mhz"].astype(np.float64)
     prices = np.full((3, table.num_rows), np.nan)
@@ -79,7 +80,7 @@ def _priced(costs_at: Callable[[float | None], CostModel], family: str, table: p
             price = costs.predict(op)
             prices[:, at_clock[rows]] = price.latency_s, price.low_s, price.high_s
             source[at_clock[rows]] = price.source
-    return Priced(
+    return PricedRows(
         family=family,
         keys=table.select([*FAMILIES[family].shape_columns, "dtype", "backend"]),
         dtype=columns["dtype"].astype(np.str_),
@@ -98,7 +99,7 @@ def _column(table: pa.Table, name: str) -> NDArray[np.generic]:
     return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
-def price_rows(found: Sequence[Priced]) -> list[dict[str, Any]]:
+def price_rows(found: Sequence[PricedRows]) -> list[dict[str, Any]]:
     """Summarise errors per family, number format and source of the price as rows of a table."""
     import pandas as pd
 
@@ -127,7 +128,7 @@ def price_rows(found: Sequence[Priced]) -> list[dict[str, Any]]:
     return rows
 
 
-def worst_rows(found: Sequence[Priced], count: int) -> list[dict[str, Any]]:
+def worst_rows(found: Sequence[PricedRows], count: int) -> list[dict[str, Any]]:
     """Return the ``count`` rows per family that are priced worst, worst first."""
     rows: list[dict[str, Any]] = []
     for priced in found:

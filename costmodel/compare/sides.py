@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from costmodel.ops.arrays import Array
 from profiles_db.repeats import key_ids
 from profiles_db.schema import CONTEXT, FAMILIES
 from profiles_db.store import Store, open_store
@@ -23,7 +24,6 @@ from profiles_db.store import Store, open_store
 if TYPE_CHECKING:
     import pandas as pd
 
-Array = NDArray[np.float64]
 
 # Keys of a side's text -> column of the measurements.
 _SIDE_COLUMNS: Final[Mapping[str, str]] = {

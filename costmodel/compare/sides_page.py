@@ -6,9 +6,9 @@ import numpy as np
 
 from costmodel.compare.page import NamedFigure, Section
 from costmodel.compare.plots import histogram_figure, ratio_figure
-from costmodel.compare.predictions import Priced, price_rows, worst_rows
+from costmodel.compare.predictions import PricedRows, price_rows, worst_rows
 from costmodel.compare.sides import FamilyMatch, Side, coverage_notes, ratio_rows, widest_rows
-from costmodel.prediction import Source
+from costmodel.cost_model import Source
 
 
 def side_sections(a: Side, b: Side, matches: Sequence[FamilyMatch], *, widest: int) -> list[Section]:
@@ -39,7 +39,7 @@ def side_sections(a: Side, b: Side, matches: Sequence[FamilyMatch], *, widest: i
     return sections
 
 
-def price_sections(side: Side, found: Sequence[Priced], *, widest: int) -> list[Section]:
+def price_sections(side: Side, found: Sequence[PricedRows], *, widest: int) -> list[Section]:
     """Return one section per family that was priced."""
     sections = []
     for priced in found:

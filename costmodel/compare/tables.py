@@ -6,7 +6,7 @@ Natural logarithms of ratios (``_log``) are shown as the per cent that the ratio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from costmodel.held_out import relative_error
+from costmodel.fitted.held_out import relative_error
 
 
 def heading(column: str) -> str:

@@ -12,7 +12,7 @@ from costmodel.families.family import OpFamily, Row, Sizes, op_from, own_rows
 from costmodel.families.gemm import GEMM
 from costmodel.families.moe import MOE
 from costmodel.families.scan import SCAN
-from costmodel.ops import Op
+from costmodel.ops.op_types import Op
 
 if TYPE_CHECKING:
     from cluster_specs.cluster import ClusterSpec

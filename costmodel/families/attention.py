@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.calibration import COMPUTE, MEMORY, Calibrated, efficiency
-from costmodel.domain import OutOfDomain
 from costmodel.families.attention_prices import AttentionPrices
 from costmodel.families.family import Columns, Cut, KnotRows, OpFamily, op_from
+from costmodel.families.lending import nearest
 from costmodel.families.rows import iter_row_ops, numbers, taken, texts, timed_calls
-from costmodel.held_out import conformal_half_width
-from costmodel.knots import Derived, FamilyKnots
-from costmodel.label import Label, joined
-from costmodel.lending import nearest
-from costmodel.ops import Attention
-from costmodel.power import PowerModel
-from costmodel.pricing import Pricing
+from costmodel.fitted.calibration import COMPUTE, MEMORY, Calibrated, efficiency
+from costmodel.fitted.held_out import conformal_half_width
+from costmodel.fitted.knots import Derived, FamilyKnots
+from costmodel.ops.arrays import Array
+from costmodel.ops.label import Label, joined
+from costmodel.ops.op_types import Attention
+from costmodel.pricing.domain import OutOfDomain
+from costmodel.pricing.power_model import PowerModel
+from costmodel.pricing.price_points import Pricing
 
 if TYPE_CHECKING:
     from cluster_specs.cluster import ClusterSpec
 
-Array = NDArray[np.float64]
 
 _FEATURES = ("num_heads", "num_kv_heads", "head_dim", "v_head_dim", "window")
 FEWEST_DERIVED_ROWS = 6

@@ -11,18 +11,17 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.domain import OutOfDomain
+from costmodel.cost_model import Prediction, Source
 from costmodel.families.family import OpFamily, knot_op
-from costmodel.families.form import KnotPrices, by_group
-from costmodel.knots import FamilyKnots
-from costmodel.label import Label
-from costmodel.lending import grid_residual
-from costmodel.ops import Attention, Op
-from costmodel.prediction import Prediction, Source
-from costmodel.pricing import Pricing, octaves_outside, risen, with_sub_points, work_sides
-from costmodel.surfaces import Surface, SurfaceGrid
-
-Array = NDArray[np.float64]
+from costmodel.families.knot_prices import KnotPrices, by_group
+from costmodel.families.lending import grid_residual
+from costmodel.fitted.knots import FamilyKnots
+from costmodel.ops.arrays import Array
+from costmodel.ops.label import Label
+from costmodel.ops.op_types import Attention, Op
+from costmodel.pricing.domain import OutOfDomain
+from costmodel.pricing.price_points import Pricing, octaves_outside, risen, with_sub_points, work_sides
+from costmodel.pricing.surfaces import Surface, SurfaceGrid
 
 # Beyond the measured grid; further out the last slope goes on.
 _OCTAVES_BEYOND = 5

@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.analytic import AnalyticCosts, sent_s
-from costmodel.calibration import MEMORY, Calibrated, efficiency, floor
-from costmodel.curves import Curve, CurvePoints
+from costmodel.cost_model import Prediction, sum_predictions
 from costmodel.families.family import Columns, KnotRows, OpFamily, Row, Sizes, knot_op, op_from
-from costmodel.families.form import KnotPrices
+from costmodel.families.knot_prices import KnotPrices
+from costmodel.families.lending import nearest_in_octaves
 from costmodel.families.rows import numbers, taken, texts, timed_calls
-from costmodel.hierarchy import Hop, hops
-from costmodel.knots import FamilyKnots
-from costmodel.label import Label, joined
-from costmodel.lending import nearest_in_octaves
-from costmodel.ops import Collective, Op
-from costmodel.prediction import Prediction, sum_predictions
-from costmodel.pricing import Pricing
+from costmodel.fitted.calibration import MEMORY, Calibrated, efficiency, floor
+from costmodel.fitted.knots import FamilyKnots
+from costmodel.ops.arrays import Array
+from costmodel.ops.label import Label, joined
+from costmodel.ops.link_hierarchy import Hop, hops
+from costmodel.ops.op_types import Collective, Op
+from costmodel.pricing.analytic_costs import AnalyticCosts, sent_s
+from costmodel.pricing.curves import Curve, CurvePoints
+from costmodel.pricing.price_points import Pricing
 
 if TYPE_CHECKING:
     from cluster_specs.cluster import ClusterSpec
 
-Array = NDArray[np.float64]
 
 # vLLM's custom all-reduce hands larger messages to NCCL.
 CUSTOM_ALL_REDUCE = "vllm.custom_all_reduce"

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from costmodel.curves import Curve
+from costmodel.cost_model import Prediction
 from costmodel.families.family import Columns, KnotRows, OpFamily, Row, Sizes, op_from
-from costmodel.families.form import KnotPrices
+from costmodel.families.knot_prices import KnotPrices
+from costmodel.families.lending import nearest_in_octaves
 from costmodel.families.rows import numbers, texts
-from costmodel.knots import FamilyKnots
-from costmodel.lending import nearest_in_octaves
-from costmodel.ops import Elementwise, Op
-from costmodel.prediction import Prediction
-from costmodel.pricing import Pricing
+from costmodel.fitted.knots import FamilyKnots
+from costmodel.ops.op_types import Elementwise, Op
+from costmodel.pricing.curves import Curve
+from costmodel.pricing.price_points import Pricing
 
 if TYPE_CHECKING:
     from cluster_specs.cluster import ClusterSpec

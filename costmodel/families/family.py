@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.calibration import Calibrated
-from costmodel.knots import FamilyKnots
-from costmodel.label import Label
-from costmodel.ops import Op
-from costmodel.prediction import Prediction
-from costmodel.pricing import Pricing
+from costmodel.cost_model import Prediction
+from costmodel.fitted.calibration import Calibrated
+from costmodel.fitted.knots import FamilyKnots
+from costmodel.ops.arrays import Array
+from costmodel.ops.label import Label
+from costmodel.ops.op_types import Op
+from costmodel.pricing.price_points import Pricing
 
 if TYPE_CHECKING:
     from cluster_specs.cluster import ClusterSpec
 
-Array = NDArray[np.float64]
 Columns = Mapping[str, NDArray[np.generic]]
 # A row of a shape manifest: the columns by which the profiler runs a point and the fit finds it again.
 Row = dict[str, object]

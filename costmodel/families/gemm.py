@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.calibration import COMPUTE, MEMORY, Calibrated, Calls, efficiency, floor
-from costmodel.curves import Curve, CurvePoints
+from costmodel.cost_model import Prediction, Source
 from costmodel.families.family import Columns, KnotRows, OpFamily, op_from, plain_rows
-from costmodel.families.form import KnotPrices, by_group
+from costmodel.families.knot_prices import KnotPrices, by_group
+from costmodel.families.lending import nearest
 from costmodel.families.rows import numbers, taken, texts, timed_calls
-from costmodel.knots import FamilyKnots
-from costmodel.label import Label, joined
-from costmodel.lending import nearest
-from costmodel.ops import Gemm, Op
-from costmodel.prediction import Prediction, Source
-from costmodel.pricing import Pricing, work_sides
-from costmodel.roofline import format_efficiency
+from costmodel.fitted.calibration import COMPUTE, MEMORY, Calibrated, Calls, efficiency, floor
+from costmodel.fitted.knots import FamilyKnots
+from costmodel.ops.arrays import Array
+from costmodel.ops.label import Label, joined
+from costmodel.ops.op_types import Gemm, Op
+from costmodel.ops.roofline import format_efficiency
+from costmodel.pricing.curves import Curve, CurvePoints
+from costmodel.pricing.price_points import Pricing, work_sides
 
 if TYPE_CHECKING:
     from cluster_specs.cluster import ClusterSpec
 
-Array = NDArray[np.float64]
 
 # How the operands of a number format are scaled; formats not named have no scales.
 _SCALING: Final[Mapping[str, str]] = {

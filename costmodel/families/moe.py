@@ -10,24 +10,23 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from costmodel.curves import Curve
+from costmodel.cost_model import Prediction
 from costmodel.families.family import Columns, KnotRows, OpFamily, op_from
-from costmodel.families.form import KnotPrices
+from costmodel.families.knot_prices import KnotPrices
+from costmodel.families.lending import nearest_in_octaves
 from costmodel.families.rows import numbers, texts
-from costmodel.knots import FamilyKnots
-from costmodel.label import Label, joined
-from costmodel.lending import nearest_in_octaves
-from costmodel.ops import Moe, Op
-from costmodel.prediction import Prediction
-from costmodel.pricing import Pricing
-from costmodel.roofline import format_efficiency
+from costmodel.fitted.knots import FamilyKnots
+from costmodel.ops.arrays import Array
+from costmodel.ops.label import Label, joined
+from costmodel.ops.op_types import Moe, Op
+from costmodel.ops.roofline import format_efficiency
+from costmodel.pricing.curves import Curve
+from costmodel.pricing.price_points import Pricing
 
 if TYPE_CHECKING:
     from cluster_specs.cluster import ClusterSpec
 
-Array = NDArray[np.float64]
 
 _FEATURES = ("hidden", "inter", "num_experts", "topk", "tp", "ep")
 

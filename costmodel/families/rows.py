@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.calibration import Calls
 from costmodel.families.family import Columns, OpFamily, knot_op
-from costmodel.label import Label, at_clocks, parsed_labels
-from costmodel.measured_rows import MeasuredRows
-from costmodel.ops import Op
-from costmodel.pricing import work_sides
+from costmodel.fitted.calibration import Calls
+from costmodel.fitted.measured_rows import MeasuredRows
+from costmodel.ops.arrays import Array
+from costmodel.ops.label import Label, at_clocks, parsed_labels
+from costmodel.ops.op_types import Op
+from costmodel.pricing.price_points import work_sides
 from profiles_db.schema import FAMILIES
 
 if TYPE_CHECKING:
     from cluster_specs.cluster import ClusterSpec
 
-Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 

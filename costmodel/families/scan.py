@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.curves import Curve
+from costmodel.cost_model import Prediction, Source
 from costmodel.families.family import Columns, KnotRows, OpFamily, op_from
-from costmodel.families.form import KnotPrices
+from costmodel.families.knot_prices import KnotPrices
+from costmodel.families.lending import nearest_in_octaves
 from costmodel.families.rows import numbers, texts
-from costmodel.knots import FamilyKnots
-from costmodel.label import Label, joined
-from costmodel.lending import nearest_in_octaves
-from costmodel.ops import Op, Scan
-from costmodel.prediction import Prediction, Source
-from costmodel.pricing import Pricing, work_sides
+from costmodel.fitted.knots import FamilyKnots
+from costmodel.ops.arrays import Array
+from costmodel.ops.label import Label, joined
+from costmodel.ops.op_types import Op, Scan
+from costmodel.pricing.curves import Curve
+from costmodel.pricing.price_points import Pricing, work_sides
 
 if TYPE_CHECKING:
     from cluster_specs.cluster import ClusterSpec
 
-Array = NDArray[np.float64]
 
 _FEATURES = ("num_heads", "num_groups", "head_dim", "state_dim", "chunk")
 _PARTS = ("phase", "variant", "dtype", "state_dtype")

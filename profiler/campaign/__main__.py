@@ -13,7 +13,7 @@ import click
 from cluster_specs.command_line import Command, strict_json
 from cluster_specs.errors import UserError
 from profiler.duration import format_duration, parse_duration_s
-from profiler.ranks import Place
+from profiler.ranks import RankPlace
 
 DTYPES: Final = ("bf16", "fp8", "w8a8")
 _SHORTEST_S: Final = 10.0
@@ -40,7 +40,7 @@ def campaign(
 ) -> None:
     """Run the next slice of the campaign."""
     slice_s, total_s = parse_duration_s(slice_text, "--slice"), parse_duration_s(total_text, "--total")
-    if not Place.from_environment().is_started:
+    if not RankPlace.from_environment().is_started:
         if slice_s < _SHORTEST_S:
             raise UserError(f"--slice is {slice_text!r}, must be at least {_SHORTEST_S:g} s")
         from profiler.supervisor import supervise

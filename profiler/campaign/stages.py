@@ -30,7 +30,7 @@ from profiler.device_spec import device_spec
 from profiler.duration import format_duration
 from profiler.journal import unwritable
 from profiler.machine import Machine
-from profiler.ranks import Place
+from profiler.ranks import RankPlace
 from profiler.request import ProfileRequest
 from profiler.run import Outcome
 from profiler.selftest import self_test
@@ -229,7 +229,7 @@ class Campaign:
         }
 
     def _machine(self) -> Machine:
-        return Machine.open(self._device, None, Place(), threads=1)
+        return Machine.open(self._device, None, RankPlace(), threads=1)
 
     def _request(self, *, budget_s: float | None = None, **changes: Any) -> ProfileRequest:
         return ProfileRequest(
@@ -244,7 +244,7 @@ class Campaign:
         )
 
     def _measure(self, **changes: Any) -> Outcome:
-        outcome = profile(self._request(**changes), Place(), lambda line: click.echo(line, err=True))
+        outcome = profile(self._request(**changes), RankPlace(), lambda line: click.echo(line, err=True))
         statuses = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items())) or "no new rows"
         click.echo(f"{statuses}; {outcome.already} already measured", err=True)
         for sentence in outcome.left_out:

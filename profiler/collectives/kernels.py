@@ -2,7 +2,7 @@
 
 ``message_bytes`` is nccl-tests' S: the tensor of an all-reduce, the gathered result of an all-gather, the whole input
 of a reduce-scatter or all-to-all on one rank, the message of a send/recv (a ring: every rank sends to the next and
-receives from the one before). ``algbw = S / t`` and ``busbw = algbw * f``, f as in `costmodel.ops.bus_factor`.
+receives from the one before). ``algbw = S / t`` and ``busbw = algbw * f``, f as in `costmodel.ops.op_types.bus_factor`.
 Source: nccl-tests, PERFORMANCE.md.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import torch
 import torch.distributed as dist
 
-from costmodel.ops import bus_factor
+from costmodel.ops.op_types import bus_factor
 from profiler.backend import Unsupported
 from profiles_db.collective_kinds import COLLECTIVE_KINDS
 

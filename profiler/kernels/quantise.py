@@ -9,7 +9,7 @@ from typing import Final
 
 import torch
 
-from costmodel.small_ops import SCALE_GROUP, RowFormat
+from costmodel.ops.small_ops import SCALE_GROUP, RowFormat
 from profiler.backend import Unsupported
 
 Quantised = tuple[torch.Tensor, torch.Tensor]

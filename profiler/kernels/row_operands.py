@@ -11,8 +11,8 @@ from typing import Final
 
 import torch
 
-from costmodel.ops import Elementwise
-from costmodel.small_ops import RowFormat, row_format
+from costmodel.ops.op_types import Elementwise
+from costmodel.ops.small_ops import RowFormat, row_format
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels.buffers import TORCH_DTYPES, Buffers
 from profiler.point import OpShape, cost_op
@@ -110,7 +110,7 @@ def made_of(op: OpShape) -> RowFormat:
     if found is None:
         raise Unsupported(
             f"no row of {name} of {width} {op.dtype} elements moves {counted.bytes_per_row:g} bytes",
-            hint="costmodel/small_ops.py counts the bytes; write the manifest again with `apex shapes`",
+            hint="costmodel/ops/small_ops.py counts the bytes; write the manifest again with `apex shapes`",
         )
     return found
 

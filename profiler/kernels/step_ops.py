@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from costmodel.ops import SCHEMES
-from costmodel.small_ops import SMALL_OPS, small_op
+from costmodel.ops.op_types import SCHEMES
+from costmodel.ops.small_ops import SMALL_OPS, small_op
 from profiler.backend import Unsupported
 from profiler.point import OpShape, small_op_shape
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from costmodel.small_ops import SMALL_OPS
+from costmodel.ops.small_ops import SMALL_OPS
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels.attention import attention_kernels, prepare_attention
 from profiler.kernels.buffers import Buffers

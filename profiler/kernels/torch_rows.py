@@ -1,4 +1,4 @@
-"""The small ops of a layer in plain torch: a function per name of ``costmodel.small_ops``.
+"""The small ops of a layer in plain torch: a function per name of ``costmodel.ops.small_ops``.
 
 Parameters are named as `profiler.kernels.row_operands` names operands; rows are [rows, width]. A name that ends in
 ``_quantise`` is its op followed by the rounding, which engines fuse and eager torch does not.

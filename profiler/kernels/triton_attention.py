@@ -184,8 +184,8 @@ class PagedCache:
     value_scale: torch.Tensor
 
 
-class Attention:
-    """Attention of one batch of fixed lengths: causal from the lower right, cut by ``window`` (0: none)."""
+class AttentionBatch:
+    """AttentionBatch of one batch of fixed lengths: causal from the lower right, cut by ``window`` (0: none)."""
 
     def __init__(self, plan: AttentionPlan, *, head_dim: int, v_head_dim: int, device: torch.device) -> None:
         tile = plan.tile
@@ -269,5 +269,5 @@ def prepare_attention(op: OpShape, buffers: Buffers) -> Prepared:
         )
         for i, side in enumerate(keys)
     ]
-    attend = Attention(plan, head_dim=head_dim, v_head_dim=v_head_dim, device=device)
+    attend = AttentionBatch(plan, head_dim=head_dim, v_head_dim=v_head_dim, device=device)
     return Prepared(lambda i: attend(queries, caches[i % len(caches)]), len(caches))

@@ -1,8 +1,8 @@
 """Our own Triton kernels behind the backend protocol, all labelled ``triton``.
 
 A row of theirs stands beside the rows other kernels have for the same point. A fit takes the kernels of the engine it
-is made for, else the fastest of each point (`costmodel.measurements`): ours are the price where a cluster has nothing
-better, as without vLLM.
+is made for, else the fastest of each point (`costmodel.fitting.measurements`): ours are the price where a cluster has
+nothing better, as without vLLM.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Final
 
 from triton.errors import TritonError
 
-from costmodel.small_ops import SCALE_GROUP, SMALL_OPS, RowFormat
+from costmodel.ops.small_ops import SCALE_GROUP, SMALL_OPS, RowFormat
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels import triton_attention, triton_linear, triton_moe, triton_rows, triton_scan
 from profiler.kernels.attention import flash_parameters

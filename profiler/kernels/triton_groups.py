@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from costmodel.small_ops import SCALE_GROUP
+from costmodel.ops.small_ops import SCALE_GROUP
 
 _MAX_ROWS = 32
 

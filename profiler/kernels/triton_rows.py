@@ -13,7 +13,7 @@ from typing import Final
 import torch
 import triton
 
-from costmodel.small_ops import ACTIVATIONS
+from costmodel.ops.small_ops import ACTIVATIONS
 from profiler.kernels.row_operands import RowKernel
 from profiler.kernels.torch_rows import EPSILON
 from profiler.kernels.triton_row_kernels import (

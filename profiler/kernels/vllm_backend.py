@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 
-from costmodel.small_ops import SCALE_GROUP, SMALL_OPS
+from costmodel.ops.small_ops import SCALE_GROUP, SMALL_OPS
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels.attention import page_table, sequence_lengths
 from profiler.kernels.buffers import Buffers

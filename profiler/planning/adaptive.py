@@ -14,17 +14,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from costmodel.ops.arrays import Array
 from profiler.planning.coarse_grid import farthest_points
 from profiler.planning.latency_model import LatencyModel, octaves_of, prior_of, work_of
 from profiler.planning.planner import Row
 from profiler.point import Key, Point, Value
 
 if TYPE_CHECKING:
-    from costmodel.prior import Prior
+    from costmodel.fitting.prior import Prior
 
-Array = NDArray[np.float64]
 _COARSE_BASE: Final = 4
 _COARSE_PER_DIM: Final = 3
 # A fit is renewed when the series has grown by this factor: fits cost more than the points they choose.

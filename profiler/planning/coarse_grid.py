@@ -1,9 +1,8 @@
 """Points that spread over a set of sizes: the coarse grid of an adaptive plan."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from costmodel.ops.arrays import Array
 
 
 def farthest_points(x: Array, count: int, taken: Array | None = None) -> list[int]:

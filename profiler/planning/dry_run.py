@@ -7,7 +7,7 @@ from profiler.duration import format_duration
 from profiler.ledger import Ledger
 from profiler.machine import Machine
 from profiler.point import counted
-from profiler.ranks import Place
+from profiler.ranks import RankPlace
 from profiler.request import ProfileRequest
 from profiler.session import ENERGY_POINTS, open_bench, plan_workload
 
@@ -31,8 +31,8 @@ class Survey:
 
 def survey(request: ProfileRequest, world_size: int) -> Survey:
     """Plan the run of ``world_size`` ranks without measuring; raises what planning raises."""
-    place = Place(world_size=world_size, ranks_per_node=world_size)
-    with Machine.open(request.device, request.device_name, Place(), threads=request.threads) as machine:
+    place = RankPlace(world_size=world_size, ranks_per_node=world_size)
+    with Machine.open(request.device, request.device_name, RankPlace(), threads=request.threads) as machine:
         workload = plan_workload(request, machine, open_bench(request, machine), place)
         ledger = Ledger(request.db, machine.name)
         total = counted(workload.compute)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal
 
 from cluster_specs.errors import UserError
-from costmodel.ops import SCHEMES
-from costmodel.small_ops import small_op
+from costmodel.ops.op_types import SCHEMES
+from costmodel.ops.small_ops import small_op
 from profiler.collectives.groups import GroupLayout
 from profiler.point import OpShape, small_op_shape
 from profiles_db.collective_kinds import COLLECTIVE_KINDS

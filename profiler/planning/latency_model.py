@@ -1,8 +1,8 @@
 """What measurements so far say about the rest of a series: time over what was expected, smooth in the sizes.
 
 Expected are a local roofline, flop / F + bytes / B + floor with F, B and floor the best seen in the series, and the
-price of an earlier fit, blended (`costmodel.gaussian_process`). It serves to choose points and to judge them; prices
-come from `costmodel`.
+price of an earlier fit, blended (`costmodel.fitting.gaussian_process`). It serves to choose points and to judge them;
+prices come from `costmodel`.
 """
 
 import math
@@ -10,16 +10,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from costmodel.families.gemm import is_aligned
-from costmodel.gaussian_process import BlendedProcess
+from costmodel.fitting.gaussian_process import BlendedProcess
+from costmodel.ops.arrays import Array
 from profiler.point import Point, cost_op
 
 if TYPE_CHECKING:
-    from costmodel.prior import Prior
-
-Array = NDArray[np.float64]
+    from costmodel.fitting.prior import Prior
 
 
 class LatencyModel:

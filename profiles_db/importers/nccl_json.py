@@ -9,7 +9,7 @@ from typing import Any, Final
 from cluster_specs.errors import UserError
 from cluster_specs.files.json_text import parse_json
 from cluster_specs.files.shown import shown
-from profiles_db.importers.nccl_output import MOST_MESSAGE_BYTES, NcclFile, NcclRun, Place, Result, version_text
+from profiles_db.importers.nccl_output import MOST_MESSAGE_BYTES, NcclFile, NcclResult, NcclRun, Placement, version_text
 
 _HINT: Final = "give the unchanged file that nccl-tests -J wrote"
 _MOST_COUNT: Final = 10**9
@@ -78,8 +78,8 @@ def runs_of_json(text: str, path: Path) -> NcclFile:
     return NcclFile(runs=(run,))
 
 
-def _result(entry: _Node) -> Result:
-    return Result(
+def _result(entry: _Node) -> NcclResult:
+    return NcclResult(
         size=entry.whole("size", most=MOST_MESSAGE_BYTES),
         dtype=entry.text("type"),
         redop=str(entry.values.get("redop", "")).strip(),
@@ -88,7 +88,7 @@ def _result(entry: _Node) -> Result:
     )
 
 
-def _placed(entry: _Node, key: str) -> Place | None:
+def _placed(entry: _Node, key: str) -> Placement | None:
     if entry.values.get(key) is None:
         return None
     placed = entry.node(key)

@@ -7,11 +7,11 @@ from typing import Final
 # No buffer of a collective is larger; a longer number is none.
 MOST_MESSAGE_BYTES: Final = 2**50
 
-Place = Mapping[str, float | None]
+Placement = Mapping[str, float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class NcclResult:
     """One message size: ``time`` in microseconds, ``algbw`` and ``busbw`` in GB/s, ``wrong`` elements, per placement.
 
     ``wrong`` is None where nothing was counted; a placement that was not run is None.
@@ -20,8 +20,8 @@ class Result:
     size: int
     dtype: str
     redop: str
-    out_of_place: Place | None
-    in_place: Place | None
+    out_of_place: Placement | None
+    in_place: Placement | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class NcclRun:
     is_graph: bool
     is_blocking: bool
     library: str | None
-    results: tuple[Result, ...]
+    results: tuple[NcclResult, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from profiles_db.importers.counting import Sieve, TableCount
 from profiles_db.importers.delivery import deliver, record_run
 from profiles_db.importers.device_names import NETWORK, device_name, domain_of, node_level
 from profiles_db.importers.nccl_json import runs_of_json
-from profiles_db.importers.nccl_output import NcclFile, NcclRun, Result
+from profiles_db.importers.nccl_output import NcclFile, NcclResult, NcclRun
 from profiles_db.importers.nccl_text import runs_of_text
 from profiles_db.importers.rows import family_rows
 from profiles_db.store import Store
@@ -239,7 +239,7 @@ def _bandwidth_notes(run: NcclRun, kind: str) -> list[str]:
     ]
 
 
-def _figure(result: Result, placement: str, name: str) -> float | None:
+def _figure(result: NcclResult, placement: str, name: str) -> float | None:
     place = result.in_place if placement == "in_place" else result.out_of_place
     return None if place is None else place[name]
 

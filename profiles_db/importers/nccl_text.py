@@ -14,7 +14,7 @@ from typing import Final
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
-from profiles_db.importers.nccl_output import MOST_MESSAGE_BYTES, NcclFile, NcclRun, Place, Result, version_text
+from profiles_db.importers.nccl_output import MOST_MESSAGE_BYTES, NcclFile, NcclResult, NcclRun, Placement, version_text
 
 # mpirun --tag-output ("[1,0]<stdout>:", "[job@1,0]<stdout>: ", with a time before it), hydra's -prepend-rank ("[0] "),
 # srun --label ("0: ").
@@ -58,7 +58,7 @@ class _Section:
     is_blocking: bool = False
     library: str | None = None
     columns: tuple[str, ...] = ()
-    results: list[Result] = field(default_factory=list)
+    results: list[NcclResult] = field(default_factory=list)
     is_closed: bool = False
 
 
@@ -128,7 +128,7 @@ def _read_comment(line: str, section: _Section) -> None:
         section.columns = words
 
 
-def _result(line: str, columns: tuple[str, ...], place: str) -> Result:
+def _result(line: str, columns: tuple[str, ...], place: str) -> NcclResult:
     """Read a result line by the header above it, which has the time columns once per placement."""
     cells = line.split()
     if "timestamp" in columns:  # a date and a time of day at the end
@@ -152,7 +152,7 @@ def _result(line: str, columns: tuple[str, ...], place: str) -> Result:
     placed = []
     for start, end in zip(starts, (starts[1], len(columns)), strict=True):
         placed.append(_placed(columns[start:end], cells[start:end], f"{place}: {shown(line.strip())}"))
-    return Result(
+    return NcclResult(
         size=int(cells[0]),
         dtype=row["type"],
         redop=row.get("redop", ""),
@@ -161,7 +161,7 @@ def _result(line: str, columns: tuple[str, ...], place: str) -> Result:
     )
 
 
-def _placed(columns: Sequence[str], cells: Sequence[str], place: str) -> Place:
+def _placed(columns: Sequence[str], cells: Sequence[str], place: str) -> Placement:
     """Read the figures of one placement."""
     named = dict(zip(columns, cells, strict=True))
     figures: dict[str, float | None] = {"time": None, "algbw": None, "busbw": None, "wrong": None}
@@ -221,7 +221,7 @@ def _run(section: _Section, path: Path) -> NcclRun:
     )
 
 
-def _check_sweep(results: Sequence[Result], place: str) -> None:
+def _check_sweep(results: Sequence[NcclResult], place: str) -> None:
     """Refuse sizes in an order that no single run prints: they rise, or start again."""
     first: dict[tuple[str, str], int] = {}
     last: dict[tuple[str, str], int] = {}

@@ -55,7 +55,7 @@ def axes_options(command: Command) -> Command:
 
 def known_formats(names: tuple[str | None, ...], flag: str) -> tuple[str | None, ...]:
     """Return the formats of ``--weights`` or ``--kv`` if all exist; raises click's error that names the flag."""
-    from simulator.plan import KV_DTYPES, WEIGHT_DTYPES
+    from simulator.plan.plan import KV_DTYPES, WEIGHT_DTYPES
 
     known = KV_DTYPES if flag == "kv" else WEIGHT_DTYPES
     for name in names:

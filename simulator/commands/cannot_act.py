@@ -11,7 +11,7 @@ from cluster_specs.errors import UserError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from simulator.layouts import Layout
+    from simulator.pools.layouts import Layout
     from simulator.serving import Serving
     from simulator.workload.parts import Traffic
     from simulator.workload.workload import Workload
@@ -31,7 +31,7 @@ def refuse_idle_options(
 
     Raises ``UserError`` that names the flag and why it cannot act.
     """
-    from costmodel.bundled import bundled_fit
+    from costmodel.bundled_fits import bundled_fit
 
     if str(costs) == "analytic" or (costs is None and bundled_fit(serving.cluster.device.name) is None):
         refuse_given(context, "out_of_domain", because="these prices have no measured domain to be outside of")
@@ -65,7 +65,7 @@ def refuse_rate_of_closed_loop(rate_scale: float, workload: "Workload") -> None:
 
 
 def _is_routed(layout: "Layout") -> bool:
-    from simulator.pools import PoolPlan
+    from simulator.plan.pool_plan import PoolPlan
 
     sides = (layout.prefill, layout.decode) if isinstance(layout, PoolPlan) else (layout,)
     return any(side.dp * side.attention_dp > 1 for side in sides)

@@ -10,9 +10,9 @@ import click
 from cluster_specs.command_line import Command, refuse_given, strict_json
 
 if TYPE_CHECKING:
-    from simulator.engine_profile import EngineProfile
-    from simulator.profile_facts import Fact
-    from simulator.profile_inheritance import MergedProfile
+    from simulator.engine_profiles.engine_profile import EngineProfile
+    from simulator.engine_profiles.inheritance import MergedProfile
+    from simulator.engine_profiles.profile_facts import Fact
 
 _WIDTH: Final = 110
 _NOBODY: Final = "(default)"
@@ -46,8 +46,8 @@ def engines(context: click.Context, /, name: str | None, as_json: bool, as_toml:
 
 
 def _load(name: str) -> "tuple[EngineProfile, MergedProfile]":
-    from simulator.engine_profile import check_profile
-    from simulator.profile_inheritance import merge_profile
+    from simulator.engine_profiles.engine_profile import check_profile
+    from simulator.engine_profiles.inheritance import merge_profile
 
     merged = merge_profile(name)
     return check_profile(merged), merged
@@ -55,14 +55,14 @@ def _load(name: str) -> "tuple[EngineProfile, MergedProfile]":
 
 def _bundled() -> "list[tuple[EngineProfile, MergedProfile]]":
     """Return the bundled profiles, newest version of an engine first."""
-    from simulator.bundled_profiles import bundled_profiles
+    from simulator.engine_profiles.bundled_profiles import bundled_profiles
 
     found = sorted(map(_load, bundled_profiles()), key=lambda item: item[0].release or (0, 0), reverse=True)
     return sorted(found, key=lambda item: item[0].engine)
 
 
 def _summary(profile: "EngineProfile", merged: "MergedProfile") -> dict[str, Any]:
-    from simulator.bundled_profiles import DEFAULT_PROFILE
+    from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE
 
     return {
         "name": profile.name,
@@ -96,7 +96,7 @@ def _range(values: list[int]) -> str:
 
 
 def _document(profile: "EngineProfile", merged: "MergedProfile") -> dict[str, Any]:
-    from simulator.profile_facts import iter_facts
+    from simulator.engine_profiles.profile_facts import iter_facts
 
     return _summary(profile, merged) | {
         "facts": [
@@ -108,7 +108,7 @@ def _document(profile: "EngineProfile", merged: "MergedProfile") -> dict[str, An
 
 def _page(profile: "EngineProfile", merged: "MergedProfile") -> Iterator[str]:
     """Yield a section per table: its values, who states each, and where they say they have them from."""
-    from simulator.profile_facts import iter_facts, sources
+    from simulator.engine_profiles.profile_facts import iter_facts, sources
 
     parents = ", ".join(file.label for file in merged.files[1:])
     yield f"{profile.name} extends {parents}" if parents else profile.name
@@ -156,8 +156,8 @@ def _hanging(head: str, text: str, indent: int) -> list[str]:
 def _toml(profile: "EngineProfile", merged: "MergedProfile") -> str:
     from cluster_specs.files.shown import shown
     from cluster_specs.files.toml_text import toml_text
-    from simulator.bundled_profiles import bundled_profiles
-    from simulator.profile_facts import whole_profile
+    from simulator.engine_profiles.bundled_profiles import bundled_profiles
+    from simulator.engine_profiles.profile_facts import whole_profile
 
     whole = whole_profile(profile, merged)
     if merged.files[0].label in bundled_profiles():

@@ -21,8 +21,8 @@ def models(name: str | None, as_json: bool, extensions: tuple[Path, ...]) -> Non
 
     Shown are its parameters, KV cache and every kind of layer.
     """
-    from simulator.model.bundled import bundled_models, load_model
     from simulator.model.extension import load_extension
+    from simulator.model.load_model import bundled_models, load_model
 
     for file in extensions:
         load_extension(file)
@@ -64,7 +64,7 @@ def _totals(spec: "ModelSpec") -> dict[str, Any]:
 
 def _summary(spec: "ModelSpec") -> dict[str, Any]:
     from simulator.model.cell import kind_of
-    from simulator.plan import Plan
+    from simulator.plan.plan import Plan
 
     plan = Plan()
     ((*blocks,),) = spec.stage_blocks(1)

@@ -14,9 +14,9 @@ from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, 
 from simulator.errors import EXIT_INFEASIBLE
 
 if TYPE_CHECKING:
-    from simulator.layouts import Layout
-    from simulator.plan_space import Axes
-    from simulator.search import SearchResult
+    from simulator.feasible.plan_space import Axes
+    from simulator.pools.layouts import Layout
+    from simulator.search.search import SearchResult
     from simulator.serving import Serving
     from simulator.workload.workload import Workload
 
@@ -90,13 +90,13 @@ def search(
     import time
 
     from simulator.commands.cannot_act import refuse_covered_limits, refuse_idle_options
-    from simulator.commands.formats import counted
-    from simulator.commands.search_report import check_report
-    from simulator.objective import parse_objective, parse_slo
-    from simulator.plan_space import Axes
-    from simulator.pools import parse_layout
-    from simulator.search import search as run_search
-    from simulator.search import with_intervals
+    from simulator.feasible.plan_space import Axes
+    from simulator.plan.pool_plan import parse_layout
+    from simulator.report.formats import counted
+    from simulator.report.search_report import check_report
+    from simulator.results.objective import parse_objective, parse_slo
+    from simulator.search.search import search as run_search
+    from simulator.search.search import with_intervals
 
     started = time.perf_counter()
     check_outputs([out], input_files(trace, options))
@@ -136,7 +136,7 @@ def search(
 
 def _refuse_axes_of_stated_plans(axes: "Axes", chosen: "Sequence[Layout] | None") -> None:
     """Refuse axes to vary where the plans are stated one by one."""
-    from simulator.plan_space import Axes
+    from simulator.feasible.plan_space import Axes
 
     if chosen and axes != Axes():
         raise click.UsageError(
@@ -157,8 +157,8 @@ def _deliver(
 ) -> None:
     """Write the files that were asked for, print the answer, and say its notes."""
     from cluster_specs.files.whole import write_text
-    from simulator.commands.search_report import write_report
-    from simulator.commands.search_table import search_table
+    from simulator.report.search_report import write_report
+    from simulator.report.search_table import search_table
 
     if out is not None:
         write_text(out, strict_json(found.to_json()) + "\n")
@@ -194,7 +194,7 @@ def _inputs(
 
 
 def _explain_infeasible(serving: "Serving", workload: "Workload", found: "SearchResult") -> None:
-    from simulator.search import smallest_cluster
+    from simulator.search.search import smallest_cluster
 
     closest = found.refused[-1]
     click.echo(

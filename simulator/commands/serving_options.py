@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from simulator.bundled_profiles import DEFAULT_PROFILE
 from simulator.commands.trace_options import workload_files
+from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
     from simulator.serving import Serving
@@ -130,7 +130,7 @@ def input_files(trace: str, options: Mapping[str, Any]) -> list[str]:
 
 def profile_files(engine: str) -> list[str]:
     """Return the files a profile of a person's own is read from: its own and those it extends."""
-    from simulator.profile_inheritance import own_files
+    from simulator.engine_profiles.inheritance import own_files
 
     return list(map(str, own_files(engine)))
 
@@ -152,11 +152,11 @@ def load_serving(
     ``settings`` are the options that replace a default of the engine, by their flags.
     """
     from cluster_specs.load import load_cluster
-    from costmodel.bundled import choose_costs
-    from simulator.engine_profile import load_profile
-    from simulator.model.bundled import load_model
+    from costmodel.bundled_fits import choose_costs
+    from simulator.engine_profiles.engine_profile import load_profile
+    from simulator.feasible.server_setup import Overrides
     from simulator.model.extension import load_extension
-    from simulator.server_setup import Overrides
+    from simulator.model.load_model import load_model
     from simulator.serving import Serving
 
     for file in extensions:

@@ -12,9 +12,9 @@ from simulator.commands.serving_options import engine_option, profile_files
 from simulator.commands.trace_options import workload_files
 
 if TYPE_CHECKING:
-    from simulator.layouts import Layout
-    from simulator.plan import Plan
-    from simulator.shapes import Shapes
+    from simulator.manifest.shapes import Shapes
+    from simulator.plan.plan import Plan
+    from simulator.pools.layouts import Layout
 
 
 @click.command(cls=Command)
@@ -55,12 +55,12 @@ def shapes(
     Measure them with `apex profile --manifest FILE`. Exit code 3 when no plan can start.
     """
     from cluster_specs.load import load_cluster
-    from simulator.engine_profile import load_profile
-    from simulator.model.bundled import load_model
-    from simulator.plan_space import Axes, enumerate_plans
-    from simulator.pools import parse_layout
-    from simulator.server_setup import Overrides
-    from simulator.shapes import collect_shapes
+    from simulator.engine_profiles.engine_profile import load_profile
+    from simulator.feasible.plan_space import Axes, enumerate_plans
+    from simulator.feasible.server_setup import Overrides
+    from simulator.manifest.shapes import collect_shapes
+    from simulator.model.load_model import load_model
+    from simulator.plan.pool_plan import parse_layout
     from simulator.simulate import InfeasibleError
     from simulator.workload.parse import parse_workload
 
@@ -95,7 +95,7 @@ def shapes(
 
 def _plans_of(layouts: "Sequence[Layout]") -> "list[Plan]":
     """Return the plans of all pools."""
-    from simulator.pools import PoolPlan
+    from simulator.plan.pool_plan import PoolPlan
 
     pools = ((layout.prefill, layout.decode) if isinstance(layout, PoolPlan) else (layout,) for layout in layouts)
     return [plan for of_layout in pools for plan in of_layout]

@@ -14,8 +14,8 @@ from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, 
 from simulator.errors import EXIT_INFEASIBLE
 
 if TYPE_CHECKING:
-    from simulator.layouts import Layout, Outcome
-    from simulator.objective import Limit, Slo
+    from simulator.pools.layouts import Layout, Outcome
+    from simulator.results.objective import Limit, Slo
     from simulator.serving import Serving
     from simulator.workload.parts import WorkloadParts
     from simulator.workload.workload import Workload
@@ -51,9 +51,9 @@ def simulate(
 ) -> None:
     """Simulate one plan. Exit code 3 when it cannot start or breaks a limit of --slo."""
     from simulator.commands.cannot_act import refuse_idle_options
-    from simulator.commands.plan_table import plan_table
-    from simulator.objective import parse_slo
-    from simulator.pools import PoolPlan, parse_layout
+    from simulator.plan.pool_plan import PoolPlan, parse_layout
+    from simulator.report.plan_table import plan_table
+    from simulator.results.objective import parse_slo
 
     files = OutputFiles(requests_out=requests_out, iterations_out=iterations_out, chrome_trace=chrome_trace)
     files.check(input_files(trace, options))
@@ -82,8 +82,8 @@ def _replayed(
     serving: "Serving", plan: "Layout", workload: "Workload | WorkloadParts", slo: "Slo", files: OutputFiles
 ) -> "Outcome":
     """Start the plan, run it whole or in parts, and write the files asked for."""
-    from simulator.layouts import replay_layout, start_layout, with_layout_interval
-    from simulator.pools import PoolPlan
+    from simulator.plan.pool_plan import PoolPlan
+    from simulator.pools.layouts import replay_layout, start_layout, with_layout_interval
     from simulator.serving import Refusal
     from simulator.simulate import InfeasibleError
     from simulator.workload.parts import WorkloadParts
@@ -104,8 +104,8 @@ def _replayed(
 
 
 def _say_what_breaks(result: "Outcome", breaks: "Sequence[Limit]") -> None:
-    from simulator.commands.formats import form_of
-    from simulator.objective import read_metric
+    from simulator.report.formats import form_of
+    from simulator.results.objective import read_metric
 
     for limit in breaks:
         value = form_of(limit.path)(read_metric(result.metrics, limit.path))

@@ -6,10 +6,10 @@ import click
 
 if TYPE_CHECKING:
     from simulator.commands.output_options import OutputFiles
-    from simulator.layouts import Layout, Outcome
-    from simulator.objective import Slo
-    from simulator.serving import Serving, Start
-    from simulator.simulate import Result
+    from simulator.pools.layouts import Layout, Outcome
+    from simulator.results.objective import Slo
+    from simulator.serving import Serving, StartedPlan
+    from simulator.simulate import SimulatedPlan
     from simulator.workload.parts import WorkloadParts
 
 stream_option = click.option(
@@ -81,8 +81,8 @@ def _checked_parts(
 
 
 def replay_parts(
-    serving: "Serving", start: "Start", parts: "WorkloadParts", slo: "Slo", files: "OutputFiles"
-) -> "Result":
+    serving: "Serving", start: "StartedPlan", parts: "WorkloadParts", slo: "Slo", files: "OutputFiles"
+) -> "SimulatedPlan":
     """Simulate part by part, writing the requests as they are done with."""
     from simulator.outputs.requests import request_table
     from simulator.outputs.tables import write_tables
@@ -101,10 +101,10 @@ def replay_parts(
 
 def stream_notes(result: "Outcome", slo: "Slo") -> list[str]:
     """Say which figures are approximate and by how much, and which limits are too near to tell."""
-    from simulator.objective import read_metric
-    from simulator.simulate import Result
+    from simulator.results.objective import read_metric
+    from simulator.simulate import SimulatedPlan
 
-    if not isinstance(result, Result) or result.quantile_error_frac is None:
+    if not isinstance(result, SimulatedPlan) or result.quantile_error_frac is None:
         return []
     error = result.quantile_error_frac
     notes = [

@@ -9,7 +9,7 @@ from cluster_specs.command_line import Group, check_outputs, strict_json
 from simulator.commands.trace_options import load_workload, trace_options, workload_files
 
 if TYPE_CHECKING:
-    from simulator.workload.own_files import OutputFormat
+    from simulator.workload.traces.own_files import OutputFormat
 
 _WORKLOAD_HELP = """
 \b
@@ -46,8 +46,8 @@ def trace() -> None:
 @_to_option
 def generate(workload: str, out: Path, output_format: "OutputFormat | None") -> None:
     """Draw the WORKLOAD and write it; the same text always writes the same file."""
-    from simulator.workload.own_files import write_trace
     from simulator.workload.parse import parse_workload
+    from simulator.workload.traces.own_files import write_trace
 
     check_outputs([out], workload_files(workload))
     drawn = parse_workload(workload)
@@ -64,7 +64,7 @@ def generate(workload: str, out: Path, output_format: "OutputFormat | None") -> 
 @trace_options
 def convert(source: str, out: Path, output_format: "OutputFormat | None", **reading: Any) -> None:
     """Read the trace SOURCE (any known format), scale or cut it, and write it to OUT."""
-    from simulator.workload.own_files import write_trace
+    from simulator.workload.traces.own_files import write_trace
 
     check_outputs([out], workload_files(source))
     workload = load_workload(source, **reading)

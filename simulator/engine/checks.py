@@ -9,8 +9,8 @@ from cluster_specs.errors import UserError
 from simulator.engine.bounds import LONGEST_SEQUENCE, LONGEST_STEP
 from simulator.engine.rules import POLICIES, PS_PER_S, first_arrival_s
 from simulator.engine.table_checks import check_tables
-from simulator.limits import EngineLimits
-from simulator.step_tables import StepTables
+from simulator.engine_profiles.engine_limits import EngineLimits
+from simulator.steps.step_tables import StepTables
 from simulator.workload.span import HINT, LONGEST_SPAN_S, shown_span
 from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, Workload
 

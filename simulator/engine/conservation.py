@@ -15,7 +15,7 @@ from simulator.errors import EngineDefectError
 
 
 @dataclass(slots=True, kw_only=True)
-class Ledger:
+class RunSums:
     """Sums over the requests of a run, of one piece or of many."""
 
     requests: int = 0

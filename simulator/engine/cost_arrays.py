@@ -7,8 +7,8 @@ import numpy as np
 from simulator.engine.costs import Costs
 from simulator.engine.records import I64, places, rows_at
 from simulator.engine.table_checks import check_costs
-from simulator.limits import EngineLimits
-from simulator.step_tables import StepTables
+from simulator.engine_profiles.engine_limits import EngineLimits
+from simulator.steps.step_tables import StepTables
 
 DRAWS: Final = 1 << 62  # a draw is a whole number below this
 

@@ -18,7 +18,7 @@ from cluster_specs.errors import UserError
 from simulator.engine.arena import state_arena
 from simulator.engine.bounds import CLOCK_END, NONE
 from simulator.engine.checks import check_input
-from simulator.engine.conservation import Ledger
+from simulator.engine.conservation import RunSums
 from simulator.engine.cost_arrays import cost_arrays
 from simulator.engine.policies import engine_for
 from simulator.engine.records import I64
@@ -26,9 +26,9 @@ from simulator.engine.request import FINISHED
 from simulator.engine.result import EngineResult, result_from_state
 from simulator.engine.rules import ps, rules_of
 from simulator.engine.run import run_engine, run_replicas
+from simulator.engine_profiles.engine_limits import EngineLimits, RouterName
 from simulator.errors import EngineLimitError
-from simulator.limits import EngineLimits, RouterName
-from simulator.step_tables import StepTables
+from simulator.steps.step_tables import StepTables
 from simulator.workload.span import LONGEST_SPAN_S, shown_span
 from simulator.workload.workload import OpenLoop, Workload
 
@@ -132,7 +132,7 @@ def _decode(pool: Pool, workload: Workload, order: I64, arrival_ps: I64) -> Engi
     state.requests["remote"] = part.prompt_tokens - 1
     run_engine(engine_for(pool.tables, limits), state, cost_arrays(pool.tables, limits), workload.name)
     result = result_from_state(state)
-    ledger = Ledger()
+    ledger = RunSums()
     ledger.add(result)
     ledger.check(workload.name, len(part), result.replicas, remote_tokens=int((part.prompt_tokens - 1).sum()))
     return result

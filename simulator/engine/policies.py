@@ -24,8 +24,8 @@ from simulator.engine.scheduler_v1 import schedule_v1
 from simulator.engine.state import State
 from simulator.engine.step import launch
 from simulator.engine.tables import group, replica
-from simulator.limits import EngineLimits
-from simulator.step_tables import StepTables
+from simulator.engine_profiles.engine_limits import EngineLimits
+from simulator.steps.step_tables import StepTables
 
 STUCK: Final = -2
 

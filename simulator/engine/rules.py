@@ -19,8 +19,8 @@ from simulator.engine.state import (
     VLLM_V1,
     State,
 )
-from simulator.limits import EngineLimits
-from simulator.step_tables import StepTables
+from simulator.engine_profiles.engine_limits import EngineLimits
+from simulator.steps.step_tables import StepTables
 from simulator.workload.workload import CappedLoop, ClosedLoop, Workload
 
 PS_PER_S: Final = 1e12

@@ -15,7 +15,7 @@ from simulator.engine.bounds import (
     STAGE_TIME_FULL,
 )
 from simulator.engine.checks import check_input
-from simulator.engine.conservation import Ledger
+from simulator.engine.conservation import RunSums
 from simulator.engine.cost_arrays import cost_arrays
 from simulator.engine.costs import Costs
 from simulator.engine.interrupt import check_stop
@@ -25,9 +25,9 @@ from simulator.engine.request import FINISHED, TIMED_OUT
 from simulator.engine.result import EngineResult, is_under_way, result_from_state
 from simulator.engine.rules import rules_of
 from simulator.engine.state_arrays import StateArrays
+from simulator.engine_profiles.engine_limits import EngineLimits, RouterName
 from simulator.errors import EngineDefectError, EngineLimitError
-from simulator.limits import EngineLimits, RouterName
-from simulator.step_tables import StepTables
+from simulator.steps.step_tables import StepTables
 from simulator.workload.span import shown_span
 from simulator.workload.workload import Workload
 
@@ -74,7 +74,7 @@ def run_replicas(
         if needed <= rows or not log:
             _give_up_late_answers(state)
             result = result_from_state(state)
-            ledger = Ledger()
+            ledger = RunSums()
             ledger.add(result)
             ledger.check(workload.name, len(workload), result.replicas)
             return result

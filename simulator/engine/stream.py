@@ -17,7 +17,7 @@ from cluster_specs.errors import UserError
 from simulator.engine.arena import request_rows, state_arena
 from simulator.engine.bounds import CLOCK_END, NONE
 from simulator.engine.checks import check_input
-from simulator.engine.conservation import Ledger
+from simulator.engine.conservation import RunSums
 from simulator.engine.cost_arrays import cost_arrays
 from simulator.engine.policies import engine_for
 from simulator.engine.records import I64, PLACE_BYTES, Flags, Rows, taken
@@ -27,8 +27,8 @@ from simulator.engine.rules import first_arrival_s, ps, rules_of
 from simulator.engine.run import run_engine
 from simulator.engine.state import VLLM_ROUTER
 from simulator.engine.state_arrays import StateArrays, aligned_zeros
-from simulator.limits import EngineLimits, RouterName
-from simulator.step_tables import StepTables
+from simulator.engine_profiles.engine_limits import EngineLimits, RouterName
+from simulator.steps.step_tables import StepTables
 from simulator.workload.workload import OpenLoop, Workload
 
 _LINKS: Final = ("previous", "next", "next_finished", "next_releasing")
@@ -58,7 +58,7 @@ def run_stream(
     costs = cost_arrays(tables, limits)
     engine = engine_for(tables, limits)
     state = state_arena(rules_of(tables, limits, part, router=router, leap=True), part, dp=dp, log_rows=0)
-    requests, ledger = 0, Ledger()
+    requests, ledger = 0, RunSums()
     index = np.arange(len(part))
     for following in chain(waiting, [None]):
         state.header.horizon_ps = CLOCK_END

@@ -11,9 +11,9 @@ import numpy as np
 
 from cluster_specs.errors import UserError
 from simulator.engine.bounds import LONGEST_STEP
+from simulator.engine_profiles.engine_limits import EngineLimits
 from simulator.errors import EngineLimitError
-from simulator.limits import EngineLimits
-from simulator.step_tables import I64, StepTables
+from simulator.steps.step_tables import I64, StepTables
 
 _PS_PER_S: Final = 1e12
 _MOST_STAGES: Final = 256  # as many steps of the longest kind fit between the clock's end and the end of int64

@@ -2,16 +2,16 @@
 
 from dataclasses import replace
 
-from simulator.engine_support import engines_for
+from simulator.feasible.engine_support import engines_for
 from simulator.launch.sglang import sglang_lines
 from simulator.launch.shell import as_json
 from simulator.launch.tensorrt_llm import tensorrt_llm_lines
 from simulator.launch.vllm import has_no_place, vllm_lines
-from simulator.plan import Plan
-from simulator.serving import Serving, Start
+from simulator.plan.plan import Plan
+from simulator.serving import Serving, StartedPlan
 
 
-def launch_lines(serving: Serving, start: Start) -> tuple[str, ...]:
+def launch_lines(serving: Serving, start: StartedPlan) -> tuple[str, ...]:
     """Return the commands of a plan of one pool; remarks as shell comments, and nothing else where there is none."""
     reason = _reason(serving, start.plan)
     if reason is not None:
@@ -25,7 +25,7 @@ def launch_lines(serving: Serving, start: Start) -> tuple[str, ...]:
             return tuple(vllm_lines(serving, start))
 
 
-def pool_launch_lines(serving: Serving, prefill: Start, decode: Start) -> tuple[str, ...]:
+def pool_launch_lines(serving: Serving, prefill: StartedPlan, decode: StartedPlan) -> tuple[str, ...]:
     """Return the commands of both pools, joined by vLLM's KV connector over NIXL; a remark for other engines."""
     reason = _reason(serving, prefill.plan) or _reason(serving, decode.plan)
     if reason is None and serving.profile.engine != "vllm":

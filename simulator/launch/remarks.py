@@ -5,18 +5,18 @@ from dataclasses import replace
 from typing import Final
 
 from cluster_specs.device import DeviceSpec
-from simulator.context import context_of
-from simulator.engine_support import converted_checkpoint
-from simulator.kv_format import kv_format
+from simulator.feasible.context import context_of
+from simulator.feasible.engine_support import converted_checkpoint
+from simulator.feasible.kv_format import kv_format
 from simulator.model.linear import UNQUANTISED
-from simulator.plan import Plan
-from simulator.serving import Serving, Start
+from simulator.plan.plan import Plan
+from simulator.serving import Serving, StartedPlan
 
 CHECKPOINT: Final = "MODEL"  # bundled models are shapes, and several checkpoints have the same one
 DTYPE_NAMES: Final = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
-def remarks(serving: Serving, start: Start, *, servers: int, devices: int, is_text_only: bool) -> Iterator[str]:
+def remarks(serving: Serving, start: StartedPlan, *, servers: int, devices: int, is_text_only: bool) -> Iterator[str]:
     """Say what to do before the command, and how often to run it."""
     plan = start.plan
     if plan.clock_mhz is not None:
@@ -55,7 +55,7 @@ def clock_line(device: DeviceSpec, clock_mhz: float) -> str:
             return f"# hold the devices at {clock_mhz:g} MHz: no command is known for {device.title}"
 
 
-def kv_format_name(serving: Serving, start: Start, *, fp8: str) -> str:
+def kv_format_name(serving: Serving, start: StartedPlan, *, fp8: str) -> str:
     """Name the KV cache's format; ``auto`` where the engine's own choice is the one simulated."""
     if start.kv.dtype == "fp8":
         return fp8

@@ -16,12 +16,12 @@ from simulator.launch.remarks import (
     replicas_per_server,
 )
 from simulator.launch.shell import Flag, above_one, command
-from simulator.serving import Serving, Start
+from simulator.serving import Serving, StartedPlan
 
 _NO_CHUNKS: Final = -1
 
 
-def sglang_lines(serving: Serving, start: Start) -> Iterator[str]:
+def sglang_lines(serving: Serving, start: StartedPlan) -> Iterator[str]:
     """Yield the command of a plan."""
     plan, stated, server = start.plan, serving.overrides, start.server
     is_apart = plan.attention_dp > 1 or start.router != "round_robin"

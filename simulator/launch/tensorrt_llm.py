@@ -12,10 +12,10 @@ from simulator.launch.remarks import (
     remarks,
 )
 from simulator.launch.shell import Flag, above_one, command
-from simulator.serving import Serving, Start
+from simulator.serving import Serving, StartedPlan
 
 
-def tensorrt_llm_lines(serving: Serving, start: Start) -> Iterator[str]:
+def tensorrt_llm_lines(serving: Serving, start: StartedPlan) -> Iterator[str]:
     """Yield the options file and the command of a plan; replicas are servers of their own."""
     plan, server = start.plan, start.server
     nodes = -(-plan.replica_devices // serving.cluster.devices_per_host)
@@ -39,7 +39,7 @@ def tensorrt_llm_lines(serving: Serving, start: Start) -> Iterator[str]:
     yield command((across if nodes > 1 else "") + f"trtllm-serve {model} --backend pytorch", flags)
 
 
-def _options(serving: Serving, start: Start) -> dict[str, object]:
+def _options(serving: Serving, start: StartedPlan) -> dict[str, object]:
     """Return what has no flag, by name."""
     plan, stated, server = start.plan, serving.overrides, start.server
     profile = serving.profile.on(serving.cluster.device, plan)

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Final
 
-from simulator.bundled_profiles import bundled_profiles
-from simulator.engine_profile import EngineProfile, GraphCapture, load_profile
+from simulator.engine_profiles.bundled_profiles import bundled_profiles
+from simulator.engine_profiles.engine_profile import EngineProfile, GraphCapture, load_profile
 from simulator.launch.remarks import (
     DTYPE_NAMES,
     checkpoint,
@@ -28,8 +28,8 @@ from simulator.launch.shell import Flag, above_one, as_json, command
 from simulator.model.cell import KeepsState
 from simulator.model.cells.latent_attention import LatentAttention
 from simulator.model.spec import ModelSpec
-from simulator.plan import Plan
-from simulator.serving import Serving, Start
+from simulator.plan.plan import Plan
+from simulator.serving import Serving, StartedPlan
 
 Version = tuple[int, int]
 
@@ -44,7 +44,7 @@ _GRAPH_MODES: Final = {
 }
 
 
-def vllm_lines(serving: Serving, start: Start, more: str = "") -> Iterator[str]:
+def vllm_lines(serving: Serving, start: StartedPlan, more: str = "") -> Iterator[str]:
     """Yield the commands of one pool; ``more`` is added to each."""
     plan, cluster, version = start.plan, serving.cluster, release(serving.profile)
     is_v0 = serving.profile.policy == "vllm-v0"
@@ -101,7 +101,7 @@ def chooses_own_block(model: ModelSpec) -> bool:
     return any(isinstance(cell, LatentAttention | KeepsState) for block in model.unique_blocks for cell in block.cells)
 
 
-def _limits(serving: Serving, start: Start, is_v0: bool) -> Iterator[Flag]:
+def _limits(serving: Serving, start: StartedPlan, is_v0: bool) -> Iterator[Flag]:
     """State every limit of the scheduler and of the memory, its own defaults included."""
     server, stated = start.server, serving.overrides
     yield "--max-model-len", server.max_model_len
@@ -155,7 +155,7 @@ def _bundled() -> list[EngineProfile]:
     return [load_profile(name) for name in bundled_profiles() if name.startswith("vllm-")]
 
 
-def _drafts(serving: Serving, start: Start) -> Iterator[Flag]:
+def _drafts(serving: Serving, start: StartedPlan) -> Iterator[Flag]:
     if start.limits.num_speculative_tokens:
         drafts = {"method": "ngram"} if serving.overrides.draft_step_s is None else {"model": "DRAFT_MODEL"}
         counted = drafts | {"num_speculative_tokens": start.limits.num_speculative_tokens}

@@ -1,8 +1,8 @@
 """From a Hugging Face config to a `ModelSpec`: the registry of architectures and what all of them share.
 
-A reader is registered for one or more values of `model_type`; `simulator.model.bundled` registers those that come with
-the package, so whoever reads a config takes `from_hf_config` from there. Keys that change the computation in a way no
-cell models are refused; the many metadata keys of real configs are ignored.
+A reader is registered for one or more values of `model_type`; `simulator.model.load_model` registers those that come
+with the package, so whoever reads a config takes `from_hf_config` from there. Keys that change the computation in a way
+no cell models are refused; the many metadata keys of real configs are ignored.
 """
 
 import difflib

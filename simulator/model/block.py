@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from costmodel.ops import Ints, Op, Scan
+from costmodel.ops.op_types import Ints, Op, Scan
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, Cell, KernelChoices, Scans
-from simulator.plan import Plan
+from simulator.plan.plan import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, Protocol, TypeVar, runtime_checkable
 
-from costmodel.ops import Attention, Gemm, Ints, Op, Scan
+from costmodel.ops.op_types import Attention, Gemm, Ints, Op, Scan
 from simulator.model.linear import Linear
-from simulator.plan import Plan
+from simulator.plan.plan import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

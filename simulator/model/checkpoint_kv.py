@@ -1,6 +1,7 @@
 """The KV-cache format a checkpoint states: ModelOpt's ``kv_cache_quant_algo``, or a ``kv_cache_scheme``.
 
-Whether an engine takes it is a fact of its version (``checkpoint_kv`` of its profile); ``simulator.kv_format`` decides.
+Whether an engine takes it is a fact of its version (``checkpoint_kv`` of its profile); ``simulator.feasible.kv_format``
+decides.
 """
 
 from dataclasses import dataclass

@@ -4,8 +4,8 @@ Device order inside a replica is tensor axis innermost, then attention-data, the
 group its stride. `message_bytes` is nccl-tests' S: the whole payload of the group.
 """
 
-from costmodel.ops import DTYPE_BYTES, Collective, Ints, Op
-from simulator.plan import Plan
+from costmodel.ops.op_types import DTYPE_BYTES, Collective, Ints, Op
+from simulator.plan.plan import Plan
 
 
 def tensor_all_reduce(plan: Plan, m: Ints, width: int, dtype: str) -> list[Op]:

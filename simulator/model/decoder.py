@@ -9,7 +9,7 @@ from simulator.model.cells.attention import SelfAttention
 from simulator.model.cells.mlp import FeedForward, Mlp
 from simulator.model.hf_config import HfConfig
 from simulator.model.norm import Norm
-from simulator.model.quantisation import GATE_UP, QKV, Quantisation, read_quantisation
+from simulator.model.quantisation.quantisation import GATE_UP, QKV, Quantisation, read_quantisation
 from simulator.model.spec import Embedding, ModelSpec
 
 # Engines run checkpoints stored in 32 bits in 16: bf16, unless the plan casts to another format.

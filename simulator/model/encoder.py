@@ -8,12 +8,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from costmodel.ops import DTYPE_BYTES, Op
+from costmodel.ops.op_types import DTYPE_BYTES, Op
 from simulator.model.block import Block
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices
 from simulator.model.cells.encoder_attention import EncoderAttention
 from simulator.model.linear import Linear, activation_dtype
-from simulator.plan import Plan
+from simulator.plan.plan import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

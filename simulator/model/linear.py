@@ -2,16 +2,16 @@
 
 Stored bytes count what a checkpoint keeps beside the elements: one fp32 scale per output channel (fp8, w8a8, w8a16),
 one fp32 scale per 128 x 128 block (fp8_block), one 16-bit scale per group along k (w4a16, w4a8) and the shared
-exponents of the micro-scaling formats, which `costmodel.ops.DTYPE_BYTES` already holds.
+exponents of the micro-scaling formats, which `costmodel.ops.op_types.DTYPE_BYTES` already holds.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Final
 
-from costmodel.ops import DTYPE_BYTES, SCHEMES, Elementwise, Gemm, Ints, Op
-from costmodel.small_ops import SCALE_GROUP, small_op
-from simulator.plan import Plan
+from costmodel.ops.op_types import DTYPE_BYTES, SCHEMES, Elementwise, Gemm, Ints, Op
+from costmodel.ops.small_ops import SCALE_GROUP, small_op
+from simulator.plan.plan import Plan
 
 UNQUANTISED: Final = ("bf16", "fp16", "fp32")
 FP8: Final = ("fp8", "fp8_block")
@@ -21,7 +21,7 @@ FP8_BLOCK: Final = SCALE_GROUP  # rows and columns that share one scale in block
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightFormat:
-    """How a checkpoint stores a class of matrices: a name of ``costmodel.ops.SCHEMES`` and its group length in k."""
+    """How a checkpoint stores a class of matrices: a name in ``costmodel.ops.op_types.SCHEMES``, and groups in k."""
 
     scheme: str
     group_size: int = 128

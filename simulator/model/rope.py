@@ -1,6 +1,6 @@
 """Rope scaling as a config states it: ``rope_scaling``, or ``rope_parameters`` as transformers 5 spells it.
 
-Whether a factor lengthens the context is up to the engine and its version: ``simulator.context``.
+Whether a factor lengthens the context is up to the engine and its version: ``simulator.feasible.context``.
 """
 
 from dataclasses import dataclass

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import groupby
 from typing import Final
 
-from costmodel.ops import DTYPE_BYTES, Collective, Ints, Op
-from costmodel.small_ops import small_op
+from costmodel.ops.op_types import DTYPE_BYTES, Collective, Ints, Op
+from costmodel.ops.small_ops import small_op
 from simulator.model.block import Block
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices
 from simulator.model.cells.moe import MixtureOfExperts
@@ -23,7 +23,7 @@ from simulator.model.expert_layout import ExpertLayout
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
 from simulator.model.norm import Norm
 from simulator.model.rope import Positions
-from simulator.plan import Plan
+from simulator.plan.plan import Plan
 
 __all__ = ["Block", "Embedding", "ModelSpec", "padded_vocab", "stage_layers"]
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from cluster_specs.errors import UserError
 from simulator.engine.result import STATUS_NAMES, EngineResult
-from simulator.metrics import request_latencies_s
 from simulator.outputs.tables import PS, as_frame, unit_table
+from simulator.results.metrics import request_latencies_s
 
 
 def request_table(run: EngineResult) -> pa.Table:

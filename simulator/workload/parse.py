@@ -23,14 +23,14 @@ import numpy as np
 from cluster_specs.errors import UserError
 from cluster_specs.files.reading import exists
 from cluster_specs.files.shown import shown
-from simulator.workload.client import BenchmarkClient, DrawName
-from simulator.workload.generate import Synthetic
-from simulator.workload.prompt_groups import PromptGroups, generate_groups
+from simulator.workload.generators.client import BenchmarkClient, DrawName
+from simulator.workload.generators.generate import Synthetic
+from simulator.workload.generators.prompt_groups import PromptGroups, generate_groups
+from simulator.workload.generators.sessions import Sessions, generate_sessions
 from simulator.workload.scale import scale_workload
-from simulator.workload.sessions import Sessions, generate_sessions
 from simulator.workload.settings import Settings, mix_of, process_of
 from simulator.workload.span import LONGEST_SPAN_S
-from simulator.workload.trace import read_trace
+from simulator.workload.traces.read_trace import read_trace
 from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, Workload
 
 # The bundled trace and the text that generates it (`apex trace generate` with it writes the same bytes).

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from cluster_specs.files.reading import opened
-from simulator.workload.parquet_traces import count_rows, is_parquet
 from simulator.workload.parse import generator_settings, replayed_file, synthetic_of, trace_file
 from simulator.workload.parts import PART_REQUESTS, WHOLE_HINT, NotStreamableError, WorkloadParts, survey
 from simulator.workload.scale import scale_workload
-from simulator.workload.trace import iter_trace
+from simulator.workload.traces.parquet_traces import count_rows, is_parquet
+from simulator.workload.traces.read_trace import iter_trace
 from simulator.workload.workload import Workload
 
 _BLOCK_BYTES: Final = 2**20

@@ -6,9 +6,9 @@ from typing import Any, Final, TypeVar, cast
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
-from simulator.workload.arrivals import ArrivalName
-from simulator.workload.generate import LENGTH_MIXES, LengthMix, length_mix
-from simulator.workload.lengths import Fixed, LengthDistribution, Lognormal, Uniform
+from simulator.workload.generators.arrivals import ArrivalName
+from simulator.workload.generators.generate import LENGTH_MIXES, LengthMix, length_mix
+from simulator.workload.generators.lengths import Fixed, LengthDistribution, Lognormal, Uniform
 
 Number = TypeVar("Number", int, float)
 

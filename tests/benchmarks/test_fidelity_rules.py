@@ -8,7 +8,7 @@ from benchmarks.fidelity.errors import errors
 from benchmarks.fidelity.groups import GROUPS
 from benchmarks.fidelity.rejection import implied_flop_per_s, rejections
 from cluster_specs.load import load_cluster
-from simulator.model.bundled import load_model
+from simulator.model.load_model import load_model
 
 _GROUP = next(group for group in GROUPS if group.name.startswith("vLLM, Llama-3.1-70B"))
 

@@ -19,11 +19,11 @@ import pytest
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.device import DeviceSpec
 from cluster_specs.load import load_cluster
-from simulator.disaggregation import PoolStarts, start_pools
 from simulator.launch import launch_lines, pool_launch_lines
 from simulator.launch.vllm import chooses_own_block
-from simulator.pools import PoolPlan, parse_layout
-from simulator.serving import Refusal, Serving, Start
+from simulator.plan.pool_plan import PoolPlan, parse_layout
+from simulator.pools.disaggregation import PoolStarts, start_pools
+from simulator.serving import Refusal, Serving, StartedPlan
 from simulator.workload.parse import parse_workload
 from tests.simulator.deployments import serving_of
 
@@ -131,7 +131,7 @@ SGLANG_CASES: Final = (
 
 
 @cache
-def _started(case: Case, engine: str) -> tuple[tuple[Start, tuple[str, ...]], ...]:
+def _started(case: Case, engine: str) -> tuple[tuple[StartedPlan, tuple[str, ...]], ...]:
     """Return each pool of a case as it was simulated and its commands."""
     serving, workload, plan = (
         serving_of(case.model, case.cluster, engine, **dict(case.stated)),
@@ -293,7 +293,7 @@ def test_vllm_starts_what_was_simulated(vllm: Vllm, case: Case) -> None:
             assert (found["kv_connector"] is not None) == ("+" in case.plan)
 
 
-def _graphs(serving: Serving, start: Start) -> list[int]:
+def _graphs(serving: Serving, start: StartedPlan) -> list[int]:
     """Return the simulated sizes; vLLM adds whole drafts of every sequence, which only pads such steps less."""
     profile = serving.profile.on(serving.cluster.device, start.plan, serving.model.architecture)
     sizes = profile.capture_sizes(start.server.max_num_seqs * (1 + start.limits.num_speculative_tokens))

@@ -9,10 +9,10 @@ import pytest
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
-from costmodel.artefact import Artefact
-from costmodel.fit import fit_device
-from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe
+from costmodel.fit_file.artefact import Artefact
+from costmodel.fitting.fit_device import fit_device
+from costmodel.ops.op_types import Attention, Collective, Elementwise, Gemm, Moe
+from costmodel.pricing.analytic_costs import AnalyticCosts
 from profiles_db.store import Store, open_store
 
 DEVICE = "h100-sxm"

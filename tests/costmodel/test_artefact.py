@@ -10,9 +10,9 @@ import pytest
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
-from costmodel.artefact import FIT_SCHEMA_VERSION, Artefact, load_artefact, save_artefact
-from costmodel.ops import Attention, Gemm
-from costmodel.predict import FittedCosts
+from costmodel.fit_file.artefact import FIT_SCHEMA_VERSION, Artefact, load_artefact, save_artefact
+from costmodel.fitted_costs import FittedCosts
+from costmodel.ops.op_types import Attention, Gemm
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def test_loading_and_pricing_need_no_fitting_library(saved: Path) -> None:
     code = (
         "import sys, pathlib\n"
         "from cluster_specs.load import load_cluster\n"
-        "from costmodel.ops import Gemm\n"
-        "from costmodel.predict import load_costs\n"
+        "from costmodel.ops.op_types import Gemm\n"
+        "from costmodel.fitted_costs import load_costs\n"
         "load_costs(pathlib.Path(sys.argv[1]), load_cluster('h100-sxm-8')).predict(Gemm(m=7, n=1024, k=1024))\n"
         "print(sorted({'pandas', 'sklearn', 'scipy', 'torch', 'numba', 'matplotlib'} & set(sys.modules)))\n"
     )

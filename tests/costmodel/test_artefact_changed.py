@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
-from costmodel.artefact import Artefact, load_artefact, save_artefact
-from costmodel.bundled import bundled_fit, devices_with_fit
-from costmodel.ops import Gemm
-from costmodel.predict import FittedCosts
+from costmodel.bundled_fits import bundled_fit, devices_with_fit
+from costmodel.fit_file.artefact import Artefact, load_artefact, save_artefact
+from costmodel.fitted_costs import FittedCosts
+from costmodel.ops.op_types import Gemm
 
 NUMBERS = ("x", "y", "latency_s", "log_residual", "feature_0", "feature_1")
 

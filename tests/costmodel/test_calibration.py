@@ -10,14 +10,14 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.device import AnalyticConstants, Constant
 from cluster_specs.errors import UserError
 from cluster_specs.load import bundled_devices, load_device
-from costmodel.analytic import AnalyticCosts
-from costmodel.constants import calibrate, constants_toml
-from costmodel.fit import fit_device
-from costmodel.fit_power import FEWEST_ENERGY_ROWS, non_negative_least_squares
-from costmodel.ops import Attention, Gemm
-from costmodel.power import PowerModel
-from costmodel.predict import FittedCosts
-from costmodel.reference import Reference
+from costmodel.fitted.reference import Reference
+from costmodel.fitted_costs import FittedCosts
+from costmodel.fitting.calibrate_constants import calibrate, constants_toml
+from costmodel.fitting.fit_device import fit_device
+from costmodel.fitting.fit_power import FEWEST_ENERGY_ROWS, non_negative_least_squares
+from costmodel.ops.op_types import Attention, Gemm
+from costmodel.pricing.analytic_costs import AnalyticCosts
+from costmodel.pricing.power_model import PowerModel
 from profiles_db.store import Store, open_store
 
 from .conftest import DEVICE, attention_rows, common, gemm_rows

@@ -11,15 +11,15 @@ from click.testing import CliRunner
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
-from costmodel.artefact import Artefact, save_artefact
-from costmodel.compare.cli import compare
+from costmodel.compare.compare_command import compare
 from costmodel.compare.predictions import price_rows, price_side, worst_rows
 from costmodel.compare.sides import parse_side
-from costmodel.fit import fit_device
-from costmodel.ops import Gemm
-from costmodel.predict import FittedCosts
-from costmodel.prediction import Source
+from costmodel.cost_model import Source
+from costmodel.fit_file.artefact import Artefact, save_artefact
+from costmodel.fitted_costs import FittedCosts
+from costmodel.fitting.fit_device import fit_device
+from costmodel.ops.op_types import Gemm
+from costmodel.pricing.analytic_costs import AnalyticCosts
 from profiles_db.store import open_store
 
 DEVICE, CLUSTER = "h100-sxm", "h100-sxm-8"

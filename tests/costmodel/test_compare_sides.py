@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster_specs.errors import UserError
-from costmodel.compare.cli import compare
+from costmodel.compare.compare_command import compare
 from costmodel.compare.sides import coverage_notes, match_sides, parse_side, ratio_rows, widest_rows
 from profiles_db.store import Store, open_store
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from cluster_specs.cluster import ClusterSpec
-from costmodel.artefact import Artefact, load_artefact, save_artefact
-from costmodel.fit import fit_device
-from costmodel.ops import Collective, Gemm
-from costmodel.predict import FittedCosts
-from costmodel.prediction import Source
-from costmodel.prior import Prior
-from costmodel.report import fit_text
+from costmodel.cost_model import Source
+from costmodel.fit_file.artefact import Artefact, load_artefact, save_artefact
+from costmodel.fitted_costs import FittedCosts
+from costmodel.fitting.fit_device import fit_device
+from costmodel.fitting.prior import Prior
+from costmodel.fitting.report import fit_text
+from costmodel.ops.op_types import Collective, Gemm
 from profiles_db.store import open_store
 
 from .conftest import DEVICE, gemm_rows

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.curves import Curve, CurvePoints
-from costmodel.pricing import risen, with_sub_points
-from costmodel.surfaces import Surface, SurfaceGrid
+from costmodel.pricing.curves import Curve, CurvePoints
+from costmodel.pricing.price_points import risen, with_sub_points
+from costmodel.pricing.surfaces import Surface, SurfaceGrid
 
 X = np.array([1.0, 3.0, 10.0, 100.0])
 Y = np.array([2.0, 20.0, 50.0])

@@ -10,17 +10,17 @@ import pytest
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
-from costmodel.artefact import Artefact, load_artefact, save_artefact
-from costmodel.compare.fit import individual_errors
 from costmodel.compare.fit_page import fit_sections
-from costmodel.filling import MOST_POINTS
-from costmodel.fit import fit_device
-from costmodel.label import Label
-from costmodel.ops import Gemm
-from costmodel.predict import FittedCosts
-from costmodel.prediction import Source
-from costmodel.prior import Prior
-from costmodel.report import fit_text
+from costmodel.compare.held_out_points import individual_errors
+from costmodel.cost_model import Source
+from costmodel.fit_file.artefact import Artefact, load_artefact, save_artefact
+from costmodel.fitted_costs import FittedCosts
+from costmodel.fitting.filling import MOST_POINTS
+from costmodel.fitting.fit_device import fit_device
+from costmodel.fitting.prior import Prior
+from costmodel.fitting.report import fit_text
+from costmodel.ops.label import Label
+from costmodel.ops.op_types import Gemm
 from profiles_db.store import open_store
 
 from .conftest import DEVICE, NK, M, common, gemm_rows

@@ -7,11 +7,11 @@ import pytest
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
-from costmodel.fit import FEWEST_POINTS, fit_device
-from costmodel.measured_device import choose_cluster, choose_device
-from costmodel.ops import Gemm
-from costmodel.predict import FittedCosts
-from costmodel.prediction import Source
+from costmodel.cost_model import Source
+from costmodel.fitted_costs import FittedCosts
+from costmodel.fitting.fit_device import FEWEST_POINTS, fit_device
+from costmodel.fitting.measured_device import choose_cluster, choose_device
+from costmodel.ops.op_types import Gemm
 from profiles_db.store import Store, open_store
 
 from .conftest import DEVICE, common, gemm_rows, true_gemm_s

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from costmodel.artefact import load_artefact
+from costmodel.fit_file.artefact import load_artefact
 from profiles_db.store import Store
 
 Fit = Callable[..., tuple[int, str, str]]

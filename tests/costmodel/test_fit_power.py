@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel.fit_power import non_negative_least_squares
+from costmodel.fitting.fit_power import non_negative_least_squares
 
 
 @settings(max_examples=300, deadline=None)

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
-from costmodel.artefact import Artefact
+from costmodel.cost_model import Source
 from costmodel.families.all import OP_FAMILIES
 from costmodel.families.rows import iter_row_ops
-from costmodel.fit import fit_device
-from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
-from costmodel.predict import FittedCosts, load_costs
-from costmodel.prediction import Source
-from costmodel.roofline import roofline
+from costmodel.fit_file.artefact import Artefact
+from costmodel.fitted_costs import FittedCosts, load_costs
+from costmodel.fitting.fit_device import fit_device
+from costmodel.ops.op_types import Attention, Collective, Elementwise, Gemm, Moe, Op
+from costmodel.ops.roofline import roofline
+from costmodel.pricing.analytic_costs import AnalyticCosts
 from profiles_db.store import Store, open_store
 
 from .conftest import DEVICE, M, collective_rows, common, true_gemm_s

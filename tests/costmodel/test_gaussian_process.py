@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from costmodel.gaussian_process import GaussianProcess
+from costmodel.fitting.gaussian_process import GaussianProcess
 
 
 def test_leave_one_out_equals_refitting_without_the_point() -> None:

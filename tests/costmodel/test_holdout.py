@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from costmodel.artefact import Artefact
-from costmodel.build_knots import build_knots, fill_from_neighbours
-from costmodel.held_out import QUESTIONS, conformal_half_width
-from costmodel.holdout import held_out_errors, summarise, with_intervals
-from costmodel.label import Label
-from costmodel.measured_rows import MeasuredRows
-from costmodel.prediction import Source
+from costmodel.cost_model import Source
+from costmodel.fit_file.artefact import Artefact
+from costmodel.fitted.held_out import QUESTIONS, conformal_half_width
+from costmodel.fitted.measured_rows import MeasuredRows
+from costmodel.fitting.build_knots import build_knots, fill_from_neighbours
+from costmodel.fitting.holdout import held_out_errors, summarise, with_intervals
+from costmodel.ops.label import Label
 
 
 def noisy_rows(noise: float, seed: int, *, shapes: int = 40, points: int = 16) -> MeasuredRows:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from cluster_specs.load import load_cluster
-from costmodel.artefact import Artefact, save_artefact
-from costmodel.fit import fit_device
-from costmodel.held_out import HeldOut
-from costmodel.ops import Attention, Collective, Gemm
-from costmodel.predict import FittedCosts
-from costmodel.prediction import Source
+from costmodel.cost_model import Source
+from costmodel.fit_file.artefact import Artefact, save_artefact
+from costmodel.fitted.held_out import HeldOut
+from costmodel.fitted_costs import FittedCosts
+from costmodel.fitting.fit_device import fit_device
+from costmodel.ops.op_types import Attention, Collective, Gemm
 from profiles_db.importers.aiconfigurator import import_tables
 from profiles_db.importers.aiconfigurator_wheel import open_wheel, select_tables
 from profiles_db.store import open_store

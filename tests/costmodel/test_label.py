@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.label import Label
+from costmodel.ops.label import Label
 
 PART = st.text(st.characters(codec="utf-8", exclude_characters="|@"), max_size=8)
 

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from costmodel.build_knots import build_knots
 from costmodel.families.all import OP_FAMILIES
-from costmodel.knots import FamilyKnots
-from costmodel.label import Label
-from costmodel.lending import Lenders, curve_residual, lenders
-from costmodel.measured_rows import MeasuredRows
+from costmodel.families.lending import Lenders, curve_residual, lenders
+from costmodel.fitted.knots import FamilyKnots
+from costmodel.fitted.measured_rows import MeasuredRows
+from costmodel.fitting.build_knots import build_knots
+from costmodel.ops.label import Label
 
 Array = NDArray[np.float64]
 NK = tuple(product((64.0, 128.0, 512.0), (64.0, 256.0, 1024.0)))

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.measured_rows import MeasuredRows
-from costmodel.repair import fastest_no_smaller, repaired, suspicious
+from costmodel.fitted.measured_rows import MeasuredRows
+from costmodel.fitting.repair import fastest_no_smaller, repaired, suspicious
 
 
 def rows_of(latency_s: np.ndarray, x: np.ndarray, y: np.ndarray | None = None) -> MeasuredRows:

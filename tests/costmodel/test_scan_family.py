@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from cluster_specs.cluster import ClusterSpec
-from costmodel.analytic import AnalyticCosts
-from costmodel.fit import fit_device
-from costmodel.ops import Scan
-from costmodel.predict import FittedCosts
-from costmodel.prediction import Source
+from costmodel.cost_model import Source
+from costmodel.fitted_costs import FittedCosts
+from costmodel.fitting.fit_device import fit_device
+from costmodel.ops.op_types import Scan
+from costmodel.pricing.analytic_costs import AnalyticCosts
 from profiles_db.store import open_store
 
 from .conftest import DEVICE, common

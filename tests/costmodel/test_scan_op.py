@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
-from costmodel.ops import Scan
-from costmodel.roofline import roofline
+from costmodel.ops.op_types import Scan
+from costmodel.ops.roofline import roofline
+from costmodel.pricing.analytic_costs import AnalyticCosts
 
 _MAMBA = Scan(variant="mamba2", num_heads=8, num_groups=2, head_dim=16, state_dim=32, chunk=4)
 _DELTA = Scan(variant="gated_delta", num_heads=8, num_groups=2, head_dim=16, state_dim=32, chunk=4)

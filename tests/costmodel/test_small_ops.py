@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from costmodel.ops import Elementwise
-from costmodel.small_ops import SMALL_OPS, RowFormat, row_format, small_op
+from costmodel.ops.op_types import Elementwise
+from costmodel.ops.small_ops import SMALL_OPS, RowFormat, row_format, small_op
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from profiler.kernels.step_backend import LABEL
 from profiler.kernels.step_ops import layer_ops, step_shape
 from profiler.machine import Machine
 from profiler.point import Point, row_identity
-from profiler.ranks import Place
+from profiler.ranks import RankPlace
 from profiler.request import ProfileRequest
 from profiler.session import open_bench
 from profiler.timing import TimingPolicy
@@ -34,7 +34,7 @@ DTYPES = ("bf16", "fp8", "w8a8")
 
 @pytest.fixture
 def bench(tmp_path):
-    with Machine.open("cpu", None, Place(), threads=1) as machine:
+    with Machine.open("cpu", None, RankPlace(), threads=1) as machine:
         policy = TimingPolicy(warmup_s=0.0, min_s=0.0, max_s=0.01, min_samples=2)
         yield open_bench(ProfileRequest(db=tmp_path, device="cpu", policy=policy), machine)
 

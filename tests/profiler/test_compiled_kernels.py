@@ -22,7 +22,7 @@ if "nvidia" not in pytest.importorskip("triton.backends").backends:
 from triton.backends.compiler import GPUTarget  # noqa: E402 - triton first
 from triton.runtime import driver  # noqa: E402
 
-from costmodel.small_ops import small_op  # noqa: E402
+from costmodel.ops.small_ops import small_op  # noqa: E402
 from profiler.backend import Unsupported  # noqa: E402
 from profiler.kernels.buffers import Buffers  # noqa: E402
 from profiler.kernels.triton_backend import TritonBackend  # noqa: E402

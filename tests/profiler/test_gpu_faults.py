@@ -21,7 +21,7 @@ from profiler.instruments.throttle import ThrottleCounters
 from profiler.kernels.buffers import Buffers
 from profiler.machine import Machine
 from profiler.point import OpShape
-from profiler.ranks import Place
+from profiler.ranks import RankPlace
 from profiler.timing import TimingPolicy
 
 device = torch.device("cuda")
@@ -42,7 +42,7 @@ class Cases:
     def prepare(self, op, kernel, buffers):
         return Prepared(launches[kernel], 1)
 
-machine = Machine.open("cuda", None, Place(), threads=1)
+machine = Machine.open("cuda", None, RankPlace(), threads=1)
 policy = TimingPolicy(warmup_s=0.01, min_s=0.0, max_s=0.1)
 bench = Bench(device, [Cases()], Buffers(device, cold_bytes=1 << 20, seed=0), policy=policy,
               throttle=ThrottleCounters(None), sm_clock_mhz=machine.sm_clock_mhz)

@@ -16,7 +16,7 @@ from profiler.kernels.moe import expert_loop, torch_grouped  # noqa: E402
 from profiler.machine import Machine  # noqa: E402
 from profiler.planning.grid import attention_shape, general_grid  # noqa: E402
 from profiler.point import OpShape  # noqa: E402
-from profiler.ranks import Place  # noqa: E402
+from profiler.ranks import RankPlace  # noqa: E402
 from profiler.request import ProfileRequest  # noqa: E402
 from profiler.session import open_bench  # noqa: E402
 from profiler.timing import CudaStopwatch, TimingPolicy  # noqa: E402
@@ -31,7 +31,7 @@ QUICK = TimingPolicy(warmup_s=0.01, min_s=0.0, max_s=0.05)
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     """Open a bench on the first GPU with short measurements."""
-    with Machine.open("cuda", None, Place(), threads=1) as machine:
+    with Machine.open("cuda", None, RankPlace(), threads=1) as machine:
         yield open_bench(ProfileRequest(db=tmp_path_factory.mktemp("db"), device="cuda", policy=QUICK), machine)
 
 

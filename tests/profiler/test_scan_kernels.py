@@ -5,9 +5,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="the profiler's kernels need torch")
 
 from cluster_specs.load import load_cluster  # noqa: E402 - torch first
-from costmodel.fit import fit_device  # noqa: E402
-from costmodel.predict import FittedCosts  # noqa: E402
-from costmodel.prediction import Source  # noqa: E402
+from costmodel.cost_model import Source  # noqa: E402
+from costmodel.fitted_costs import FittedCosts  # noqa: E402
+from costmodel.fitting.fit_device import fit_device  # noqa: E402
 from profiler.backend import Unsupported  # noqa: E402
 from profiler.kernels.buffers import Buffers  # noqa: E402
 from profiler.kernels.scan import scan_chunks, scan_operands, scan_steps  # noqa: E402

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the profiler's kernels need torch")
 
-from costmodel.small_ops import ROUNDED_DTYPES, SMALL_OPS, small_op  # noqa: E402 - torch first
+from costmodel.ops.small_ops import ROUNDED_DTYPES, SMALL_OPS, small_op  # noqa: E402 - torch first
 from profiler.backend import Unsupported  # noqa: E402
 from profiler.kernels.buffers import Buffers  # noqa: E402
 from profiler.kernels.quantise import fp4_group  # noqa: E402
@@ -59,7 +59,7 @@ def test_every_function_is_an_op_of_the_table():
     """No function of torch or of ours stands outside the table, and each op that states a kernel of ours has one."""
     bases = {name.removesuffix("_quantise") for name, entry in SMALL_OPS.items() if entry.torch}
     assert sorted(bases - set(TORCH_ROWS)) == [], "give these a function in profiler/kernels/torch_rows.py"
-    assert sorted(set(TORCH_ROWS) - bases) == [], "add these to costmodel/small_ops.py"
+    assert sorted(set(TORCH_ROWS) - bases) == [], "add these to costmodel/ops/small_ops.py"
     triton_rows = pytest.importorskip("profiler.kernels.triton_rows", reason="Triton is not installed")
     assert set(triton_rows.TRITON_ROWS) == {name for name, entry in SMALL_OPS.items() if entry.triton}
 

@@ -11,7 +11,7 @@ import torch
 from profiler.kernels.attention import page_table
 from profiler.kernels.attention_plan import AttentionPlan
 from profiler.kernels.buffers import Buffers
-from profiler.kernels.triton_attention import Attention, PagedCache
+from profiler.kernels.triton_attention import AttentionBatch, PagedCache
 from profiler.kernels.triton_backend import TritonBackend
 from profiler.planning.grid import attention_shape
 from profiler.point import OpShape
@@ -73,7 +73,7 @@ def test_attention_equals_float64(case, kv_dtype):
         processors=132,
     )
     cache = PagedCache(keys=keys, values=values, table=table.to(DEVICE), key_scale=key_scale, value_scale=value_scale)
-    out = Attention(plan, head_dim=head_dim, v_head_dim=v_head_dim, device=DEVICE)(queries, cache)
+    out = AttentionBatch(plan, head_dim=head_dim, v_head_dim=v_head_dim, device=DEVICE)(queries, cache)
     assert ("split" in case) == bool(plan.merge) or "split" not in case
     start = 0
     for sequence, (q, kv) in enumerate(zip(lengths_q, lengths_kv, strict=True)):

@@ -130,7 +130,7 @@ def test_attention(lengths_q, lengths_kv, heads, window, kv_dtype):
         window=window,
         processors=132,
     )
-    attend = triton_attention.Attention(plan, head_dim=head_dim, v_head_dim=v_head_dim, device=torch.device("cpu"))
+    attend = triton_attention.AttentionBatch(plan, head_dim=head_dim, v_head_dim=v_head_dim, device=torch.device("cpu"))
     attend._work, attend._merge = fenced(attend._work), fenced(attend._merge)
     scale = fenced(torch.ones(kv_heads))
     cache = triton_attention.PagedCache(

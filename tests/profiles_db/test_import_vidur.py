@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster_specs.errors import UserError
-from costmodel.small_ops import small_op
+from costmodel.ops.small_ops import small_op
 from profiles_db.importers.vidur import import_vidur
 from profiles_db.store import Store
 

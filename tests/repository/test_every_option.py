@@ -270,7 +270,7 @@ ELSEWHERE = {
         "--device-name": "tests/simulator/test_shapes_command.py",
         "--manifest": _PROFILE,
         "--families": _PROFILE,
-        "--dtypes": _PROFILE,
+        "--dtypes": "tests/profiler/test_supervisor.py",
         "--cache": _PROFILE,
         "--clocks": _PROFILE,
         "--energy": "tests/profiler/test_energy_choice.py",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from costmodel.families.all import OP_FAMILIES
-from costmodel.ops import Op
+from costmodel.ops.op_types import Op
 from profiles_db.schema import FAMILIES
 
 REPOSITORY: Final = Path(__file__).parents[2]
@@ -20,15 +20,15 @@ ALLOWED: Final[Mapping[str, str]] = {
     "profiles_db/importers/aiconfigurator_tables.py": "foreign tables, by the family they become",
     "profiles_db/importers/apex_plus.py": "foreign tables, by the family they become",
     "profiles_db/importers/llmservingsim.py": "foreign tables, by the family they become",
-    "costmodel/analytic.py": "prices of every op without a measurement, of families nobody measures too",
-    "costmodel/roofline.py": "products and experts name a scheme of formats, other ops a format",
+    "costmodel/pricing/analytic_costs.py": "prices of every op without a measurement, of families nobody measures too",
+    "costmodel/ops/roofline.py": "products and experts name a scheme of formats, other ops a format",
     "profiler/kernels/torch_backend.py": "which kernels run a family",
     "profiler/kernels/triton_backend.py": "which kernels run a family",
     "profiler/kernels/vllm_backend.py": "which kernels run a family",
     "profiler/planning/grid.py": "what is measured where no manifest says it",
     "profiler/campaign/anchors.py": "what a whole step is made of",
-    "simulator/engine_kernels.py": "launches of an engine's kernels",
-    "simulator/memory.py": "what an op holds in memory while it runs",
+    "simulator/engine_profiles/engine_kernels.py": "launches of an engine's kernels",
+    "simulator/memory/plan_memory.py": "what an op holds in memory while it runs",
     "simulator/model/cells/__init__.py": "names of cells of a model, two of which families share",
 }
 

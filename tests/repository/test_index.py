@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from costmodel.prediction import Source
+from costmodel.cost_model import Source
 
 _ROOT = Path(__file__).parents[2]
 _DOCS = _ROOT / "docs"

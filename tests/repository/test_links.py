@@ -9,9 +9,10 @@ import pytest
 _ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _ROOMS = "benchmarks|cluster_specs|costmodel|docs|profiler|profiles_db|simulator|tests"
-# Text such as `simulator/step_cost.py`, `simulator/launch/` or `cluster_specs/devices/*.toml` in backquotes.
+# Text such as `simulator/steps/compile_plan.py`, `simulator/launch/` or `cluster_specs/devices/*.toml` in backquotes.
 _PATH = re.compile(rf"`((?:{_ROOMS})/(?:[\w./-]+\.\w+|[\w./-]*/|[\w./*-]*\*[\w./*-]*))(?:::\w+)?`")
-# A module, or something in it, as docstrings and pages name it: `simulator.step_cost`, ``costmodel.ops.Gemm``.
+# A module, or something in it, as docstrings and pages name it: `simulator.steps.compile_plan`,
+# ``costmodel.ops.op_types.Gemm``.
 _MODULE = re.compile(r"`((?:cluster_specs|costmodel|profiler|profiles_db|simulator)(?:\.\w+)+)`")
 _DOCS_PATH = re.compile(r"(?<![\w/.-])docs/[\w/]+\.md")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from costmodel.bundled import bundled_fit
+from costmodel.bundled_fits import bundled_fit
 from profiles_db.store import open_store
 from simulator.cli import main
 

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 
 from cluster_specs.load import load_cluster
-from costmodel.artefact import load_artefact
-from costmodel.bundled import bundled_fit, devices_with_fit
+from costmodel.bundled_fits import bundled_fit, devices_with_fit
 from costmodel.families.all import manifest_rows
-from costmodel.ops import Elementwise, Op
-from costmodel.small_ops import ACTIVATIONS, SMALL_OPS, row_format, small_op
+from costmodel.fit_file.artefact import load_artefact
+from costmodel.ops.op_types import Elementwise, Op
+from costmodel.ops.small_ops import ACTIVATIONS, SMALL_OPS, row_format, small_op
 from profiles_db.importers.llmservingsim_bundle import Bundle, Sizes
 from profiles_db.importers.llmservingsim_shapes import op_of
-from simulator.model.bundled import bundled_models, load_model
 from simulator.model.cell import KernelChoices
 from simulator.model.cells.cross_attention import CrossAttention
 from simulator.model.decoder import ACTIVATION_NAMES
+from simulator.model.load_model import bundled_models, load_model
 from simulator.model.spec import ModelSpec
-from simulator.plan import WEIGHT_DTYPES, Plan
+from simulator.plan.plan import WEIGHT_DTYPES, Plan
 
 _ROOT = Path(__file__).parents[2]
 _TOKENS = 3
@@ -60,7 +60,7 @@ def test_every_small_op_of_a_plan_is_in_the_table_with_its_bytes(emitted: set[El
     """What a plan prices is a row the table knows, and the table counts the same bytes for it."""
     assert len({op.op for op in emitted}) > 20
     strange = {op for op in emitted if op.op not in SMALL_OPS}
-    assert not strange, "add these to costmodel/small_ops.py"
+    assert not strange, "add these to costmodel/ops/small_ops.py"
     for op in emitted:
         row = row_format(op)
         assert row is not None, op
@@ -167,4 +167,4 @@ def test_no_code_states_bytes_of_a_small_op() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Elementwise"
     ]
-    assert not built, "call costmodel.small_ops.small_op instead"
+    assert not built, "call costmodel.ops.small_ops.small_op instead"

@@ -7,8 +7,8 @@ import pytest
 
 from profiles_db.recordings.files import TOOLS
 from simulator.cli import main
-from simulator.workload.formats import FORMAT_NAMES
-from simulator.workload.trace import read_measured, read_trace
+from simulator.workload.traces.formats import FORMAT_NAMES
+from simulator.workload.traces.read_trace import read_measured, read_trace
 from simulator.workload.workload import CappedLoop
 
 _PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "traces.md").read_text(encoding="utf-8")

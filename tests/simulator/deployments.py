@@ -3,13 +3,13 @@
 from typing import Any
 
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
-from simulator.engine_profile import EngineProfile, load_profile
-from simulator.model.bundled import load_model
+from costmodel.pricing.analytic_costs import AnalyticCosts
+from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
+from simulator.feasible.server_setup import Overrides
+from simulator.model.load_model import load_model
 from simulator.model.spec import ModelSpec
-from simulator.plan import parse_plan
-from simulator.server_setup import Overrides
-from simulator.serving import Serving, Start
+from simulator.plan.plan import parse_plan
+from simulator.serving import Serving, StartedPlan
 from simulator.workload.workload import Workload
 
 # What `plan_memory` is asked with where a test is not about it.
@@ -39,8 +39,8 @@ def serving_of(
     )
 
 
-def start_of(serving: Serving, plan: str, workload: Workload) -> Start:
-    """Start a plan that can start."""
+def start_of(serving: Serving, plan: str, workload: Workload) -> StartedPlan:
+    """StartedPlan a plan that can start."""
     start = serving.start(parse_plan(plan), workload)
-    assert isinstance(start, Start), start
+    assert isinstance(start, StartedPlan), start
     return start

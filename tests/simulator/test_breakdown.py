@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
+from costmodel.pricing.analytic_costs import AnalyticCosts
 from simulator.engine.result import EngineResult
-from simulator.mean_step import StepCounts, stage_totals
-from simulator.model.bundled import load_model
-from simulator.op_breakdown import op_breakdown
-from simulator.plan import parse_plan
-from simulator.simulate import Result, simulate
+from simulator.model.load_model import load_model
+from simulator.plan.plan import parse_plan
+from simulator.results.mean_step import StepCounts, stage_totals
+from simulator.results.op_breakdown import op_breakdown
+from simulator.simulate import SimulatedPlan, simulate
 from simulator.workload.parse import parse_workload
 
 _PLANS = {
@@ -22,7 +22,7 @@ _PLANS = {
 }
 
 
-def _simulated(model: str, plan: str, profile: str, workload: str = "chat-synthetic") -> Result:
+def _simulated(model: str, plan: str, profile: str, workload: str = "chat-synthetic") -> SimulatedPlan:
     cluster = load_cluster("b200-8")
     return simulate(
         parse_plan(plan),
@@ -35,12 +35,12 @@ def _simulated(model: str, plan: str, profile: str, workload: str = "chat-synthe
 
 
 @pytest.fixture(scope="module", params=list(_PLANS))
-def result(request: pytest.FixtureRequest) -> Result:
+def result(request: pytest.FixtureRequest) -> SimulatedPlan:
     """One simulated plan of each kind."""
     return _simulated(*_PLANS[request.param])
 
 
-def test_shares_sum_to_the_whole(result: Result) -> None:
+def test_shares_sum_to_the_whole(result: SimulatedPlan) -> None:
     """All shares, idle time included, add up to the span the replicas were in use."""
     shares = result.metrics["breakdown_ops"]
     # Each step of a stage is rounded up to whole picoseconds.
@@ -49,7 +49,7 @@ def test_shares_sum_to_the_whole(result: Result) -> None:
 
 
 @pytest.mark.parametrize("table", ["token_ps", "attention_ps", "sample_ps"])
-def test_each_table_keeps_its_total(result: Result, table: str) -> None:
+def test_each_table_keeps_its_total(result: SimulatedPlan, table: str) -> None:
     """With the time of all other tables set to zero, the ops' shares add up to the engine's own sum of this one."""
     names = ("token_ps", "attention_ps", "sample_ps", "host_ps", "bubble_ps")
     totals = result.run.replicas
@@ -61,7 +61,7 @@ def test_each_table_keeps_its_total(result: Result, table: str) -> None:
     assert spent == pytest.approx(float(getattr(totals, table).sum()), rel=1e-12)
 
 
-def test_mean_step_explains_the_engine(result: Result) -> None:
+def test_mean_step_explains_the_engine(result: SimulatedPlan) -> None:
     """Before scaling, the ops at the mean steps come close to the engine's attention and sampling time."""
     totals = result.run.replicas
     counts = StepCounts.of_all(totals)
@@ -93,7 +93,7 @@ def test_equal_steps_are_split_exactly() -> None:
     assert shares["add_rmsnorm_frac"] / shares["rope_frac"] == pytest.approx(norm_s / rope_s, rel=0.03)
 
 
-def test_devices_are_busy_for_no_longer_than_they_are_there(result: Result) -> None:
+def test_devices_are_busy_for_no_longer_than_they_are_there(result: SimulatedPlan) -> None:
     """Busy device time is the stages' own, however many there are: what is neither bubble nor idle."""
     shares = result.metrics["breakdown_ops"]
     waiting = shares.get("bubble_frac", 0.0) + shares["idle_frac"]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from cluster_specs.errors import UserError
-from simulator.capacity import check_capacity, find_capacity
-from simulator.objective import SUSTAINABLE_RATE, Metrics, parse_objective, parse_slo
-from simulator.plan import parse_plan
-from simulator.plan_space import Axes
-from simulator.search import SearchResult, search
+from simulator.feasible.plan_space import Axes
+from simulator.plan.plan import parse_plan
+from simulator.results.objective import SUSTAINABLE_RATE, Metrics, parse_objective, parse_slo
+from simulator.search.capacity import check_capacity, find_capacity
+from simulator.search.search import SearchResult, search
 from simulator.serving import Refusal
 from simulator.simulate import replay
 from simulator.workload.parse import parse_workload

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from cluster_specs.errors import UserError
-from simulator.bundled_profiles import bundled_profiles
-from simulator.context import context_note, context_of
-from simulator.engine_profile import load_profile
-from simulator.model.bundled import bundled_models, from_hf_config, load_model
+from simulator.engine_profiles.bundled_profiles import bundled_profiles
+from simulator.engine_profiles.engine_profile import load_profile
+from simulator.feasible.context import context_note, context_of
+from simulator.model.load_model import bundled_models, from_hf_config, load_model
 from simulator.model.spec import ModelSpec
 from simulator.workload.workload import Workload
 from tests.simulator.deployments import serving_of

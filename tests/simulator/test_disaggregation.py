@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from costmodel.ops import Collective
+from costmodel.ops.op_types import Collective
 from simulator.commands.simulate import simulate
-from simulator.disaggregation import (
+from simulator.engine_profiles.engine_profile import load_profile
+from simulator.model.load_model import load_model
+from simulator.plan.pool_plan import PoolPlan, parse_layout
+from simulator.pools.disaggregation import (
     PoolsResult,
     PoolStarts,
     kv_bytes_per_token,
@@ -17,11 +20,8 @@ from simulator.disaggregation import (
     start_pools,
     with_pools_interval,
 )
-from simulator.engine_profile import load_profile
-from simulator.model.bundled import load_model
-from simulator.objective import parse_objective
-from simulator.pools import PoolPlan, parse_layout
-from simulator.search import search
+from simulator.results.objective import parse_objective
+from simulator.search.search import search
 from simulator.serving import Refusal, Serving
 from simulator.workload.parse import parse_workload
 from simulator.workload.workload import Workload

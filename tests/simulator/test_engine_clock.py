@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster_specs.errors import UserError
-from simulator.engine.conservation import Ledger
+from simulator.engine.conservation import RunSums
 from simulator.engine.disaggregated import Pool, run_disaggregated
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
 from simulator.engine.stream import run_stream
+from simulator.engine_profiles.engine_limits import EngineLimits, RouterName
 from simulator.errors import EngineDefectError
-from simulator.limits import EngineLimits, RouterName
-from simulator.metrics import summarise, summarise_stream
-from simulator.step_tables import StepTables, linear_tables
+from simulator.results.metrics import summarise, summarise_stream
+from simulator.steps.step_tables import StepTables, linear_tables
 from simulator.workload.workload import OpenLoop, PrefixBlocks, Workload
 
 DAY = 86_400
@@ -257,7 +257,7 @@ def test_a_run_that_loses_anything_is_a_defect() -> None:
     """A request or a token that goes in and does not come out stops the run with the numbers."""
     workload = requests(20)
     result = run_replicas(tables(), LIMITS, workload)
-    ledger = Ledger()
+    ledger = RunSums()
     ledger.add(result)
     ledger.check("drawn", 20, result.replicas)
     with pytest.raises(EngineDefectError, match="21 requests were sent, 20 answered and 0 rejected"):

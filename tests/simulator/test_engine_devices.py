@@ -6,11 +6,11 @@ import pytest
 
 from cluster_specs.errors import UserError
 from cluster_specs.load import bundled_devices, load_device
-from simulator.engine_devices import device_refusal
-from simulator.engine_profile import load_profile
-from simulator.engine_support import ENGINES, engines_for, newest_profile
-from simulator.model.bundled import load_model
-from simulator.plan import parse_plan
+from simulator.engine_profiles.engine_profile import load_profile
+from simulator.feasible.engine_devices import device_refusal
+from simulator.feasible.engine_support import ENGINES, engines_for, newest_profile
+from simulator.model.load_model import load_model
+from simulator.plan.plan import parse_plan
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 
 from cluster_specs.errors import UserError
 from simulator.engine.disaggregated import Pool, run_disaggregated
-from simulator.limits import EngineLimits
-from simulator.metrics import summarise
-from simulator.step_tables import linear_tables
+from simulator.engine_profiles.engine_limits import EngineLimits
+from simulator.results.metrics import summarise
+from simulator.steps.step_tables import linear_tables
 from simulator.workload.workload import ClosedLoop, Workload
 
 MS = 10**9

@@ -8,8 +8,8 @@ import pytest
 
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
-from simulator.limits import EngineLimits
-from simulator.step_tables import StepTables, linear_tables
+from simulator.engine_profiles.engine_limits import EngineLimits
+from simulator.steps.step_tables import StepTables, linear_tables
 from simulator.workload.workload import PrefixBlocks, Workload
 
 MS = 10**9

@@ -9,14 +9,14 @@ from pydantic import BaseModel
 
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster, load_device
-from costmodel.analytic import AnalyticCosts
-from costmodel.ops import Elementwise, Gemm, Moe
-from simulator.bundled_profiles import bundled_profiles
-from simulator.engine_profile import BatchLimits, EngineProfile, load_profile
-from simulator.model.bundled import load_model
-from simulator.plan import parse_plan
-from simulator.serving import Serving, Start
-from simulator.shapes import RecordingCosts
+from costmodel.ops.op_types import Elementwise, Gemm, Moe
+from costmodel.pricing.analytic_costs import AnalyticCosts
+from simulator.engine_profiles.bundled_profiles import bundled_profiles
+from simulator.engine_profiles.engine_profile import BatchLimits, EngineProfile, load_profile
+from simulator.manifest.shapes import RecordingCosts
+from simulator.model.load_model import load_model
+from simulator.plan.plan import parse_plan
+from simulator.serving import Serving, StartedPlan
 from simulator.workload.parse import parse_workload
 from tests.simulator.deployments import serving_of
 
@@ -55,7 +55,7 @@ def _weight_of_a_step(model: str, plan: str, changed: dict[str, dict[str, Any]])
         costs=lambda clock_mhz: RecordingCosts(AnalyticCosts(spec, clock_mhz)),  # prices roundings apart
     )
     start = serving.start(parse_plan(plan), _TRAFFIC)
-    assert isinstance(start, Start), start
+    assert isinstance(start, StartedPlan), start
     stage = start.compiled.stages[0]
     return float(np.sum(stage.tokens.latency_s)) + 1e-3 * stage.launches
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from simulator.engine.run import run_replicas
-from simulator.limits import EngineLimits
-from simulator.step_tables import linear_tables
+from simulator.engine_profiles.engine_limits import EngineLimits
+from simulator.steps.step_tables import linear_tables
 from simulator.workload.workload import Workload
 
 

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-import simulator.engine_profile
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster, load_device
-from simulator.bundled_profiles import bundled_profiles
-from simulator.engine_profile import load_profile
-from simulator.plan import Plan, parse_plan
+from simulator.engine_profiles.bundled_profiles import bundled_path, bundled_profiles
+from simulator.engine_profiles.engine_profile import load_profile
+from simulator.plan.plan import Plan, parse_plan
 
 
 @pytest.mark.parametrize("name", bundled_profiles())
@@ -159,7 +158,7 @@ def test_an_unknown_profile_names_its_neighbours() -> None:
 )
 def test_a_faulty_profile_is_refused_with_its_place(tmp_path: Path, change: tuple[str, str], said: str) -> None:
     """A person's profile is read whole or refused in one message with file, key, value, limit and hint."""
-    bundled = Path(simulator.engine_profile.__file__).parent / "engine_profiles" / "vllm-0.10.toml"
+    bundled = bundled_path("vllm-0.10")
     path = tmp_path / "mine.toml"
     path.write_text(bundled.read_text(encoding="utf-8").replace(*change, 1), encoding="utf-8")
     with pytest.raises(UserError) as caught:

@@ -8,9 +8,9 @@ import pytest
 from cluster_specs.errors import UserError
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
-from simulator.limits import EngineLimits, RouterName
-from simulator.metrics import summarise
-from simulator.step_tables import linear_tables
+from simulator.engine_profiles.engine_limits import EngineLimits, RouterName
+from simulator.results.metrics import summarise
+from simulator.steps.step_tables import linear_tables
 from simulator.workload.workload import ClosedLoop, PrefixBlocks, Workload
 
 MS = 10**9  # ps

@@ -14,8 +14,8 @@ from simulator.engine.result import result_from_state
 from simulator.engine.rules import rules_of
 from simulator.engine.state import State
 from simulator.engine.state_arrays import LINE_BYTES, StateArrays, aligned_zeros
-from simulator.limits import EngineLimits
-from simulator.step_tables import linear_tables
+from simulator.engine_profiles.engine_limits import EngineLimits
+from simulator.steps.step_tables import linear_tables
 from simulator.workload.workload import ClosedLoop, Workload
 
 LIMITS = EngineLimits(

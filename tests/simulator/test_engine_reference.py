@@ -12,8 +12,8 @@ import pytest
 
 from simulator.engine.log_row import LogRow
 from simulator.engine.run import run_replicas
-from simulator.limits import EngineLimits, PolicyName, RouterName
-from simulator.step_tables import StepTables, linear_tables
+from simulator.engine_profiles.engine_limits import EngineLimits, PolicyName, RouterName
+from simulator.steps.step_tables import StepTables, linear_tables
 from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, PrefixBlocks, Workload
 
 Q = 4096  # clock ticks per picosecond

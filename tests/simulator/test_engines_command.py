@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from simulator.bundled_profiles import DEFAULT_PROFILE, bundled_profiles
 from simulator.cli import main
-from simulator.engine_profile import EngineProfile, load_profile
+from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE, bundled_profiles
+from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
 
 
 def _run(line: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:

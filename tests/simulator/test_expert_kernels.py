@@ -3,11 +3,11 @@
 import numpy as np
 
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
-from costmodel.ops import Moe
-from costmodel.prediction import Prediction, Source
-from simulator.expert_kernels import fills_tiles, weight_only_twin
-from simulator.op_curves import OpCurves
+from costmodel.cost_model import Prediction, Source
+from costmodel.ops.op_types import Moe
+from costmodel.pricing.analytic_costs import AnalyticCosts
+from simulator.steps.expert_kernels import fills_tiles, weight_only_twin
+from simulator.steps.op_curves import OpCurves
 
 
 class _Doubled(AnalyticCosts):

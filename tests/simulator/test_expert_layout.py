@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.model.bundled import load_model
 from simulator.model.expert_layout import EXPERT_LAYOUTS, PLAIN, ExpertKernel
-from simulator.plan import parse_plan
+from simulator.model.load_model import load_model
+from simulator.plan.plan import parse_plan
 
 _GIB = 2**30
 

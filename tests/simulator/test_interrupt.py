@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from simulator.fan_out import run_all
+from simulator.search.fan_out import run_all
 
 # Says so once a thread is inside the compiled loop: its topmost Python frame is then the one that calls the loop.
 OBSERVER = """
@@ -25,8 +25,8 @@ threading.Thread(target=watch, daemon=True).start()
 ENDLESS_RUN = """
 import numpy as np
 from simulator.engine.run import run_replicas
-from simulator.limits import EngineLimits
-from simulator.step_tables import linear_tables
+from simulator.engine_profiles.engine_limits import EngineLimits
+from simulator.steps.step_tables import linear_tables
 from simulator.workload.workload import Workload
 
 limits = EngineLimits(policy="vllm-v1", max_num_seqs=1, max_num_batched_tokens=16, max_model_len=1 << 31,

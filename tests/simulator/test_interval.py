@@ -10,15 +10,15 @@ import pytest
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
-from costmodel.ops import Collective, Gemm, Op
-from costmodel.prediction import Prediction
-from simulator.interval import metric_intervals
-from simulator.model.bundled import load_model
-from simulator.objective import metric_paths, parse_slo, read_metric
-from simulator.op_curves import OpCurves, StepSum
-from simulator.plan import parse_plan
-from simulator.simulate import Result, simulate
+from costmodel.cost_model import Prediction
+from costmodel.ops.op_types import Collective, Gemm, Op
+from costmodel.pricing.analytic_costs import AnalyticCosts
+from simulator.model.load_model import load_model
+from simulator.plan.plan import parse_plan
+from simulator.results.interval import metric_intervals
+from simulator.results.objective import metric_paths, parse_slo, read_metric
+from simulator.simulate import SimulatedPlan, simulate
+from simulator.steps.op_curves import OpCurves, StepSum
 from simulator.workload.parse import parse_workload
 
 
@@ -34,7 +34,7 @@ class _Widened(AnalyticCosts):
         return replace(found, low_s=found.latency_s / (1 + self.factor), high_s=found.latency_s * (1 + self.factor))
 
 
-def _simulated(factor: float, workload: str = "chat-synthetic", slo: str = "ttft_s<=0.1") -> Result:
+def _simulated(factor: float, workload: str = "chat-synthetic", slo: str = "ttft_s<=0.1") -> SimulatedPlan:
     cluster = load_cluster("h100-sxm-8")
     return simulate(
         parse_plan("dp2-tp4"),

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from simulator.engine.records import Rows
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
-from simulator.limits import EngineLimits
-from simulator.metrics import summarise
-from simulator.step_tables import linear_tables
+from simulator.engine_profiles.engine_limits import EngineLimits
+from simulator.results.metrics import summarise
+from simulator.steps.step_tables import linear_tables
 from simulator.workload.workload import ClosedLoop, OpenLoop, Workload
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from cluster_specs.errors import UserError
-from simulator.engine_profile import load_profile
-from simulator.kv_format import kv_format, served
+from simulator.engine_profiles.engine_profile import load_profile
+from simulator.feasible.kv_format import kv_format, served
 from simulator.launch import launch_lines
-from simulator.model.bundled import from_hf_config
-from simulator.plan import Plan, parse_plan
-from simulator.serving import Refusal, Serving, Start
+from simulator.model.load_model import from_hf_config
+from simulator.plan.plan import Plan, parse_plan
+from simulator.serving import Refusal, Serving, StartedPlan
 from simulator.workload.parse import parse_workload
 from tests.simulator.deployments import serving_of
 
@@ -118,7 +118,7 @@ def test_what_no_engine_reads_is_said_and_not_followed() -> None:
         assert "kv_cache_scheme" in chosen.why
 
 
-def _start(quantisation: dict[str, Any], engine: str, plan: str) -> tuple[Serving, Start | Refusal]:
+def _start(quantisation: dict[str, Any], engine: str, plan: str) -> tuple[Serving, StartedPlan | Refusal]:
     model = from_hf_config(_LLAMA | {"quantization_config": quantisation}, name="q")
     serving = serving_of(model, "h100-sxm-1", engine)
     return serving, serving.start(parse_plan(plan), parse_workload("synthetic:isl=200,osl=50,rate=1,n=2"))
@@ -129,10 +129,10 @@ def test_blocks_and_prices_are_those_of_the_format() -> None:
     asks = _MODELOPT | {"kv_cache_quant_algo": "FP8"}
     (serving, own), (_, named) = (_start(asks, "vllm-0.33", plan) for plan in ("tp1", "tp1-kv.fp8"))
     (_, wide), (_, old) = _start(asks, "vllm-0.33", "tp1-kv.bf16"), _start(asks, "vllm-0.11", "tp1")
-    assert isinstance(own, Start)
-    assert isinstance(named, Start)
-    assert isinstance(wide, Start)
-    assert isinstance(old, Start)
+    assert isinstance(own, StartedPlan)
+    assert isinstance(named, StartedPlan)
+    assert isinstance(wide, StartedPlan)
+    assert isinstance(old, StartedPlan)
     assert (
         own.memory.num_gpu_blocks
         == named.memory.num_gpu_blocks
@@ -156,7 +156,7 @@ def test_the_command_names_the_format_where_the_engine_would_choose_another() ->
         (True, "sglang-0.5", "tp1-kv.bf16", "bfloat16"),
     ):
         serving, start = _start(_MODELOPT | ({"kv_cache_quant_algo": "FP8"} if asks else {}), engine, plan)
-        assert isinstance(start, Start)
+        assert isinstance(start, StartedPlan)
         line = " ".join(launch_lines(serving, start))
         assert f"--kv-cache-dtype {flag} " in line
 

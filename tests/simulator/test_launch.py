@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from cluster_specs.load import load_cluster
-from simulator.disaggregation import PoolStarts, start_pools
 from simulator.launch import launch_lines, pool_launch_lines
 from simulator.launch.remarks import clock_line
-from simulator.plan import parse_plan
-from simulator.pools import PoolPlan, parse_layout
+from simulator.plan.plan import parse_plan
+from simulator.plan.pool_plan import PoolPlan, parse_layout
+from simulator.pools.disaggregation import PoolStarts, start_pools
 from simulator.serving import Refusal, Serving
 from simulator.simulate import limits_facts
 from simulator.workload.parse import parse_workload

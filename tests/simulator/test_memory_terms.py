@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from cluster_specs.load import load_device
-from costmodel.ops import Elementwise, Gemm, Moe
-from simulator.engine_profile import load_profile
-from simulator.memory import MemoryBudget, plan_memory, step_bytes, workspace_bytes
-from simulator.model.bundled import load_model
-from simulator.plan import parse_plan
-from simulator.start_up import StartUpMemory
+from costmodel.ops.op_types import Elementwise, Gemm, Moe
+from simulator.engine_profiles.engine_profile import load_profile
+from simulator.engine_profiles.start_up import StartUpMemory
+from simulator.memory.plan_memory import MemoryBudget, plan_memory, step_bytes, workspace_bytes
+from simulator.model.load_model import load_model
+from simulator.plan.plan import parse_plan
 from tests.simulator.deployments import LIMITS
 
 _MIB, _GIB = 2**20, 2**30

@@ -9,10 +9,10 @@ import pytest
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
 from simulator.engine.stream import run_stream
-from simulator.limits import EngineLimits
-from simulator.metrics import Distribution, RequestSlo, request_latencies_s, summarise, summarise_stream
-from simulator.sketch import LogHistogram
-from simulator.step_tables import linear_tables
+from simulator.engine_profiles.engine_limits import EngineLimits
+from simulator.results.log_histogram import LogHistogram
+from simulator.results.metrics import Distribution, RequestSlo, request_latencies_s, summarise, summarise_stream
+from simulator.steps.step_tables import linear_tables
 from simulator.workload.workload import Workload
 
 LIMITS = EngineLimits(

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.ops import Collective, Elementwise, Gemm, Moe, Op
-from simulator.model.bundled import bundled_models, load_model
+from costmodel.ops.op_types import Collective, Elementwise, Gemm, Moe, Op
 from simulator.model.cell import CELL_KINDS, Cell, KernelChoices, kind_of
 from simulator.model.cells.gated_delta import GatedDelta
+from simulator.model.load_model import bundled_models, load_model
 from simulator.model.spec import ModelSpec
-from simulator.plan import Plan, parse_plan
+from simulator.plan.plan import Plan, parse_plan
 
 DENSE = ["llama-3.1-8b", "llama-3.1-405b", "mistral-nemo-12b", "qwen2.5-7b", "qwen3-32b", "gemma-3-12b", "yi-34b"]
 UNQUANTISED = [*DENSE, "mixtral-8x7b", "qwen3-30b-a3b"]

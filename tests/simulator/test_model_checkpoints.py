@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cluster_specs.errors import UserError
-from simulator.model.bundled import bundled_models, load_model
 from simulator.model.checkpoints import bundled_checkpoints, cache_folder
+from simulator.model.load_model import bundled_models, load_model
 
 CONFIG = {
     "model_type": "llama",

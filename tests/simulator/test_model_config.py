@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 import simulator.model
 from cluster_specs.errors import UserError
-from costmodel.ops import Collective, Elementwise
+from costmodel.ops.op_types import Collective, Elementwise
 from simulator.model.architectures import ARCHITECTURES
-from simulator.model.bundled import bundled_models, from_hf_config, load_model
-from simulator.plan import Plan
+from simulator.model.load_model import bundled_models, from_hf_config, load_model
+from simulator.plan.plan import Plan
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",

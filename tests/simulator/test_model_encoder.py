@@ -2,12 +2,12 @@
 
 import pytest
 
-from costmodel.ops import Attention, Gemm
-from simulator.model.bundled import from_hf_config
+from costmodel.ops.op_types import Attention, Gemm
 from simulator.model.cells.cross_attention import CrossAttention
 from simulator.model.encoder import Encoder
+from simulator.model.load_model import from_hf_config
 from simulator.model.spec import ModelSpec
-from simulator.plan import Plan
+from simulator.plan.plan import Plan
 
 
 @pytest.fixture(name="whisper")

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from cluster_specs.errors import UserError
-from costmodel.ops import Gemm
+from costmodel.ops.op_types import Gemm
 from simulator.model.architectures import architecture
-from simulator.model.bundled import load_model
 from simulator.model.cell import kind_of, register_cell
 from simulator.model.cells.mlp import Mlp
 from simulator.model.extension import load_extension
 from simulator.model.families.gpt_oss import read_gpt_oss
-from simulator.plan import Plan
+from simulator.model.load_model import load_model
+from simulator.plan.plan import Plan
 
 _PAGE = Path(__file__).parents[2] / "docs" / "guides" / "add_a_model.md"
 

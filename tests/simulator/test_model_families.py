@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from cluster_specs.errors import UserError
-from costmodel.ops import Collective, Gemm
-from simulator.model.bundled import from_hf_config
-from simulator.plan import Plan
+from costmodel.ops.op_types import Collective, Gemm
+from simulator.model.load_model import from_hf_config
+from simulator.plan.plan import Plan
 
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 

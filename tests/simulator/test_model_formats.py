@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
-from simulator.engine_support import engines_for
-from simulator.model.bundled import from_hf_config
+from simulator.feasible.engine_support import engines_for
 from simulator.model.cell import KernelChoices
 from simulator.model.cells.attention import SelfAttention
 from simulator.model.cells.latent_attention import LatentAttention
 from simulator.model.cells.mlp import Mlp
 from simulator.model.cells.moe import MixtureOfExperts
+from simulator.model.load_model import from_hf_config
 from simulator.model.spec import ModelSpec
-from simulator.plan import Plan
+from simulator.plan.plan import Plan
 
 _BASE: dict[str, Any] = {
     "model_type": "qwen3",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from simulator.model.bundled import bundled_models, from_hf_config, load_model
+from simulator.model.load_model import bundled_models, from_hf_config, load_model
 
 # Totals the checkpoints' own safetensors headers state (with a tied head counted once).
 PUBLISHED = {

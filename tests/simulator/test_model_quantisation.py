@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from cluster_specs.errors import UserError
-from simulator.model.bundled import from_hf_config, load_model
 from simulator.model.cells.attention import SelfAttention
 from simulator.model.cells.mlp import Mlp
 from simulator.model.linear import Linear, WeightFormat
-from simulator.plan import Plan, parse_plan
+from simulator.model.load_model import from_hf_config, load_model
+from simulator.plan.plan import Plan, parse_plan
 
 BASE: dict[str, Any] = {
     "model_type": "llama",

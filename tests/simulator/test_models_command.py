@@ -6,7 +6,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from simulator.commands.models import models
-from simulator.model.bundled import bundled_models
+from simulator.model.load_model import bundled_models
 
 
 def test_list_names_every_bundled_model() -> None:

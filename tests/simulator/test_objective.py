@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster_specs.errors import UserError
-from simulator.commands.formats import TITLES
 from simulator.commands.search import search
-from simulator.metrics import RequestSlo
-from simulator.objective import metric_paths, parse_objective, parse_slo, read_metric
+from simulator.report.formats import TITLES
+from simulator.results.metrics import RequestSlo
+from simulator.results.objective import metric_paths, parse_objective, parse_slo, read_metric
 
 _METRICS = {"ttft_s": {"mean": 0.2, "p99": 1.5}, "throughput_tokens_per_s": 800.0, "energy_j": None}
 

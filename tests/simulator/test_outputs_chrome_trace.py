@@ -10,9 +10,9 @@ import pytest
 
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
-from simulator.limits import EngineLimits
+from simulator.engine_profiles.engine_limits import EngineLimits
 from simulator.outputs.chrome_trace import write_chrome_trace
-from simulator.step_tables import linear_tables
+from simulator.steps.step_tables import linear_tables
 from simulator.workload.workload import Workload
 
 _LIMITS = EngineLimits(

@@ -14,29 +14,29 @@ import pytest
 from cluster_specs.errors import OutputError
 from cluster_specs.files.whole import write_whole
 from profiles_db.schema import unit_of
-from simulator.objective import Slo, parse_objective
 from simulator.outputs.chrome_trace import MAX_EVENTS
 from simulator.outputs.iterations import iteration_table
 from simulator.outputs.requests import request_table
 from simulator.outputs.tables import write_table
-from simulator.search import SearchResult
-from simulator.simulate import Result, replay
+from simulator.results.objective import Slo, parse_objective
+from simulator.search.search import SearchResult
+from simulator.simulate import SimulatedPlan, replay
 from simulator.workload.parse import parse_workload
 from tests.simulator.deployments import serving_of, start_of
 
 
-def _replayed(workload: str, *, log: bool = True, **overrides: Any) -> Result:
+def _replayed(workload: str, *, log: bool = True, **overrides: Any) -> SimulatedPlan:
     serving, trace = serving_of(cluster="h100-sxm-2", **overrides), parse_workload(workload, limit=200)
     return replay(serving, start_of(serving, "dp2", trace), trace, log=log)
 
 
 @pytest.fixture(scope="module")
-def result() -> Result:
+def result() -> SimulatedPlan:
     """Two replicas under a chat load, with the log."""
     return _replayed("synthetic:chat,rate=30,n=200,seed=1")
 
 
-def test_requests_explain_the_metrics(result: Result) -> None:
+def test_requests_explain_the_metrics(result: SimulatedPlan) -> None:
     """The rows' latencies have the very means and tails that the metrics state."""
     table = request_table(result.run)
     assert table.num_rows == 200
@@ -63,7 +63,7 @@ def test_warm_up_requests_are_marked() -> None:
     assert measured == [False] * 8 + [True] * 16
 
 
-def test_iterations_conserve_tokens(result: Result) -> None:
+def test_iterations_conserve_tokens(result: SimulatedPlan) -> None:
     """Prefill and decode tokens over all rows are those of all requests; steps of a replica never overlap."""
     rows = iteration_table(result.run)
     run = result.run
@@ -79,7 +79,7 @@ def test_iterations_conserve_tokens(result: Result) -> None:
         assert float(end[-1]) == pytest.approx(float(run.replicas.last_end_ps[replica]) * 1e-12)
 
 
-def test_log_is_kept_only_on_demand(result: Result) -> None:
+def test_log_is_kept_only_on_demand(result: SimulatedPlan) -> None:
     """Without a log there are no iteration rows; requests and metrics are the same, integrals over leaps aside."""
     plain = _replayed("synthetic:chat,rate=30,n=200,seed=1", log=False)
     assert plain.run.log is None
@@ -92,7 +92,7 @@ def test_log_is_kept_only_on_demand(result: Result) -> None:
 
 
 @pytest.mark.parametrize("kind", ["requests", "iterations"])
-def test_parquet_fields_carry_their_unit(result: Result, tmp_path: Path, kind: str) -> None:
+def test_parquet_fields_carry_their_unit(result: SimulatedPlan, tmp_path: Path, kind: str) -> None:
     """Every column whose name ends in a unit has it in the file's field metadata, and the file names its kind."""
     path = tmp_path / "run.parquet"
     write_table({"requests": request_table, "iterations": iteration_table}[kind](result.run), path)
@@ -103,7 +103,7 @@ def test_parquet_fields_carry_their_unit(result: Result, tmp_path: Path, kind: s
     assert "s" in units.values()
 
 
-def test_page_names_every_column_and_key(result: Result) -> None:
+def test_page_names_every_column_and_key(result: SimulatedPlan) -> None:
     """docs/reference/outputs.md has a row for each column of both tables and each JSON key, and no other."""
     page = (Path(__file__).parents[2] / "docs" / "reference" / "outputs.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE)

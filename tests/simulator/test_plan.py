@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster_specs.errors import UserError
-from simulator.plan import KV_DTYPES, WEIGHT_DTYPES, Plan, parse_plan
+from simulator.plan.plan import KV_DTYPES, WEIGHT_DTYPES, Plan, parse_plan
 
 _degree = st.integers(1, 64)
 

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster_specs.load import load_cluster, load_device
-from simulator.engine_profile import load_profile
-from simulator.engine_support import converted_checkpoint, engines_for
-from simulator.memory import plan_memory
-from simulator.model.bundled import from_hf_config, load_model
+from simulator.engine_profiles.engine_profile import load_profile
+from simulator.feasible.engine_support import converted_checkpoint, engines_for
+from simulator.feasible.plan_space import Axes, check_plan, enumerate_plans, smallest_fit
+from simulator.memory.plan_memory import plan_memory
+from simulator.model.load_model import from_hf_config, load_model
 from simulator.model.spec import stage_layers
-from simulator.plan import Plan, parse_plan
-from simulator.plan_space import Axes, check_plan, enumerate_plans, smallest_fit
+from simulator.plan.plan import Plan, parse_plan
 from tests.simulator.deployments import LIMITS
 
 _LIMITS: dict[str, Any] = LIMITS | {"start_up": load_profile("vllm-0.33").memory, "max_model_len": 8192}

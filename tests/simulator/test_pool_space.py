@@ -3,12 +3,12 @@
 import pytest
 
 from cluster_specs.errors import UserError
-from simulator.disaggregation import start_pools
-from simulator.objective import parse_objective
-from simulator.plan_space import Axes, plans_on
-from simulator.pool_space import enumerate_pools
-from simulator.pools import PoolPlan
-from simulator.search import search
+from simulator.feasible.plan_space import Axes, plans_on
+from simulator.plan.pool_plan import PoolPlan
+from simulator.pools.disaggregation import start_pools
+from simulator.pools.pool_space import enumerate_pools
+from simulator.results.objective import parse_objective
+from simulator.search.search import search
 from simulator.serving import Refusal
 from simulator.workload.parse import parse_workload
 from tests.simulator.deployments import serving_of

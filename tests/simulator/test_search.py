@@ -7,14 +7,14 @@ import pytest
 
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
-from costmodel.bundled import choose_costs
-from simulator.engine_profile import load_profile
-from simulator.model.bundled import load_model
-from simulator.objective import parse_objective, parse_slo
-from simulator.plan import parse_plan
-from simulator.plan_space import Axes, enumerate_plans
-from simulator.search import search, smallest_cluster
+from costmodel.bundled_fits import choose_costs
+from costmodel.pricing.analytic_costs import AnalyticCosts
+from simulator.engine_profiles.engine_profile import load_profile
+from simulator.feasible.plan_space import Axes, enumerate_plans
+from simulator.model.load_model import load_model
+from simulator.plan.plan import parse_plan
+from simulator.results.objective import parse_objective, parse_slo
+from simulator.search.search import search, smallest_cluster
 from simulator.serving import Refusal, Serving
 from simulator.simulate import InfeasibleError, replay, simulate
 from simulator.workload.parse import parse_workload

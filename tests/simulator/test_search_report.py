@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.cli import apex
-from simulator.outputs.search_figures import _front
+from simulator.report.search_figures import _front
 
 _COMMAND = (
     "search --model llama-3.1-8b --cluster h100-sxm-2 --costs analytic --trace chat-synthetic --limit 30 --pools "

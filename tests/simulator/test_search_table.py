@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from simulator.cli import apex
-from simulator.objective import metric_paths
+from simulator.results.objective import metric_paths
 
 
 def _search(*more: str, columns: int = 140, model: str = "llama-3.1-8b") -> Result:

@@ -7,18 +7,18 @@ import pytest
 
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
-from simulator.model.bundled import load_model
-from simulator.plan import parse_plan
-from simulator.server_setup import Overrides
-from simulator.simulate import Result, simulate
-from simulator.work import run_work
+from costmodel.pricing.analytic_costs import AnalyticCosts
+from simulator.feasible.server_setup import Overrides
+from simulator.model.load_model import load_model
+from simulator.plan.plan import parse_plan
+from simulator.results.run_work import run_work
+from simulator.simulate import SimulatedPlan, simulate
 from simulator.workload.parse import parse_workload
 
 _CLUSTER = load_cluster("h100-sxm-8")
 
 
-def _run(plan: str = "tp4", profile: str = "vllm-0.33", **overrides: Any) -> Result:
+def _run(plan: str = "tp4", profile: str = "vllm-0.33", **overrides: Any) -> SimulatedPlan:
     return simulate(
         parse_plan(plan),
         parse_workload("chat-synthetic", limit=60),

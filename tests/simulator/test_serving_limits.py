@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from simulator.serving import Start
+from simulator.serving import StartedPlan
 from simulator.workload.parse import parse_workload
 from tests.simulator.deployments import serving_of, start_of
 
 _SHORT = parse_workload("synthetic:isl=200,osl=50,rate=1,n=3")
 
 
-def _start(model: str, cluster: str, plan: str = "tp1", *, engine: str = "vllm-0.33", **overrides: Any) -> Start:
+def _start(model: str, cluster: str, plan: str = "tp1", *, engine: str = "vllm-0.33", **overrides: Any) -> StartedPlan:
     return start_of(serving_of(model, cluster, engine, **overrides), plan, _SHORT)
 
 

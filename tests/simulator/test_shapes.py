@@ -10,17 +10,17 @@ import pytest
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
 from costmodel.families.all import OP_FAMILIES, manifest_rows
 from costmodel.families.rows import iter_row_ops
-from costmodel.ops import Attention, Collective, Elementwise, Gemm, Moe, Op
+from costmodel.ops.op_types import Attention, Collective, Elementwise, Gemm, Moe, Op
+from costmodel.pricing.analytic_costs import AnalyticCosts
 from profiles_db.manifest import ShapeManifest
-from simulator.engine_profile import load_profile
-from simulator.model.bundled import load_model
-from simulator.plan import parse_plan
-from simulator.plan_space import Axes, enumerate_plans
-from simulator.server_setup import Overrides
-from simulator.shapes import Shapes, collect_shapes
+from simulator.engine_profiles.engine_profile import load_profile
+from simulator.feasible.plan_space import Axes, enumerate_plans
+from simulator.feasible.server_setup import Overrides
+from simulator.manifest.shapes import Shapes, collect_shapes
+from simulator.model.load_model import load_model
+from simulator.plan.plan import parse_plan
 from simulator.workload.parse import parse_workload
 
 _SMALL = Overrides(max_num_seqs=32, max_num_batched_tokens=512, max_model_len=2048)

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from cluster_specs.load import load_device
-from simulator.engine_profile import load_profile
-from simulator.memory import plan_memory
-from simulator.model.bundled import load_model
-from simulator.plan import parse_plan
-from simulator.serving import Refusal, Start
-from simulator.state_blocks import StatePages, state_bytes_of, state_pages
+from simulator.engine_profiles.engine_profile import load_profile
+from simulator.memory.plan_memory import plan_memory
+from simulator.memory.state_blocks import StatePages, state_bytes_of, state_pages
+from simulator.model.load_model import load_model
+from simulator.plan.plan import parse_plan
+from simulator.serving import Refusal, StartedPlan
 from simulator.workload.parse import parse_workload
 from tests.simulator.deployments import serving_of, start_of
 
@@ -22,7 +22,9 @@ def _pages(model: str, plan: str, block_size: int = 16) -> StatePages | None:
     return state_pages(layout, spec.stage_blocks(layout.pp)[0], block_size)
 
 
-def _started(engine: str, *, model: str = "qwen3.5-27b", plan: str = "tp1-w.fp8", **overrides: Any) -> Start | Refusal:
+def _started(
+    engine: str, *, model: str = "qwen3.5-27b", plan: str = "tp1-w.fp8", **overrides: Any
+) -> StartedPlan | Refusal:
     return serving_of(model, "h100-sxm-1", engine, **overrides).start(parse_plan(plan), _CHAT)
 
 
@@ -77,7 +79,7 @@ def test_the_longest_request_fills_the_blocks_its_states_leave() -> None:
 def test_the_number_of_sequences_is_lowered_to_the_blocks() -> None:
     """Qwen3.5-27B FP8 on one H100 at 0.95: a server named 856 blocks as the most (vllm-project/recipes pull 551)."""
     start = _started("vllm-0.33", gpu_memory_utilization=0.95)
-    assert isinstance(start, Start)
+    assert isinstance(start, StartedPlan)
     assert start.limits.max_num_seqs == start.server.max_num_seqs == pytest.approx(856, rel=0.05)
     assert start.memory.state_slots is not None
     assert start.server.max_num_seqs <= start.memory.state_slots
@@ -89,14 +91,14 @@ def test_a_stated_number_of_sequences_is_refused_as_the_engine_does() -> None:
     refused = _started("vllm-0.33", gpu_memory_utilization=0.95, max_num_seqs=1024)
     assert isinstance(refused, Refusal)
     most = int(refused.reason.split("at most ")[1].split(":")[0])
-    assert isinstance(_started("vllm-0.33", gpu_memory_utilization=0.95, max_num_seqs=most), Start)
-    assert isinstance(_started("vllm-0.33", gpu_memory_utilization=0.95, max_num_seqs=512), Start)
+    assert isinstance(_started("vllm-0.33", gpu_memory_utilization=0.95, max_num_seqs=most), StartedPlan)
+    assert isinstance(_started("vllm-0.33", gpu_memory_utilization=0.95, max_num_seqs=512), StartedPlan)
 
 
 def test_older_versions_start_with_more_sequences_than_blocks() -> None:
     """Up to 0.18 graphs are left out instead; requests wait for blocks as for any."""
     start = _started("vllm-0.18", gpu_memory_utilization=0.95)
-    assert isinstance(start, Start)
+    assert isinstance(start, StartedPlan)
     assert start.limits.max_num_seqs == 1024
     assert not start.notes
 
@@ -113,14 +115,14 @@ def test_without_whole_graphs_nothing_caps_the_sequences() -> None:
 def test_what_has_no_states_keeps_its_limits() -> None:
     """A dense model starts with the engine's own number of sequences, and nothing is noted."""
     start = _started("vllm-0.33", model="llama-3.1-8b", plan="tp1")
-    assert isinstance(start, Start)
+    assert isinstance(start, StartedPlan)
     assert (start.limits.max_num_seqs, start.notes, start.memory.state_slots) == (1024, (), None)
 
 
 def test_blocks_of_a_log_are_the_shared_ones() -> None:
     """A server's 856 blocks are 856 pages of 49 MiB, however many tokens a request holds."""
     start = _started("vllm-0.33", num_gpu_blocks=856)
-    assert isinstance(start, Start)
+    assert isinstance(start, StartedPlan)
     assert start.memory.kv_bytes == 856 * 49 * 2**20
     assert start.memory.state_slots == start.limits.max_num_seqs == 856
 
@@ -151,6 +153,6 @@ def test_sglang_keeps_states_in_a_pool() -> None:
     assert cached.state_slots == plain.state_slots // 3
     assert cached.num_gpu_blocks == cached.kv_bytes // (16 * 2 * 4 * 256 * 2)
     start = _started("sglang-0.5", gpu_memory_utilization=0.9, max_num_seqs=1000)
-    assert isinstance(start, Start)
+    assert isinstance(start, StartedPlan)
     assert start.limits.max_num_seqs == cached.state_slots
     assert "lowered from 1000" in start.notes[0]

@@ -7,20 +7,20 @@ import pytest
 
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
-from costmodel.ops import Collective, Moe
-from simulator.engine_profile import load_profile
-from simulator.engine_support import engines_for
+from costmodel.ops.op_types import Collective, Moe
+from costmodel.pricing.analytic_costs import AnalyticCosts
+from simulator.engine_profiles.engine_profile import load_profile
+from simulator.feasible.engine_support import engines_for
+from simulator.memory.state_blocks import state_bytes_of, state_pages
 from simulator.model.architectures import from_hf_config
-from simulator.model.bundled import load_model
 from simulator.model.cell import KernelChoices, kind_of
 from simulator.model.cells.mamba2 import Mamba2
-from simulator.op_curves import OpCurves
-from simulator.plan import Plan, parse_plan
+from simulator.model.load_model import load_model
+from simulator.plan.plan import Plan, parse_plan
 from simulator.serving import Refusal
-from simulator.state_blocks import state_bytes_of, state_pages
-from simulator.step_cost import CompiledPlan, compile_plan
-from simulator.step_knots import StepShape
+from simulator.steps.compile_plan import CompiledPlan, compile_plan
+from simulator.steps.op_curves import OpCurves
+from simulator.steps.step_knots import StepShape
 from simulator.workload.parse import parse_workload
 from tests.simulator.deployments import serving_of, start_of
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
-from costmodel.ops import Gemm
-from costmodel.roofline import roofline
-from simulator.model.bundled import from_hf_config
+from costmodel.ops.op_types import Gemm
+from costmodel.ops.roofline import roofline
+from costmodel.pricing.analytic_costs import AnalyticCosts
 from simulator.model.cell import KernelChoices
 from simulator.model.linear import Linear, ProductAlone, WeightFormat
+from simulator.model.load_model import from_hf_config
 from simulator.model.spec import ModelSpec
-from simulator.op_curves import OpCurves, label
-from simulator.plan import Plan
+from simulator.plan.plan import Plan
+from simulator.steps.op_curves import OpCurves, label
 
 _BASE: dict[str, Any] = {
     "model_type": "llama",

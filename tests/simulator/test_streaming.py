@@ -10,26 +10,26 @@ import pytest
 from click.testing import CliRunner
 
 from cluster_specs.load import load_cluster
-from costmodel.bundled import choose_costs
+from costmodel.bundled_fits import choose_costs
 from simulator.cli import apex
 from simulator.commands.output_options import OutputFiles
 from simulator.commands.stream_option import load_parts
-from simulator.engine_profile import load_profile
-from simulator.model.bundled import load_model
-from simulator.objective import parse_slo
+from simulator.engine_profiles.engine_profile import load_profile
+from simulator.feasible.server_setup import Overrides
+from simulator.model.load_model import load_model
 from simulator.outputs.requests import request_table
 from simulator.outputs.tables import write_tables
-from simulator.plan import parse_plan
-from simulator.pools import parse_layout
-from simulator.server_setup import Overrides
-from simulator.serving import Serving, Start
-from simulator.simulate import Result, replay, with_interval
-from simulator.sketch import RELATIVE_ERROR
+from simulator.plan.plan import parse_plan
+from simulator.plan.pool_plan import parse_layout
+from simulator.results.log_histogram import RELATIVE_ERROR
+from simulator.results.objective import parse_slo
+from simulator.serving import Serving, StartedPlan
+from simulator.simulate import SimulatedPlan, replay, with_interval
 from simulator.streaming import replay_stream
-from simulator.workload.own_files import write_trace
 from simulator.workload.parse import parse_workload
 from simulator.workload.parse_parts import may_hold_more, parse_parts
 from simulator.workload.parts import NotStreamableError
+from simulator.workload.traces.own_files import write_trace
 
 TEXT = "synthetic:chat,rate=60,n=900,seed=4"
 SLO = parse_slo(["ttft_s<=0.03"])
@@ -48,14 +48,16 @@ def serve(engine: str, **overrides: Any) -> Serving:
     )
 
 
-def started(serving: Serving, plan: str, workload: Any) -> Start:
-    """Start a plan that can start."""
+def started(serving: Serving, plan: str, workload: Any) -> StartedPlan:
+    """StartedPlan a plan that can start."""
     start = serving.start(parse_plan(plan), workload)
-    assert isinstance(start, Start)
+    assert isinstance(start, StartedPlan)
     return start
 
 
-def both(engine: str, plan: str, part_requests: int, requests_out: Path, **overrides: Any) -> tuple[Result, Result]:
+def both(
+    engine: str, plan: str, part_requests: int, requests_out: Path, **overrides: Any
+) -> tuple[SimulatedPlan, SimulatedPlan]:
     """Simulate whole and in parts; the requests of the latter go to a file."""
     serving = serve(engine, **overrides)
     workload, parts = parse_workload(TEXT), parse_parts(TEXT, part_requests=part_requests)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
-from costmodel.ops import Collective, Gemm
-from simulator.op_curves import OpCurves
-from simulator.sustained_clock import SustainedClock
+from costmodel.ops.op_types import Collective, Gemm
+from costmodel.pricing.analytic_costs import AnalyticCosts
+from simulator.steps.op_curves import OpCurves
+from simulator.steps.sustained_clock import SustainedClock
 
 _CLUSTER = load_cluster("h100-sxm-8")
 _SLOWDOWN_FRAC = 0.14

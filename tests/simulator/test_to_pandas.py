@@ -8,14 +8,14 @@ import pytest
 
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
-from costmodel.analytic import AnalyticCosts
+from costmodel.pricing.analytic_costs import AnalyticCosts
 from profiles_db.store import open_store
-from simulator.engine_profile import load_profile
-from simulator.layouts import replay_layout, start_layout
-from simulator.model.bundled import load_model
-from simulator.objective import parse_objective, parse_slo
-from simulator.pools import parse_layout
-from simulator.search import search
+from simulator.engine_profiles.engine_profile import load_profile
+from simulator.model.load_model import load_model
+from simulator.plan.pool_plan import parse_layout
+from simulator.pools.layouts import replay_layout, start_layout
+from simulator.results.objective import parse_objective, parse_slo
+from simulator.search.search import search
 from simulator.serving import Refusal, Serving
 from simulator.workload.parse import parse_workload
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from simulator.cli import main
-from simulator.workload.trace import read_trace
+from simulator.workload.traces.read_trace import read_trace
 
 
 def apex(*arguments: str) -> int:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster_specs.errors import UserError
-from simulator.workload.trace import iter_trace, read_trace
+from simulator.workload.traces.read_trace import iter_trace, read_trace
 
 RECORDS = [
     {"timestamp": 300 * i, "input_length": 600 + i, "output_length": 5, "hash_ids": [0, i + 1]} for i in range(6)
@@ -168,7 +168,8 @@ def test_a_packed_file_that_grows_without_end_is_refused_in_little_memory(name: 
     with gzip.open(path, "wb", compresslevel=1) as stream:
         stream.write(LIARS[name])
     code = (
-        "import sys; from cluster_specs.errors import UserError; from simulator.workload.trace import read_trace\n"
+        "import sys; from cluster_specs.errors import UserError\n"
+        "from simulator.workload.traces.read_trace import read_trace\n"
         "try: read_trace(sys.argv[1])\n"
         "except UserError as error: print(error)\n"
     )

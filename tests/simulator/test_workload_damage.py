@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster_specs.errors import UserError
-from simulator.workload.trace import iter_trace, read_trace
+from simulator.workload.traces.read_trace import iter_trace, read_trace
 from simulator.workload.workload import Workload
 
 SOUND = {

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster_specs.errors import UserError
-from simulator.workload.own_files import write_trace
-from simulator.workload.trace import read_trace
+from simulator.workload.traces.own_files import write_trace
+from simulator.workload.traces.read_trace import read_trace
 from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, PrefixBlocks, Workload
 
 

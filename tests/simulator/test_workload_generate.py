@@ -9,13 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster_specs.errors import UserError
-from simulator.workload.arrivals import generate_arrivals, random_stream
-from simulator.workload.client import BenchmarkClient
-from simulator.workload.generate import LENGTH_MIXES, LengthMix, generate_workload, length_mix, resample_workload
-from simulator.workload.lengths import Fixed, Lognormal, Uniform
+from simulator.workload.generators.arrivals import generate_arrivals, random_stream
+from simulator.workload.generators.client import BenchmarkClient
+from simulator.workload.generators.generate import (
+    LENGTH_MIXES,
+    LengthMix,
+    generate_workload,
+    length_mix,
+    resample_workload,
+)
+from simulator.workload.generators.lengths import Fixed, Lognormal, Uniform
+from simulator.workload.generators.sessions import Sessions, generate_sessions
 from simulator.workload.parse import parse_workload
 from simulator.workload.scale import scale_workload
-from simulator.workload.sessions import Sessions, generate_sessions
 from simulator.workload.workload import ClosedLoop
 
 

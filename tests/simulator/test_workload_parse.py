@@ -9,8 +9,8 @@ import pytest
 
 import simulator.workload
 from cluster_specs.errors import UserError
-from simulator.workload.own_files import write_trace
 from simulator.workload.parse import BUNDLED_TRACES, parse_workload
+from simulator.workload.traces.own_files import write_trace
 from simulator.workload.workload import CappedLoop, ClosedLoop
 
 DATA = Path(simulator.workload.__file__).parent / "data"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simulator.workload.describe import describe_workload
-from simulator.workload.trace import iter_trace, read_trace
+from simulator.workload.traces.read_trace import iter_trace, read_trace
 
 GROUNDTRUTH = Path(__file__).parents[3] / "shared" / "groundtruth"
 pytestmark = pytest.mark.skipif(not GROUNDTRUTH.is_dir(), reason="no ../shared/groundtruth beside this checkout")

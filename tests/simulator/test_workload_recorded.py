@@ -10,7 +10,7 @@ import pytest
 
 from cluster_specs.errors import UserError
 from profiles_db.recordings.files import TOOLS
-from simulator.workload.trace import read_measured, read_trace
+from simulator.workload.traces.read_trace import read_measured, read_trace
 from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop
 
 NS = 1_759_000_000_000_000_000

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cluster_specs.errors import UserError
-from simulator.workload.trace import iter_trace, read_trace
+from simulator.workload.traces.read_trace import iter_trace, read_trace
 
 DAY = 86_400
 

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster_specs.errors import UserError
-from simulator.workload.formats import UNITS_PER_SECOND, TimeUnit
-from simulator.workload.time_units import unit_of_name
-from simulator.workload.trace import read_trace
+from simulator.workload.traces.formats import UNITS_PER_SECOND, TimeUnit
+from simulator.workload.traces.read_trace import read_trace
+from simulator.workload.traces.time_units import unit_of_name
 from simulator.workload.workload import Workload
 
 COLUMNS = {"prompt": "in", "output": "out"}

@@ -6,13 +6,13 @@ Per rank: `nh / tp` query heads and `max(1, nkv / tp)` key/value heads (replicat
 from dataclasses import dataclass
 from typing import Literal
 
-from costmodel.ops import DTYPE_BYTES, Attention, Collective, Ints, Op
-from costmodel.small_ops import small_op
+from costmodel.ops.op_types import DTYPE_BYTES, Attention, Collective, Ints, Op
+from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
 from simulator.model.collectives import tensor_all_reduce
 from simulator.model.linear import Linear, WeightFormat, activation_dtype, kv_dtype
 from simulator.model.norm import Norm
-from simulator.plan import Plan
+from simulator.plan.plan import Plan
 
 
 @register_cell("attention")

@@ -7,11 +7,11 @@ kept in the activations' format. The choice of the best blocks itself is not pri
 
 from dataclasses import dataclass
 
-from costmodel.ops import DTYPE_BYTES, Attention, Ints, Op
-from costmodel.small_ops import small_op
+from costmodel.ops.op_types import DTYPE_BYTES, Attention, Ints, Op
+from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
-from simulator.plan import Plan
+from simulator.plan.plan import Plan
 
 
 @register_cell("block_indexer")

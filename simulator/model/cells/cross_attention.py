@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from costmodel.ops import Ints, Op
-from costmodel.small_ops import small_op
+from costmodel.ops.op_types import Ints, Op
+from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
 from simulator.model.cells.attention import SelfAttention
 from simulator.model.collectives import tensor_all_reduce
 from simulator.model.linear import Linear, activation_dtype, kv_dtype
-from simulator.plan import Plan
+from simulator.plan.plan import Plan
 
 
 @register_cell("cross_attention")

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from costmodel.ops import Attention, Elementwise, Ints, Op
+from costmodel.ops.op_types import Attention, Elementwise, Ints, Op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.cells.attention import SelfAttention
-from simulator.plan import Plan
+from simulator.plan.plan import Plan
 
 
 @register_cell("encoder_attention")

@@ -7,13 +7,13 @@ with the sequence. Source: arXiv 2412.06464 and the layer's code in `transformer
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from costmodel.ops import DTYPE_BYTES, Ints, Op, Scan
-from costmodel.small_ops import small_op
+from costmodel.ops.op_types import DTYPE_BYTES, Ints, Op, Scan
+from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.collectives import tensor_all_reduce
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
 from simulator.model.norm import Norm
-from simulator.plan import Plan
+from simulator.plan.plan import Plan
 
 _STATE_DTYPE: Final = "fp32"
 _CHUNK: Final = 64  # tokens that the kernels work through at once

@@ -10,13 +10,13 @@ Behind an indexer (DeepSeek-V3.2) a query sees ``index_topk`` keys, and prefill 
 
 from dataclasses import dataclass
 
-from costmodel.ops import DTYPE_BYTES, Attention, Ints, Op
-from costmodel.small_ops import small_op
+from costmodel.ops.op_types import DTYPE_BYTES, Attention, Ints, Op
+from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
 from simulator.model.collectives import tensor_all_reduce
 from simulator.model.linear import Linear, WeightFormat, activation_dtype, kv_dtype
 from simulator.model.norm import Norm
-from simulator.plan import Plan
+from simulator.plan.plan import Plan
 
 
 @register_cell("latent_attention")

@@ -9,13 +9,13 @@ Source: arXiv 2405.21060; sharding and the bytes of a state as vLLM 0.33 has the
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from costmodel.ops import DTYPE_BYTES, Collective, Ints, Op, Scan
-from costmodel.small_ops import small_op
+from costmodel.ops.op_types import DTYPE_BYTES, Collective, Ints, Op, Scan
+from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.collectives import tensor_all_reduce
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
 from simulator.model.norm import Norm
-from simulator.plan import Plan
+from simulator.plan.plan import Plan
 
 _PER_HEAD: Final = 3  # decay, skip and bias of the time step
 

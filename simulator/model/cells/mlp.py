@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Final
 
-from costmodel.ops import DTYPE_BYTES, Ints, Op
-from costmodel.small_ops import small_op
+from costmodel.ops.op_types import DTYPE_BYTES, Ints, Op
+from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.collectives import tensor_all_reduce
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
 from simulator.model.norm import Norm
-from simulator.plan import Plan
+from simulator.plan.plan import Plan
 
 _LEARNED: Final = {"xielu": 2}  # scalars of an activation, per layer
 

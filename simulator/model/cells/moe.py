@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.ops import DTYPE_BYTES, SCHEMES, Collective, Ints, Moe, Op
-from costmodel.small_ops import small_op
+from costmodel.ops.op_types import DTYPE_BYTES, SCHEMES, Collective, Ints, Moe, Op
+from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.cells.mlp import FeedForward
 from simulator.model.collectives import tensor_all_gather, tensor_all_reduce
 from simulator.model.expert_layout import PLAIN, ExpertLayout
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
 from simulator.model.norm import Norm
-from simulator.plan import Plan
+from simulator.plan.plan import Plan
 
 
 @register_cell("moe")

@@ -6,12 +6,12 @@ and added. Engines replicate both matrices.
 
 from dataclasses import dataclass
 
-from costmodel.ops import Ints, Op
-from costmodel.small_ops import small_op
+from costmodel.ops.op_types import Ints, Op
+from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
 from simulator.model.norm import Norm
-from simulator.plan import Plan
+from simulator.plan.plan import Plan
 
 
 @register_cell("per_layer_input")

@@ -9,7 +9,7 @@ from simulator.model.cells.mlp import FeedForward, Mlp
 from simulator.model.decoder import activation_of, dtype_of
 from simulator.model.hf_config import HfConfig
 from simulator.model.norm import Norm
-from simulator.model.quantisation import read_quantisation
+from simulator.model.quantisation.quantisation import read_quantisation
 from simulator.model.spec import Embedding, ModelSpec
 
 

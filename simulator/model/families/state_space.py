@@ -16,7 +16,7 @@ from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.decoder import Decoder, activation_of, dtype_of
 from simulator.model.hf_config import MOST_LAYERS, HfConfig
 from simulator.model.norm import Norm
-from simulator.model.quantisation import QKV, Quantisation, read_quantisation
+from simulator.model.quantisation.quantisation import QKV, Quantisation, read_quantisation
 from simulator.model.spec import Embedding, ModelSpec
 
 # What a model without attention may be asked for where its config states no length: nothing in it depends on one.

@@ -1,0 +1,191 @@
+"""`apex compare`: fitted against measured, or two sets of measurements side by side."""
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+from cluster_specs.command_line import Command, refuse_given, strict_json
+from profiles_db.terminal import DB_OPTION, JSON_OPTION
+
+_ANALYTIC: Final = "analytic:"
+
+
+@click.command(cls=Command)
+@click.argument("sides", nargs=-1, metavar="FIT | FIT B | A B")
+@DB_OPTION
+@click.option("--family", "families", multiple=True, help="gemm, attention, moe, elementwise, collective; repeatable.")
+@click.option("--match", "also", multiple=True, metavar="COLUMN", help="Match on this column too, e.g. backend.")
+@click.option("--widest", type=click.IntRange(min=0), default=3, show_default=True, help="Widest ratios per family.")
+@click.option("--cluster", help="Cluster the fitted model is compared on (default: the one it was fitted on).")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for PNG plots and index.html.")
+@JSON_OPTION
+@click.pass_context
+def compare(
+    context: click.Context,
+    /,
+    *,
+    sides: tuple[str, ...],
+    db: Path | None,
+    families: tuple[str, ...],
+    also: tuple[str, ...],
+    widest: int,
+    cluster: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Show a fitted model against its measurements, or against others, or two sets of measurements side by side.
+
+    FIT is a file written by apex fit: prints its held-out error; --out draws measured points over fitted curves,
+    utilisation, bandwidth, error distributions and transfer across clocks. With B, or analytic:CLUSTER for FIT, prints
+    how far its predictions are from the measurements of B.
+
+    \b
+    A side is a device (h100-sxm), a database folder, or key=value,... of device, origin, framework, backend, dtype,
+    clock (MHz or unlocked), run and db:
+      apex compare h100-sxm h200-sxm
+      apex compare h100-sxm.fit.parquet origin=measured
+      apex compare device=h100-sxm,origin=measured device=h100-sxm,framework=vllm-0.24.0
+      apex compare device=a100-sxm-80gb,clock=1410 device=a100-sxm-80gb,clock=1095
+    """  # noqa: D301 - click's marker for a paragraph to leave as it is
+    from profiles_db.schema import FAMILIES
+
+    if unknown := sorted(set(families) - set(FAMILIES)):
+        raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(FAMILIES)}", param_hint="--family")
+    if out is not None:
+        from cluster_specs.extras import require_extra
+
+        require_extra("report", "matplotlib", what="--out")
+    if len(sides) == 1:
+        refuse_given(
+            context,
+            *("db", "families", "also", "widest"),
+            because="one fitted model is compared with the rows it has kept of its own",
+            hint="name what to compare it with as well, e.g. origin=measured",
+        )
+        _compare_fit(Path(sides[0]), cluster=cluster, out=out, as_json=as_json)
+        return
+    if len(sides) != 2:
+        raise click.UsageError("give a fitted model, or two sides, e.g. apex compare h100-sxm h200-sxm")
+    from cluster_specs.extras import require_extra
+
+    require_extra("fit", "pandas", what="apex compare of two sides")
+    if sides[0].startswith(_ANALYTIC) or Path(sides[0]).is_file():
+        refuse_given(context, "also", because="prices are matched with each measured row")
+        _compare_prices(*sides, db=db, families=families, cluster=cluster, widest=widest, out=out, as_json=as_json)
+        return
+    refuse_given(context, "cluster", because="two sets of measurements need none")
+    _compare_sides(*sides, db=db, families=families, also=also, widest=widest, out=out, as_json=as_json)
+
+
+def _compare_sides(
+    left: str,
+    right: str,
+    *,
+    db: Path | None,
+    families: tuple[str, ...],
+    also: tuple[str, ...],
+    widest: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    from costmodel.compare.sides import coverage_notes, match_sides, parse_side, ratio_rows, widest_rows
+    from costmodel.compare.tables import text_table
+
+    a, b = parse_side(left, db), parse_side(right, db)
+    matches = match_sides(a, b, families=families, also=also)
+    rows, notes, points = ratio_rows(matches), coverage_notes(a, b, matches), widest_rows(matches, widest)
+    if as_json:
+        document = {"schema": 1, "a": a.label, "b": b.label, "families": rows, "widest": points, "notes": notes}
+        click.echo(strict_json(document))
+    else:
+        click.echo(f"ratio = latency of {b.label} / latency of {a.label}; regions by the latter\n")
+        click.echo(text_table(rows))
+        if points:
+            click.echo("\nwidest")
+            click.echo(text_table(points))
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    if out is not None:
+        from costmodel.compare.page import write_page
+        from costmodel.compare.sides_page import side_sections
+
+        sections = side_sections(a, b, matches, widest=widest)
+        for path in write_page(out, f"{b.label} against {a.label}", sections):
+            click.echo(f"wrote {path}", err=True)
+
+
+def _compare_fit(path: Path, *, cluster: str | None, out: Path | None, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from cluster_specs.load import load_cluster
+    from costmodel.compare.held_out_points import clock_rows, clock_transfers, held_out_rows, overall
+    from costmodel.compare.tables import text_table
+    from costmodel.fit_file.artefact import load_artefact
+
+    artefact = load_artefact(path)
+    spec = load_cluster(cluster or artefact.provenance.cluster)
+    rows, clocks = held_out_rows(artefact), clock_rows(clock_transfers(artefact, spec))
+    if as_json:
+        document = {
+            "schema": 1,
+            "fit": str(path),
+            "provenance": asdict(artefact.provenance),
+            "held_out": rows,
+            "clocks": clocks,
+        }
+        click.echo(strict_json(document))
+    else:
+        click.echo(text_table(overall(rows)))
+        if clocks:
+            click.echo("\nlower clocks priced from the highest alone")
+            click.echo(text_table(clocks))
+    if out is not None:
+        from costmodel.compare.fit_page import fit_sections
+        from costmodel.compare.page import write_page
+
+        title = f"{artefact.provenance.device}: fitted against measured"
+        for written in write_page(out, title, fit_sections(artefact, spec)):
+            click.echo(f"wrote {written}", err=True)
+
+
+def _compare_prices(
+    model: str,
+    right: str,
+    *,
+    db: Path | None,
+    families: tuple[str, ...],
+    cluster: str | None,
+    widest: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    from cluster_specs.load import load_cluster
+    from costmodel.compare.predictions import price_rows, price_side, worst_rows
+    from costmodel.compare.sides import parse_side
+    from costmodel.compare.tables import text_table
+    from costmodel.fit_file.artefact import load_artefact
+    from costmodel.fitted_costs import FittedCosts, load_costs
+
+    side = parse_side(right, db)
+    if model.startswith(_ANALYTIC):
+        spec = load_cluster(cluster or model.removeprefix(_ANALYTIC))
+        found = price_side(lambda clock: load_costs(None, spec, clock), side, families)
+    else:
+        artefact = load_artefact(Path(model))
+        spec = load_cluster(cluster or artefact.provenance.cluster)
+        found = price_side(lambda clock: FittedCosts(artefact, spec, clock), side, families)
+    rows, worst = price_rows(found), worst_rows(found, widest)
+    if as_json:
+        document = {"schema": 1, "model": model, "b": side.label, "cluster": spec.name, "prices": rows, "worst": worst}
+        click.echo(strict_json(document))
+    else:
+        click.echo(text_table(rows))
+        if worst:
+            click.echo(f"\nworst\n{text_table(worst)}")
+    if out is not None:
+        from costmodel.compare.page import write_page
+        from costmodel.compare.sides_page import price_sections
+
+        for written in write_page(out, f"{model} against {side.label}", price_sections(side, found, widest=widest)):
+            click.echo(f"wrote {written}", err=True)

@@ -1,0 +1,1 @@
+"""The Parquet file of a fitted model: writing, reading and checking it."""

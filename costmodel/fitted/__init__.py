@@ -1,0 +1,1 @@
+"""What a fit has learnt, as values: references, knots, held-out errors, calibrations."""

@@ -1,0 +1,148 @@
+"""What a fit learns about one op family: measured points of each shape as residuals of a reference time.
+
+A *shape* is everything about an op but its running sizes (a GEMM's n and k; an attention's heads); its *knots* are the
+points measured over the running sizes ``x`` (tokens, bytes) and, for attention, ``y`` (sequence length). Each knot
+keeps its latency and its log residual
+
+    residual = ln(latency / reference_s) - trend(ln reference_s)
+
+where the trend is the running median over all shapes of one label. Residuals are interpolated, held beyond the ends,
+and lent to shapes that were not measured; the reference and the trend carry the physics.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodel.cost_model import Source
+from costmodel.fitted.reference import REGIMES, Reference
+from costmodel.ops.arrays import Array
+from costmodel.ops.label import Label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errors:
+    """ln(predicted / measured) of held-out points, with each point's label, shape number and regime."""
+
+    label: NDArray[np.str_]
+    shape: NDArray[np.int64]
+    regime: NDArray[np.int8]
+    error: Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filling:
+    """How `costmodel.fitting.filling` completed a label with few points, and how wrong that is per held-out question.
+
+    ``trust`` is the weight of the prior fit's prices, 0 where the label's own shapes were enough; ``alone`` is the mean
+    |ln(predicted / measured)| of a point left out of its curve, infinite where most curves have too few to tell.
+    """
+
+    trust: float
+    alone: float
+    errors: Mapping[str, Errors]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelFit:
+    """What all shapes of one label share.
+
+    ``log_half_width`` [source, regime] is the 90 % interval's half-width in natural log. ``best_utilisation`` is the
+    largest share of the stated peaks that a measured call reached. It is above 1 where operands lay in a cache, which
+    is faster than memory: an estimate may then be as much faster than the roofline, and no more. ``trust_along_x`` is
+    the weight of a grid's x lines against its y lines when a hole is filled, chosen by which had the smaller error
+    where both know a cell.
+    """
+
+    reference: Reference
+    trend_log_s: Array
+    trend: Array
+    best_utilisation: float = 1.0
+    trust_along_x: float = 0.5
+    log_half_width: Array = field(default_factory=lambda: np.full((len(Source), len(REGIMES)), 0.3))
+    filling: Filling | None = None
+
+    def expected_log_s(self, flop_s: Array, bytes_s: Array) -> Array:
+        """Log of reference time times trend."""
+        log_s = np.log(self.reference.seconds(flop_s, bytes_s))
+        return np.asarray(log_s + np.interp(log_s, self.trend_log_s, self.trend))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Derived:
+    """What measured calls of a derived kind took relative to their derived price, and how far they scatter."""
+
+    factor: float
+    log_half_width: float
+    points: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyKnots:
+    """Knots of one family, grouped by shape; shape ``s`` owns rows ``start[s]:start[s + 1]``, ascending in x, then y.
+
+    Rows of a family with ``y`` form a full grid per shape; points that were not measured hold a filled-in residual and
+    a NaN latency. ``derived`` corrects calls that have no knots of their own but follow from those that do, by kind.
+    """
+
+    family: str
+    features: tuple[str, ...]
+    label: tuple[Label, ...]  # [shapes]
+    shape: Array  # [shapes, features]
+    start: NDArray[np.int64]  # [shapes + 1]
+    x: Array
+    y: Array
+    latency_s: Array
+    residual: Array
+    labels: dict[Label, LabelFit]
+    derived: dict[str, Derived] = field(default_factory=dict)
+    _by_label: dict[Label, NDArray[np.int64]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        shapes: dict[Label, list[int]] = {}
+        for shape, label in enumerate(self.label):
+            shapes.setdefault(label, []).append(shape)
+        found = {label: np.array(own, dtype=np.int64) for label, own in shapes.items()}
+        object.__setattr__(self, "_by_label", found)
+
+    @property
+    def num_shapes(self) -> int:
+        """Shapes measured."""
+        return len(self.label)
+
+    @property
+    def label_text(self) -> NDArray[np.str_]:
+        """Text of each shape's label [shapes]."""
+        return np.array([label.text for label in self.label], dtype=np.str_)
+
+    def rows(self, shape: int) -> slice:
+        """Rows of one shape."""
+        return slice(int(self.start[shape]), int(self.start[shape + 1]))
+
+    def is_measured(self, shape: int) -> bool:
+        """Whether anything of a shape was measured; a shape that only the prior knew was not."""
+        return not bool(np.isnan(self.latency_s[self.rows(shape)]).all())
+
+    def of_label(self, label: Label) -> NDArray[np.int64]:
+        """Return the shapes of one label."""
+        return self._by_label.get(label, np.zeros(0, dtype=np.int64))
+
+
+def with_labels(knots: FamilyKnots, labels: Sequence[Label]) -> FamilyKnots:
+    """Return the shapes of ``labels`` alone."""
+    chosen = set(labels)
+    keep = np.flatnonzero([label in chosen for label in knots.label])
+    rows = np.concatenate([np.arange(knots.start[i], knots.start[i + 1]) for i in keep])
+    return replace(
+        knots,
+        label=tuple(knots.label[i] for i in keep),
+        shape=knots.shape[keep],
+        start=np.concatenate([[0], np.cumsum(np.diff(knots.start)[keep])]).astype(np.int64),
+        x=knots.x[rows],
+        y=knots.y[rows],
+        latency_s=knots.latency_s[rows],
+        residual=knots.residual[rows],
+        labels={name: fit for name, fit in knots.labels.items() if name in chosen},
+    )

@@ -1,0 +1,1 @@
+"""Making a fitted model from measurements: `apex fit`."""

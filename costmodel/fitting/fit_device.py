@@ -1,0 +1,213 @@
+"""Measurements of one device in, fitted model out: every family that has enough rows, with its held-out error.
+
+A family with too few rows is not fitted; the report says how many it needs, and prices fall back to the analytic
+model by name. Labels with few points are filled in (`costmodel.fitting.filling`), from a prior fit where that helps.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_specs.cluster import ClusterSpec
+from cluster_specs.errors import UserError
+from cluster_specs.extras import require_extra
+from costmodel.families.all import OP_FAMILIES
+from costmodel.families.family import OpFamily
+from costmodel.families.rows import measured_rows, taken
+from costmodel.fit_file.artefact import Artefact, FamilyReport, Provenance
+from costmodel.fitted.held_out import HeldOut
+from costmodel.fitted.knots import Errors, FamilyKnots
+from costmodel.fitted.measured_rows import MeasuredRows
+from costmodel.fitting.build_knots import build_knots
+from costmodel.fitting.filling import completed, filled
+from costmodel.fitting.fit_power import fit_power
+from costmodel.fitting.holdout import held_out_errors, summarise, with_fillings, with_intervals
+from costmodel.fitting.measurements import Columns, Measurements, read_measurements
+from costmodel.fitting.prior import Prior
+from costmodel.fitting.repair import repaired, suspicious
+from costmodel.ops.label import Label
+from costmodel.pricing.measured_links import links_of
+from profiles_db.schema import FAMILIES
+from profiles_db.store import Store
+
+# Distinct points one label needs: the reference has three constants, the rest is what can be held out.
+FEWEST_POINTS: Final = 6
+# The column of families whose timings may include quantising the activations.
+_QUANTISE: Final = "quantise"
+
+
+def fit_device(
+    store: Store,
+    device: str,
+    cluster: ClusterSpec,
+    *,
+    framework: str | None = None,
+    is_monotone: bool = False,
+    prior: Prior | None = None,
+) -> Artefact:
+    """Fit all families of ``device``, from ``prior`` where labels have few points and it has not seen them.
+
+    Labels without any rows come from a prior of the same device whole.
+
+    Raises ``UserError`` when not one family has enough rows, or without the extra ``fit``.
+    """
+    require_extra("fit", "scipy", "sklearn", what="fitting")
+    families: dict[str, FamilyKnots] = {}
+    reports: list[FamilyReport] = []
+    held_out: list[HeldOut] = []
+    run_ids: set[str] = set()
+    origins: dict[str, int] = {}
+    frameworks: dict[str, int] = {}
+    clocks: list[NDArray[np.float64]] = []
+    quantised: set[str] = set()
+    measured = {name: read_measurements(store, family, device, framework) for name, family in OP_FAMILIES.items()}
+    for name, found in measured.items():
+        family = OP_FAMILIES[name]
+        report, knots, errors = _fit_family(family, found, cluster, prior, is_monotone=is_monotone)
+        if report.rows or family.is_in_every_model:
+            reports.append(report)
+        if knots is None:
+            continue
+        families[name] = knots
+        held_out += errors
+        run_ids.update(found.run_ids)
+        _add(origins, found.origins)
+        _add(frameworks, found.frameworks)
+        clocks.append(_unlocked_clocks(found.columns))
+        if _QUANTISE in found.columns:
+            quantise = found.columns[_QUANTISE].astype(bool)
+            quantised.update(np.unique(found.columns["dtype"][quantise]).astype(np.str_).tolist())
+    if not families:
+        rows = sum(report.rows for report in reports)
+        raise UserError(
+            f"{store.root}: {rows} rows of device {device} are too few to fit any family",
+            hint=f"a family needs {FEWEST_POINTS} distinct points; measure with `apex profile`, or `apex import` some",
+        )
+    families, taken = completed(families, device, cluster, prior)
+    if prior is not None and taken:
+        held_out += [row for row in prior.artefact.held_out if row.label in taken.get(row.family, ())]
+        formats = {
+            OP_FAMILIES[name].part(Label.parse(text), "dtype")
+            for name, labels in taken.items()
+            if _QUANTISE in FAMILIES[name].shape_columns
+            for text in labels
+        }
+        quantised |= formats & set(prior.artefact.provenance.quantise_included)
+    seen = np.concatenate(clocks)
+    power, energy_source = fit_power(measured, cluster)
+    provenance = Provenance(
+        device=device,
+        cluster=cluster.name,
+        created_at=datetime.now(tz=UTC).isoformat(timespec="seconds"),
+        tool_version=_own_version(),
+        run_ids=tuple(sorted(run_ids)),
+        origins=origins,
+        frameworks=frameworks,
+        is_monotone=is_monotone,
+        unlocked_mhz=float(np.median(seen)) if len(seen) else cluster.device.clock.max_mhz,
+        quantise_included=tuple(sorted(quantised)),
+        energy_source=energy_source,
+        prior="" if prior is None else prior.name,
+        from_prior=taken,
+        links=links_of(cluster),
+    )
+    return Artefact(
+        provenance=provenance, families=families, power=power, reports=tuple(reports), held_out=tuple(held_out)
+    )
+
+
+def _fit_family(
+    family: OpFamily, found: Measurements, cluster: ClusterSpec, prior: Prior | None, *, is_monotone: bool
+) -> tuple[FamilyReport, FamilyKnots | None, list[HeldOut]]:
+    dropped = dict(found.dropped)
+    usable = family.usable(found.columns, cluster)
+    if not usable.all():
+        dropped[family.not_usable] = int(np.count_nonzero(~usable))
+    rows = measured_rows(family, taken(found.columns, usable), cluster) if usable.any() else None
+    labels: dict[str, int] = {}
+    few: dict[str, int] = {}
+    if rows is not None:
+        for label in np.unique(rows.label).tolist():
+            own = rows.label == label
+            points = len(np.unique(np.column_stack([rows.shape[own], rows.x[own], rows.y[own]]), axis=0))
+            (labels if points >= FEWEST_POINTS else few)[label] = points
+        for label, points in few.items():
+            dropped[f"{label}: {points} points, {FEWEST_POINTS} needed"] = int(np.count_nonzero(rows.label == label))
+        rows = rows.take(np.isin(rows.label, list(labels)))
+    report = FamilyReport(
+        family=family.name,
+        rows=found.rows,
+        used=0 if rows is None else found.used - sum(dropped.values()) + sum(found.dropped.values()),
+        dropped=dropped,
+        suspicious={},
+        labels=labels,
+        why_not="" if labels else _why_not(found, few),
+    )
+    if rows is None or not labels:
+        return replace(report, used=0), None, []
+    doubtful = suspicious(rows)
+    counts = {label: int(np.count_nonzero(doubtful & (rows.label == label))) for label in labels}
+    faster = np.maximum(rows.flop_s, rows.bytes_s) > rows.latency_s
+    report = replace(
+        report,
+        suspicious={
+            **{f"{label}: slower than a larger call": count for label, count in counts.items() if count},
+            **({"faster than the roofline": int(faster.sum())} if faster.any() else {}),
+        },
+    )
+    if is_monotone or family.is_monotone:
+        rows = repaired(rows)
+    no_prior = prior.has_seen(found) if prior is not None else ""
+    report = replace(report, no_prior=no_prior)
+    knots, errors = _knots(family, rows, cluster, None if no_prior else prior)
+    knots = with_intervals(knots, errors)
+    if family.with_derived is not None and not usable.all():
+        knots = family.with_derived(family, knots, taken(found.columns, ~usable), cluster)
+    return report, knots, summarise(family.name, errors)
+
+
+def _knots(
+    family: OpFamily, rows: MeasuredRows, cluster: ClusterSpec, prior: Prior | None
+) -> tuple[FamilyKnots, dict[str, Errors]]:
+    """Build the knots of one family, with labels of few points filled in, and judge them."""
+    knots = build_knots(rows)
+    errors = held_out_errors(rows, knots)
+    if not family.is_filled:
+        return knots, errors
+    more, fillings = filled(rows, knots, errors["point"], cluster, prior)
+    if not fillings:
+        return knots, errors
+    knots = build_knots(more)
+    labels = {name: replace(fit, filling=fillings.get(name)) for name, fit in knots.labels.items()}
+    knots = replace(knots, labels=labels)
+    return knots, with_fillings(errors, knots)
+
+
+def _why_not(found: Measurements, few: Mapping[str, int]) -> str:
+    if not found.rows:
+        return "no rows"
+    have = max(few.values(), default=0)
+    return f"{have} distinct points of one kind, {FEWEST_POINTS} needed"
+
+
+def _unlocked_clocks(columns: Columns) -> NDArray[np.float64]:
+    seen = columns["sm_clock_mhz"].astype(np.float64)
+    unlocked = np.isnan(columns["clock_mhz"].astype(np.float64)) & ~np.isnan(seen)
+    return seen[unlocked]
+
+
+def _add(total: dict[str, int], part: Mapping[str, int]) -> None:
+    for name, count in part.items():
+        total[name] = total.get(name, 0) + count
+
+
+def _own_version() -> str:
+    try:
+        return version("apex-planner")
+    except PackageNotFoundError:
+        return "unknown"

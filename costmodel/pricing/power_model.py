@@ -1,0 +1,103 @@
+"""Power and energy of a device while it runs an op.
+
+P = P_awake(clock) + (e_flop flop/s + (e_byte - e_dram) B/s) v(clock) + e_dram B/s + e_link B/s, never above TDP;
+energy = P x latency. ``v`` is the dynamic-energy factor of voltage scaling; the DRAM's own part of what a byte takes
+does not follow it. ``P_awake`` is what a device draws between kernels of a running engine, well above idle; what it
+adds to idle power scales as dynamic power does, with v and the clock. Where no joules were measured the constants
+follow from whole serving runs on other devices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from costmodel.ops.arrays import Array
+
+if TYPE_CHECKING:
+    from cluster_specs.device import DeviceSpec
+
+
+# Llama-2-70B on A100-80GB at tp 2, 4 and 8 (public logs of whole runs): decode streams 0.63, 0.40 and 0.20 of the
+# stated bandwidth at 0.74, 0.59 and 0.43 of TDP, a line of 0.28 + 0.71 x; prompt phases draw 1.00 of TDP.
+_AWAKE_SHARE_OF_TDP = 0.28
+_STREAM_SHARE_OF_TDP = 0.71
+_GEMM_SHARE_OF_TDP = 1.0
+# SerDes plus switch, both ends: about 10 pJ per bit.
+_LINK_J_PER_BYTE = 80e-12
+# An access to HBM2 takes 3.9 pJ per bit (O'Connor et al., Fine-Grained DRAM, MICRO 2017); its supply is its own.
+_DRAM_J_PER_BYTE = 8 * 3.9e-12
+# Below this share of the top clock the supply sits at its lowest voltage.
+_FLAT_VOLTAGE_FRAC = 0.55
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerModel:
+    """Constants of the power equation for one device."""
+
+    idle_w: float
+    awake_w: float
+    tdp_w: float
+    j_per_flop: dict[str, float]
+    j_per_byte: float
+    j_per_link_byte: float
+    max_mhz: float
+    source: str
+
+    @classmethod
+    def from_device(cls, device: DeviceSpec) -> Self:
+        """Derive the constants of an unmeasured device from its spec and the shares above."""
+        efficiency = {str(name): constant.value for name, constant in device.analytic.gemm_efficiency.items()}
+        lowest = min(efficiency.values(), default=0.7)
+        awake_w = max(device.idle_w, _AWAKE_SHARE_OF_TDP * device.tdp_w)
+        swing = _GEMM_SHARE_OF_TDP * device.tdp_w - awake_w
+        return cls(
+            idle_w=device.idle_w,
+            awake_w=awake_w,
+            tdp_w=device.tdp_w,
+            j_per_flop={
+                str(name): swing / (peak * efficiency.get(str(name), lowest))
+                for name, peak in device.peak_flop_per_s.items()
+            },
+            j_per_byte=_STREAM_SHARE_OF_TDP * device.tdp_w / device.memory_bytes_per_s,
+            j_per_link_byte=_LINK_J_PER_BYTE,
+            max_mhz=device.clock.max_mhz,
+            source="shares of TDP as in public A100 serving logs: awake 0.28, full stream 0.71 more, GEMM 1.00",
+        )
+
+    @property
+    def dram_j_per_byte(self) -> float:
+        """The part of the energy per byte that is the DRAM's own, whatever the SM clock."""
+        return min(_DRAM_J_PER_BYTE, self.j_per_byte)
+
+    def voltage_factor(self, clock_mhz: float | None) -> float:
+        """Dynamic energy per operation relative to the top clock: (V / V_max)^2 with V linear above its floor."""
+        if clock_mhz is None:
+            return 1.0
+        frac = max(clock_mhz / self.max_mhz, _FLAT_VOLTAGE_FRAC)
+        return min(frac, 1.0) ** 2
+
+    def awake_factor(self, clock_mhz: float | None) -> float:
+        """Return what being awake adds to idle power, relative to the top clock."""
+        return 1.0 if clock_mhz is None else self.voltage_factor(clock_mhz) * min(clock_mhz / self.max_mhz, 1.0)
+
+    def energy_j(
+        self,
+        latency_s: Array,
+        *,
+        dtype: str,
+        flop: Array | float = 0.0,
+        memory_bytes: Array | float = 0.0,
+        link_bytes: Array | float = 0.0,
+        clock_mhz: float | None = None,
+    ) -> Array:
+        """Energy of one device per call, in joules; the shape is that of ``latency_s``."""
+        per_flop = self.j_per_flop.get(dtype, max(self.j_per_flop.values()))
+        core_j_per_byte = self.j_per_byte - self.dram_j_per_byte
+        dynamic = (per_flop * flop + core_j_per_byte * memory_bytes) * self.voltage_factor(clock_mhz)
+        dynamic = dynamic + self.dram_j_per_byte * memory_bytes
+        awake_w = self.idle_w + (self.awake_w - self.idle_w) * self.awake_factor(clock_mhz)
+        joules = awake_w * latency_s + dynamic + self.j_per_link_byte * link_bytes
+        return np.minimum(joules, self.tdp_w * latency_s)

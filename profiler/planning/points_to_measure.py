@@ -1,0 +1,113 @@
+"""From what was asked (a manifest, or the general grid) to points: each op on the kernels that exist for it here.
+
+What cannot be measured in this run (a collective over more ranks than there are, an op without a kernel) is counted and
+said, never dropped in silence.
+"""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cluster_specs.errors import UserError
+from profiler.bench import Bench
+from profiler.collectives.groups import GroupLayout
+from profiler.planning.grid import DEFAULT_DTYPES, FAMILIES, DeviceKind, general_grid
+from profiler.point import COLLECTIVE_FAMILIES, OpShape, Point
+from profiler.request import ProfileRequest
+from profiles_db.manifest import load_manifest
+
+# Backend label of a row that says no kernel here runs the op.
+NO_KERNEL = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointsToMeasure:
+    """Points of one run at an unlocked clock, and sentences on what cannot be among them."""
+
+    compute: tuple[Point, ...]
+    collectives: tuple[OpShape, ...]
+    notes: tuple[str, ...]
+
+
+def wanted_shapes(request: ProfileRequest, kind: DeviceKind, layouts: Sequence[GroupLayout]) -> list[OpShape]:
+    """Return the op shapes asked for; raises ``UserError`` or ``UserError`` for a bad manifest or family."""
+    if request.manifest is None:
+        return general_grid(
+            kind,
+            families=request.families or FAMILIES,
+            dtypes=request.dtypes or DEFAULT_DTYPES[kind],
+            layouts=layouts,
+        )
+    manifest = load_manifest(request.manifest)
+    shapes = [
+        OpShape.of(family, **row)
+        for family, table in manifest.tables.items()
+        if request.families is None or family in request.families
+        for row in table.to_pylist()
+    ]
+    if request.dtypes is not None:
+        shapes = [op for op in shapes if op.family in COLLECTIVE_FAMILIES or op.dtype in request.dtypes]
+    if not shapes:
+        raise UserError(
+            f"{request.manifest}: no shape left to measure",
+            hint="check --families and --dtypes against the manifest, or write it again with `apex shapes`",
+        )
+    return shapes
+
+
+def place_workload(
+    shapes: Iterable[OpShape],
+    bench: Bench,
+    request: ProfileRequest,
+    device_name: str,
+    layouts: Sequence[GroupLayout],
+) -> PointsToMeasure:
+    """Put every shape on its kernels; a manifest's op without one becomes a point that ends as ``unsupported``."""
+    known = {layout.key for layout in layouts}
+    compute: list[Point] = []
+    collectives: list[OpShape] = []
+    foreign: set[tuple[int, int, str]] = set()
+    foreign_count = without_kernel = 0
+    for op in shapes:
+        if op.family in COLLECTIVE_FAMILIES:
+            key = (op.shape["ranks"], op.shape["nodes"], op.shape["level"])
+            if key in known:
+                collectives.append(op)
+            else:
+                foreign.add(key)
+                foreign_count += 1
+            continue
+        for cache in request.caches:
+            points = bench.place(op, device_name=device_name, cache=cache)
+            if not points and request.manifest is not None:
+                points = [Point(op=op, device=device_name, backend=NO_KERNEL, launch=bench.launch, cache=cache)]
+            without_kernel += not points
+            compute += points
+    notes = []
+    if not layouts and request.manifest is None and "collective" in (request.families or FAMILIES):
+        notes.append("left out: collectives, which need two ranks at least (--nproc-per-node 2)")
+    if foreign_count:
+        groups = ", ".join(f"{ranks} ranks on {nodes} nodes over {level}" for ranks, nodes, level in sorted(foreign))
+        notes.append(f"left out: {foreign_count} collectives over groups this run does not have ({groups})")
+    if without_kernel:
+        notes.append(f"left out: {without_kernel} ops of the general grid that have no kernel here")
+    return PointsToMeasure(compute=tuple(compute), collectives=tuple(collectives), notes=tuple(notes))
+
+
+def place_collectives(
+    shapes: Sequence[OpShape],
+    kernels: dict[str, tuple[str, ...]],
+    launches: Sequence[str],
+    device_name: str,
+    *,
+    seed: int,
+) -> list[Point]:
+    """Return every collective on every path (kind -> ``backend`` labels) and launch mode, in a seeded order."""
+    points = [
+        Point(op=op, device=device_name, backend=backend, launch=launch, cache="hot")
+        for op in shapes
+        for backend in kernels[op.shape["kind"]]
+        for launch in launches
+    ]
+    random.Random(seed).shuffle(points)  # noqa: S311 - an order of measurement, not a secret
+    return points

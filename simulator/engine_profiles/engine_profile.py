@@ -1,0 +1,262 @@
+"""What differs between serving engines and their versions: defaults, batching rules and host time, by name.
+
+One TOML per profile in ``engine_profiles/``. The times are the only physical constants outside the cost model: they
+describe the engine's own code, not the hardware, and carry their source.
+"""
+
+import re
+from itertools import pairwise
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator
+
+from cluster_specs.device import DeviceSpec
+from cluster_specs.files.toml_model import checked
+from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE
+from simulator.engine_profiles.engine_kernels import (
+    BuiltFor,
+    ExpertKernels,
+    ExpertRouting,
+    FusedKernels,
+    Launches,
+    SustainedLoad,
+)
+from simulator.engine_profiles.engine_limits import PolicyName, RouterName
+from simulator.engine_profiles.inheritance import MergedProfile, merge_profile
+from simulator.engine_profiles.profile_section import (
+    MOST_GRAPH_TOKENS,
+    Count,
+    Gibibytes,
+    GraphTokens,
+    ProfileSection,
+    Seconds,
+    Source,
+)
+from simulator.engine_profiles.start_up import MemoryReserve, StartUpMemory
+from simulator.plan.plan import Plan
+
+
+class HostTime(ProfileSection):
+    """Time the engine's own code takes; ``source`` says where the figures come from."""
+
+    step_s: Seconds  # host work of one step, hidden behind the GPU where scheduling is asynchronous
+    sequence_s: Seconds  # per sequence and step, on the critical path (sampled token to next input)
+    frontend_s: Seconds  # HTTP and client, once per request
+    frontend_token_s: Seconds = 0.0  # tokenising, per token of the prompt
+    all_reduce_s: Seconds  # added to each all-reduce between separately captured graph pieces
+    launch_s: Seconds  # per op of a step that runs without a CUDA graph: the host cannot start them faster
+    source: Source
+
+
+class BatchLimits(ProfileSection):
+    """Default batch limits of the devices that meet every condition stated here.
+
+    Engines choose by memory, by words in the device's name and by the ranks of a replica. Among the entries that
+    apply, one for a kind of device wins over one for any, then the largest memory, then the most ranks, then the last.
+    """
+
+    min_memory_gib: Gibibytes
+    kind: Literal["gpu", "cpu"] | None = None
+    min_ranks: Count = 1  # tensor x attention-data-parallel ranks (SGLang's tp_size)
+    only_names: list[str] = Field(default_factory=list)  # at least one of these words is part of the device's name
+    except_names: list[str] = Field(default_factory=list)  # none of these words is
+    max_num_batched_tokens: Count
+    max_num_seqs: Count
+    per_rank: bool = False  # both limits are those of one tensor- and pipeline-parallel rank
+    graph_max_tokens: GraphTokens | None = None  # replaces ``graphs.max_tokens``
+
+    def covers(self, device: DeviceSpec, ranks: int) -> bool:
+        """Whether a replica of ``ranks`` such devices meets the conditions."""
+        name = f"{device.name} {device.title}".lower()
+        return (
+            device.memory_bytes >= self.min_memory_gib * 2**30
+            and self.kind in {None, device.kind}
+            and ranks >= self.min_ranks
+            and (not self.only_names or any(word in name for word in self.only_names))
+            and not any(word in name for word in self.except_names)
+        )
+
+
+class ContextRules(ProfileSection):
+    """How the engine derives a model's longest sequence from its rope scaling: types by name."""
+
+    unscaled: list[str] = Field(default_factory=list)  # their factor does not lengthen the context
+    from_original: list[str] = Field(default_factory=list)  # their factor counts from original_max_position_embeddings
+    original_is_scaled: bool = False  # no factor counts where original_max_position_embeddings is stated
+    starts_at_original: list[str] = Field(
+        default_factory=list
+    )  # run at the original length unless a longer one is asked for
+    unscaled_models: list[str] = Field(default_factory=list)  # parts of model types whose factor does not count
+    source: Source
+
+
+class CheckpointKvFormats(ProfileSection):
+    """KV-cache formats the engine takes from a checkpoint when no one states another, by the tool that wrote it."""
+
+    modelopt: list[str] = Field(default_factory=list)
+    compressed_tensors: list[str] = Field(default_factory=list)
+    forced: list[str] = Field(default_factory=list)  # tools whose format is run whatever is asked for
+    needs_producer: bool = False  # ModelOpt's file counts as such only where it names its producer
+    source: Source
+
+
+class GraphCapture(ProfileSection):
+    """CUDA-graph capture: which steps run as graphs, and the token counts they are padded to."""
+
+    memory_is_reserved: bool  # set aside before the KV cache is sized
+    decode: Literal["full", "piecewise", "none"]
+    mixed: Literal["piecewise", "none"]
+    sizes: list[GraphTokens]  # ascending
+    # Sizes go on in steps up to this many tokens.
+    max_tokens: Annotated[int, Field(ge=0, le=MOST_GRAPH_TOKENS)]
+    step: GraphTokens
+    # Replaces it for an architecture, whatever the number of sequences.
+    max_tokens_by_model: dict[str, GraphTokens] = Field(default_factory=dict)
+    follows_sequences: bool = True  # no size above twice the sequences
+    source: Source
+
+    @field_validator("sizes")
+    @classmethod
+    def _ascending(cls, sizes: list[int]) -> list[int]:
+        for before, after in pairwise(sizes):
+            if after <= before:
+                msg = f"{after} follows {before}, must be ascending without repeats"
+                raise ValueError(msg)
+        return sizes
+
+
+class EngineProfile(ProfileSection):
+    """Named defaults of one engine version."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    name: str = Field(min_length=1, max_length=100)
+    engine: Literal["vllm", "sglang", "tensorrt-llm", "orca"]
+    version: str = Field(min_length=1, max_length=100)
+    policy: PolicyName
+    router: RouterName
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]  # where no ``reserve`` is stated
+    # Tokens per step default to no more than max_num_seqs requests of the longest length have.
+    caps_tokens_by_context: bool = False
+    block_size: Count
+    enable_chunked_prefill: bool
+    chunked_above_context: Count | None = None  # it is the default only for contexts of more tokens
+    unchunked_tokens: Count | None = None  # tokens per step without it, if not the same; never fewer than the context
+    enable_prefix_caching: bool
+    async_scheduling: bool
+    # What an engine cannot schedule ahead of: pipeline stages, drafts, drafts that are looked up in the text.
+    async_excludes: list[Literal["pipeline", "drafts", "lookup_drafts"]] = Field(default_factory=list)
+    reserve_full_isl: bool
+    reserves_output: bool = False  # admits a request when prompt and answer have room, so that none is preempted
+    source: Source  # of the keys that are in no table, and of ``limits``
+    mxfp4_experts: ExpertKernels
+    kernels: FusedKernels
+    expert_routing: ExpertRouting
+    launches: Launches
+    built_for: BuiltFor
+    sustained_load: SustainedLoad
+    checkpoint_kv: CheckpointKvFormats
+    context: ContextRules
+    shared_expert_tokens: Annotated[int, Field(ge=0)]  # largest step whose shared experts run beside the routed ones
+    limits: Annotated[list[BatchLimits], Field(min_length=1)]
+    graphs: GraphCapture
+    host: HostTime
+    memory: StartUpMemory
+    reserve: MemoryReserve | None = None
+
+    @property
+    def release(self) -> tuple[int, int] | None:
+        """Major and minor version; None where a profile of a user's own states no number."""
+        found = re.match(r"v?(\d+)\.(\d+)", self.version)
+        return (int(found[1]), int(found[2])) if found else None
+
+    @field_validator("limits")
+    @classmethod
+    def _for_every_device(cls, limits: list[BatchLimits]) -> list[BatchLimits]:
+        for item in limits:
+            if (item.min_memory_gib, item.min_ranks) == (0, 1) and not (
+                item.kind or item.only_names or item.except_names
+            ):
+                return limits
+        msg = "none is for every device; one must have min_memory_gib = 0 and no other condition"
+        raise ValueError(msg)
+
+    def batch_limits(self, device: DeviceSpec, plan: Plan | None = None) -> BatchLimits:
+        """Return the default limits of a replica of ``plan`` on such devices; without a plan, of one device."""
+        plan = plan or Plan()
+        found = max(
+            (item for item in self.limits if item.covers(device, plan.stage_ranks)),
+            key=lambda item: (item.kind is not None, item.min_memory_gib, item.min_ranks, self.limits.index(item)),
+        )
+        ranks = plan.tp * plan.pp if found.per_rank else 1
+        return found.model_copy(
+            update={
+                "max_num_batched_tokens": found.max_num_batched_tokens * ranks,
+                "max_num_seqs": found.max_num_seqs * ranks,
+            }
+        )
+
+    def on(self, device: DeviceSpec, plan: Plan, architecture: str = "") -> Self:
+        """Return the profile as it is for a replica of ``plan`` on such devices: its graphs end where theirs do.
+
+        Some versions capture more for models of one ``architecture``.
+        """
+        own = self.graphs.max_tokens_by_model.get(architecture)
+        most = own or self.batch_limits(device, plan).graph_max_tokens
+        if most is None or (own is None and most == self.graphs.max_tokens):
+            return self
+        changed = {"max_tokens": most, "follows_sequences": self.graphs.follows_sequences and own is None}
+        return self.model_copy(update={"graphs": self.graphs.model_copy(update=changed)})
+
+    def memory_utilization(self, memory_bytes: int, *, max_num_batched_tokens: int, plan: Plan) -> float:
+        """Return the share of device memory for weights and KV (vLLM: and activations) that the engine takes.
+
+        Call it on the profile ``on`` the device: a reserve counts the graphs of that device. It is a share of three
+        decimals, as SGLang rounds it.
+        """
+        if self.reserve is None:
+            return self.gpu_memory_utilization
+        reserved_mib = self.reserve.mebibytes(
+            tokens=max_num_batched_tokens, graph_tokens=self.graphs.max_tokens, plan=plan, memory_bytes=memory_bytes
+        )
+        return max(0.0, round(1.0 - reserved_mib * 2**20 / memory_bytes, 3))
+
+    def async_conflict(self, *, pp: int, has_drafts: bool, has_lookup_drafts: bool) -> str | None:
+        """Name what keeps the engine from scheduling a step ahead; None when nothing does."""
+        if self.policy == "vllm-v0":
+            return "its V0 engine"
+        met = {"pipeline": pp > 1, "drafts": has_drafts, "lookup_drafts": has_lookup_drafts}
+        named = {"pipeline": "pipeline stages", "drafts": "drafts", "lookup_drafts": "drafts looked up in the text"}
+        return next((named[name] for name in self.async_excludes if met[name]), None)
+
+    def capture_sizes(self, max_num_seqs: int) -> list[int]:
+        """Token counts a captured graph exists for, ascending; none above twice ``max_num_seqs``."""
+        graphs = self.graphs
+        top = min(graphs.max_tokens, 2 * max_num_seqs) if graphs.follows_sequences else graphs.max_tokens
+        last = graphs.sizes[-1] if graphs.sizes else 0
+        return [
+            size
+            for size in [*graphs.sizes, *range(last + graphs.step, graphs.max_tokens + 1, graphs.step)]
+            if size <= top
+        ]
+
+    def reserved_graphs(self, max_num_seqs: int) -> int:
+        """Return the number of graphs memory is set aside for: each size once per graph mode."""
+        if not self.graphs.memory_is_reserved:
+            return 0
+        modes = {self.graphs.decode, self.graphs.mixed} - {"none"}
+        return len(modes) * len(self.capture_sizes(max_num_seqs))
+
+
+def load_profile(name_or_path: str) -> EngineProfile:
+    """Read an engine profile by bundled name or TOML path, with what it extends; raises ``UserError``."""
+    return check_profile(merge_profile(name_or_path))
+
+
+def check_profile(merged: MergedProfile) -> EngineProfile:
+    """Check a profile's merged values; raises ``UserError`` with every fault, each after the file that states it."""
+    return checked(
+        merged.values,
+        EngineProfile,
+        merged.path_of,
+        hint=f'apex engines {DEFAULT_PROFILE} shows every key; extends = "{DEFAULT_PROFILE}" fills in what is missing',
+    )

@@ -1,0 +1,59 @@
+"""What is started before anything is priced: a model on a cluster under an engine profile, as a user sets it up."""
+
+from dataclasses import dataclass, field
+
+from cluster_specs.cluster import ClusterSpec
+from simulator.engine_profiles.engine_limits import RouterName
+from simulator.engine_profiles.engine_profile import EngineProfile
+from simulator.feasible.context import check_max_model_len, context_of
+from simulator.model.spec import ModelSpec
+from simulator.plan.plan import Plan
+from simulator.workload.parts import Traffic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """Engine settings the user states; None leaves the engine profile's own default."""
+
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    max_model_len: int | None = None
+    gpu_memory_utilization: float | None = None
+    num_gpu_blocks: int | None = None
+    block_size: int | None = None
+    enable_prefix_caching: bool | None = None
+    enable_chunked_prefill: bool | None = None
+    async_scheduling: bool | None = None
+    speculative_tokens: int | None = None
+    speculative_acceptance: float | None = None  # probability that a draft is right, given those before it were
+    draft_step_s: float | None = None  # what the draft model adds to a step; None for drafts without a model
+    router: RouterName | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSetup:
+    """A model, a cluster and an engine profile, with the user's overrides."""
+
+    model: ModelSpec
+    cluster: ClusterSpec
+    profile: EngineProfile
+    overrides: Overrides = field(default_factory=Overrides)
+
+    def max_model_len(self, workload: Traffic) -> int:
+        """Longest sequence the engine must accept: the workload's longest request, in whole kilotokens.
+
+        Engines default to the model's whole context, which makes small plans fail to start for lengths nobody sends.
+        """
+        if self.overrides.max_model_len is not None:
+            check_max_model_len(self.overrides.max_model_len, self.model, self.profile)
+            return self.overrides.max_model_len
+        return min(context_of(self.model, self.profile).limit, -(-workload.longest_tokens // 1024) * 1024)
+
+    def async_conflict(self, plan: Plan) -> str | None:
+        """Name what of the plan keeps this version of the engine from scheduling a step ahead."""
+        drafts = self.overrides.speculative_tokens
+        if self.profile.engine == "vllm" and self.cluster.device.kind == "cpu":
+            return "the CPU as its device"
+        return self.profile.async_conflict(
+            pp=plan.pp, has_drafts=bool(drafts), has_lookup_drafts=bool(drafts) and self.overrides.draft_step_s is None
+        )

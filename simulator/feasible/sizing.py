@@ -1,0 +1,205 @@
+"""What a plan's server starts with: limits by the engine's rules and the user's settings, and the memory they take."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from cluster_specs.errors import UserError
+from simulator.engine_profiles.engine_limits import ServerLimits
+from simulator.engine_profiles.engine_profile import BatchLimits, EngineProfile
+from simulator.feasible.context import context_of
+from simulator.feasible.kv_format import served
+from simulator.feasible.server_setup import Overrides, ServerSetup
+from simulator.memory.plan_memory import MemoryBudget, plan_memory
+from simulator.memory.state_limit import fit_states
+from simulator.model.expert_layout import EXPERT_LAYOUTS
+from simulator.plan.plan import Plan
+from simulator.workload.parts import Traffic
+
+_FAST_LINKS: Final = ("nvlink", "infinity-fabric")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizing:
+    """A plan as its server sizes itself; ``profile`` is the engine's on this device, ``notes`` say what was changed."""
+
+    profile: EngineProfile
+    server: ServerLimits
+    memory: MemoryBudget
+    drafts: int
+    acceptance: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What a server is started with, before its memory is known; ``tokens`` of one attention-data-parallel rank."""
+
+    profile: EngineProfile
+    defaults: BatchLimits
+    max_model_len: int
+    caches_prefixes: bool
+    is_chunked: bool
+    sharing_ranks: int  # whose tokens per step are counted together
+    tokens: int
+    drafts: int
+    acceptance: float
+
+
+def size_plan(setup: ServerSetup, plan: Plan, workload: Traffic) -> Sizing | str:
+    """Size ``plan``, or say why it cannot start; raises ``UserError`` for settings that contradict each other."""
+    overrides = setup.overrides
+    asked = _asked(setup, plan, workload)
+    if plan.max_num_seqs is not None and plan.max_num_seqs > asked.tokens:
+        return f"max_num_seqs is {plan.max_num_seqs}, must be at most max_num_batched_tokens = {asked.tokens}"
+    profile = asked.profile
+    utilization = overrides.gpu_memory_utilization or profile.memory_utilization(
+        setup.cluster.device.memory_bytes, max_num_batched_tokens=asked.tokens * asked.sharing_ranks, plan=plan
+    )
+    fitted = fit_states(
+        _memory_by_sequences(setup, plan, asked, utilization, workload.mean_context_tokens),
+        plan.max_num_seqs or _max_num_seqs(overrides, asked.defaults.max_num_seqs, asked.tokens),
+        profile.memory.states,
+        is_stated=(plan.max_num_seqs or overrides.max_num_seqs) is not None,
+        has_full_graphs=profile.graphs.decode == "full",
+    )
+    if isinstance(fitted, str):
+        return fitted
+    memory, max_num_seqs, notes = fitted
+    server = ServerLimits(
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=asked.tokens,
+        max_model_len=asked.max_model_len,
+        gpu_memory_utilization=utilization,
+        block_size=memory.block_size,
+        enable_prefix_caching=asked.caches_prefixes,
+        enable_chunked_prefill=asked.is_chunked,
+        async_scheduling=_chosen(overrides.async_scheduling, profile.async_scheduling)
+        and setup.async_conflict(plan) is None,
+        reserve_full_isl=profile.reserve_full_isl,
+    )
+    return Sizing(
+        profile=profile, server=server, memory=memory, drafts=asked.drafts, acceptance=asked.acceptance, notes=notes
+    )
+
+
+def _asked(setup: ServerSetup, plan: Plan, workload: Traffic) -> _Asked:
+    """Settle every setting that does not depend on memory; raises ``UserError`` where two contradict each other."""
+    device, overrides = setup.cluster.device, setup.overrides
+    profile = setup.profile.on(device, plan, setup.model.architecture)
+    defaults = profile.batch_limits(device, plan)
+    max_model_len = setup.max_model_len(workload)
+    chunked = _chosen(overrides.enable_chunked_prefill, _is_chunked(setup, profile))
+    shared = plan.attention_dp if profile.policy == "sglang" else 1  # SGLang's chunk is for all ranks together
+    budget = plan.max_num_batched_tokens or overrides.max_num_batched_tokens
+    if budget is None:
+        tokens = _default_tokens(profile, overrides, plan, defaults, max_model_len, chunked=chunked)
+        budget = max(1, tokens // shared)
+    if not chunked:
+        budget = max(budget, max_model_len)
+    drafts, acceptance = _drafts(overrides, budget)
+    return _Asked(
+        profile=profile,
+        defaults=defaults,
+        max_model_len=max_model_len,
+        caches_prefixes=_chosen(overrides.enable_prefix_caching, profile.enable_prefix_caching),
+        is_chunked=chunked,
+        sharing_ranks=shared,
+        tokens=budget,
+        drafts=drafts,
+        acceptance=acceptance,
+    )
+
+
+def _memory_by_sequences(
+    setup: ServerSetup, plan: Plan, asked: _Asked, utilization: float, context_tokens: int
+) -> Callable[[int], MemoryBudget]:
+    """Return the memory of the server as a function of its sequences per step."""
+    device, overrides, profile = setup.cluster.device, setup.overrides, asked.profile
+    kernel = profile.mxfp4_experts.on(device)
+    model = setup.model.with_expert_layout(EXPERT_LAYOUTS[kernel])
+    run = served(setup.model, plan, setup.profile)
+
+    def sized(seqs: int) -> MemoryBudget:
+        return plan_memory(
+            model,
+            run,
+            device,
+            start_up=profile.memory,
+            gpu_memory_utilization=utilization,
+            block_size=overrides.block_size or profile.block_size,
+            max_num_batched_tokens=asked.tokens,
+            max_num_seqs=seqs,
+            max_model_len=asked.max_model_len,
+            num_gpu_blocks=overrides.num_gpu_blocks,
+            captured_graphs=profile.reserved_graphs(seqs * (1 + asked.drafts)),
+            expert_kernel=kernel,
+            context_tokens=context_tokens,
+            caches_prefixes=asked.caches_prefixes,
+            has_fast_links=any(link.kind in _FAST_LINKS for link in setup.cluster.levels),
+        )
+
+    return sized
+
+
+def _is_chunked(setup: ServerSetup, profile: EngineProfile) -> bool:
+    """Whether the engine splits prompts when nobody says so; old ones decide by the context they are started with."""
+    least = profile.chunked_above_context
+    if not profile.enable_chunked_prefill or least is None:
+        return profile.enable_chunked_prefill
+    return (setup.overrides.max_model_len or context_of(setup.model, profile).default) > least
+
+
+def _default_tokens(
+    profile: EngineProfile,
+    overrides: Overrides,
+    plan: Plan,
+    defaults: BatchLimits,
+    max_model_len: int,
+    *,
+    chunked: bool,
+) -> int:
+    """Tokens per step nobody states: the engine's own, or all that its requests can have where it stops there."""
+    if not chunked and profile.unchunked_tokens is not None:
+        return profile.unchunked_tokens
+    if not profile.caps_tokens_by_context:
+        return defaults.max_num_batched_tokens
+    seqs = plan.max_num_seqs or overrides.max_num_seqs or defaults.max_num_seqs
+    return min(defaults.max_num_batched_tokens, seqs * max_model_len)
+
+
+def _max_num_seqs(overrides: Overrides, default: int, budget: int) -> int:
+    """Sequences per step: what the user states, else the default as far as a step has tokens for it."""
+    stated = overrides.max_num_seqs
+    if stated is None:
+        return min(default, budget)
+    if stated > budget:
+        raise UserError(
+            f"max_num_seqs is {stated}, must be at most max_num_batched_tokens = {budget}",
+            hint="every running sequence needs a token per step: raise --max-num-batched-tokens",
+        )
+    return stated
+
+
+def _drafts(overrides: Overrides, budget: int) -> tuple[int, float]:
+    """Draft tokens per step and their acceptance; none unless stated."""
+    drafts, acceptance = overrides.speculative_tokens, overrides.speculative_acceptance
+    if not drafts:
+        if acceptance is not None or overrides.draft_step_s is not None:
+            raise UserError(
+                "speculative_acceptance and draft_step_s say how drafts fare, but there are none",
+                hint="state speculative_tokens as well",
+            )
+        return 0, 0.0
+    if acceptance is None:
+        raise UserError(
+            f"speculative_tokens is {drafts} without speculative_acceptance",
+            hint="the acceptance depends on model, drafts and text: measure it, servers log it",
+        )
+    if drafts >= budget:
+        raise UserError(f"speculative_tokens is {drafts}, must be less than max_num_batched_tokens = {budget}")
+    return drafts, acceptance
+
+
+def _chosen(stated: bool | None, default: bool) -> bool:
+    return default if stated is None else stated

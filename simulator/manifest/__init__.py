@@ -1,0 +1,1 @@
+"""The op shapes that a search asks for, written for the profiler."""

@@ -1,0 +1,1 @@
+"""Prefill and decode on devices of their own: replay and plan space."""

@@ -1,0 +1,249 @@
+"""A plan of two pools, from start to metrics: what `simulate` does for a plan of one.
+
+The KV of a prompt goes over the slowest link between the pools, as a point-to-point transfer that the cost model
+prices: every rank of one replica sends its share at once, and the rank that sends or receives most decides. It starts
+when the prompt is computed; engines that send layer by layer hide a part of it. Prefixes are cached in the prefill pool
+alone, and drafts run in the decode pool alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_specs.cluster import ClusterSpec
+from costmodel.ops.op_types import SCHEMES, Collective
+from simulator.engine.disaggregated import DisaggregatedResult, Pool, run_disaggregated
+from simulator.engine.result import EngineResult
+from simulator.engine_profiles.engine_limits import EngineLimits
+from simulator.engine_profiles.engine_profile import EngineProfile
+from simulator.feasible.engine_support import engines_for
+from simulator.feasible.kv_format import kv_format, served
+from simulator.launch import pool_launch_lines
+from simulator.model.spec import ModelSpec
+from simulator.plan.pool_plan import PoolPlan
+from simulator.results.interval import Interval, metric_intervals
+from simulator.results.metrics import Distribution, summarise
+from simulator.results.objective import Slo
+from simulator.results.op_breakdown import op_breakdown
+from simulator.results.run_work import RunWork, run_work, work_metrics
+from simulator.serving import Refusal, Serving, StartedPlan
+from simulator.simulate import limits_facts, memory_facts
+from simulator.steps.op_curves import IntervalEnd
+from simulator.workload.workload import OpenLoop, Workload
+
+I64 = NDArray[np.int64]
+
+_S_PER_PS: Final = 1e-12
+# What a run says of its replicas, and so of one pool.
+_OF_A_POOL: Final = (
+    "utilisation_frac",
+    "kv_use_frac",
+    "kv_peak_frac",
+    "mean_batch_seqs",
+    "steps",
+    "tokens_per_decode",
+    "preemptions",
+    "prefix_hit_frac",
+    "breakdown",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStarts:
+    """Both pools as an engine would start them."""
+
+    prefill: StartedPlan
+    decode: StartedPlan
+
+    @property
+    def plan(self) -> PoolPlan:
+        """The plan started."""
+        return PoolPlan(prefill=self.prefill.plan, decode=self.decode.plan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolsResult:
+    """Two simulated pools; the same face as ``simulate.Result``."""
+
+    starts: PoolStarts
+    metrics: dict[str, Any]
+    run: EngineResult | None  # the client's times; None where a search has let go of it
+    engines: dict[str, str | None]
+    launch: tuple[str, ...]
+    interval: Mapping[str, Interval] | None = None
+
+    @property
+    def plan(self) -> PoolPlan:
+        """The plan simulated."""
+        return self.starts.plan
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was changed so that the pools start."""
+        pools = {"prefill": self.starts.prefill, "decode": self.starts.decode}
+        return tuple(f"{name}: {note}" for name, start in pools.items() for note in start.notes)
+
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame of every request; its columns are those of ``simulator.outputs.requests``.
+
+        Raises ``UserError`` where the requests were not kept.
+        """
+        from simulator.outputs.requests import request_frame
+
+        return request_frame(self.run, str(self.plan))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as `apex simulate --json` prints them."""
+        pools = {"prefill": self.starts.prefill, "decode": self.starts.decode}
+        interval = {} if self.interval is None else {path: list(ends) for path, ends in self.interval.items()}
+        return {
+            "plan": str(self.plan),
+            "feasible": True,
+            "devices": self.plan.num_devices,
+            "metrics": self.metrics,
+            **({"metrics_interval": interval} if interval else {}),
+            "limits": {name: limits_facts(start) for name, start in pools.items()},
+            "memory": {name: memory_facts(start) for name, start in pools.items()},
+            "engines": self.engines,
+            "launch": list(self.launch),
+            "notes": list(self.notes),
+        }
+
+
+def start_pools(serving: Serving, plan: PoolPlan, workload: Workload) -> PoolStarts | Refusal:
+    """StartedPlan both pools of ``plan`` for ``workload``, or say why that cannot be."""
+    reason = _refusal(serving, plan, workload)
+    if reason is not None:
+        return Refusal(plan=plan, reason=reason)
+    begun = []
+    for name, side in (("prefill", plan.prefill), ("decode", plan.decode)):
+        start = serving.start(side, workload)
+        if isinstance(start, Refusal):
+            return Refusal(plan=plan, reason=f"{name} pool: {start.reason}")
+        begun.append(start)
+    return PoolStarts(prefill=begun[0], decode=begun[1])
+
+
+def replay_pools(serving: Serving, starts: PoolStarts, workload: Workload, slo: Slo | None = None) -> PoolsResult:
+    """Replay ``workload`` on two started pools and measure what they did."""
+    metrics, run = _measure(serving, starts, workload, slo, "middle")
+    device, profile = serving.cluster.device, serving.profile
+    sides = [engines_for(serving.model, start.plan, device, profile) for start in (starts.prefill, starts.decode)]
+    engines = {engine: sides[0][engine] or sides[1][engine] for engine in sides[0]}
+    launch = pool_launch_lines(serving, starts.prefill, starts.decode)
+    return PoolsResult(starts=starts, metrics=metrics, run=run, engines=engines, launch=launch)
+
+
+def with_pools_interval(
+    serving: Serving, result: PoolsResult, workload: Workload, slo: Slo | None = None
+) -> PoolsResult:
+    """Add the metrics' 90 % intervals: two more runs, with all steps and transfers at either end of theirs."""
+    ends: tuple[IntervalEnd, IntervalEnd] = ("low", "high")
+    runs = [_measure(serving, result.starts, workload, slo, end)[0] for end in ends]
+    return replace(result, interval=metric_intervals([result.metrics, *runs]))
+
+
+def kv_bytes_per_token(model: ModelSpec, plan: PoolPlan, profile: EngineProfile) -> float:
+    """Bytes per prompt token that the busiest rank sends or receives."""
+    return max(model.kv_bytes_per_token(served(model, side, profile)) / side.pp for side in (plan.prefill, plan.decode))
+
+
+def pools_refusal(serving: Serving, workload: Workload) -> str | None:
+    """Why no pair of pools can be simulated for this engine and workload; None when some can."""
+    if serving.profile.policy != "vllm-v1":
+        return f"policy {serving.profile.policy} is not simulated in two pools"
+    is_plain = isinstance(workload.client, OpenLoop) and workload.client_timeout_s is None
+    if not is_plain or workload.after is not None or workload.replica is not None:
+        return (
+            "closed loops, capped clients, client time-outs, sessions and recorded replicas are not simulated in two "
+            "pools"
+        )
+    return None
+
+
+def _refusal(serving: Serving, plan: PoolPlan, workload: Workload) -> str | None:
+    """Why the pair of pools cannot be simulated, whatever each of them could."""
+    cluster = serving.cluster
+    if plan.num_devices > cluster.num_devices:
+        return f"needs {plan.num_devices} devices, {cluster.name} has {cluster.num_devices}"
+    formats = [kv_format(serving.model, side, serving.profile).dtype for side in (plan.prefill, plan.decode)]
+    if formats[0] != formats[1]:
+        return f"KV formats differ: prefill {formats[0]}, decode {formats[1]}"
+    if plan.prefill.attention_dp > 1 or plan.decode.attention_dp > 1:
+        return "attention data parallelism inside a pool is not simulated"
+    return pools_refusal(serving, workload)
+
+
+def _stride(cluster: ClusterSpec, devices: int) -> int:
+    """Distance of two devices that reach each other over the outermost link inside ``devices`` neighbours."""
+    inner = [link.group_size for link in cluster.levels if link.group_size < devices]
+    return inner[-1] if inner else 1
+
+
+def _transfer_s(serving: Serving, plan: PoolPlan, prompt_tokens: I64, end: IntervalEnd) -> NDArray[np.float64]:
+    """Seconds the KV of each prompt is on the link, [n]."""
+    sent = np.ceil(prompt_tokens * kv_bytes_per_token(serving.model, plan, serving.profile)).astype(np.int64)
+    stride = _stride(serving.cluster, plan.num_devices)
+    curve = serving.curves(plan.prefill.clock_mhz).price(
+        Collective(kind="send_recv", message_bytes=sent, ranks=2, group_stride=stride)
+    )
+    return {"low": curve.low_s, "middle": curve.latency_s, "high": curve.high_s}[end]
+
+
+def _measure(
+    serving: Serving, starts: PoolStarts, workload: Workload, slo: Slo | None, end: IntervalEnd
+) -> tuple[dict[str, Any], EngineResult]:
+    """Run both pools with all prices at ``end``: metrics, and the client's view of the run."""
+    prefill, decode, plan = starts.prefill, starts.decode, starts.plan
+    done = run_disaggregated(
+        _pool(prefill, end, replace(prefill.limits, num_speculative_tokens=0)),
+        _pool(decode, end, replace(decode.limits, enable_prefix_caching=False)),
+        workload,
+        transfer_s=lambda prompt_tokens: _transfer_s(serving, plan, prompt_tokens, end),
+    )
+    metrics = summarise(done.requests, (slo or Slo()).per_request).to_json()
+    for name in _OF_A_POOL:
+        del metrics[name]
+    works = []
+    for name, start, run in (("prefill", prefill, done.prefill), ("decode", decode, done.requests)):
+        whole = summarise(run).to_json()
+        shares = whole.pop("breakdown")
+        metrics[name] = {key: whole[key] for key in _OF_A_POOL if key in whole} | shares
+        metrics[f"{name}_ops"] = op_breakdown(start.compiled, run)
+        works.append(run_work(start.compiled, run, start.plan, serving.cluster, end=end))
+    metrics["kv_transfer_s"] = asdict(Distribution.of(_transfers_s(done)))
+    output_tokens = int(done.requests.output_tokens[done.requests.is_finished].sum())
+    scheme = plan.decode.weight_dtype or serving.model.quantisation or serving.model.dtype
+    work = _sum_work(serving, works, plan)
+    metrics |= work_metrics(work, plan.decode, serving.cluster, output_tokens, SCHEMES[scheme].compute)
+    return metrics, done.requests
+
+
+def _pool(start: StartedPlan, end: IntervalEnd, limits: EngineLimits) -> Pool:
+    return Pool(tables=start.compiled.tables(end), limits=limits, dp=start.plan.dp, router=start.router)
+
+
+def _transfers_s(done: DisaggregatedResult) -> NDArray[np.float64]:
+    """From the end of each prompt to its KV's arrival, the wait for the link included."""
+    sent = done.prefill.is_finished
+    waited_ps = done.kv_ready_ps[sent] - done.prefill.finish_ps[sent]
+    return waited_ps.astype(np.float64) * _S_PER_PS
+
+
+def _sum_work(serving: Serving, parts: list[RunWork], plan: PoolPlan) -> RunWork:
+    """Add the pools up over the longer of their spans; the shorter one idles for the rest."""
+    counts = (plan.prefill.num_devices, plan.decode.num_devices)
+    span_s = max(part.total_device_s / count for part, count in zip(parts, counts, strict=True))
+    total_s = span_s * plan.num_devices
+    idle_j = serving.cluster.device.idle_w * (total_s - sum(part.total_device_s for part in parts))
+    energies = [part.energy_j for part in parts if part.energy_j is not None]
+    return RunWork(
+        flop=sum(part.flop for part in parts),
+        memory_bytes=sum(part.memory_bytes for part in parts),
+        energy_j=sum(energies) + idle_j if len(energies) == len(parts) else None,
+        busy_device_s=sum(part.busy_device_s for part in parts),
+        total_device_s=total_s,
+    )

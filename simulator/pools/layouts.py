@@ -1,0 +1,36 @@
+"""Plans of one pool and of two alike: started, replayed, and given their intervals."""
+
+from simulator.plan.plan import Plan
+from simulator.plan.pool_plan import PoolPlan
+from simulator.pools.disaggregation import PoolsResult, PoolStarts, replay_pools, start_pools, with_pools_interval
+from simulator.results.objective import Slo
+from simulator.serving import Refusal, Serving, StartedPlan
+from simulator.simulate import SimulatedPlan, replay, with_interval
+from simulator.workload.workload import Workload
+
+Layout = Plan | PoolPlan
+Started = StartedPlan | PoolStarts
+Outcome = SimulatedPlan | PoolsResult
+
+
+def start_layout(serving: Serving, layout: Layout, workload: Workload) -> Started | Refusal:
+    """Check, size and compile ``layout`` for ``workload``."""
+    if isinstance(layout, PoolPlan):
+        return start_pools(serving, layout, workload)
+    return serving.start(layout, workload)
+
+
+def replay_layout(
+    serving: Serving, started: Started, workload: Workload, slo: Slo | None = None, *, log: bool = False
+) -> Outcome:
+    """Replay ``workload`` and measure; ``log`` keeps a row per iteration, of plans of one pool alone."""
+    if isinstance(started, PoolStarts):
+        return replay_pools(serving, started, workload, slo)
+    return replay(serving, started, workload, slo, log=log)
+
+
+def with_layout_interval(serving: Serving, outcome: Outcome, workload: Workload, slo: Slo | None = None) -> Outcome:
+    """Add the metrics' 90 % intervals."""
+    if isinstance(outcome, PoolsResult):
+        return with_pools_interval(serving, outcome, workload, slo)
+    return with_interval(serving, outcome, workload, slo)

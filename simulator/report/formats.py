@@ -1,0 +1,120 @@
+"""Values and tables as a terminal shows them; the only place where seconds become milliseconds."""
+
+import io
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from simulator.results.objective import STATISTICS
+
+Format = Callable[[float | None], str]
+
+_PIPE_COLUMNS: Final = 140  # where there is no terminal
+_SHELL_COLUMNS: Final = 96
+TITLES: Final = {
+    "throughput_tokens_per_s": "tokens/s",
+    "throughput_total_tokens_per_s": "in+out tokens/s",
+    "throughput_requests_per_s": "requests/s",
+    "goodput_requests_per_s": "goodput/s",
+    "sustainable_requests_per_s": "max req/s",
+    "slo_attainment_frac": "in SLO",
+    "duration_s": "duration",
+    "energy_j": "energy J",
+    "energy_j_per_output_token": "J/token",
+    "usd_per_million_output_tokens": "USD/M tokens",
+    "mfu_frac": "MFU",
+    "mbu_frac": "MBU",
+}
+
+
+def title(path: str) -> str:
+    """Head a column of the metric at ``path``; latencies and shares carry their unit in each cell."""
+    name, _, statistic = path.partition(".")
+    return TITLES.get(path) or f"{name.removesuffix('_s').upper()} {statistic}"
+
+
+def form_of(path: str) -> Format:
+    """Return the format for a metric, by the unit its name (up to a statistic) ends in."""
+    head, _, tail = path.rpartition(".")
+    name = head if tail in STATISTICS else path
+    if name.endswith("_frac"):
+        return share
+    if name.endswith("_bytes"):
+        return gib
+    if name.endswith("_s") and not name.endswith("_per_s"):
+        return duration
+    return number
+
+
+def duration(seconds: float | None) -> str:
+    """Format a time with three significant digits and the unit that suits it."""
+    if seconds is None:
+        return "-"
+    for limit, factor, unit in ((1e-3, 1e6, "us"), (1.0, 1e3, "ms"), (float("inf"), 1.0, "s")):
+        if abs(seconds) < limit:
+            return f"{number(seconds * factor)} {unit}"
+    return f"{seconds} s"
+
+
+def number(value: float | None) -> str:
+    """Format a count in full, a rate with three significant digits."""
+    if value is None:
+        return "-"
+    if isinstance(value, int) or value == 0 or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".removesuffix(".")
+
+
+def share(value: float | None) -> str:
+    """Format a fraction as a percentage."""
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def gib(value: float | None) -> str:
+    """Format a number of bytes."""
+    return "-" if value is None else f"{value / 2**30:.2f} GiB"
+
+
+def spread(interval: tuple[float, float] | None, form: Format) -> str:
+    """Format an interval's two ends."""
+    return "-" if interval is None else f"{form(interval[0])} to {form(interval[1])}"
+
+
+def counted(number_of: int, noun: str) -> str:
+    """Write how many there are of something."""
+    return f"{number_of:,} {noun}" if number_of == 1 else f"{number_of:,} {noun}s"
+
+
+def start_lines(launch: Sequence[str]) -> list[str]:
+    """Show what starts a plan, or the remark that says why nothing does."""
+    if all(line.startswith("#") for line in launch):
+        return [line.removeprefix("# ") for line in launch]
+    return ["start it with:", *(f"  {line}" for command in launch for line in _wrapped(command))]
+
+
+def _wrapped(command: str) -> Iterator[str]:
+    """Break a command between two flags, each line but the last ending in a backslash; remarks stay whole."""
+    line, *flags = command.split(" --")
+    if line.startswith("#"):
+        line, flags = command, []
+    for flag in flags:
+        if len(line) + len(flag) > _SHELL_COLUMNS:
+            yield f"{line} \\"
+            line = "   "
+        line += f" --{flag}"
+    yield line
+
+
+def columns() -> int:
+    """Width of the terminal."""
+    return shutil.get_terminal_size((_PIPE_COLUMNS, 24)).columns
+
+
+def rendered(table: Table) -> str:
+    """Write a table as plain text, as wide as it is."""
+    buffer = io.StringIO()
+    Console(file=buffer, width=1000, no_color=True).print(table)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip("\n").split("\n"))

@@ -1,0 +1,154 @@
+"""What a search found, in words and formatted values: plans best first, what the others lose, what was refused."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from simulator.report.formats import counted, duration, form_of, spread, start_lines, title
+from simulator.results.metrics import RequestSlo
+from simulator.results.objective import mean_parts_s, read_metric
+
+if TYPE_CHECKING:
+    from simulator.pools.layouts import Outcome
+    from simulator.results.objective import Limit
+    from simulator.search.search import SearchResult
+    from simulator.serving import Refusal, Serving
+    from simulator.workload.workload import Workload
+
+Column = Callable[["Outcome", tuple["Limit", ...]], str]
+
+# After the objective and the limits, most telling first.
+_METRICS: Final = (
+    "e2e_s.mean",
+    "ttft_s.p99",
+    "tpot_s.mean",
+    "throughput_tokens_per_s",
+    "energy_j_per_output_token",
+    "ttft_s.mean",
+    "e2e_s.p99",
+    "mfu_frac",
+)
+_NAMED_REFUSALS: Final = 4
+_NUMBER: Final = re.compile(r"(?<![\w.-])(\d+(?:\.\d+)?)(?![\w-])")
+
+
+def headline(found: "SearchResult", serving: "Serving", workload: "Workload") -> str:
+    """Say what was searched for what."""
+    return (
+        f"{serving.model.name} on {serving.cluster.name}, {counted(len(workload), 'request')} of {workload.name}, "
+        f"{serving.profile.name}, by {found.objective.path}"
+    )
+
+
+def ranking(found: "SearchResult", *, top: int) -> list[dict[str, str]]:
+    """Return the first plans as rows of equal keys, best first, those that break a limit last; columns likewise."""
+    shown = [*((result, ()) for result in found.ranked), *found.breaking]
+    if not shown:
+        return []
+    columns = _columns(found, shown[0][0])
+    return [
+        {"plan": str(result.plan)} | {name: form(result, limits) for name, form in columns.items()}
+        for result, limits in shown[:top]
+    ]
+
+
+def _columns(found: "SearchResult", best: "Outcome") -> dict[str, Column]:
+    """Columns behind the plan's name, most telling first."""
+    aim = found.objective.path
+    heads: dict[str, Column] = {title(aim): _metric(aim)}
+    if aim in (best.interval or {}):
+        heads["90 % interval"] = lambda result, _: spread((result.interval or {}).get(aim), form_of(aim))
+    heads["vs best"] = lambda result, _: _difference(result, best, aim)
+    if aim.startswith(("e2e_s.", "ttft_s.")):
+        heads["loses in"] = lambda result, _: _slowest_part(result, best, _PARTS[aim.split(".")[0]])
+    if found.breaking:
+        heads["breaks"] = lambda _, limits: ", ".join(map(str, limits))
+    limited = [limit.path for limit in found.slo.per_plan]
+    goodput = [] if found.slo.per_request == RequestSlo() else ["goodput_requests_per_s", "slo_attainment_frac"]
+    for path in [*limited, *goodput, *_METRICS]:
+        heads.setdefault(title(path), _metric(path))
+    return heads
+
+
+def _metric(path: str) -> Column:
+    form = form_of(path)
+    return lambda result, _: form(read_metric(result.metrics, path))
+
+
+def _difference(result: "Outcome", best: "Outcome", path: str) -> str:
+    ours, theirs = read_metric(result.metrics, path), read_metric(best.metrics, path)
+    if result is best or ours is None or not theirs:
+        return ""
+    return f"{100 * (ours / theirs - 1):+,.0f} %"
+
+
+# Where a mean request spends its time; the parts add up to the latency.
+_PARTS: Final = {"ttft_s": ("queue", "prefill"), "e2e_s": ("queue", "prefill", "decode")}
+
+
+def _slowest_part(result: "Outcome", best: "Outcome", parts: tuple[str, ...]) -> str:
+    """Part of the mean request that loses most against the best plan."""
+    ours, theirs = mean_parts_s(result.metrics), mean_parts_s(best.metrics)
+    lost = {part: ours[part] - theirs[part] for part in parts}
+    part = max(lost, key=lambda name: lost[name])
+    return part if lost[part] > 0 else ""
+
+
+def refusal_lines(refused: Iterable["Refusal"]) -> Iterable[str]:
+    """Yield one line per reason; reasons that differ in numbers only share it, with the range of each number."""
+    alike: dict[str, list[Refusal]] = {}
+    for refusal in refused:
+        alike.setdefault(_NUMBER.sub("#", refusal.reason), []).append(refusal)
+    for pattern, group in alike.items():
+        texts = [_NUMBER.findall(refusal.reason) for refusal in group]
+        ranges = iter([_range(position) for position in zip(*texts, strict=True)])
+        reason = re.sub("#", lambda _, ranges=ranges: next(ranges), pattern)  # type: ignore[misc]
+        names = ", ".join(str(refusal.plan) for refusal in group[:_NAMED_REFUSALS])
+        more = f" and {len(group) - _NAMED_REFUSALS} more" if len(group) > _NAMED_REFUSALS else ""
+        yield f"{reason}: {names}{more}"
+
+
+def _range(texts: Iterable[str]) -> str:
+    ordered = sorted(set(texts), key=float)
+    return ordered[0] if len(ordered) == 1 else f"{ordered[0]} to {ordered[-1]}"
+
+
+def answer_lines(found: "SearchResult") -> list[str]:
+    """Say what the first plan gives, which others may be as good, and how it is started."""
+    if not found.ranked:
+        return [_closest(found)]
+    best, aim = found.ranked[0], found.objective.path
+    form = form_of(aim)
+    runs = [name for name, reason in best.engines.items() if reason is None]
+    line = f"best plan: {best.plan} on {counted(best.plan.num_devices, 'device')}, {title(aim)} "
+    line += form(read_metric(best.metrics, aim))
+    own = (best.interval or {}).get(aim)
+    if own is not None:
+        line += f" (90 % interval {spread(own, form)})"
+    parts = ", ".join(f"{duration(seconds)} {part}" for part, seconds in mean_parts_s(best.metrics).items())
+    lines = [line, f"mean request: {parts}", f"runs on: {', '.join(runs) or 'no engine'}"]
+    rejected: Mapping[str, int] = best.metrics["rejected"]
+    lines += [f"requests {reason}: {count:,} of {best.metrics['requests']:,}" for reason, count in rejected.items()]
+    close = [
+        str(result.plan)
+        for result in found.ranked[1:]
+        if own is not None and (other := (result.interval or {}).get(aim)) and other[0] <= own[1] and own[0] <= other[1]
+    ]
+    if best.metrics.get("sustainable_is_short"):
+        lines.append("the trace is short for this: at that rate it lasts less than twenty mean requests")
+    if aim.startswith("energy_") and own is not None:
+        lines.append("energy: the interval is that of the step times; the power model's own error is not in it")
+    if close:
+        lines.append(f"not told apart from it by their intervals: {', '.join(close)}")
+    return [*lines, *start_lines(best.launch)]
+
+
+def _closest(found: "SearchResult") -> str:
+    """Say why there is no answer, and what comes closest: the fewest limits broken, then the best rank."""
+    if not found.breaking:
+        return "no plan can start"
+    result, limits = min(found.breaking, key=lambda pair: len(pair[1]))
+    broken = ", ".join(
+        f"{limit} with {form_of(limit.path)(read_metric(result.metrics, limit.path))}" for limit in limits
+    )
+    return f"no plan keeps every limit; closest is {result.plan}, which breaks {broken}"

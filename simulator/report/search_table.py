@@ -1,0 +1,43 @@
+"""The answer of a search on a terminal: as many columns as fit, and the best plan's command last."""
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from simulator.report.formats import columns, rendered
+from simulator.report.search_answer import answer_lines, headline, ranking, refusal_lines
+
+if TYPE_CHECKING:
+    from simulator.search.search import SearchResult
+    from simulator.serving import Serving
+    from simulator.workload.workload import Workload
+
+
+def search_table(found: "SearchResult", serving: "Serving", workload: "Workload", *, top: int) -> str:
+    """Rank the plans, best first, name what was refused and why, and end with the best one's command."""
+    lines = [headline(found, serving, workload), "", *_fitted(ranking(found, top=top))]
+    left = len(found.ranked) + len(found.breaking) - top
+    if left > 0:
+        lines.append(f"... and {left} more (--top, --json)")
+    if found.refused:
+        reasons = list(refusal_lines(found.refused))
+        lines += ["", f"refused ({len(found.refused)}):", *(f"  {reason}" for reason in reasons[:top])]
+        if len(reasons) > top:
+            lines.append(f"  ... and {len(reasons) - top} more reasons (--top, --json)")
+    return "\n".join([*lines, "", *answer_lines(found)])
+
+
+def _fitted(rows: list[dict[str, str]]) -> list[str]:
+    """Table of the rows with as many columns as the terminal holds."""
+    if not rows:
+        return []
+    titles = list(rows[0])
+    widths = [max(len(name), *(len(row[name]) for row in rows)) for name in titles]
+    fitting = max(2, sum(sum(widths[: i + 1]) + 2 * i <= columns() for i in range(len(widths))))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in titles[:fitting]:
+        table.add_column(name, justify="left" if name in {"plan", "loses in", "breaks"} else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[name] for name in titles[:fitting]))
+    left_out = titles[fitting:]
+    return [rendered(table), *([f"left out for width: {', '.join(left_out)}"] if left_out else [])]

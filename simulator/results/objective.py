@@ -1,0 +1,150 @@
+"""What a search optimises and which limits hold, as text: ``e2e_s.mean``, ``ttft_s.p99<=2``, ``ttft_s<=2``.
+
+A limit on a statistic (or on a plain metric) binds the plan. A limit on a latency itself binds every single request:
+those that keep all of them count towards the goodput.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Final
+
+from cluster_specs.errors import UserError
+from simulator.results.metrics import RequestSlo
+
+STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")
+SUSTAINABLE_RATE: Final = "sustainable_requests_per_s"  # of a search that ranks by it alone (simulator.search.capacity)
+_LATENCIES: Final = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")
+# Plain metrics and whether less is better.
+_PLAIN: Final = {
+    "throughput_tokens_per_s": False,
+    "throughput_total_tokens_per_s": False,
+    "throughput_requests_per_s": False,
+    "goodput_requests_per_s": False,
+    SUSTAINABLE_RATE: False,
+    "slo_attainment_frac": False,
+    "duration_s": True,
+    "energy_j": True,
+    "energy_j_per_output_token": True,
+    "usd_per_million_output_tokens": True,
+    "mfu_frac": False,
+    "mbu_frac": False,
+}
+_PER_REQUEST: Final = ("ttft_s", "tpot_s", "e2e_s")
+_LIMIT: Final = re.compile(r"^\s*(?P<path>[a-z0-9_.]+)\s*(?P<sign><=|>=)\s*(?P<bound>[0-9.eE+-]+)\s*$")
+
+Metrics = Mapping[str, object]
+
+
+def metric_paths() -> list[str]:
+    """Return every metric an objective or a limit may name."""
+    return [f"{name}.{statistic}" for name in _LATENCIES for statistic in STATISTICS] + list(_PLAIN)
+
+
+def read_metric(metrics: Metrics, path: str) -> float | None:
+    """Return the value at ``path``, None where the simulation could not tell (no price, no energy model)."""
+    name, _, statistic = path.partition(".")
+    value = metrics.get(name)
+    if statistic and isinstance(value, Mapping):
+        value = value.get(statistic)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def mean_parts_s(metrics: Metrics) -> dict[str, float]:
+    """Return mean seconds of a request in the queue, from admission to the first token, and from there to the last."""
+    queue, ttft, e2e = (read_metric(metrics, f"{name}.mean") or 0.0 for name in ("queue_s", "ttft_s", "e2e_s"))
+    return {"queue": queue, "prefill": ttft - queue, "decode": e2e - ttft}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """One metric to minimise or maximise."""
+
+    path: str
+    less_is_better: bool
+
+    def rank(self, metrics: Metrics) -> float:
+        """Sort key: smaller is better, a plan without the metric comes last."""
+        value = read_metric(metrics, self.path)
+        if value is None:
+            return float("inf")
+        return value if self.less_is_better else -value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """A bound on one metric of a plan."""
+
+    path: str
+    bound: float
+    at_most: bool
+
+    def holds(self, metrics: Metrics) -> bool:
+        """Whether the metric is known and keeps the bound."""
+        value = read_metric(metrics, self.path)
+        return value is not None and (value <= self.bound if self.at_most else value >= self.bound)
+
+    def __str__(self) -> str:
+        """Text form."""
+        return f"{self.path}{'<=' if self.at_most else '>='}{self.bound:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slo:
+    """What the user asks for: bounds per request, which define goodput, and bounds per plan."""
+
+    per_request: RequestSlo = field(default_factory=RequestSlo)
+    per_plan: tuple[Limit, ...] = ()
+
+    def broken(self, metrics: Metrics) -> tuple[Limit, ...]:
+        """Return the bounds on the plan that its metrics break."""
+        return tuple(limit for limit in self.per_plan if not limit.holds(metrics))
+
+
+def parse_objective(text: str) -> Objective:
+    """Read an objective; a latency without a statistic means its mean. Raises ``UserError``."""
+    path = text.strip()
+    path = _checked_path(f"{path}.mean" if path in _LATENCIES else path, "objective")
+    return Objective(path=path, less_is_better=_PLAIN.get(path, True))
+
+
+def parse_slo(texts: Sequence[str]) -> Slo:
+    """Read limits such as ``ttft_s.p99<=2`` and ``tpot_s<=0.05``. Raises ``UserError``."""
+    per_request: dict[str, float] = {}
+    per_plan = []
+    for text in texts:
+        match = _LIMIT.match(text)
+        if match is None:
+            raise UserError(f"slo {text!r} is not METRIC<=LIMIT or METRIC>=LIMIT", hint="for example ttft_s.p99<=2")
+        try:
+            bound = float(match["bound"])
+        except ValueError as error:
+            raise UserError(
+                f"slo {text!r}: {match['bound']!r} is no number", hint="for example tpot_s<=0.05"
+            ) from error
+        if bound <= 0:
+            raise UserError(
+                f"slo {text!r}: the limit is {bound:g}, must be > 0", hint="limits are in seconds and SI units"
+            )
+        path, at_most = match["path"], match["sign"] == "<="
+        if path == SUSTAINABLE_RATE:
+            raise UserError(f"slo {text!r}: limits are what {path} is found within", hint="rank by it: --objective")
+        if path in _PER_REQUEST:
+            if not at_most:
+                raise UserError(f"slo {text!r}: a request's latency can only be bounded from above", hint="use <=")
+            per_request[path] = bound
+        else:
+            per_plan.append(Limit(path=_checked_path(path, "slo"), bound=bound, at_most=at_most))
+    return Slo(per_request=RequestSlo(**per_request), per_plan=tuple(per_plan))
+
+
+def _checked_path(path: str, where: str) -> str:
+    if path not in metric_paths():
+        close = get_close_matches(path, [*metric_paths(), *_LATENCIES], n=3)
+        listed = f"{', '.join(_LATENCIES)} with .{', .'.join(STATISTICS)}; {', '.join(_PLAIN)}"
+        raise UserError(
+            f"{where}: {path!r} is no metric",
+            hint=f"did you mean {' or '.join(close)}?" if close else f"one of {listed}",
+        )
+    return path

@@ -1,0 +1,197 @@
+"""Every plan of a model on a cluster, judged by replaying the workload on each: refused with a reason, or ranked."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cluster_specs.cluster import ClusterSpec
+from cluster_specs.errors import UserError
+from simulator.errors import EngineLimitError
+from simulator.feasible.plan_space import Axes, enumerate_plans, smallest_fit
+from simulator.feasible.sizing import Sizing, size_plan
+from simulator.plan.plan import Plan
+from simulator.pools.disaggregation import PoolStarts
+from simulator.pools.layouts import Layout, Outcome, replay_layout, start_layout, with_layout_interval
+from simulator.pools.pool_space import enumerate_pools
+from simulator.results.objective import SUSTAINABLE_RATE, Limit, Objective, Slo, read_metric
+from simulator.search.capacity import check_capacity, find_capacity
+from simulator.search.fan_out import run_all
+from simulator.serving import Refusal, Serving
+from simulator.workload.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """Plans best first, then those that break a limit, then the refused ones."""
+
+    ranked: tuple[Outcome, ...]
+    breaking: tuple[tuple[Outcome, tuple[Limit, ...]], ...]
+    refused: tuple[Refusal, ...]
+    objective: Objective
+    slo: Slo
+    inputs: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # what was decided for the user, and what prices rest on
+
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame of every plan; its columns are those of ``simulator.outputs.plans``."""
+        from simulator.outputs.plans import plans_table
+        from simulator.outputs.tables import as_frame
+
+        return as_frame(plans_table(self.to_json()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole search as plain values, schema 1."""
+        simulated = len(self.ranked) + len(self.breaking)
+        return {
+            "schema": 1,
+            "inputs": self.inputs,
+            "notes": self.notes,
+            "counts": {
+                "enumerated": simulated + len(self.refused),
+                "rejected": len(self.refused),
+                "pruned": 0,  # a plan is simulated in milliseconds: none is ruled out by a bound
+                "simulated": simulated,
+            },
+            "plans": [
+                *({**result.to_json(), "breaks": []} for result in self.ranked),
+                *({**result.to_json(), "breaks": [str(limit) for limit in limits]} for result, limits in self.breaking),
+            ],
+            "rejected": [{"plan": str(refusal.plan), "reason": refusal.reason} for refusal in self.refused],
+        }
+
+
+def search(
+    serving: Serving,
+    workload: Workload,
+    objective: Objective,
+    *,
+    slo: Slo | None = None,
+    axes: Axes | None = None,
+    plans: Sequence[Layout] | None = None,
+    threads: int | None = None,
+    on_done: Callable[[int, int], None] | None = None,
+) -> SearchResult:
+    """Simulate every plan of ``axes`` (or those of ``plans``) and rank them by ``objective``.
+
+    The engine releases the interpreter lock, so plans run on ``threads`` threads (all cores by default), all of which
+    end soon after an interrupt. ``on_done`` is called with (finished, total). The result does not depend on the number
+    of threads.
+    """
+    candidates, refused = _candidates(serving, workload, axes, plans)
+    wanted = slo or Slo()
+    wants_capacity = objective.path == SUSTAINABLE_RATE
+    if wants_capacity:
+        check_capacity(workload, wanted)
+    _check_price(serving.cluster, [objective.path, *(limit.path for limit in wanted.per_plan)])
+
+    def judge(candidate: Layout | PoolStarts) -> Outcome | Refusal:
+        started = candidate if isinstance(candidate, PoolStarts) else start_layout(serving, candidate, workload)
+        if isinstance(started, Refusal):
+            return started
+        try:
+            outcome = replay_layout(serving, started, workload, slo)
+        except EngineLimitError as error:
+            return Refusal(plan=started.plan, reason=str(error))
+        if wants_capacity:
+            capacity = find_capacity(
+                lambda scaled: replay_layout(serving, started, scaled, slo).metrics, workload, wanted
+            )
+            outcome.metrics[SUSTAINABLE_RATE] = capacity.requests_per_s
+            outcome.metrics["sustainable_is_short"] = capacity.is_short
+        if outcome.metrics["finished"] == 0:
+            reasons = ", ".join(outcome.metrics["rejected"])
+            return Refusal(plan=outcome.plan, reason=f"no request is answered ({reasons})")
+        return replace(outcome, run=None)  # a row per request of thousands of plans would fill the memory
+
+    outcomes = run_all(judge, candidates, threads=threads, on_done=on_done)
+    return _ranked(outcomes, refused, objective, wanted)
+
+
+def _candidates(
+    serving: Serving, workload: Workload, axes: Axes | None, plans: Sequence[Layout] | None
+) -> tuple[list[Layout | PoolStarts], list[Refusal]]:
+    """Return what is to be judged, and the pools of which one half cannot start; raises ``UserError`` for nothing."""
+    candidates: list[Layout | PoolStarts] = []
+    refused: list[Refusal] = []
+    if plans is not None:
+        candidates += plans
+    else:
+        candidates += enumerate_plans(serving.model, serving.cluster, axes)
+        if axes is not None and axes.pools:
+            pairs, refused = enumerate_pools(serving, workload, axes)
+            candidates += pairs
+    if not candidates:
+        raise UserError("no plan to search", hint="name at least one plan")
+    return candidates, refused
+
+
+def _ranked(
+    outcomes: Sequence[Outcome | Refusal], refused: Sequence[Refusal], objective: Objective, slo: Slo
+) -> SearchResult:
+    """Order the plans that ran by the objective, those that break a limit apart from those that keep them all."""
+    # A plan that rejects requests looks faster than one that serves them all.
+    results = sorted(
+        (outcome for outcome in outcomes if not isinstance(outcome, Refusal)),
+        key=lambda result: (-result.metrics["finished"], objective.rank(result.metrics), str(result.plan)),
+    )
+    if results and all(read_metric(result.metrics, objective.path) is None for result in results):
+        raise UserError(f"objective: {objective.path} is unknown for every plan", hint="rank by another metric")
+    broken = [slo.broken(result.metrics) for result in results]
+    return SearchResult(
+        ranked=tuple(result for result, limits in zip(results, broken, strict=True) if not limits),
+        breaking=tuple((result, limits) for result, limits in zip(results, broken, strict=True) if limits),
+        refused=(*(outcome for outcome in outcomes if isinstance(outcome, Refusal)), *refused),
+        objective=objective,
+        slo=slo,
+    )
+
+
+def _check_price(cluster: ClusterSpec, paths: Sequence[str]) -> None:
+    """Refuse metrics in money before anything is simulated, where nobody said what a device costs."""
+    in_money = [path for path in paths if path.startswith("usd_")]
+    if in_money and cluster.usd_per_device_hour is None:
+        raise UserError(
+            f"{in_money[0]} is unknown: cluster {cluster.name} states no price of a device",
+            hint="pass --usd-per-device-hour, or state usd_per_device_hour in the cluster file",
+        )
+
+
+def with_intervals(
+    found: SearchResult,
+    serving: Serving,
+    workload: Workload,
+    slo: Slo | None = None,
+    *,
+    first: int,
+    threads: int | None = None,
+) -> SearchResult:
+    """Add the intervals of their metrics to the ``first`` plans, in the order of the ranking, breaking ones last."""
+    left = max(0, first - len(found.ranked))
+    shown = [*found.ranked[:first], *(result for result, _ in found.breaking[:left])]
+
+    def widened(result: Outcome) -> Outcome:
+        try:
+            return with_layout_interval(serving, result, workload, slo)
+        except EngineLimitError:
+            return result  # at its slow end the plan outlasts the engine's clock: no interval is known
+
+    known = run_all(widened, shown, threads=threads)
+    ranked, breaking = known[: len(found.ranked)], known[len(found.ranked) :]
+    return replace(
+        found,
+        ranked=(*ranked, *found.ranked[len(ranked) :]),
+        breaking=(
+            *((result, limits) for result, (_, limits) in zip(breaking, found.breaking[:left], strict=True)),
+            *found.breaking[left:],
+        ),
+    )
+
+
+def smallest_cluster(serving: Serving, workload: Workload) -> Plan | None:
+    """Return the layout on the fewest devices of this kind that holds the model; None when no number does."""
+    return smallest_fit(
+        serving.model,
+        serving.cluster.device,
+        lambda plan: isinstance(size_plan(serving, plan, workload), Sizing),
+        devices_per_node=serving.cluster.devices_per_node,
+    )

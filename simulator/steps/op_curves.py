@@ -1,0 +1,195 @@
+"""Priced op curves: each distinct op is asked of the cost model once, however many layers, stages and plans share it.
+
+A plan fixes every (n, k) and message width, so what is left of an op is a curve over the token counts of interest.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from threading import RLock
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodel.cost_model import CostModel, Prediction
+from costmodel.ops.arrays import Array
+from costmodel.ops.op_types import Moe, Op
+from costmodel.ops.roofline import roofline
+from costmodel.pricing.analytic_costs import AnalyticCosts
+from simulator.model.linear import ProductAlone
+from simulator.steps.expert_kernels import block_scaled_twin, fills_tiles, weight_only_twin
+from simulator.steps.sustained_clock import SustainedClock
+
+IntervalEnd = Literal["low", "middle", "high"]  # best estimate, or an end of its 90 % interval
+
+
+@dataclass(frozen=True, slots=True)
+class OpCurve:
+    """Latency with its 90 % interval, energy, FLOP and memory bytes of one rank, at the points asked for."""
+
+    latency_s: Array
+    low_s: Array
+    high_s: Array
+    energy_j: Array
+    flop: Array
+    io_bytes: Array
+
+    def repeated(self, times: int) -> "OpCurve":
+        """Every point ``times`` over, one after the other: a quantity that does not change along a second axis."""
+        return OpCurve(**{field.name: np.repeat(getattr(self, field.name), times) for field in fields(self)})
+
+
+def label(op: Op) -> str:
+    """Name an op's line in a time breakdown: its own name where its family has several, else the family's."""
+    return str(getattr(op, "op", "") or getattr(op, "kind", "") or op.family)
+
+
+class OpCurves:
+    """Prices ops as a busy server runs them, through one cost model, and remembers every curve.
+
+    ``weight_only_tile_rows``: the engine runs MXFP4 experts through a weight-only kernel of such tiles where the device
+    has no FP4 units. ``sustained_slowdown_frac``: of arithmetic, on a server that never pauses.
+    """
+
+    def __init__(
+        self, costs: CostModel, *, weight_only_tile_rows: int | None = None, sustained_slowdown_frac: float = 0.0
+    ) -> None:
+        self.costs = costs
+        self._tile_rows = None if "fp4" in costs.cluster.device.peak_flop_per_s else weight_only_tile_rows
+        self._streaming = AnalyticCosts(costs.cluster, costs.clock_mhz)
+        self._sustained = SustainedClock(costs.cluster.device, costs.clock_mhz, sustained_slowdown_frac)
+        self._known: dict[tuple[object, ...], OpCurve] = {}
+        self._pricing = RLock()  # threads that share curves ask for each once, so that the count of prices is one too
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def price(self, op: Op) -> OpCurve:
+        """Return the curve of ``op``, one value per point of its array fields."""
+        key = (type(op), *(_key(getattr(op, field.name)) for field in fields(op)))
+        curve = self._known.get(key)
+        if isinstance(op, ProductAlone):
+            return self._alone(op)
+        return self._asked_once(key, op) if curve is None else curve
+
+    def _asked_once(self, key: tuple[object, ...], op: Op) -> OpCurve:
+        with self._pricing:
+            curve = self._known.get(key)
+            if curve is None:
+                curve = self._on_busy_server(op, self.costs.predict(op))
+                if isinstance(op, Moe):
+                    curve = self._as_served(op, curve)
+                self._known[key] = curve
+        return curve
+
+    def _on_busy_server(self, op: Op, found: Prediction) -> OpCurve:
+        shape = found.latency_s.shape
+        moved = op.io_bytes() if hasattr(op, "io_bytes") else 0.0
+        slower = self._sustained.factor(op, found.latency_s)
+        return OpCurve(
+            latency_s=found.latency_s * slower,
+            low_s=found.low_s * slower,
+            high_s=found.high_s * slower,
+            energy_j=found.energy_j * slower,  # the power cap holds for as long as it takes
+            flop=np.broadcast_to(np.asarray(op.flop(), dtype=np.float64), shape),
+            io_bytes=np.broadcast_to(np.asarray(moved, dtype=np.float64), shape),
+        )
+
+    def _alone(self, op: ProductAlone) -> OpCurve:
+        """Take the rounding off a time that includes it; what is left is no shorter than the device allows."""
+        whole = self.price(op.whole)
+        if not self.costs.includes_quantise(op.dtype):
+            return whole
+        bound = roofline(op.whole, self.costs.cluster, self.costs.clock_mhz).floor_s
+        least = np.minimum(bound, whole.latency_s)
+        share = np.maximum(whole.latency_s - self.price(op.rounding).latency_s, least) / whole.latency_s
+        timed = ("latency_s", "low_s", "high_s", "energy_j")
+        return replace(whole, **{name: getattr(whole, name) * share for name in timed})
+
+    def _as_served(self, op: Moe, curve: OpCurve) -> OpCurve:
+        """Put the kernel the engine runs in the place of the measured one; see ``simulator.steps.expert_kernels``."""
+        if op.dtype == "mxfp4" and self._tile_rows is not None:
+            full = fills_tiles(op, self._tile_rows)
+            other, streamed = self.price(weight_only_twin(op)), self._on_busy_server(op, self._streaming.predict(op))
+            curve = _replaced(curve, other, full & (other.latency_s > curve.latency_s))
+            return _replaced(curve, streamed, ~full & (streamed.latency_s < curve.latency_s))
+        if op.dtype == "fp8":
+            other = self.price(block_scaled_twin(op))
+            return _replaced(curve, other, other.latency_s < curve.latency_s)
+        return curve
+
+
+def _replaced(curve: OpCurve, other: OpCurve, where: NDArray[np.bool_]) -> OpCurve:
+    """``curve``, with time and energy of ``other`` at the points of ``where``."""
+    timed = ("latency_s", "low_s", "high_s", "energy_j")
+    return replace(curve, **{name: np.where(where, getattr(other, name), getattr(curve, name)) for name in timed})
+
+
+def _key(value: object) -> object:
+    return value.tobytes() if isinstance(value, np.ndarray) else value
+
+
+class StepSum:
+    """Sum of op curves over one step, by label.
+
+    Errors of one op are the same in every layer that runs it, errors of different ops are independent: half-widths
+    add up within an op and in quadrature across ops.
+    """
+
+    def __init__(self, points: int) -> None:
+        self.latency_s = np.zeros(points)
+        self.energy_j = np.zeros(points)
+        self.flop = np.zeros(points)
+        self.io_bytes = np.zeros(points)
+        self.by_label: dict[str, Array] = {}
+        self._widths: dict[str, tuple[Array, Array]] = {}
+
+    def add(self, name: str, curve: OpCurve, times: float = 1.0) -> None:
+        """Add ``times`` calls of an op."""
+        self.latency_s = self.latency_s + times * curve.latency_s
+        self.energy_j = self.energy_j + times * curve.energy_j
+        self.flop = self.flop + times * curve.flop
+        self.io_bytes = self.io_bytes + times * curve.io_bytes
+        self.by_label[name] = self.by_label.get(name, 0.0) + times * curve.latency_s
+        low, high = self._widths.get(name, (0.0, 0.0))
+        self._widths[name] = (
+            low + times * (curve.latency_s - curve.low_s),
+            high + times * (curve.high_s - curve.latency_s),
+        )
+
+    def add_all(self, ops: Iterable[Op], curves: OpCurves, times: float = 1.0) -> None:
+        """Price and add a list of ops, each ``times`` over."""
+        for op in ops:
+            self.add(label(op), curves.price(op), times)
+
+    def hide_all(self, ops: Iterable[Op], curves: OpCurves, where: NDArray[np.bool_], times: float = 1.0) -> None:
+        """Take off the time of ops that were added and that at the points of ``where`` run beside others.
+
+        Their energy and work stay.
+        """
+        for op in ops:
+            curve = curves.price(op)
+            nothing = np.zeros_like(curve.energy_j)
+            kept = {"energy_j": nothing, "flop": nothing, "io_bytes": nothing}
+            timed = {name: np.where(where, getattr(curve, name), 0.0) for name in ("latency_s", "low_s", "high_s")}
+            self.add(label(op), OpCurve(**timed, **kept), -times)
+
+    def seconds(self, end: IntervalEnd) -> Array:
+        """Return the best estimate of the sum, or an end of its interval."""
+        if end == "middle":
+            return self.latency_s
+        return self.low_s if end == "low" else self.high_s
+
+    @property
+    def low_s(self) -> Array:
+        """Lower end of the 90 % interval of the sum."""
+        return self.latency_s - _quadrature([low for low, _ in self._widths.values()], self.latency_s)
+
+    @property
+    def high_s(self) -> Array:
+        """Upper end of the 90 % interval of the sum."""
+        return self.latency_s + _quadrature([high for _, high in self._widths.values()], self.latency_s)
+
+
+def _quadrature(widths: list[Array], like: Array) -> Array:
+    return np.sqrt(sum((width**2 for width in widths), np.zeros_like(like)))

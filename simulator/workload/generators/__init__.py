@@ -1,0 +1,1 @@
+"""Drawing requests: arrival processes, lengths, sessions, shared prefixes and benchmark clients."""

@@ -1,0 +1,1 @@
+"""Reading request traces: containers, records, times and every known format."""
