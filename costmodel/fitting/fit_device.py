@@ -4,8 +4,9 @@ A family with too few rows is not fitted; the report says how many it needs, and
 model by name. Labels with few points are filled in (`costmodel.fitting.filling`), from a prior fit where that helps.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -30,6 +31,7 @@ from costmodel.fitting.holdout import held_out_errors, summarise, with_fillings,
 from costmodel.fitting.measurements import Columns, Measurements, read_measurements
 from costmodel.fitting.prior import Prior
 from costmodel.fitting.repair import repaired, suspicious
+from costmodel.ops.arrays import Array
 from costmodel.ops.label import Label
 from costmodel.pricing.measured_links import links_of
 from profiles_db.schema import FAMILIES
@@ -57,68 +59,93 @@ def fit_device(
     Raises ``UserError`` when not one family has enough rows, or without the extra ``fit``.
     """
     require_extra("fit", "scipy", "sklearn", what="fitting")
-    families: dict[str, FamilyKnots] = {}
-    reports: list[FamilyReport] = []
-    held_out: list[HeldOut] = []
-    run_ids: set[str] = set()
-    origins: dict[str, int] = {}
-    frameworks: dict[str, int] = {}
-    clocks: list[NDArray[np.float64]] = []
-    quantised: set[str] = set()
     measured = {name: read_measurements(store, family, device, framework) for name, family in OP_FAMILIES.items()}
+    whole = _Fitted()
     for name, found in measured.items():
         family = OP_FAMILIES[name]
-        report, knots, errors = _fit_family(family, found, cluster, prior, is_monotone=is_monotone)
-        if report.rows or family.is_in_every_model:
-            reports.append(report)
-        if knots is None:
-            continue
-        families[name] = knots
-        held_out += errors
-        run_ids.update(found.run_ids)
-        _add(origins, found.origins)
-        _add(frameworks, found.frameworks)
-        clocks.append(_unlocked_clocks(found.columns))
-        if _QUANTISE in found.columns:
-            quantise = found.columns[_QUANTISE].astype(bool)
-            quantised.update(np.unique(found.columns["dtype"][quantise]).astype(np.str_).tolist())
-    if not families:
-        rows = sum(report.rows for report in reports)
+        whole.add(family, found, *_fit_family(family, found, cluster, prior, is_monotone=is_monotone))
+    if not whole.families:
+        rows = sum(report.rows for report in whole.reports)
         raise UserError(
             f"{store.root}: {rows} rows of device {device} are too few to fit any family",
             hint=f"a family needs {FEWEST_POINTS} distinct points; measure with `apex profile`, or `apex import` some",
         )
-    families, taken = completed(families, device, cluster, prior)
-    if prior is not None and taken:
-        held_out += [row for row in prior.artefact.held_out if row.label in taken.get(row.family, ())]
-        formats = {
-            OP_FAMILIES[name].part(Label.parse(text), "dtype")
-            for name, labels in taken.items()
-            if _QUANTISE in FAMILIES[name].shape_columns
-            for text in labels
-        }
-        quantised |= formats & set(prior.artefact.provenance.quantise_included)
-    seen = np.concatenate(clocks)
+    families, from_prior = completed(whole.families, device, cluster, prior)
+    if prior is not None and from_prior:
+        whole.take(prior.artefact, from_prior)
+    seen = np.concatenate(whole.clocks)
     power, energy_source = fit_power(measured, cluster)
     provenance = Provenance(
         device=device,
         cluster=cluster.name,
         created_at=datetime.now(tz=UTC).isoformat(timespec="seconds"),
         tool_version=_own_version(),
-        run_ids=tuple(sorted(run_ids)),
-        origins=origins,
-        frameworks=frameworks,
+        run_ids=tuple(sorted(whole.run_ids)),
+        origins=dict(whole.origins),
+        frameworks=dict(whole.frameworks),
         is_monotone=is_monotone,
         unlocked_mhz=float(np.median(seen)) if len(seen) else cluster.device.clock.max_mhz,
-        quantise_included=tuple(sorted(quantised)),
+        quantise_included=tuple(sorted(whole.quantised)),
         energy_source=energy_source,
         prior="" if prior is None else prior.name,
-        from_prior=taken,
+        from_prior=from_prior,
         links=links_of(cluster),
     )
     return Artefact(
-        provenance=provenance, families=families, power=power, reports=tuple(reports), held_out=tuple(held_out)
+        provenance=provenance,
+        families=families,
+        power=power,
+        reports=tuple(whole.reports),
+        held_out=tuple(whole.held_out),
     )
+
+
+@dataclass(slots=True)
+class _Fitted:
+    """What all families together say of themselves and of the rows they were fitted to."""
+
+    families: dict[str, FamilyKnots] = field(default_factory=dict)
+    reports: list[FamilyReport] = field(default_factory=list)
+    held_out: list[HeldOut] = field(default_factory=list)
+    run_ids: set[str] = field(default_factory=set)
+    origins: Counter[str] = field(default_factory=Counter)
+    frameworks: Counter[str] = field(default_factory=Counter)
+    clocks: list[Array] = field(default_factory=list)
+    quantised: set[str] = field(default_factory=set)  # formats whose times include rounding the activations
+
+    def add(
+        self,
+        family: OpFamily,
+        found: Measurements,
+        report: FamilyReport,
+        knots: FamilyKnots | None,
+        errors: Sequence[HeldOut],
+    ) -> None:
+        """Add one family; without knots it had too few rows, which its report says."""
+        if report.rows or family.is_in_every_model:
+            self.reports.append(report)
+        if knots is None:
+            return
+        self.families[family.name] = knots
+        self.held_out += errors
+        self.run_ids.update(found.run_ids)
+        self.origins.update(found.origins)
+        self.frameworks.update(found.frameworks)
+        self.clocks.append(_unlocked_clocks(found.columns))
+        if _QUANTISE in found.columns:
+            quantise = found.columns[_QUANTISE].astype(bool)
+            self.quantised.update(np.unique(found.columns["dtype"][quantise]).astype(np.str_).tolist())
+
+    def take(self, prior: Artefact, labels: Mapping[str, tuple[str, ...]]) -> None:
+        """Add what an earlier fit says of the labels that came from it whole."""
+        self.held_out += [row for row in prior.held_out if row.label in labels.get(row.family, ())]
+        formats = {
+            OP_FAMILIES[name].part(Label.parse(text), "dtype")
+            for name, of_family in labels.items()
+            if _QUANTISE in FAMILIES[name].shape_columns
+            for text in of_family
+        }
+        self.quantised |= formats & set(prior.provenance.quantise_included)
 
 
 def _fit_family(
@@ -199,11 +226,6 @@ def _unlocked_clocks(columns: Columns) -> NDArray[np.float64]:
     seen = columns["sm_clock_mhz"].astype(np.float64)
     unlocked = np.isnan(columns["clock_mhz"].astype(np.float64)) & ~np.isnan(seen)
     return seen[unlocked]
-
-
-def _add(total: dict[str, int], part: Mapping[str, int]) -> None:
-    for name, count in part.items():
-        total[name] = total.get(name, 0) + count
 
 
 def _own_version() -> str:

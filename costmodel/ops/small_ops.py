@@ -11,6 +11,7 @@ row in elements, as the entry's ``meaning`` says.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import ceil
 from typing import Final
 
@@ -260,13 +261,18 @@ def small_op(
 
     A name that the table does not hold is a defect of the program: ``KeyError``.
     """
+    named, moved = _counted(name, RowFormat(width=width, dtype=dtype, out=out, scales=scales, chosen=chosen))
+    return Elementwise(op=name, rows=rows, width=width, bytes_per_row=moved, dtype=named)
+
+
+@lru_cache(maxsize=4096)  # a model has some ten kinds of rows, and every plan of a search asks for them again
+def _counted(name: str, row: RowFormat) -> tuple[str, float]:
+    """Return the ``dtype`` by which a row is measured, and its bytes."""
     if name not in SMALL_OPS:
         msg = f"no small op is called {name}: add its entry to costmodel/ops/small_ops.py"
         raise KeyError(msg)
     entry = SMALL_OPS[name]
-    row = RowFormat(width=width, dtype=dtype, out=out, scales=scales, chosen=chosen)
-    named = ROUNDED_DTYPES[out] if entry.rounds else dtype
-    return Elementwise(op=name, rows=rows, width=width, bytes_per_row=entry.bytes_per_row(row), dtype=named)
+    return ROUNDED_DTYPES[row.out] if entry.rounds else row.dtype, entry.bytes_per_row(row)
 
 
 def works_in_place(name: str) -> bool:

@@ -25,7 +25,7 @@ from simulator.launch.remarks import (
     replicas_per_server,
 )
 from simulator.launch.shell import Flag, above_one, as_json, command
-from simulator.model.cell import KeepsState
+from simulator.model.cell import keeps_state
 from simulator.model.cells.latent_attention import LatentAttention
 from simulator.model.spec import ModelSpec
 from simulator.plan.plan import Plan
@@ -98,7 +98,9 @@ def has_no_place(serving: Serving, plan: Plan) -> str | None:
 
 def chooses_own_block(model: ModelSpec) -> bool:
     """Whether the engine derives the block from the model's kernels and states instead of a default."""
-    return any(isinstance(cell, LatentAttention | KeepsState) for block in model.unique_blocks for cell in block.cells)
+    return any(
+        isinstance(cell, LatentAttention) or keeps_state(cell) for block in model.unique_blocks for cell in block.cells
+    )
 
 
 def _limits(serving: Serving, start: StartedPlan, is_v0: bool) -> Iterator[Flag]:

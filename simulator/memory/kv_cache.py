@@ -5,7 +5,7 @@ from typing import Final
 
 from simulator.engine_profiles.start_up import StateRule
 from simulator.memory.state_blocks import StatePages, state_bytes_of, state_pages
-from simulator.model.cell import KeepsState
+from simulator.model.cell import keeps_state
 from simulator.model.spec import Block
 from simulator.plan.plan import Plan
 
@@ -93,7 +93,7 @@ def _block_bytes(
             if window and context_tokens is not None:
                 share = min(1.0, (window + block_size) / context_tokens)
             total += count * share * cell.kv_bytes_per_token(plan) * block_size
-            if isinstance(cell, KeepsState) and not (has_pool and cell.is_recurrent):
+            if keeps_state(cell) and not (has_pool and cell.is_recurrent):
                 # A request's state does not grow: it weighs on the blocks of the context a request holds on average.
                 total += count * cell.kv_bytes_per_request(plan) * block_size / max(context_tokens or 0, block_size)
     return max(1, round(total))

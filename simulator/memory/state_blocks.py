@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
-from simulator.model.cell import KeepsState
+from simulator.model.cell import keeps_state
 from simulator.model.spec import Block
 from simulator.plan.plan import Plan
 
@@ -76,7 +76,7 @@ def state_bytes_of(plan: Plan, blocks: tuple[tuple[Block, int], ...]) -> float:
         count * cell.kv_bytes_per_request(plan)
         for block, count in blocks
         for cell in block.cells
-        if isinstance(cell, KeepsState) and cell.is_recurrent
+        if keeps_state(cell) and cell.is_recurrent
     )
 
 
@@ -86,7 +86,7 @@ def _largest(plan: Plan, blocks: tuple[tuple[Block, int], ...], *, is_state: boo
     for block, count in blocks:
         for cell in block.cells:
             if is_state:
-                held = cell.kv_bytes_per_request(plan) if isinstance(cell, KeepsState) and cell.is_recurrent else 0.0
+                held = cell.kv_bytes_per_request(plan) if keeps_state(cell) and cell.is_recurrent else 0.0
             else:
                 held = cell.kv_bytes_per_token(plan)
             if held:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from costmodel.ops.op_types import Ints, Op, Scan
-from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, Cell, KernelChoices, Scans
+from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, Cell, KernelChoices, scans
 from simulator.plan.plan import Plan
 
 
@@ -39,7 +39,7 @@ class Block:
 
     def scans(self, plan: Plan) -> list[Scan]:
         """Return the scans of one rank, batch left open."""
-        return [cell.scan(plan) for cell in self.cells if isinstance(cell, Scans)]
+        return [cell.scan(plan) for cell in self.cells if scans(cell)]
 
 
 def distinct(blocks: list[Block]) -> tuple[tuple[Block, ...], tuple[int, ...]]:

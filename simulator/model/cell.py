@@ -6,7 +6,7 @@ name, and is a frozen value: equal cells are one cell, however many layers repea
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal, Protocol, TypeVar, runtime_checkable
+from typing import ClassVar, Final, Literal, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 from costmodel.ops.op_types import Attention, Gemm, Ints, Op, Scan
 from simulator.model.linear import Linear
@@ -86,7 +86,6 @@ class Cell(Protocol):
         """Why ``plan`` cannot shard this cell; None when it can."""
 
 
-@runtime_checkable
 class KeepsState(Protocol):
     """What a cell is beside, that keeps something per request which does not grow with the sequence.
 
@@ -99,12 +98,21 @@ class KeepsState(Protocol):
         """Bytes on one rank."""
 
 
-@runtime_checkable
 class Scans(Protocol):
     """What a cell is beside, that carries a state through the tokens of a sequence instead of attending to them."""
 
     def scan(self, plan: Plan) -> Scan:
         """One rank's call with the batch left open: ``dataclasses.replace`` fills in the counts."""
+
+
+def keeps_state(cell: object) -> TypeGuard[KeepsState]:
+    """Whether a cell is a `KeepsState`; a run-time protocol would take a tenth of a plan's compilation to say so."""
+    return hasattr(cell, "kv_bytes_per_request") and hasattr(cell, "is_recurrent")
+
+
+def scans(cell: object) -> TypeGuard[Scans]:
+    """Whether a cell is one that `Scans`."""
+    return hasattr(cell, "scan")
 
 
 CellType = TypeVar("CellType", bound=type)

@@ -82,12 +82,16 @@ class ModelSpec:
     checkpoint_kv: CheckpointKv | None = None  # the KV-cache format the checkpoint states
     checkpoint: str | None = None  # the Hugging Face id it was asked for by
     notes: tuple[str, ...] = field(default=(), compare=False)  # what a reader of an answer should know of the config
+    _schemes: frozenset[str] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def schemes(self) -> frozenset[str]:
         """Schemes of the quantised matrices of all blocks; empty when there are none."""
-        found = {item.scheme for block in self.unique_blocks for item in _formats_in(block) if item.is_quantised}
-        return frozenset(found | ({self.head_weights.scheme} if self.head_weights.is_quantised else set()))
+        if self._schemes is None:  # every plan asks, and the walk takes as long as a tenth of its compilation
+            matrices = (self.head_weights, *(item for block in self.unique_blocks for item in _formats_in(block)))
+            object.__setattr__(self, "_schemes", frozenset(item.scheme for item in matrices if item.is_quantised))
+        assert self._schemes is not None
+        return self._schemes
 
     @property
     def num_layers(self) -> int:
