@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from costmodel.cost_model import CostModel
-from costmodel.ops.op_types import SCHEMES
+from costmodel.ops.number_formats import SCHEMES
 from simulator.engine_profiles.engine_limits import EngineLimits, RouterName, ServerLimits
 from simulator.feasible.context import context_note, context_of
 from simulator.feasible.engine_support import engines_for

@@ -22,7 +22,7 @@ from typing import Any
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from costmodel.cost_model import CostModel
-from costmodel.ops.op_types import SCHEMES
+from costmodel.ops.number_formats import SCHEMES
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
 from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.fidelity.groups import ServingGroup
 from cluster_specs.cluster import ClusterSpec
-from costmodel.ops.op_types import SCHEMES
+from costmodel.ops.number_formats import SCHEMES
 from costmodel.ops.roofline import peak_flop_per_s
 from simulator.model.spec import ModelSpec
 

@@ -6,54 +6,16 @@ Byte counts are compulsory traffic: each operand read once, each result written 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.ops.arrays import Array
+from costmodel.ops.number_formats import DTYPE_BYTES, SCHEMES
 from profiles_db.collective_kinds import COLLECTIVE_KINDS
 
 Ints = int | NDArray[np.int64] | NDArray[np.float64]
-
-# Bytes per stored element.
-DTYPE_BYTES: Final[dict[str, float]] = {
-    "fp32": 4,
-    "tf32": 4,
-    "bf16": 2,
-    "fp16": 2,
-    "fp8": 1,
-    "int8": 1,
-    "int4": 0.5,
-    "fp4": 0.5,
-    "mxfp4": 0.53125,  # 4 bits and one shared 8-bit exponent per 32 elements
-    "nvfp4": 0.5625,  # 4 bits and one 8-bit scale per 16 elements
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scheme:
-    """A GEMM's number format: what the weights and activations are stored in, and which unit computes."""
-
-    weight: str
-    activation: str
-    compute: str
-
-
-# The `dtype` column of gemm and moe rows -> what it means.
-SCHEMES: Final[dict[str, Scheme]] = {
-    "fp32": Scheme(weight="fp32", activation="fp32", compute="fp32"),
-    "bf16": Scheme(weight="bf16", activation="bf16", compute="bf16"),
-    "fp16": Scheme(weight="fp16", activation="fp16", compute="fp16"),
-    "fp8": Scheme(weight="fp8", activation="fp8", compute="fp8"),
-    "fp8_block": Scheme(weight="fp8", activation="fp8", compute="fp8"),
-    "w8a8": Scheme(weight="int8", activation="int8", compute="int8"),
-    "w8a16": Scheme(weight="int8", activation="bf16", compute="bf16"),
-    "w4a16": Scheme(weight="int4", activation="bf16", compute="bf16"),
-    "w4a8": Scheme(weight="int4", activation="fp8", compute="fp8"),
-    "mxfp4": Scheme(weight="mxfp4", activation="bf16", compute="bf16"),
-    "nvfp4": Scheme(weight="nvfp4", activation="nvfp4", compute="fp4"),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,8 @@ import numpy as np
 
 from costmodel.ops.arrays import Array
 from costmodel.ops.link_hierarchy import hops, level_share
-from costmodel.ops.op_types import SCHEMES, Attention, Collective, Elementwise, Gemm, Moe, Op, Scan
+from costmodel.ops.number_formats import SCHEMES
+from costmodel.ops.op_types import Attention, Collective, Elementwise, Gemm, Moe, Op, Scan
 
 if TYPE_CHECKING:
     from cluster_specs.cluster import ClusterSpec

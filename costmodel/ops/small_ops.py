@@ -15,7 +15,8 @@ from functools import lru_cache
 from math import ceil
 from typing import Final
 
-from costmodel.ops.op_types import DTYPE_BYTES, Elementwise, Ints
+from costmodel.ops.number_formats import DTYPE_BYTES
+from costmodel.ops.op_types import Elementwise, Ints
 
 SCALE_GROUP: Final = 128  # columns that share one scale where a format scales by groups
 # The format that a rounding op writes -> the `dtype` of its rows; measurements name integers by their GEMM's scheme.

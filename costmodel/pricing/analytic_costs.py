@@ -16,7 +16,8 @@ import numpy as np
 from costmodel.cost_model import Prediction, Source
 from costmodel.ops.arrays import Array
 from costmodel.ops.link_hierarchy import hop_latency_s, hops, level_share
-from costmodel.ops.op_types import DTYPE_BYTES, SCHEMES, Attention, Collective, Elementwise, Gemm, Moe, Op, Scan
+from costmodel.ops.number_formats import DTYPE_BYTES, SCHEMES
+from costmodel.ops.op_types import Attention, Collective, Elementwise, Gemm, Moe, Op, Scan
 from costmodel.ops.roofline import compute_dtype, peak_flop_per_s, roofline
 from costmodel.pricing.power_model import PowerModel
 

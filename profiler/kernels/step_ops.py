@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from costmodel.ops.op_types import SCHEMES
+from costmodel.ops.number_formats import SCHEMES
 from costmodel.ops.small_ops import SMALL_OPS, small_op
 from profiler.backend import Unsupported
 from profiler.point import OpShape, small_op_shape

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal
 
 from cluster_specs.errors import UserError
-from costmodel.ops.op_types import SCHEMES
+from costmodel.ops.number_formats import SCHEMES
 from costmodel.ops.small_ops import small_op
 from profiler.collectives.groups import GroupLayout
 from profiler.point import OpShape, small_op_shape

@@ -11,7 +11,8 @@ from pydantic import Field, field_validator
 
 from cluster_specs.device import DeviceSpec
 from cluster_specs.files.shown import shown
-from costmodel.ops.op_types import SCHEMES, Gemm, Moe, Op
+from costmodel.ops.number_formats import SCHEMES
+from costmodel.ops.op_types import Gemm, Moe, Op
 from simulator.engine_profiles.profile_section import Count, ProfileSection, Source
 from simulator.model.expert_layout import ExpertKernel
 from simulator.model.linear import UNQUANTISED

@@ -10,7 +10,7 @@ from itertools import product
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.device import DeviceSpec
-from costmodel.ops.op_types import SCHEMES
+from costmodel.ops.number_formats import SCHEMES
 from simulator.model.linear import FP8, WEIGHT_ONLY, WeightFormat, activation_dtype
 from simulator.model.spec import ModelSpec
 from simulator.plan.plan import Plan

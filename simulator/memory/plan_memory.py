@@ -16,7 +16,8 @@ from itertools import chain
 from math import ceil
 
 from cluster_specs.device import DeviceSpec
-from costmodel.ops.op_types import DTYPE_BYTES, Elementwise, Gemm, Moe, Op
+from costmodel.ops.number_formats import DTYPE_BYTES
+from costmodel.ops.op_types import Elementwise, Gemm, Moe, Op
 from costmodel.ops.small_ops import works_in_place
 from simulator.engine_profiles.start_up import StartUpMemory
 from simulator.memory.kv_cache import kv_cache

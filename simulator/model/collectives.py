@@ -4,7 +4,8 @@ Device order inside a replica is tensor axis innermost, then attention-data, the
 group its stride. `message_bytes` is nccl-tests' S: the whole payload of the group.
 """
 
-from costmodel.ops.op_types import DTYPE_BYTES, Collective, Ints, Op
+from costmodel.ops.number_formats import DTYPE_BYTES
+from costmodel.ops.op_types import Collective, Ints, Op
 from simulator.plan.plan import Plan
 
 

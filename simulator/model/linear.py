@@ -9,7 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from costmodel.ops.op_types import DTYPE_BYTES, SCHEMES, Elementwise, Gemm, Ints, Op
+from costmodel.ops.number_formats import DTYPE_BYTES, SCHEMES
+from costmodel.ops.op_types import Elementwise, Gemm, Ints, Op
 from costmodel.ops.small_ops import SCALE_GROUP, small_op
 from simulator.plan.plan import Plan
 
@@ -21,7 +22,7 @@ FP8_BLOCK: Final = SCALE_GROUP  # rows and columns that share one scale in block
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightFormat:
-    """How a checkpoint stores a class of matrices: a name in ``costmodel.ops.op_types.SCHEMES``, and groups in k."""
+    """How a checkpoint stores a class of matrices: a name in ``number_formats.SCHEMES``, and its group length in k."""
 
     scheme: str
     group_size: int = 128

@@ -6,7 +6,8 @@ Compiled engines run `residual += x; y = norm(residual)` as one kernel that read
 from dataclasses import dataclass
 from typing import Literal
 
-from costmodel.ops.op_types import DTYPE_BYTES, Elementwise, Ints, Op
+from costmodel.ops.number_formats import DTYPE_BYTES
+from costmodel.ops.op_types import Elementwise, Ints, Op
 from costmodel.ops.small_ops import small_op
 from simulator.model.cell import KernelChoices
 from simulator.model.linear import Linear

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import groupby
 from typing import Final
 
-from costmodel.ops.op_types import DTYPE_BYTES, Collective, Ints, Op
+from costmodel.ops.number_formats import DTYPE_BYTES
+from costmodel.ops.op_types import Collective, Ints, Op
 from costmodel.ops.small_ops import small_op
 from simulator.model.block import Block
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
-from costmodel.ops.op_types import SCHEMES, Collective
+from costmodel.ops.number_formats import SCHEMES
+from costmodel.ops.op_types import Collective
 from simulator.engine.disaggregated import DisaggregatedResult, Pool, run_disaggregated
 from simulator.engine.result import EngineResult
 from simulator.engine_profiles.engine_limits import EngineLimits

@@ -6,7 +6,8 @@ Per rank: `nh / tp` query heads and `max(1, nkv / tp)` key/value heads (replicat
 from dataclasses import dataclass
 from typing import Literal
 
-from costmodel.ops.op_types import DTYPE_BYTES, Attention, Collective, Ints, Op
+from costmodel.ops.number_formats import DTYPE_BYTES
+from costmodel.ops.op_types import Attention, Collective, Ints, Op
 from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
 from simulator.model.collectives import tensor_all_reduce

@@ -7,7 +7,8 @@ kept in the activations' format. The choice of the best blocks itself is not pri
 
 from dataclasses import dataclass
 
-from costmodel.ops.op_types import DTYPE_BYTES, Attention, Ints, Op
+from costmodel.ops.number_formats import DTYPE_BYTES
+from costmodel.ops.op_types import Attention, Ints, Op
 from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
 from simulator.model.linear import Linear, WeightFormat, activation_dtype

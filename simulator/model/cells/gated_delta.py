@@ -7,7 +7,8 @@ with the sequence. Source: arXiv 2412.06464 and the layer's code in `transformer
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from costmodel.ops.op_types import DTYPE_BYTES, Ints, Op, Scan
+from costmodel.ops.number_formats import DTYPE_BYTES
+from costmodel.ops.op_types import Ints, Op, Scan
 from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.collectives import tensor_all_reduce

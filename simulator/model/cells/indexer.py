@@ -9,7 +9,8 @@ The choice of the best keys itself is not priced: 4 bytes per key beside the 132
 import math
 from dataclasses import dataclass
 
-from costmodel.ops.op_types import DTYPE_BYTES, Attention, Ints, Op
+from costmodel.ops.number_formats import DTYPE_BYTES
+from costmodel.ops.op_types import Attention, Ints, Op
 from costmodel.ops.small_ops import SCALE_GROUP, small_op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
 from simulator.model.linear import Linear, WeightFormat, activation_dtype

@@ -10,7 +10,8 @@ Behind an indexer (DeepSeek-V3.2) a query sees ``index_topk`` keys, and prefill 
 
 from dataclasses import dataclass
 
-from costmodel.ops.op_types import DTYPE_BYTES, Attention, Ints, Op
+from costmodel.ops.number_formats import DTYPE_BYTES
+from costmodel.ops.op_types import Attention, Ints, Op
 from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
 from simulator.model.collectives import tensor_all_reduce

@@ -9,7 +9,8 @@ Source: arXiv 2405.21060; sharding and the bytes of a state as vLLM 0.33 has the
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from costmodel.ops.op_types import DTYPE_BYTES, Collective, Ints, Op, Scan
+from costmodel.ops.number_formats import DTYPE_BYTES
+from costmodel.ops.op_types import Collective, Ints, Op, Scan
 from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.collectives import tensor_all_reduce

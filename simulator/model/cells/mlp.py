@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
-from costmodel.ops.op_types import DTYPE_BYTES, Ints, Op
+from costmodel.ops.number_formats import DTYPE_BYTES
+from costmodel.ops.op_types import Ints, Op
 from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.collectives import tensor_all_reduce

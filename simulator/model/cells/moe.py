@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.ops.op_types import DTYPE_BYTES, SCHEMES, Collective, Ints, Moe, Op
+from costmodel.ops.number_formats import DTYPE_BYTES, SCHEMES
+from costmodel.ops.op_types import Collective, Ints, Moe, Op
 from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.cells.mlp import FeedForward
