@@ -162,12 +162,15 @@ def _rewrite_heap(state: StateArrays, heap: np.void, moved: I64) -> None:
 
 def _forget_finished(state: StateArrays) -> None:
     """Count the finishes that every later arrival will have seen, and take them off the routers' chains."""
-    finish_ps, next_finished = state.requests["finish_ps"], state.requests["next_finished"]
+    # Plain lists: the walk over every request of a part is Python, and takes a fifth of the time so.
+    finish_ps, next_finished = (state.requests[name].tolist() for name in ("finish_ps", "next_finished"))
+    horizon_ps = state.header.horizon_ps
     for rep in state.replicas:
-        at = rep["finished"]["head"]
-        while at != NONE and finish_ps[at] <= state.header.horizon_ps:
-            rep["outstanding"] -= 1
+        at, seen = int(rep["finished"]["head"]), 0
+        while at != NONE and finish_ps[at] <= horizon_ps:
+            seen += 1
             at = next_finished[at]
+        rep["outstanding"] -= seen
         rep["finished"]["head"] = at
         if at == NONE:
             rep["finished"]["tail"] = NONE
