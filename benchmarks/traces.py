@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from simulator.workload.generators.generate import LENGTH_MIXES, generate_workload
+from simulator.workload.generators.generate import LENGTH_MIXES, Synthetic
 from simulator.workload.traces.own_files import write_trace
 from simulator.workload.traces.read_trace import iter_trace, read_trace
 
@@ -68,7 +68,7 @@ def main() -> None:
             drawn = []
             results[f"generate {count}"] = timed(
                 lambda count=count, drawn=drawn: (
-                    drawn.append(generate_workload(count, mix=LENGTH_MIXES["chat"])) or count
+                    drawn.append(Synthetic(count=count, lengths=LENGTH_MIXES["chat"]).whole()) or count
                 )
             )
             for suffix in SUFFIXES:

@@ -15,7 +15,7 @@ import numpy as np
 from cluster_specs.cluster import ClusterSpec
 from costmodel.cost_model import Prediction, Source
 from costmodel.fitted_costs import FittedCosts
-from costmodel.ops.op_types import Collective, Op
+from costmodel.ops.op_types import Op
 from costmodel.ops.roofline import compute_dtype, peak_flop_per_s, roofline
 from costmodel.pricing.analytic_costs import AnalyticCosts
 
@@ -60,7 +60,6 @@ class CappedCosts:
         """Price ``op`` at the clock the limit leaves."""
         found = self._inner.predict(op)
         work = roofline(op, self.cluster, self.clock_mhz)
-        is_link = isinstance(op, Collective)
         dtype = compute_dtype(op)
         efficiency = self._efficiency.get(dtype, max(self._efficiency.values()))
         compute_s = work.flop / (peak_flop_per_s(self.cluster.device, dtype, self.clock_mhz) * efficiency)
@@ -77,14 +76,7 @@ class CappedCosts:
         for clock in _CLOCKS[1:]:
             slower = np.where(is_settled, factor, (1.0 - share) + share / clock)
             seconds = found.latency_s * slower
-            lower = self._inner.power.energy_j(
-                seconds,
-                dtype=dtype,
-                flop=work.flop,
-                memory_bytes=0.0 if is_link else work.bytes,
-                link_bytes=work.bytes if is_link else 0.0,
-                clock_mhz=clock * top_mhz,
-            )
+            lower = self._inner.power.op_energy_j(op, work, seconds, clock * top_mhz)
             joules = np.where(is_settled, joules, lower)
             factor = slower
             is_settled = is_settled | (joules <= limit_w * seconds)

@@ -110,15 +110,7 @@ class AnalyticCosts:
     def _prediction(self, op: Op, latency_s: Array) -> Prediction:
         work = roofline(op, self.cluster, self.clock_mhz)
         spread = np.exp(LOG_HALF_WIDTH[type(op)])
-        is_link = isinstance(op, Collective)
-        energy_j = self.power.energy_j(
-            latency_s,
-            dtype=compute_dtype(op),
-            flop=work.flop,
-            memory_bytes=0.0 if is_link else work.bytes,
-            link_bytes=work.bytes if is_link else 0.0,
-            clock_mhz=self.clock_mhz,
-        )
+        energy_j = self.power.op_energy_j(op, work, latency_s, self.clock_mhz)
         return Prediction(
             latency_s=latency_s,
             low_s=np.minimum(np.maximum(latency_s / spread, work.floor_s), latency_s),

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from costmodel.ops.arrays import Array
+from costmodel.ops.op_types import Collective, Op
+from costmodel.ops.roofline import Roofline, compute_dtype
 
 if TYPE_CHECKING:
     from cluster_specs.device import DeviceSpec
@@ -82,6 +84,18 @@ class PowerModel:
     def awake_factor(self, clock_mhz: float | None) -> float:
         """Return what being awake adds to idle power, relative to the top clock."""
         return 1.0 if clock_mhz is None else self.voltage_factor(clock_mhz) * min(clock_mhz / self.max_mhz, 1.0)
+
+    def op_energy_j(self, op: Op, work: Roofline, latency_s: Array, clock_mhz: float | None = None) -> Array:
+        """Energy of one device per call of ``op``: its bytes cross a link, or else the device's memory."""
+        is_link = isinstance(op, Collective)
+        return self.energy_j(
+            latency_s,
+            dtype=compute_dtype(op),
+            flop=work.flop,
+            memory_bytes=0.0 if is_link else work.bytes,
+            link_bytes=work.bytes if is_link else 0.0,
+            clock_mhz=clock_mhz,
+        )
 
     def energy_j(
         self,

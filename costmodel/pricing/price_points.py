@@ -76,15 +76,7 @@ class Pricing:
         source = np.where(is_measured, Source.MEASURED, body)
         regime = fit.reference.regime(flop_s, bytes_s)
         widen = np.maximum(octaves_outside, 1.0)
-        is_link = isinstance(op, Collective)
-        energy_j = self.power.energy_j(
-            latency_s,
-            dtype=compute_dtype(op),
-            flop=work.flop,
-            memory_bytes=0.0 if is_link else work.bytes,
-            link_bytes=work.bytes if is_link else 0.0,
-            clock_mhz=self.clock_mhz,
-        )
+        energy_j = self.power.op_energy_j(op, work, latency_s, self.clock_mhz)
         return Priced(
             latency_s=latency_s,
             power_w=energy_j / latency_s,

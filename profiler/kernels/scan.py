@@ -12,7 +12,7 @@ T = (1 + strict lower triangle of b k k^T exp(c_i - c_j))^-1. What torch lacks a
 the reference of our own, and what a CPU measures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,12 +57,23 @@ def scan_kernels(op: OpShape, device: torch.device) -> Sequence[str]:
 
 def prepare_scan(op: OpShape, buffers: Buffers) -> Prepared:
     """Return the launch of one call; raises ``Unsupported`` for shapes that are none."""
+    return prepare_with(op, buffers, chunks=scan_chunks, steps=scan_steps)
+
+
+def prepare_with(
+    op: OpShape,
+    buffers: Buffers,
+    *,
+    chunks: Callable[[str, ScanInputs, torch.Tensor, int], torch.Tensor],
+    steps: Callable[[str, ScanInputs, torch.Tensor], torch.Tensor],
+) -> Prepared:
+    """Return the launch of one call through the kernels of a prompt's chunks and of decode steps."""
     inputs, states = scan_operands(op, buffers)
     variant, chunk, is_prefill = op.shape["variant"], op.shape["chunk"], op.shape["phase"] == "prefill"
 
     def launch(i: int) -> torch.Tensor:
         state = states[i % len(states)]
-        return scan_chunks(variant, inputs, state, chunk) if is_prefill else scan_steps(variant, inputs, state)
+        return chunks(variant, inputs, state, chunk) if is_prefill else steps(variant, inputs, state)
 
     return Prepared(launch, len(states))
 

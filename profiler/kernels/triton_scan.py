@@ -17,7 +17,7 @@ import triton.language as tl
 
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels.buffers import Buffers
-from profiler.kernels.scan import VARIANTS, ScanInputs, scan_operands
+from profiler.kernels.scan import VARIANTS, ScanInputs, prepare_with
 from profiler.point import OpShape
 
 FORMATS: Final = frozenset({"bf16", "fp16", "fp32"})
@@ -131,14 +131,7 @@ def prepare_scan(op: OpShape, buffers: Buffers) -> Prepared:
     """Return the launch of one call; raises ``Unsupported`` for what no program can hold."""
     if op.shape["state_dim"] > _MOST_STATE_DIM:
         raise Unsupported(f"state_dim {op.shape['state_dim']} is more than the {_MOST_STATE_DIM} one program holds")
-    inputs, states = scan_operands(op, buffers)
-    variant, chunk, is_prefill = op.shape["variant"], op.shape["chunk"], op.shape["phase"] == "prefill"
-
-    def launch(i: int) -> torch.Tensor:
-        state = states[i % len(states)]
-        return scan_chunks(variant, inputs, state, chunk) if is_prefill else scan_steps(variant, inputs, state)
-
-    return Prepared(launch, len(states))
+    return prepare_with(op, buffers, chunks=scan_chunks, steps=scan_steps)
 
 
 def _call(

@@ -14,9 +14,8 @@ from simulator.workload.generators.client import BenchmarkClient
 from simulator.workload.generators.generate import (
     LENGTH_MIXES,
     LengthMix,
-    generate_workload,
+    Synthetic,
     length_mix,
-    resample_workload,
 )
 from simulator.workload.generators.lengths import Fixed, Lognormal, Uniform
 from simulator.workload.generators.sessions import Sessions, generate_sessions
@@ -58,8 +57,8 @@ def test_streams_of_one_seed_are_reproducible_and_independent() -> None:
 def test_changing_the_arrivals_leaves_the_lengths_alone() -> None:
     """Each property has its own stream, so plans can be compared on the same requests under other arrivals."""
     mix = LENGTH_MIXES["chat"]
-    poisson = generate_workload(50, mix=mix, rate_per_s=1.0, seed=7)
-    bursty = generate_workload(50, mix=mix, process="gamma", arrival_cv=4.0, rate_per_s=9.0, seed=7)
+    poisson = Synthetic(count=50, lengths=mix, rate_per_s=1.0, seed=7).whole()
+    bursty = Synthetic(count=50, lengths=mix, process="gamma", arrival_cv=4.0, rate_per_s=9.0, seed=7).whole()
     assert poisson.prompt_tokens.tolist() == bursty.prompt_tokens.tolist()
     assert poisson.output_tokens.tolist() == bursty.output_tokens.tolist()
     assert poisson.arrival_s.tolist() != bursty.arrival_s.tolist()
@@ -82,8 +81,8 @@ def test_uniform_lengths_reach_both_ends_and_no_further(low: int, width: int) ->
 
 def test_resampling_keeps_pairs_together() -> None:
     """Empirical draws take prompt and output of the same request."""
-    source = generate_workload(20, mix=LENGTH_MIXES["code"], seed=1)
-    drawn = resample_workload(source, 500, rate_per_s=3.0, seed=2)
+    source = Synthetic(count=20, lengths=LENGTH_MIXES["code"], seed=1).whole()
+    drawn = Synthetic(count=500, lengths=source, rate_per_s=3.0, seed=2).whole()
     known = set(zip(source.prompt_tokens.tolist(), source.output_tokens.tolist(), strict=True))
     assert set(zip(drawn.prompt_tokens.tolist(), drawn.output_tokens.tolist(), strict=True)) == known
 
@@ -179,7 +178,7 @@ def test_session_ends_before_its_prompt_outgrows_the_limit_and_says_so() -> None
 @given(factor=st.floats(0.1, 10), lengths=st.floats(0.1, 10))
 def test_scaling_keeps_order_and_proportion(factor: float, lengths: float) -> None:
     """Rates and lengths scale by their factor, never below one token."""
-    workload = generate_workload(30, mix=LENGTH_MIXES["chat"], seed=0)
+    workload = Synthetic(count=30, lengths=LENGTH_MIXES["chat"], seed=0).whole()
     scaled = scale_workload(workload, factor, lengths)
     np.testing.assert_allclose(scaled.arrival_s * factor, workload.arrival_s)
     assert (np.abs(scaled.prompt_tokens - workload.prompt_tokens * lengths) <= 1).all()
@@ -242,7 +241,7 @@ def test_impossible_settings_are_refused(build: object, message: str) -> None:
 
 def test_mix_may_combine_any_distributions() -> None:
     """A mix of one's own needs no registration."""
-    workload = generate_workload(5, mix=LengthMix(prompt=Fixed(tokens=7), output=Uniform(low=1, high=3)))
+    workload = Synthetic(count=5, lengths=LengthMix(prompt=Fixed(tokens=7), output=Uniform(low=1, high=3))).whole()
     assert set(workload.prompt_tokens.tolist()) == {7}
 
 
