@@ -117,7 +117,17 @@ def _eager(profile: EngineProfile) -> EngineProfile:
         update={
             "graphs": profile.graphs.model_copy(update={"decode": "none"}),
             "host": profile.host.model_copy(
-                update={"step_s": 0.0, "sequence_s": 0.0, "frontend_s": 0.0, "frontend_token_s": 0.0}
+                update=dict.fromkeys(
+                    (
+                        "step_s",
+                        "sequence_s",
+                        "serial_step_s",
+                        "serial_sequence_s",
+                        "frontend_s",
+                        "frontend_token_s",
+                    ),
+                    0.0,
+                )
             ),
         }
     )

@@ -37,10 +37,16 @@ from simulator.plan.plan import Plan
 
 
 class HostTime(ProfileSection):
-    """Time the engine's own code takes; ``source`` says where the figures come from."""
+    """Time the engine's own code takes; ``source`` says where the figures come from.
 
-    step_s: Seconds  # host work of one step, hidden behind the GPU where scheduling is asynchronous
-    sequence_s: Seconds  # per sequence and step, on the critical path (sampled token to next input)
+    Where scheduling is asynchronous, a step lasts max(device + serial, step + sequences): work that only has to be
+    done once per step hides behind the device, or the device behind it. Where it is not, all of them add up.
+    """
+
+    step_s: Seconds  # per step, beside the device where scheduling is asynchronous
+    sequence_s: Seconds  # per sequence and step, likewise: scheduling, building inputs, handing tokens out
+    serial_step_s: Seconds = 0.0  # per step, between one step's last kernel and the next one's first in any case
+    serial_sequence_s: Seconds = 0.0  # per sequence and step, likewise: from a sampled token to the next input
     frontend_s: Seconds  # HTTP and client, once per request
     frontend_token_s: Seconds = 0.0  # tokenising, per token of the prompt
     all_reduce_s: Seconds  # added to each all-reduce between separately captured graph pieces

@@ -23,9 +23,9 @@ Seconds = dict[str, float]
 def op_breakdown(compiled: CompiledPlan, result: EngineResult) -> dict[str, float]:
     """Return ``<op>_frac``: shares of the span the stages were in use, summing to 1, largest first.
 
-    ``host_frac`` is time the device waits for the engine's own code: steps shorter than the host's work, time per
-    sequence, and the gaps between separately captured graph pieces. ``bubble_frac`` is time a pipeline stage waits for
-    another, hand-over included, and ``idle_frac`` time without a step.
+    ``host_frac`` is time the device waits for the engine's own code: steps shorter than the host's work, what is serial
+    in each step and for each sequence, and the gaps between separately captured graph pieces. ``bubble_frac`` is time a
+    pipeline stage waits for another, hand-over included, and ``idle_frac`` time without a step.
     """
     totals = result.replicas
     counts = StepCounts.of_all(totals)
@@ -97,9 +97,10 @@ def _launches_waited_for_s(compiled: CompiledPlan, counts: StepCounts) -> float:
 
 
 def _sample_weights(by_op: Mapping[str, StageTotals], compiled: CompiledPlan, counts: StepCounts) -> Seconds:
+    host = compiled.profile.host
     return {
         **{name: total.samples for name, total in by_op.items()},
-        _HOST: counts.sequences * compiled.profile.host.sequence_s,
+        _HOST: counts.steps * host.serial_step_s + counts.sequences * host.serial_sequence_s,
     }
 
 

@@ -62,7 +62,7 @@ class CompiledPlan:
         knots, host = self.knots, self.profile.host
         grid = (len(knots.batch), len(knots.kv))
         rows = np.arange(self.shape.decode_tokens + 1)
-        host_row_s = host.sequence_s / self.shape.queries
+        serial_s = np.where(rows > 0, host.serial_step_s + rows * (host.serial_sequence_s / self.shape.queries), 0.0)
         last = len(self.stages) - 1
         return StepTables(
             token_mixed_ps=self._token_table(self.profile.graphs.mixed, end, has_prefill=True),
@@ -72,8 +72,7 @@ class CompiledPlan:
             padded_decode=self._padded_up_to(self.profile.graphs.decode),
             sample_ps=np.stack(
                 [
-                    _dense(rows, knots.rows, stage.samples.seconds(end))
-                    + (_to_ps(rows * host_row_s) if index == last else 0)
+                    _dense(rows, knots.rows, stage.samples.seconds(end)) + (_to_ps(serial_s) if index == last else 0)
                     for index, stage in enumerate(self.stages)
                 ]
             ),
@@ -94,7 +93,7 @@ class CompiledPlan:
                 [_dense(knots.reads, knots.reads, stage.context.seconds(end)) for stage in self.stages]
             ),
             host_step_ps=round(host.step_s * _PS_PER_S),
-            host_seq_ps=0,  # the per-sequence part is on the critical path: it is inside sample_ps
+            host_seq_ps=round(host.sequence_s * _PS_PER_S),
         )
 
     def _token_table(self, mode: Literal["full", "piecewise", "none"], end: IntervalEnd, *, has_prefill: bool) -> I64:

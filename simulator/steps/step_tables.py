@@ -16,7 +16,8 @@ layers over Kw = sum of min(kv, window); ``prefill`` is max(pairs(W), reads(V)) 
 where C is the part of V that was cached before the step: latent attention must expand it to keys and values. CUDA-graph
 padding is already inside the token tables. Attention-data ranks pool their tokens for the experts: see
 ``simulator.engine.lockstep``. The host needs ``host_step + host_seq * (sequences in the step)``: a floor
-under the step when scheduling is asynchronous, an addend when it is not.
+under the step when scheduling is asynchronous, an addend when it is not; what it does between two steps in any case is
+inside ``sample``.
 """
 
 from dataclasses import dataclass

@@ -68,7 +68,7 @@ def test_mean_step_explains_the_engine(result: SimulatedPlan) -> None:
     compiled = result.start.compiled
     sums = [stage_totals(stage, compiled.knots, counts, lambda total: total.latency_s) for stage in compiled.stages]
     attention_s = sum(total.decode + max(total.prefill, total.reads) + total.context for total in sums)
-    sample_s = sum(total.samples for total in sums) + counts.rows * compiled.profile.host.sequence_s
+    sample_s = sum(total.samples for total in sums) + counts.rows * compiled.profile.host.serial_sequence_s
     assert attention_s == pytest.approx(float(totals.attention_ps.sum()) * 1e-12, rel=0.15)
     assert sample_s == pytest.approx(float(totals.sample_ps.sum()) * 1e-12, rel=0.15)
 

@@ -211,3 +211,19 @@ def test_drafts_are_priced_as_queries_and_rows_of_their_sequence() -> None:
     assert tables.decode_ps[0, b, k] == pytest.approx(layers * float(curves.price(op).latency_s) * 1e12, rel=1e-9)
     assert tables.sample_ps.shape[1] == 4 * 256 + 1
     assert plain.sample_ps[0, 256] < tables.sample_ps[0, 4 * 256] < 4 * plain.sample_ps[0, 256]
+
+
+def test_host_time_is_serial_or_beside_the_device() -> None:
+    """What is serial is part of every step that samples; what overlaps is the floor the engine holds steps to."""
+    compiled = _compile("llama-3.1-8b", "tp1")
+    host = compiled.profile.host.model_copy(
+        update={"step_s": 1e-3, "sequence_s": 2e-6, "serial_step_s": 3e-4, "serial_sequence_s": 4e-6}
+    )
+    none = host.model_copy(update={"serial_step_s": 0.0, "serial_sequence_s": 0.0})
+    alone, tables = (
+        replace(compiled, profile=compiled.profile.model_copy(update={"host": times})).tables()
+        for times in (none, host)
+    )
+    serial_us = (tables.sample_ps - alone.sample_ps)[0, [0, 1, 100]] / 1e6
+    assert serial_us == pytest.approx([0.0, 304.0, 700.0], abs=1e-3)
+    assert (tables.host_step_ps, tables.host_seq_ps) == (10**9, 2 * 10**6)

@@ -69,7 +69,7 @@ def test_a_value_is_shown_with_the_file_that_states_it(tmp_path: Path, capsys: p
     assert facts["host.step_s"] == {"key": "host.step_s", "value": 0.002, "stated_by": path, "source": None}
     assert facts["host.launch_s"]["stated_by"] == "vllm-0.10"
     assert "30 us per launch" in facts["host.launch_s"]["source"]
-    assert facts["host.sequence_s"]["stated_by"] == "vllm-0.33"
+    assert facts["host.serial_sequence_s"]["stated_by"] == "vllm-0.33"
     assert facts["memory.states"] == {"key": "memory.states", "value": None, "stated_by": None, "source": None}
     code, out, _ = _run([path], capsys)
     rows = [line.split() for line in out.splitlines()]
