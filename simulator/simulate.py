@@ -121,8 +121,11 @@ class SimulatedPlan:
 def limits_facts(start: StartedPlan) -> dict[str, Any]:
     """Return the limits the server of one replica is started with, as plain values."""
     limits = start.limits
+    server = asdict(start.server)
+    if not start.server.enforce_eager:
+        del server["enforce_eager"]
     return {
-        **asdict(start.server),
+        **server,
         "num_gpu_blocks": start.memory.num_gpu_blocks,
         "router": start.router,
         **({} if limits.num_speculative_tokens == 0 else _draft_facts(limits)),

@@ -91,6 +91,7 @@ _OPTIONS = (
     click.option("--prefix-caching/--no-prefix-caching", default=None, help="Reuse KV of shared prefixes."),
     click.option("--chunked-prefill/--no-chunked-prefill", default=None, help="Split prompts over steps."),
     click.option("--async-scheduling/--no-async-scheduling", default=None, help="Schedule one step ahead."),
+    click.option("--enforce-eager", is_flag=True, help="Capture no CUDA graphs: the host starts every kernel."),
     click.option("--speculative-tokens", type=click.IntRange(min=1), help="Draft tokens per sequence and step."),
     click.option(
         "--speculative-acceptance",

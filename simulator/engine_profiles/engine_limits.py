@@ -23,6 +23,7 @@ class ServerLimits:
     enable_prefix_caching: bool
     enable_chunked_prefill: bool
     async_scheduling: bool
+    enforce_eager: bool  # told to capture no graphs
     reserve_full_isl: bool
 
 

@@ -213,6 +213,14 @@ class EngineProfile(ProfileSection):
         changed = {"max_tokens": most, "follows_sequences": self.graphs.follows_sequences and own is None}
         return self.model_copy(update={"graphs": self.graphs.model_copy(update=changed)})
 
+    def without_graphs(self) -> Self:
+        """Return the profile of a server that is told to capture none (vLLM: ``--enforce-eager``).
+
+        The share of memory that SGLang works out still counts the graphs it would have.
+        """
+        graphs = self.graphs.model_copy(update={"decode": "none", "mixed": "none"})
+        return self.model_copy(update={"graphs": graphs})
+
     def memory_utilization(self, memory_bytes: int, *, max_num_batched_tokens: int, plan: Plan) -> float:
         """Return the share of device memory for weights and KV (vLLM: and activations) that the engine takes.
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.errors import UserError
 from simulator.engine_profiles.engine_limits import RouterName
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.feasible.context import check_max_model_len, context_of
@@ -24,6 +25,7 @@ class Overrides:
     enable_prefix_caching: bool | None = None
     enable_chunked_prefill: bool | None = None
     async_scheduling: bool | None = None
+    enforce_eager: bool = False  # no step runs as a captured graph
     speculative_tokens: int | None = None
     speculative_acceptance: float | None = None  # probability that a draft is right, given those before it were
     draft_step_s: float | None = None  # what the draft model adds to a step; None for drafts without a model
@@ -48,6 +50,21 @@ class ServerSetup:
             check_max_model_len(self.overrides.max_model_len, self.model, self.profile)
             return self.overrides.max_model_len
         return min(context_of(self.model, self.profile).limit, -(-workload.longest_tokens // 1024) * 1024)
+
+    def profile_on_device(self, plan: Plan) -> EngineProfile:
+        """Return the profile as a replica of ``plan`` starts it, with the graphs it captures there; none if told so.
+
+        Raises ``UserError`` where an engine without graphs is told to capture none.
+        """
+        profile = self.profile.on(self.cluster.device, plan, self.model.architecture)
+        if not self.overrides.enforce_eager:
+            return profile
+        if {profile.graphs.decode, profile.graphs.mixed} == {"none"}:
+            raise UserError(
+                f"--enforce-eager cannot act: {profile.name} captures no graphs",
+                hint="leave it out, or choose another --engine",
+            )
+        return profile.without_graphs()
 
     def async_conflict(self, plan: Plan) -> str | None:
         """Name what of the plan keeps this version of the engine from scheduling a step ahead."""

@@ -76,6 +76,7 @@ def size_plan(setup: ServerSetup, plan: Plan, workload: Traffic) -> Sizing | str
         enable_chunked_prefill=asked.is_chunked,
         async_scheduling=_chosen(overrides.async_scheduling, profile.async_scheduling)
         and setup.async_conflict(plan) is None,
+        enforce_eager=overrides.enforce_eager,
         reserve_full_isl=profile.reserve_full_isl,
     )
     return Sizing(
@@ -86,7 +87,7 @@ def size_plan(setup: ServerSetup, plan: Plan, workload: Traffic) -> Sizing | str
 def _asked(setup: ServerSetup, plan: Plan, workload: Traffic) -> _Asked:
     """Settle every setting that does not depend on memory; raises ``UserError`` where two contradict each other."""
     device, overrides = setup.cluster.device, setup.overrides
-    profile = setup.profile.on(device, plan, setup.model.architecture)
+    profile = setup.profile_on_device(plan)
     defaults = profile.batch_limits(device, plan)
     max_model_len = setup.max_model_len(workload)
     chunked = _chosen(overrides.enable_chunked_prefill, _is_chunked(setup, profile))

@@ -31,7 +31,7 @@ def sglang_lines(serving: Serving, start: StartedPlan) -> Iterator[str]:
     yield from remarks(serving, start, servers=plan.dp // replicas, devices=devices, is_text_only=False)
     if nodes > 1:
         yield f"# on each of {nodes} nodes, RANK from 0; HEAD is the address of the first"
-    graphs = serving.profile.on(serving.cluster.device, plan).graphs
+    graphs = serving.profile_on_device(plan).graphs
     ranks, chunk = plan.attention_dp, server.max_num_batched_tokens * plan.attention_dp
     flags: list[Flag] = [
         ("--tp-size", above_one(plan.stage_ranks)),

@@ -42,7 +42,7 @@ def tensorrt_llm_lines(serving: Serving, start: StartedPlan) -> Iterator[str]:
 def _options(serving: Serving, start: StartedPlan) -> dict[str, object]:
     """Return what has no flag, by name."""
     plan, stated, server = start.plan, serving.overrides, start.server
-    profile = serving.profile.on(serving.cluster.device, plan)
+    profile = serving.profile_on_device(plan)
     sizes = profile.capture_sizes(server.max_num_seqs) if profile.graphs.decode != "none" else []
     policy = "GUARANTEED_NO_EVICT" if start.limits.reserves_output else None
     cache = {
@@ -67,4 +67,5 @@ def _options(serving: Serving, start: StartedPlan) -> dict[str, object]:
         "disable_overlap_scheduler": not server.async_scheduling,
         "speculative_config": drafts,
     }
-    return {name: value for name, value in options.items() if value is not None}
+    # Left out, graphs would be its own: null says that there are none.
+    return {name: value for name, value in options.items() if value is not None or name == "cuda_graph_config"}

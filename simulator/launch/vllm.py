@@ -67,7 +67,7 @@ def vllm_lines(serving: Serving, start: StartedPlan, more: str = "") -> Iterator
         ("--kv-cache-dtype", kv_format_name(serving, start, fp8="fp8")),
         ("--language-model-only", True if text_only else None),
     ]
-    rest = [*formats, *_limits(serving, start, is_v0), *_graphs(serving.profile, version), *_drafts(serving, start)]
+    rest = [*formats, *_limits(serving, start, is_v0), *_graphs(serving, version), *_drafts(serving, start)]
     serve = f"vllm serve {checkpoint(serving, plan)}"
     if nodes == 1:
         yield command(serve, [*degrees, *rest]) + more
@@ -125,18 +125,19 @@ def _limits(serving: Serving, start: StartedPlan, is_v0: bool) -> Iterator[Flag]
         yield "--scheduler-reserve-full-isl", server.reserve_full_isl
 
 
-def _graphs(profile: EngineProfile, version: Version) -> Iterator[Flag]:
+def _graphs(serving: Serving, version: Version) -> Iterator[Flag]:
     """State graph sizes and modes that are not those of the version itself."""
+    profile = serving.profile
     own, graphs = _own_graphs(profile), profile.graphs
-    if profile.policy == "vllm-v0":
-        yield "--enforce-eager", True if graphs.decode == "none" else None
+    if serving.overrides.enforce_eager or graphs.decode == "none":
+        yield "--enforce-eager", True
         return
-    if own is not None and _sizes(own) != _sizes(graphs) and graphs.decode != "none":
+    if profile.policy == "vllm-v0":
+        return
+    if own is not None and _sizes(own) != _sizes(graphs):
         name = "--cudagraph-capture-sizes" if version >= _HAS_CAPTURE_SIZES else "--cuda-graph-sizes"
         yield name, " ".join(map(str, _sizes(graphs)))
-    if graphs.decode == "none":
-        yield "--enforce-eager", True
-    elif own is None or (own.decode, own.mixed) != (graphs.decode, graphs.mixed):
+    if own is None or (own.decode, own.mixed) != (graphs.decode, graphs.mixed):
         mode = _GRAPH_MODES.get((graphs.decode, graphs.mixed), "PIECEWISE")
         yield "--compilation-config", as_json({"cudagraph_mode": mode})
 

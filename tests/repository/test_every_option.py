@@ -47,6 +47,7 @@ _SERVING = {
     "--prefix-caching": ("{} --trace mooncake.jsonl", "--no-prefix-caching", ""),
     "--chunked-prefill": ("{} --max-num-batched-tokens 256 " + _OPEN, "--no-chunked-prefill", ""),
     "--async-scheduling": ("{} " + _OPEN, "--no-async-scheduling", ""),
+    "--enforce-eager": ("{} " + _OPEN, "--enforce-eager", ""),
     "--speculative-tokens": ("{} --speculative-acceptance 0.5 " + _OPEN, "--speculative-tokens 2", ""),
     "--speculative-acceptance": ("{} --speculative-tokens 2 " + _OPEN, "--speculative-acceptance 0.5", ""),
     "--draft-step-s": ("{} " + _DRAFTS + " " + _OPEN, "--draft-step-s 0.01", ""),
