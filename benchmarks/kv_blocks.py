@@ -97,7 +97,7 @@ def logged_servers() -> list[LoggedServer]:
 
 def block_counts(reference: Path) -> list[BlockCount]:
     """Predict the servers of the reference: one H100-80GB per rank, 90 % of its memory, vLLM 0.15."""
-    profile, device, counts = load_profile("vllm-0.11"), load_device(_DEVICE), []
+    profile, device, counts = load_profile("vllm-0.15"), load_device(_DEVICE), []
     for model, plan, tokens, logged in _counted(reference):
         candidates = [(128, tokens)] if f"{model} {plan}" in _RECORDED else [(128, tokens), (256, tokens), _DEFAULTS]
         predicted = {

@@ -1,13 +1,13 @@
-"""`vllm serve`, by version: the flags of vLLM 0.6 (V0), 0.10, 0.11, 0.18 and 0.33 are read from each version's parser.
+"""`vllm serve`, by version: the flags of every bundled version from 0.6 (V0) to 0.33 are read from its own parser.
 
 | flag | versions |
 | --- | --- |
 | `--data-parallel-size`, `--no-...` of a boolean | V1 engines |
-| `--async-scheduling` | V1 engines; off by default up to 0.11, and refused there with pipelines or drafts |
+| `--async-scheduling` | V1 engines; off by default up to 0.13, refused there with pipelines, up to 0.11 with drafts |
 | `--nnodes`, `--node-rank`, `--master-addr` | from 0.12; older versions span nodes by Ray |
 | `--cudagraph-capture-sizes` | from 0.12; `--cuda-graph-sizes` before |
 | `--language-model-only` | from 0.18 |
-| `--scheduler-reserve-full-isl` | from 0.21 |
+| `--scheduler-reserve-full-isl` | from 0.19 |
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ Version = tuple[int, int]
 _SPANS_NODES: Final[Version] = (0, 12)
 _HAS_CAPTURE_SIZES: Final[Version] = (0, 12)
 _HAS_TEXT_ONLY: Final[Version] = (0, 18)
-_HAS_FULL_ISL: Final[Version] = (0, 21)
+_HAS_FULL_ISL: Final[Version] = (0, 19)
 _GRAPH_MODES: Final = {
     ("full", "piecewise"): "FULL_AND_PIECEWISE",
     ("full", "none"): "FULL_DECODE_ONLY",

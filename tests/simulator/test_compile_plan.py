@@ -85,11 +85,17 @@ def test_sliding_window_layers_have_their_own_table() -> None:
 
 
 def test_piecewise_graphs_add_host_time_per_all_reduce() -> None:
-    """The gap of an engine version is added once per all-reduce, in the steps that run in pieces, and nowhere else."""
-    full, pieces = (_compile("llama-3.1-70b", "tp8", name) for name in ("vllm-0.11", "vllm-0.10"))
-    gap_s = load_profile("vllm-0.10").host.all_reduce_s
-    added = pieces.tables().token_decode_ps[0, 1:513] - full.tables().token_decode_ps[0, 1:513]
-    assert added == pytest.approx(2 * 80 * gap_s * 1e12, abs=1e3)
+    """A gap that a profile states is added once per all-reduce, in the steps that run in pieces, and nowhere else."""
+    profile = load_profile("vllm-0.10")
+    gapped = profile.model_copy(update={"host": profile.host.model_copy(update={"all_reduce_s": 9e-6})})
+    pieces = _compile("llama-3.1-70b", "tp8", "vllm-0.10")
+    without, with_gap = (compiled.tables().token_decode_ps for compiled in (pieces, replace(pieces, profile=gapped)))
+    added = with_gap[0, 1:513] - without[0, 1:513]
+    assert added == pytest.approx(2 * 80 * 9e-6 * 1e12, abs=1e3)
+    whole = load_profile("vllm-0.11")
+    whole = whole.model_copy(update={"host": gapped.host})
+    full = _compile("llama-3.1-70b", "tp8", "vllm-0.11")
+    assert (replace(full, profile=whole).tables().token_decode_ps == full.tables().token_decode_ps).all()
 
 
 def test_a_step_without_graph_lasts_as_long_as_its_launches() -> None:
