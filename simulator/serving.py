@@ -147,6 +147,7 @@ class Serving(ServerSetup):
         for text, clocks in alike.items():
             at_clocks = "" if clocks == ["unlocked clocks"] else f" at {', '.join(clocks)}"
             notes.append(f"prices{at_clocks}: {text}")
+        notes += dict.fromkeys(note for curves in self.priced.values() for note in curves.notes())
         return notes
 
     def kernels(self, plan: Plan) -> KernelChoices:
@@ -157,6 +158,7 @@ class Serving(ServerSetup):
             all2all=self.profile.kernels.all2all,
             moe_routing=self.profile.expert_routing.skew,
             in_gemm_schemes=frozenset(scheme for scheme in SCHEMES if costs.includes_quantise(scheme)),
+            rounds_mxfp4_inputs=self.profile.mxfp4_experts.rounds_inputs_on(self.cluster.device),
         )
 
     def _engine_refusal(self, plan: Plan) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from costmodel.cost_model import Prediction
 from costmodel.families.family import Columns, KnotRows, OpFamily, Row, Sizes, op_from
@@ -15,11 +16,16 @@ from costmodel.families.lending import nearest_in_octaves
 from costmodel.families.rows import numbers, texts
 from costmodel.fitted.knots import FamilyKnots
 from costmodel.ops.op_types import Elementwise, Op
+from costmodel.ops.small_ops import row_format
 from costmodel.pricing.curves import Curve
 from costmodel.pricing.price_points import Pricing
 
 if TYPE_CHECKING:
     from cluster_specs.cluster import ClusterSpec
+
+
+_ROUNDING: Final = "quantise"
+_FINDING_SCALES: Final = "quantise_dynamic"
 
 
 def _op_of(sizes: Sizes, cluster: ClusterSpec | None) -> Elementwise:  # noqa: ARG001 - one signature for all families
@@ -32,11 +38,35 @@ def _sized(columns: Columns) -> Columns:
     return {**columns, "bytes_per_row": numbers(columns, "io_bytes") / numbers(columns, "rows")}
 
 
+def _kernel(op: str, dtype: str, width: int, bytes_per_row: float) -> str:
+    """Name the kernel of a small op: rounding that must find its scales first is another one than rounding alone."""
+    if op != _ROUNDING:
+        return op
+    row = row_format(Elementwise(op=op, rows=1, width=width, bytes_per_row=bytes_per_row, dtype=dtype))
+    return op if row is None or not row.scales else _FINDING_SCALES
+
+
+def _kernels(columns: Columns) -> NDArray[np.str_]:
+    """Name the kernel of every row."""
+    per_row = numbers(columns, "io_bytes") / numbers(columns, "rows")
+    keys = list(
+        zip(
+            texts(columns, "op").tolist(),
+            texts(columns, "dtype").tolist(),
+            columns["width"].tolist(),
+            per_row.tolist(),
+            strict=True,
+        )
+    )
+    names = {key: _kernel(*key) for key in dict.fromkeys(keys)}
+    return np.asarray([names[key] for key in keys], dtype=np.str_)
+
+
 def _knot_rows(columns: Columns, cluster: ClusterSpec) -> KnotRows:
     rows, moved = numbers(columns, "rows"), numbers(columns, "io_bytes")
     return KnotRows(
         columns=columns,
-        label=texts(columns, "op"),
+        label=_kernels(columns),
         shape=np.column_stack([numbers(columns, "width"), moved / rows]),
         x=rows,
         sides=(np.zeros_like(moved), moved / cluster.device.memory_bytes_per_s),
@@ -59,14 +89,16 @@ class ElementwisePrices(KnotPrices):
     def predict(self, op: Op) -> Prediction | None:
         """Price a small op; None when no op of its name was measured."""
         assert isinstance(op, Elementwise)
-        key = (op.op, op.width, op.bytes_per_row)
+        key = (_kernel(op.op, op.dtype, op.width, op.bytes_per_row), op.width, op.bytes_per_row)
         if key not in self._curves:
-            self._curves[key] = self._prepare(op)
+            self._curves[key] = self._prepare(op, key[0])
         curve = self._curves[key]
         return None if curve is None else curve.predict(np.asarray(op.rows, dtype=np.float64))
 
-    def _prepare(self, op: Elementwise) -> Curve | None:
-        label = self.label_of(op.op)
+    def _prepare(self, op: Elementwise, kernel: str) -> Curve | None:
+        """Prepare the curve of an op's kernel; of the other one that rounds, where only that was measured."""
+        others = (_ROUNDING, _FINDING_SCALES) if op.op == _ROUNDING else ()
+        label = next((found for name in (kernel, *others) if (found := self.label_of(name)) is not None), None)
         if label is None:
             return None
         shape = float(op.width), float(op.bytes_per_row)

@@ -41,6 +41,7 @@ _SCALING: Final[Mapping[str, str]] = {
     "w4a16": "group128",
     "w4a8": "group128",
     "mxfp4": "group32",
+    "mxfp4_mxfp8": "group32",
     "nvfp4": "group16",
 }
 _ALIGNMENT: Final = 8

@@ -14,6 +14,7 @@ DTYPE_BYTES: Final[dict[str, float]] = {
     "int4": 0.5,
     "fp4": 0.5,
     "mxfp4": 0.53125,  # 4 bits and one shared 8-bit exponent per 32 elements
+    "mxfp8": 1.03125,  # 8 bits and one shared 8-bit exponent per 32 elements
     "nvfp4": 0.5625,  # 4 bits and one 8-bit scale per 16 elements
 }
 
@@ -39,5 +40,7 @@ SCHEMES: Final[dict[str, Scheme]] = {
     "w4a16": Scheme(weight="int4", activation="bf16", compute="bf16"),
     "w4a8": Scheme(weight="int4", activation="fp8", compute="fp8"),
     "mxfp4": Scheme(weight="mxfp4", activation="bf16", compute="bf16"),
+    # Tensor cores that take both operands narrow run at the rate of the wider: MXFP8's, which is FP8's.
+    "mxfp4_mxfp8": Scheme(weight="mxfp4", activation="mxfp8", compute="fp8"),
     "nvfp4": Scheme(weight="nvfp4", activation="nvfp4", compute="fp4"),
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -68,6 +69,7 @@ def _import_table(wheel: Wheel, item: ForeignTable, store: Store, run_id: str, *
         devices_per_node=system.devices_per_node,
         has_graphs=system.has_graphs,
         include_unfit=include_unfit,
+        beside=partial(_beside, wheel, item),
     )
     try:
         sieve.drop_unfit_latency()
@@ -100,6 +102,13 @@ def _read_foreign(item: ForeignTable) -> pa.Table:
         raise UserError(f"{item.path}: no such file", hint="install the wheel again") from error
     except UserError as error:
         raise UserError(str(error), hint="install the wheel again") from error
+
+
+def _beside(wheel: Wheel, item: ForeignTable, table: str) -> pa.Table | None:
+    """Return another table of the same framework and version; None where the wheel has none."""
+    own = (item.framework, item.version, table)
+    found = (other for other in wheel.iter_tables(item.system) if (other.framework, other.version, other.table) == own)
+    return next((_read_foreign(other) for other in found), None)
 
 
 def _framework_labels(sieve: Sieve, item: ForeignTable) -> pa.ChunkedArray | str:

@@ -35,6 +35,7 @@ class Origin:
     devices_per_node: int
     has_graphs: bool  # False where the platform has none and every row is launched eagerly
     include_unfit: bool  # keep eager and sick rows, labelled
+    beside: Callable[[str], pa.Table | None] = lambda _table: None  # another table of the same framework and version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

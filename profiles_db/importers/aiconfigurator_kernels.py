@@ -1,4 +1,4 @@
-"""Compute kernels of the aiconfigurator wheel: GEMM, attention, experts, quantisation.
+"""Compute kernels of the aiconfigurator wheel: GEMM, attention, experts.
 
 Timing is CUDA events around graph replays over rotating weight copies without a flush of the second-level cache.
 """
@@ -39,6 +39,7 @@ _MOE_FORMATS: Final[Mapping[str, str]] = {
     "fp8_block": "fp8_block",
     "int4_wo": "w4a16",
     "w4a16_mxfp4": "mxfp4",
+    "w4a8_mxfp4_mxfp8": "mxfp4_mxfp8",
     "w4afp8": "w4a8",
     "nvfp4": "nvfp4",
 }
@@ -196,23 +197,5 @@ def moe(sieve: Sieve, origin: Origin) -> Mapped:
             "latency_s": latency_s(sieve),
             "launch": launch_kind(origin),
             **power_columns(sieve),
-        },
-    )
-
-
-def scale_matrix(sieve: Sieve, origin: Origin) -> Mapped:
-    """Map static FP8 quantisation of [m, k] activations: 16 bits read, 8 bits written per element."""
-    elements = pc.multiply(sieve.column("m"), sieve.column("k"))
-    return Mapped(
-        family="elementwise",
-        columns={
-            "op": "quantise",
-            "rows": sieve.column("m"),
-            "width": sieve.column("k"),
-            "io_bytes": pc.multiply(elements, 3),
-            "dtype": "fp8",
-            "backend": backend_names(sieve, origin),
-            "latency_s": latency_s(sieve),
-            "launch": launch_kind(origin),
         },
     )

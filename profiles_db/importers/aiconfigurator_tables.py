@@ -5,6 +5,7 @@ from typing import Final
 
 from profiles_db.importers import aiconfigurator_collectives as collectives
 from profiles_db.importers import aiconfigurator_kernels as kernels
+from profiles_db.importers import aiconfigurator_rounding as rounding
 from profiles_db.importers import aiconfigurator_scans as scans
 from profiles_db.importers.aiconfigurator_columns import Mapper
 
@@ -19,14 +20,14 @@ MAPPERS: Final[Mapping[str, Mapper]] = {
     "nccl": collectives.nccl,
     "oneccl": collectives.nccl,
     "custom_allreduce": collectives.custom_allreduce,
-    "scale_matrix": kernels.scale_matrix,
+    "scale_matrix": rounding.static_fp8,
+    "computescale": rounding.dynamic_fp8,
 }
 
 _MODULE: Final = "a whole attention block with its projections: no op family holds it"
 
 # Why a table has no place in the schema; anything not named here is reported as unknown.
 UNMAPPED: Final[Mapping[str, str]] = {
-    "computescale": "difference of two timings, not a measurement",
     "mamba2": "times of the short convolution alone",
     "encoder_attention": "attention without a causal mask has no columns in the schema",
     "mla_bmm": "batched GEMM has no columns in the schema",

@@ -27,11 +27,18 @@ class ExpertKernels(ProfileSection):
     devices: dict[str, ExpertKernel] = Field(default_factory=dict)  # by a device's name, else by its architecture
     # Kernels without FP4 arithmetic: they dequantise the weights anew for every tile of so many rows.
     weight_only_tile_rows: dict[ExpertKernel, Count] = Field(default_factory=dict)
+    # Whether the kernel rounds its inputs to MXFP8, by device or architecture; elsewhere it does not.
+    mxfp8_inputs: dict[str, bool] = Field(default_factory=dict)
+    mxfp8_switch: str = ""  # what has to be set in the server's environment for that
     source: Source
 
     def on(self, device: DeviceSpec) -> ExpertKernel:
         """Return the kernel the engine runs on ``device``."""
         return self.devices.get(device.name) or self.devices.get(device.architecture) or self.default
+
+    def rounds_inputs_on(self, device: DeviceSpec) -> bool:
+        """Whether the kernel the engine runs on ``device`` rounds its inputs to MXFP8."""
+        return self.mxfp8_inputs.get(device.name, self.mxfp8_inputs.get(device.architecture, False))
 
     def tile_rows_on(self, device: DeviceSpec) -> int | None:
         """Return the rows of a tile of the weight-only kernel on ``device``; None where the kernel is another."""
@@ -44,6 +51,9 @@ class FusedKernels(ProfileSection):
     # Rounding of activations to the format of the weights: by the norm or activation before, or by a kernel of its own.
     activation_quantisation: Literal["separate", "fused"]
     all2all: Literal["allgather_reducescatter", "deepep"]
+    # Scales of the inputs where a plan asks for FP8 weights of an unquantised checkpoint: found anew for every row
+    # (the engine rounds the weights when it starts), or stated by the FP8 checkpoint that such an engine wants instead.
+    fp8_inputs: Literal["dynamic", "static"]
     source: Source
 
 

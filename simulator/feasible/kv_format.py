@@ -49,6 +49,8 @@ def kv_format(model: ModelSpec, plan: Plan, profile: EngineProfile) -> KvFormat:
 
 
 def served(model: ModelSpec, plan: Plan, profile: EngineProfile) -> Plan:
-    """Return ``plan`` with the KV format it runs with spelled out, where that is not the activations'."""
+    """Return ``plan`` with what it leaves to the engine spelled out: the KV format, and who knows the scales of FP8."""
     chosen = kv_format(model, plan, profile).dtype
-    return plan if chosen == activation_dtype(plan, model.dtype) else replace(plan, kv_dtype=chosen)
+    kv = plan.kv_dtype if chosen == activation_dtype(plan, model.dtype) else chosen
+    is_static = plan.weight_dtype == "fp8" and profile.kernels.fp8_inputs == "static"
+    return replace(plan, kv_dtype=kv, has_static_inputs=is_static)

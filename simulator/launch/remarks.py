@@ -24,6 +24,9 @@ def remarks(serving: Serving, start: StartedPlan, *, servers: int, devices: int,
     converted = converted_checkpoint(serving.model, plan)
     if converted is not None:
         yield f"# {CHECKPOINT} is a checkpoint converted to {converted}"
+    experts = serving.profile.mxfp4_experts
+    if experts.mxfp8_switch and "mxfp4" in serving.model.schemes and experts.rounds_inputs_on(serving.cluster.device):
+        yield f"export {experts.mxfp8_switch}  # experts round their inputs to MXFP8"
     if not is_text_only:
         yield from (f"# the {part} is not in the simulated memory" for part in serving.model.left_out)
     if serving.overrides.max_model_len is None:

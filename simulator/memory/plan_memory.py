@@ -22,7 +22,7 @@ from costmodel.ops.small_ops import works_in_place
 from simulator.engine_profiles.start_up import StartUpMemory
 from simulator.memory.kv_cache import kv_cache
 from simulator.model.expert_layout import ExpertKernel
-from simulator.model.linear import activation_dtype
+from simulator.model.linear import MXFP4_MXFP8, activation_dtype
 from simulator.model.spec import Block, ModelSpec, padded_vocab
 from simulator.plan.plan import Plan
 
@@ -235,7 +235,7 @@ def workspace_bytes(op: Op, element: float, start_up: StartUpMemory, expert_kern
     """
     if start_up.expert_workspace != "kept" or not isinstance(op, Moe) or not isinstance(op.num_tokens, int):
         return 0.0
-    if op.dtype == "mxfp4" and expert_kernel not in start_up.workspace_kernels:
+    if op.dtype in {"mxfp4", MXFP4_MXFP8} and expert_kernel not in start_up.workspace_kernels:
         return 0.0
     widths = max(op.local_inter, op.hidden) + max(op.up_width, op.hidden)
     return float(op.num_tokens) * op.topk * widths * element

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 from costmodel.ops.op_types import Attention, Gemm, Ints, Op, Scan
-from simulator.model.linear import Linear
+from simulator.model.linear import MXFP4_MXFP8, Linear
 from simulator.plan.plan import Plan
 
 
@@ -19,12 +19,18 @@ class KernelChoices:
 
     ``activation_quantisation``: ``separate`` kernels; ``fused`` into the norm or activation before the GEMM where
     there is one; ``in_gemm`` when the GEMM's own price already includes it, which it also does for ``in_gemm_schemes``.
+    ``rounds_mxfp4_inputs``: the kernel of MXFP4 experts rounds what it is given to MXFP8.
     """
 
     activation_quantisation: Literal["separate", "fused", "in_gemm"] = "separate"
     all2all: Literal["allgather_reducescatter", "deepep"] = "allgather_reducescatter"
     moe_routing: str = "balanced"
     in_gemm_schemes: frozenset[str] = frozenset()
+    rounds_mxfp4_inputs: bool = False
+
+    def expert_scheme(self, scheme: str) -> str:
+        """Return the scheme that experts of a stored scheme run in: of MXFP4, whether their inputs are rounded too."""
+        return MXFP4_MXFP8 if scheme == "mxfp4" and self.rounds_mxfp4_inputs else scheme
 
     def rounds(self, linear: Linear) -> Literal["separate", "fused", "in_gemm"]:
         """Say where the input of ``linear`` is rounded to fewer bits, if it is.

@@ -16,6 +16,7 @@ from simulator.plan.plan import Plan
 
 UNQUANTISED: Final = ("bf16", "fp16", "fp32")
 FP8: Final = ("fp8", "fp8_block")
+MXFP4_MXFP8: Final = "mxfp4_mxfp8"  # how devices with FP4 arithmetic may run MXFP4 experts
 WEIGHT_ONLY: Final = "w8a16"  # how devices without FP8 arithmetic run FP8 checkpoints
 FP8_BLOCK: Final = SCALE_GROUP  # rows and columns that share one scale in block-quantised checkpoints
 
@@ -42,7 +43,7 @@ class WeightFormat:
         asked = plan.weight_dtype
         if asked is None or (self.is_quantised and not (asked == WEIGHT_ONLY and self.scheme in FP8)):
             return self
-        return WeightFormat(scheme=asked)
+        return WeightFormat(scheme=asked, has_static_inputs=plan.has_static_inputs and asked == "fp8")
 
 
 def activation_dtype(plan: Plan, dtype: str) -> str:

@@ -57,6 +57,8 @@ class Plan:
     clock_mhz: float | None = None
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
+    # FP8 weights come from a checkpoint that states the scales of its inputs. Not in the text form: engines decide.
+    has_static_inputs: bool = False
 
     @property
     def stage_ranks(self) -> int:

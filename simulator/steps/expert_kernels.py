@@ -6,10 +6,6 @@ streams them: the analytic price (12 kernel floors and the device's memory effic
 for the format is slower. It is 0.75 to 1.1 of measured Marlin at up to 64 tokens on up to 8 ranks of H100 and A100.
 Marlin dequantises a weight anew for every tile of rows: from one full tile per expert on, an op takes the slower of
 both kernels' times, of which the weight-only one is that of 4-bit integer weights.
-
-FP8 with one scale per tensor or row need not be slower than FP8 with block scales, which reads the same bytes and does
-the same arithmetic and more. Where measured rows say otherwise their kernel ran untuned, and the block-scaled time
-stands in.
 """
 
 from dataclasses import replace
@@ -21,17 +17,11 @@ from numpy.typing import NDArray
 from costmodel.ops.op_types import Moe
 
 _WEIGHT_ONLY: Final = "w4a16"
-_BLOCK_SCALED: Final = "fp8_block"
 
 
 def weight_only_twin(op: Moe) -> Moe:
     """Return the same experts with 4-bit integer weights and 16-bit arithmetic."""
     return replace(op, dtype=_WEIGHT_ONLY)
-
-
-def block_scaled_twin(op: Moe) -> Moe:
-    """Return the same experts with block scales."""
-    return replace(op, dtype=_BLOCK_SCALED)
 
 
 def fills_tiles(op: Moe, tile_rows: int) -> NDArray[np.bool_]:

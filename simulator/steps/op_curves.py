@@ -11,14 +11,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.cost_model import CostModel, Prediction
+from costmodel.cost_model import CostModel, Prediction, Source
 from costmodel.ops.arrays import Array
-from costmodel.ops.op_types import Moe, Op
+from costmodel.ops.op_types import Attention, Moe, Op
 from costmodel.ops.roofline import roofline
 from costmodel.pricing.analytic_costs import AnalyticCosts
-from simulator.model.linear import ProductAlone
-from simulator.steps.expert_kernels import block_scaled_twin, fills_tiles, weight_only_twin
+from simulator.model.linear import MXFP4_MXFP8, ProductAlone
+from simulator.steps.expert_kernels import fills_tiles, weight_only_twin
 from simulator.steps.sustained_clock import SustainedClock
+from simulator.steps.wider_formats import added_rounding, wider
+
+_TOLD_BELOW = 0.9  # a bound that lowers a price by less is not worth a line
 
 IntervalEnd = Literal["low", "middle", "high"]  # best estimate, or an end of its 90 % interval
 
@@ -59,10 +62,19 @@ class OpCurves:
         self._streaming = AnalyticCosts(costs.cluster, costs.clock_mhz)
         self._sustained = SustainedClock(costs.cluster.device, costs.clock_mhz, sustained_slowdown_frac)
         self._known: dict[tuple[object, ...], OpCurve] = {}
+        # (op and its format, the wider one) -> points that the wider one bounds by far, and points.
+        self._bounded: dict[tuple[str, str], tuple[int, int]] = {}
         self._pricing = RLock()  # threads that share curves ask for each once, so that the count of prices is one too
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def notes(self) -> list[str]:
+        """Say which formats were measured dearer than those they replace, and are priced as these."""
+        return [
+            f"{what}: {points:,} of {whole:,} prices are those of {other}, measured over a tenth faster"
+            for (what, other), (points, whole) in sorted(self._bounded.items())
+        ]
 
     def price(self, op: Op) -> OpCurve:
         """Return the curve of ``op``, one value per point of its array fields."""
@@ -76,11 +88,35 @@ class OpCurves:
         with self._pricing:
             curve = self._known.get(key)
             if curve is None:
-                curve = self._on_busy_server(op, self.costs.predict(op))
+                found = self.costs.predict(op)
+                curve = self._on_busy_server(op, found)
                 if isinstance(op, Moe):
                     curve = self._as_served(op, curve)
-                self._known[key] = curve
+                self._known[key] = curve = self._no_dearer(
+                    op, curve, is_guess=bool(np.all(found.source == Source.ANALYTIC))
+                )
         return curve
+
+    def _no_dearer(self, op: Op, curve: OpCurve, *, is_guess: bool) -> OpCurve:
+        """Bound a price by that of the format it replaces; see ``simulator.steps.wider_formats``."""
+        other = wider(op, self.costs.cluster.device)
+        if other is None:
+            return curve
+        if is_guess:
+            # MXFP8 beside MXFP4 is a choice of kernels: where none of it was measured, what was is the better answer.
+            return self.price(other) if getattr(op, "dtype", "") == MXFP4_MXFP8 else curve
+        bound = self.price(other)
+        for rounding in added_rounding(
+            op, other, includes_rounding=self.costs.includes_quantise(getattr(op, "dtype", ""))
+        ):
+            bound = _sum(bound, self.price(rounding))
+        where = bound.latency_s < curve.latency_s
+        told = int(np.count_nonzero(bound.latency_s < _TOLD_BELOW * curve.latency_s))
+        if told:
+            what = f"{label(op)} with {_format_of(op)}", _format_of(other)
+            points, whole = self._bounded.get(what, (0, 0))
+            self._bounded[what] = points + told, whole + where.size
+        return _replaced(curve, bound, where)
 
     def _on_busy_server(self, op: Op, found: Prediction) -> OpCurve:
         shape = found.latency_s.shape
@@ -113,9 +149,6 @@ class OpCurves:
             other, streamed = self.price(weight_only_twin(op)), self._on_busy_server(op, self._streaming.predict(op))
             curve = _replaced(curve, other, full & (other.latency_s > curve.latency_s))
             return _replaced(curve, streamed, ~full & (streamed.latency_s < curve.latency_s))
-        if op.dtype == "fp8":
-            other = self.price(block_scaled_twin(op))
-            return _replaced(curve, other, other.latency_s < curve.latency_s)
         return curve
 
 
@@ -123,6 +156,16 @@ def _replaced(curve: OpCurve, other: OpCurve, where: NDArray[np.bool_]) -> OpCur
     """``curve``, with time and energy of ``other`` at the points of ``where``."""
     timed = ("latency_s", "low_s", "high_s", "energy_j")
     return replace(curve, **{name: np.where(where, getattr(other, name), getattr(curve, name)) for name in timed})
+
+
+def _sum(curve: OpCurve, other: OpCurve) -> OpCurve:
+    timed = ("latency_s", "low_s", "high_s", "energy_j")
+    return replace(curve, **{name: getattr(curve, name) + getattr(other, name) for name in timed})
+
+
+def _format_of(op: Op) -> str:
+    """Name the format in which an op differs from its wider one."""
+    return f"{op.kv_dtype} KV" if isinstance(op, Attention) else op.dtype
 
 
 def _key(value: object) -> object:

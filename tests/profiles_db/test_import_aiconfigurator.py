@@ -269,9 +269,25 @@ def test_moe_formats_and_ungated_experts(wheel: Wheel, store: Store) -> None:
 
 def test_tables_without_a_place_are_counted(wheel: Wheel, store: Store) -> None:
     """A table the schema cannot hold is listed with its rows and the reason, not passed over."""
-    _write(wheel.root, "quantize/vllm/0.24.0/computescale", [{"m": 1, "k": 1, "latency": -0.1}] * 3)
+    _write(wheel.root, "gemm/vllm/0.24.0/mla_bmm", [{"num_tokens": 1, "latency": 0.1}] * 3)
+    count = _import(wheel, store)["vllm-0.24.0/mla_bmm"]
+    assert (count.family, count.dropped) == (None, {"batched GEMM has no columns in the schema": 3})
+
+
+def test_rounding_that_finds_its_scales_is_both_tables_together(wheel: Wheel, store: Store) -> None:
+    """A difference is added to the static kernel's time at its size; without that, or below zero, it is dropped."""
+    size = {"m": 4, "k": 256, "quant_dtype": "fp8"}
+    static = {**size, "kernel_source": "static_scaled", "latency": 0.002}
+    more = {**size, "kernel_source": "dynamic_scaled_minus_static_scaled", "latency": 0.001}
+    _write(wheel.root, "quantize/vllm/0.24.0/scale_matrix", [static])
+    _write(wheel.root, "quantize/vllm/0.24.0/computescale", [more, {**more, "m": 8}, {**more, "latency": -0.1}])
     count = _import(wheel, store)["vllm-0.24.0/computescale"]
-    assert (count.family, count.dropped) == (None, {"difference of two timings, not a measurement": 3})
+    assert count.dropped == {"latency zero or negative": 1, "difference to a timing that is not in the wheel": 1}
+    rows = {row["io_bytes"]: row for row in store.read("elementwise").to_pylist()}
+    assert set(rows) == {4 * 3 * 256, 4 * (3 * 256 + 4)}
+    found = rows[4 * (3 * 256 + 4)]
+    assert (found["op"], found["backend"]) == ("quantise", "vllm.dynamic_scaled")
+    assert found["latency_s"] == pytest.approx(3e-6)
 
 
 @pytest.mark.parametrize(

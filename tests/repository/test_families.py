@@ -30,6 +30,7 @@ ALLOWED: Final[Mapping[str, str]] = {
     "simulator/engine_profiles/engine_kernels.py": "launches of an engine's kernels",
     "simulator/memory/plan_memory.py": "what an op holds in memory while it runs",
     "simulator/model/cells/__init__.py": "names of cells of a model, two of which families share",
+    "simulator/steps/wider_formats.py": "which narrower format an engine runs instead of which, in one table",
 }
 
 _OF_CLASS: Final[Mapping[str, str]] = {kind.__name__: kind.__name__.lower() for kind in Op.__args__}  # type: ignore[attr-defined]

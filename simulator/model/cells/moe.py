@@ -113,7 +113,7 @@ class MixtureOfExperts:
             topk=self.topk,
             tp=shards,
             ep=experts,
-            dtype=self.weights.under(plan).scheme,
+            dtype=kernels.expert_scheme(self.weights.under(plan).scheme),
             routing=kernels.moe_routing,
             is_gated=self.is_gated,
         )
@@ -169,7 +169,7 @@ class MixtureOfExperts:
         if kernels.all2all == "deepep" and plan.ep > 1:
             own = m / plan.tp if spread else m
             copies = ranks * (1.0 - (1.0 - 1.0 / ranks) ** self.topk)  # expected distinct ranks of topk choices
-            sent = DTYPE_BYTES[SCHEMES[self.weights.under(plan).scheme].activation]
+            sent = DTYPE_BYTES[SCHEMES[kernels.expert_scheme(self.weights.under(plan).scheme)].activation]
             out, back = (
                 Collective(
                     kind="all_to_all",
