@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import ceil
 
 from costmodel.cost_model import CostModel
 from costmodel.ops.number_formats import SCHEMES
@@ -13,6 +14,7 @@ from simulator.feasible.context import context_note, context_of
 from simulator.feasible.engine_support import engines_for
 from simulator.feasible.kv_format import KvFormat, kv_format, served
 from simulator.feasible.plan_space import check_plan
+from simulator.feasible.prompt_waiting import prompt_waiting, waiting_refusal
 from simulator.feasible.server_setup import ServerSetup
 from simulator.feasible.sizing import Sizing, size_plan
 from simulator.memory.plan_memory import MemoryBudget
@@ -76,7 +78,7 @@ class Serving(ServerSetup):
         sized = size_plan(self, plan, workload)
         if isinstance(sized, str):
             return Refusal(plan=plan, reason=sized)
-        limits = self._engine_limits(sized, workload)
+        limits = self._engine_limits(plan, sized, workload)
         shape = StepShape(
             max_num_seqs=limits.max_num_seqs,
             max_num_batched_tokens=limits.max_num_batched_tokens,
@@ -99,7 +101,7 @@ class Serving(ServerSetup):
             kv=kv,
             server=sized.server,
             limits=limits,
-            router=self.overrides.router or self.profile.router,
+            router=self.overrides.router or self.profile.router_of(plan),
             compiled=compiled,
             notes=sized.notes,
         )
@@ -184,9 +186,9 @@ class Serving(ServerSetup):
             return f"{self.profile.name} does not schedule ahead with {conflict}"
         if plan.pp > 1 and plan.attention_dp > 1:
             return "attention data parallelism inside pipeline stages is not simulated"
-        return None
+        return waiting_refusal(self, plan)
 
-    def _engine_limits(self, sized: Sizing, workload: Traffic) -> EngineLimits:
+    def _engine_limits(self, plan: Plan, sized: Sizing, workload: Traffic) -> EngineLimits:
         """Return what the scheduler may do for ``workload`` on a server of that size."""
         profile, server, memory = sized.profile, sized.server, sized.memory
         max_num_seqs = server.max_num_seqs
@@ -195,6 +197,8 @@ class Serving(ServerSetup):
             max_num_seqs = min(max_num_seqs, max(1, workload.client.concurrency))
         # The mean request's time in the tokeniser stands for everybody's.
         tokenising_s = profile.host.frontend_token_s * workload.mean_prompt_tokens
+        waiting = prompt_waiting(self, is_chunked=server.enable_chunked_prefill)
+        has_ranks = plan.attention_dp > 1
         return EngineLimits(
             policy=profile.policy,
             max_num_seqs=max_num_seqs,
@@ -209,6 +213,10 @@ class Serving(ServerSetup):
             reserves_output=profile.reserves_output,
             frontend_s=profile.host.frontend_s + tokenising_s,
             frontend_gap_s=tokenising_s,
+            batch_wait_iters=0 if has_ranks else waiting.batch_wait_timeout_iters,
+            batch_wait_tokens=ceil(waiting.batch_wait_max_tokens_ratio * server.max_num_batched_tokens),
+            ranks_wait_iters=waiting.attention_dp_timeout_iters if has_ranks else 0,
+            ranks_batching_iters=waiting.attention_dp_batching_wait_iters,
             num_speculative_tokens=sized.drafts,
             speculative_acceptance=sized.acceptance,
             draft_step_s=self.overrides.draft_step_s or 0.0,

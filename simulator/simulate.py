@@ -129,7 +129,17 @@ def limits_facts(start: StartedPlan) -> dict[str, Any]:
         "num_gpu_blocks": start.memory.num_gpu_blocks,
         "router": start.router,
         **({} if limits.num_speculative_tokens == 0 else _draft_facts(limits)),
+        **_waiting_facts(limits),
     }
+
+
+def _waiting_facts(limits: EngineLimits) -> dict[str, Any]:
+    """Return how many steps prompts are held back, where they are."""
+    if limits.batch_wait_iters:
+        return {"batch_wait_iters": limits.batch_wait_iters, "batch_wait_tokens": limits.batch_wait_tokens}
+    if limits.ranks_wait_iters:
+        return {"ranks_wait_iters": limits.ranks_wait_iters, "ranks_batching_iters": limits.ranks_batching_iters}
+    return {}
 
 
 def _draft_facts(limits: EngineLimits) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Options that cannot act on what they were given with: refused, since an option without effect is a wrong belief."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from simulator.serving import Serving
     from simulator.workload.parts import Traffic
     from simulator.workload.workload import Workload
+
+_OF_BATCHES: Final = ("batch_wait_timeout_iters", "batch_wait_max_tokens_ratio")
+_OF_RANKS: Final = ("attention_dp_timeout_iters", "attention_dp_batching_wait_iters")
 
 
 def refuse_idle_options(
@@ -35,10 +38,23 @@ def refuse_idle_options(
 
     if str(costs) == "analytic" or (costs is None and bundled_fit(serving.cluster.device.name) is None):
         refuse_given(context, "out_of_domain", because="these prices have no measured domain to be outside of")
+    if layouts is not None:
+        _refuse_idle_waiting(context, layouts)
     if workload.replica is not None:
         refuse_given(context, "router", because=f"the trace {workload.name} names the replica of each request")
     elif layouts is not None and not any(_is_routed(layout) for layout in layouts):
         refuse_given(context, "router", because="no plan named has more than one replica")
+
+
+def _refuse_idle_waiting(context: click.Context, layouts: "Iterable[Layout]") -> None:
+    """Refuse settings of how prompts wait that concern layouts none of which is named."""
+    from simulator.plan.plan import Plan
+
+    plans = [layout for layout in layouts if isinstance(layout, Plan)]  # no pool has prompts beside decodes
+    if all(plan.attention_dp == 1 for plan in plans):
+        refuse_given(context, *_OF_RANKS, because="no plan named has attention-data-parallel ranks in one pool")
+    if all(plan.attention_dp > 1 for plan in plans):
+        refuse_given(context, *_OF_BATCHES, because="no plan named is one pool without attention-data-parallel ranks")
 
 
 def refuse_covered_limits(context: click.Context, **axes: tuple[int | None, ...]) -> None:

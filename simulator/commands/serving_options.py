@@ -104,6 +104,26 @@ _OPTIONS = (
         help="Seconds the draft model adds to a step; none for drafts looked up in the text.",
     ),
     click.option(
+        "--batch-wait-timeout-iters",
+        type=click.IntRange(0, 2**20),
+        help="TensorRT-LLM: steps a prompt waits for others while sequences decode.",
+    ),
+    click.option(
+        "--batch-wait-max-tokens-ratio",
+        type=_Finite(0, 1),
+        help="TensorRT-LLM: share of the tokens per step that ends this wait.",
+    ),
+    click.option(
+        "--attention-dp-timeout-iters",
+        type=click.IntRange(0, 2**20),
+        help="TensorRT-LLM: steps a rank's prompt waits until every rank has one; 0 is enable_balance: false.",
+    ),
+    click.option(
+        "--attention-dp-batching-wait-iters",
+        type=click.IntRange(0, 2**20),
+        help="TensorRT-LLM: steps prompts wait once every rank has one.",
+    ),
+    click.option(
         "--router",
         type=click.Choice(["round_robin", "vllm", "least_outstanding", "prefix"]),
         help="How requests are spread over replicas.",

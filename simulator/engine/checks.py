@@ -71,6 +71,7 @@ def check_input(
             hint="attention data parallelism is modelled for vllm-v1 and sglang without pipeline stages",
         )
     _check_batch(limits)
+    _check_waiting(tables, limits, attention_dp)
     _check_drafts(tables, limits, attention_dp)
     _check_workload(limits, workload, dp * attention_dp)
     _check_timeout(tables, limits, workload, attention_dp)
@@ -89,6 +90,24 @@ def _check_batch(limits: EngineLimits) -> None:
             f"engine limits: max_num_seqs is {limits.max_num_seqs}, must be at most max_num_batched_tokens = "
             f"{limits.max_num_batched_tokens}: policy {limits.policy!r} decodes every sequence in each step",
             hint="raise max_num_batched_tokens, or lower max_num_seqs",
+        )
+
+
+def _check_waiting(tables: StepTables, limits: EngineLimits, attention_dp: int) -> None:
+    for name in ("batch_wait_iters", "batch_wait_tokens", "ranks_wait_iters", "ranks_batching_iters"):
+        value = getattr(limits, name)
+        if not 0 <= value <= LONGEST_SEQUENCE:
+            raise UserError(f"engine limits: {name} is {value}, must be 0 to {LONGEST_SEQUENCE}")
+    waits = limits.batch_wait_iters > 0
+    if (waits or limits.ranks_wait_iters) and (limits.policy != "vllm-v1" or limits.enable_chunked_prefill):
+        raise UserError(
+            f"policy {limits.policy!r} with prompts that wait for one another is not modelled",
+            hint="it is modelled for policy vllm-v1 without chunked prefill",
+        )
+    if waits and (tables.stages > 1 or attention_dp > 1 or limits.num_speculative_tokens):
+        raise UserError(
+            "prompts that wait for company are modelled without pipeline stages, attention data parallelism and "
+            "speculative decoding"
         )
 
 

@@ -24,6 +24,7 @@ from simulator.engine.sequences import release_due
 from simulator.engine.state import SGLANG, State
 from simulator.engine.step import add_occupancy, add_time, apply_tokens, count_step, decode_attention, decode_reads
 from simulator.engine.tables import group, replica
+from simulator.engine.waiting import hold_ranks
 
 
 @kernel
@@ -41,9 +42,12 @@ def _schedule_ranks(state: State, first: Replica, decision: int) -> tuple[int, i
     all_prefills = 0
     for number in range(first.number, first.number + state.ranks):
         rep = replica(state, number)
-        grp = group(state, rep.first_group)
         rep.decision_ps = decision
         release_due(state, rep)
+    hold_ranks(state, first)
+    for number in range(first.number, first.number + state.ranks):
+        rep = replica(state, number)
+        grp = group(state, rep.first_group)
         if state.policy == SGLANG:
             schedule_sglang(state, rep, grp)
         else:

@@ -82,6 +82,10 @@ class Replica(Record):
     next_admission: int
     is_blocked: bool  # the head of the waiting queue cannot be admitted before something is released
 
+    holds_prompts: bool  # lockstep: this step admits nobody
+    waited: int  # steps its prompts, or those of its ranks, have been held back
+    batched: int  # lockstep, first rank: the same since every rank has some
+
     free: int  # blocks without cached content
     unused: Queue  # prefix units nobody holds, the least recently used first
     first_cached: int  # its first unit among the cached ones

@@ -96,6 +96,10 @@ def _state_scheduler(rules: State, limits: EngineLimits) -> None:
         rules.drafts = limits.num_speculative_tokens
         rules.draft_step_ps = round(limits.draft_step_s * PS_PER_S)
         rules.draft_seed = limits.speculative_seed
+    rules.wait_iters = limits.batch_wait_iters
+    rules.wait_tokens = limits.batch_wait_tokens
+    rules.ranks_wait_iters = limits.ranks_wait_iters
+    rules.ranks_batching_iters = limits.ranks_batching_iters
     rules.publishes_late = limits.policy == "sglang"
     rules.watermark = limits.watermark_blocks
     if not is_v0 or limits.enable_chunked_prefill:

@@ -13,9 +13,10 @@ from simulator.engine.jit import kernel
 from simulator.engine.prefix_cache import allocate, free_blocks, match, publish, take, used_blocks
 from simulator.engine.replica import Group, Replica
 from simulator.engine.request import DECODING, PREFILLING, RELEASING, Request
-from simulator.engine.sequences import admit, blocks_for, preempt
+from simulator.engine.sequences import admit, blocks_at_admission, blocks_for, preempt
 from simulator.engine.state import State
 from simulator.engine.tables import list_at, request
+from simulator.engine.waiting import waits_for_company
 
 
 @kernel
@@ -175,12 +176,7 @@ def admission(state: State, rep: Replica) -> tuple[int, int, int]:
         if not state.is_chunked:
             return 0, 0, 0
         chunk = rep.planned.left
-    blocks = blocks_for(state, hit + chunk)
-    if state.reserves_output:
-        last = req.prompt + req.output - 1 + state.spare_tokens
-        blocks = blocks_for(state, min(last, state.max_model_len))
-    elif state.reserves_prompt:
-        blocks = blocks_for(state, req.target)
+    blocks = blocks_at_admission(state, req, hit + chunk)
     gate = blocks
     if state.gates_full_sequence:
         gate = max(gate, blocks_for(state, req.target))
@@ -233,6 +229,8 @@ def schedule_v1(state: State, rep: Replica, grp: Group) -> bool:
         run_in_order(state, rep, grp)
     rep.is_blocked = False
     if preempted == rep.preempted or state.admits_after_preemption:
-        admit_waiting(state, rep)
+        is_held = rep.holds_prompts or waits_for_company(state, rep, grp)
+        if not is_held:
+            admit_waiting(state, rep)
     rep.planned.decodes = grp.decoders
     return rep.planned.decodes + rep.planned.prefills > 0

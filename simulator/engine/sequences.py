@@ -22,6 +22,15 @@ def blocks_for(state: State, tokens: int) -> int:
 
 
 @kernel
+def blocks_at_admission(state: State, req: Request, tokens: int) -> int:
+    """KV blocks a request takes when it is admitted with ``tokens`` of its prompt, or by what the policy reserves."""
+    if state.reserves_output:
+        last = req.prompt + req.output - 1 + state.spare_tokens
+        return blocks_for(state, min(last, state.max_model_len))
+    return blocks_for(state, req.target if state.reserves_prompt else tokens)
+
+
+@kernel
 def blocks_held(state: State, req: Request) -> int:
     """KV blocks a running request holds."""
     if state.drafts > 0:

@@ -48,6 +48,10 @@ class State(Record):
     num_blocks: int
     watermark: int  # blocks that must stay free at an admission beside running requests
     long_prefill: int  # tokens; 0 = no threshold
+    wait_iters: int  # steps prompts wait for company while sequences decode; 0 = none
+    wait_tokens: int  # of the step they would join: with so many it goes at once
+    ranks_wait_iters: int  # steps until a rank's prompts start without any on the other ranks; 0 = at once
+    ranks_batching_iters: int  # steps they wait once every rank has some
     spare_tokens: int  # tokens of KV that must stay free beside the largest request
     unit_tokens: int  # of a unit of the prefix cache
     unit_blocks: int

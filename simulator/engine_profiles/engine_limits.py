@@ -44,6 +44,10 @@ class EngineLimits:
     reserves_output: bool = False  # take the blocks of prompt and answer at admission, so that nobody is preempted
     watermark_blocks: int = 0
     long_prefill_token_threshold: int = 0
+    batch_wait_iters: int = 0  # steps prompts wait for company while sequences decode; 0 = none
+    batch_wait_tokens: int = 0  # of the step they would join: with so many it goes at once
+    ranks_wait_iters: int = 0  # steps until a rank's prompts start without any on the other ranks; 0 = at once
+    ranks_batching_iters: int = 0  # steps they wait once every rank has some
     num_speculative_tokens: int = 0
     speculative_acceptance: float = 0.0  # probability that one draft token is accepted, given the one before it was
     speculative_seed: int = 0

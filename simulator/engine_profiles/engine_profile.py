@@ -31,6 +31,7 @@ from simulator.engine_profiles.profile_section import (
     ProfileSection,
     Seconds,
     Source,
+    Steps,
 )
 from simulator.engine_profiles.start_up import MemoryReserve, StartUpMemory
 from simulator.plan.plan import Plan
@@ -81,6 +82,16 @@ class BatchLimits(ProfileSection):
             and (not self.only_names or any(word in name for word in self.only_names))
             and not any(word in name for word in self.except_names)
         )
+
+
+class PromptWaiting(ProfileSection):
+    """How many steps prompts are held back while sequences decode, by TensorRT-LLM's names; 0 is not at all."""
+
+    batch_wait_timeout_iters: Steps = 0  # without attention data parallelism: at most so many
+    batch_wait_max_tokens_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0  # not where a step has this share of tokens
+    attention_dp_timeout_iters: Steps = 0  # until every rank has a prompt, at most so many
+    attention_dp_batching_wait_iters: Steps = 0  # and so many more once each has
+    source: Source
 
 
 class ContextRules(ProfileSection):
@@ -140,6 +151,7 @@ class EngineProfile(ProfileSection):
     version: str = Field(min_length=1, max_length=100)
     policy: PolicyName
     router: RouterName
+    ranks_router: RouterName | None = None  # over the attention-data-parallel ranks of a replica, if not the same
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]  # where no ``reserve`` is stated
     # Tokens per step default to no more than max_num_seqs requests of the longest length have.
     caps_tokens_by_context: bool = False
@@ -165,6 +177,7 @@ class EngineProfile(ProfileSection):
     shared_expert_tokens: Annotated[int, Field(ge=0)]  # largest step whose shared experts run beside the routed ones
     limits: Annotated[list[BatchLimits], Field(min_length=1)]
     graphs: GraphCapture
+    waiting: PromptWaiting | None = None  # an engine without such a setting has none
     host: HostTime
     memory: StartUpMemory
     reserve: MemoryReserve | None = None
@@ -220,6 +233,10 @@ class EngineProfile(ProfileSection):
         """
         graphs = self.graphs.model_copy(update={"decode": "none", "mixed": "none"})
         return self.model_copy(update={"graphs": graphs})
+
+    def router_of(self, plan: Plan) -> RouterName:
+        """Return how requests are spread over the replicas and ranks of a plan."""
+        return self.ranks_router if self.ranks_router is not None and plan.attention_dp > 1 else self.router
 
     def memory_utilization(self, memory_bytes: int, *, max_num_batched_tokens: int, plan: Plan) -> float:
         """Return the share of device memory for weights and KV (vLLM: and activations) that the engine takes.

@@ -9,6 +9,7 @@ MOST_TOKENS: Final = 2**20
 MOST_GRAPH_TOKENS: Final = 2**14
 
 Count = Annotated[int, Field(gt=0, le=MOST_TOKENS)]
+Steps = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
 GraphTokens = Annotated[int, Field(gt=0, le=MOST_GRAPH_TOKENS)]
 Mebibytes = Annotated[float, Field(ge=0, le=2**20)]
 Kibibytes = Annotated[float, Field(ge=0, le=2**20)]

@@ -29,6 +29,10 @@ class Overrides:
     speculative_tokens: int | None = None
     speculative_acceptance: float | None = None  # probability that a draft is right, given those before it were
     draft_step_s: float | None = None  # what the draft model adds to a step; None for drafts without a model
+    batch_wait_timeout_iters: int | None = None
+    batch_wait_max_tokens_ratio: float | None = None
+    attention_dp_timeout_iters: int | None = None
+    attention_dp_batching_wait_iters: int | None = None
     router: RouterName | None = None
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 
+from simulator.feasible.prompt_waiting import holds_batches, prompt_waiting
 from simulator.launch.remarks import (
     CHECKPOINT,
     DTYPE_NAMES,
@@ -12,6 +13,7 @@ from simulator.launch.remarks import (
     remarks,
 )
 from simulator.launch.shell import Flag, above_one, command
+from simulator.plan.plan import Plan
 from simulator.serving import Serving, StartedPlan
 
 
@@ -37,6 +39,26 @@ def tensorrt_llm_lines(serving: Serving, start: StartedPlan) -> Iterator[str]:
     model = CHECKPOINT if is_cast_while_loading(serving, plan) else checkpoint(serving, plan)
     across = f"srun --nodes {nodes} --ntasks {plan.replica_devices} --mpi=pmix trtllm-llmapi-launch "
     yield command((across if nodes > 1 else "") + f"trtllm-serve {model} --backend pytorch", flags)
+
+
+def _waiting(serving: Serving, plan: Plan) -> dict[str, object]:
+    """Return for how many steps prompts are held back, where they are."""
+    waiting = prompt_waiting(serving, is_chunked=False)
+    if plan.attention_dp > 1:
+        if waiting.attention_dp_timeout_iters == 0:
+            return {}
+        balance = {
+            "enable_balance": True,
+            "timeout_iters": waiting.attention_dp_timeout_iters,
+            "batching_wait_iters": waiting.attention_dp_batching_wait_iters,
+        }
+        return {"attention_dp_config": balance}
+    if not holds_batches(waiting):
+        return {}
+    return {
+        "batch_wait_timeout_iters": waiting.batch_wait_timeout_iters,
+        "batch_wait_max_tokens_ratio": waiting.batch_wait_max_tokens_ratio,
+    }
 
 
 def _options(serving: Serving, start: StartedPlan) -> dict[str, object]:
@@ -66,6 +88,7 @@ def _options(serving: Serving, start: StartedPlan) -> dict[str, object]:
         "scheduler_config": policy and {"capacity_scheduler_policy": policy},
         "disable_overlap_scheduler": not server.async_scheduling,
         "speculative_config": drafts,
+        **_waiting(serving, plan),
     }
     # Left out, graphs would be its own: null says that there are none.
     return {name: value for name, value in options.items() if value is not None or name == "cuda_graph_config"}

@@ -200,8 +200,8 @@ def _measure(
     """Run both pools with all prices at ``end``: metrics, and the client's view of the run."""
     prefill, decode, plan = starts.prefill, starts.decode, starts.plan
     done = run_disaggregated(
-        _pool(prefill, end, replace(prefill.limits, num_speculative_tokens=0)),
-        _pool(decode, end, replace(decode.limits, enable_prefix_caching=False)),
+        _pool(prefill, end, replace(prefill.limits, num_speculative_tokens=0, batch_wait_iters=0)),
+        _pool(decode, end, replace(decode.limits, enable_prefix_caching=False, batch_wait_iters=0)),
         workload,
         transfer_s=lambda prompt_tokens: _transfer_s(serving, plan, prompt_tokens, end),
     )

@@ -25,6 +25,15 @@ _SIMULATED = "simulate --model tiny-llama --cluster h100-sxm-2 --json"
 _SEARCHED = f"search {_SERVED} --json"
 _OPEN = "--trace synthetic:isl=200-400,osl=8-40,rate=400,n=60,seed=1"
 _SHARED_EXPERTS = "--model deepseek-v3 --cluster h200-sxm-8 --plan attn.dp8-moe.ep8 --json --engine vllm-0.6"
+_RANKS = "--model deepseek-v3 --cluster h200-sxm-8 --plan attn.dp8-moe.ep8 --json --engine tensorrt-llm-1.0"
+_RANKS_WAIT: dict[str, tuple[str, str, str]] = {
+    "--attention-dp-timeout-iters": ("{} " + f"{_RANKS} {_OPEN}", "--attention-dp-timeout-iters 20", ""),
+    "--attention-dp-batching-wait-iters": (
+        "{} " + f"{_RANKS} --attention-dp-timeout-iters 20 {_OPEN}",
+        "--attention-dp-batching-wait-iters 5",
+        "",
+    ),
+}
 _DRAFTS = "--speculative-tokens 2 --speculative-acceptance 0.5"
 
 # What is served and how, alike for search and simulate: an option and a line that it changes. {} is command and plan.
@@ -51,6 +60,16 @@ _SERVING = {
     "--speculative-tokens": ("{} --speculative-acceptance 0.5 " + _OPEN, "--speculative-tokens 2", ""),
     "--speculative-acceptance": ("{} --speculative-tokens 2 " + _OPEN, "--speculative-acceptance 0.5", ""),
     "--draft-step-s": ("{} " + _DRAFTS + " " + _OPEN, "--draft-step-s 0.01", ""),
+    "--batch-wait-timeout-iters": (
+        "{} --engine tensorrt-llm-1.0 --batch-wait-max-tokens-ratio 0.9 " + _OPEN,
+        "--batch-wait-timeout-iters 20",
+        "",
+    ),
+    "--batch-wait-max-tokens-ratio": (
+        "{} --engine tensorrt-llm-1.0 --batch-wait-timeout-iters 20 " + _OPEN,
+        "--batch-wait-max-tokens-ratio 0.9",
+        "",
+    ),
 }
 _READING = {
     "--rate-scale": ("{} rows.csv", "--rate-scale 3", ""),
@@ -79,6 +98,7 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
     "search": {
         **_within(_IN_SEARCH, _SERVING),
         **_within(f"{_IN_SEARCH} --trace", _READING),
+        **_within("search --no-interval", _RANKS_WAIT),
         "--allow-unsupported": (
             f"search --no-interval {_SHARED_EXPERTS} {_OPEN}",
             "--allow-unsupported",
@@ -103,6 +123,7 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
     "simulate": {
         **_within(_IN_SIMULATE, _SERVING),
         **_within(f"{_IN_SIMULATE} --trace", _READING),
+        **_within("simulate", _RANKS_WAIT),
         "--allow-unsupported": (
             f"simulate {_SHARED_EXPERTS} {_OPEN}",
             "--allow-unsupported",

@@ -27,6 +27,17 @@ def _run(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
         (f"search {_WHERE} {_TRAFFIC} --plan tp2 --router vllm", "--router", "more than one replica"),
         (f"simulate {_WHERE} {_TRAFFIC} --plan tp2 --costs analytic --out-of-domain clip", "--out-of-domain", "domain"),
         (f"simulate {_WHERE} {_CLOSED} --plan tp2 --rate-scale 2", "--rate-scale", "closed loop"),
+        (
+            f"simulate {_WHERE} {_TRAFFIC} --plan tp2 --attention-dp-timeout-iters 9",
+            "--attention-dp-timeout-iters",
+            "ranks",
+        ),
+        (
+            "simulate --model deepseek-v3 --cluster h200-sxm-8 --plan attn.dp8-moe.ep8 --batch-wait-timeout-iters 9 "
+            f"--batch-wait-max-tokens-ratio 0.5 {_TRAFFIC}",
+            "--batch-wait-timeout-iters, --batch-wait-max-tokens-ratio",
+            "ranks",
+        ),
         (f"search {_WHERE} {_TRAFFIC} --seqs 4,8 --max-num-seqs 16", "--max-num-seqs", "--seqs"),
         (
             f"search {_WHERE} {_TRAFFIC} --tokens 256 --max-num-batched-tokens 512",

@@ -135,6 +135,7 @@ class Reference:
         self.frontend = round(limits.frontend_s * 1e12)
         self.gap = round(limits.frontend_gap_s * 1e12)
         self.last_out = -self.gap
+        self.waited = 0
         self.timeout = round((workload.client_timeout_s or 0) * 1e12)
 
     def expect(self, time: int, request: Request | None, sent: int = 0, *, passed: bool = False) -> None:
@@ -327,6 +328,8 @@ class Reference:
         """Admit from the head of the queue until something does not fit."""
         limits, cache = self.limits, self.cache
         batch: list[tuple[Request, int, bool]] = []
+        if self.holds_back(budget):
+            return batch
         while self.waiting and budget and len(self.running) < limits.max_num_seqs:
             request = self.waiting[0]
             units = cache.match(request)
@@ -355,6 +358,28 @@ class Reference:
             batch.append((request, chunk, False))
             budget -= chunk
         return batch
+
+    def holds_back(self, budget: int) -> bool:
+        """Whether prompts that could start wait for company in this step."""
+        limits = self.limits
+        decodes = sum(r.is_decoding and not r.is_done for r in self.running)
+        if not limits.batch_wait_iters or not decodes:
+            return False
+        seats, free, ready = limits.max_num_seqs - len(self.running), self.cache.free - limits.watermark_blocks, 0
+        for request in list(self.waiting)[:seats]:
+            units = self.cache.match(request)
+            lacking = request.tokens - len(units) * self.cache.unit_tokens
+            goal = request.prompt + request.output - 1 if limits.reserves_output else request.tokens
+            used = sum(self.cache.unit_blocks for unit in units if self.cache.users[unit] > 0)
+            need = self.blocks_for(goal) - used
+            if lacking > budget or need > free:
+                break
+            budget, free, ready = budget - lacking, free - need, ready + request.tokens
+        if not ready:
+            return False
+        waits = self.waited < limits.batch_wait_iters and decodes + ready < limits.batch_wait_tokens
+        self.waited = self.waited + 1 if waits else 0
+        return waits
 
     def grow(self, request: Request, chunk: int, blocks: int) -> None:
         """Schedule a chunk on new blocks."""
@@ -543,6 +568,26 @@ def test_reserved_answers_agree_with_the_reference(seed: int) -> None:
     reserving = replace(limits, reserves_output=True)
     compare(tables, reserving, workload)
     assert not run_replicas(tables, reserving, workload).preemptions.any()
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_prompts_that_wait_for_company_agree_with_the_reference(seed: int) -> None:
+    """So does one that holds prompts back while sequences decode, until a step has tokens enough or steps went by."""
+    tables, limits, workload = random_case(seed)
+    budget = max(limits.max_num_batched_tokens, 200)
+    waiting = replace(
+        limits,
+        reserves_output=seed % 3 > 0,
+        enable_chunked_prefill=False,
+        max_num_batched_tokens=budget,
+        batch_wait_iters=1 + seed % 20,
+        batch_wait_tokens=budget * (1 + seed % 5) // 5,
+        long_prefill_token_threshold=0,
+    )
+    tables = linear_tables(
+        max_num_seqs=limits.max_num_seqs, max_num_batched_tokens=budget, step_ps=5_000, token_ps=90, host_step_ps=7_000
+    )
+    compare(tables, waiting, workload)
 
 
 @pytest.mark.parametrize("policy", ["vllm-v0", "orca"])

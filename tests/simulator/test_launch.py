@@ -299,6 +299,39 @@ def test_tensorrt_llm_is_told_every_stated_setting() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("model", "plan", "stated", "written"),
+    [
+        (
+            "llama-3.1-8b",
+            "tp2",
+            {"batch_wait_timeout_iters": 20, "batch_wait_max_tokens_ratio": 0.9},
+            {"batch_wait_timeout_iters": 20, "batch_wait_max_tokens_ratio": 0.9},
+        ),
+        (
+            "deepseek-v3",
+            "attn.dp8-moe.ep8",
+            {"attention_dp_timeout_iters": 60},
+            {
+                "enable_attention_dp": True,
+                "attention_dp_config": {"enable_balance": True, "timeout_iters": 60, "batching_wait_iters": 0},
+            },
+        ),
+    ],
+)
+def test_tensorrt_llm_is_told_how_long_prompts_wait(
+    model: str, plan: str, stated: dict[str, Any], written: dict[str, Any]
+) -> None:
+    """Each of its two rules is written where it acts, and the simulated limits say so; neither is by default."""
+    serving = serving_of(model, "h200-sxm-8", "tensorrt-llm-1.0", **stated)
+    *_, options, _ = _lines(serving, plan)
+    assert written.items() <= json.loads(shlex.split(options)[1]).items()
+    facts = limits_facts(start_of(serving, plan, parse_workload("chat-synthetic", limit=20)))
+    assert {"batch_wait_iters", "ranks_wait_iters"} & facts.keys()
+    *_, options, _ = _lines(serving_of(model, "h200-sxm-8", "tensorrt-llm-1.0"), plan)
+    assert not {"attention_dp_config", "batch_wait_timeout_iters"} & json.loads(shlex.split(options)[1]).keys()
+
+
 def test_tensorrt_llm_spans_nodes_by_mpi() -> None:
     """A replica on two nodes is one MPI world of all its ranks."""
     _, remark, _, command = _lines(serving_of("llama-3.1-405b", "h100-sxm-2x8", "tensorrt-llm-1.0"), "pp2-tp8")
