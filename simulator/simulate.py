@@ -121,9 +121,8 @@ class SimulatedPlan:
 def limits_facts(start: StartedPlan) -> dict[str, Any]:
     """Return the limits the server of one replica is started with, as plain values."""
     limits = start.limits
-    server = asdict(start.server)
-    if not start.server.enforce_eager:
-        del server["enforce_eager"]
+    told = ("enforce_eager", "cudagraph_mode", "max_cudagraph_capture_size")
+    server = {name: value for name, value in asdict(start.server).items() if name not in told or value}
     return {
         **server,
         "num_gpu_blocks": start.memory.num_gpu_blocks,

@@ -9,6 +9,7 @@ import click
 
 from simulator.commands.trace_options import workload_files
 from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE
+from simulator.engine_profiles.graph_modes import MODE_NAMES, MOST_GRAPH_TOKENS
 
 if TYPE_CHECKING:
     from simulator.serving import Serving
@@ -92,6 +93,16 @@ _OPTIONS = (
     click.option("--chunked-prefill/--no-chunked-prefill", default=None, help="Split prompts over steps."),
     click.option("--async-scheduling/--no-async-scheduling", default=None, help="Schedule one step ahead."),
     click.option("--enforce-eager", is_flag=True, help="Capture no CUDA graphs: the host starts every kernel."),
+    click.option(
+        "--cudagraph-mode",
+        type=click.Choice(MODE_NAMES),
+        help="Steps that run as one CUDA graph, in pieces or without (vLLM).",
+    ),
+    click.option(
+        "--max-cudagraph-capture-size",
+        type=click.IntRange(1, MOST_GRAPH_TOKENS),
+        help="Tokens of the largest step that is captured as a CUDA graph.",
+    ),
     click.option("--speculative-tokens", type=click.IntRange(min=1), help="Draft tokens per sequence and step."),
     click.option(
         "--speculative-acceptance",

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from simulator.engine_profiles.graph_modes import GraphMode
+
 PolicyName = Literal["vllm-v1", "vllm-v0", "sglang", "orca"]
 RouterName = Literal["round_robin", "vllm", "least_outstanding", "prefix"]
 
@@ -24,6 +26,8 @@ class ServerLimits:
     enable_chunked_prefill: bool
     async_scheduling: bool
     enforce_eager: bool  # told to capture no graphs
+    cudagraph_mode: GraphMode | None  # stated in place of the engine's own
+    max_cudagraph_capture_size: int | None  # likewise
     reserve_full_isl: bool
 
 

@@ -22,9 +22,9 @@ from simulator.engine_profiles.engine_kernels import (
     SustainedLoad,
 )
 from simulator.engine_profiles.engine_limits import PolicyName, RouterName
+from simulator.engine_profiles.graph_modes import MOST_GRAPH_TOKENS
 from simulator.engine_profiles.inheritance import MergedProfile, merge_profile
 from simulator.engine_profiles.profile_section import (
-    MOST_GRAPH_TOKENS,
     Count,
     Gibibytes,
     GraphTokens,

@@ -4,9 +4,10 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from simulator.engine_profiles.graph_modes import MOST_GRAPH_TOKENS
+
 # Small enough for tables with an entry per token.
 MOST_TOKENS: Final = 2**20
-MOST_GRAPH_TOKENS: Final = 2**14
 
 Count = Annotated[int, Field(gt=0, le=MOST_TOKENS)]
 Steps = Annotated[int, Field(ge=0, le=MOST_TOKENS)]

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 
 from cluster_specs.cluster import ClusterSpec
-from cluster_specs.errors import UserError
 from simulator.engine_profiles.engine_limits import RouterName
 from simulator.engine_profiles.engine_profile import EngineProfile
+from simulator.engine_profiles.graph_modes import GraphMode
 from simulator.feasible.context import check_max_model_len, context_of
+from simulator.feasible.stated_graphs import with_stated_graphs
 from simulator.model.spec import ModelSpec
 from simulator.plan.plan import Plan
 from simulator.workload.parts import Traffic
@@ -26,6 +27,8 @@ class Overrides:
     enable_chunked_prefill: bool | None = None
     async_scheduling: bool | None = None
     enforce_eager: bool = False  # no step runs as a captured graph
+    cudagraph_mode: GraphMode | None = None  # vLLM: which steps run as one graph, in pieces or without
+    max_cudagraph_capture_size: int | None = None  # tokens of the largest captured step
     speculative_tokens: int | None = None
     speculative_acceptance: float | None = None  # probability that a draft is right, given those before it were
     draft_step_s: float | None = None  # what the draft model adds to a step; None for drafts without a model
@@ -58,17 +61,15 @@ class ServerSetup:
     def profile_on_device(self, plan: Plan) -> EngineProfile:
         """Return the profile as a replica of ``plan`` starts it, with the graphs it captures there; none if told so.
 
-        Raises ``UserError`` where an engine without graphs is told to capture none.
+        Raises ``UserError`` for graphs that the engine cannot be told to capture, or not to.
         """
-        profile = self.profile.on(self.cluster.device, plan, self.model.architecture)
-        if not self.overrides.enforce_eager:
-            return profile
-        if {profile.graphs.decode, profile.graphs.mixed} == {"none"}:
-            raise UserError(
-                f"--enforce-eager cannot act: {profile.name} captures no graphs",
-                hint="leave it out, or choose another --engine",
-            )
-        return profile.without_graphs()
+        stated = self.overrides
+        return with_stated_graphs(
+            self.profile.on(self.cluster.device, plan, self.model.architecture),
+            enforce_eager=stated.enforce_eager,
+            mode=stated.cudagraph_mode,
+            max_size=stated.max_cudagraph_capture_size,
+        )
 
     def async_conflict(self, plan: Plan) -> str | None:
         """Name what of the plan keeps this version of the engine from scheduling a step ahead."""

@@ -77,6 +77,8 @@ def size_plan(setup: ServerSetup, plan: Plan, workload: Traffic) -> Sizing | str
         async_scheduling=_chosen(overrides.async_scheduling, profile.async_scheduling)
         and setup.async_conflict(plan) is None,
         enforce_eager=overrides.enforce_eager,
+        cudagraph_mode=overrides.cudagraph_mode,
+        max_cudagraph_capture_size=overrides.max_cudagraph_capture_size,
         reserve_full_isl=profile.reserve_full_isl,
     )
     return Sizing(

@@ -16,6 +16,7 @@ from typing import Final
 
 from simulator.engine_profiles.bundled_profiles import bundled_profiles
 from simulator.engine_profiles.engine_profile import EngineProfile, GraphCapture, load_profile
+from simulator.engine_profiles.graph_modes import GRAPH_MODES
 from simulator.launch.remarks import (
     DTYPE_NAMES,
     checkpoint,
@@ -37,11 +38,7 @@ _SPANS_NODES: Final[Version] = (0, 12)
 _HAS_CAPTURE_SIZES: Final[Version] = (0, 12)
 _HAS_TEXT_ONLY: Final[Version] = (0, 18)
 _HAS_FULL_ISL: Final[Version] = (0, 19)
-_GRAPH_MODES: Final = {
-    ("full", "piecewise"): "FULL_AND_PIECEWISE",
-    ("full", "none"): "FULL_DECODE_ONLY",
-    ("piecewise", "piecewise"): "PIECEWISE",
-}
+_MODE_NAMES: Final = {steps: name for name, steps in GRAPH_MODES.items()}
 
 
 def vllm_lines(serving: Serving, start: StartedPlan, more: str = "") -> Iterator[str]:
@@ -134,11 +131,15 @@ def _graphs(serving: Serving, version: Version) -> Iterator[Flag]:
         return
     if profile.policy == "vllm-v0":
         return
-    if own is not None and _sizes(own) != _sizes(graphs):
+    largest = serving.overrides.max_cudagraph_capture_size
+    if largest is not None and version >= _HAS_CAPTURE_SIZES:
+        yield "--max-cudagraph-capture-size", largest
+    elif own is not None and (largest is not None or _sizes(own) != _sizes(graphs)):
         name = "--cudagraph-capture-sizes" if version >= _HAS_CAPTURE_SIZES else "--cuda-graph-sizes"
-        yield name, " ".join(map(str, _sizes(graphs)))
-    if own is None or (own.decode, own.mixed) != (graphs.decode, graphs.mixed):
-        mode = _GRAPH_MODES.get((graphs.decode, graphs.mixed), "PIECEWISE")
+        yield name, " ".join(map(str, _sizes(graphs, largest)))
+    mode = serving.overrides.cudagraph_mode
+    if mode is not None or own is None or (own.decode, own.mixed) != (graphs.decode, graphs.mixed):
+        mode = mode or _MODE_NAMES.get((graphs.decode, graphs.mixed), "PIECEWISE")
         yield "--compilation-config", as_json({"cudagraph_mode": mode})
 
 
@@ -147,9 +148,10 @@ def _own_graphs(profile: EngineProfile) -> GraphCapture | None:
     return next((own.graphs for own in _bundled() if release(own) == release(profile)), None)
 
 
-def _sizes(graphs: GraphCapture) -> list[int]:
-    last = graphs.sizes[-1] if graphs.sizes else 0
-    return [*graphs.sizes, *range(last + graphs.step, graphs.max_tokens + 1, graphs.step)]
+def _sizes(graphs: GraphCapture, largest: int | None = None) -> list[int]:
+    last, most = graphs.sizes[-1] if graphs.sizes else 0, largest or graphs.max_tokens
+    sizes = [*graphs.sizes, *range(last + graphs.step, most + 1, graphs.step)]
+    return [size for size in sizes if largest is None or size <= largest]
 
 
 @cache

@@ -57,6 +57,8 @@ _SERVING = {
     "--chunked-prefill": ("{} --max-num-batched-tokens 256 " + _OPEN, "--no-chunked-prefill", ""),
     "--async-scheduling": ("{} " + _OPEN, "--no-async-scheduling", ""),
     "--enforce-eager": ("{} " + _OPEN, "--enforce-eager", ""),
+    "--cudagraph-mode": ("{} " + _OPEN, "--cudagraph-mode FULL_DECODE_ONLY", ""),
+    "--max-cudagraph-capture-size": ("{} " + _OPEN, "--max-cudagraph-capture-size 8", ""),
     "--speculative-tokens": ("{} --speculative-acceptance 0.5 " + _OPEN, "--speculative-tokens 2", ""),
     "--speculative-acceptance": ("{} --speculative-tokens 2 " + _OPEN, "--speculative-acceptance 0.5", ""),
     "--draft-step-s": ("{} " + _DRAFTS + " " + _OPEN, "--draft-step-s 0.01", ""),
