@@ -8,6 +8,10 @@ from typing import Any, Final
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 
+class InlineTable(dict[str, Any]):
+    """A table that is written in one line, as one value."""
+
+
 def toml_text(values: Mapping[str, Any]) -> str:
     """Write tables of texts, numbers, booleans, lists and tables; the plain keys of a table come before its tables."""
     return "\n".join(_sections(values, ())) + "\n"
@@ -41,7 +45,7 @@ def _sections(values: Mapping[str, Any], place: tuple[str, ...]) -> list[str]:
 
 
 def _is_table(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value)
+    return isinstance(value, Mapping) and bool(value) and not isinstance(value, InlineTable)
 
 
 def _is_tables(value: Any) -> bool:

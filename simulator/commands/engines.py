@@ -100,7 +100,13 @@ def _document(profile: "EngineProfile", merged: "MergedProfile") -> dict[str, An
 
     return _summary(profile, merged) | {
         "facts": [
-            {"key": fact.key, "value": fact.value, "stated_by": fact.stated_by, "source": fact.source}
+            {
+                "key": fact.key,
+                "value": fact.value,
+                "error": fact.error,
+                "stated_by": fact.stated_by,
+                "source": fact.source,
+            }
             for fact in iter_facts(profile, merged)
         ]
     }
@@ -136,7 +142,7 @@ def _below(keys: tuple[str, ...], table: tuple[str, ...]) -> str:
 def _rows(fact: "Fact", head: str) -> Iterator[str]:
     from cluster_specs.files.toml_text import toml_value
 
-    entries = fact.value if fact.key == "limits" else [fact.value]
+    entries = fact.value if fact.key == "limits" else [fact.stated]
     for number, value in enumerate(entries):
         text = "none" if value is None else toml_value(value)
         yield from _hanging(head if number == 0 else " " * len(head), text, len(head))

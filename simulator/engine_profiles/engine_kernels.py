@@ -13,6 +13,7 @@ from cluster_specs.device import DeviceSpec
 from cluster_specs.files.shown import shown
 from costmodel.ops.number_formats import SCHEMES
 from costmodel.ops.op_types import Gemm, Moe, Op
+from simulator.engine_profiles.constant import WITH_ERROR
 from simulator.engine_profiles.profile_section import Count, ProfileSection, Source
 from simulator.model.expert_layout import ExpertKernel
 from simulator.model.linear import UNQUANTISED
@@ -92,7 +93,8 @@ class Launches(ProfileSection):
 class SustainedLoad(ProfileSection):
     """How much longer arithmetic takes in a server that never pauses: see `simulator.steps.sustained_clock`."""
 
-    slowdown_frac: Annotated[float, Field(ge=0, le=1)]  # of an op that keeps the device's arithmetic busy throughout
+    # Of an op that keeps the device's arithmetic busy throughout.
+    slowdown_frac: Annotated[float, Field(ge=0, le=1), *WITH_ERROR]
     source: Source
 
 

@@ -33,6 +33,7 @@ from simulator.engine_profiles.profile_section import (
     Source,
     Steps,
 )
+from simulator.engine_profiles.spread import Spread
 from simulator.engine_profiles.start_up import MemoryReserve, StartUpMemory
 from simulator.plan.plan import Plan
 
@@ -181,6 +182,7 @@ class EngineProfile(ProfileSection):
     host: HostTime
     memory: StartUpMemory
     reserve: MemoryReserve | None = None
+    spread: Spread | None = None  # None: intervals hold the errors of prices and constants alone
 
     @property
     def release(self) -> tuple[int, int] | None:

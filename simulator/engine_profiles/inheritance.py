@@ -7,9 +7,10 @@
     [host]
     step_s = 0.002                 # everything else is that of vllm-0.33
 
-Tables are merged key by key; a list or any other value replaces the parent's. ``without = ["memory.states"]`` takes
-keys of the parents away. ``schema`` and ``name`` are never inherited. A parent may extend another profile in turn; a
-circle is refused. Only the merged profile has to be complete, and every fault is reported with the file that states it.
+Tables are merged key by key; a list, a constant with its error, or any other value replaces the parent's. ``without =
+["memory.states"]`` takes keys of the parents away. ``schema`` and ``name`` are never inherited. A parent may extend
+another profile in turn; a circle is refused. Only the merged profile has to be complete, and every fault is reported
+with the file that states it.
 """
 
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from simulator.engine_profiles.bundled_profiles import (
     is_path,
     unknown_profile,
 )
+from simulator.engine_profiles.constant import is_constant
 
 Keys = tuple[str, ...]
 
@@ -181,7 +183,7 @@ def _lay_over(
     """Put one file's values over those of its parents, and note where each of them stands now."""
     for key, value in own.items():
         here = (*place, key)
-        is_table = isinstance(value, dict) and len(here) < _MOST_DEPTH
+        is_table = isinstance(value, dict) and not is_constant(value) and len(here) < _MOST_DEPTH
         if not (is_table and isinstance(values.get(key), dict)):
             if isinstance(values.get(key), dict):
                 _forget(here, stated_by)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cluster_specs.files.toml_text import InlineTable
+from simulator.engine_profiles.constant import is_constant
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.engine_profiles.inheritance import Keys, MergedProfile, ProfileFile
 
@@ -19,8 +21,14 @@ class Fact:
 
     keys: Keys  # of the tables that lead to it, and its own
     value: Any  # plain: text, number, boolean, list, or None
+    error: float | None  # half the width of a constant's 90 % interval; None where nobody states one
     stated_by: str | None
     source: str | None
+
+    @property
+    def stated(self) -> Any:
+        """The value as a file states it, a constant with its error."""
+        return self.value if self.error is None else InlineTable(value=self.value, error=self.error)
 
     @property
     def key(self) -> str:
@@ -39,7 +47,8 @@ def iter_facts(profile: EngineProfile, merged: MergedProfile) -> Iterator[Fact]:
         table = None if file is None else _source_table(file, keys)
         yield Fact(
             keys=keys,
-            value=value,
+            value=value["value"] if is_constant(value) else value,
+            error=value["error"] if is_constant(value) else None,
             stated_by=None if file is None else file.label,
             source=None if file is None or table is None else str(_table(file, table)[SOURCE]),
         )
@@ -68,7 +77,7 @@ def whole_profile(profile: EngineProfile, merged: MergedProfile) -> dict[str, An
         table = whole
         for key in fact.keys[:-1]:
             table = table.setdefault(key, {})
-        table[fact.keys[-1]] = fact.value
+        table[fact.keys[-1]] = fact.stated
     for keys in [(), *_tables(merged)]:
         found = sources(merged, keys)
         if found:
@@ -81,7 +90,9 @@ def whole_profile(profile: EngineProfile, merged: MergedProfile) -> dict[str, An
 
 def _leaves(values: Mapping[str, Any], place: Keys) -> Iterator[tuple[Keys, Any]]:
     """Yield what is in a table, then what is in the tables inside it."""
-    tables = {key: value for key, value in values.items() if isinstance(value, dict) and value}
+    tables = {
+        key: value for key, value in values.items() if isinstance(value, dict) and value and not is_constant(value)
+    }
     yield from (((*place, key), value) for key, value in values.items() if key not in tables)
     for key, table in tables.items():
         yield from _leaves(table, (*place, key))

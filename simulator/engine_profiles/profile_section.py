@@ -4,6 +4,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from simulator.engine_profiles.constant import WITH_ERROR
 from simulator.engine_profiles.graph_modes import MOST_GRAPH_TOKENS
 
 # Small enough for tables with an entry per token.
@@ -12,10 +13,10 @@ MOST_TOKENS: Final = 2**20
 Count = Annotated[int, Field(gt=0, le=MOST_TOKENS)]
 Steps = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
 GraphTokens = Annotated[int, Field(gt=0, le=MOST_GRAPH_TOKENS)]
-Mebibytes = Annotated[float, Field(ge=0, le=2**20)]
-Kibibytes = Annotated[float, Field(ge=0, le=2**20)]
+Mebibytes = Annotated[float, Field(ge=0, le=2**20), *WITH_ERROR]
+Kibibytes = Annotated[float, Field(ge=0, le=2**20), *WITH_ERROR]
 Gibibytes = Annotated[float, Field(ge=0, le=2**20)]
-Seconds = Annotated[float, Field(ge=0, lt=1)]
+Seconds = Annotated[float, Field(ge=0, lt=1), *WITH_ERROR]
 Source = Annotated[str, Field(min_length=1)]  # where the figures of a table come from
 
 

@@ -152,7 +152,12 @@ def test_an_unknown_profile_names_its_neighbours() -> None:
         (("sizes = [1, 2, 4, 8,", "sizes = [1, 2147483648, 4, 8,"), "graphs.sizes[1] is 2147483648, must be less"),
         (("sizes = [1, 2, 4, 8,", "sizes = [1, 4, 2, 8,"), "graphs.sizes: 2 follows 4, must be ascending"),
         (("sizes = [1, 2, 4, 8,", "sizes = [1, 2, 2, 8,"), "graphs.sizes: 2 follows 2, must be ascending"),
-        (("step_s = 0.0015", "step_s = nan"), "host.step_s is nan, must be"),
+        (("step_s = { value = 0.0015", "step_s = { value = nan"), "host.step_s is nan, must be"),
+        (("error = 15e-6", "error = 31e-6"), "host.launch_s: error is 3.1e-05, must be a number from 0 to the value"),
+        (("error = 15e-6", "error = -1e-6"), "host.launch_s: error is -1e-06, must be a number from 0 to the value"),
+        (("error = 15e-6", "error = true"), "host.launch_s: error is True, must be a number from 0 to the value"),
+        (("error = 15e-6", "eror = 15e-6"), "must be a number or { value = NUMBER, error = NUMBER }"),
+        (("own_step_frac = 0.08", "own_step_frac = 0.3"), "spread: own_step_frac is 0.3, must be at most step_frac"),
         (("min_memory_gib = 0\nmax", "min_memory_gib = 1\nmax"), "limits: none is for every device"),
     ],
 )

@@ -67,18 +67,26 @@ def test_a_value_is_shown_with_the_file_that_states_it(tmp_path: Path, capsys: p
     """A file's own value has the file and no source where it gives none; inherited ones keep profile and source."""
     path = _ours(tmp_path, 'without = ["memory.states"]\n[host]\nstep_s = 0.002\n')
     facts = _facts(path, capsys)
-    assert facts["host.step_s"] == {"key": "host.step_s", "value": 0.002, "stated_by": path, "source": None}
+    own = {"key": "host.step_s", "value": 0.002, "error": None, "stated_by": path, "source": None}
+    assert facts["host.step_s"] == own
+    assert (facts["host.launch_s"]["value"], facts["host.launch_s"]["error"]) == (30e-6, 15e-6)
     assert facts["host.launch_s"]["stated_by"] == "vllm-0.10"
     assert "30 us per launch" in facts["host.launch_s"]["source"]
     assert facts["host.serial_sequence_s"]["stated_by"] == "vllm-0.33"
-    assert facts["memory.states"] == {"key": "memory.states", "value": None, "stated_by": None, "source": None}
+    assert facts["memory.states"] == {
+        "key": "memory.states",
+        "value": None,
+        "error": None,
+        "stated_by": None,
+        "source": None,
+    }
     code, out, _ = _run([path], capsys)
     rows = [line.split() for line in out.splitlines()]
     assert code == 0
     assert rows[0][:4] == ["ours", "extends", "vllm-0.33,", "vllm-0.19,"]
     assert rows[0][-1] == "vllm-0.10"
     assert ["step_s", path, "0.002"] in rows
-    assert ["launch_s", "vllm-0.10", "3e-05"] in rows
+    assert ["launch_s", "vllm-0.10", "{", "value", "=", "3e-05,", "error", "=", "1.5e-05", "}"] in rows
     assert ["states", "(default)", "none"] in rows
 
 
