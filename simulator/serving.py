@@ -181,6 +181,8 @@ class Serving(ServerSetup):
                 "speculative decoding is simulated for policy vllm-v1 without pipeline stages and attention data "
                 "parallelism only"
             )
+        if self.scheduler_recv_interval > 1 and plan.attention_dp > 1:
+            return "SGLang takes a scheduler_recv_interval above 1 without attention data parallelism only"
         conflict = self.async_conflict(plan)
         if self.overrides.async_scheduling and conflict is not None:
             return f"{self.profile.name} does not schedule ahead with {conflict}"
@@ -211,6 +213,7 @@ class Serving(ServerSetup):
             async_scheduling=server.async_scheduling,
             reserve_full_isl=profile.reserve_full_isl,
             reserves_output=profile.reserves_output,
+            scheduler_recv_interval=server.scheduler_recv_interval,
             frontend_s=profile.host.frontend_s + tokenising_s,
             frontend_gap_s=tokenising_s,
             batch_wait_iters=0 if has_ranks else waiting.batch_wait_timeout_iters,

@@ -123,6 +123,8 @@ def limits_facts(start: StartedPlan) -> dict[str, Any]:
     limits = start.limits
     told = ("enforce_eager", "cudagraph_mode", "max_cudagraph_capture_size")
     server = {name: value for name, value in asdict(start.server).items() if name not in told or value}
+    if start.server.scheduler_recv_interval == 1:
+        del server["scheduler_recv_interval"]
     return {
         **server,
         "num_gpu_blocks": start.memory.num_gpu_blocks,

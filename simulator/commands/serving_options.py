@@ -92,6 +92,11 @@ _OPTIONS = (
     click.option("--prefix-caching/--no-prefix-caching", default=None, help="Reuse KV of shared prefixes."),
     click.option("--chunked-prefill/--no-chunked-prefill", default=None, help="Split prompts over steps."),
     click.option("--async-scheduling/--no-async-scheduling", default=None, help="Schedule one step ahead."),
+    click.option(
+        "--scheduler-recv-interval",
+        type=click.IntRange(1, 1000),
+        help="Decode steps between two looks for requests that have arrived (SGLang).",
+    ),
     click.option("--enforce-eager", is_flag=True, help="Capture no CUDA graphs: the host starts every kernel."),
     click.option(
         "--cudagraph-mode",

@@ -114,7 +114,7 @@ def _fill_replicas(state: StateArrays, lists: int, lengths: _Lengths, num_units:
     replicas["key_ps"] = NEVER
     replicas["free"] = state.header.num_blocks
     replicas["starved_head"] = NONE
-    for queue in ("running", "waiting", "releasing", "finished", "unused"):
+    for queue in ("running", "waiting", "unseen", "releasing", "finished", "unused"):
         replicas[queue]["head"] = NONE
         replicas[queue]["tail"] = NONE
     at = lists + replicas["number"] * lengths.replica

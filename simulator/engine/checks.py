@@ -19,6 +19,7 @@ _MOST: Final = {
     "max_num_seqs": 1 << 24,
     "max_num_batched_tokens": LONGEST_SEQUENCE,
     "max_model_len": LONGEST_SEQUENCE,
+    "scheduler_recv_interval": 1 << 20,
     "block_size": 1 << 20,
     "num_gpu_blocks": 1 << 28,
 }
@@ -53,6 +54,12 @@ def check_input(
     if limits.policy == "sglang" and not limits.enable_chunked_prefill:
         raise UserError(
             "policy 'sglang' without chunked prefill is not modelled by the engine", hint="use --chunked-prefill"
+        )
+    if limits.scheduler_recv_interval > 1 and (limits.policy != "sglang" or attention_dp > 1):
+        raise UserError(
+            f"policy {limits.policy!r} with scheduler_recv_interval {limits.scheduler_recv_interval} and attention_dp "
+            f"{attention_dp} is not modelled by the engine",
+            hint="it is modelled for sglang without attention data parallelism; 1 looks for requests before every step",
         )
     for name, most in _MOST.items():
         value = getattr(limits, name)

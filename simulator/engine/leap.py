@@ -92,12 +92,20 @@ def _attention(state: State, costs: Costs, grp: Group) -> tuple[int, int, int]:
 
 
 @kernel
+def _steps_to_next_look(state: State, rep: Replica, limit: int) -> int:
+    """Count the steps before the scheduler sees those that have arrived; ``limit`` where nobody has."""
+    return state.recv_interval - rep.skipped if rep.unseen.count > 0 else limit
+
+
+@kernel
 def propose(state: State, costs: Costs, rep: Replica, grp: Group) -> None:
     """Decide what a replica does next if nothing arrives: idle, one full scheduling pass, or a leap."""
     rep.leap_steps = 0
     rep.key_ps = rep.decision_ps
     has_waiting = rep.waiting.count > 0
     if rep.num_partials > 0 or (has_waiting and not rep.is_blocked):
+        return
+    if rep.unseen.count > 0 and (grp.decoders == 0 or rep.skipped >= state.recv_interval):
         return
     if grp.decoders == 0:
         if has_waiting:
@@ -111,6 +119,7 @@ def propose(state: State, costs: Costs, rep: Replica, grp: Group) -> None:
     # What is released after the first step may admit somebody.
     if not state.is_leaping or (has_waiting and rep.releasing.head != NONE):
         steps = 1
+    steps = min(steps, _steps_to_next_look(state, rep, steps))
     steps = _steps_within_blocks(state, rep, grp, steps)
     if steps == 0:
         return
@@ -276,6 +285,9 @@ def commit(state: State, rep: Replica, grp: Group, steps: int) -> None:
     elif has_log:
         _log_leap(state, rep, grp, 1, steps, free_blocks(state, rep), rep.decision_ps)
     allocate(state, rep, need)
+    if state.recv_interval > 1:
+        before = 0 if rep.skipped >= state.recv_interval else rep.skipped
+        rep.skipped = (before + steps - 1) % state.recv_interval + 1
     clock = fraction + _elapsed(cost, growth, steps)
     end = first + (clock >> FRACTION_BITS)
     _count(state, rep, grp, steps)

@@ -23,11 +23,12 @@ from simulator.engine.request import (
     REJECTED_CONTEXT,
     REJECTED_KV,
     TIMED_OUT,
+    UNSEEN,
     WAITING,
     Request,
 )
 from simulator.engine.router import next_tick, replica_to_show, route
-from simulator.engine.sequences import blocks_for, enqueue, is_given_up
+from simulator.engine.sequences import blocks_for, enqueue, is_given_up, keep_unseen
 from simulator.engine.state import State
 from simulator.engine.tables import group, replica, request
 
@@ -83,7 +84,7 @@ def _next_deadline(state: State) -> int:
         return NEVER
     while state.next_deadline < state.next_request:
         req = request(state, state.next_deadline)
-        if req.status in (WAITING, PREFILLING, DECODING):
+        if req.status in (UNSEEN, WAITING, PREFILLING, DECODING):
             return later(req.arrival_ps, state.timeout_ps)
         state.next_deadline += 1
     return NEVER
@@ -117,12 +118,18 @@ def _pass_deadline(state: State, costs: Costs, time: int) -> None:
 def _join_queue(state: State, rep: Replica, req: Request, time: int) -> bool:
     """Put a request into a replica's queue; True if the replica has to propose anew."""
     is_first = rep.waiting.count == 0
-    enqueue(state, rep, req)
+    if state.recv_interval > 1:
+        is_first = rep.unseen.count == 0
+        keep_unseen(state, rep, req)
+    else:
+        enqueue(state, rep, req)
     if rep.key_ps == NEVER:
         rep.decision_ps = max(time, rep.end_ps)
         rep.key_ps = rep.decision_ps
     if not is_first:
         return False
+    if state.recv_interval > 1:
+        return rep.leap_steps > 0
     rep.is_blocked = rep.running.count >= state.max_seqs and rep.releasing.head == NONE
     return rep.leap_steps > 0 and not rep.is_blocked
 

@@ -74,6 +74,8 @@ class Replica(Record):
 
     running: Queue  # in order of admission
     waiting: Queue
+    unseen: Queue  # arrived, and the scheduler has not looked yet
+    skipped: int  # sglang: weights of the steps since it last looked for arrivals
     num_partials: int  # running requests in prefill, and the list of them in the order of the running list
     partials: int
     releasing: Chain  # finished, slot and blocks still held

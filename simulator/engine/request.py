@@ -16,6 +16,7 @@ REJECTED_KV: Final = 7  # its KV can never fit
 REJECTED_BUDGET: Final = 8  # whole-prompt policies: the prompt exceeds the token budget
 VERIFYING: Final = 9  # decoding with drafts: computed and generated are exact, no group counts it
 TIMED_OUT: Final = 10  # the client gave up
+UNSEEN: Final = 11  # sent, and the scheduler has not looked yet
 
 
 class Request(Record):

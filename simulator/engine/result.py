@@ -14,6 +14,7 @@ from simulator.engine.request import (
     REJECTED_CONTEXT,
     REJECTED_KV,
     TIMED_OUT,
+    UNSEEN,
     VERIFYING,
 )
 from simulator.engine.state_arrays import CACHED_ROWS, StateArrays
@@ -126,7 +127,7 @@ class EngineResult:
 def is_under_way(requests: Rows) -> Flags:
     """Which requests are neither answered nor rejected."""
     status = requests["status"]
-    return np.asarray((status < FINISHED) | (status == VERIFYING), dtype=np.bool_)
+    return np.asarray((status < FINISHED) | (status == VERIFYING) | (status == UNSEEN), dtype=np.bool_)
 
 
 def over_replicas(column: I64) -> int:

@@ -101,6 +101,7 @@ def _state_scheduler(rules: State, limits: EngineLimits) -> None:
     rules.ranks_wait_iters = limits.ranks_wait_iters
     rules.ranks_batching_iters = limits.ranks_batching_iters
     rules.publishes_late = limits.policy == "sglang"
+    rules.recv_interval = limits.scheduler_recv_interval
     rules.watermark = limits.watermark_blocks
     if not is_v0 or limits.enable_chunked_prefill:
         rules.long_prefill = limits.long_prefill_token_threshold

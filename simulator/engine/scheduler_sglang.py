@@ -9,6 +9,11 @@ request leaves. The ratio starts at 0.7, falls to 0.098 over 600 decode steps an
 requests with the fewest generated tokens, then the longest prompts, go to the end of the queue until 20 tokens per
 remaining one are free.
 
+With a receive interval of k above 1 (``SchedulerRecvSkipper``) the scheduler does not look for arrivals before every
+step: each step adds its weight, 1 for a decode and 1,000 for a prefill, and it looks, and starts to count anew, once
+the sum is k or more. So it looks after every prefill and after every k decodes; while nothing runs it spins, which
+takes no time here.
+
 A prompt is found in the radix cache from the decision after the one that scheduled it. Not modelled: the slot that a
 finished request takes for one more step when scheduling overlaps.
 """
@@ -22,7 +27,7 @@ from simulator.engine.prefix_cache import allocate, free_blocks, match, publish
 from simulator.engine.replica import Group, Replica
 from simulator.engine.request import DECODING
 from simulator.engine.scheduler_v1 import admit_head, begin_step, decode_growth, plan_chunk
-from simulator.engine.sequences import blocks_for, retract
+from simulator.engine.sequences import blocks_for, receive, retract
 from simulator.engine.state import State
 from simulator.engine.tables import list_at, request
 
@@ -32,6 +37,7 @@ _LEAST_SHARE: Final = 14  # percent of the first ratio
 _RANKS_SHARE: Final = 30  # percent: SGLang reserves less where attention is data-parallel
 _RATIO_STEPS: Final = 600
 _SPARE_STEPS: Final = 20
+_PREFILL_WEIGHT: Final = 1000  # SGLANG_SCHEDULER_RECV_SKIPPER_WEIGHT_DEFAULT; that of a decode is 1
 
 
 @kernel
@@ -152,12 +158,15 @@ def _admit_waiting(state: State, rep: Replica, grp: Group) -> None:
 def schedule_sglang(state: State, rep: Replica, grp: Group) -> bool:
     """Plan one step, of prompts, or of decodes if there is none; False if there is nothing to run."""
     begin_step(state, rep)
+    if rep.skipped >= state.recv_interval or (grp.decoders == 0 and rep.num_partials == 0):
+        receive(state, rep)
     if rep.running.count == 0:
         rep.new_token_ratio = _first_ratio(state)
         rep.ratio_epoch = grp.epoch
     _continue_chunked(state, rep)
     _admit_waiting(state, rep, grp)
     if rep.planned.prefills > 0:
+        rep.skipped += _PREFILL_WEIGHT
         if state.is_caching:
             _publish_scheduled(state, rep)
         return True
@@ -167,4 +176,5 @@ def schedule_sglang(state: State, rep: Replica, grp: Group) -> bool:
         return False
     allocate(state, rep, decode_growth(state, grp))
     rep.planned.decodes = grp.decoders
+    rep.skipped += 1
     return True

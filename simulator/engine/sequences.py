@@ -9,7 +9,7 @@ from simulator.engine.jit import kernel
 from simulator.engine.lists import Queue
 from simulator.engine.prefix_cache import give_back
 from simulator.engine.replica import Replica
-from simulator.engine.request import DECODING, FINISHED, PREFILLING, RELEASING, TIMED_OUT, WAITING, Request
+from simulator.engine.request import DECODING, FINISHED, PREFILLING, RELEASING, TIMED_OUT, UNSEEN, WAITING, Request
 from simulator.engine.state import State
 from simulator.engine.tables import list_at, request
 
@@ -74,6 +74,25 @@ def enqueue(state: State, rep: Replica, req: Request) -> None:
     """Put a request at the end of the waiting queue."""
     req.status = WAITING
     _join(state, rep.waiting, req)
+
+
+@kernel
+def keep_unseen(state: State, rep: Replica, req: Request) -> None:
+    """Put a request that arrives among those the scheduler has not seen."""
+    req.status = UNSEEN
+    _join(state, rep.unseen, req)
+
+
+@kernel
+def receive(state: State, rep: Replica) -> None:
+    """Let the scheduler see all that have arrived."""
+    rep.skipped = 0
+    if rep.unseen.count > 0 and rep.waiting.count == 0:
+        rep.is_blocked = False
+    while rep.unseen.count > 0:
+        req = request(state, rep.unseen.head)
+        _leave(state, rep.unseen, req)
+        enqueue(state, rep, req)
 
 
 @kernel
@@ -193,6 +212,8 @@ def is_given_up(state: State, rep: Replica, req: Request) -> bool:
     if status == WAITING:
         _leave(state, rep.waiting, req)
         rep.is_blocked = False
+    elif status == UNSEEN:
+        _leave(state, rep.unseen, req)
     elif status in (PREFILLING, DECODING):
         _take_all_blocks(state, rep, req)
         rep.preempted -= 1

@@ -69,6 +69,7 @@ class State(Record):
     reserves_output: bool  # blocks of prompt and answer are taken at admission
     reserves_prompt: bool  # blocks of the whole prompt are taken at admission
     admits_after_preemption: bool
+    recv_interval: int  # sglang: weight of the steps between two looks for arrivals; 1 = it looks before every step
     publishes_late: bool  # prefix units are found from the next decision on, not within the same one
 
     # times the tables of costs do not hold

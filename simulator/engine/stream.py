@@ -32,7 +32,7 @@ from simulator.steps.step_tables import StepTables
 from simulator.workload.workload import OpenLoop, Workload
 
 _LINKS: Final = ("previous", "next", "next_finished", "next_releasing")
-_LISTS: Final = ("running", "waiting", "releasing", "finished")
+_LISTS: Final = ("running", "waiting", "unseen", "releasing", "finished")
 
 
 def run_stream(

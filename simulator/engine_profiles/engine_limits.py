@@ -28,6 +28,7 @@ class ServerLimits:
     enforce_eager: bool  # told to capture no graphs
     cudagraph_mode: GraphMode | None  # stated in place of the engine's own
     max_cudagraph_capture_size: int | None  # likewise
+    scheduler_recv_interval: int  # SGLang: decode steps between two looks for requests that have arrived
     reserve_full_isl: bool
 
 
@@ -46,6 +47,7 @@ class EngineLimits:
     async_scheduling: bool = True
     reserve_full_isl: bool = True  # admit only when free blocks cover the whole sequence
     reserves_output: bool = False  # take the blocks of prompt and answer at admission, so that nobody is preempted
+    scheduler_recv_interval: int = 1  # sglang: decode steps between two looks for requests that have arrived
     watermark_blocks: int = 0
     long_prefill_token_threshold: int = 0
     batch_wait_iters: int = 0  # steps prompts wait for company while sequences decode; 0 = none

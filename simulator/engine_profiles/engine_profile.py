@@ -166,6 +166,7 @@ class EngineProfile(ProfileSection):
     async_excludes: list[Literal["pipeline", "drafts", "lookup_drafts"]] = Field(default_factory=list)
     reserve_full_isl: bool
     reserves_output: bool = False  # admits a request when prompt and answer have room, so that none is preempted
+    scheduler_recv_interval: Count = 1  # policy sglang: decode steps between two looks for requests that have arrived
     source: Source  # of the keys that are in no table, and of ``limits``
     mxfp4_experts: ExpertKernels
     kernels: FusedKernels

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.errors import UserError
 from simulator.engine_profiles.engine_limits import RouterName
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.engine_profiles.graph_modes import GraphMode
@@ -26,6 +27,7 @@ class Overrides:
     enable_prefix_caching: bool | None = None
     enable_chunked_prefill: bool | None = None
     async_scheduling: bool | None = None
+    scheduler_recv_interval: int | None = None  # SGLang: decode steps between two looks for requests that have arrived
     enforce_eager: bool = False  # no step runs as a captured graph
     cudagraph_mode: GraphMode | None = None  # vLLM: which steps run as one graph, in pieces or without
     max_cudagraph_capture_size: int | None = None  # tokens of the largest captured step
@@ -70,6 +72,22 @@ class ServerSetup:
             mode=stated.cudagraph_mode,
             max_size=stated.max_cudagraph_capture_size,
         )
+
+    @property
+    def scheduler_recv_interval(self) -> int:
+        """Decode steps between two looks for requests that have arrived.
+
+        Raises ``UserError`` where one is stated for an engine that looks before every step.
+        """
+        asked = self.overrides.scheduler_recv_interval
+        if asked is None:
+            return self.profile.scheduler_recv_interval
+        if self.profile.policy != "sglang":
+            raise UserError(
+                f"--scheduler-recv-interval cannot act: {self.profile.name} looks for new requests before every step",
+                hint="leave it out, or choose --engine sglang-0.5",
+            )
+        return asked
 
     def async_conflict(self, plan: Plan) -> str | None:
         """Name what of the plan keeps this version of the engine from scheduling a step ahead."""

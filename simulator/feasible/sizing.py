@@ -79,6 +79,7 @@ def size_plan(setup: ServerSetup, plan: Plan, workload: Traffic) -> Sizing | str
         enforce_eager=overrides.enforce_eager,
         cudagraph_mode=overrides.cudagraph_mode,
         max_cudagraph_capture_size=overrides.max_cudagraph_capture_size,
+        scheduler_recv_interval=setup.scheduler_recv_interval,
         reserve_full_isl=profile.reserve_full_isl,
     )
     return Sizing(

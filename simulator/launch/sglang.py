@@ -54,6 +54,7 @@ def sglang_lines(serving: Serving, start: StartedPlan) -> Iterator[str]:
         ("--cuda-graph-max-bs", graphs.max_tokens or None),
         ("--disable-cuda-graph", True if graphs.decode == "none" else None),
         ("--disable-piecewise-cuda-graph", True if graphs.mixed == "none" else None),
+        ("--scheduler-recv-interval", above_one(server.scheduler_recv_interval)),
         ("--disable-radix-cache", None if server.enable_prefix_caching else True),
         ("--disable-overlap-schedule", None if server.async_scheduling else True),
     ]

@@ -56,6 +56,7 @@ _SERVING = {
     "--prefix-caching": ("{} --trace mooncake.jsonl", "--no-prefix-caching", ""),
     "--chunked-prefill": ("{} --max-num-batched-tokens 256 " + _OPEN, "--no-chunked-prefill", ""),
     "--async-scheduling": ("{} " + _OPEN, "--no-async-scheduling", ""),
+    "--scheduler-recv-interval": ("{} --engine sglang-0.5 " + _OPEN, "--scheduler-recv-interval 30", ""),
     "--enforce-eager": ("{} " + _OPEN, "--enforce-eager", ""),
     "--cudagraph-mode": ("{} " + _OPEN, "--cudagraph-mode FULL_DECODE_ONLY", ""),
     "--max-cudagraph-capture-size": ("{} " + _OPEN, "--max-cudagraph-capture-size 8", ""),
