@@ -36,8 +36,9 @@ class StartUpMemory(ProfileSection):
     rule: Literal["share_of_total", "static_share", "share_of_free"]
     context_mib: Mebibytes = 0.0  # taken by the driver before the engine looks; counts under the last two rules
     runtime_mib: Mebibytes  # modules, workspaces and whatever else grows outside the allocator
-    communicator_mib: Mebibytes  # more of it where the ranks of a stage communicate
+    communicator_mib: Mebibytes  # more of it per group that communicates in a stage: tensor ranks, attention ranks
     slow_communicator_mib: Mebibytes | None = None  # same, on devices joined by no NVLink or its like; None = as there
+    deepep_mib: Mebibytes = 0.0  # a buffer of DeepEP, where it spreads tokens; another where its ranks span nodes
     logit_bytes: Annotated[float, Field(ge=0, le=1024)]  # held at once per sampled row and vocabulary entry
     # Inner results of the fused experts: one allocation all layers share and keep, or freed after each layer.
     expert_workspace: Literal["kept", "transient"]
@@ -48,11 +49,16 @@ class StartUpMemory(ProfileSection):
     states: StateRule | None = None  # None: they weigh on the blocks of a request's mean context
     source: Source
 
-    def runtime_bytes(self, plan: Plan, *, has_fast_links: bool = True) -> int:
-        """Bytes on one device of ``plan``, communicators included."""
+    def runtime_bytes(self, plan: Plan, *, has_fast_links: bool = True, deepep_buffers: int = 0) -> int:
+        """Bytes on one device of ``plan``, communicators and ``deepep_buffers`` buffers of DeepEP included.
+
+        Tensor ranks reduce in one group, attention-data ranks gather tokens in another; each has a communicator, whose
+        buffers grow when the profile run first uses it (vLLM ``distributed/parallel_state.py``).
+        """
         slow = self.slow_communicator_mib
         communicator = self.communicator_mib if has_fast_links or slow is None else slow
-        return int((self.runtime_mib + (communicator if plan.stage_ranks > 1 else 0.0)) * 2**20)
+        groups = (plan.tp > 1) + (plan.attention_dp > 1)
+        return int((self.runtime_mib + groups * communicator + deepep_buffers * self.deepep_mib) * 2**20)
 
 
 class MemoryReserve(ProfileSection):

@@ -141,9 +141,17 @@ def _memory_by_sequences(
             context_tokens=context_tokens,
             caches_prefixes=asked.caches_prefixes,
             has_fast_links=any(link.kind in _FAST_LINKS for link in setup.cluster.levels),
+            deepep_buffers=_deepep_buffers(setup, plan),
         )
 
     return sized
+
+
+def _deepep_buffers(setup: ServerSetup, plan: Plan) -> int:
+    """Buffers through which DeepEP spreads tokens of attention-data ranks: within a node, and between nodes."""
+    if setup.profile.kernels.all2all != "deepep" or plan.attention_dp == 1 or plan.ep == 1:
+        return 0
+    return 1 if plan.stage_ranks <= setup.cluster.devices_per_host else 2
 
 
 def _is_chunked(setup: ServerSetup, profile: EngineProfile) -> bool:

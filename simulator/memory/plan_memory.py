@@ -77,6 +77,7 @@ def plan_memory(
     context_tokens: int | None = None,
     caches_prefixes: bool = True,
     has_fast_links: bool = True,
+    deepep_buffers: int = 0,
 ) -> MemoryBudget:
     """Budget of one rank of ``plan`` on ``device``.
 
@@ -86,6 +87,7 @@ def plan_memory(
     context a running request holds: with it, sliding-window layers count only the window; without, all of it, which
     is a lower bound of the capacity. Where states are paged, ``num_gpu_blocks`` counts the blocks they share.
     ``has_fast_links``: NVLink or its like joins the devices of a node, and with it come larger communicators.
+    ``deepep_buffers``: buffers of DeepEP on a device, one for its node and one for other nodes.
     """
     rows = min(max_num_seqs, max_num_batched_tokens)
     budgets = []
@@ -97,7 +99,7 @@ def plan_memory(
             model, plan, blocks, max_num_batched_tokens, sampled, start_up=start_up, expert_kernel=expert_kernel
         )
         graphs = int(captured_graphs * sum(count for _, count in blocks) * start_up.graph_layer_kib * 2**10)
-        runtime = start_up.runtime_bytes(plan, has_fast_links=has_fast_links)
+        runtime = start_up.runtime_bytes(plan, has_fast_links=has_fast_links, deepep_buffers=deepep_buffers)
         usable, kv = _shared(
             start_up,
             device.memory_bytes,

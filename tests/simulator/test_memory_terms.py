@@ -11,7 +11,8 @@ from simulator.engine_profiles.start_up import StartUpMemory
 from simulator.memory.plan_memory import MemoryBudget, plan_memory, step_bytes, workspace_bytes
 from simulator.model.load_model import load_model
 from simulator.plan.plan import parse_plan
-from tests.simulator.deployments import LIMITS
+from simulator.workload.parse import parse_workload
+from tests.simulator.deployments import LIMITS, serving_of, start_of
 
 _MIB, _GIB = 2**20, 2**30
 _PLAIN = StartUpMemory(
@@ -35,10 +36,32 @@ def _budget(model: str, plan: str, start_up: StartUpMemory = _PLAIN, **changes: 
     return plan_memory(load_model(model), parse_plan(plan), _H100, start_up=start_up, **(LIMITS | changes))
 
 
-@pytest.mark.parametrize(("plan", "mebibytes"), [("tp1", 100), ("pp2", 100), ("tp2", 400), ("pp2-tp2", 400)])
-def test_communicators_are_added_where_a_stage_has_ranks(plan: str, mebibytes: int) -> None:
-    """The runtime is 100 MiB here, and 300 more where ranks of one stage communicate; stages alone do not."""
-    assert _budget("llama-3.1-8b", plan).runtime_bytes == mebibytes * _MIB
+@pytest.mark.parametrize(
+    ("plan", "mebibytes"),
+    [("tp1", 100), ("pp2", 100), ("tp2", 400), ("pp2-tp2", 400), ("attn.dp2", 400), ("attn.dp2-tp2-moe.ep4", 700)],
+)
+def test_every_group_of_a_stage_has_a_communicator(plan: str, mebibytes: int) -> None:
+    """The runtime is 100 MiB here, and 300 more for tensor ranks and for attention ranks; stages alone have none."""
+    assert _PLAIN.runtime_bytes(parse_plan(plan)) == mebibytes * _MIB
+
+
+@pytest.mark.parametrize(
+    ("cluster", "plan", "mebibytes"),
+    [
+        ("h200-sxm-8", "tp8-ep8", 0),
+        ("h200-sxm-8", "attn.dp8-moe.ep8", 1024),
+        ("h200-sxm-2x8", "attn.dp16-moe.ep16", 2048),
+    ],
+)
+def test_deepep_brings_a_buffer_per_kind_of_link(cluster: str, plan: str, mebibytes: int) -> None:
+    """Where DeepEP spreads the tokens of attention ranks it takes one buffer, and another to reach other nodes."""
+    plain = load_profile("vllm-0.18")
+    deepep = plain.model_copy(update={"kernels": plain.kernels.model_copy(update={"all2all": "deepep"})})
+    budgets = [
+        start_of(serving_of("qwen3-30b-a3b", cluster, profile), plan, parse_workload("chat-synthetic", limit=20)).memory
+        for profile in (plain, deepep)
+    ]
+    assert budgets[1].runtime_bytes - budgets[0].runtime_bytes == mebibytes * _MIB
 
 
 def test_communicators_are_smaller_without_nvlink() -> None:
