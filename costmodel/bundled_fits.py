@@ -26,6 +26,11 @@ def devices_with_fit() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.parquet"))
 
 
+def engine_fits(device: str) -> dict[str, Path]:
+    """Return the bundled fits of engines whose kernels on a device were measured apart, by engine."""
+    return {path.parent.name: path for path in sorted(_FOLDER.glob(f"*/{device}.parquet"))}
+
+
 def choose_costs(
     choice: Path | str | None,
     cluster: ClusterSpec,
@@ -40,6 +45,7 @@ def choose_costs(
     path = bundled_fit(cluster.device.name) if choice is None else Path(choice)
     if str(choice) == "analytic":
         path = None
-    costs = load_costs(path, cluster, clock_mhz, out_of_domain=out_of_domain)
+    own = engine_fits(cluster.device.name) if choice is None else None
+    costs = load_costs(path, cluster, clock_mhz, out_of_domain=out_of_domain, engine_fits=own)
     cap_w = cluster.device.power_cap_w
     return costs if cap_w is None else CappedCosts(costs, cap_w)

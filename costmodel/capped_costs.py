@@ -8,26 +8,33 @@ with f the share of the clock the op would run at and c the share of its time th
 memory keeps its time and loses dynamic power alone, so decode hardly feels a limit that prompts do.
 """
 
-from typing import Final
+from typing import Final, Protocol, cast
 
 import numpy as np
 
 from cluster_specs.cluster import ClusterSpec
-from costmodel.cost_model import Prediction, Source
-from costmodel.fitted_costs import FittedCosts
+from costmodel.cost_model import CostModel, Prediction, Source
 from costmodel.ops.op_types import Op
 from costmodel.ops.roofline import compute_dtype, peak_flop_per_s, roofline
-from costmodel.pricing.analytic_costs import AnalyticCosts
+from costmodel.pricing.power_model import PowerModel
 
 # Shares of the clock in use that a driver steps down through.
 _CLOCKS: Final = np.geomspace(1.0, 0.1, 93)
 
 
+class Priced(CostModel, Protocol):
+    """Prices of a device whose power is known."""
+
+    @property
+    def power(self) -> PowerModel:
+        """Power of its ops."""
+
+
 class CappedCosts:
     """Prices ops through ``inner`` and stretches those that would exceed the power limit of the device."""
 
-    def __init__(self, inner: AnalyticCosts | FittedCosts, cap_w: float) -> None:
-        self._inner = inner
+    def __init__(self, inner: Priced, cap_w: float) -> None:
+        self._inner: Priced = inner
         self._cap_w = cap_w
         self._efficiency = {
             str(name): item.value for name, item in inner.cluster.device.analytic.gemm_efficiency.items()
@@ -55,6 +62,10 @@ class CappedCosts:
     def includes_quantise(self, dtype: str) -> bool:
         """Whether GEMM prices of ``dtype`` include quantising the activations."""
         return self._inner.includes_quantise(dtype)
+
+    def of_engine(self, engine: str) -> "CappedCosts":
+        """Return the prices of an engine under the same limit."""
+        return CappedCosts(cast(Priced, self._inner.of_engine(engine)), self._cap_w)
 
     def predict(self, op: Op) -> Prediction:
         """Price ``op`` at the clock the limit leaves."""

@@ -79,5 +79,8 @@ class CostModel(Protocol):
     def includes_quantise(self, dtype: str) -> bool:
         """Whether GEMM prices of ``dtype`` include quantising the activations."""
 
+    def of_engine(self, engine: str) -> CostModel:
+        """Return the prices of an engine, whose kernels may have been measured apart; raises ``UserError``."""
+
     def predict(self, op: Op) -> Prediction:
         """Price ``op``; raises ``UserError`` where the out-of-domain policy is ``raise``."""

@@ -5,8 +5,10 @@ look-up. What no label covers goes to ``AnalyticCosts`` and is labelled so. Ever
 follows the policy and is counted in ``queries``.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.device import DeviceSpec
 from cluster_specs.errors import UserError
 from cluster_specs.load import bundled_devices, load_device
-from costmodel.cost_model import Prediction, Source
+from costmodel.cost_model import CostModel, Prediction, Source
 from costmodel.families.all import OP_FAMILIES
 from costmodel.fit_file.artefact import Artefact, load_artefact
 from costmodel.ops.op_types import Op
@@ -23,6 +25,10 @@ from costmodel.pricing.domain import OutOfDomain, QueryCount
 from costmodel.pricing.measured_links import MeasuredLinks, reference_links
 from costmodel.pricing.power_model import PowerModel
 from costmodel.pricing.price_points import Pricing
+
+# Families whose engine picks the faster of several kernels, wherever that one was measured.
+_FASTER_OF_BOTH: Final = frozenset({"moe"})
+_FIELDS: Final = ("latency_s", "low_s", "high_s", "energy_j", "source")
 
 
 class FittedCosts:
@@ -35,6 +41,7 @@ class FittedCosts:
         clock_mhz: float | None = None,
         *,
         out_of_domain: str = "roofline",
+        engine_fits: Mapping[str, Path] | None = None,
     ) -> None:
         if artefact.provenance.device != cluster.device.name:
             raise UserError(
@@ -46,6 +53,7 @@ class FittedCosts:
         self.cluster = cluster
         self.clock_mhz = clock_mhz
         self.queries = QueryCount()
+        self.engine_fits = {} if engine_fits is None else engine_fits  # of the same device, by engine
         self._policy = OutOfDomain.parse(out_of_domain)
         self._analytic = AnalyticCosts(cluster, clock_mhz)
         provenance = artefact.provenance
@@ -121,6 +129,76 @@ class FittedCosts:
         """Whether the measured GEMM times of ``dtype`` include quantising the activations."""
         return dtype in self.artefact.provenance.quantise_included
 
+    def of_engine(self, engine: str) -> CostModel:
+        """Return these prices with the kernels of ``engine`` where it has a fit of its own, else these."""
+        path = self.engine_fits.get(engine)
+        if path is None:
+            return self
+        own = FittedCosts(load_artefact(path), self.cluster, self.clock_mhz, out_of_domain=self._policy.value)
+        return EngineCosts(self, own, engine)
+
+
+class EngineCosts:
+    """Prices of a device's fit with the kernels of one engine in their place, where that engine's were measured apart.
+
+    Most kernels are the same under every engine, and a device has one bundled fit. Attention is not: TensorRT-LLM
+    brings its own, and its measured calls answer first. Of experts the faster of both counts: an engine tunes itself to
+    the best of several kernels, some of which were measured under another engine's name (FlashInfer's are those of
+    TensorRT-LLM).
+    """
+
+    def __init__(self, device: FittedCosts, own: FittedCosts, engine: str) -> None:
+        self._device = device
+        self._own = own
+        self._engine = engine
+
+    @property
+    def cluster(self) -> ClusterSpec:
+        """The cluster the ops run on."""
+        return self._device.cluster
+
+    @property
+    def clock_mhz(self) -> float | None:
+        """Locked SM clock, None when unlocked."""
+        return self._device.clock_mhz
+
+    @property
+    def power(self) -> PowerModel:
+        """The device's."""
+        return self._device.power
+
+    @property
+    def origin(self) -> str:
+        """Name both fits, and what the engine's own is used for."""
+        families = " and ".join(sorted(self._own.artefact.families))
+        return f"{self._device.origin}; {families} as {self._engine} runs them, {self._own.origin}"
+
+    def outside(self) -> str:
+        """Say how many prices of either were not interpolated from measurements."""
+        own = self._own.outside()
+        return "; ".join(filter(None, (self._device.outside(), own and f"of {self._engine}: {own}")))
+
+    def includes_quantise(self, dtype: str) -> bool:
+        """Whether GEMM prices of ``dtype`` include quantising the activations."""
+        return self._device.includes_quantise(dtype)
+
+    def of_engine(self, engine: str) -> CostModel:
+        """Return the prices of another engine on the same device."""
+        return self if engine == self._engine else self._device.of_engine(engine)
+
+    def predict(self, op: Op) -> Prediction:
+        """Price ``op``."""
+        if op.family not in self._own.artefact.families:
+            return self._device.predict(op)
+        own = self._own.predict(op)
+        is_measured = own.source < Source.ANALYTIC
+        if is_measured.all() and op.family not in _FASTER_OF_BOTH:
+            return own
+        other = self._device.predict(op)
+        if op.family in _FASTER_OF_BOTH:
+            is_measured = is_measured & ((own.latency_s < other.latency_s) | (other.source == Source.ANALYTIC))
+        return Prediction(**{name: np.where(is_measured, getattr(own, name), getattr(other, name)) for name in _FIELDS})
+
 
 def _unlike_bundled(device: DeviceSpec) -> list[str]:
     """Facts that prices rest on in which a user's device differs from the bundled one of its name."""
@@ -133,9 +211,14 @@ def _unlike_bundled(device: DeviceSpec) -> list[str]:
 
 
 def load_costs(
-    path: Path | None, cluster: ClusterSpec, clock_mhz: float | None = None, *, out_of_domain: str = "roofline"
+    path: Path | None,
+    cluster: ClusterSpec,
+    clock_mhz: float | None = None,
+    *,
+    out_of_domain: str = "roofline",
+    engine_fits: Mapping[str, Path] | None = None,
 ) -> "AnalyticCosts | FittedCosts":
     """Open a fitted model, or the analytic one when ``path`` is None; raises ``UserError``."""
     if path is None:
         return AnalyticCosts(cluster, clock_mhz)
-    return FittedCosts(load_artefact(path), cluster, clock_mhz, out_of_domain=out_of_domain)
+    return FittedCosts(load_artefact(path), cluster, clock_mhz, out_of_domain=out_of_domain, engine_fits=engine_fits)

@@ -111,7 +111,7 @@ class Serving(ServerSetup):
         if clock_mhz in self.priced:
             return self.priced[clock_mhz]
         curves = OpCurves(
-            self.costs(clock_mhz),
+            self.costs(clock_mhz).of_engine(self.profile.engine),
             weight_only_tile_rows=self.profile.mxfp4_experts.tile_rows_on(self.cluster.device),
             sustained_slowdown_frac=self.profile.sustained_load.slowdown_frac,
         )

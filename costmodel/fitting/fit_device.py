@@ -30,7 +30,7 @@ from costmodel.fitting.fit_power import fit_power
 from costmodel.fitting.holdout import held_out_errors, summarise, with_fillings, with_intervals
 from costmodel.fitting.measurements import Columns, Measurements, read_measurements
 from costmodel.fitting.prior import Prior
-from costmodel.fitting.repair import repaired, suspicious
+from costmodel.fitting.repair import impossible, repaired, suspicious
 from costmodel.ops.arrays import Array
 from costmodel.ops.label import Label
 from costmodel.pricing.measured_links import links_of
@@ -188,7 +188,14 @@ def _fit_family(
         },
     )
     if is_monotone or family.is_monotone:
-        rows = repaired(rows)
+        unreal = impossible(rows)
+        if unreal.any():
+            report = replace(
+                report,
+                used=report.used - int(unreal.sum()),
+                dropped={**report.dropped, "faster than the roofline and than both neighbours": int(unreal.sum())},
+            )
+        rows = repaired(rows.take(~unreal))
     no_prior = prior.has_seen(found) if prior is not None else ""
     report = replace(report, no_prior=no_prior)
     knots, errors = _knots(family, rows, cluster, None if no_prior else prior)

@@ -107,6 +107,10 @@ class AnalyticCosts:
         """Whether GEMM times include quantising the activations, as those of measured kernels do."""
         return _rounds_activations(dtype)
 
+    def of_engine(self, engine: str) -> AnalyticCosts:  # noqa: ARG002 - same question as to a fitted model
+        """Return the same constants: no engine has its own."""
+        return self
+
     def _prediction(self, op: Op, latency_s: Array) -> Prediction:
         work = roofline(op, self.cluster, self.clock_mhz)
         spread = np.exp(LOG_HALF_WIDTH[type(op)])

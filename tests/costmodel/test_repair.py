@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.fitted.measured_rows import MeasuredRows
-from costmodel.fitting.repair import fastest_no_smaller, repaired, suspicious
+from costmodel.fitting.repair import fastest_no_smaller, impossible, repaired, suspicious
 
 
 def rows_of(latency_s: np.ndarray, x: np.ndarray, y: np.ndarray | None = None) -> MeasuredRows:
@@ -54,3 +54,22 @@ def test_a_monotone_table_is_left_alone() -> None:
     """Repairing what needs none changes nothing."""
     rows = rows_of(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))
     assert repaired(rows).latency_s.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_a_cell_that_beats_the_roofline_and_both_its_neighbours_is_impossible() -> None:
+    """Alone below a bound of 1 s it is, the last one too; where the larger call follows, or the bound is kept, not."""
+    sizes = np.array([1.0, 2.0, 3.0, 4.0])
+    assert impossible(rows_of(np.array([1.2, 0.4, 1.3, 1.4]), sizes)).tolist() == [False, True, False, False]
+    assert not impossible(rows_of(np.array([1.2, 0.4, 0.42, 1.4]), sizes)).any()
+    assert not impossible(rows_of(np.array([2.2, 1.1, 2.3, 2.4]), sizes)).any()
+    assert impossible(rows_of(np.array([0.4, 1.2, 1.3, 0.4]), sizes)).tolist() == [False, False, False, True]
+
+
+def test_an_impossible_cell_must_stand_out_along_both_sizes() -> None:
+    """In a grid, calls that are smaller or larger in either size are its neighbours."""
+    x, y = (part.ravel().astype(np.float64) for part in np.meshgrid([1, 2, 4], [1, 3, 9], indexing="ij"))
+    latency_s = np.full(9, 1.5)
+    latency_s[4] = 0.5
+    assert np.flatnonzero(impossible(rows_of(latency_s, x, y))).tolist() == [4]
+    latency_s[5] = 0.5
+    assert not impossible(rows_of(latency_s, x, y)).any()
