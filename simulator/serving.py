@@ -197,6 +197,7 @@ class Serving(ServerSetup):
         if isinstance(workload.client, ClosedLoop | CappedLoop):
             # No more than the client's own concurrency can ever run; a larger table would only cost time.
             max_num_seqs = min(max_num_seqs, max(1, workload.client.concurrency))
+        interval, first_chunk = self.answer_chunks()
         # The mean request's time in the tokeniser stands for everybody's.
         tokenising_s = profile.host.frontend_token_s * workload.mean_prompt_tokens
         waiting = prompt_waiting(self, is_chunked=server.enable_chunked_prefill)
@@ -220,6 +221,8 @@ class Serving(ServerSetup):
             batch_wait_tokens=ceil(waiting.batch_wait_max_tokens_ratio * server.max_num_batched_tokens),
             ranks_wait_iters=waiting.attention_dp_timeout_iters if has_ranks else 0,
             ranks_batching_iters=waiting.attention_dp_batching_wait_iters,
+            stream_interval=interval,
+            first_chunk=first_chunk,
             num_speculative_tokens=sized.drafts,
             speculative_acceptance=sized.acceptance,
             draft_step_s=self.overrides.draft_step_s or 0.0,

@@ -129,6 +129,7 @@ def limits_facts(start: StartedPlan) -> dict[str, Any]:
         **server,
         "num_gpu_blocks": start.memory.num_gpu_blocks,
         "router": start.router,
+        **({} if limits.stream_interval == 1 else {"stream_interval": limits.stream_interval}),
         **({} if limits.num_speculative_tokens == 0 else _draft_facts(limits)),
         **_waiting_facts(limits),
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from simulator.commands.trace_options import workload_files
+from simulator.engine_profiles.answer_chunks import LONGEST_INTERVAL
 from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE
 from simulator.engine_profiles.graph_modes import MODE_NAMES, MOST_GRAPH_TOKENS
 
@@ -107,6 +108,11 @@ _OPTIONS = (
         "--max-cudagraph-capture-size",
         type=click.IntRange(1, MOST_GRAPH_TOKENS),
         help="Tokens of the largest step that is captured as a CUDA graph.",
+    ),
+    click.option(
+        "--stream-interval",
+        type=click.IntRange(1, LONGEST_INTERVAL),
+        help="Tokens of an answer that the server sends together; the engine's own without it.",
     ),
     click.option("--speculative-tokens", type=click.IntRange(min=1), help="Draft tokens per sequence and step."),
     click.option(

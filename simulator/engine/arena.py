@@ -42,12 +42,13 @@ class _Lengths:
     stages: int
     heap: int  # entries of a heap, dead ones included
     window_heap: int
+    first_heap: int
     block_size: int
 
     @property
     def group(self) -> int:
         """All lists of one decode group."""
-        return 2 * self.heap + 2 * self.window_heap + self.block_size
+        return 2 * (self.heap + self.first_heap + self.window_heap) + self.block_size
 
     @property
     def replica(self) -> int:
@@ -69,6 +70,7 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> 
         stages=rules.stages,
         heap=heap,
         window_heap=heap if rules.window else 0,
+        first_heap=heap if rules.first_chunk > 1 else 0,
         block_size=rules.block_size,
     )
     num_pending = rules.concurrency + 1 if workload.after is None else n + 1
@@ -129,7 +131,11 @@ def _fill_replicas(state: StateArrays, lists: int, lengths: _Lengths, num_units:
     groups["number"] = np.arange(len(groups))
     groups["last_launch"] = -lengths.stages
     at = np.repeat(at, lengths.stages) + np.tile(np.arange(lengths.stages), len(replicas)) * lengths.group
-    for heap, length in (("finishes", lengths.heap), ("windows", lengths.window_heap)):
+    for heap, length in (
+        ("finishes", lengths.heap),
+        ("firsts", lengths.first_heap),
+        ("windows", lengths.window_heap),
+    ):
         groups[heap]["place"] = at
         groups[heap]["capacity"] = lengths.heap
         at = at + 2 * length

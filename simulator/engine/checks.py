@@ -9,6 +9,7 @@ from cluster_specs.errors import UserError
 from simulator.engine.bounds import LONGEST_SEQUENCE, LONGEST_STEP
 from simulator.engine.rules import POLICIES, PS_PER_S, first_arrival_s
 from simulator.engine.table_checks import check_tables
+from simulator.engine_profiles.answer_chunks import LONGEST_INTERVAL
 from simulator.engine_profiles.engine_limits import EngineLimits
 from simulator.steps.step_tables import StepTables
 from simulator.workload.span import HINT, LONGEST_SPAN_S, shown_span
@@ -22,6 +23,7 @@ _MOST: Final = {
     "scheduler_recv_interval": 1 << 20,
     "block_size": 1 << 20,
     "num_gpu_blocks": 1 << 28,
+    "stream_interval": LONGEST_INTERVAL,
 }
 
 

@@ -1,11 +1,13 @@
 """Decode groups: which requests decode, how much KV they hold, and at which epoch each has its last token.
 
-Two heaps of a group are sorted by epoch: when requests finish, and when they fill the sliding window (``is_window``).
-An entry is not taken out when its request stops decoding early. It is dead from then on: its key no longer is what the
-request's own fields give.
+Heaps of a group are sorted by epoch: when requests finish (``FINISH``), when they fill the sliding window
+(``WINDOW``), and when a first chunk of several tokens is sent (``FIRST_CHUNK``). An entry is not taken out when its
+request stops decoding early. It is dead from then on: its key no longer is what the request's own fields give.
 """
 
-from simulator.engine.bounds import ADMISSION_BITS, EPOCHS_FULL, LAST_EPOCH
+from typing import Final
+
+from simulator.engine.bounds import ADMISSION_BITS, EPOCHS_FULL, LAST_EPOCH, NONE
 from simulator.engine.heap import first_key, first_payload, pop, push
 from simulator.engine.jit import kernel
 from simulator.engine.lists import Heap
@@ -13,6 +15,11 @@ from simulator.engine.replica import Group
 from simulator.engine.request import DECODING, PREFILLING, Request
 from simulator.engine.state import State
 from simulator.engine.tables import group, list_at, request
+
+# what a heap of a group is sorted by
+FINISH: Final = 0
+WINDOW: Final = 1
+FIRST_CHUNK: Final = 2
 
 
 @kernel
@@ -37,31 +44,33 @@ def kv_tokens(state: State, req: Request) -> int:
 
 
 @kernel
-def _entry_key(state: State, req: Request, is_window: bool) -> int:
-    """Key of a decoding request in either heap: the epoch at which it finishes, or at which it fills the window."""
+def _entry_key(state: State, req: Request, event: int) -> int:
+    """Key of a decoding request in the heap of an event: the epoch at which that happens."""
     epoch = req.finish_epoch
-    if is_window:
+    if event == WINDOW:
         epoch += state.window - (req.prompt + req.output - 1)
+    elif event == FIRST_CHUNK:
+        epoch += state.first_chunk - req.output
     return (epoch << ADMISSION_BITS) | req.admission
 
 
 @kernel
-def is_first_alive(state: State, heap: Heap, is_window: bool) -> bool:
+def is_first_alive(state: State, heap: Heap, event: int) -> bool:
     """Whether the first entry of a heap still holds: its request was not preempted or held up since."""
     req = request(state, first_payload(state, heap))
-    return req.status == DECODING and first_key(state, heap) == _entry_key(state, req, is_window)
+    return req.status == DECODING and first_key(state, heap) == _entry_key(state, req, event)
 
 
 @kernel
-def next_epoch(state: State, heap: Heap, is_window: bool) -> int:
+def next_epoch(state: State, heap: Heap, event: int) -> int:
     """Epoch of the first live entry of a heap that has one; dead ones before it are dropped."""
-    while not is_first_alive(state, heap, is_window):
+    while not is_first_alive(state, heap, event):
         pop(state, heap)
     return first_key(state, heap) >> ADMISSION_BITS
 
 
 @kernel
-def _add(state: State, heap: Heap, req: Request, is_window: bool) -> None:
+def _add(state: State, heap: Heap, req: Request, event: int) -> None:
     """Add a decoding request to a heap; a full one loses its dead entries first."""
     if heap.size == heap.capacity:
         keys = list_at(state, heap.place)
@@ -69,9 +78,9 @@ def _add(state: State, heap: Heap, req: Request, is_window: bool) -> None:
         heap.size = 0
         for at in range(heap.capacity):
             other = request(state, payloads[at])
-            if other.status == DECODING and keys[at] == _entry_key(state, other, is_window):
+            if other.status == DECODING and keys[at] == _entry_key(state, other, event):
                 push(state, heap, keys[at], payloads[at])
-    push(state, heap, _entry_key(state, req, is_window), req.number)
+    push(state, heap, _entry_key(state, req, event), req.number)
 
 
 @kernel
@@ -93,12 +102,14 @@ def start_decoding(state: State, grp: Group, req: Request) -> None:
     grp.decoders += 1
     grp.decode_kv += tokens
     _count_block_phase(state, grp, tokens, 1)
-    _add(state, grp.finishes, req, False)
+    _add(state, grp.finishes, req, FINISH)
+    if req.first_token_ps == NONE and req.output > state.first_chunk:
+        _add(state, grp.firsts, req, FIRST_CHUNK)
     if state.window > 0:
         grp.window_kv += min(tokens, state.window)
         if tokens < state.window:
             grp.window_open += 1
-            _add(state, grp.windows, req, True)
+            _add(state, grp.windows, req, WINDOW)
 
 
 @kernel

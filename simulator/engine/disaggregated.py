@@ -148,5 +148,10 @@ def _merge(first: EngineResult, order: I64, second: EngineResult) -> EngineResul
     preemptions = first.preemptions.copy()
     preemptions[order] += second.preemptions
     return replace(
-        first, preemptions=preemptions, replicas=second.replicas, num_gpu_blocks=second.num_gpu_blocks, **columns
+        first,
+        preemptions=preemptions,
+        replicas=second.replicas,
+        num_gpu_blocks=second.num_gpu_blocks,
+        chunks=second.chunks,
+        **columns,
     )

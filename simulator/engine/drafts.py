@@ -60,6 +60,8 @@ def _verify(state: State, costs: Costs, rep: Replica, req: Request, end: int) ->
         gained = min(1 + min(_accepted(state, costs, req), queries - 1), lacking)
         req.computed += gained
         req.generated += gained
+        if req.first_token_ps == NONE and req.generated >= state.first_chunk:
+            req.first_token_ps = end
         rep.accepted_tokens += gained - 1
         if gained == lacking:
             if lacking > 1 and state.is_async:
@@ -84,7 +86,7 @@ def _complete_prefills(state: State, rep: Replica, end: int) -> None:
         req.status = VERIFYING
         req.queries = 0
         req.expected = req.computed
-        if req.first_token_ps == NONE:
+        if req.first_token_ps == NONE and req.generated >= state.first_chunk:
             req.first_token_ps = end
         if req.generated == req.output:
             finish(state, rep, req, end)

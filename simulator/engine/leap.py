@@ -8,10 +8,11 @@ between cuts it short: steps decided before the arrival stand, the rest are prop
 
 from math import sqrt
 
-from simulator.engine.bounds import FRACTION_BITS, FRACTION_MASK, LONGEST_LEAP, NEVER, NONE
+from simulator.engine.bounds import ADMISSION_BITS, FRACTION_BITS, FRACTION_MASK, LONGEST_LEAP, NEVER, NONE
 from simulator.engine.cost import decode_line, kv_segment, sample_cost, steps_in_segment, token_cost
 from simulator.engine.costs import Costs
-from simulator.engine.decoding import next_epoch
+from simulator.engine.decoding import FINISH, FIRST_CHUNK, WINDOW, is_first_alive, next_epoch
+from simulator.engine.heap import first_key, first_payload, pop
 from simulator.engine.iteration_log import log_decodes
 from simulator.engine.jit import kernel
 from simulator.engine.prefix_cache import allocate, free_blocks, used_blocks
@@ -19,7 +20,7 @@ from simulator.engine.replica import Group, Replica
 from simulator.engine.sequences import release_due
 from simulator.engine.state import State
 from simulator.engine.step import add_occupancy, add_time, note_peak, settle
-from simulator.engine.tables import group, list_at
+from simulator.engine.tables import group, list_at, request
 
 
 @kernel
@@ -86,7 +87,7 @@ def _attention(state: State, costs: Costs, grp: Group) -> tuple[int, int, int]:
         cost += windowed
         growth += slope * opened
         if opened > 0:
-            steps = min(steps, next_epoch(state, grp.windows, True) - grp.epoch)
+            steps = min(steps, next_epoch(state, grp.windows, WINDOW) - grp.epoch)
             steps = min(steps, steps_in_segment(costs, j, tokens, opened))
     return cost, growth, steps
 
@@ -115,7 +116,7 @@ def propose(state: State, costs: Costs, rep: Replica, grp: Group) -> None:
         return
     batch = grp.decoders
     cost, growth, steps = _attention(state, costs, grp)
-    steps = min(steps, next_epoch(state, grp.finishes, False) - grp.epoch)
+    steps = min(steps, next_epoch(state, grp.finishes, FINISH) - grp.epoch)
     # What is released after the first step may admit somebody.
     if not state.is_leaping or (has_waiting and rep.releasing.head != NONE):
         steps = 1
@@ -263,6 +264,16 @@ def _grow_and_release(state: State, rep: Replica, grp: Group) -> int:
 
 
 @kernel
+def _send_first_chunks(state: State, rep: Replica, grp: Group, steps: int) -> None:
+    """Send the first chunks that are complete within the next ``steps`` steps of the leap, each when its step ends."""
+    while grp.firsts.size > 0 and first_key(state, grp.firsts) >> ADMISSION_BITS <= grp.epoch + steps:
+        if is_first_alive(state, grp.firsts, FIRST_CHUNK):
+            step = (first_key(state, grp.firsts) >> ADMISSION_BITS) - grp.epoch
+            request(state, first_payload(state, grp.firsts)).first_token_ps = _end_of_step(rep, step)
+        pop(state, grp.firsts)
+
+
+@kernel
 def commit(state: State, rep: Replica, grp: Group, steps: int) -> None:
     """Run the first ``steps`` steps of the proposed leap."""
     cost = rep.step_cost
@@ -291,6 +302,7 @@ def commit(state: State, rep: Replica, grp: Group, steps: int) -> None:
     clock = fraction + _elapsed(cost, growth, steps)
     end = first + (clock >> FRACTION_BITS)
     _count(state, rep, grp, steps)
+    _send_first_chunks(state, rep, grp, steps)
     rep.busy_ps += end - first
     rep.active_ps += end - first
     add_occupancy(state, rep, used, batch, end - first)

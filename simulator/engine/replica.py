@@ -12,6 +12,7 @@ class Group(Record):
     decoders: int
     decode_kv: int  # tokens of KV over all its requests
     finishes: Heap  # keys finish_epoch << ADMISSION_BITS | admission, and requests
+    firsts: Heap  # same, by the epoch at which the first chunk of an answer is sent; empty where that is one token
     residue: int  # counts of requests by the epoch (mod block size) at which they need a block
     kv_segment: int  # where the last look-up in the tables ended
     window_kv: int  # sum of min(kv, window)

@@ -1,6 +1,6 @@
 """What a run of the engine leaves behind: integer times per request and sums per replica."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -84,12 +84,27 @@ class ReplicaTotals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Chunks:
+    """How answers reach the client: ``first`` tokens together, then those up to ``origin`` + i ``tokens``, the rest."""
+
+    first: int = 1
+    tokens: int = 1
+    origin: int = 1
+
+    def after_first(self, output_tokens: I64) -> I64:
+        """Count the chunks that follow the first one of answers [n] of so many tokens."""
+        following = -(-(output_tokens - self.origin) // self.tokens)
+        return np.where(output_tokens > self.first, following, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineResult:
     """Per-request times in ps since the first request of the workload was sent; -1 where it never happened.
 
-    ``arrival_ps`` is when the client sent the request, so a time to first token contains the front end. ``measured``
-    is False for warm-up requests. A request asked for zero output tokens finishes with its prefill, where
-    ``first_token_ps == finish_ps``, and counts no output token.
+    ``arrival_ps`` is when the client sent the request, so a time to first token contains the front end.
+    ``first_token_ps`` is when the client gets the first chunk, which a streaming interval may hold back, ``finish_ps``
+    when it gets the last one. ``measured`` is False for warm-up requests. A request asked for zero output tokens
+    finishes with its prefill, where ``first_token_ps == finish_ps``, and counts no output token.
     """
 
     arrival_ps: I64
@@ -106,6 +121,7 @@ class EngineResult:
     replicas: ReplicaTotals
     num_gpu_blocks: int
     index: I64 | None = None  # [n] place of each request in the whole workload where this is a part of it
+    chunks: Chunks = field(default_factory=Chunks)
     log: Rows | None = None  # [iterations] of ``LogRow``, in order of decision
 
     def __len__(self) -> int:
@@ -188,11 +204,16 @@ def result_of(state: StateArrays, requests: Rows) -> EngineResult:
     columns: dict[str, Any] = {name: np.empty(len(requests), dtype=np.int64) for name in _COLUMNS}
     for at in range(0, len(requests), CACHED_ROWS):
         part = requests[at : at + CACHED_ROWS]
-        for name, field in _COLUMNS.items():
-            columns[name][at : at + CACHED_ROWS] = part[field]
+        for name, source in _COLUMNS.items():
+            columns[name][at : at + CACHED_ROWS] = part[source]
     return EngineResult(
         **columns,
         measured=measured,
         replicas=totals_from_state(state),
         num_gpu_blocks=int(state.header.num_blocks),
+        chunks=Chunks(
+            first=int(state.header.first_chunk),
+            tokens=int(state.header.chunk_tokens),
+            origin=int(state.header.chunk_origin),
+        ),
     )

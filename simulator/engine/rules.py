@@ -102,6 +102,10 @@ def _state_scheduler(rules: State, limits: EngineLimits) -> None:
     rules.ranks_batching_iters = limits.ranks_batching_iters
     rules.publishes_late = limits.policy == "sglang"
     rules.recv_interval = limits.scheduler_recv_interval
+    rules.chunk_tokens = limits.stream_interval
+    rules.first_chunk = limits.stream_interval if limits.first_chunk == "full" else 1
+    counts_first = limits.first_chunk == "counted" and limits.stream_interval > 1
+    rules.chunk_origin = 0 if counts_first else rules.first_chunk
     rules.watermark = limits.watermark_blocks
     if not is_v0 or limits.enable_chunked_prefill:
         rules.long_prefill = limits.long_prefill_token_threshold

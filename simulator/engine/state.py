@@ -72,6 +72,11 @@ class State(Record):
     recv_interval: int  # sglang: weight of the steps between two looks for arrivals; 1 = it looks before every step
     publishes_late: bool  # prefix units are found from the next decision on, not within the same one
 
+    # what the client sees of an answer before its end
+    first_chunk: int  # tokens that are sent first
+    chunk_tokens: int  # tokens that are sent together from then on
+    chunk_origin: int  # token from which chunks are counted
+
     # times the tables of costs do not hold
     host_step_ps: int
     host_seq_ps: int

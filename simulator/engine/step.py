@@ -11,6 +11,9 @@ from simulator.engine.clients import announce_finish
 from simulator.engine.cost import decode_line, kv_segment, prefill_cost, sample_cost, token_cost
 from simulator.engine.costs import Costs
 from simulator.engine.decoding import (
+    FINISH,
+    FIRST_CHUNK,
+    WINDOW,
     is_first_alive,
     start_decoding,
     stop_decoding,
@@ -68,6 +71,8 @@ def decode_reads(grp: Group, batch: int) -> int:
 def finish(state: State, rep: Replica, req: Request, end: int) -> None:
     """Answer a request at ``end``; it keeps slot and blocks until that is seen."""
     req.finish_ps = end
+    if req.first_token_ps == NONE:
+        req.first_token_ps = end
     announce_finish(state, rep, req, end)
     hold_for_release(state, rep, req)
 
@@ -77,11 +82,15 @@ def settle(state: State, rep: Replica, grp: Group, end: int) -> None:
     """After a step of ``grp`` that ends at ``end``, and the next decision known: finish and release what is due."""
     epoch = grp.epoch
     while grp.windows.size > 0 and first_key(state, grp.windows) >> ADMISSION_BITS <= epoch:
-        if is_first_alive(state, grp.windows, True):
+        if is_first_alive(state, grp.windows, WINDOW):
             grp.window_open -= 1
         pop(state, grp.windows)
+    while grp.firsts.size > 0 and first_key(state, grp.firsts) >> ADMISSION_BITS <= epoch:
+        if is_first_alive(state, grp.firsts, FIRST_CHUNK):
+            request(state, first_payload(state, grp.firsts)).first_token_ps = end
+        pop(state, grp.firsts)
     while grp.finishes.size > 0 and first_key(state, grp.finishes) >> ADMISSION_BITS <= epoch:
-        if is_first_alive(state, grp.finishes, False):
+        if is_first_alive(state, grp.finishes, FINISH):
             req = request(state, first_payload(state, grp.finishes))
             stop_decoding(state, req)
             finish(state, rep, req, end)
@@ -118,7 +127,7 @@ def _complete_prefills(state: State, rep: Replica, grp: Group, end: int) -> None
             kept += 1
             continue
         req.generated += 1
-        if req.first_token_ps == NONE:
+        if req.first_token_ps == NONE and req.generated >= state.first_chunk:
             req.first_token_ps = end
         start_decoding(state, grp, req)
     rep.num_partials = kept

@@ -126,8 +126,8 @@ def _move_on(state: StateArrays, stays: Flags, new: Rows) -> StateArrays:
         partials = state.list_at(rep["partials"], rep["num_partials"])
         partials[:] = _rewrite(partials, moved)
     for grp in state.groups:
-        _rewrite_heap(state, grp["finishes"], moved)
-        _rewrite_heap(state, grp["windows"], moved)
+        for heap in ("finishes", "firsts", "windows"):
+            _rewrite_heap(state, grp[heap], moved)
     return _with_requests(state, kept, new)
 
 

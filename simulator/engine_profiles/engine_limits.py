@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from simulator.engine_profiles.answer_chunks import FirstChunk
 from simulator.engine_profiles.graph_modes import GraphMode
 
 PolicyName = Literal["vllm-v1", "vllm-v0", "sglang", "orca"]
@@ -59,4 +60,6 @@ class EngineLimits:
     speculative_seed: int = 0
     draft_step_s: float = 0.0  # time the draft model adds to every step; 0 for drafts looked up in the text
     frontend_s: float = 0.0  # client, HTTP and tokeniser time added to each request's TTFT
+    stream_interval: int = 1  # tokens of an answer that are sent together (``simulator.engine_profiles.answer_chunks``)
+    first_chunk: FirstChunk = "alone"
     frontend_gap_s: float = 0.0  # least time between two requests of a closed loop: the tokeniser takes one at a time

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from cluster_specs.device import DeviceSpec
 from cluster_specs.files.toml_model import checked
+from simulator.engine_profiles.answer_chunks import AnswerChunks
 from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE
 from simulator.engine_profiles.engine_kernels import (
     BuiltFor,
@@ -184,6 +185,7 @@ class EngineProfile(ProfileSection):
     memory: StartUpMemory
     reserve: MemoryReserve | None = None
     spread: Spread | None = None  # None: intervals hold the errors of prices and constants alone
+    streaming: AnswerChunks | None = None  # None: every token is sent at once, and the version knows no other way
 
     @property
     def release(self) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
+from simulator.engine_profiles.answer_chunks import FirstChunk
 from simulator.engine_profiles.engine_limits import RouterName
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.engine_profiles.graph_modes import GraphMode
@@ -33,6 +34,7 @@ class Overrides:
     max_cudagraph_capture_size: int | None = None  # tokens of the largest captured step
     speculative_tokens: int | None = None
     speculative_acceptance: float | None = None  # probability that a draft is right, given those before it were
+    stream_interval: int | None = None  # tokens of an answer that the server sends together
     draft_step_s: float | None = None  # what the draft model adds to a step; None for drafts without a model
     batch_wait_timeout_iters: int | None = None
     batch_wait_max_tokens_ratio: float | None = None
@@ -88,6 +90,19 @@ class ServerSetup:
                 hint="leave it out, or choose --engine sglang-0.5",
             )
         return asked
+
+    def answer_chunks(self) -> tuple[int, FirstChunk]:
+        """Tokens of an answer that are sent together, and the rule of the first ones."""
+        own, stated = self.profile.streaming, self.overrides.stream_interval
+        if own is not None:
+            return stated or own.interval, own.first
+        if stated not in {None, 1}:
+            raise UserError(
+                f"stream_interval is {stated}: {self.profile.name} sends every token at once, it knows no interval",
+                hint="leave --stream-interval out, or choose a version that has it (vLLM from 0.12, SGLang, "
+                "TensorRT-LLM); a profile of your own states it in [streaming]",
+            )
+        return 1, "alone"
 
     def async_conflict(self, plan: Plan) -> str | None:
         """Name what of the plan keeps this version of the engine from scheduling a step ahead."""

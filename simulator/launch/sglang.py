@@ -45,6 +45,7 @@ def sglang_lines(serving: Serving, start: StartedPlan) -> Iterator[str]:
         ("--dtype", DTYPE_NAMES.get(plan.weight_dtype or "")),
         ("--kv-cache-dtype", kv_format_name(serving, start, fp8="fp8_e4m3")),
         ("--context-length", server.max_model_len),
+        ("--stream-interval", above_one(start.limits.stream_interval)),
         ("--max-running-requests", server.max_num_seqs * ranks),
         ("--chunked-prefill-size", chunk if server.enable_chunked_prefill else _NO_CHUNKS),
         ("--max-prefill-tokens", None if server.enable_chunked_prefill else chunk),

@@ -17,7 +17,7 @@ def as_json(value: object) -> str:
 
 
 def above_one(degree: int) -> int | None:
-    """Return a degree of parallelism as a flag's value: one is every engine's own."""
+    """Return a degree of parallelism, or a streaming interval, as a flag's value: one is every engine's own."""
     return degree if degree > 1 else None
 
 

@@ -89,6 +89,7 @@ def _options(serving: Serving, start: StartedPlan) -> dict[str, object]:
         "disable_overlap_scheduler": not server.async_scheduling,
         "speculative_config": drafts,
         **_waiting(serving, plan),
+        "stream_interval": above_one(start.limits.stream_interval),
     }
     # Left out, graphs would be its own: null says that there are none.
     return {name: value for name, value in options.items() if value is not None or name == "cuda_graph_config"}

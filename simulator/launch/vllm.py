@@ -6,6 +6,7 @@
 | `--async-scheduling` | V1 engines; off by default up to 0.13, refused there with pipelines, up to 0.11 with drafts |
 | `--nnodes`, `--node-rank`, `--master-addr` | from 0.12; older versions span nodes by Ray |
 | `--cudagraph-capture-sizes` | from 0.12; `--cuda-graph-sizes` before |
+| `--stream-interval` | from 0.12 |
 | `--language-model-only` | from 0.18 |
 | `--scheduler-reserve-full-isl` | from 0.19 |
 """
@@ -118,6 +119,7 @@ def _limits(serving: Serving, start: StartedPlan, is_v0: bool) -> Iterator[Flag]
     yield "--enable-prefix-caching", server.enable_prefix_caching
     yield "--enable-chunked-prefill", server.enable_chunked_prefill
     yield "--async-scheduling", server.async_scheduling
+    yield "--stream-interval", above_one(start.limits.stream_interval)
     if release(serving.profile) >= _HAS_FULL_ISL:
         yield "--scheduler-reserve-full-isl", server.reserve_full_isl
 

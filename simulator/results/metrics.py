@@ -2,8 +2,9 @@
 
 Over answered, measured requests: ``ttft_s`` = first token - sent, ``e2e_s`` = last token - sent, ``tpot_s`` =
 (e2e_s - ttft_s) / (output_tokens - 1) for requests with at least two tokens, ``queue_s`` = first admission - sent.
-``itl_s`` pools the gaps between a request's tokens over all requests; its quantiles take each request's mean gap,
-weighted by the number of its gaps. Rates are over the span from the first measured send to the last measured finish.
+``itl_s`` pools the gaps between what the client receives of a request, tokens or (with a streaming interval) chunks of
+them, over all requests; its quantiles take each request's mean gap, weighted by the number of its gaps. Rates are over
+the span from the first measured send to the last measured finish.
 """
 
 from collections.abc import Iterable
@@ -176,12 +177,10 @@ def summarise(result: EngineResult, slo: RequestSlo | None = None) -> Metrics:
     latency = _measured_latencies_s(result)
     counts = _Counts()
     counts.add(result, _meets(slo or RequestSlo(), latency))
-    gaps = latency["gaps"]
-    has_gaps = gaps > 0
-    tpot = latency["tpot_s"][has_gaps]
     distributions = {name: Distribution.of(latency[name]) for name in ("ttft_s", "e2e_s", "queue_s")}
-    distributions["tpot_s"] = Distribution.of(tpot)
-    distributions["itl_s"] = Distribution.of_weighted(tpot, gaps[has_gaps])
+    distributions["tpot_s"] = Distribution.of(latency["tpot_s"][latency["tokens"] > 1])
+    gaps = latency["gaps"]
+    distributions["itl_s"] = Distribution.of_weighted(latency["itl_s"][gaps > 0], gaps[gaps > 0])
     return _metrics(distributions, counts, result)
 
 
@@ -201,11 +200,11 @@ class StreamedMetrics:
         """Count what ``part`` has finished; its sums of the replicas replace those of the part before."""
         latency = _measured_latencies_s(part)
         self._counts.add(part, _meets(self._slo, latency))
-        has_gaps = latency["gaps"] > 0
         for name in ("ttft_s", "e2e_s", "queue_s"):
             self._sketches[name].add(latency[name])
-        self._sketches["tpot_s"].add(latency["tpot_s"][has_gaps])
-        self._sketches["itl_s"].add(latency["tpot_s"][has_gaps], latency["gaps"][has_gaps])
+        self._sketches["tpot_s"].add(latency["tpot_s"][latency["tokens"] > 1])
+        gaps = latency["gaps"]
+        self._sketches["itl_s"].add(latency["itl_s"][gaps > 0], gaps[gaps > 0])
         self._last = part
 
     @property
@@ -235,10 +234,13 @@ def summarise_stream(results: Iterable[EngineResult], slo: RequestSlo | None = N
 
 
 def _measured_latencies_s(result: EngineResult) -> dict[str, F64]:
-    """Latencies of answered, measured requests, and the ``gaps`` between their tokens."""
+    """Latencies of answered, measured requests, their ``tokens``, and the ``gaps`` between their chunks."""
     chosen = result.is_finished & result.measured
     latency = {name: values[chosen] for name, values in request_latencies_s(result).items()}
-    latency["gaps"] = np.maximum(result.output_tokens[chosen] - 1, 0).astype(np.float64)
+    latency["tokens"] = result.output_tokens[chosen].astype(np.float64)
+    gaps = result.chunks.after_first(result.output_tokens[chosen])
+    latency["gaps"] = gaps.astype(np.float64)
+    latency["itl_s"] = (latency["e2e_s"] - latency["ttft_s"]) / np.maximum(gaps, 1)
     return latency
 
 

@@ -60,6 +60,7 @@ _SERVING = {
     "--enforce-eager": ("{} " + _OPEN, "--enforce-eager", ""),
     "--cudagraph-mode": ("{} " + _OPEN, "--cudagraph-mode FULL_DECODE_ONLY", ""),
     "--max-cudagraph-capture-size": ("{} " + _OPEN, "--max-cudagraph-capture-size 8", ""),
+    "--stream-interval": ("{} --engine vllm-0.18 " + _OPEN, "--stream-interval 10", ""),
     "--speculative-tokens": ("{} --speculative-acceptance 0.5 " + _OPEN, "--speculative-tokens 2", ""),
     "--speculative-acceptance": ("{} --speculative-tokens 2 " + _OPEN, "--speculative-acceptance 0.5", ""),
     "--draft-step-s": ("{} " + _DRAFTS + " " + _OPEN, "--draft-step-s 0.01", ""),
