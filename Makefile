@@ -11,7 +11,7 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 CAMPAIGN ?= build/campaign
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test conformance check format bench docs fits accuracy fuzz metamorphic golden gpu-campaign gpu-report clean
+.PHONY: help setup setup-dev demo test conformance check format bench docs fits accuracy fuzz metamorphic golden estimate gpu-campaign gpu-report clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,14 +83,13 @@ fits: $(VENV)/.dev ## Make the bundled fitted models again from aiconfigurator-c
 # Measured serving data and imported kernel tables are not part of the repository.
 GROUNDTRUTH ?= ../shared/groundtruth
 ACCURACY_DB ?= build/accuracy/db
-ACCURACY_FITS ?= build/accuracy/fits
 
 accuracy: $(VENV)/.dev ## Compare with measured servers; rewrites docs/accuracy.md and docs/accuracy_ops.md
-	test -d $(ACCURACY_DB) || $(PIP) --editable '.[import-aic]'
-	test -d $(ACCURACY_DB) || $(BIN)/apex import aiconfigurator --system h100_sxm --system h200_sxm --system a100_sxm --framework all --db $(ACCURACY_DB)
-	mkdir -p $(ACCURACY_FITS)
-	$(BIN)/python -m benchmarks.accuracy --groundtruth $(GROUNDTRUTH) --db $(ACCURACY_DB) --fits $(ACCURACY_FITS)
+	$(BIN)/python -m benchmarks.accuracy --groundtruth $(GROUNDTRUTH)
 	$(BIN)/python benchmarks/accuracy_ops.py
+
+estimate: $(VENV)/.dev ## Learn constants and spreads of engine profiles from measured servers, leaving one out at a time
+	$(BIN)/python -m benchmarks.fidelity.estimate --groundtruth $(GROUNDTRUTH)
 
 FUZZ_CASES ?= 100000
 

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from cluster_specs.load import load_cluster
-from costmodel.bundled_fits import choose_costs
 from costmodel.cost_model import CostModel
 from costmodel.fitted_costs import load_costs
 from costmodel.pricing.analytic_costs import AnalyticCosts
@@ -25,11 +24,6 @@ def fitted_costs(device: str, framework: str, *, db: Path | None, fits: Path) ->
             print(f"no fit of {device} for {framework}: {done.stderr.strip()}", file=sys.stderr)
             return None
     return load_costs(path, load_cluster(f"{device}-8"))
-
-
-def bundled_costs(device: str) -> CostModel:
-    """Return what an installed package prices a device with."""
-    return choose_costs(None, load_cluster(f"{device}-8"))
 
 
 def analytic_costs(device: str) -> CostModel:

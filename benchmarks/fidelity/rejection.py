@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.fidelity.groups import ServingGroup
+from benchmarks.fidelity.servers.server import ServingGroup
 from cluster_specs.cluster import ClusterSpec
 from costmodel.ops.number_formats import SCHEMES
 from costmodel.ops.roofline import peak_flop_per_s

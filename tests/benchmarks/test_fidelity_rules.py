@@ -10,7 +10,7 @@ from benchmarks.fidelity.rejection import implied_flop_per_s, rejections
 from cluster_specs.load import load_cluster
 from simulator.model.load_model import load_model
 
-_GROUP = next(group for group in GROUPS if group.name.startswith("vLLM, Llama-3.1-70B"))
+_GROUP = next(group for group in GROUPS if group.name.startswith("vLLM 2025, Llama-3.1-70B FP8, H200"))
 
 
 def _row(name: str, **changes: object) -> dict[str, str]:

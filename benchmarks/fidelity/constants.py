@@ -1,0 +1,72 @@
+"""The constants of engine profiles that are estimated from measured servers, and what is known of each without them.
+
+A constant is one number per engine, shared by all of its versions, or one for all engines where it describes what they
+have in common: the client, the host's launches, the device under sustained load.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+_ALL: Final = ("vllm", "sglang", "trtllm")
+LEAST_SERVERS: Final = 3  # fewer than so many identify no constant: it keeps its source's value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constant:
+    """A number at ``key`` of the profiles of ``engines``; ``prior_error`` is one standard deviation of its source."""
+
+    key: str
+    engines: tuple[str, ...]
+    prior_error: float
+    source: str
+
+    @property
+    def name(self) -> str:
+        """The key, and whose it is where it is not everybody's."""
+        return self.key if self.engines == _ALL else f"{self.key} of {', '.join(self.engines)}"
+
+
+_HOST: Final = (
+    ("host.step_s", 1e-3, "an order of magnitude: scheduling and inputs of one step take 1 to 3 ms of Python"),
+    ("host.sequence_s", 10e-6, "logs of vLLM's and SGLang's schedulers: 5 to 20 us per sequence and step"),
+    ("host.serial_step_s", 0.3e-3, "from one step's last kernel to the next one's first where scheduling is ahead"),
+    ("host.serial_sequence_s", 10e-6, "from sampled tokens to the next inputs"),
+    ("host.frontend_s", 6e-3, "client and HTTP: milliseconds"),
+)
+CONSTANTS: Final = (
+    *(
+        Constant(key=key, engines=(engine,), prior_error=error, source=source)
+        for engine in _ALL
+        for key, error, source in _HOST
+    ),
+    Constant(
+        key="host.all_reduce_s",
+        engines=("vllm",),
+        prior_error=5e-6,
+        source="a launch between two graph pieces",
+    ),
+    Constant(
+        key="host.frontend_token_s",
+        engines=_ALL,
+        prior_error=1.5e-6,
+        source="Hugging Face tokenizers: 1 to 4 MiB of English per second",
+    ),
+    Constant(key="host.launch_s", engines=_ALL, prior_error=15e-6, source="eager launches: 5 us of CUDA, 30 of Python"),
+    Constant(
+        key="sustained_load.slowdown_frac",
+        engines=_ALL,
+        prior_error=0.08,
+        source="prefill of public servers on H100 against its kernels one by one",
+    ),
+)
+
+
+def shifts(constants: tuple[Constant, ...], moves: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return ``moves`` (by a constant's name, in its unit) as shifts by engine and key."""
+    found: dict[str, dict[str, float]] = {}
+    for constant in constants:
+        if moves.get(constant.name):
+            for engine in constant.engines:
+                found.setdefault(engine, {})[constant.key] = moves[constant.name]
+    return found

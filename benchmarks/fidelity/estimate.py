@@ -1,0 +1,104 @@
+"""Learns constants and spreads of engine profiles from measured servers, leaving one server out at a time.
+
+    python -m benchmarks.fidelity.estimate --groundtruth DIR [--engine vllm] [--workers N]
+
+Prints a table of constants, the errors of each server with its fold's constants, and TOML for the profiles. Nothing is
+written: what goes into a profile is decided by a person.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from benchmarks.fidelity.constants import CONSTANTS
+from benchmarks.fidelity.coverage import coverage
+from benchmarks.fidelity.groups import ENGINES, GROUPS
+from benchmarks.fidelity.left_out import METRICS, Estimate, Estimation, estimate
+from benchmarks.fidelity.page.engines import of_engine, own_errors
+from benchmarks.fidelity.replay import Row, read_points, replay_groups
+from benchmarks.fidelity.widths import width
+
+# Half a 90 % interval in standard deviations.
+_HALF_WIDTH: Final = 1.645
+_NO_SPREAD: Final = {
+    "spread.step_frac": 0.0,
+    "spread.own_step_frac": 0.0,
+    "spread.first_token_frac": 0.0,
+    "spread.own_first_token_frac": 0.0,
+}
+
+
+def main() -> None:
+    """Estimate, and print what a person would put into the profiles."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--groundtruth", type=Path, default=Path("../shared/groundtruth"))
+    parser.add_argument("--engine", choices=tuple(ENGINES), help="of this engine's servers alone")
+    parser.add_argument("--workers", type=int, default=2, help="processes to replay with")
+    options = parser.parse_args()
+    rows = read_points(options.groundtruth / "serving_points.csv")
+    groups = [group for group in GROUPS if options.engine in {None, group.engine}]
+    found = estimate(rows, groups, CONSTANTS, workers=options.workers)
+    for line in (*_constants(found), *_servers(found), *_widths(rows, found, options.workers)):
+        print(line)
+
+
+def _constants(found: Estimation) -> Iterator[str]:
+    for item in found.estimates:
+        told = "" if item.is_identified else " (too few servers: kept)"
+        yield (
+            f"{item.constant.name:42} {item.prior:.3g} -> {item.value:.3g} +- {item.error:.2g}, folds "
+            f"{item.lowest:.3g} to {item.highest:.3g}, {len(item.servers)} servers{told}"
+        )
+    yield ""
+    for engine in ENGINES:
+        own = [item for item in found.estimates if engine in item.constant.engines]
+        if own:
+            yield from (f"# {ENGINES[engine]}", *map(_toml, own), "")
+
+
+def _toml(item: Estimate) -> str:
+    error = min(item.value, _HALF_WIDTH * item.error)
+    return f"{item.constant.key} = {{ value = {item.value:.3g}, error = {error:.2g} }}"
+
+
+def _servers(found: Estimation) -> Iterator[str]:
+    for name in dict.fromkeys(point.group.name for point in found.left_out):
+        for metric in METRICS:
+            cells = [
+                own_errors([p for p in points if p.group.name == name and p.rejected is None], metric)
+                for points in (found.base, found.in_sample, found.left_out)
+            ]
+            yield f"{name:45} {metric}  as it is {cells[0]}   in sample {cells[1]}   left out {cells[2]}"
+    for engine, name in ENGINES.items():
+        for metric in METRICS:
+            left, inside = (own_errors(of_engine(p, engine), metric) for p in (found.left_out, found.in_sample))
+            if left and inside:
+                yield f"{name:15} {metric}  left out {left}   in sample {inside}   ratio {left.mape / inside.mape:.2f}"
+    yield ""
+
+
+def _widths(rows: list[Row], found: Estimation, workers: int) -> Iterator[str]:
+    """Replay the left-out servers without spread, then with the spread of steps found, and say what is left."""
+    variant = replace(found.left_out_variant, changes=_NO_SPREAD)
+    public = [group for group in GROUPS if group.kind == "public" and group.name in variant.shifts]
+    bare = replay_groups(rows, public, (variant,), workers=workers)[variant.name]
+    for engine, name in ENGINES.items():
+        own = of_engine(bare, engine)
+        if not own:
+            continue
+        steps = width(own, "tpot")
+        changes = {**_NO_SPREAD, "spread.step_frac": steps.whole}
+        servers = [group for group in public if group.engine == engine]
+        with_steps = replay_groups(rows, servers, (replace(variant, changes=changes),), workers=workers)[variant.name]
+        first = width(of_engine(with_steps, engine), "ttft")
+        yield f"# {name}: {steps.servers} servers"
+        yield f"step_frac = {steps.whole:.2f}\nown_step_frac = {steps.own:.2f}"
+        yield f"first_token_frac = {first.whole:.2f}\nown_first_token_frac = {first.own:.2f}"
+        held = [f"{metric} {item.inside:.0%}" for metric in METRICS if (item := coverage(own, metric))]
+        yield f"# inside without a spread: {', '.join(held)}\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The sections of docs/accuracy.md, each from points, runs or estimates that are already there."""

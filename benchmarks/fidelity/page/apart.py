@@ -1,0 +1,60 @@
+"""Rows that stand apart: vendor sweeps, unrecorded drafts, suspects; and rows that a rule rejects."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from benchmarks.fidelity.groups import ENGINES, GROUPS
+from benchmarks.fidelity.left_out import METRICS, trusted
+from benchmarks.fidelity.page.engines import PEERS, own_errors, peer_errors
+from benchmarks.fidelity.page.runs import repeat_noise
+from benchmarks.fidelity.page.tables import folded, percent, table
+from benchmarks.fidelity.rejection import __doc__ as rejection_rules
+from benchmarks.fidelity.replay import Point
+
+_TITLES: Final = {
+    "vendor": "vendor sweeps: fixed lengths, unknown client and limits",
+    "drafts": "speculative decoding that the rows do not record: replayed without",
+    "suspect": "suspects: look like prefix-cache hits or a lower real concurrency",
+}
+
+
+def apart_section(points: Sequence[Point]) -> Iterator[str]:
+    """Write the errors of rows that no figure above counts."""
+    yield "## Rows that stand apart\n\n"
+    yield "MAPE / median / p90 / signed bias in percent; no constant was estimated from them.\n\n"
+    rows = []
+    for kind, title in _TITLES.items():
+        for group in GROUPS:
+            chosen = [point for point in trusted(points) if point.group.name == group.name and group.kind == kind]
+            for metric in METRICS if chosen else ():
+                own = own_errors(chosen, metric)
+                peers = [str(peer_errors(chosen, metric, column) or "none") for column in PEERS]
+                rows.append((group.name, metric.upper(), len(chosen), str(own), *peers))
+        yield f"*{kind}*: {title}.\n\n"
+    yield table(("server", "metric", "rows", "apex", *PEERS.values()), rows, texts=2)
+
+
+def rejected_section(points: Sequence[Point]) -> Iterator[str]:
+    """Write the rules and every row that one of them rejects, and the rows that were refused."""
+    columns = ("server", "row", "why")
+    rejected = [(point, point.rejected) for point in points if point.rejected is not None]
+    refused = [(point, point.refused) for point in points if point.rejected is None and point.refused is not None]
+    rules = (rejection_rules or "").partition("\n\n")[2].strip()
+    yield folded(f"{len(rejected)} rejected rows", f"{rules}\n\n{table(columns, _reasons(rejected), texts=3)}")
+    if refused:
+        yield folded(f"{len(refused)} rows whose plan would not start", table(columns, _reasons(refused), texts=3))
+    notes = [
+        f"* {group.name}: profile `{group.profile}`" + (f"; {group.caveat}" if group.caveat else "") + "\n"
+        for group in GROUPS
+    ]
+    noise = ", ".join(
+        f"{metric.upper()} by {percent(found)} %"
+        for metric in METRICS
+        if (found := repeat_noise([(point.setting(), point.measured(metric)) for point in points])) is not None
+    )
+    text = "".join(notes) + f"\nRepeats of one setting differ in {noise} (median).\n"
+    yield folded(f"{len(GROUPS)} servers of {len(ENGINES)} engines, and what stands in for what", text)
+
+
+def _reasons(found: Sequence[tuple[Point, str | None]]) -> list[tuple[str, str, str]]:
+    return [(point.group.name, f"`{point.row['id']}`", why or "") for point, why in found]
