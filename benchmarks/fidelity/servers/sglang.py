@@ -36,6 +36,7 @@ def _llama(row: Row) -> str:
 def _deepseek_h200(row: Row) -> Settings:
     return {
         "max_num_seqs": 512 if is_one_to_one(row) else 256,
+        "stream_interval": 10,
         "max_num_batched_tokens": 32768,
         "max_model_len": longest(row),
         "gpu_memory_utilization": 0.82,
@@ -57,6 +58,7 @@ def _deepseek_b200(row: Row) -> Settings:
     return {
         **_at_most(row, 128 if is_wide else 32),
         **(_looks(row) if is_wide else {"scheduler_recv_interval": 10}),
+        "stream_interval": 30,
         "max_num_batched_tokens": 32768 if is_wide else 8192,
         "max_model_len": longest(row),
         "gpu_memory_utilization": 0.82 if is_wide else 0.95,
@@ -66,6 +68,7 @@ def _deepseek_b200(row: Row) -> Settings:
 def _deepseek_nvfp4(row: Row) -> Settings:
     return {
         **_looks(row),
+        "stream_interval": 10,
         "max_num_seqs": 256,
         "max_num_batched_tokens": 16384,
         "max_model_len": longest(row),
@@ -77,6 +80,7 @@ def _qwen_b200(row: Row) -> Settings:
     return {
         **_at_most(row, 128),
         **_looks(row),
+        "stream_interval": 30,
         "max_num_batched_tokens": 32768,
         "max_model_len": longest(row, 20),
         "gpu_memory_utilization": 0.82,

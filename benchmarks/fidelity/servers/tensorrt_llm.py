@@ -53,6 +53,7 @@ def _llama(row: Row) -> Settings:
     return {
         "max_num_seqs": 2048,
         "max_num_batched_tokens": 16384,
+        "stream_interval": 10,
         "max_model_len": longest(row),
         **({"batch_wait_timeout_iters": 20, "batch_wait_max_tokens_ratio": 0.9} if waits else {}),
     }
@@ -62,6 +63,7 @@ def _gpt_oss(row: Row) -> Settings:
     return {
         "max_num_seqs": number(row, "concurrency"),
         "max_num_batched_tokens": 20000,
+        "stream_interval": 20,
         "max_model_len": longest(row),
         "gpu_memory_utilization": 0.85,
     }
@@ -82,6 +84,7 @@ def _deepseek_h200(row: Row) -> Settings:
         "max_num_batched_tokens": _step_tokens(row),
         "max_model_len": longest(row),
         "gpu_memory_utilization": 0.75,
+        "stream_interval": 10,
         **_balanced(row),
     }
 
@@ -92,6 +95,7 @@ def _deepseek_nvfp4(row: Row) -> Settings:
         "max_num_batched_tokens": max(8192, _step_tokens(row)),
         "max_model_len": max(8192, longest(row)),
         "gpu_memory_utilization": 0.8,
+        "stream_interval": 10,
         **_balanced(row),
     }
 

@@ -83,6 +83,7 @@ def _minimax_nvfp4(row: Row) -> Settings:
         "gpu_memory_utilization": 0.9,
         "max_num_batched_tokens": 2 * number(row, "isl"),
         "max_cudagraph_capture_size": _MOST_CAPTURED,
+        "stream_interval": 20,
     }
 
 
