@@ -72,7 +72,7 @@ def test_a_value_is_shown_with_the_file_that_states_it(tmp_path: Path, capsys: p
     assert (facts["host.launch_s"]["value"], facts["host.launch_s"]["error"]) == (30e-6, 15e-6)
     assert facts["host.launch_s"]["stated_by"] == "vllm-0.10"
     assert "30 us per launch" in facts["host.launch_s"]["source"]
-    assert facts["host.serial_sequence_s"]["stated_by"] == "vllm-0.33"
+    assert facts["host.serial_sequence_s"]["stated_by"] == "vllm-0.10"
     assert facts["memory.states"] == {
         "key": "memory.states",
         "value": None,

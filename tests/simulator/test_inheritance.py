@@ -87,9 +87,9 @@ def test_every_value_knows_the_file_that_states_it(tmp_path: Path) -> None:
     merged = merge_profile(_write(tmp_path, "ours.toml", 'extends = "vllm-0.33"\n[host]\nstep_s = 0.002\n'))
     files = {
         place: None if (file := merged.file_of(place)) is None else Path(file.label).name
-        for place in (("host", "step_s"), ("host", "serial_sequence_s"), ("host", "frontend_s"), ("limits", 1, "kind"))
+        for place in (("host", "step_s"), ("host", "sequence_s"), ("host", "frontend_s"), ("limits", 1, "kind"))
     }
-    assert list(files.values()) == ["ours.toml", "vllm-0.33", "vllm-0.10", "vllm-0.33"]
+    assert list(files.values()) == ["ours.toml", "vllm-0.15", "vllm-0.10", "vllm-0.33"]
     assert merged.file_of(("reserve", "constant")) is None
 
 
