@@ -155,11 +155,16 @@ class Serving(ServerSetup):
     def kernels(self, plan: Plan) -> KernelChoices:
         """Say what is fused: nothing is priced twice where the measured GEMMs already quantise their inputs."""
         costs = self.curves(plan.clock_mhz).costs
+        fused = self.profile.kernels
         return KernelChoices(
-            activation_quantisation=self.profile.kernels.activation_quantisation,
-            all2all=self.profile.kernels.all2all,
+            activation_quantisation=fused.activation_quantisation,
+            all2all=fused.all2all,
             moe_routing=self.profile.expert_routing.skew,
             in_gemm_schemes=frozenset(scheme for scheme in SCHEMES if costs.includes_quantise(scheme)),
+            norm_in_all_reduce_bytes=fused.norm_bytes(self.model.architecture, self.model.hidden_size)
+            if plan.tp > 1 and plan.attention_dp == 1
+            else 0,
+            rope_writes_kv=fused.rope_writes_kv,
             rounds_mxfp4_inputs=self.profile.mxfp4_experts.rounds_inputs_on(self.cluster.device),
         )
 

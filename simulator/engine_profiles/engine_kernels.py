@@ -55,7 +55,17 @@ class FusedKernels(ProfileSection):
     # Scales of the inputs where a plan asks for FP8 weights of an unquantised checkpoint: found anew for every row
     # (the engine rounds the weights when it starts), or stated by the FP8 checkpoint that such an engine wants instead.
     fp8_inputs: Literal["dynamic", "static"]
+    # Residual add and norm after an all-reduce of up to so many bytes are part of it, in models of these architectures
+    # from that hidden width on.
+    norm_in_all_reduce_bytes: Annotated[int, Field(ge=0, le=2**30)] = 0
+    norm_in_all_reduce: dict[str, Count] = Field(default_factory=dict)
+    rope_writes_kv: bool = False  # one kernel rotates queries and keys and writes keys and values
     source: Source
+
+    def norm_bytes(self, architecture: str, hidden: int) -> int:
+        """Return the largest all-reduce that the norm after it is part of; 0 in a model where none is."""
+        least = self.norm_in_all_reduce.get(architecture)
+        return 0 if least is None or hidden < least else self.norm_in_all_reduce_bytes
 
 
 class ExpertRouting(ProfileSection):

@@ -19,6 +19,8 @@ class KernelChoices:
 
     ``activation_quantisation``: ``separate`` kernels; ``fused`` into the norm or activation before the GEMM where
     there is one; ``in_gemm`` when the GEMM's own price already includes it, which it also does for ``in_gemm_schemes``.
+    ``norm_in_all_reduce_bytes``: the norm after an all-reduce of up to so many bytes is part of it; 0 = never.
+    ``rope_writes_kv``: one kernel rotates queries and keys and writes keys and values.
     ``rounds_mxfp4_inputs``: the kernel of MXFP4 experts rounds what it is given to MXFP8.
     """
 
@@ -26,6 +28,8 @@ class KernelChoices:
     all2all: Literal["allgather_reducescatter", "deepep"] = "allgather_reducescatter"
     moe_routing: str = "balanced"
     in_gemm_schemes: frozenset[str] = frozenset()
+    norm_in_all_reduce_bytes: int = 0
+    rope_writes_kv: bool = False
     rounds_mxfp4_inputs: bool = False
 
     def expert_scheme(self, scheme: str) -> str:

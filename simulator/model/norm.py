@@ -3,7 +3,7 @@
 Compiled engines run `residual += x; y = norm(residual)` as one kernel that reads and writes both operands once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from costmodel.ops.number_formats import DTYPE_BYTES
@@ -37,7 +37,23 @@ class Norm:
     def add_into(self, m: Ints, dtype: str, consumer: Linear, kernels: KernelChoices) -> list[Op]:
         """Residual add and norm as one kernel, then the rounding ``consumer`` needs, fused or not."""
         name = f"add_{self.kind}"
+        rows_within = kernels.norm_in_all_reduce_bytes // int(self.width * DTYPE_BYTES[dtype])
         if consumer.quantises_activations and kernels.rounds(consumer) == "fused":
-            return [consumer.rounded_by(name, m, width=self.width, dtype=dtype)]
+            return [_after_all_reduce(consumer.rounded_by(name, m, width=self.width, dtype=dtype), rows_within)]
         follow = consumer.quantise(m) if kernels.rounds(consumer) == "separate" else []
-        return [small_op(name, rows=m, width=self.width, dtype=dtype), *follow]
+        return [_after_all_reduce(small_op(name, rows=m, width=self.width, dtype=dtype), rows_within), *follow]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormWithinAllReduce(Elementwise):
+    """A norm that is part of the all-reduce before it up to ``rows_within`` tokens, and the kernel ``alone`` above."""
+
+    alone: Elementwise
+    rows_within: int
+
+
+def _after_all_reduce(op: Elementwise, rows_within: int) -> Elementwise:
+    if rows_within == 0:
+        return op
+    named = {field.name: getattr(op, field.name) for field in fields(Elementwise)}
+    return NormWithinAllReduce(**named, alone=op, rows_within=rows_within)

@@ -17,6 +17,7 @@ from costmodel.ops.op_types import Attention, Moe, Op
 from costmodel.ops.roofline import roofline
 from costmodel.pricing.analytic_costs import AnalyticCosts
 from simulator.model.linear import MXFP4_MXFP8, ProductAlone
+from simulator.model.norm import NormWithinAllReduce
 from simulator.steps.expert_kernels import fills_tiles, weight_only_twin
 from simulator.steps.sustained_clock import SustainedClock
 from simulator.steps.wider_formats import added_rounding, wider
@@ -78,6 +79,8 @@ class OpCurves:
 
     def price(self, op: Op) -> OpCurve:
         """Return the curve of ``op``, one value per point of its array fields."""
+        if isinstance(op, NormWithinAllReduce):
+            return self._within_all_reduce(op)
         key = (type(op), *(_key(getattr(op, field.name)) for field in fields(op)))
         curve = self._known.get(key)
         if isinstance(op, ProductAlone):
@@ -141,6 +144,12 @@ class OpCurves:
         share = np.maximum(whole.latency_s - self.price(op.rounding).latency_s, least) / whole.latency_s
         timed = ("latency_s", "low_s", "high_s", "energy_j")
         return replace(whole, **{name: getattr(whole, name) * share for name in timed})
+
+    def _within_all_reduce(self, op: NormWithinAllReduce) -> OpCurve:
+        """Price a norm where it is a kernel of its own, and at nothing where it is part of an all-reduce."""
+        curve = self.price(op.alone)
+        is_alone = np.asarray(op.rows) > op.rows_within
+        return OpCurve(**{field.name: getattr(curve, field.name) * is_alone for field in fields(OpCurve)})
 
     def _as_served(self, op: Moe, curve: OpCurve) -> OpCurve:
         """Put the kernel the engine runs in the place of the measured one; see ``simulator.steps.expert_kernels``."""

@@ -91,7 +91,7 @@ class SelfAttention:
             ops.append(small_op("qk_norm", rows=m, width=qk_width, dtype=dtype))
         if self.has_rope:
             ops.append(small_op("rope", rows=m, width=qk_width, dtype=dtype))
-        if self.has_own_kv:
+        if self.has_own_kv and not (self.has_rope and kernels.rope_writes_kv):
             kv_width, cache = 2 * kv_heads * self.head_dim, kv_dtype(plan, self.dtype)
             ops.append(small_op("kv_write", rows=m, width=kv_width, dtype=dtype, out=cache))
         if self.output_gate or self.head_gate:

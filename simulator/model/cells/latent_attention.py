@@ -85,8 +85,9 @@ class LatentAttention:
             ops.append(linear.gemm(m))
         rotated = (self.num_heads // plan.tp + 1) * self.qk_rope_head_dim
         ops.append(small_op("rope", rows=m, width=rotated, dtype=dtype))
-        cache = kv_dtype(plan, self.dtype)
-        ops.append(small_op("kv_write", rows=m, width=self.latent_width, dtype=dtype, out=cache))
+        if not kernels.rope_writes_kv:
+            cache = kv_dtype(plan, self.dtype)
+            ops.append(small_op("kv_write", rows=m, width=self.latent_width, dtype=dtype, out=cache))
         ops.append(latent.gemm(m))
         ops += kernels.rounding(output, m)
         ops.append(output.gemm(m))
