@@ -8,7 +8,7 @@ import pytest
 from cluster_specs.load import load_cluster
 from costmodel.ops.op_types import Gemm
 from costmodel.pricing.analytic_costs import AnalyticCosts
-from simulator.engine_profiles.engine_profile import load_profile
+from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
 from simulator.model.cell import KernelChoices
 from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.load_model import load_model
@@ -21,12 +21,14 @@ _SHAPE = StepShape(max_num_seqs=256, max_num_batched_tokens=2048, max_model_len=
 _CLUSTER = load_cluster("h100-sxm-8")
 
 
-def _compile(model: str, plan: str, profile: str = "vllm-0.33", curves: OpCurves | None = None) -> CompiledPlan:
+def _compile(
+    model: str, plan: str, profile: str | EngineProfile = "vllm-0.33", curves: OpCurves | None = None
+) -> CompiledPlan:
     return compile_plan(
         load_model(model),
         parse_plan(plan),
         curves or OpCurves(AnalyticCosts(_CLUSTER)),
-        profile=load_profile(profile),
+        profile=load_profile(profile) if isinstance(profile, str) else profile,
         shape=_SHAPE,
         kernels=KernelChoices(activation_quantisation="fused"),
     )
@@ -184,7 +186,9 @@ def test_one_sequence_at_a_time_is_a_table_too() -> None:
 def test_shared_experts_hide_behind_the_routed_ones() -> None:
     """Up to the engine's limit a step takes as long as without its shared experts, but still spends their energy."""
     plan, kernels = parse_plan("tp8"), KernelChoices(activation_quantisation="fused")
-    beside, after = (_compile("deepseek-v3", "tp8", name).stages[0].tokens for name in ("vllm-0.33", "vllm-0.11"))
+    own = load_profile("vllm-0.33")
+    one_by_one = own.model_copy(update={"shared_expert_tokens": 0})
+    beside, after = (_compile("deepseek-v3", "tp8", profile).stages[0].tokens for profile in (own, one_by_one))
     tokens = _compile("deepseek-v3", "tp8").knots.tokens
     curves, model = OpCurves(AnalyticCosts(_CLUSTER)), load_model("deepseek-v3")
     shared = np.zeros(len(tokens))
