@@ -27,12 +27,18 @@ FIXED: Final = ",ratio=1"
 VENDOR: Final = "vendor sweep: lengths are fixed; prompts per slot, warm-up and server limits are not recorded"
 
 
+def every_row(_row: Row) -> bool:
+    """Take all rows that have the values of ``ServingGroup.where``."""
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingGroup:
     """Rows of one server, and how they are replayed."""
 
     name: str
     where: Mapping[str, tuple[str, ...]]  # column: its values
+    only: Callable[[Row], bool] = every_row  # of those, where a column alone does not tell servers apart
     kind: Kind = "public"
     model: str
     device: str
@@ -56,7 +62,7 @@ class ServingGroup:
 
     def holds(self, row: Row) -> bool:
         """Whether ``row`` belongs to this group."""
-        return all(row[column] in values for column, values in self.where.items())
+        return all(row[column] in values for column, values in self.where.items()) and self.only(row)
 
     def engine_profile(self) -> EngineProfile:
         """Return the profile the rows are replayed with."""
