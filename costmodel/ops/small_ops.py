@@ -276,6 +276,11 @@ def _counted(name: str, row: RowFormat) -> tuple[str, float]:
     return ROUNDED_DTYPES[row.out] if entry.rounds else row.dtype, entry.bytes_per_row(row)
 
 
+def writes_scales(op: Elementwise) -> bool:
+    """Whether an op that rounds to FP8 finds scales and writes them: known ones leave whole bytes per element."""
+    return op.bytes_per_row % op.width != 0
+
+
 def works_in_place(name: str) -> bool:
     """Whether an op's results overwrite its operands; one of a person's own cell, unknown to the table, does not."""
     return name in SMALL_OPS and SMALL_OPS[name].in_place

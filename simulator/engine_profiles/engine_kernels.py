@@ -12,7 +12,8 @@ from pydantic import Field, field_validator
 from cluster_specs.device import DeviceSpec
 from cluster_specs.files.shown import shown
 from costmodel.ops.number_formats import SCHEMES
-from costmodel.ops.op_types import Gemm, Moe, Op
+from costmodel.ops.op_types import Elementwise, Gemm, Moe, Op
+from costmodel.ops.small_ops import writes_scales
 from simulator.engine_profiles.constant import WITH_ERROR
 from simulator.engine_profiles.profile_section import Count, ProfileSection, Source
 from simulator.model.expert_layout import ExpertKernel
@@ -88,6 +89,7 @@ class Launches(ProfileSection):
     experts: Count  # fused experts: alignment, workspaces, two grouped GEMMs, activation, weighted sum
     rounded_experts: Count  # fused experts whose inputs are rounded before either GEMM
     block_scaled_gemm: Count  # rounding, layout of the scales, product
+    dynamic_fp8_rounding: Count = 1  # rounding to FP8 with scales that have to be found first
     scan: Count  # a scan over the chunks of prompts
     source: Source
 
@@ -97,6 +99,8 @@ class Launches(ProfileSection):
             return self.block_scaled_gemm
         if isinstance(op, Moe):
             return self.experts if SCHEMES[op.dtype].activation in UNQUANTISED else self.rounded_experts
+        if isinstance(op, Elementwise) and op.op == "quantise" and op.dtype == "fp8" and writes_scales(op):
+            return self.dynamic_fp8_rounding
         return 1
 
 

@@ -202,7 +202,9 @@ class _Compiler:
         return sum(label(op) == "all_reduce" for op in block.token_ops(self.plan, 1, self.kernels))
 
     def _launches(self, block: Block) -> int:
-        ops = block.token_ops(self.plan, 1, self.kernels)
+        """Count what the engine starts, whatever the prices hold; products of block scales count their rounding."""
+        started = replace(self.kernels, in_gemm_schemes=frozenset({"fp8_block"}))
+        ops = block.token_ops(self.plan, 1, started)
         scans = self.launches.scan * len(block.scans(self.plan))
         return sum(map(self.launches.of, ops)) + len(block.attention(self.plan)) + scans
 

@@ -10,13 +10,18 @@ from pydantic import BaseModel
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster, load_device
 from costmodel.ops.op_types import Elementwise, Gemm, Moe
+from costmodel.ops.small_ops import small_op
 from costmodel.pricing.analytic_costs import AnalyticCosts
 from simulator.engine_profiles.bundled_profiles import bundled_profiles
 from simulator.engine_profiles.engine_profile import BatchLimits, EngineProfile, load_profile
 from simulator.manifest.shapes import RecordingCosts
+from simulator.model.cell import KernelChoices
 from simulator.model.load_model import load_model
 from simulator.plan.plan import parse_plan
 from simulator.serving import Serving, StartedPlan
+from simulator.steps.compile_plan import compile_plan
+from simulator.steps.op_curves import OpCurves
+from simulator.steps.step_knots import StepShape
 from simulator.workload.parse import parse_workload
 from tests.simulator.deployments import serving_of
 
@@ -33,6 +38,34 @@ def test_an_op_is_as_many_calls_as_its_profile_says() -> None:
     small = Elementwise(op="rmsnorm", rows=1, width=8, bytes_per_row=32.0)
     ops = [_moe("bf16"), _moe("w4a16"), _moe("fp8"), Gemm(m=1, n=8, k=8, dtype="fp8_block"), Gemm(m=1, n=8, k=8), small]
     assert [launches.of(op) for op in ops] == [10, 10, 20, 3, 1, 1]
+
+
+@pytest.mark.parametrize(("engine", "dynamic"), [("vllm-0.6", 3), ("vllm-0.33", 1)])
+def test_rounding_is_counted_from_the_work(engine: str, dynamic: int) -> None:
+    """A version that finds one scale per tensor rounds in three calls, and in one where the checkpoint states it."""
+    launches = load_profile(engine).launches
+    for scales, calls in ((0, 1), (1, dynamic)):
+        rounding = small_op("quantise", rows=1, width=4096, dtype="bf16", out="fp8", scales=scales)
+        assert launches.of(rounding) == calls
+
+
+def test_launches_do_not_depend_on_what_prices_hold() -> None:
+    """An FP8 product whose table time holds its rounding is as many calls as one whose table time does not."""
+    launches = {
+        compile_plan(
+            load_model("llama-3.1-8b"),
+            parse_plan("tp1-w.fp8"),
+            OpCurves(AnalyticCosts(load_cluster("h100-sxm-8"))),
+            profile=load_profile("vllm-0.6"),
+            shape=StepShape(max_num_seqs=8, max_num_batched_tokens=64, max_model_len=512, kv_tokens=4096),
+            kernels=KernelChoices(activation_quantisation="separate", in_gemm_schemes=frozenset(schemes)),
+        )
+        .stages[0]
+        .launches
+        for schemes in ((), ("fp8",))
+    }
+    assert len(launches) == 1
+    assert launches.pop() > 32 * (4 * 3 + 8)  # four roundings, and what a layer starts beside them
 
 
 def test_only_a_weight_only_kernel_has_tiles() -> None:
