@@ -55,6 +55,11 @@ class CappedCosts:
         """Say what the prices rest on, and under which limit."""
         return f"{self._inner.origin}; power capped at {self._cap_w:g} W"
 
+    @property
+    def frameworks(self) -> frozenset[str]:
+        """Frameworks whose kernels were measured."""
+        return self._inner.frameworks
+
     def outside(self) -> str:
         """Say how many prices were not interpolated from measurements."""
         return self._inner.outside()

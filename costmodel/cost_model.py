@@ -73,6 +73,10 @@ class CostModel(Protocol):
     def origin(self) -> str:
         """Say in a few words what the prices rest on."""
 
+    @property
+    def frameworks(self) -> frozenset[str]:
+        """Frameworks whose kernels the prices were measured on, without their versions; none where none was."""
+
     def outside(self) -> str:
         """Say how many of the prices asked so far were not interpolated from measurements; empty when all were."""
 

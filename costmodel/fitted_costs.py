@@ -91,6 +91,11 @@ class FittedCosts:
             parts.append(f"{' and '.join(unlike)} of the device file not applied to what was measured")
         return "; ".join(parts)
 
+    @property
+    def frameworks(self) -> frozenset[str]:
+        """Frameworks whose kernels were measured."""
+        return frozenset(name.split("-")[0] for name in self.artefact.provenance.frameworks)
+
     def predict(self, op: Op) -> Prediction:
         """Price ``op`` from the first source that has an answer; each point's answer says which it was.
 
@@ -172,6 +177,11 @@ class EngineCosts:
         """Name both fits, and what the engine's own is used for."""
         families = " and ".join(sorted(self._own.artefact.families))
         return f"{self._device.origin}; {families} as {self._engine} runs them, {self._own.origin}"
+
+    @property
+    def frameworks(self) -> frozenset[str]:
+        """Frameworks whose kernels either was measured on."""
+        return self._device.frameworks | self._own.frameworks
 
     def outside(self) -> str:
         """Say how many prices of either were not interpolated from measurements."""

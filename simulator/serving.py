@@ -4,12 +4,14 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from math import ceil
+from dataclasses import dataclass, field, replace
+from math import ceil, hypot
 
 from costmodel.cost_model import CostModel
 from costmodel.ops.number_formats import SCHEMES
+from simulator.engine_profiles.constant import error_of
 from simulator.engine_profiles.engine_limits import EngineLimits, RouterName, ServerLimits
+from simulator.engine_profiles.spread import NO_SPREAD, Spread
 from simulator.feasible.context import context_note, context_of
 from simulator.feasible.engine_support import engines_for
 from simulator.feasible.kv_format import KvFormat, kv_format, served
@@ -17,12 +19,14 @@ from simulator.feasible.plan_space import check_plan
 from simulator.feasible.prompt_waiting import prompt_waiting, waiting_refusal
 from simulator.feasible.server_setup import ServerSetup
 from simulator.feasible.sizing import Sizing, size_plan
+from simulator.feasible.stand_ins import stand_ins
 from simulator.memory.plan_memory import MemoryBudget
 from simulator.model.cell import KernelChoices
 from simulator.plan.plan import Plan
 from simulator.plan.pool_plan import PoolPlan
 from simulator.steps.compile_plan import CompiledPlan, compile_plan
-from simulator.steps.op_curves import OpCurves
+from simulator.steps.op_curves import IntervalEnd, OpCurves
+from simulator.steps.step_ends import ENGINE
 from simulator.steps.step_knots import StepShape
 from simulator.workload.parts import Traffic
 from simulator.workload.workload import CappedLoop, ClosedLoop
@@ -41,7 +45,25 @@ class StartedPlan:
     limits: EngineLimits
     router: RouterName
     compiled: CompiledPlan
+    frontend_error_s: float = 0.0  # half the 90 % interval of ``limits.frontend_s``
+    frontend_gap_error_s: float = 0.0  # and of ``limits.frontend_gap_s``
     notes: tuple[str, ...] = ()  # what was changed so that it starts
+
+    def limits_at(self, end: IntervalEnd, only: str | None = None) -> EngineLimits:
+        """Return the limits where what the engine's constants say of them is at an end: frontend and KV blocks.
+
+        Fewer blocks go with slower steps. ``only``: see `step_ends`.
+        """
+        if end == "middle" or only not in {None, ENGINE}:
+            return self.limits
+        sign, limits = (-1 if end == "low" else 1), self.limits
+        one_request = min(limits.num_gpu_blocks, ceil(limits.max_model_len / limits.block_size))
+        return replace(
+            limits,
+            frontend_s=limits.frontend_s + sign * self.frontend_error_s,
+            frontend_gap_s=limits.frontend_gap_s + sign * self.frontend_gap_error_s,
+            num_gpu_blocks=max(one_request, limits.num_gpu_blocks - sign * self.memory.blocks_error),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +116,10 @@ class Serving(ServerSetup):
             profile=sized.profile,
             shape=shape,
             kernels=self.kernels(plan),
+            spread=self.spread(plan.clock_mhz),
         )
+        host = self.profile.host
+        gap_error_s = error_of(host.frontend_token_s) * workload.mean_prompt_tokens
         return StartedPlan(
             plan=plan,
             memory=sized.memory,
@@ -103,8 +128,18 @@ class Serving(ServerSetup):
             limits=limits,
             router=self.overrides.router or self.profile.router_of(plan),
             compiled=compiled,
+            frontend_error_s=hypot(error_of(host.frontend_s), gap_error_s),
+            frontend_gap_error_s=gap_error_s,
             notes=sized.notes,
         )
+
+    def spread(self, clock_mhz: float | None) -> Spread:
+        """Return how far servers lie from their prediction, what stands in for what is asked for included."""
+        spread = self.profile.spread
+        if spread is None:
+            return NO_SPREAD
+        found = stand_ins(self.profile, self.curves(clock_mhz).costs.frameworks)
+        return spread.widened(item.widths(spread) for item in found)
 
     def curves(self, clock_mhz: float | None) -> OpCurves:
         """Return the op curves at a clock, shared by every plan that runs at it."""
@@ -149,8 +184,17 @@ class Serving(ServerSetup):
         for text, clocks in alike.items():
             at_clocks = "" if clocks == ["unlocked clocks"] else f" at {', '.join(clocks)}"
             notes.append(f"prices{at_clocks}: {text}")
+        notes += self._stand_in_notes()
         notes += dict.fromkeys(note for curves in self.priced.values() for note in curves.notes())
         return notes
+
+    def _stand_in_notes(self) -> list[str]:
+        """Say what stands in for what was asked for, and how much wider that makes the intervals."""
+        spread = self.profile.spread
+        found = dict.fromkeys(
+            item for curves in self.priced.values() for item in stand_ins(self.profile, curves.costs.frameworks)
+        )
+        return [item.note(spread) for item in found]
 
     def kernels(self, plan: Plan) -> KernelChoices:
         """Say what is fused: nothing is priced twice where the measured GEMMs already quantise their inputs."""

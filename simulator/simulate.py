@@ -34,7 +34,7 @@ from simulator.feasible.server_setup import Overrides
 from simulator.launch import launch_lines
 from simulator.model.spec import ModelSpec
 from simulator.plan.plan import Plan
-from simulator.results.interval import Interval, metric_intervals
+from simulator.results.interval import Interval, metric_intervals, slo_at
 from simulator.results.metrics import summarise
 from simulator.results.objective import STATISTICS, Slo
 from simulator.results.op_breakdown import op_breakdown
@@ -220,20 +220,22 @@ def with_interval(serving: Serving, result: SimulatedPlan, workload: Workload, s
     start = result.start
     ends: tuple[IntervalEnd, IntervalEnd] = ("low", "high")
     runs = [_measure(serving, start, _run(start, workload, end), slo, end) for end in ends]
-    return replace(result, interval=metric_intervals([result.metrics, *runs]))
+    frac = start.compiled.spread.first_token_frac
+    return replace(result, interval=metric_intervals([result.metrics, *runs], first_token_frac=frac))
 
 
 def _run(start: StartedPlan, workload: Workload, end: IntervalEnd, *, log: bool = False) -> EngineResult:
     tables, plan = start.compiled.tables(end), start.plan
     return run_replicas(
-        tables, start.limits, workload, dp=plan.dp, attention_dp=plan.attention_dp, router=start.router, log=log
+        tables, start.limits_at(end), workload, dp=plan.dp, attention_dp=plan.attention_dp, router=start.router, log=log
     )
 
 
 def _measure(
     serving: Serving, start: StartedPlan, run: EngineResult, slo: Slo | None, end: IntervalEnd
 ) -> dict[str, Any]:
-    metrics = summarise(run, (slo or Slo()).per_request).to_json()
+    wanted = slo_at(end, (slo or Slo()).per_request, start.compiled.spread.first_token_frac)
+    metrics = summarise(run, wanted).to_json()
     return metrics | work_figures(serving, start, run, int(run.output_tokens[run.is_finished].sum()), end)
 
 

@@ -21,7 +21,7 @@ from simulator.feasible.engine_support import engines_for
 from simulator.launch import launch_lines
 from simulator.plan.pool_plan import PoolPlan
 from simulator.pools.layouts import Layout
-from simulator.results.interval import metric_intervals
+from simulator.results.interval import metric_intervals, slo_at
 from simulator.results.log_histogram import RELATIVE_ERROR
 from simulator.results.metrics import StreamedMetrics
 from simulator.results.objective import Slo
@@ -64,9 +64,10 @@ def replay_stream(
     """
     check_layout(start.plan, has_drafts=bool(start.limits.num_speculative_tokens))
     limits = slo or Slo()
-    measured = [StreamedMetrics(limits.per_request) for _ in _ENDS]
+    frac = start.compiled.spread.first_token_frac
+    measured = [StreamedMetrics(slo_at(end, limits.per_request, frac)) for end in _ENDS]
     runs = [
-        run_stream(start.compiled.tables(end), start.limits, own, dp=start.plan.dp, router=start.router)
+        run_stream(start.compiled.tables(end), start.limits_at(end), own, dp=start.plan.dp, router=start.router)
         for end, own in zip(_ENDS, tee(parts, len(_ENDS)), strict=True)
     ]
     for finished in zip(*runs, strict=True):
@@ -84,6 +85,6 @@ def replay_stream(
         run=None,
         engines=engines_for(serving.model, start.plan, serving.cluster.device, serving.profile),
         launch=launch_lines(serving, start),
-        interval=metric_intervals(figures),
+        interval=metric_intervals(figures, first_token_frac=frac),
         quantile_error_frac=RELATIVE_ERROR,
     )

@@ -99,6 +99,11 @@ class AnalyticCosts:
         device = self.cluster.device
         return f"analytic constants of {device.name} ({device.constants_text})"
 
+    @property
+    def frameworks(self) -> frozenset[str]:
+        """None: no op was measured."""
+        return frozenset()
+
     def outside(self) -> str:
         """Nothing to add: the origin says that no price is measured."""
         return ""

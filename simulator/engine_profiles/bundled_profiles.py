@@ -1,5 +1,6 @@
 """The names of the bundled engine profiles, and the one that is taken where nobody names one."""
 
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,9 @@ from cluster_specs.files.shown import shown
 DEFAULT_PROFILE: Final = "vllm-0.33"
 
 _FOLDER: Final = Path(__file__).parent
+_NAME: Final = re.compile(
+    r"(?P<engine>[a-z-]{1,40})-v?(?P<numbers>\d{1,6}\.\d{1,6}(\.\d{1,6}){0,2})(\.?(rc|post|dev)\d{1,6}){0,3}"
+)
 
 
 def bundled_profiles() -> list[str]:
@@ -25,6 +29,31 @@ def bundled_path(name: str) -> Path:
 def is_path(text: str) -> bool:
     """Whether ``text`` names a profile by the path of its file; otherwise it is the name of a bundled one."""
     return text.endswith(".toml") or "/" in text
+
+
+def profile_for(name: str) -> str:
+    """Return the bundled profile that stands in for a version without one: the nearest older version of its engine.
+
+    A name that is bundled, or names no newer version of a known engine than its oldest profile, comes back as it is.
+    """
+    asked = _version(name)
+    if asked is None or name in bundled_profiles():
+        return name
+    known = {other: found for other in bundled_profiles() if (found := _version(other)) is not None}
+    older = [other for other, (engine, numbers) in known.items() if engine == asked[0] and numbers <= asked[1]]
+    return max(older, key=lambda other: known[other][1], default=name)
+
+
+def is_patch(name: str, release: tuple[int, int] | None) -> bool:
+    """Whether a version differs from ``release`` in what comes behind major and minor number at most."""
+    asked = _version(name)
+    return asked is not None and asked[1][:2] == release
+
+
+def _version(name: str) -> tuple[str, tuple[int, ...]] | None:
+    """Split a name such as vllm-0.18.1 into engine and numbers; None where it is no such name."""
+    found = _NAME.fullmatch(name)
+    return (found["engine"], tuple(map(int, found["numbers"].split(".")))) if found else None
 
 
 def unknown_profile(text: str, *, place: str = "") -> UserError:

@@ -8,12 +8,12 @@ import re
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, PrivateAttr, field_validator
 
 from cluster_specs.device import DeviceSpec
 from cluster_specs.files.toml_model import checked
 from simulator.engine_profiles.answer_chunks import AnswerChunks
-from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE
+from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE, is_path, profile_for
 from simulator.engine_profiles.engine_kernels import (
     BuiltFor,
     ExpertKernels,
@@ -187,6 +187,20 @@ class EngineProfile(ProfileSection):
     spread: Spread | None = None  # None: intervals hold the errors of prices and constants alone
     streaming: AnswerChunks | None = None  # None: every token is sent at once, and the version knows no other way
 
+    # The version asked for, where it has no profile of its own and this one stands in.
+    _asked: str | None = PrivateAttr(default=None)
+
+    @property
+    def stands_in_for(self) -> str | None:
+        """Name the version that was asked for and has no profile; None where the profile is the one asked for."""
+        return self._asked
+
+    def standing_in_for(self, asked: str) -> Self:
+        """Return the profile as it stands in for a version that has none."""
+        profile = self.model_copy()
+        profile._asked = asked  # noqa: SLF001 - a copy made by the class itself
+        return profile
+
     @property
     def release(self) -> tuple[int, int] | None:
         """Major and minor version; None where a profile of a user's own states no number."""
@@ -284,8 +298,15 @@ class EngineProfile(ProfileSection):
 
 
 def load_profile(name_or_path: str) -> EngineProfile:
-    """Read an engine profile by bundled name or TOML path, with what it extends; raises ``UserError``."""
-    return check_profile(merge_profile(name_or_path))
+    """Read an engine profile by bundled name or TOML path, with what it extends; raises ``UserError``.
+
+    A version without a profile is that of the nearest older version, which says so (``stands_in_for``).
+    """
+    if is_path(name_or_path):
+        return check_profile(merge_profile(name_or_path))
+    name = profile_for(name_or_path)
+    profile = check_profile(merge_profile(name))
+    return profile if name == name_or_path else profile.standing_in_for(name_or_path)
 
 
 def check_profile(merged: MergedProfile) -> EngineProfile:

@@ -8,10 +8,12 @@ What the first one calls runtime is what the engine sees grow outside its alloca
 a look after the communicators were made (vLLM from 0.11 on) leaves them out.
 """
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from simulator.engine_profiles.constant import error_of
 from simulator.engine_profiles.profile_section import Count, Gibibytes, Kibibytes, Mebibytes, ProfileSection, Source
 from simulator.model.expert_layout import ExpertKernel
 from simulator.plan.plan import Plan
@@ -59,6 +61,21 @@ class StartUpMemory(ProfileSection):
         communicator = self.communicator_mib if has_fast_links or slow is None else slow
         groups = (plan.tp > 1) + (plan.attention_dp > 1)
         return int((self.runtime_mib + groups * communicator + deepep_buffers * self.deepep_mib) * 2**20)
+
+    def error_bytes(self, plan: Plan, share: float, *, graphs: float = 0.0, has_fast_links: bool = True) -> float:
+        """Return half the 90 % interval of what is left for KV, as far as the figures here are off.
+
+        ``share`` is what the rule means by it, ``graphs`` the captured graphs times the layers of a stage.
+        """
+        slow = self.slow_communicator_mib
+        communicator = self.communicator_mib if has_fast_links or slow is None else slow
+        groups = (plan.tp > 1) + (plan.attention_dp > 1)
+        parts = [error_of(self.runtime_mib), groups * error_of(communicator)]
+        if self.rule != "share_of_total":
+            parts.append(error_of(self.context_mib))
+        if self.rule != "static_share":
+            parts.append(graphs * error_of(self.graph_layer_kib) / 2**10)
+        return math.hypot(*parts) * 2**20 * (1.0 if self.rule == "share_of_total" else share)
 
 
 class MemoryReserve(ProfileSection):

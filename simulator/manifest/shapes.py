@@ -54,6 +54,11 @@ class RecordingCosts:
         """Say in a few words what the prices rest on."""
         return self._costs.origin
 
+    @property
+    def frameworks(self) -> frozenset[str]:
+        """As the model that answers."""
+        return self._costs.frameworks
+
     def outside(self) -> str:
         """As the model that answers."""
         return self._costs.outside()

@@ -41,6 +41,7 @@ class MemoryBudget:
     block_bytes: int
     block_size: int
     num_gpu_blocks: int  # as an engine logs it; one of them is the null block
+    blocks_error: int = 0  # half the 90 % interval of their number; 0 where it is stated
     state_slots: int | None = None  # sequences the engine can start with at most, for the sake of their states
     reason: str | None = None
 
@@ -98,7 +99,8 @@ def plan_memory(
         activation = _activation_bytes(
             model, plan, blocks, max_num_batched_tokens, sampled, start_up=start_up, expert_kernel=expert_kernel
         )
-        graphs = int(captured_graphs * sum(count for _, count in blocks) * start_up.graph_layer_kib * 2**10)
+        layer_graphs = captured_graphs * sum(count for _, count in blocks)
+        graphs = int(layer_graphs * start_up.graph_layer_kib * 2**10)
         runtime = start_up.runtime_bytes(plan, has_fast_links=has_fast_links, deepep_buffers=deepep_buffers)
         usable, kv = _shared(
             start_up,
@@ -118,6 +120,8 @@ def plan_memory(
             num_gpu_blocks=num_gpu_blocks,
             caches_prefixes=caches_prefixes,
         )
+        error = start_up.error_bytes(plan, gpu_memory_utilization, graphs=layer_graphs, has_fast_links=has_fast_links)
+        is_counted = num_gpu_blocks is None and cache.kv_bytes > 0
         others = 0 if start_up.rule == "static_share" else activation + graphs + runtime
         reason = _shortage(weights, others, usable, cache.longest_tokens, max_model_len)
         if reason is not None and start_up.rule != "share_of_free" and gpu_memory_utilization > 0.0:
@@ -136,6 +140,7 @@ def plan_memory(
                 block_bytes=cache.block_bytes,
                 block_size=block_size,
                 num_gpu_blocks=cache.blocks,
+                blocks_error=round(cache.blocks * min(1.0, error / cache.kv_bytes)) if is_counted else 0,
                 state_slots=cache.state_slots,
                 reason=reason,
             )

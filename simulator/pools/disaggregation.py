@@ -25,7 +25,7 @@ from simulator.feasible.kv_format import kv_format, served
 from simulator.launch import pool_launch_lines
 from simulator.model.spec import ModelSpec
 from simulator.plan.pool_plan import PoolPlan
-from simulator.results.interval import Interval, metric_intervals
+from simulator.results.interval import Interval, metric_intervals, slo_at
 from simulator.results.metrics import Distribution, summarise
 from simulator.results.objective import Slo
 from simulator.results.op_breakdown import op_breakdown
@@ -144,7 +144,8 @@ def with_pools_interval(
     """Add the metrics' 90 % intervals: two more runs, with all steps and transfers at either end of theirs."""
     ends: tuple[IntervalEnd, IntervalEnd] = ("low", "high")
     runs = [_measure(serving, result.starts, workload, slo, end)[0] for end in ends]
-    return replace(result, interval=metric_intervals([result.metrics, *runs]))
+    frac = result.starts.prefill.compiled.spread.first_token_frac
+    return replace(result, interval=metric_intervals([result.metrics, *runs], first_token_frac=frac))
 
 
 def kv_bytes_per_token(model: ModelSpec, plan: PoolPlan, profile: EngineProfile) -> float:
@@ -200,12 +201,13 @@ def _measure(
     """Run both pools with all prices at ``end``: metrics, and the client's view of the run."""
     prefill, decode, plan = starts.prefill, starts.decode, starts.plan
     done = run_disaggregated(
-        _pool(prefill, end, replace(prefill.limits, num_speculative_tokens=0, batch_wait_iters=0)),
-        _pool(decode, end, replace(decode.limits, enable_prefix_caching=False, batch_wait_iters=0)),
+        _pool(prefill, end, replace(prefill.limits_at(end), num_speculative_tokens=0, batch_wait_iters=0)),
+        _pool(decode, end, replace(decode.limits_at(end), enable_prefix_caching=False, batch_wait_iters=0)),
         workload,
         transfer_s=lambda prompt_tokens: _transfer_s(serving, plan, prompt_tokens, end),
     )
-    metrics = summarise(done.requests, (slo or Slo()).per_request).to_json()
+    wanted = slo_at(end, (slo or Slo()).per_request, prefill.compiled.spread.first_token_frac)
+    metrics = summarise(done.requests, wanted).to_json()
     for name in _OF_A_POOL:
         del metrics[name]
     works = []

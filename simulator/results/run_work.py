@@ -42,7 +42,7 @@ def run_work(
     makespan_s = float(totals.last_end_ps.max()) * _S_PER_PS
 
     def energy(total: StepSum) -> Array:
-        return total.energy_j + idle_w * (total.seconds(end) - total.latency_s)
+        return total.energy_j + idle_w * (compiled.seconds(total, end) - total.latency_s)
 
     # The engine counts schedulers: a replica, or each attention-data rank of one. Either drives tp devices per stage.
     flop = moved = energy_j = 0.0

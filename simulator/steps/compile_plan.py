@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 
 from costmodel.ops.arrays import Array
 from costmodel.ops.op_types import Attention, Scan
+from simulator.engine_profiles.constant import error_of
 from simulator.engine_profiles.engine_kernels import Launches
 from simulator.engine_profiles.engine_profile import EngineProfile
+from simulator.engine_profiles.spread import NO_SPREAD, Spread
 from simulator.model.cell import AttentionTemplate, KernelChoices
 from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.spec import Block, ModelSpec
 from simulator.plan.plan import Plan
 from simulator.steps.op_curves import IntervalEnd, OpCurves, StepSum, label
+from simulator.steps.step_ends import at_end
 from simulator.steps.step_knots import StepShape, TableKnots, knots_of, padded_tokens
 from simulator.steps.step_tables import StepTables
 
@@ -55,62 +58,101 @@ class CompiledPlan:
     shape: StepShape
     profile: EngineProfile
     window_tokens: int
+    spread: Spread  # of servers, what stands in for another included
     padded_tokens: I64  # [max_num_batched_tokens + 1]: tokens a captured step of T tokens really runs with
 
-    def tables(self, end: IntervalEnd = "middle") -> StepTables:
-        """Return the step tables of the best estimate, or of either end of its 90 % interval."""
+    def seconds(self, total: StepSum, end: IntervalEnd, only: str | None = None) -> Array:
+        """Return the seconds of priced ops at an end; see `step_ends` for ``only``."""
+        return at_end(end, total, spread_frac=self.spread.step_frac, only=only)
+
+    def tables(self, end: IntervalEnd = "middle", only: str | None = None) -> StepTables:
+        """Return the step tables of the best estimate, or of either end of its 90 % interval.
+
+        ``only`` names the one source of error that is at its end (`step_ends`).
+        """
         knots, host = self.knots, self.profile.host
+        frac = self.spread.step_frac
+
+        def seconds(sums: str) -> list[Array]:
+            return [self.seconds(getattr(stage, sums), end, only) for stage in self.stages]
+
+        def constant_s(value: float | Array, error: float | Array) -> Array:
+            return at_end(end, constant_s=value, error_s=error, spread_frac=frac, only=only)
+
         grid = (len(knots.batch), len(knots.kv))
         rows = np.arange(self.shape.decode_tokens + 1)
-        serial_s = np.where(rows > 0, host.serial_step_s + rows * (host.serial_sequence_s / self.shape.queries), 0.0)
+        sequences = rows / self.shape.queries
+        serial_s = constant_s(
+            np.where(rows > 0, host.serial_step_s + sequences * host.serial_sequence_s, 0.0),
+            np.where(rows > 0, np.hypot(error_of(host.serial_step_s), sequences * error_of(host.serial_sequence_s)), 0),
+        )
         last = len(self.stages) - 1
         return StepTables(
-            token_mixed_ps=self._token_table(self.profile.graphs.mixed, end, has_prefill=True),
-            token_decode_ps=self._token_table(self.profile.graphs.decode, end, has_prefill=False),
-            pooled_ps=self._tokens_dense([stage.pooled.seconds(end) for stage in self.stages], captured=False),
+            token_mixed_ps=self._token_table(self.profile.graphs.mixed, end, only, has_prefill=True),
+            token_decode_ps=self._token_table(self.profile.graphs.decode, end, only, has_prefill=False),
+            pooled_ps=self._tokens_dense(seconds("pooled"), captured=False),
             padded_mixed=self._padded_up_to(self.profile.graphs.mixed),
             padded_decode=self._padded_up_to(self.profile.graphs.decode),
             sample_ps=np.stack(
                 [
-                    _dense(rows, knots.rows, stage.samples.seconds(end)) + (_to_ps(serial_s) if index == last else 0)
-                    for index, stage in enumerate(self.stages)
+                    _dense(rows, knots.rows, curve) + (_to_ps(serial_s) if index == last else 0)
+                    for index, curve in enumerate(seconds("samples"))
                 ]
             ),
-            send_ps=self._tokens_dense([stage.sends.seconds(end) for stage in self.stages], captured=True)
+            send_ps=self._tokens_dense(seconds("sends"), captured=True)
             if last
             else np.zeros((1, len(self.padded_tokens)), dtype=np.int64),
             decode_batch_knots=knots.batch,
             decode_kv_knots=knots.kv,
-            decode_ps=np.stack([_to_ps(stage.decode.seconds(end)).reshape(grid) for stage in self.stages]),
-            windowed_ps=np.stack([_to_ps(stage.windowed.seconds(end)).reshape(grid) for stage in self.stages]),
+            decode_ps=np.stack([_to_ps(curve).reshape(grid) for curve in seconds("decode")]),
+            windowed_ps=np.stack([_to_ps(curve).reshape(grid) for curve in seconds("windowed")]),
             window_tokens=self.window_tokens,
             prefill_pair_knots=knots.pairs,
-            prefill_pair_ps=np.stack([_to_ps(stage.prefill.seconds(end)) for stage in self.stages]),
+            prefill_pair_ps=np.stack([_to_ps(curve) for curve in seconds("prefill")]),
             prefill_kv_knots=knots.reads,
-            prefill_kv_ps=np.stack([_to_ps(stage.reads.seconds(end)) for stage in self.stages]),
+            prefill_kv_ps=np.stack([_to_ps(curve) for curve in seconds("reads")]),
             context_knots=knots.reads,
-            context_ps=np.stack(
-                [_dense(knots.reads, knots.reads, stage.context.seconds(end)) for stage in self.stages]
-            ),
-            host_step_ps=round(host.step_s * _PS_PER_S),
-            host_seq_ps=round(host.sequence_s * _PS_PER_S),
+            context_ps=np.stack([_dense(knots.reads, knots.reads, curve) for curve in seconds("context")]),
+            host_step_ps=round(float(constant_s(host.step_s, error_of(host.step_s))) * _PS_PER_S),
+            host_seq_ps=round(float(constant_s(host.sequence_s, error_of(host.sequence_s))) * _PS_PER_S),
         )
 
-    def _token_table(self, mode: Literal["full", "piecewise", "none"], end: IntervalEnd, *, has_prefill: bool) -> I64:
+    def _token_table(
+        self, mode: Literal["full", "piecewise", "none"], end: IntervalEnd, only: str | None, *, has_prefill: bool
+    ) -> I64:
         """Dense token table of steps that run in one graph mode.
 
         Pieces add host time around each all-reduce; a step without graph lasts at least as long as its launches.
         Where there is prefill, scans work through all tokens of the step; decode steps of scans are in ``decode``.
         """
-        gap_s = self.profile.host.all_reduce_s if mode == "piecewise" else 0.0
-        curves = [stage.tokens.seconds(end) + gap_s * stage.all_reduces for stage in self.stages]
+        host, frac = self.profile.host, self.spread.step_frac
+        gap_s = host.all_reduce_s if mode == "piecewise" else 0.0
+        curves = [
+            at_end(
+                end,
+                stage.tokens,
+                constant_s=gap_s * stage.all_reduces,
+                error_s=error_of(gap_s) * stage.all_reduces,
+                spread_frac=frac,
+                only=only,
+            )
+            for stage in self.stages
+        ]
         if has_prefill:
-            curves = [curve + stage.scans.seconds(end) for curve, stage in zip(curves, self.stages, strict=True)]
+            curves = [
+                curve + self.seconds(stage.scans, end, only) for curve, stage in zip(curves, self.stages, strict=True)
+            ]
         table = self._tokens_dense(curves, captured=mode != "none")
         first = 1 + self._padded_up_to(mode)
         for row, stage in zip(table, self.stages, strict=True):
-            floor_ps = round(stage.launches * self.profile.host.launch_s * _PS_PER_S)
-            np.maximum(row[first:], floor_ps, out=row[first:])
+            floor_s = at_end(
+                end,
+                constant_s=stage.launches * host.launch_s,
+                error_s=stage.launches * error_of(host.launch_s),
+                spread_frac=frac,
+                only=only,
+            )
+            np.maximum(row[first:], round(float(floor_s) * _PS_PER_S), out=row[first:])
         return table
 
     def _padded_up_to(self, mode: Literal["full", "piecewise", "none"]) -> int:
@@ -124,9 +166,16 @@ class CompiledPlan:
 
 
 def compile_plan(
-    model: ModelSpec, plan: Plan, curves: OpCurves, *, profile: EngineProfile, shape: StepShape, kernels: KernelChoices
+    model: ModelSpec,
+    plan: Plan,
+    curves: OpCurves,
+    *,
+    profile: EngineProfile,
+    shape: StepShape,
+    kernels: KernelChoices,
+    spread: Spread = NO_SPREAD,
 ) -> CompiledPlan:
-    """Price every op one rank of each stage of ``plan`` runs."""
+    """Price every op one rank of each stage of ``plan`` runs; ``spread`` is that of servers, where it is known."""
     window = max((call.decode.window for block in model.unique_blocks for call in block.attention(plan)), default=0)
     knots = knots_of(profile, shape)
     compiler = _Compiler(
@@ -151,6 +200,7 @@ def compile_plan(
         shape=shape,
         profile=profile,
         window_tokens=window,
+        spread=spread,
         padded_tokens=padded_tokens(profile, shape),
     )
 

@@ -125,10 +125,12 @@ class OpCurves:
         shape = found.latency_s.shape
         moved = op.io_bytes() if hasattr(op, "io_bytes") else 0.0
         slower = self._sustained.factor(op, found.latency_s)
+        latency_s = found.latency_s * slower
+        error_s = found.latency_s * (slower - 1.0) * self._sustained.relative_error
         return OpCurve(
-            latency_s=found.latency_s * slower,
-            low_s=found.low_s * slower,
-            high_s=found.high_s * slower,
+            latency_s=latency_s,
+            low_s=latency_s - np.hypot((found.latency_s - found.low_s) * slower, error_s),
+            high_s=latency_s + np.hypot((found.high_s - found.latency_s) * slower, error_s),
             energy_j=found.energy_j * slower,  # the power cap holds for as long as it takes
             flop=np.broadcast_to(np.asarray(op.flop(), dtype=np.float64), shape),
             io_bytes=np.broadcast_to(np.asarray(moved, dtype=np.float64), shape),
@@ -226,21 +228,18 @@ class StepSum:
             timed = {name: np.where(where, getattr(curve, name), 0.0) for name in ("latency_s", "low_s", "high_s")}
             self.add(label(op), OpCurve(**timed, **kept), -times)
 
+    def half_width_s(self, end: IntervalEnd, only: str | None = None) -> Array:
+        """Return how far the low or high end is from the best estimate; ``only`` names the one label at its end."""
+        if end == "middle" or (only is not None and only not in self._widths):
+            return np.zeros_like(self.latency_s)
+        side = 0 if end == "low" else 1
+        labels = self._widths if only is None else [only]
+        return _quadrature([self._widths[name][side] for name in labels], self.latency_s)
+
     def seconds(self, end: IntervalEnd) -> Array:
         """Return the best estimate of the sum, or an end of its interval."""
-        if end == "middle":
-            return self.latency_s
-        return self.low_s if end == "low" else self.high_s
-
-    @property
-    def low_s(self) -> Array:
-        """Lower end of the 90 % interval of the sum."""
-        return self.latency_s - _quadrature([low for low, _ in self._widths.values()], self.latency_s)
-
-    @property
-    def high_s(self) -> Array:
-        """Upper end of the 90 % interval of the sum."""
-        return self.latency_s + _quadrature([high for _, high in self._widths.values()], self.latency_s)
+        width_s = self.half_width_s(end)
+        return self.latency_s - width_s if end == "low" else self.latency_s + width_s
 
 
 def _quadrature(widths: list[Array], like: Array) -> Array:

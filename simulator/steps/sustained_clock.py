@@ -15,6 +15,7 @@ from cluster_specs.device import DeviceSpec
 from costmodel.ops.arrays import Array
 from costmodel.ops.op_types import Op
 from costmodel.ops.roofline import compute_dtype, peak_flop_per_s
+from simulator.engine_profiles.constant import error_of
 
 
 class SustainedClock:
@@ -23,6 +24,7 @@ class SustainedClock:
     def __init__(self, device: DeviceSpec, clock_mhz: float | None, slowdown_frac: float) -> None:
         self._device = device
         self._slowdown_frac = slowdown_frac if clock_mhz is None and device.kind == "gpu" else 0.0
+        self.relative_error = error_of(slowdown_frac) / slowdown_frac if slowdown_frac else 0.0  # of the slowdown
         self._efficiency = {str(name): item.value for name, item in device.analytic.gemm_efficiency.items()}
 
     def factor(self, op: Op, latency_s: Array) -> Array | float:

@@ -143,8 +143,8 @@ def test_errors_add_within_an_op_and_in_quadrature_across_ops() -> None:
     kinds.add("gemm", one)
     kinds.add("head", two)
     width = one.high_s - one.latency_s
-    assert layers.high_s - layers.latency_s == pytest.approx(2 * width)
-    assert kinds.high_s - kinds.latency_s == pytest.approx(np.sqrt(2) * width)
+    assert layers.seconds("high") - layers.latency_s == pytest.approx(2 * width)
+    assert kinds.seconds("high") - kinds.latency_s == pytest.approx(np.sqrt(2) * width)
 
 
 def test_labels_name_what_ran() -> None:

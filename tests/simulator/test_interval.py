@@ -1,6 +1,7 @@
 """Intervals of the metrics: what they enclose, how they are ordered, and that sure prices give points."""
 
 import json
+import math
 import re
 import subprocess
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from cluster_specs.load import load_cluster
 from costmodel.cost_model import Prediction
 from costmodel.ops.op_types import Collective, Gemm, Op
 from costmodel.pricing.analytic_costs import AnalyticCosts
+from simulator.engine_profiles.constant import Constant
+from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
+from simulator.engine_profiles.spread import Spread
 from simulator.model.load_model import load_model
 from simulator.plan.plan import parse_plan
 from simulator.results.interval import metric_intervals
@@ -34,7 +38,25 @@ class _Widened(AnalyticCosts):
         return replace(found, low_s=found.latency_s / (1 + self.factor), high_s=found.latency_s * (1 + self.factor))
 
 
-def _simulated(factor: float, workload: str = "chat-synthetic", slo: str = "ttft_s<=0.1") -> SimulatedPlan:
+def _sure() -> EngineProfile:
+    """Take the errors of its constants and the spread of its servers away from a profile."""
+    profile = load_profile("vllm-0.33")
+    tables = {name: getattr(profile, name) for name in ("host", "memory", "sustained_load")}
+    exact = {
+        name: table.model_copy(
+            update={key: float(value) for key, value in iter(table) if isinstance(value, float)}  # drops the error
+        )
+        for name, table in tables.items()
+    }
+    return profile.model_copy(update={**exact, "spread": None})
+
+
+def _simulated(
+    factor: float,
+    workload: str = "chat-synthetic",
+    slo: str = "ttft_s<=0.1",
+    profile: EngineProfile | None = None,
+) -> SimulatedPlan:
     cluster = load_cluster("h100-sxm-8")
     return simulate(
         parse_plan("dp2-tp4"),
@@ -43,6 +65,7 @@ def _simulated(factor: float, workload: str = "chat-synthetic", slo: str = "ttft
         _Widened(cluster, factor),
         model=load_model("llama-3.1-70b"),
         slo=parse_slo([slo]),
+        profile=profile or _sure(),
     )
 
 
@@ -147,3 +170,68 @@ def test_search_table_shows_the_objective_with_its_interval(run_apex: RunApex) -
     assert "90 % interval" in done.stdout
     assert re.search(r"\d to \d", done.stdout)
     assert "90 % interval" not in run_apex(*_SEARCH, "--no-interval").stdout
+
+
+_CLOSED = "closed:isl=256,osl=64,concurrency=8,prompts_per_slot=8,warmup_per_slot=0"
+
+
+def _half_widths(profile: EngineProfile) -> dict[str, float]:
+    """Return half the width of each latency's interval under sure prices, where no request meets another."""
+    result = _simulated(0.0, _CLOSED.replace("concurrency=8", "concurrency=1"), profile=profile)
+    assert result.interval is not None
+    paths = ("ttft_s.mean", "tpot_s.mean", "e2e_s.mean")
+    return {path: (result.interval[path][1] - result.interval[path][0]) / 2 for path in paths}
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ("host", "step_s"),
+        ("host", "serial_sequence_s"),
+        ("host", "frontend_s"),
+        ("host", "frontend_token_s"),
+        ("host", "launch_s"),
+        ("sustained_load", "slowdown_frac"),
+        ("memory", "runtime_mib"),
+    ],
+)
+def test_a_constant_that_may_be_off_more_never_gives_a_narrower_interval(table: str, key: str) -> None:
+    """The interval of every latency grows with the error of a constant, or stays where the constant plays no part."""
+    sure = _sure()
+    last = _half_widths(sure)
+    for share in (0.3, 0.9):
+        section = getattr(sure, table)
+        changed = section.model_copy(update={key: Constant(getattr(section, key), share * getattr(section, key))})
+        found = _half_widths(sure.model_copy(update={table: changed}))
+        for path, width in found.items():
+            assert width >= last[path] * (1 - 1e-9), (path, share)
+        last = found
+
+
+def test_the_spread_of_steps_is_that_of_tpot_and_the_first_token_has_its_own() -> None:
+    """Beside sure prices, TPOT has the spread of steps; TTFT and E2E have that and the first token's."""
+    sure = _sure()
+    steps = sure.model_copy(update={"spread": Spread(step_frac=0.2, source="a test")})
+    both = sure.model_copy(update={"spread": Spread(step_frac=0.2, first_token_frac=0.5, source="a test")})
+    one, two = (_simulated(0.0, _CLOSED, profile=profile) for profile in (steps, both))
+    assert one.interval is not None
+    assert two.interval is not None
+    tpot_s = one.metrics["tpot_s"]["mean"]
+    assert one.interval["tpot_s.mean"] == pytest.approx((tpot_s / 1.2, tpot_s * 1.2), rel=0.02)
+    assert two.interval["tpot_s.mean"] == pytest.approx(one.interval["tpot_s.mean"], rel=1e-9)
+    for path in ("ttft_s.mean", "ttft_s.p99", "e2e_s.mean"):
+        assert two.interval[path][0] < one.interval[path][0]
+        assert two.interval[path][1] > one.interval[path][1]
+    ttft_s = one.metrics["ttft_s"]["mean"]
+    seen, whole = one.interval["ttft_s.mean"][1] / ttft_s, two.interval["ttft_s.mean"][1] / ttft_s
+    assert math.log(whole) == pytest.approx(math.hypot(math.log(seen), math.log(1.5)))
+
+
+def test_goodput_counts_the_first_token_at_its_ends() -> None:
+    """A limit just above every TTFT is kept by all at the best estimate, and broken where the first token is late."""
+    late = _sure().model_copy(update={"spread": Spread(first_token_frac=1.0, source="a test")})
+    slowest_s = _simulated(0.0, _CLOSED).metrics["ttft_s"]["p99"]
+    found = _simulated(0.0, _CLOSED, slo=f"ttft_s<={1.2 * slowest_s:g}", profile=late)
+    assert found.interval is not None
+    assert found.metrics["slo_attainment_frac"] == 1.0
+    assert found.interval["slo_attainment_frac"][0] < 1.0
