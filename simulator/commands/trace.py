@@ -19,6 +19,7 @@ Workloads as one line of text:
   synthetic:like=FILE,rate=2,n=1000            lengths drawn from a trace
   synthetic:chat,rate=20,max_concurrency=64    at most 64 requests unanswered, as benchmark clients with both flags do
   closed:isl=1024,osl=1024,concurrency=64      closed loop exactly as a benchmark client draws and sends it
+  closed:isl=1024,osl=1024,concurrency=64,spread_s=5   its slots send their first requests within 5 s, not at once
   closed:trace=FILE,concurrency=64             a trace's requests, in order, at a concurrency
   replay:trace=FILE,timeout_s=30               a trace's requests at their times from a client that gives up after 30 s
   sessions:chat,rate=0.5,n=200,turns=4         multi-turn sessions with shared prefixes (system=, think_s=, block=)

@@ -13,6 +13,7 @@ from simulator.engine.request import PromptUnit, Request
 from simulator.engine.rules import first_arrival_s, ps
 from simulator.engine.state import State
 from simulator.engine.state_arrays import CACHED_ROWS, LINE_PLACES, StateArrays, aligned_zeros
+from simulator.workload.generators.arrivals import random_stream
 from simulator.workload.workload import ClosedLoop, PrefixBlocks, Workload
 
 
@@ -87,6 +88,8 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> 
     }
     lists = at.take(dp * lengths.replica)
     pending = at.take(2 * num_pending)
+    starts = _slot_starts(rules, workload)
+    fields["slot_starts"] = at.take(len(starts))
     fields["requests"] = at.table(Request, n)
     opening = _opening(rules, n)
     burst = opening.get("burst_left", 0)
@@ -95,7 +98,10 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> 
 
     state = StateArrays(aligned_zeros(at.size))
     rows_at(state.cells, 0, 1, State)[0] = tuple(fields.get(name, 0) for name in State.dtype.names or ())
-    state.list_at(pending, burst)[:] = rules.frontend_ps
+    state.list_at(fields["slot_starts"], len(starts))[:] = starts
+    # What the slots send first: when it passes the frontend, and when it was sent.
+    state.list_at(pending, burst)[:] = rules.frontend_ps + starts[:burst]
+    state.list_at(pending + num_pending, burst)[:] = starts[:burst]
     _fill_requests(state.requests, workload, first_arrival_s(workload))
     if units is not None:
         state.prompt_units(len(units.ids))["unit"] = units.ids
@@ -160,6 +166,15 @@ def _opening(rules: State, n: int) -> dict[str, int]:
         return {"send_limit": n}
     limit = rules.warmup or n
     return {"phase_left": rules.warmup, "send_limit": limit, "burst_left": min(rules.concurrency, limit)}
+
+
+def _slot_starts(rules: State, workload: Workload) -> I64:
+    """When each slot of a closed loop sends its first request of a phase, in order."""
+    client = workload.client
+    if not isinstance(client, ClosedLoop):
+        return np.zeros(0, dtype=np.int64)
+    starts_s = np.sort(random_stream(client.seed, "slot starts").uniform(0.0, client.spread_s, rules.concurrency))
+    return ps(starts_s - starts_s[:1])
 
 
 def _fill_requests(rows: Rows, workload: Workload, origin_s: float) -> None:

@@ -12,7 +12,7 @@ from simulator.engine.jit import kernel
 from simulator.engine.replica import Replica
 from simulator.engine.request import UNSENT, Request
 from simulator.engine.state import State
-from simulator.engine.tables import request
+from simulator.engine.tables import list_at, request
 
 
 @kernel
@@ -100,8 +100,9 @@ def _send_from_slot(state: State, time: int, sent: int) -> int:
         if state.phase_left == 0:
             state.send_limit = state.num_requests
             left = state.num_requests - state.next_request
-            for _ in range(min(state.concurrency, left) - 1):
-                push(state, state.pending, time, sent)
+            starts = list_at(state, state.slot_starts)
+            for slot in range(1, min(state.concurrency, left)):
+                push(state, state.pending, later(time, starts[slot]), later(sent, starts[slot]))
     index = state.next_request
     if index >= state.send_limit:
         return NONE

@@ -89,6 +89,7 @@ class State(Record):
     is_closed: bool  # requests are sent by slots, each of which waits for an answer
     is_capped: bool  # a closed loop whose requests are not sent before they are due
     concurrency: int
+    slot_starts: int  # list: when each slot of a closed loop sends its first request of a phase, ascending from 0
     warmup: int
     next_request: int  # index of the next request of the open-loop list or of the closed loop
     send_limit: int  # requests the closed loop may send in this phase

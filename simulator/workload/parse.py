@@ -7,6 +7,7 @@ synthetic:isl=512,osl=128,rate=2,n=1000            open loop with fixed lengths 
 synthetic:chat,rate=20,max_concurrency=64          the same from a client that leaves at most 64 requests unanswered
 replay:trace=FILE,timeout_s=30,max_concurrency=64  a file's requests from a client that gives up and holds back
 closed:isl=1024,osl=1024,concurrency=64            closed loop as a benchmark client offers it
+closed:isl=1024,osl=1024,concurrency=64,spread_s=5  the same, its slots starting within five seconds
 sessions:chat,rate=0.5,n=200,turns=4,system=500    multi-turn sessions with shared prefixes; n and rate count sessions
 groups:groups=10,prompts=10,system=100,isl=50,osl=50,rate=2,n=1000   prompts of groups with a common beginning
 """
@@ -23,7 +24,7 @@ import numpy as np
 from cluster_specs.errors import UserError
 from cluster_specs.files.reading import exists
 from cluster_specs.files.shown import shown
-from simulator.workload.generators.client import BenchmarkClient, DrawName
+from simulator.workload.generators.client import BenchmarkClient, DrawName, check_spread, wave_notes
 from simulator.workload.generators.generate import Synthetic
 from simulator.workload.generators.prompt_groups import PromptGroups, generate_groups
 from simulator.workload.generators.sessions import Sessions, generate_sessions
@@ -120,7 +121,11 @@ def _closed(settings: Settings) -> Workload:
         concurrency = settings.number("concurrency", None, int)
         if concurrency < 1:
             raise UserError(f"trace {settings.text}: concurrency is {concurrency}, must be >= 1")
-        return replace(source, arrival_s=np.zeros(len(source)), client=ClosedLoop(concurrency=concurrency))
+        spread_s, seed = settings.number("spread_s", 0.0, float), settings.number("seed", 0, int)
+        check_spread(spread_s)
+        client = ClosedLoop(concurrency=concurrency, spread_s=spread_s, seed=seed)
+        waves = wave_notes(source.prompt_tokens, source.output_tokens, client)
+        return replace(source, arrival_s=np.zeros(len(source)), client=client, notes=(*source.notes, *waves))
     return BenchmarkClient(
         prompt_tokens=settings.number("isl", None, int),
         output_tokens=settings.number("osl", None, int),
@@ -129,6 +134,7 @@ def _closed(settings: Settings) -> Workload:
         draw=cast("DrawName", settings.word_of("draw", "benchmark-serving")),
         prompts_per_slot=settings.number("prompts_per_slot", 10, int),
         warmup_per_slot=settings.number("warmup_per_slot", 2, int),
+        spread_s=settings.number("spread_s", 0.0, float),
         special_tokens=settings.number("special_tokens", 0, int),
         seed=settings.number("seed", 0, int),
     ).workload()

@@ -16,11 +16,14 @@ class ClosedLoop:
     """At most ``concurrency`` requests are in flight; the next is sent when one finishes.
 
     ``warmup`` requests at the head of the workload are a phase of their own: they run to completion first and are
-    left out of every statistic, as benchmark clients do.
+    left out of every statistic, as benchmark clients do. In each phase a slot sends its first request at a time drawn
+    uniformly from ``spread_s`` seconds, the earliest one at once; without a spread all of them do.
     """
 
     concurrency: int
     warmup: int = 0
+    spread_s: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,8 @@ from cluster_specs.files.json_text import parse_json
 from cluster_specs.files.shown import shown
 from cluster_specs.files.whole import write_whole
 from simulator.workload.columns import MAX_EXACT, MAX_PLAUSIBLE_TOKENS
+from simulator.workload.generators.arrivals import LARGEST_SEED
+from simulator.workload.span import LONGEST_SPAN_S
 from simulator.workload.traces.parquet_traces import parquet_metadata
 from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, Workload
 
@@ -73,12 +75,28 @@ def _parsed_client(path: Path, client: object) -> ClosedLoop | CappedLoop:
         if type(cap) is int and 1 <= cap <= MAX_EXACT:
             return CappedLoop(concurrency=cap)
     sizes = [client.get("concurrency"), client.get("warmup", 0)] if isinstance(client, dict) else []
-    if set(map(type, sizes)) != {int} or not (1 <= sizes[0] <= MAX_EXACT and 0 <= sizes[1] <= MAX_EXACT):
+    if (
+        not isinstance(client, dict)
+        or set(map(type, sizes)) != {int}
+        or not (1 <= sizes[0] <= MAX_EXACT and 0 <= sizes[1] <= MAX_EXACT)
+    ):
         raise UserError(
             f"{path}: client is {shown(client)}, must be like {{'concurrency': 64, 'warmup': 128}} or "
             "{'max_concurrency': 64}"
         )
-    return ClosedLoop(concurrency=sizes[0], warmup=sizes[1])
+    return ClosedLoop(
+        concurrency=sizes[0], warmup=sizes[1], **_parsed_starts(path, client if isinstance(client, dict) else {})
+    )
+
+
+def _parsed_starts(path: Path, client: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spread of a closed loop's starts, and the seed they are drawn from."""
+    spread_s, seed = client.get("spread_s", 0.0), client.get("seed", 0)
+    if type(spread_s) not in {int, float} or not 0 <= spread_s <= LONGEST_SPAN_S:
+        raise UserError(f"{path}: client.spread_s is {shown(spread_s)}, must be a number from 0 to {LONGEST_SPAN_S:g}")
+    if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"{path}: client.seed is {shown(seed)}, must be a whole number from 0 to {LARGEST_SEED}")
+    return {"spread_s": float(spread_s), "seed": seed}
 
 
 def _header_of(workload: Workload) -> dict[str, Any]:
@@ -86,7 +104,9 @@ def _header_of(workload: Workload) -> dict[str, Any]:
     if workload.prefix is not None:
         header["block_tokens"] = workload.prefix.block_tokens
     if isinstance(workload.client, ClosedLoop):
-        header["client"] = asdict(workload.client)
+        client = asdict(workload.client)
+        starts = () if workload.client.spread_s else ("spread_s", "seed")  # without a spread they say nothing
+        header["client"] = {name: value for name, value in client.items() if name not in starts}
     if isinstance(workload.client, CappedLoop):
         header["client"] = {"max_concurrency": workload.client.concurrency}
     return header
