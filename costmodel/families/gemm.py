@@ -44,6 +44,8 @@ _SCALING: Final[Mapping[str, str]] = {
     "mxfp4_mxfp8": "group32",
     "nvfp4": "group16",
 }
+# A format that alone shows what a unit reaches.
+_CALIBRATES: Final = {"nvfp4": "fp4"}
 _ALIGNMENT: Final = 8
 _ALWAYS_ALIGNED: Final = 16
 # Of the two axes of the (n, k) grid, the trust in a line along k.
@@ -144,8 +146,9 @@ def _calibrate(family: OpFamily, columns: Columns, cluster: ClusterSpec) -> Iter
         yield from efficiency("memory_efficiency", plain, MEMORY, "weight-bound GEMM")
     known = {str(name) for name in cluster.device.peak_flop_per_s}
     for name, calls in by_dtype.items():
-        if name in known:
-            yield from efficiency(f"gemm_efficiency.{name}", calls, COMPUTE, f"{name} GEMM")
+        unit = _CALIBRATES.get(name, name)
+        if unit in known:
+            yield from efficiency(f"gemm_efficiency.{unit}", calls, COMPUTE, f"{name} GEMM")
 
 
 def _product_calls(family: OpFamily, columns: Columns, cluster: ClusterSpec) -> Calls:

@@ -9,7 +9,7 @@ import pytest
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.device import AnalyticConstants, Constant
 from cluster_specs.errors import UserError
-from cluster_specs.load import bundled_devices, load_device
+from cluster_specs.load import bundled_devices, load_cluster, load_device
 from costmodel.fitted.reference import Reference
 from costmodel.fitted_costs import FittedCosts
 from costmodel.fitting.calibrate_constants import calibrate, constants_toml
@@ -49,6 +49,21 @@ def test_calibration_finds_the_constants_of_an_analytic_machine(empty: Store, cl
     assert "measured" in found["memory_efficiency"].source
     assert "80 %" in found["memory_efficiency"].error
     assert "attention_efficiency" not in found  # nothing measured, nothing claimed
+
+
+def test_nvfp4_products_tell_what_fp4_units_reach(empty: Store) -> None:
+    """The unit has the name of what it computes, rows that of what is stored."""
+    cluster = load_cluster("b200-8")
+    rows = []
+    for n, k in ((16384, 16384), (8192, 16384), (16384, 8192)):
+        for m in (1, 8, 8192, 16384, 32768, 65536):
+            op = Gemm(m=m, n=n, k=k, dtype="nvfp4")
+            seconds = float(op.flop()) / (0.4 * cluster.device.peak_flop_per_s["fp4"])
+            row = common(seconds, m=m, n=n, k=k, scaling="group16", quantise=False)
+            rows.append(row | {"dtype": "nvfp4", "device": cluster.device.name})
+    empty.append("gemm", rows, "run-1")
+    found = {constant.key: constant.value for constant in calibrate(empty, cluster)}
+    assert found["gemm_efficiency.fp4"] == pytest.approx(0.4, rel=0.02)
 
 
 def test_calibrated_lines_are_valid_constants_of_a_device_file(store: Store, cluster: ClusterSpec) -> None:
