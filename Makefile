@@ -68,12 +68,12 @@ fits: $(VENV)/.dev ## Make the bundled fitted models again from aiconfigurator-c
 	    $(BIN)/apex fit --db build/fits --device $$device --framework vllm-0.24.0 --monotone --prior none --out profiles_db/fitted/$$device.parquet || exit; \
 	done
 	$(BIN)/apex fit --db build/fits --device a100-sxm-80gb --framework vllm-0.14.0 --prior none --out profiles_db/fitted/a100-sxm-80gb.parquet
-	for pair in h100_sxm/h100-sxm h200_sxm/h200-sxm b200_sxm/b200/--monotone b300_sxm/b300/--monotone gb200/gb200/--monotone gb300/gb300/--monotone; do \
+	for pair in h100_sxm/h100-sxm h200_sxm/h200-sxm; do \
 	    set -- $$(echo $$pair | tr / ' '); \
 	    $(BIN)/apex import aiconfigurator --system $$1 --framework trtllm $(OWN_TABLES_TRTLLM) --db build/fits-tensorrt-llm || exit; \
-	    $(BIN)/apex fit --db build/fits-tensorrt-llm --device $$2 --framework trtllm-1.3.0rc20 $$3 --prior none --out profiles_db/fitted/tensorrt-llm/$$2.parquet || exit; \
+	    $(BIN)/apex fit --db build/fits-tensorrt-llm --device $$2 --framework trtllm-1.3.0rc20 --prior none --out profiles_db/fitted/tensorrt-llm/$$2.parquet || exit; \
 	    $(BIN)/apex import aiconfigurator --system $$1 --framework sglang $(OWN_TABLES_SGLANG) --db build/fits-sglang || exit; \
-	    $(BIN)/apex fit --db build/fits-sglang --device $$2 --framework sglang-0.5.14 $$3 --prior none --out profiles_db/fitted/sglang/$$2.parquet || exit; \
+	    $(BIN)/apex fit --db build/fits-sglang --device $$2 --framework sglang-0.5.14 --prior none --out profiles_db/fitted/sglang/$$2.parquet || exit; \
 	done
 	test -d $(LLMSERVINGSIM) || git clone --quiet https://github.com/casys-kaist/LLMServingSim $(LLMSERVINGSIM)
 	git -C $(LLMSERVINGSIM) checkout --quiet $(LLMSERVINGSIM_COMMIT)
