@@ -13,11 +13,11 @@ from typing import Final
 
 from benchmarks.fidelity.ablations import ABLATIONS
 from benchmarks.fidelity.groups import GROUPS
-from benchmarks.fidelity.left_out import estimate
-from benchmarks.fidelity.page.apart import apart_section, rejected_section
+from benchmarks.fidelity.left_out import estimate, sample
+from benchmarks.fidelity.page.apart import apart_section, rejected_section, sweep_section
 from benchmarks.fidelity.page.engines import engine_section, server_section, slices_section
 from benchmarks.fidelity.page.judgement import ablation_section, constants_section, coverage_section, decision_section
-from benchmarks.fidelity.page.runs import batch_section, recorded_section
+from benchmarks.fidelity.page.runs import batch_section, open_loop_section, recorded_section
 from benchmarks.fidelity.replay import BASE, Row, read_points, replay_groups
 from benchmarks.kv_blocks import memory_section
 
@@ -42,6 +42,7 @@ def main() -> None:
         _head(),
         *_serving(read_points(points), options.workers),
         *recorded_section(options.groundtruth),
+        *open_loop_section(options.groundtruth),
         *batch_section(options.groundtruth / "power" / "splitwise_llama2_70b.csv"),
         *memory_section(reference),
     ]
@@ -71,9 +72,10 @@ def _serving(rows: Sequence[Row], workers: int) -> Iterator[str]:
     yield from slices_section(estimation)
     yield from server_section(estimation)
     yield from constants_section(estimation)
-    yield from ablation_section(replay_groups(rows, public, (BASE, *ABLATIONS), workers=workers))
+    yield from ablation_section(replay_groups(sample(rows, public), public, (BASE, *ABLATIONS), workers=workers))
     apart = replay_groups(rows, others, workers=workers)[BASE.name]
     yield from apart_section(apart)
+    yield from sweep_section(estimation.left_out, apart)
     yield from rejected_section([*estimation.base, *apart])
 
 

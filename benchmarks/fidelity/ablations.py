@@ -18,6 +18,21 @@ ABLATIONS: Final = (
     Variant(
         name="graphs of every size, so that no step is padded", changes={"graphs.sizes": _EVERY_SIZE, "graphs.step": 1}
     ),
+    Variant(
+        name="new requests are looked for, and tokens sent, at every step",
+        settings={"scheduler_recv_interval": None, "stream_interval": None},
+    ),
+    Variant(
+        name="prompts never wait for company",
+        settings=dict.fromkeys(
+            (
+                "batch_wait_timeout_iters",
+                "batch_wait_max_tokens_ratio",
+                "attention_dp_timeout_iters",
+                "attention_dp_batching_wait_iters",
+            )
+        ),
+    ),
     Variant(name="launches of eager steps cost nothing", changes={"host.launch_s": 0.0}),
     Variant(name="no slowdown under sustained load", changes={"sustained_load.slowdown_frac": 0.0}),
     Variant(name="tokens choose experts evenly", changes={"expert_routing.skew": "balanced"}),

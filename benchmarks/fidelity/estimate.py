@@ -48,7 +48,7 @@ def _constants(found: Estimation) -> Iterator[str]:
     for item in found.estimates:
         told = "" if item.is_identified else " (too few servers: kept)"
         yield (
-            f"{item.constant.name:42} {item.prior:.3g} -> {item.value:.3g} +- {item.error:.2g}, folds "
+            f"{item.constant.name:42} {item.stated:.3g} -> {item.value:.3g} +- {item.error:.2g}, folds "
             f"{item.lowest:.3g} to {item.highest:.3g}, {len(item.servers)} servers{told}"
         )
     yield ""

@@ -15,17 +15,18 @@ from benchmarks.fidelity.constants import CONSTANTS, LEAST_SERVERS, Constant, sh
 from benchmarks.fidelity.linear_fit import Array, Residuals, fit, identifying_servers, posterior_errors
 from benchmarks.fidelity.profile_changes import value_of
 from benchmarks.fidelity.replay import BASE, Point, Row, Variant, replay_groups
-from benchmarks.fidelity.servers.server import ServingGroup
+from benchmarks.fidelity.servers.server import ServingGroup, number
 
 METRICS: Final = ("tpot", "ttft")
+_SAMPLE: Final = 24  # settings of a server that a Jacobian is taken from; errors are those of all rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """One constant: its prior, what all servers say, how far the folds lie apart, and who identifies it."""
+    """One constant: its value in the profiles, what all servers say, how far folds lie apart, and who identifies it."""
 
     constant: Constant
-    prior: float
+    stated: float
     value: float
     error: float  # one standard deviation: of the folds or of the linear model, whichever is larger
     lowest: float  # of the folds
@@ -34,7 +35,7 @@ class Estimate:
 
     @property
     def is_identified(self) -> bool:
-        """Whether enough servers tell; otherwise ``value`` is the prior."""
+        """Whether enough servers tell; otherwise ``value`` is the one stated."""
         return len(self.servers) >= LEAST_SERVERS
 
 
@@ -69,17 +70,20 @@ def estimate(
     steps = [
         Variant(name=constant.name, shifts=shifts(known, {constant.name: constant.prior_error})) for constant in known
     ]
-    tried = replay_groups(rows, public, (BASE, *steps), workers=workers)
+    base = replay_groups(rows, public, workers=workers)[BASE.name]
+    tried = replay_groups(sample(rows, public), public, (BASE, *steps), workers=workers)
     parts = [_residuals(tried, known, metric) for metric in METRICS]
     identified = identifying_servers(parts)
     fixed = [len(servers) < LEAST_SERVERS for servers in identified]
     for part in parts:
         part.slopes[:, fixed] = 0.0
-    priors = [_prior(constant, public) for constant in known]
-    least = np.array([-prior / item.prior_error for prior, item in zip(priors, known, strict=True)])
-    moves = fit(parts, least)
+    stated = [_stated(constant, public) for constant in known]
+    scales = np.array([item.prior_error for item in known])
+    least = -np.array(stated) / scales
+    prior = np.where(fixed, 0.0, (np.array([item.prior for item in known]) - stated) / scales)
+    moves = fit(parts, least, prior)
     names = sorted({group.name for group in public})
-    folds = {name: fit(parts, least, without=name) for name in names}
+    folds = {name: fit(parts, least, prior, without=name) for name in names}
     final = [
         Variant(name="in sample", shifts=_as_shifts(known, moves)),
         Variant(
@@ -96,20 +100,32 @@ def estimate(
         estimates=tuple(
             Estimate(
                 constant=item,
-                prior=prior,
-                value=max(0.0, prior + item.prior_error * moves[index]),
+                stated=value,
+                value=max(0.0, value + item.prior_error * float(moves[index])),
                 error=item.prior_error * max(float(errors[index]), float(jackknife[index])),
-                lowest=max(0.0, prior + item.prior_error * float(spread[:, index].min())),
-                highest=prior + item.prior_error * float(spread[:, index].max()),
+                lowest=max(0.0, value + item.prior_error * float(spread[:, index].min())),
+                highest=value + item.prior_error * float(spread[:, index].max()),
                 servers=tuple(sorted(identified[index])),
             )
-            for index, (item, prior) in enumerate(zip(known, priors, strict=True))
+            for index, (item, value) in enumerate(zip(known, stated, strict=True))
         ),
-        base=tried[BASE.name],
+        base=base,
         in_sample=replayed["in sample"],
         left_out=replayed["left out"],
         left_out_variant=final[1],
     )
+
+
+def sample(rows: Sequence[Row], groups: Sequence[ServingGroup]) -> list[Row]:
+    """Return up to ``_SAMPLE`` settings of each server, evenly over plans, lengths and concurrencies."""
+    chosen: list[Row] = []
+    for group in groups:
+        own = [row for row in rows if group.holds(row)]
+        distinct = {(group.plan(row), row["isl"], row["osl"], number(row, "concurrency")): row for row in own}
+        ordered = [distinct[key] for key in sorted(distinct)]
+        places = np.linspace(0, len(ordered) - 1, min(_SAMPLE, len(ordered))).round().astype(int)
+        chosen += [ordered[place] for place in places]
+    return chosen
 
 
 def _residuals(tried: dict[str, list[Point]], constants: tuple[Constant, ...], metric: str) -> Residuals:
@@ -126,7 +142,7 @@ def _residuals(tried: dict[str, list[Point]], constants: tuple[Constant, ...], m
     )
 
 
-def _prior(constant: Constant, groups: Sequence[ServingGroup]) -> float:
+def _stated(constant: Constant, groups: Sequence[ServingGroup]) -> float:
     """Return the value of the newest profile of the constant's first engine: shifts apply to every version's own."""
     profiles = [group.engine_profile() for group in groups if group.engine in constant.engines]
     newest = max(profiles, key=lambda profile: profile.release or (0, 0))

@@ -1,8 +1,8 @@
 """Robust least squares of constants on relative errors, linear in the constants, with what is known of each as a prior.
 
-Unknowns are moves from the prior in units of its standard deviation. Every server has the same weight whatever its
-number of rows, and counts as three independent observations: its rows share what is special about it, and a server is
-measured with three pairs of lengths.
+Unknowns are moves from where the Jacobian was taken, in units of the prior's standard deviation. Every server has the
+same weight whatever its number of rows, and counts as three independent observations: its rows share what is special
+about it, and a server is measured with three pairs of lengths.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _OBSERVATIONS: Final = 3.0
 _SCALES: Final = {"tpot": 0.10, "ttft": 0.30}  # relative errors that count as one standard deviation
 _HUBER: Final = 1.5  # in standard deviations: what lies further out counts linearly
 _ROUNDS: Final = 30
-_MOST_MOVE: Final = 3.0  # standard deviations of the prior: the model is linear around it
+_MOST_MOVE: Final = 3.0  # standard deviations of the prior: the model is linear around where it was taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +31,11 @@ class Residuals:
     slopes: Array  # [rows, constants]
 
 
-def fit(parts: list[Residuals], least: Array, *, without: str | None = None) -> Array:
-    """Return the moves, in prior errors, that fit all servers but ``without``; none below ``least``."""
+def fit(parts: list[Residuals], least: Array, prior: Array, *, without: str | None = None) -> Array:
+    """Return the moves, in prior errors, that fit all servers but ``without``; none below ``least``.
+
+    ``prior`` is the move to what is known of each constant without servers.
+    """
     targets, slopes, weights = [], [], []
     for part in parts:
         kept = part.servers != without
@@ -51,7 +54,7 @@ def fit(parts: list[Residuals], least: Array, *, without: str | None = None) -> 
         huber = np.minimum(1.0, _HUBER / np.maximum(np.abs(left), 1e-12))
         root = np.sqrt(weight * huber)
         matrix = np.concatenate([slope * root[:, None], np.eye(count)])
-        found = lsq_linear(matrix, np.concatenate([-target * root, np.zeros(count)]), bounds=bounds).x
+        found = lsq_linear(matrix, np.concatenate([-target * root, prior]), bounds=bounds).x
         is_settled = bool(np.abs(found - moves).max(initial=0.0) < 1e-4)
         moves = found
         if is_settled:

@@ -13,6 +13,8 @@ from benchmarks.fidelity.widths import width
 from simulator.engine_profiles.constant import error_of
 from simulator.engine_profiles.engine_profile import load_profile
 
+_LEAST, _PRIOR = np.array([-5.0]), np.array([0.0])
+
 
 def _residuals(errors: dict[str, list[float]], slope: float = 0.1) -> Residuals:
     servers = [name for name, rows in errors.items() for _ in rows]
@@ -28,20 +30,20 @@ def _residuals(errors: dict[str, list[float]], slope: float = 0.1) -> Residuals:
 def test_a_server_counts_once_whatever_its_rows() -> None:
     """Ninety rows of one server that are 10 % slow weigh as much as one row of another that is 10 % fast."""
     part = _residuals({"many": [0.1] * 90, "one": [-0.1]})
-    assert fit([part], np.array([-5.0])) == pytest.approx([0.0], abs=1e-6)
+    assert fit([part], _LEAST, _PRIOR) == pytest.approx([0.0], abs=1e-6)
 
 
 def test_a_fold_does_not_see_its_server() -> None:
     """Without the server that is off, the constant stays where it was."""
     part = _residuals({"right": [0.0, 0.0], "too": [0.0], "off": [0.3]})
-    assert fit([part], np.array([-5.0]), without="off") == pytest.approx([0.0], abs=1e-9)
-    assert fit([part], np.array([-5.0]))[0] < -0.05
+    assert fit([part], _LEAST, _PRIOR, without="off") == pytest.approx([0.0], abs=1e-9)
+    assert fit([part], _LEAST, _PRIOR)[0] < -0.05
 
 
 def test_no_constant_falls_below_zero() -> None:
     """A bound of minus one prior error holds, however slow the prediction."""
     part = _residuals({name: [2.0] for name in "abcdef"})
-    assert fit([part], np.array([-1.0])) == pytest.approx([-1.0], abs=1e-6)
+    assert fit([part], np.array([-1.0]), _PRIOR) == pytest.approx([-1.0], abs=1e-6)
 
 
 def test_a_constant_is_identified_by_servers_that_it_moves() -> None:

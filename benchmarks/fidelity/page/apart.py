@@ -5,7 +5,7 @@ from typing import Final
 
 from benchmarks.fidelity.groups import ENGINES, GROUPS
 from benchmarks.fidelity.left_out import METRICS, trusted
-from benchmarks.fidelity.page.engines import PEERS, own_errors, peer_errors
+from benchmarks.fidelity.page.engines import PEERS, of_engine, own_errors, peer_errors
 from benchmarks.fidelity.page.runs import repeat_noise
 from benchmarks.fidelity.page.tables import folded, percent, table
 from benchmarks.fidelity.rejection import __doc__ as rejection_rules
@@ -13,7 +13,8 @@ from benchmarks.fidelity.replay import Point
 
 _TITLES: Final = {
     "vendor": "vendor sweeps: fixed lengths, unknown client and limits",
-    "drafts": "speculative decoding that the rows do not record: replayed without",
+    "drafts": "an image that ran with speculative decoding only, which rows do not record; replayed without",
+    "sweep": "servers with speculative decoding by the benchmark's search space: a rule of our own, see below",
     "suspect": "suspects: look like prefix-cache hits or a lower real concurrency",
 }
 
@@ -32,6 +33,23 @@ def apart_section(points: Sequence[Point]) -> Iterator[str]:
                 rows.append((group.name, metric.upper(), len(chosen), str(own), *peers))
         yield f"*{kind}*: {title}.\n\n"
     yield table(("server", "metric", "rows", "apex", *PEERS.values()), rows, texts=2)
+
+
+def sweep_section(left_out: Sequence[Point], apart: Sequence[Point]) -> Iterator[str]:
+    """Write the errors of engines with the servers that our own rule sets apart, and without them."""
+    added = [point for point in apart if point.group.kind == "sweep"]
+    yield (
+        "A server counts as one with drafts where the benchmark's own search space (the settings that each of its "
+        "launch files\nran) has its settings for drafts only. That rule is not one of rejection; MAPE / median / p90 / "
+        "bias with it and\nwithout:\n\n"
+    )
+    rows = []
+    for engine, name in ENGINES.items():
+        inside, more = of_engine(left_out, engine), of_engine(added, engine)
+        for metric in METRICS if more else ():
+            both = [*inside, *more]
+            rows.append((name, metric.upper(), own_errors(inside, metric), own_errors(both, metric), len(more)))
+    yield table(("engine", "metric", "with the rule", "without", "rows more"), rows, texts=2)
 
 
 def rejected_section(points: Sequence[Point]) -> Iterator[str]:

@@ -68,7 +68,8 @@ def constants_section(estimation: Estimation) -> Iterator[str]:
         (
             f"`{item.constant.key}`",
             ", ".join(ENGINES[engine] for engine in item.constant.engines),
-            f"{item.prior:.3g}",
+            f"{item.stated:.3g}",
+            f"{item.constant.prior:.3g} ± {item.constant.prior_error:.2g}",
             f"{item.value:.3g} ± {item.error:.2g}" if item.is_identified else "kept",
             f"{item.lowest:.3g} to {item.highest:.3g}" if item.is_identified else "-",
             len(item.servers),
@@ -82,14 +83,25 @@ def constants_section(estimation: Estimation) -> Iterator[str]:
         "server left out. Values in s, shares as such; one\nnumber per engine is shown, versions that state another "
         "are moved alike.\n\n"
     )
-    columns = ("constant", "engines", "in the profiles", "servers say", "folds", "servers that tell")
+    columns = (
+        "constant",
+        "engines",
+        "in the profiles",
+        "prior",
+        "servers say",
+        "folds",
+        "servers that tell",
+    )
     yield folded("Constants learnt from servers", text + table(columns, rows, texts=2))
 
 
 def ablation_section(replayed: dict[str, list[Point]]) -> Iterator[str]:
     """Write the error with each effect switched off, as a difference to the error with all of them."""
     yield "## What each modelled effect is worth\n\n"
-    yield "MAPE of TPOT / TTFT over the rows of an engine, and how it changes when one effect is switched off.\n\n"
+    yield (
+        "MAPE of TPOT / TTFT over up to 24 settings of each server of an engine, and how it changes when one effect is "
+        "switched\noff.\n\n"
+    )
     base = replayed[BASE.name]
     rows = [("everything as it is", *(_both(of_engine(base, engine)) for engine in ENGINES))]
     for variant in ABLATIONS:

@@ -18,9 +18,10 @@ from simulator.plan.plan import Plan, parse_plan
 
 Row = Mapping[str, str]
 Settings = Mapping[str, Any]  # values of simulator.feasible.server_setup.Overrides
-# public: a public benchmark's client. vendor: fixed lengths, unknown client and limits. drafts: speculative decoding
-# that the rows do not record. suspect: measurements that contradict themselves.
-Kind = Literal["public", "vendor", "drafts", "suspect"]
+# public: a public benchmark's client. vendor: fixed lengths, unknown client and limits. drafts: an image that ran with
+# speculative decoding only, which the rows do not record. sweep: the public search space says so, a rule of our own.
+# suspect: measurements that contradict themselves.
+Kind = Literal["public", "vendor", "drafts", "sweep", "suspect"]
 
 _NODE_GPUS: Final = 8
 FIXED: Final = ",ratio=1"

@@ -144,7 +144,7 @@ TENSORRT_LLM: Final = (
     ServingGroup(
         name="TensorRT-LLM 1.1, DeepSeek-R1 FP8, H200",
         where=rows_of(_DEEPSEEK, "trtllm", "h200_sxm", "fp8", "1.1.0rc2.post2"),
-        kind="drafts",
+        kind="sweep",
         model="deepseek-v3",
         device="h200-sxm",
         profile="tensorrt-llm-1.0",
