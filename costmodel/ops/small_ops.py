@@ -101,6 +101,10 @@ def _choice(row: RowFormat) -> float:
     return row.width * DTYPE_BYTES["fp32"] + _CHOICE_BYTES * row.chosen
 
 
+def _squares(row: RowFormat) -> float:
+    return row.own_bytes + DTYPE_BYTES["fp32"]
+
+
 def _draw(row: RowFormat) -> float:
     return row.own_bytes + 2 * row.width * DTYPE_BYTES["fp32"]
 
@@ -171,6 +175,11 @@ _ENTRIES: Final = (
         meaning="RMS norm of each head of a token's queries and keys, which lie side by side",
         bytes_per_row=_passes(2),
         triton=_FLOATS,
+    ),
+    SmallOp(
+        name="square_sum",
+        meaning="sum of a row's squares in fp32, as norms over the heads of all ranks take it before they reduce it",
+        bytes_per_row=_squares,
     ),
     SmallOp(
         name="rmsnorm_gate",

@@ -146,6 +146,7 @@ TORCH_ROWS: Final[Mapping[str, RowKernel]] = {
     "add_rmsnorm": add_rms_norm,
     "add_layernorm": add_layer_norm,
     "qk_norm": qk_norm,
+    "square_sum": lambda x: x.float().square().sum(dim=-1),
     "rmsnorm_gate": rms_norm_gate,
     **{name: _alone(activation) for name, activation in _ACTIVATIONS.items()},
     **{f"{name}_mul": _times_half(activation) for name, activation in _ACTIVATIONS.items()},

@@ -19,6 +19,7 @@ from costmodel.ops.small_ops import SMALL_OPS, RowFormat, row_format, small_op
         ("quantise", {"out": "int8", "scales": 1}, 256 * 2 + 256 + 4),
         ("quantise", {"out": "nvfp4", "scales": 1}, 256 * 2 + 256 // 2 + 256 // 16 + 4),
         ("quantise", {"out": "fp8"}, 256 * 2 + 256),
+        ("square_sum", {}, 256 * 2 + 4),
         ("kv_write", {}, 2 * 256 * 2),
         ("kv_write", {"out": "fp8"}, 256 * 2 + 256),
         ("cast", {"out": "fp32"}, 256 * 2 + 256 * 4),

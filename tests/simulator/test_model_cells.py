@@ -208,6 +208,17 @@ def test_gemma_has_five_local_layers_to_one_global() -> None:
     ]
 
 
+def test_a_norm_over_all_heads_is_summed_on_each_rank_and_reduced() -> None:
+    """Alone a norm of queries and keys is one kernel; over ranks both are squared, summed and reduced before it."""
+    attention = load_model("minimax-m2.5").unique_blocks[0].cells[0]
+    alone, split = (attention.token_ops(parse_plan(plan), 8) for plan in ("tp1", "tp4"))
+    assert not any(isinstance(op, Elementwise) and op.op == "square_sum" for op in alone)
+    found = [(op.op, op.bytes_per_row) for op in split if isinstance(op, Elementwise) and op.op == "square_sum"]
+    assert found == [("square_sum", 12 * 128 * 2 + 4), ("square_sum", 2 * 128 * 2 + 4)]
+    kinds = [op.op if isinstance(op, Elementwise) else getattr(op, "kind", "") for op in split]
+    assert kinds[kinds.index("square_sum") :][:4] == ["square_sum", "square_sum", "all_reduce", "qk_norm"]
+
+
 def _transfers(plan: str, **choices: Any) -> list[tuple[str, int, int, int]]:
     cell = load_model("qwen3-235b-a22b").unique_blocks[0].cells[-1]
     ops = cell.token_ops(parse_plan(plan), 64, KernelChoices(**choices))

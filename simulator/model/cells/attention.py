@@ -85,7 +85,10 @@ class SelfAttention:
             ops.append(small_op("rmsnorm", rows=m, width=self.query_rank, dtype=dtype))
             ops += [*kernels.rounding(query, m), query.gemm(m)]
         if self.qk_norm == "layer" and plan.tp > 1:
-            # The two fp32 sums of squares of each token span the heads of all ranks.
+            # The two fp32 sums of squares of each token span the heads of all ranks: one kernel before they are reduced
+            # for the queries, one for the keys (vLLM ``MiniMaxText01RMSNormTP.forward_qk``).
+            widths = (heads, kv_heads) if self.has_own_kv else (heads,)
+            ops += [small_op("square_sum", rows=m, width=width * self.head_dim, dtype=dtype) for width in widths]
             ops.append(Collective(kind="all_reduce", message_bytes=8 * m, ranks=plan.tp, dtype="fp32"))
         if self.qk_norm != "none":
             ops.append(small_op("qk_norm", rows=m, width=qk_width, dtype=dtype))
