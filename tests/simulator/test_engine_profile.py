@@ -51,6 +51,7 @@ def test_a_profile_is_what_its_file_is_called(name: str) -> None:
         ("sglang-0.5", "h200-sxm", 8192, 2048),
         ("sglang-0.5", "b200", 16384, 2048),
         ("tensorrt-llm-1.0", "h100-sxm", 8192, 2048),
+        ("tensorrt-llm-1.2", "b200", 8192, 2048),
     ],
 )
 def test_limits_are_those_of_the_device_in_that_version(profile: str, device: str, tokens: int, seqs: int) -> None:

@@ -23,7 +23,7 @@ from simulator.serving import Serving
         ("vllm-0.7", "vllm-0.6"),
         ("vllm-0.18.1", "vllm-0.18"),
         ("sglang-0.9", "sglang-0.5"),
-        ("tensorrt-llm-99.2.0rc6.post3", "tensorrt-llm-1.0"),
+        ("tensorrt-llm-99.2.0rc6.post3", "tensorrt-llm-1.2"),
     ],
 )
 def test_a_version_without_a_profile_takes_the_nearest_older_one(asked: str, profile: str) -> None:
