@@ -34,6 +34,7 @@ _HOST: Final = (
     ("host.serial_step_s", 0.0, 0.2e-3, "from one step's last kernel to the next one's first: nothing is known"),
     ("host.serial_sequence_s", 5e-6, 5e-6, "from sampled tokens to the next inputs: up to 14 us of vLLM 0.10"),
     ("host.frontend_s", 6e-3, 6e-3, "client and HTTP: milliseconds"),
+    ("host.launch_s", 30e-6, 15e-6, "eager steps of vLLM 0.6 and of Llama-2-70B on H100: 30 us per op, 45 on A100"),
 )
 CONSTANTS: Final = (
     *(
@@ -47,13 +48,6 @@ CONSTANTS: Final = (
         prior=1.5e-6,
         prior_error=1.5e-6,
         source="Hugging Face tokenizers: 1 to 4 MiB of English per second",
-    ),
-    Constant(
-        key="host.launch_s",
-        engines=_ALL,
-        prior=30e-6,
-        prior_error=15e-6,
-        source="eager steps of vLLM 0.6 and of Llama-2-70B on H100: 30 us per op, 45 on A100",
     ),
     Constant(
         key="sustained_load.slowdown_frac",

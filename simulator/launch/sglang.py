@@ -19,6 +19,7 @@ from simulator.launch.shell import Flag, above_one, command
 from simulator.serving import Serving, StartedPlan
 
 _NO_CHUNKS: Final = -1
+_OWN_PREFILL_TOKENS: Final = 16384  # of --max-prefill-tokens, which ends a step of many prompts before the chunk does
 
 
 def sglang_lines(serving: Serving, start: StartedPlan) -> Iterator[str]:
@@ -48,7 +49,7 @@ def sglang_lines(serving: Serving, start: StartedPlan) -> Iterator[str]:
         ("--stream-interval", above_one(start.limits.stream_interval)),
         ("--max-running-requests", server.max_num_seqs * ranks),
         ("--chunked-prefill-size", chunk if server.enable_chunked_prefill else _NO_CHUNKS),
-        ("--max-prefill-tokens", None if server.enable_chunked_prefill else chunk),
+        ("--max-prefill-tokens", _max_prefill_tokens(start, chunk)),
         ("--mem-fraction-static", server.gpu_memory_utilization),
         ("--max-total-tokens", stated.num_gpu_blocks and stated.num_gpu_blocks * server.block_size),
         ("--page-size", server.block_size),
@@ -60,3 +61,14 @@ def sglang_lines(serving: Serving, start: StartedPlan) -> Iterator[str]:
         ("--disable-overlap-schedule", None if server.async_scheduling else True),
     ]
     yield command(f"python -m sglang.launch_server --model-path {checkpoint(serving, plan)}", flags)
+
+
+def _max_prefill_tokens(start: StartedPlan, chunk: int) -> int | None:
+    """Return the prompt tokens of a step that are stated beside the chunk; None where SGLang's own do not cut it.
+
+    It counts them for each attention rank, the chunk for all together.
+    """
+    if not start.server.enable_chunked_prefill:
+        return chunk
+    tokens = start.server.max_num_batched_tokens
+    return tokens if tokens > _OWN_PREFILL_TOKENS else None

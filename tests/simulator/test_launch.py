@@ -381,6 +381,14 @@ def test_sglang_divides_its_own_chunk_among_ranks(plan: str, chunk: int) -> None
     assert f"--chunked-prefill-size {spelt} " in launch_lines(serving, start)[-1]
 
 
+@pytest.mark.parametrize(("tokens", "stated"), [(16384, False), (32768, True)])
+def test_sglang_is_told_when_a_step_may_hold_more_than_its_own_prompt_tokens(tokens: int, stated: bool) -> None:
+    """Up to 16,384 tokens its own --max-prefill-tokens cuts no step; above, the command states it."""
+    lines = _lines(serving_of("llama-3.1-8b", "h100-sxm-1", "sglang-0.5", max_num_batched_tokens=tokens), "tp1")
+    assert f"--chunked-prefill-size {tokens}" in lines[-1]
+    assert (f"--max-prefill-tokens {tokens}" in lines[-1]) == stated
+
+
 @pytest.mark.parametrize("engine", ["vllm-0.33", "sglang-0.5", "tensorrt-llm-1.0"])
 def test_a_checkpoint_asked_for_by_its_hub_name_is_served_by_it(
     engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
