@@ -39,6 +39,7 @@ from simulator.results.metrics import summarise
 from simulator.results.objective import STATISTICS, Slo
 from simulator.results.op_breakdown import op_breakdown
 from simulator.results.run_work import run_work, work_metrics
+from simulator.results.saturation import Offered, Saturation, saturation_of
 from simulator.serving import Refusal, Serving, StartedPlan
 from simulator.steps.op_curves import IntervalEnd
 from simulator.workload.workload import Workload
@@ -64,6 +65,7 @@ class SimulatedPlan:
     engines: dict[str, str | None]
     launch: tuple[str, ...]  # shell lines that start it on the profile's engine
     interval: Mapping[str, Interval] | None = None
+    saturation: Saturation | None = None  # None where it keeps up at both ends, or they are not known
     quantile_error_frac: float | None = None  # of every quantile and of its interval's ends; None where they are exact
 
     @property
@@ -105,6 +107,7 @@ class SimulatedPlan:
             "devices": start.plan.num_devices,
             "metrics": self.metrics,
             **({} if self.interval is None else {"metrics_interval": _lists(self.interval)}),
+            **({} if self.saturation is None else {"saturation": self.saturation.to_json()}),
             **(
                 {"approximate": {"relative_error_frac": self.quantile_error_frac, "metrics": list(self.approximate)}}
                 if self.approximate
@@ -221,7 +224,9 @@ def with_interval(serving: Serving, result: SimulatedPlan, workload: Workload, s
     ends: tuple[IntervalEnd, IntervalEnd] = ("low", "high")
     runs = [_measure(serving, start, _run(start, workload, end), slo, end) for end in ends]
     frac = start.compiled.spread.first_token_frac
-    return replace(result, interval=metric_intervals([result.metrics, *runs], first_token_frac=frac))
+    every = [result.metrics, *runs]
+    interval = metric_intervals(every, first_token_frac=frac)
+    return replace(result, interval=interval, saturation=saturation_of(every, interval, Offered.of(workload)))
 
 
 def _run(start: StartedPlan, workload: Workload, end: IntervalEnd, *, log: bool = False) -> EngineResult:

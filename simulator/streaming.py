@@ -26,6 +26,7 @@ from simulator.results.log_histogram import RELATIVE_ERROR
 from simulator.results.metrics import StreamedMetrics
 from simulator.results.objective import Slo
 from simulator.results.op_breakdown import op_breakdown
+from simulator.results.saturation import Offered, saturation_of
 from simulator.serving import Serving, StartedPlan
 from simulator.simulate import SimulatedPlan, work_figures
 from simulator.steps.op_curves import IntervalEnd
@@ -79,12 +80,15 @@ def replay_stream(
         for found, end in zip(measured, _ENDS, strict=True)
     ]
     figures[0]["breakdown_ops"] = op_breakdown(start.compiled, measured[0].last)
+    offered = Offered(waits=False, span_s=measured[0].arrival_span_s)
+    interval = metric_intervals(figures, first_token_frac=frac)
     return SimulatedPlan(
         start=start,
         metrics=figures[0],
         run=None,
         engines=engines_for(serving.model, start.plan, serving.cluster.device, serving.profile),
         launch=launch_lines(serving, start),
-        interval=metric_intervals(figures, first_token_frac=frac),
+        interval=interval,
+        saturation=saturation_of(figures, interval, offered),
         quantile_error_frac=RELATIVE_ERROR,
     )

@@ -30,6 +30,7 @@ from simulator.results.metrics import Distribution, summarise
 from simulator.results.objective import Slo
 from simulator.results.op_breakdown import op_breakdown
 from simulator.results.run_work import RunWork, run_work, work_metrics
+from simulator.results.saturation import Offered, Saturation, saturation_of
 from simulator.serving import Refusal, Serving, StartedPlan
 from simulator.simulate import limits_facts, memory_facts
 from simulator.steps.op_curves import IntervalEnd
@@ -75,6 +76,7 @@ class PoolsResult:
     engines: dict[str, str | None]
     launch: tuple[str, ...]
     interval: Mapping[str, Interval] | None = None
+    saturation: Saturation | None = None
 
     @property
     def plan(self) -> PoolPlan:
@@ -106,6 +108,7 @@ class PoolsResult:
             "devices": self.plan.num_devices,
             "metrics": self.metrics,
             **({"metrics_interval": interval} if interval else {}),
+            **({} if self.saturation is None else {"saturation": self.saturation.to_json()}),
             "limits": {name: limits_facts(start) for name, start in pools.items()},
             "memory": {name: memory_facts(start) for name, start in pools.items()},
             "engines": self.engines,
@@ -145,7 +148,9 @@ def with_pools_interval(
     ends: tuple[IntervalEnd, IntervalEnd] = ("low", "high")
     runs = [_measure(serving, result.starts, workload, slo, end)[0] for end in ends]
     frac = result.starts.prefill.compiled.spread.first_token_frac
-    return replace(result, interval=metric_intervals([result.metrics, *runs], first_token_frac=frac))
+    every = [result.metrics, *runs]
+    interval = metric_intervals(every, first_token_frac=frac)
+    return replace(result, interval=interval, saturation=saturation_of(every, interval, Offered.of(workload)))
 
 
 def kv_bytes_per_token(model: ModelSpec, plan: PoolPlan, profile: EngineProfile) -> float:

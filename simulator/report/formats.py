@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from simulator.results.objective import STATISTICS
+from simulator.results.saturation import Saturation
 
 Format = Callable[[float | None], str]
 
@@ -118,3 +119,11 @@ def rendered(table: Table) -> str:
     buffer = io.StringIO()
     Console(file=buffer, width=1000, no_color=True).print(table)
     return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip("\n").split("\n"))
+
+
+def saturation_line(found: Saturation) -> str:
+    """Say how a plan stands to its load, in one line."""
+    between = f"between {duration(found.low)} and {duration(found.high)} of mean TTFT"
+    if found.verdict == "overloaded":
+        return f"overloaded: requests wait longer and longer at both ends of the step times' interval, {between}"
+    return f"near saturation, {between}: it keeps up at one end of its step times' interval and not at the other"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 
-from simulator.report.formats import counted, duration, form_of, rendered, spread, start_lines
+from simulator.report.formats import counted, duration, form_of, rendered, saturation_line, spread, start_lines
 from simulator.results.objective import STATISTICS
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def plan_table(result: "Outcome") -> str:
     sections |= {"limits": facts["limits"], "memory": facts["memory"]}
     sections["runs on"] = {engine: reason or "yes" for engine, reason in result.engines.items()}
     lines = [f"plan {result.plan} on {counted(result.plan.num_devices, 'device')}", "", rendered(table)]
+    if result.saturation is not None:
+        lines.append(saturation_line(result.saturation))
     if "approximate" in facts:
         lines.append(f"streamed: p50 to p99 are within {100 * facts['approximate']['relative_error_frac']:g} %")
     for name, values in sections.items():

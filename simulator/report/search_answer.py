@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from simulator.report.formats import counted, duration, form_of, spread, start_lines, title
+from simulator.report.formats import counted, duration, form_of, saturation_line, spread, start_lines, title
 from simulator.results.metrics import RequestSlo
 from simulator.results.objective import mean_parts_s, read_metric
 
@@ -58,6 +58,8 @@ def _columns(found: "SearchResult", best: "Outcome") -> dict[str, Column]:
     heads: dict[str, Column] = {title(aim): _metric(aim)}
     if aim in (best.interval or {}):
         heads["90 % interval"] = lambda result, _: spread((result.interval or {}).get(aim), form_of(aim))
+    if any(result.saturation for result in [*found.ranked, *(result for result, _ in found.breaking)]):
+        heads["load"] = lambda result, _: result.saturation.verdict if result.saturation else ""
     heads["vs best"] = lambda result, _: _difference(result, best, aim)
     if aim.startswith(("e2e_s.", "ttft_s.")):
         heads["loses in"] = lambda result, _: _slowest_part(result, best, _PARTS[aim.split(".")[0]])
@@ -127,6 +129,11 @@ def answer_lines(found: "SearchResult") -> list[str]:
         line += f" (90 % interval {spread(own, form)})"
     parts = ", ".join(f"{duration(seconds)} {part}" for part, seconds in mean_parts_s(best.metrics).items())
     lines = [line, f"mean request: {parts}", f"runs on: {', '.join(runs) or 'no engine'}"]
+    if best.saturation is not None:
+        lines.insert(1, saturation_line(best.saturation))
+        safe = next((result for result in found.ranked if result.interval is not None and not result.saturation), None)
+        if safe is not None:
+            lines.insert(2, f"best plan that keeps up at both ends: {safe.plan}")
     rejected: Mapping[str, int] = best.metrics["rejected"]
     lines += [f"requests {reason}: {count:,} of {best.metrics['requests']:,}" for reason, count in rejected.items()]
     close = [

@@ -147,6 +147,7 @@ class _Counts:
     output_tokens: int = 0
     hit_tokens: int = 0
     first_arrival_ps: int | None = None
+    last_arrival_ps: int = 0
     last_finish_ps: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
 
@@ -162,6 +163,7 @@ class _Counts:
         if chosen.any():
             first = int(result.arrival_ps[chosen].min())
             self.first_arrival_ps = first if self.first_arrival_ps is None else min(first, self.first_arrival_ps)
+            self.last_arrival_ps = max(self.last_arrival_ps, int(result.arrival_ps[chosen].max()))
             self.last_finish_ps = max(self.last_finish_ps, int(result.finish_ps[chosen].max()))
         for reason, count in result.rejections(measured_only=True).items():
             self.rejected[reason] = self.rejected.get(reason, 0) + count
@@ -211,6 +213,14 @@ class StreamedMetrics:
     def output_tokens(self) -> int:
         """Tokens of all answers so far."""
         return self._counts.output_tokens
+
+    @property
+    def arrival_span_s(self) -> float:
+        """From the first answered request's sending to the last one's."""
+        counts = self._counts
+        return (
+            0.0 if counts.first_arrival_ps is None else (counts.last_arrival_ps - counts.first_arrival_ps) * _S_PER_PS
+        )
 
     @property
     def last(self) -> EngineResult:
