@@ -68,8 +68,11 @@ def interpolate(knots: Ints, count: int, values: Ints, x: int) -> int:
 
 
 @kernel
-def prefill_cost(costs: Costs, stage: int, tokens: int, pairs: int, reads: int) -> int:
-    """Attention of prefill chunks of ``tokens`` in ps: the slower of arithmetic and KV reads, then the expansion."""
+def prefill_cost(costs: Costs, stage: int, tokens: int, pairs: int, reads: int, decodes: int) -> int:
+    """Attention of prefill chunks of ``tokens`` in ps: the slower of arithmetic and KV reads, then the expansion.
+
+    Beside ``decodes`` sequences they save a kernel's start where one kernel runs both.
+    """
     if pairs == 0:
         return 0
     count = costs.num_pair_knots
@@ -80,7 +83,10 @@ def prefill_cost(costs: Costs, stage: int, tokens: int, pairs: int, reads: int) 
     read = interpolate(list_at(costs, costs.read_knots), count, values, reads)
     count = costs.num_context_knots
     values = list_at(costs, costs.context + stage * count)
-    return max(work, read) + interpolate(list_at(costs, costs.context_knots), count, values, reads - tokens)
+    attention = max(work, read)
+    if decodes > 0:
+        attention = max(0, attention - list_at(costs, costs.attention_start)[stage])
+    return attention + interpolate(list_at(costs, costs.context_knots), count, values, reads - tokens)
 
 
 @kernel

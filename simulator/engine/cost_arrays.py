@@ -39,6 +39,7 @@ def cost_arrays(tables: StepTables, limits: EngineLimits) -> Costs:
         ("reads", tables.prefill_kv_ps),
         ("context_knots", tables.context_knots),
         ("context", tables.context_ps),
+        ("attention_start", tables.attention_start_ps),
         ("acceptance", _acceptance_bounds(limits)),
     ):
         fields[field] = size

@@ -28,6 +28,7 @@ class Costs(Record):
     context_knots: int
     num_context_knots: int
     context: int
+    attention_start: int  # per stage: what chunks save where one kernel runs them with the decoding sequences
     acceptance: int  # bounds for a draw below 2^62: the i-th draft counts if the draw is below the i-th bound
     pooled: int  # part of a token table that works on the tokens of all attention-data ranks
     padded_mixed: int  # ranks are padded to the most tokens of any up to here, in steps with prefill

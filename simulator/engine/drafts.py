@@ -117,7 +117,7 @@ def launch_with_drafts(state: State, costs: Costs, rep: Replica) -> None:
     token_ps = token_cost(costs, 0, queries + planned.tokens, planned.prefills)
     sample_ps = sample_cost(costs, 0, queries + planned.prefills)
     draft_ps = state.draft_step_ps
-    attention = prefill_cost(costs, 0, planned.tokens, planned.pairs, planned.reads) << FRACTION_BITS
+    attention = prefill_cost(costs, 0, planned.tokens, planned.pairs, planned.reads, batch) << FRACTION_BITS
     attention += _attention(state, costs, rep)
     device = ((token_ps + sample_ps + draft_ps) << FRACTION_BITS) + attention
     start, end = run_on_device(state, rep, device, batch + planned.prefills)

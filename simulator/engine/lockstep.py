@@ -66,7 +66,7 @@ def _own_work(state: State, costs: Costs, rep: Replica) -> tuple[int, int]:
     planned = rep.planned
     batch = planned.decodes
     rows = batch + planned.prefills
-    attention = prefill_cost(costs, 0, planned.tokens, planned.pairs, planned.reads)
+    attention = prefill_cost(costs, 0, planned.tokens, planned.pairs, planned.reads, batch)
     attention <<= FRACTION_BITS
     if batch > 0:
         attention += decode_attention(state, costs, group(state, rep.first_group), 0)

@@ -91,7 +91,7 @@ def launch_stages(state: State, costs: Costs, rep: Replica, grp: Group) -> None:
     for stage in range(state.stages):
         token_ps = token_cost(costs, stage, tokens, planned.prefills)
         sample_ps = sample_cost(costs, stage, rows)
-        attention = prefill_cost(costs, stage, planned.tokens, planned.pairs, planned.reads) << FRACTION_BITS
+        attention = prefill_cost(costs, stage, planned.tokens, planned.pairs, planned.reads, batch) << FRACTION_BITS
         if batch > 0:
             attention += decode_attention(state, costs, grp, stage)
         duration = token_ps + sample_ps + ((attention + FRACTION_MASK) >> FRACTION_BITS)

@@ -195,7 +195,7 @@ def launch(state: State, costs: Costs, rep: Replica, grp: Group) -> None:
     rows = batch + planned.prefills
     token_ps = token_cost(costs, 0, batch + planned.tokens, planned.prefills)
     sample_ps = sample_cost(costs, 0, rows)
-    attention = prefill_cost(costs, 0, planned.tokens, planned.pairs, planned.reads) << FRACTION_BITS
+    attention = prefill_cost(costs, 0, planned.tokens, planned.pairs, planned.reads, batch) << FRACTION_BITS
     if batch > 0:
         attention += decode_attention(state, costs, grp, 0)
     start, end = run_on_device(state, rep, ((token_ps + sample_ps) << FRACTION_BITS) + attention, rows)

@@ -60,6 +60,8 @@ class FusedKernels(ProfileSection):
     # from that hidden width on.
     norm_in_all_reduce_bytes: Annotated[int, Field(ge=0, le=2**30)] = 0
     norm_in_all_reduce: dict[str, Count] = Field(default_factory=dict)
+    # Kinds of devices on which one call attends for prompts and decoding sequences alike, latent attention excepted.
+    joint_attention: list[str] = Field(default_factory=list)
     rope_writes_kv: bool = False  # one kernel rotates queries and keys and writes keys and values
     source: Source
 

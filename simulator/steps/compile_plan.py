@@ -58,6 +58,7 @@ class CompiledPlan:
     shape: StepShape
     profile: EngineProfile
     window_tokens: int
+    has_joint_attention: bool  # one kernel attends for chunks and decoding sequences alike
     spread: Spread  # of servers, what stands in for another included
     padded_tokens: I64  # [max_num_batched_tokens + 1]: tokens a captured step of T tokens really runs with
 
@@ -111,6 +112,13 @@ class CompiledPlan:
             prefill_pair_ps=np.stack([_to_ps(curve) for curve in seconds("prefill")]),
             prefill_kv_knots=knots.reads,
             prefill_kv_ps=np.stack([_to_ps(curve) for curve in seconds("reads")]),
+            # What attention takes over next to nothing.
+            attention_start_ps=_to_ps(
+                np.array(
+                    [min(curve[0] for curve in both) for both in zip(seconds("prefill"), seconds("reads"), strict=True)]
+                )
+                * self.has_joint_attention
+            ),
             context_knots=knots.reads,
             context_ps=np.stack([_dense(knots.reads, knots.reads, curve) for curve in seconds("context")]),
             host_step_ps=round(float(constant_s(host.step_s, error_of(host.step_s))) * _PS_PER_S),
@@ -200,6 +208,8 @@ def compile_plan(
         shape=shape,
         profile=profile,
         window_tokens=window,
+        has_joint_attention=curves.costs.cluster.device.architecture in profile.kernels.joint_attention
+        and not any(call.context_gemm for block in model.unique_blocks for call in block.attention(plan)),
         spread=spread,
         padded_tokens=padded_tokens(profile, shape),
     )

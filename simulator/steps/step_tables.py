@@ -13,8 +13,9 @@ the end of each chunk, and S every token of a decode and one row of each chunk: 
 prompt as well. ``decode`` interpolates linearly in K
 between its knots for every B, and linearly in B between its knots; ``windowed`` does the same for the sliding-window
 layers over Kw = sum of min(kv, window); ``prefill`` is max(pairs(W), reads(V)) + context(C), piecewise linear in each,
-where C is the part of V that was cached before the step: latent attention must expand it to keys and values. CUDA-graph
-padding is already inside the token tables. Attention-data ranks pool their tokens for the experts: see
+where C is the part of V that was cached before the step: latent attention must expand it to keys and values. Where one
+kernel attends for chunks and decoding sequences alike, chunks save its start (``attention_start``) if both are there.
+CUDA-graph padding is already inside the token tables. Attention-data ranks pool their tokens for the experts: see
 ``simulator.engine.lockstep``. The host needs ``host_step + host_seq * (sequences in the step)``: a floor
 under the step when scheduling is asynchronous, an addend when it is not; what it does between two steps in any case is
 inside ``sample``.
@@ -49,6 +50,7 @@ class StepTables:
     prefill_kv_knots: I64  # [nv], ascending, first 0
     prefill_kv_ps: I64  # [stages, nv]
     context_knots: I64  # [nc], ascending, first 0
+    attention_start_ps: I64  # [stages]: what chunks save beside decoding sequences; zeros where kernels are two
     context_ps: I64  # [stages, nc], first column 0: expanding cached latent KV; zeros where keys are cached as such
     host_step_ps: int
     host_seq_ps: int
@@ -72,6 +74,7 @@ def linear_tables(
     decode_kv_ps: int = 0,
     pair_ps: int = 0,
     kv_read_ps: int = 0,
+    attention_start_ps: int = 0,
     context_kv_ps: int = 0,
     windowed_kv_ps: int = 0,
     window_tokens: int = 0,
@@ -119,6 +122,7 @@ def linear_tables(
         prefill_pair_ps=np.tile(line * pair_ps, (stages, 1)),
         prefill_kv_knots=line,
         prefill_kv_ps=np.tile(line * kv_read_ps, (stages, 1)),
+        attention_start_ps=np.full(stages, attention_start_ps, dtype=np.int64),
         context_knots=line,
         context_ps=np.tile(line * context_kv_ps, (stages, 1)),
         host_step_ps=host_step_ps,

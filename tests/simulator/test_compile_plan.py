@@ -237,3 +237,11 @@ def test_host_time_is_serial_or_beside_the_device() -> None:
     serial_us = (tables.sample_ps - alone.sample_ps)[0, [0, 1, 100]] / 1e6
     assert serial_us == pytest.approx([0.0, 304.0, 700.0], abs=1e-3)
     assert (tables.host_step_ps, tables.host_seq_ps) == (10**9, 2 * 10**6)
+
+
+def test_chunks_save_a_kernels_start_where_one_call_attends_for_all() -> None:
+    """FlashAttention's one call saves what attention takes over nothing; latent attention and other versions do not."""
+    tables = _compile("llama-3.1-8b", "tp1", "vllm-0.15").tables()
+    assert tables.attention_start_ps[0] == min(tables.prefill_pair_ps[0, 0], tables.prefill_kv_ps[0, 0]) > 0
+    for model, plan, profile in (("llama-3.1-8b", "tp1", "vllm-0.6"), ("deepseek-v3", "tp8", "vllm-0.15")):
+        assert _compile(model, plan, profile).tables().attention_start_ps.tolist() == [0]

@@ -400,10 +400,11 @@ class Reference:
         pairs = sum(sum(range(r.computed - n + 1, r.computed + 1)) for r, n in prefills)
         reads = sum(r.computed for r, _ in prefills)
         if prefills:
-            ps += max(
+            chunks = max(
                 line(tables.prefill_pair_knots, tables.prefill_pair_ps[0], pairs),
                 line(tables.prefill_kv_knots, tables.prefill_kv_ps[0], reads),
             )
+            ps += max(0, chunks - (int(tables.attention_start_ps[0]) if decodes else 0))
             cached = sum(r.computed - n for r, n in prefills)
             ps += line(tables.context_knots, tables.context_ps[0], cached)
         ticks = ps * Q
@@ -493,6 +494,7 @@ def random_case(seed: int) -> tuple[StepTables, EngineLimits, Workload]:
         pair_ps=int(rng.integers(0, 9)),
         kv_read_ps=int(rng.integers(0, 9)),
         context_kv_ps=int(rng.integers(0, 9)),
+        attention_start_ps=int(rng.choice([0, 300])),
         windowed_kv_ps=int(rng.integers(0, 60)),
         window_tokens=window,
         kv_knots=(0, 37, 150, 400, 100_000),
