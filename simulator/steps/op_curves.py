@@ -109,6 +109,8 @@ class OpCurves:
             # MXFP8 beside MXFP4 is a choice of kernels: where none of it was measured, what was is the better answer.
             return self.price(other) if getattr(op, "dtype", "") == MXFP4_MXFP8 else curve
         bound = self.price(other)
+        if not np.any(bound.latency_s < curve.latency_s):
+            return curve
         for rounding in added_rounding(
             op, other, includes_rounding=self.costs.includes_quantise(getattr(op, "dtype", ""))
         ):
