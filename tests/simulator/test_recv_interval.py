@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from cluster_specs.errors import UserError
 from simulator.engine.run import run_replicas
+from simulator.engine.stream import run_stream
 from simulator.launch import launch_lines
 from simulator.plan.plan import parse_plan
 from simulator.serving import Refusal
@@ -14,6 +16,8 @@ from simulator.workload.parse import parse_workload
 from tests.simulator.deployments import serving_of, start_of
 from tests.simulator.test_engine_policies import LIMITS, serve, steps
 from tests.simulator.test_engine_reference import check_leaps, random_case
+from tests.simulator.test_engine_stream import LIMITS as STREAMED
+from tests.simulator.test_engine_stream import TABLES, arrivals, split
 
 _SGLANG = replace(LIMITS, policy="sglang", scheduler_recv_interval=5)
 _CHAT = parse_workload("chat-synthetic", limit=20)
@@ -51,6 +55,16 @@ def test_leaps_end_at_looks(interval: int) -> None:
         leapt, stepped = run_replicas(tables, own, half), run_replicas(tables, own, half, leap=False)
         assert leapt.finish_ps.tolist() == stepped.finish_ps.tolist()
         assert leapt.status.tolist() == stepped.status.tolist()
+
+
+def test_parts_of_a_stream_keep_who_is_not_seen_yet() -> None:
+    """A workload served in parts gives the times of the whole, cut where requests wait to be seen."""
+    limits = replace(STREAMED, policy="sglang", scheduler_recv_interval=9)
+    whole = run_replicas(TABLES, limits, arrivals(400), dp=2)
+    parts = list(run_stream(TABLES, limits, split(arrivals(400), 7), dp=2))
+    index = np.concatenate([np.zeros(0, np.int64) if part.index is None else part.index for part in parts])
+    finished = np.concatenate([part.finish_ps for part in parts])
+    assert finished[np.argsort(index)].tolist() == whole.finish_ps.tolist()
 
 
 def test_the_option_reaches_limits_and_command() -> None:
