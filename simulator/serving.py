@@ -3,7 +3,7 @@
 `Serving` is what stays the same while plans vary, so that everything plans share (priced op curves) is computed once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
 from math import ceil, hypot
 
@@ -49,12 +49,12 @@ class StartedPlan:
     frontend_gap_error_s: float = 0.0  # and of ``limits.frontend_gap_s``
     notes: tuple[str, ...] = ()  # what was changed so that it starts
 
-    def limits_at(self, end: IntervalEnd, only: str | None = None) -> EngineLimits:
+    def limits_at(self, end: IntervalEnd, only: Container[str] | None = None) -> EngineLimits:
         """Return the limits where what the engine's constants say of them is at an end: frontend and KV blocks.
 
         Fewer blocks go with slower steps. ``only``: see `step_ends`.
         """
-        if end == "middle" or only not in {None, ENGINE}:
+        if end == "middle" or not (only is None or ENGINE in only):
             return self.limits
         sign, limits = (-1 if end == "low" else 1), self.limits
         one_request = min(limits.num_gpu_blocks, ceil(limits.max_model_len / limits.block_size))

@@ -15,7 +15,7 @@ In a notebook::
     print(result.metrics["ttft_s"]["p99"], result.interval["ttft_s.p99"])
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -229,10 +229,24 @@ def with_interval(serving: Serving, result: SimulatedPlan, workload: Workload, s
     return replace(result, interval=interval, saturation=saturation_of(every, interval, Offered.of(workload)))
 
 
-def _run(start: StartedPlan, workload: Workload, end: IntervalEnd, *, log: bool = False) -> EngineResult:
-    tables, plan = start.compiled.tables(end), start.plan
+def slowed(
+    start: StartedPlan, workload: Workload, slo: Slo | None = None, *, only: Container[str] | None = None
+) -> dict[str, Any]:
+    """Return what a client would measure with some sources of error alone at their slow ends (`step_ends`)."""
+    return summarise(_run(start, workload, "high", only=only), (slo or Slo()).per_request).to_json()
+
+
+def _run(
+    start: StartedPlan,
+    workload: Workload,
+    end: IntervalEnd,
+    *,
+    only: Container[str] | None = None,
+    log: bool = False,
+) -> EngineResult:
+    tables, limits, plan = start.compiled.tables(end, only), start.limits_at(end, only), start.plan
     return run_replicas(
-        tables, start.limits_at(end), workload, dp=plan.dp, attention_dp=plan.attention_dp, router=start.router, log=log
+        tables, limits, workload, dp=plan.dp, attention_dp=plan.attention_dp, router=start.router, log=log
     )
 
 

@@ -26,6 +26,9 @@ _NOBODY: Final = "(default)"
 def engines(context: click.Context, /, name: str | None, as_json: bool, as_toml: bool) -> None:
     """List bundled engine profiles, or show the profile NAME (bundled, or a TOML path).
 
+    For a version of an engine that has no profile, such as vllm-0.40, the nearest older one stands in, with wider
+    intervals: a note says so, here and wherever `--engine` takes it.
+
     Shown is every value, after inheritance, with the profile that states it (or "(default)", where none does) and the
     sources of each table. A file is checked as `--engine` checks it.
     """
@@ -39,6 +42,7 @@ def engines(context: click.Context, /, name: str | None, as_json: bool, as_toml:
     if as_json:
         refuse_given(context, "as_toml", because="--json prints the profile another way")
     profile, merged = _load(name)
+    _say_what_stands_in(name)
     if as_toml:
         click.echo(_toml(profile, merged), nl=False)
     else:
@@ -46,11 +50,22 @@ def engines(context: click.Context, /, name: str | None, as_json: bool, as_toml:
 
 
 def _load(name: str) -> "tuple[EngineProfile, MergedProfile]":
+    from simulator.engine_profiles.bundled_profiles import is_path, profile_for
     from simulator.engine_profiles.engine_profile import check_profile
     from simulator.engine_profiles.inheritance import merge_profile
 
-    merged = merge_profile(name)
+    merged = merge_profile(name if is_path(name) else profile_for(name))
     return check_profile(merged), merged
+
+
+def _say_what_stands_in(name: str) -> None:
+    from simulator.engine_profiles.engine_profile import load_profile
+    from simulator.feasible.stand_ins import stand_in_version
+
+    profile = load_profile(name)
+    found = stand_in_version(profile)
+    if found is not None:
+        click.echo(found.note(profile.spread), err=True)
 
 
 def _bundled() -> "list[tuple[EngineProfile, MergedProfile]]":

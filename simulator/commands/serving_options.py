@@ -41,7 +41,7 @@ engine_option = click.option(
     "--engine",
     default=DEFAULT_PROFILE,
     metavar="NAME|TOML",
-    help="Engine profile, bundled or a file (`apex engines`).",
+    help="Engine profile, bundled or a file (`apex engines`), or a newer version.",
 )
 
 _OPTIONS = (

@@ -40,14 +40,20 @@ class StandIn:
         return f"{self.what}: intervals are wider by {steps:.3g} % of a step and {first:.3g} % of TTFT, in quadrature"
 
 
+def stand_in_version(profile: EngineProfile) -> StandIn | None:
+    """Return the profile as what stands in for the version asked for; None where that has a profile."""
+    asked = profile.stands_in_for
+    if asked is None:
+        return None
+    if is_patch(asked, profile.release):
+        return StandIn(key=None, what=f"{asked} is a release of {profile.name}")
+    return StandIn(key="other_version", what=f"{asked} has no profile, {profile.name} stands in")
+
+
 def stand_ins(profile: EngineProfile, frameworks: Iterable[str]) -> list[StandIn]:
     """Return what stands in; ``frameworks`` are those whose kernels the prices were measured on, none if none was."""
-    found = []
-    asked = profile.stands_in_for
-    if asked is not None and is_patch(asked, profile.release):
-        found.append(StandIn(key=None, what=f"{asked} is a release of {profile.name}"))
-    elif asked is not None:
-        found.append(StandIn(key="other_version", what=f"{asked} has no profile, {profile.name} stands in"))
+    version = stand_in_version(profile)
+    found = [] if version is None else [version]
     measured = set(frameworks)
     if not measured:
         found.append(StandIn(key="unmeasured_device", what="no op of the device was measured"))

@@ -4,13 +4,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from simulator.report.formats import counted, duration, form_of, saturation_line, spread, start_lines, title
+from simulator.report.formats import counted, duration, form_of, saturation_line, share, spread, start_lines, title
 from simulator.results.metrics import RequestSlo
 from simulator.results.objective import mean_parts_s, read_metric
 
 if TYPE_CHECKING:
     from simulator.pools.layouts import Outcome
     from simulator.results.objective import Limit
+    from simulator.search.paired import Versus
     from simulator.search.search import SearchResult
     from simulator.serving import Refusal, Serving
     from simulator.workload.workload import Workload
@@ -136,18 +137,38 @@ def answer_lines(found: "SearchResult") -> list[str]:
             lines.insert(2, f"best plan that keeps up at both ends: {safe.plan}")
     rejected: Mapping[str, int] = best.metrics["rejected"]
     lines += [f"requests {reason}: {count:,} of {best.metrics['requests']:,}" for reason, count in rejected.items()]
+    lines += [_against(best, result, found) for result in found.ranked[1:] if str(result.plan) in found.versus_best]
     close = [
         str(result.plan)
         for result in found.ranked[1:]
-        if own is not None and (other := (result.interval or {}).get(aim)) and other[0] <= own[1] and own[0] <= other[1]
+        if own is not None
+        and (other := (result.interval or {}).get(aim))
+        and other[0] <= own[1]
+        and own[0] <= other[1]
+        and not _is_told_apart(found.versus_best.get(str(result.plan)))
     ]
     if best.metrics.get("sustainable_is_short"):
         lines.append("the trace is short for this: at that rate it lasts less than twenty mean requests")
     if aim.startswith("energy_") and own is not None:
         lines.append("energy: the interval is that of the step times; the power model's own error is not in it")
     if close:
-        lines.append(f"not told apart from it by their intervals: {', '.join(close)}")
+        lines.append(f"not told apart from it: {', '.join(close)}")
     return [*lines, *start_lines(best.launch)]
+
+
+def _against(best: "Outcome", other: "Outcome", found: "SearchResult") -> str:
+    """Say how sure it is that the best plan beats another, what is wrong with both left out."""
+    known = found.versus_best[str(other.plan)]
+    return (
+        f"against {other.plan}: {title(known.metric)} there is {known.ratio:.3g} times as much "
+        f"(90 % interval {known.ratio_low:.3g} to {known.ratio_high:.3g}), "
+        f"{best.plan} is better with a probability of {share(known.best_is_better_frac)}"
+    )
+
+
+def _is_told_apart(known: "Versus | None") -> bool:
+    """Whether the interval of the ratio of two plans leaves no doubt which is better."""
+    return known is not None and not known.ratio_low <= 1 <= known.ratio_high
 
 
 def _closest(found: "SearchResult") -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from simulator.engine.result import EngineResult, over_replicas
 from simulator.results.mean_step import Quantity, StageTotals, StepCounts, stage_totals
-from simulator.steps.compile_plan import CompiledPlan, StageSums
+from simulator.steps.compile_plan import CompiledPlan
 from simulator.steps.op_curves import StepSum
 
 _HOST: Final = "host"
@@ -61,7 +61,7 @@ def _op_totals(compiled: CompiledPlan, counts: StepCounts) -> dict[str, StageTot
     """Seconds per op label at the mean steps, by table, summed over stages."""
     by_op: dict[str, StageTotals] = {}
     for stage in compiled.stages:
-        for name in _labels(stage):
+        for name in stage.labels():
             seconds = stage_totals(stage, compiled.knots, counts, _of_label(name))
             by_op[name] = by_op[name] + seconds if name in by_op else seconds
     return by_op
@@ -111,12 +111,6 @@ def _attention_weights(by_op: Mapping[str, StageTotals]) -> Seconds:
         name: total.decode + (total.prefill if is_compute_bound else total.reads) + total.context
         for name, total in by_op.items()
     }
-
-
-def _labels(stage: StageSums) -> list[str]:
-    attention = (stage.decode, stage.windowed, stage.prefill, stage.reads, stage.context)
-    sums = (stage.tokens, stage.scans, stage.samples, stage.sends, *attention)
-    return list(dict.fromkeys(name for total in sums for name in total.by_label))
 
 
 def _of_label(name: str) -> Quantity:

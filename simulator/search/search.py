@@ -1,8 +1,8 @@
 """Every plan of a model on a cluster, judged by replaying the workload on each: refused with a reason, or ranked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
@@ -16,8 +16,12 @@ from simulator.pools.pool_space import enumerate_pools
 from simulator.results.objective import SUSTAINABLE_RATE, Limit, Objective, Slo, read_metric
 from simulator.search.capacity import check_capacity, find_capacity
 from simulator.search.fan_out import run_all
+from simulator.search.paired import Versus, effects, versus
 from simulator.serving import Refusal, Serving
+from simulator.simulate import SimulatedPlan
 from simulator.workload.workload import Workload
+
+_RIVALS: Final = 3  # plans that are compared with the best one: each replays the workload half a dozen times
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,9 @@ class SearchResult:
     slo: Slo
     inputs: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # what was decided for the user, and what prices rest on
+    versus_best: Mapping[str, Versus] = field(
+        default_factory=dict
+    )  # by plan: next ones that intervals do not tell apart
 
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame of every plan; its columns are those of ``simulator.outputs.plans``."""
@@ -53,11 +60,15 @@ class SearchResult:
                 "simulated": simulated,
             },
             "plans": [
-                *({**result.to_json(), "breaks": []} for result in self.ranked),
+                *({**result.to_json(), **self._compared(result), "breaks": []} for result in self.ranked),
                 *({**result.to_json(), "breaks": [str(limit) for limit in limits]} for result, limits in self.breaking),
             ],
             "rejected": [{"plan": str(refusal.plan), "reason": refusal.reason} for refusal in self.refused],
         }
+
+    def _compared(self, result: Outcome) -> dict[str, Any]:
+        found = self.versus_best.get(str(result.plan))
+        return {} if found is None else {"versus_best": found.to_json()}
 
 
 def search(
@@ -165,7 +176,10 @@ def with_intervals(
     first: int,
     threads: int | None = None,
 ) -> SearchResult:
-    """Add the intervals of their metrics to the ``first`` plans, in the order of the ranking, breaking ones last."""
+    """Add the intervals of their metrics to the ``first`` plans, in the order of the ranking, breaking ones last.
+
+    The best plan is compared with the next ones whose intervals overlap its own, by what both are off by together.
+    """
     left = max(0, first - len(found.ranked))
     shown = [*found.ranked[:first], *(result for result, _ in found.breaking[:left])]
 
@@ -179,12 +193,41 @@ def with_intervals(
     ranked, breaking = known[: len(found.ranked)], known[len(found.ranked) :]
     return replace(
         found,
+        versus_best=_versus_best(ranked, workload, found.objective, slo, threads=threads),
         ranked=(*ranked, *found.ranked[len(ranked) :]),
         breaking=(
             *((result, limits) for result, (_, limits) in zip(breaking, found.breaking[:left], strict=True)),
             *found.breaking[left:],
         ),
     )
+
+
+def _versus_best(
+    ranked: Sequence[Outcome], workload: Workload, objective: Objective, slo: Slo | None, *, threads: int | None
+) -> dict[str, Versus]:
+    """Compare the first plan with the next ones that its interval does not tell from it, by plan."""
+    if not ranked or not isinstance(best := ranked[0], SimulatedPlan):
+        return {}
+    own = (best.interval or {}).get(objective.path)
+    rivals = [
+        result
+        for result in ranked[1:]
+        if isinstance(result, SimulatedPlan)
+        and result.metrics["finished"] == best.metrics["finished"]
+        and own is not None
+        and (other := (result.interval or {}).get(objective.path)) is not None
+        and other[0] <= own[1]
+        and own[0] <= other[1]
+    ][:_RIVALS]
+    if not rivals:
+        return {}
+    known = run_all(lambda plan: effects(plan, workload, objective.path, slo), [best, *rivals], threads=threads)
+    ours = known[0]
+    return {
+        str(rival.plan): versus(ours, theirs, objective)
+        for rival, theirs in zip(rivals, known[1:], strict=True)
+        if ours is not None and theirs is not None
+    }
 
 
 def smallest_cluster(serving: Serving, workload: Workload) -> Plan | None:

@@ -5,6 +5,7 @@ knots above them; attention keeps its own variables (see ``simulator.steps.step_
 blocks' curves times their counts, so a trillion-parameter model costs no more to compile than a small one.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -48,6 +49,12 @@ class StageSums:
     all_reduces: int  # calls per step
     launches: int  # kernels the host starts one by one in a step that runs without a graph
 
+    def labels(self) -> list[str]:
+        """Return the labels of the ops a step of this stage may run, each once."""
+        attention = (self.decode, self.windowed, self.prefill, self.reads, self.context)
+        sums = (self.tokens, self.scans, self.samples, self.sends, *attention)
+        return list(dict.fromkeys(name for total in sums for name in total.by_label))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledPlan:
@@ -62,14 +69,14 @@ class CompiledPlan:
     spread: Spread  # of servers, what stands in for another included
     padded_tokens: I64  # [max_num_batched_tokens + 1]: tokens a captured step of T tokens really runs with
 
-    def seconds(self, total: StepSum, end: IntervalEnd, only: str | None = None) -> Array:
+    def seconds(self, total: StepSum, end: IntervalEnd, only: Container[str] | None = None) -> Array:
         """Return the seconds of priced ops at an end; see `step_ends` for ``only``."""
         return at_end(end, total, spread_frac=self.spread.step_frac, only=only)
 
-    def tables(self, end: IntervalEnd = "middle", only: str | None = None) -> StepTables:
+    def tables(self, end: IntervalEnd = "middle", only: Container[str] | None = None) -> StepTables:
         """Return the step tables of the best estimate, or of either end of its 90 % interval.
 
-        ``only`` names the one source of error that is at its end (`step_ends`).
+        ``only`` holds the sources of error that are at theirs (`step_ends`).
         """
         knots, host = self.knots, self.profile.host
         frac = self.spread.step_frac
@@ -126,7 +133,12 @@ class CompiledPlan:
         )
 
     def _token_table(
-        self, mode: Literal["full", "piecewise", "none"], end: IntervalEnd, only: str | None, *, has_prefill: bool
+        self,
+        mode: Literal["full", "piecewise", "none"],
+        end: IntervalEnd,
+        only: Container[str] | None,
+        *,
+        has_prefill: bool,
     ) -> I64:
         """Dense token table of steps that run in one graph mode.
 

@@ -3,7 +3,7 @@
 A plan fixes every (n, k) and message width, so what is left of an op is a curve over the token counts of interest.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, fields, replace
 from threading import RLock
 from typing import Literal
@@ -230,13 +230,11 @@ class StepSum:
             timed = {name: np.where(where, getattr(curve, name), 0.0) for name in ("latency_s", "low_s", "high_s")}
             self.add(label(op), OpCurve(**timed, **kept), -times)
 
-    def half_width_s(self, end: IntervalEnd, only: str | None = None) -> Array:
-        """Return how far the low or high end is from the best estimate; ``only`` names the one label at its end."""
-        if end == "middle" or (only is not None and only not in self._widths):
-            return np.zeros_like(self.latency_s)
+    def half_width_s(self, end: IntervalEnd, only: Container[str] | None = None) -> Array:
+        """Return how far the low or high end is from the best estimate; ``only`` holds the labels at their ends."""
         side = 0 if end == "low" else 1
-        labels = self._widths if only is None else [only]
-        return _quadrature([self._widths[name][side] for name in labels], self.latency_s)
+        widths = [found[side] for name, found in self._widths.items() if only is None or name in only]
+        return _quadrature(widths if end != "middle" else [], self.latency_s)
 
     def seconds(self, end: IntervalEnd) -> Array:
         """Return the best estimate of the sum, or an end of its interval."""

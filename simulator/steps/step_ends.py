@@ -5,11 +5,12 @@
 
 so that no end is below zero. All parts of a step are at the same end at once: their widths add up.
 
-A run in which one source of error alone is at its end says what that source does to a metric. Two plans that share
-the source are off in the same direction, so that their difference is surer than either.
+A run in which some sources of error alone are at their ends says what they do to a metric. Two plans that
+share them are off in the same direction, so that their difference is surer than either.
 """
 
 import math
+from collections.abc import Container
 from typing import Final
 
 import numpy as np
@@ -29,21 +30,21 @@ def at_end(
     constant_s: float | Array = 0.0,
     error_s: float | Array = 0.0,
     spread_frac: float = 0.0,
-    only: str | None = None,
+    only: Container[str] | None = None,
 ) -> Array:
     """Return the seconds of priced ops and of what the engine's constants add to them, at one end.
 
-    ``error_s`` is the half width of ``constant_s``. ``only`` names the one source of error that is at its end.
+    ``error_s`` is the half width of ``constant_s``. ``only`` holds the sources of error that are at theirs.
     """
     middle_s = np.asarray(constant_s if prices is None else prices.latency_s + constant_s, dtype=np.float64)
     if end == "middle":
         return middle_s
     sign = -1.0 if end == "low" else 1.0
     width_s = 0.0 if prices is None else prices.half_width_s(end, only)
-    if only in {None, ENGINE} and np.any(error_s):
+    if (only is None or ENGINE in only) and np.any(error_s):
         width_s = np.hypot(width_s, error_s)
     shifted_s = middle_s + sign * width_s
-    if not spread_frac or only not in {None, SPREAD}:
+    if not spread_frac or not (only is None or SPREAD in only):
         return shifted_s
     ratio = np.divide(shifted_s, middle_s, out=np.ones_like(middle_s), where=(middle_s > 0) & (shifted_s > 0))
     return middle_s * np.exp(sign * np.hypot(np.log(ratio), math.log1p(spread_frac)))

@@ -126,6 +126,13 @@ def test_a_file_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert (code, out) == (2, "")
     assert f"error: {path}: host.step_s is 2.0, must be less than 1" in err
     assert "hint: apex engines vllm-0.33" in err
-    code, out, err = _run(["vllm-0.34"], capsys)
+    code, out, err = _run(["vlm-0.33"], capsys)
     assert (code, out) == (2, "")
     assert "hint: did you mean vllm-0.33" in err
+
+
+def test_a_version_without_a_profile_is_shown_as_the_one_that_stands_in(capsys: pytest.CaptureFixture[str]) -> None:
+    """The page is that of the nearest older profile, and a note says which and how much wider intervals are."""
+    code, out, err = _run(["vllm-0.34"], capsys)
+    assert (code, out) == (0, _run(["vllm-0.33"], capsys)[1])
+    assert "vllm-0.34 has no profile, vllm-0.33 stands in: intervals are wider by" in err

@@ -1,0 +1,93 @@
+"""Two plans of one search compared: what is wrong with both does not count, what is each plan's own counts twice."""
+
+import math
+from functools import cache
+
+import pytest
+
+from cluster_specs.load import load_cluster
+from costmodel.bundled_fits import choose_costs
+from simulator.engine_profiles.engine_profile import load_profile
+from simulator.model.load_model import load_model
+from simulator.plan.plan import parse_plan
+from simulator.report.search_answer import answer_lines
+from simulator.results.objective import parse_objective
+from simulator.search.paired import Effects, versus
+from simulator.search.search import SearchResult, search, with_intervals
+from simulator.serving import Serving
+from simulator.workload.parse import parse_workload
+
+_WORKLOAD = "closed:isl=256,osl=64,concurrency=8,prompts_per_slot=4,warmup_per_slot=0"
+
+
+@cache
+def _found(metric: str = "e2e_s.mean") -> SearchResult:
+    cluster = load_cluster("h100-sxm-8")
+    serving = Serving(
+        model=load_model("llama-3.1-8b"),
+        cluster=cluster,
+        profile=load_profile("vllm-0.33"),
+        costs=lambda clock: choose_costs(None, cluster, clock),
+    )
+    workload = parse_workload(_WORKLOAD)
+    plans = [parse_plan(text) for text in ("tp4", "dp2-tp2", "pp2-tp2", "tp8")]
+    found = search(serving, workload, parse_objective(metric), plans=plans, threads=1)
+    return with_intervals(found, serving, workload, first=4, threads=1)
+
+
+def test_a_ratio_is_surer_than_the_two_plans_apart() -> None:
+    """The interval of the ratio is narrower than that of two independent plans, and holds the ratio."""
+    found = _found()
+    assert found.versus_best
+    by_name = {str(result.plan): result for result in found.ranked}
+    best = found.ranked[0]
+    for name, known in found.versus_best.items():
+        assert known.ratio_low < known.ratio < known.ratio_high
+        apart = 0.0
+        for result in (best, by_name[name]):
+            assert result.interval is not None
+            low, high = result.interval["e2e_s.mean"]
+            apart += (math.log(high / low) / 2) ** 2
+        assert math.log(known.ratio_high / known.ratio) < math.sqrt(apart)
+
+
+def test_the_json_and_the_answer_name_every_comparison() -> None:
+    """Each plan compared has ``versus_best`` in the JSON and a sentence in the answer; the best plan has neither."""
+    found = _found()
+    plans = {item["plan"]: item for item in found.to_json()["plans"]}
+    assert {name for name, item in plans.items() if "versus_best" in item} == set(found.versus_best)
+    assert str(found.ranked[0].plan) not in found.versus_best
+    text = "\n".join(answer_lines(found))
+    for name, known in found.versus_best.items():
+        assert plans[name]["versus_best"]["ratio_interval"] == [known.ratio_low, known.ratio_high]
+        assert f"against {name}: E2E mean there is {known.ratio:.3g} times as much" in text
+
+
+def test_a_metric_of_the_devices_work_is_not_compared() -> None:
+    """Energy has no replay per source of error: its plans keep their intervals, and nothing is claimed of pairs."""
+    assert _found("energy_j").versus_best == {}
+
+
+def test_what_two_plans_share_cancels_and_what_is_their_own_does_not() -> None:
+    """Equal effects leave no doubt; own ones add in quadrature; opposite ones add up."""
+    aim = parse_objective("e2e_s.mean")
+    shared = {"products": 0.3, "engine constants": 0.1}
+    best, same = Effects(value=1.0, shared=shared, own=0.0), Effects(value=1.02, shared=shared, own=0.0)
+    sure = versus(best, same, aim)
+    assert (sure.ratio_low, sure.ratio, sure.ratio_high) == (1.02, 1.02, 1.02)
+    assert sure.best_is_better_frac == 1.0
+    apart = versus(best, Effects(value=1.02, shared=shared, own=0.05), aim)
+    assert math.log(apart.ratio_high / 1.02) == pytest.approx(0.05)
+    assert 0.5 < apart.best_is_better_frac < 1.0
+    opposite = versus(best, Effects(value=1.02, shared={"products": -0.3, "engine constants": 0.1}, own=0.0), aim)
+    assert math.log(opposite.ratio_high / 1.02) == pytest.approx(0.6)
+
+
+def test_a_ratio_at_the_end_of_its_interval_is_right_in_nineteen_of_twenty() -> None:
+    """Where the interval of 90 % ends at 1, the best plan is better with a probability of 95 %, more or less alike."""
+    width = 0.1
+    for metric, value in (("e2e_s.mean", math.exp(width)), ("throughput_tokens_per_s", math.exp(-width))):
+        best, other = Effects(value=1.0, shared={}, own=0.0), Effects(value=value, shared={}, own=width)
+        known = versus(best, other, parse_objective(metric))
+        assert known.best_is_better_frac == pytest.approx(0.95)
+        assert any(end == pytest.approx(1.0) for end in (known.ratio_low, known.ratio_high))
