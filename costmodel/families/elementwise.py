@@ -28,9 +28,14 @@ _ROUNDING: Final = "quantise"
 _FINDING_SCALES: Final = "quantise_dynamic"
 
 
+def op_of_kernel(kernel: str) -> str:
+    """Return the small op that a label's kernel runs."""
+    return _ROUNDING if kernel == _FINDING_SCALES else kernel
+
+
 def _op_of(sizes: Sizes, cluster: ClusterSpec | None) -> Elementwise:  # noqa: ARG001 - one signature for all families
     per_row = sizes["bytes_per_row"] if "bytes_per_row" in sizes else sizes["io_bytes"] / sizes["rows"]
-    found: Elementwise = op_from(Elementwise, {**sizes, "bytes_per_row": per_row})
+    found: Elementwise = op_from(Elementwise, {**sizes, "op": op_of_kernel(str(sizes["op"])), "bytes_per_row": per_row})
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 import profiles_db
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
-from costmodel.bundled_fits import bundled_fit, choose_costs
+from costmodel.bundled_fits import bundled_fit, choose_costs, devices_with_fit, engine_fits
 from costmodel.fit_file.artefact import load_artefact, save_artefact
 from costmodel.fitted_costs import EngineCosts, FittedCosts
 from costmodel.ops.op_types import Attention, Gemm, Moe
@@ -31,6 +31,15 @@ def test_bundled_fit_is_whole(path: Path) -> None:
     assert origin.startswith(("imported:aiconfigurator-core", "imported:llmservingsim"))
     assert artefact.held_out
     assert bundled_fit(path.stem) == path
+
+
+def test_fits_of_engines_are_of_the_kernels_they_do_not_share() -> None:
+    """Attention and experts alone, of a device that has a fit of its own."""
+    for device in devices_with_fit():
+        for engine, path in engine_fits(device).items():
+            artefact = load_artefact(path)
+            assert (engine, artefact.provenance.device) == (path.parent.name, device)
+            assert set(artefact.families) <= {"attention", "moe"}
 
 
 def test_choice_follows_the_user_then_the_device() -> None:

@@ -10,6 +10,7 @@ import pytest
 from cluster_specs.load import load_cluster
 from costmodel.bundled_fits import bundled_fit, devices_with_fit
 from costmodel.families.all import manifest_rows
+from costmodel.families.elementwise import op_of_kernel
 from costmodel.fit_file.artefact import load_artefact
 from costmodel.ops.op_types import Elementwise, Op
 from costmodel.ops.small_ops import ACTIVATIONS, SMALL_OPS, row_format, small_op
@@ -119,7 +120,7 @@ def test_bundled_fits_are_of_rows_the_table_counts() -> None:
         assert path is not None
         knots = load_artefact(path).families.get("elementwise")
         for label in knots.labels if knots is not None else ():
-            (name,) = label.parts
+            name = op_of_kernel(label.parts[0])
             for width, moved in knots.shape[knots.of_label(label)].tolist() if knots is not None else ():
                 rows = [
                     row_format(Elementwise(op=name, rows=1, width=int(width), bytes_per_row=moved, dtype=dtype))
