@@ -24,7 +24,7 @@ Workloads as one line of text:
   replay:trace=FILE,timeout_s=30               a trace's requests at their times from a client that gives up after 30 s
   sessions:chat,rate=0.5,n=200,turns=4         multi-turn sessions with shared prefixes (system=, think_s=, block=)
   groups:groups=10,prompts=10,system=100,isl=50,osl=50,n=1000   prompts that share a beginning by groups and come back
-All take timeout_s= (the client gives a request up), replay and synthetic max_concurrency=.
+All take timeout_s= (the client gives a request up), replay and synthetic max_concurrency=, closed request_s=.
 Arrivals: arrivals=poisson|gamma|constant|burst, cv= (of the gaps).
 """
 

@@ -78,8 +78,17 @@ def next_arrival(state: State) -> int:
 
 @kernel
 def _passes_frontend(state: State, time: int, sent: int) -> bool:
-    """Whether what a slot sent at ``sent`` arrives at ``time``; the frontend may keep it until it has passed others."""
-    out = max(time, later(state.frontend_last_ps, state.frontend_gap_ps))
+    """Whether what a slot sends at ``sent`` arrives at ``time``.
+
+    The client may send it later, since it prepares one request after the other, and the frontend may keep it until it
+    has passed others.
+    """
+    out = time
+    if state.client_gap_ps > 0:
+        sent = max(sent, later(state.client_last_ps, state.client_gap_ps))
+        state.client_last_ps = sent
+        out = max(out, later(sent, state.frontend_ps))
+    out = max(out, later(state.frontend_last_ps, state.frontend_gap_ps))
     state.frontend_last_ps = out
     if out == time:
         return True

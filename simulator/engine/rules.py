@@ -113,7 +113,7 @@ def _state_scheduler(rules: State, limits: EngineLimits) -> None:
 
 def _state_client(rules: State, limits: EngineLimits, workload: Workload) -> None:
     rules.is_closed = rules.is_capped = False
-    rules.concurrency = rules.warmup = 0
+    rules.concurrency = rules.warmup = rules.client_gap_ps = 0
     rules.frontend_ps = round(limits.frontend_s * PS_PER_S)
     rules.frontend_gap_ps = round(limits.frontend_gap_s * PS_PER_S)
     rules.frontend_last_ps = -rules.frontend_gap_ps
@@ -123,6 +123,8 @@ def _state_client(rules: State, limits: EngineLimits, workload: Workload) -> Non
         rules.is_closed = True
         rules.concurrency = min(workload.client.concurrency, len(workload))
         rules.warmup = workload.client.warmup
+        rules.client_gap_ps = round(workload.client.request_s * PS_PER_S)
+        rules.client_last_ps = -rules.client_gap_ps
     elif isinstance(workload.client, CappedLoop):
         rules.is_closed = rules.is_capped = True
         rules.concurrency = min(workload.client.concurrency, len(workload))

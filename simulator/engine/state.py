@@ -91,6 +91,8 @@ class State(Record):
     concurrency: int
     slot_starts: int  # list: when each slot of a closed loop sends its first request of a phase, ascending from 0
     warmup: int
+    client_gap_ps: int  # between two requests that slots send: the client prepares one after the other
+    client_last_ps: int  # when the last one was sent
     next_request: int  # index of the next request of the open-loop list or of the closed loop
     send_limit: int  # requests the closed loop may send in this phase
     phase_left: int  # warm-up requests not yet answered

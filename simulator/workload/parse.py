@@ -24,7 +24,7 @@ import numpy as np
 from cluster_specs.errors import UserError
 from cluster_specs.files.reading import exists
 from cluster_specs.files.shown import shown
-from simulator.workload.generators.client import BenchmarkClient, DrawName, check_spread, wave_notes
+from simulator.workload.generators.client import BenchmarkClient, DrawName, check_seconds, wave_notes
 from simulator.workload.generators.generate import Synthetic
 from simulator.workload.generators.prompt_groups import PromptGroups, generate_groups
 from simulator.workload.generators.sessions import Sessions, generate_sessions
@@ -122,8 +122,9 @@ def _closed(settings: Settings) -> Workload:
         if concurrency < 1:
             raise UserError(f"trace {settings.text}: concurrency is {concurrency}, must be >= 1")
         spread_s, seed = settings.number("spread_s", 0.0, float), settings.number("seed", 0, int)
-        check_spread(spread_s)
-        client = ClosedLoop(concurrency=concurrency, spread_s=spread_s, seed=seed)
+        request_s = settings.number("request_s", 0.0, float)
+        check_seconds(spread_s=spread_s, request_s=request_s)
+        client = ClosedLoop(concurrency=concurrency, spread_s=spread_s, request_s=request_s, seed=seed)
         waves = wave_notes(source.prompt_tokens, source.output_tokens, client)
         return replace(source, arrival_s=np.zeros(len(source)), client=client, notes=(*source.notes, *waves))
     return BenchmarkClient(
@@ -135,6 +136,7 @@ def _closed(settings: Settings) -> Workload:
         prompts_per_slot=settings.number("prompts_per_slot", 10, int),
         warmup_per_slot=settings.number("warmup_per_slot", 2, int),
         spread_s=settings.number("spread_s", 0.0, float),
+        request_s=settings.number("request_s", 0.0, float),
         special_tokens=settings.number("special_tokens", 0, int),
         seed=settings.number("seed", 0, int),
     ).workload()

@@ -17,12 +17,15 @@ class ClosedLoop:
 
     ``warmup`` requests at the head of the workload are a phase of their own: they run to completion first and are
     left out of every statistic, as benchmark clients do. In each phase a slot sends its first request at a time drawn
-    uniformly from ``spread_s`` seconds, the earliest one at once; without a spread all of them do.
+    uniformly from ``spread_s`` seconds, the earliest one at once; without a spread all of them do. A client that takes
+    ``request_s`` to prepare a request, one after the other, sends none sooner after the last; latencies count from the
+    sending.
     """
 
     concurrency: int
     warmup: int = 0
     spread_s: float = 0.0
+    request_s: float = 0.0
     seed: int = 0
 
 

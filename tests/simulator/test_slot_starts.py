@@ -82,13 +82,26 @@ def test_a_trace_is_served_by_slots_that_start_apart(tmp_path: Path) -> None:
     assert parse_workload(text).client == ClosedLoop(concurrency=8, spread_s=3.0, seed=4)
 
 
+def test_a_client_that_prepares_requests_one_by_one_sends_them_apart() -> None:
+    """No two are sent within the time one takes; latencies count from the sending."""
+    busy = run_replicas(TABLES, LIMITS, closed(request_s=0.05))
+    assert busy.is_finished.all()
+    sends = np.sort(busy.arrival_ps[busy.measured])
+    assert np.diff(sends).min() == 50 * 10**9
+    at_once = summarise(run_replicas(TABLES, LIMITS, closed()))
+    assert summarise(busy).ttft_s.mean < at_once.ttft_s.mean
+    quick = run_replicas(TABLES, LIMITS, closed(request_s=1e-6))
+    assert (quick.first_token_ps - quick.arrival_ps).min() >= 6 * 10**9
+    assert closed(request_s=0.05).notes == ()
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_files_keep_the_spread(tmp_path: Path, suffix: str) -> None:
     """A workload file holds spread and seed, and says nothing of them where there is none."""
     spread, plain = tmp_path / f"spread.{suffix}", tmp_path / f"plain.{suffix}"
-    write_trace(closed(spread_s=1.5, seed=7), spread)
+    write_trace(closed(spread_s=1.5, request_s=0.002, seed=7), spread)
     write_trace(closed(seed=7), plain)
-    assert read_trace(spread).client == ClosedLoop(concurrency=16, warmup=32, spread_s=1.5, seed=7)
+    assert read_trace(spread).client == ClosedLoop(concurrency=16, warmup=32, spread_s=1.5, request_s=0.002, seed=7)
     assert read_trace(plain).client == ClosedLoop(concurrency=16, warmup=32)
 
 
@@ -97,6 +110,7 @@ def test_files_keep_the_spread(tmp_path: Path, suffix: str) -> None:
     [
         ("spread_s", -1, "client.spread_s is -1"),
         ("spread_s", "x", "client.spread_s is 'x'"),
+        ("request_s", 99, "request_s is 99"),
         ("seed", 1.5, "seed is 1.5"),
     ],
 )

@@ -22,6 +22,8 @@ from simulator.workload.generators.arrivals import LARGEST_SEED
 from simulator.workload.span import LONGEST_SPAN_S
 from simulator.workload.workload import ClosedLoop, Workload
 
+LONGEST_REQUEST_S: Final = 60.0
+
 # The note on requests of one length whose slots all start at once.
 WAVES: Final = (
     "all requests are of one length and all slots start at once: they march in waves, and time to first token is the "
@@ -30,17 +32,18 @@ WAVES: Final = (
 DrawName = Literal["benchmark-serving", "vllm-bench"]
 
 
-def check_spread(spread_s: float) -> None:
-    """Refuse a spread of starts that is negative or longer than a workload may be; raises ``UserError``."""
-    if not 0 <= spread_s <= LONGEST_SPAN_S:
-        raise UserError(f"spread_s is {spread_s:g}, must be 0 to {LONGEST_SPAN_S:g}")
+def check_seconds(*, spread_s: float, request_s: float) -> None:
+    """Refuse times of a client that are negative or too long; raises ``UserError``."""
+    for name, value, most in (("spread_s", spread_s, LONGEST_SPAN_S), ("request_s", request_s, LONGEST_REQUEST_S)):
+        if not 0 <= value <= most:
+            raise UserError(f"{name} is {value:g}, must be 0 to {most:g}")
 
 
 def wave_notes(prompts: NDArray[np.int64], outputs: NDArray[np.int64], client: ClosedLoop) -> tuple[str, ...]:
     """Say that a closed loop is the worst case it is: all requests [n] of one length, all slots in step."""
     has_queue = len(prompts) > client.concurrency > 1
     is_even = has_queue and int(np.ptp(prompts)) == 0 and int(np.ptp(outputs)) == 0
-    return (WAVES,) if is_even and client.spread_s == 0 else ()
+    return (WAVES,) if is_even and client.spread_s == client.request_s == 0 else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,7 @@ class BenchmarkClient:
     prompts_per_slot: int = 10
     warmup_per_slot: int = 2
     spread_s: float = 0.0  # within which the slots send their first requests
+    request_s: float = 0.0  # what the client takes to prepare (tokenise) a request, one after the other
     special_tokens: int = 0  # what the tokeniser adds to a prompt; only `vllm bench serve` accounts for it
     seed: int = 0
 
@@ -68,7 +72,7 @@ class BenchmarkClient:
         for name in ("prompt_tokens", "output_tokens", "special_tokens"):
             if getattr(self, name) > MAX_PLAUSIBLE_TOKENS:
                 raise UserError(f"{name} is {shown(getattr(self, name))}, must be <= {MAX_PLAUSIBLE_TOKENS}")
-        check_spread(self.spread_s)
+        check_seconds(spread_s=self.spread_s, request_s=self.request_s)
         if self.seed > LARGEST_SEED:
             raise UserError(f"seed is {shown(self.seed)}, must be 0 to {LARGEST_SEED}")
         if self.concurrency * (self.prompts_per_slot + self.warmup_per_slot) > MOST_REQUESTS:
@@ -116,7 +120,13 @@ class BenchmarkClient:
         """Return warm-up requests followed by the measured ones, all ready at 0, under a closed loop."""
         prompts, outputs = self.draw_lengths(self.prompts_per_slot * self.concurrency)
         warmup = self.warmup_per_slot * self.concurrency
-        client = ClosedLoop(concurrency=self.concurrency, warmup=warmup, spread_s=self.spread_s, seed=self.seed)
+        client = ClosedLoop(
+            concurrency=self.concurrency,
+            warmup=warmup,
+            spread_s=self.spread_s,
+            request_s=self.request_s,
+            seed=self.seed,
+        )
         return Workload(
             name=f"closed-{self.prompt_tokens}-{self.output_tokens}-c{self.concurrency}",
             arrival_s=np.zeros(warmup + len(prompts)),

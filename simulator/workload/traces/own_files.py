@@ -18,6 +18,7 @@ from cluster_specs.files.shown import shown
 from cluster_specs.files.whole import write_whole
 from simulator.workload.columns import MAX_EXACT, MAX_PLAUSIBLE_TOKENS
 from simulator.workload.generators.arrivals import LARGEST_SEED
+from simulator.workload.generators.client import LONGEST_REQUEST_S
 from simulator.workload.span import LONGEST_SPAN_S
 from simulator.workload.traces.parquet_traces import parquet_metadata
 from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, Workload
@@ -90,13 +91,16 @@ def _parsed_client(path: Path, client: object) -> ClosedLoop | CappedLoop:
 
 
 def _parsed_starts(path: Path, client: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the spread of a closed loop's starts, and the seed they are drawn from."""
-    spread_s, seed = client.get("spread_s", 0.0), client.get("seed", 0)
-    if type(spread_s) not in {int, float} or not 0 <= spread_s <= LONGEST_SPAN_S:
-        raise UserError(f"{path}: client.spread_s is {shown(spread_s)}, must be a number from 0 to {LONGEST_SPAN_S:g}")
+    """Return what a closed loop's client takes for a request, the spread of its starts and the seed they come from."""
+    seed, seconds = client.get("seed", 0), {}
+    for name, most in (("spread_s", LONGEST_SPAN_S), ("request_s", LONGEST_REQUEST_S)):
+        value = client.get(name, 0.0)
+        if type(value) not in {int, float} or not 0 <= value <= most:
+            raise UserError(f"{path}: client.{name} is {shown(value)}, must be a number from 0 to {most:g}")
+        seconds[name] = float(value)
     if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"{path}: client.seed is {shown(seed)}, must be a whole number from 0 to {LARGEST_SEED}")
-    return {"spread_s": float(spread_s), "seed": seed}
+    return {**seconds, "seed": seed}
 
 
 def _header_of(workload: Workload) -> dict[str, Any]:
@@ -105,8 +109,10 @@ def _header_of(workload: Workload) -> dict[str, Any]:
         header["block_tokens"] = workload.prefix.block_tokens
     if isinstance(workload.client, ClosedLoop):
         client = asdict(workload.client)
-        starts = () if workload.client.spread_s else ("spread_s", "seed")  # without a spread they say nothing
-        header["client"] = {name: value for name, value in client.items() if name not in starts}
+        silent = {name for name in ("spread_s", "request_s") if not client[name]}
+        if "spread_s" in silent:
+            silent.add("seed")  # starts alone are drawn from it
+        header["client"] = {name: value for name, value in client.items() if name not in silent}
     if isinstance(workload.client, CappedLoop):
         header["client"] = {"max_concurrency": workload.client.concurrency}
     return header
