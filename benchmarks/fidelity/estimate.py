@@ -18,7 +18,7 @@ from benchmarks.fidelity.groups import ENGINES, GROUPS
 from benchmarks.fidelity.left_out import METRICS, Estimate, Estimation, estimate
 from benchmarks.fidelity.page.engines import of_engine, own_errors
 from benchmarks.fidelity.replay import Row, read_points, replay_groups
-from benchmarks.fidelity.widths import width
+from benchmarks.fidelity.widths import held_left_out, width
 
 # Half a 90 % interval in standard deviations.
 _HALF_WIDTH: Final = 1.645
@@ -97,7 +97,13 @@ def _widths(rows: list[Row], found: Estimation, workers: int) -> Iterator[str]:
         yield f"step_frac = {steps.whole:.2f}\nown_step_frac = {steps.own:.2f}"
         yield f"first_token_frac = {first.whole:.2f}\nown_first_token_frac = {first.own:.2f}"
         held = [f"{metric} {item.inside:.0%}" for metric in METRICS if (item := coverage(own, metric))]
-        yield f"# inside without a spread: {', '.join(held)}\n"
+        yield f"# inside without a spread: {', '.join(held)}"
+        for metric, points in (("tpot", own), ("ttft", of_engine(with_steps, engine))):
+            shares = held_left_out(points, metric)
+            cells = ", ".join(f"{share:.0%} of {server}" for server, share in shares.items())
+            mean = sum(shares.values()) / max(1, len(shares))
+            yield f"# {metric} inside with the spread of the other servers: {mean:.0%} ({cells})"
+        yield ""
 
 
 if __name__ == "__main__":

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.fidelity.replay import Point
+
+Array = NDArray[np.float64]
 
 _LEVEL: Final = 0.90
 
@@ -28,32 +31,50 @@ class Width:
 
 def width(points: Sequence[Point], metric: str) -> Width:
     """Return the spread of ``metric`` that left-out ``points`` want beside the intervals they have."""
-    known = [point for point in points if np.isfinite(point.interval(metric)).all()]
-    names = sorted({point.group.name for point in known})
-    if not known:
+    servers = _wants(points, metric)
+    if not servers:
         return Width(whole=math.nan, own=math.nan, servers=0)
-    needs, owns, weights = [], [], []
-    for name in names:
-        rows = [point for point in known if point.group.name == name]
+    whole = _ninth([needs for needs, _ in servers.values()])
+    own = _ninth([owns for _, owns in servers.values()])
+    return Width(whole=math.expm1(whole), own=math.expm1(min(own, whole)), servers=len(servers))
+
+
+def held_left_out(points: Sequence[Point], metric: str) -> dict[str, float]:
+    """Return, by server, the share of its rows inside intervals whose spread was learnt from the other servers."""
+    servers = _wants(points, metric)
+    found = {}
+    for name, (needs, _) in servers.items():
+        others = [other for key, (other, _) in servers.items() if key != name]
+        if others:
+            found[name] = float((needs <= _ninth(others)).mean())
+    return found
+
+
+def _wants(points: Sequence[Point], metric: str) -> dict[str, tuple[Array, Array]]:
+    """Return, by server, what each row wants beside its interval: in all, and with the server's median taken off."""
+    known: dict[str, list[Point]] = {}
+    for point in points:
+        if np.isfinite(point.interval(metric)).all():
+            known.setdefault(point.group.name, []).append(point)
+    found = {}
+    for name, rows in known.items():
         errors = np.array([math.log(point.measured(metric) / point.own(metric)) for point in rows])
         ends = np.log(np.array([point.interval(metric) for point in rows]) / [[point.own(metric)] for point in rows])
-        needs += list(_missing(errors, ends))
-        owns += list(_missing(errors - np.median(errors), ends))
-        weights += [1.0 / len(rows)] * len(rows)
-    return Width(
-        whole=math.expm1(_quantile(needs, weights)),
-        own=math.expm1(min(_quantile(owns, weights), _quantile(needs, weights))),
-        servers=len(names),
-    )
+        found[name] = _missing(errors, ends), _missing(errors - np.median(errors), ends)
+    return found
 
 
-def _missing(errors: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def _missing(errors: Array, ends: Array) -> Array:
     """Return what each error wants in quadrature beside the half width on its side."""
     half = np.where(errors > 0, ends[:, 1], -ends[:, 0])
-    return np.sqrt(np.maximum(0.0, errors**2 - half**2))
+    wanted: Array = np.sqrt(np.maximum(0.0, errors**2 - half**2))
+    return wanted
 
 
-def _quantile(values: Sequence[float], weights: Sequence[float]) -> float:
+def _ninth(servers: Sequence[Array]) -> float:
+    """Return the width that nine of ten rows need at most, every server with the same weight."""
+    values = np.concatenate(servers)
+    weights = np.concatenate([np.full(len(rows), 1.0 / len(rows)) for rows in servers])
     order = np.argsort(values)
-    share = np.cumsum(np.array(weights)[order])
-    return float(np.array(values)[order][np.searchsorted(share, _LEVEL * share[-1])])
+    share = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(share, _LEVEL * share[-1])])
