@@ -18,7 +18,8 @@ from benchmarks.fidelity.page.apart import apart_section, rejected_section, swee
 from benchmarks.fidelity.page.engines import engine_section, server_section, slices_section
 from benchmarks.fidelity.page.judgement import ablation_section, constants_section, coverage_section, decision_section
 from benchmarks.fidelity.page.runs import batch_section, open_loop_section, recorded_section
-from benchmarks.fidelity.replay import BASE, Row, read_points, replay_groups
+from benchmarks.fidelity.replay import BASE, Row, Variant, read_points, replay_groups
+from benchmarks.fidelity.starts import learn_starts, starting_within
 from benchmarks.kv_blocks import memory_section
 
 TARGET: Final = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
@@ -73,8 +74,12 @@ def _serving(rows: Sequence[Row], workers: int) -> Iterator[str]:
     yield from server_section(estimation)
     yield from constants_section(estimation)
     yield from ablation_section(replay_groups(sample(rows, public), public, (BASE, *ABLATIONS), workers=workers))
-    apart = replay_groups(rows, others, workers=workers)[BASE.name]
-    yield from apart_section(apart)
+    vendors = [group for group in GROUPS if group.kind == "vendor"]
+    starts = learn_starts(rows, vendors, workers=workers)
+    apart_variant = Variant(name="apart", clients={name: starting_within(spread) for name, spread in starts.items()})
+    replayed = replay_groups(rows, others, (BASE, apart_variant), workers=workers)
+    apart = replayed[apart_variant.name]
+    yield from apart_section(apart, replayed[BASE.name], starts)
     yield from sweep_section(estimation.left_out, apart)
     yield from rejected_section([*estimation.base, *apart])
 

@@ -43,6 +43,7 @@ class Variant:
     shifts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     changes: Changes = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    clients: Mapping[str, str] = field(default_factory=dict)  # by a group's name: appended to its closed loop
     with_interval: bool = False
 
     def profile_of(self, group: ServingGroup) -> EngineProfile:
@@ -231,7 +232,7 @@ def _run(task: _Task) -> dict[tuple[str, Setting], tuple[Prediction, ...]]:
                 overrides=Overrides(**{"enable_prefix_caching": False, **group.settings(row), **variant.settings}),
                 priced=known,
             )
-            predictions.append(_predicted(serving, group, row, with_ends=variant.with_interval))
+            predictions.append(_predicted(serving, group, row, variant))
         found[group.name, _setting(row, group)] = tuple(predictions)
     return found
 
@@ -242,7 +243,8 @@ def _first_alike(variants: Sequence[Variant], profiles: Sequence[EngineProfile],
     return next(
         at
         for at, (variant, profile) in enumerate(zip(variants, profiles, strict=True))
-        if (profile, variant.settings, variant.with_interval) == (profiles[index], own.settings, own.with_interval)
+        if profile == profiles[index]
+        and (variant.settings, variant.clients, variant.with_interval) == (own.settings, own.clients, own.with_interval)
     )
 
 
@@ -257,15 +259,15 @@ def _shared(
     return curves[-1][1]
 
 
-def _predicted(serving: Serving, group: ServingGroup, row: Row, *, with_ends: bool) -> Prediction:
+def _predicted(serving: Serving, group: ServingGroup, row: Row, variant: Variant) -> Prediction:
     lengths = f"closed:isl={row['isl']},osl={row['osl']},concurrency={row['concurrency']}"
-    workload = parse_workload(f"{lengths}{group.client}")
+    workload = parse_workload(f"{lengths}{group.client}{variant.clients.get(group.name, '')}")
     start = serving.start(group.plan_of(row), workload)
     if isinstance(start, Refusal):
         return Prediction(refused=start.reason)
     result = replay(serving, start, workload)
     times = {"ttft_s": result.metrics["ttft_s"]["mean"], "tpot_s": result.metrics["tpot_s"]["mean"]}
-    if not with_ends:
+    if not variant.with_interval:
         return Prediction(**times)
     ends = with_interval(serving, result, workload).interval or {}
     return Prediction(**times, ttft_interval_s=ends["ttft_s.mean"], tpot_interval_s=ends["tpot_s.mean"])

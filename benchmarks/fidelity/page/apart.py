@@ -1,6 +1,6 @@
 """Rows that stand apart: vendor sweeps, unrecorded drafts, suspects; and rows that a rule rejects."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from benchmarks.fidelity.groups import ENGINES, GROUPS
@@ -19,20 +19,29 @@ _TITLES: Final = {
 }
 
 
-def apart_section(points: Sequence[Point]) -> Iterator[str]:
-    """Write the errors of rows that no figure above counts."""
+def apart_section(points: Sequence[Point], together: Sequence[Point], starts: Mapping[str, int]) -> Iterator[str]:
+    """Write the errors of rows that no figure above counts; ``together``: where all slots of vendors start at once.
+
+    ``starts`` are the seconds within which each vendor's slots start in ``points``, learnt from the other vendors.
+    """
     yield "## Rows that stand apart\n\n"
     yield "MAPE / median / p90 / signed bias in percent; no constant was estimated from them.\n\n"
     rows = []
     for kind, title in _TITLES.items():
         for group in GROUPS:
             chosen = [point for point in trusted(points) if point.group.name == group.name and group.kind == kind]
+            at_once = [point for point in trusted(together) if point.group.name == group.name]
             for metric in METRICS if chosen else ():
-                own = own_errors(chosen, metric)
+                own, other = own_errors(chosen, metric), own_errors(at_once, metric)
                 peers = [str(peer_errors(chosen, metric, column) or "none") for column in PEERS]
-                rows.append((group.name, metric.upper(), len(chosen), str(own), *peers))
+                spread = f"{starts[group.name]} s" if group.name in starts else "-"
+                rows.append((group.name, metric.upper(), len(chosen), own, spread, other, *peers))
         yield f"*{kind}*: {title}.\n\n"
-    yield table(("server", "metric", "rows", "apex", *PEERS.values()), rows, texts=2)
+    yield (
+        "*Starts*: seconds within which a vendor's slots start, learnt from the other vendors' servers. Fixed lengths "
+        "and slots that\nstart at once march in waves, the worst case of TTFT.\n\n"
+    )
+    yield table(("server", "metric", "rows", "apex", "starts", "all at once", *PEERS.values()), rows, texts=2)
 
 
 def sweep_section(left_out: Sequence[Point], apart: Sequence[Point]) -> Iterator[str]:
