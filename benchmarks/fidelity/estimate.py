@@ -55,7 +55,7 @@ def _constants(found: Estimation) -> Iterator[str]:
     for engine in ENGINES:
         own = [item for item in found.estimates if engine in item.constant.engines]
         if own:
-            yield from (f"# {ENGINES[engine]}", *map(_toml, own), "")
+            yield from (f"# {ENGINES[engine]}", *(_toml(item) for item in own if item.is_identified), "")
 
 
 def _toml(item: Estimate) -> str:
@@ -94,8 +94,10 @@ def _widths(rows: list[Row], found: Estimation, workers: int) -> Iterator[str]:
         with_steps = replay_groups(rows, servers, (replace(variant, changes=changes),), workers=workers)[variant.name]
         first = width(of_engine(with_steps, engine), "ttft")
         yield f"# {name}: {steps.servers} servers"
+        wide = width(own, "tpot", rows_alike=True), width(of_engine(with_steps, engine), "ttft", rows_alike=True)
         yield f"step_frac = {steps.whole:.2f}\nown_step_frac = {steps.own:.2f}"
         yield f"first_token_frac = {first.whole:.2f}\nown_first_token_frac = {first.own:.2f}"
+        yield f"# with the same weight for each row: {wide[0].whole:.2f} of steps, {wide[1].whole:.2f} of first tokens"
         held = [f"{metric} {item.inside:.0%}" for metric in METRICS if (item := coverage(own, metric))]
         yield f"# inside without a spread: {', '.join(held)}"
         for metric, points in (("tpot", own), ("ttft", of_engine(with_steps, engine))):

@@ -29,13 +29,18 @@ class Width:
     servers: int
 
 
-def width(points: Sequence[Point], metric: str) -> Width:
-    """Return the spread of ``metric`` that left-out ``points`` want beside the intervals they have."""
+def width(points: Sequence[Point], metric: str, *, rows_alike: bool = False) -> Width:
+    """Return the spread of ``metric`` that left-out ``points`` want beside the intervals they have.
+
+    ``rows_alike`` weighs rows, not servers, alike.
+    """
     servers = _wants(points, metric)
     if not servers:
         return Width(whole=math.nan, own=math.nan, servers=0)
-    whole = _ninth([needs for needs, _ in servers.values()])
-    own = _ninth([owns for _, owns in servers.values()])
+    columns = [[needs for needs, _ in servers.values()], [owns for _, owns in servers.values()]]
+    if rows_alike:
+        columns = [[np.concatenate(column)] for column in columns]
+    whole, own = map(_ninth, columns)
     return Width(whole=math.expm1(whole), own=math.expm1(min(own, whole)), servers=len(servers))
 
 
