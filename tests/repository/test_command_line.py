@@ -90,7 +90,7 @@ _CHAT = "--trace chat-synthetic"
         ),
         (f"search --model llama-3.1-8b --cluster l40s-1 {_CHAT} --slo ttft_s<2", 2, ["is not METRIC<=LIMIT", "hint:"]),
         (
-            f"search --model llama-3.1-8b --cluster l40s-1 {_CHAT} --engine vllm-0.32",
+            f"search --model llama-3.1-8b --cluster l40s-1 {_CHAT} --engine vlm-0.33",
             2,
             ["hint: did you mean vllm-0.33"],
         ),
