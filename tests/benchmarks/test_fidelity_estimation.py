@@ -116,4 +116,5 @@ def test_a_spread_is_what_intervals_lack() -> None:
     ]
     found = width(points, "tpot")
     assert (found.servers, found.whole) == (1, pytest.approx(0.1))
+    assert width(points, "tpot", rows_alike=True) == found
     assert found.own == pytest.approx(0.0, abs=1e-9)

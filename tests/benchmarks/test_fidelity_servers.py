@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.fidelity.checkpoints import CHECKPOINTS, measured_model
 from benchmarks.fidelity.groups import GROUPS
-from benchmarks.fidelity.replay import BASE, read_points, replay_groups
+from benchmarks.fidelity.replay import BASE, Variant, read_points, replay_groups
 from simulator.feasible.server_setup import Overrides
 
 _POINTS = Path(__file__).resolve().parents[2].parent / "shared" / "groundtruth" / "serving_points.csv"
@@ -34,12 +34,17 @@ def test_plans_use_at_most_a_node_and_settings_are_overrides() -> None:
 
 @needs_points
 def test_a_server_is_replayed_close_to_its_measurement() -> None:
-    """The smallest public server with rows of both lengths comes out within a half, one process, one variant."""
-    group = next(group for group in GROUPS if group.name.startswith("vLLM 2025, gpt-oss"))
-    points = replay_groups(read_points(_POINTS), [group], workers=1)[BASE.name]
-    kept = [point for point in points if point.rejected is None]
-    assert kept
-    assert all(0.5 < point.tpot_s / point.measured_tpot_s < 1.5 for point in kept)
+    """The two lightest settings of a public server come out within a half, in one process, under two variants."""
+    group = next(group for group in GROUPS if group.name.startswith("vLLM 2025, Llama-3.1-70B FP8, H200"))
+    rows = [
+        row for row in read_points(_POINTS) if group.holds(row) and row["concurrency"] == "4" and row["osl"] == "1024"
+    ]
+    slower = Variant(name="slower", shifts={"vllm": {"host.serial_step_s": 5e-3}})
+    replayed = replay_groups(rows[:2], [group], (BASE, slower), workers=1)
+    for point, other in zip(replayed[BASE.name], replayed[slower.name], strict=True):
+        assert point.rejected is None
+        assert 0.5 < point.tpot_s / point.measured_tpot_s < 1.5
+        assert other.tpot_s == pytest.approx(point.tpot_s + 5e-3, rel=0.02)
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
