@@ -140,6 +140,7 @@ TENSORRT_LLM: Final = (
         framework=_TABLES,
         plan=_expert_parallel,
         settings=_gpt_oss,
+        caveat="the version is not recorded; prompts run outside graphs: the host's launches decide TTFT",
     ),
     ServingGroup(
         name="TensorRT-LLM 1.1, DeepSeek-R1 FP8, H200",
