@@ -19,6 +19,8 @@ from simulator.outputs.iterations import iteration_table
 from simulator.outputs.requests import request_table
 from simulator.outputs.tables import write_table
 from simulator.results.objective import Slo, parse_objective
+from simulator.results.saturation import Saturation
+from simulator.search.paired import Versus
 from simulator.search.search import SearchResult
 from simulator.simulate import SimulatedPlan, replay
 from simulator.workload.parse import parse_workload
@@ -109,8 +111,15 @@ def test_page_names_every_column_and_key(result: SimulatedPlan) -> None:
     rows = re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE)
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     tables = (request_table(result.run), iteration_table(result.run))
+    shown = replace(
+        result,
+        interval={"e2e_s.mean": (0.0, 1.0)},
+        saturation=Saturation(verdict="near saturation", low=0.1, high=1.0),
+    )
+    compared = Versus(metric="e2e_s.mean", ratio=1.1, ratio_low=1.0, ratio_high=1.2, best_is_better_frac=0.95)
     answer = SearchResult(
-        ranked=(replace(result, interval={"e2e_s.mean": (0.0, 1.0)}),),
+        ranked=(shown,),
+        versus_best={str(result.plan): compared},
         breaking=(),
         refused=(),
         objective=parse_objective("e2e_s.mean"),
