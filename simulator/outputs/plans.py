@@ -11,7 +11,8 @@ from simulator.outputs.tables import unit_table
 def plans_table(answer: Mapping[str, Any]) -> pa.Table:
     """Return one row per plan of a search's JSON, metrics under their paths (``ttft_s.p99``), null where unknown.
 
-    ``breaks`` holds the limits broken and ``refused`` the reason why a plan cannot start, null where there is none.
+    ``breaks`` holds the limits broken, ``refused`` the reason why a plan cannot start, ``saturation`` the verdict on
+    its load; null where there is none.
     """
     rows = [
         {
@@ -19,6 +20,7 @@ def plans_table(answer: Mapping[str, Any]) -> pa.Table:
             "devices": plan["devices"],
             "breaks": "; ".join(plan["breaks"]) or None,
             "refused": None,
+            "saturation": plan.get("saturation", {}).get("verdict"),
             **dict(_flat("", plan["metrics"])),
         }
         for plan in answer["plans"]

@@ -8,7 +8,8 @@ of minutes. A point estimate there is worth little, so the verdict says on which
   is 4.5 at 90 %;
 - where seats never run out, but ever more sequences share a step: the last answer of an open loop comes later after the
   last arrival than a quarter of the time all arrivals took (less than 80 % of the offered rate is served), and later
-  than four times what the longest requests (p99) last at the fast end, so that a few long answers do not decide.
+  than eight times what the longest requests (p99) last at the fast end, so that a few long answers do not decide, nor
+  steps that are several times as long at the slow end.
 
 Clients of a closed or capped loop wait for answers, so nothing grows; there the median request's wait counts, which the
 start burst leaves alone, and a run that had to take KV back from running requests is saturated too.
@@ -28,7 +29,7 @@ Verdict = Literal["near saturation", "overloaded"]
 
 WAIT_LIMIT: Final = 4.5
 _LATE_SHARE: Final = 0.25
-_LATE_REQUESTS: Final = 4
+_LATE_REQUESTS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
