@@ -173,6 +173,8 @@ def _slot_starts(rules: State, workload: Workload) -> I64:
     client = workload.client
     if not isinstance(client, ClosedLoop):
         return np.zeros(0, dtype=np.int64)
+    if client.spread_s == 0:
+        return np.zeros(rules.concurrency, dtype=np.int64)
     starts_s = np.sort(random_stream(client.seed, "slot starts").uniform(0.0, client.spread_s, rules.concurrency))
     return ps(starts_s - starts_s[:1])
 
