@@ -28,6 +28,7 @@ from costmodel.pricing.price_points import Pricing
 
 # Families whose engine picks the faster of several kernels, wherever that one was measured.
 _FASTER_OF_BOTH: Final = frozenset({"moe"})
+_EXTRAPOLATED: Final = int(Source.EXTRAPOLATED)  # a plain number: comparing arrays with a member of an enum is slow
 _FIELDS: Final = ("latency_s", "low_s", "high_s", "energy_j", "source")
 
 
@@ -116,7 +117,7 @@ class FittedCosts:
             found = self._analytic.predict(op)
             counts.analytic[family] = counts.analytic.get(family, 0) + found.source.size
         counts.asked += found.source.size
-        outside = int(np.count_nonzero(found.source == Source.EXTRAPOLATED))
+        outside = int(np.count_nonzero(found.source == _EXTRAPOLATED))
         if outside:
             if self._policy is OutOfDomain.RAISE:
                 raise UserError(

@@ -24,10 +24,12 @@ from simulator.memory.plan_memory import MemoryBudget
 from simulator.model.cell import KernelChoices
 from simulator.plan.plan import Plan
 from simulator.plan.pool_plan import PoolPlan
-from simulator.steps.compile_plan import CompiledPlan, compile_plan
-from simulator.steps.op_curves import IntervalEnd, OpCurves
+from simulator.steps.compile_plan import compile_plan
+from simulator.steps.compiled_plan import CompiledPlan
+from simulator.steps.op_curves import OpCurves
 from simulator.steps.step_ends import ENGINE
 from simulator.steps.step_knots import StepShape
+from simulator.steps.step_sum import IntervalEnd
 from simulator.workload.parts import Traffic
 from simulator.workload.workload import CappedLoop, ClosedLoop
 

@@ -41,7 +41,7 @@ from simulator.results.op_breakdown import op_breakdown
 from simulator.results.run_work import run_work, work_metrics
 from simulator.results.saturation import Offered, Saturation, saturation_of
 from simulator.serving import Refusal, Serving, StartedPlan
-from simulator.steps.op_curves import IntervalEnd
+from simulator.steps.step_sum import IntervalEnd
 from simulator.workload.workload import Workload
 
 

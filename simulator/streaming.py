@@ -29,7 +29,7 @@ from simulator.results.op_breakdown import op_breakdown
 from simulator.results.saturation import Offered, saturation_of
 from simulator.serving import Serving, StartedPlan
 from simulator.simulate import SimulatedPlan, work_figures
-from simulator.steps.op_curves import IntervalEnd
+from simulator.steps.step_sum import IntervalEnd
 from simulator.workload.parts import WHOLE_HINT, NotStreamableError, WorkloadParts
 
 # A request takes some 430 bytes while a workload is simulated whole: 2 million take 0.9 GB, beside 0.3 GB of code.

@@ -20,7 +20,7 @@ from costmodel.ops.arrays import Array
 from costmodel.ops.label import Label
 from costmodel.ops.op_types import Attention, Op
 from costmodel.pricing.domain import OutOfDomain
-from costmodel.pricing.price_points import Pricing, octaves_outside, risen, with_sub_points, work_sides
+from costmodel.pricing.price_points import Pricing, half_width, octaves_outside, risen, with_sub_points, work_sides
 from costmodel.pricing.surfaces import Surface, SurfaceGrid
 
 # Beyond the measured grid; further out the last slope goes on.
@@ -217,7 +217,7 @@ class AttentionPrices(KnotPrices):
             source=priced.source,
             log_half_width=priced.log_half_width,
             source_between=between,
-            log_half_width_between=self.pricing.half_width(fit, grid_op, between, outside),
+            log_half_width_between=half_width(fit, between, priced.regime, outside),
         )
         return Surface(grid), label
 

@@ -16,7 +16,7 @@ from costmodel.ops.label import Label
 from costmodel.ops.op_types import Op
 from costmodel.pricing.curves import CurvePoints
 from costmodel.pricing.domain import OutOfDomain
-from costmodel.pricing.price_points import Pricing, octaves_outside, risen, with_sub_points
+from costmodel.pricing.price_points import Pricing, half_width, octaves_outside, risen, with_sub_points
 
 PREDICTION_FIELDS: Final = ("latency_s", "low_s", "high_s", "energy_j", "source")
 
@@ -83,7 +83,7 @@ class KnotPrices:
             source=priced.source,
             log_half_width=priced.log_half_width,
             source_between=between,
-            log_half_width_between=self.pricing.half_width(fit, op, between, outside),
+            log_half_width_between=half_width(fit, between, priced.regime, outside),
         )
 
 

@@ -12,7 +12,7 @@ from costmodel.cost_model import Source
 from costmodel.fitted.knots import LabelFit
 from costmodel.ops.arrays import Array
 from costmodel.ops.op_types import Collective, Op
-from costmodel.ops.roofline import compute_dtype, peak_flop_per_s, roofline
+from costmodel.ops.roofline import Roofline, compute_dtype, peak_flop_per_s, roofline
 from costmodel.pricing.domain import OutOfDomain
 from costmodel.pricing.measured_links import MeasuredLinks
 from costmodel.pricing.power_model import PowerModel
@@ -36,6 +36,7 @@ class Priced:
     source: NDArray[np.int8]
     log_half_width: Array
     body: NDArray[np.int8]  # source of a price beside the point, which may be a measured one itself
+    regime: NDArray[np.int8]  # what binds there, by which half-widths differ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +59,12 @@ class Pricing:
         self, op: Op, fit: LabelFit, residual: Array, *, measured_s: Array, octaves_outside: Array, is_lent: bool
     ) -> Priced:
         """Price the points of ``op``; ``measured_s`` is NaN where no latency was measured."""
-        flop_s, bytes_s = work_sides(op, self.cluster)
+        work = roofline(op, self.cluster if self.links is None else self.links.stated, self.clock_mhz)
+        measured_work = work if self.links is None and self.clock_mhz is None else roofline(op, self.cluster)
+        flop_s, bytes_s = _sides(op, measured_work, self.cluster)
         expected_s = np.exp(fit.expected_log_s(flop_s, bytes_s) + residual)
         is_measured = ~np.isnan(measured_s) & (not is_lent)
         latency_s = np.where(is_measured, measured_s, expected_s)
-        work = roofline(op, self.cluster if self.links is None else self.links.stated, self.clock_mhz)
         if self.links is not None and self.links.changed and isinstance(op, Collective):
             latency_s = self.links.scaled(op, latency_s, fit, bytes_s)
             is_measured = np.zeros_like(is_measured)
@@ -75,20 +77,20 @@ class Pricing:
         body = np.where(octaves_outside > 0, Source.EXTRAPOLATED, Source.BORROWED if is_lent else Source.FITTED)
         source = np.where(is_measured, Source.MEASURED, body)
         regime = fit.reference.regime(flop_s, bytes_s)
-        widen = np.maximum(octaves_outside, 1.0)
         energy_j = self.power.op_energy_j(op, work, latency_s, self.clock_mhz)
         return Priced(
             latency_s=latency_s,
             power_w=energy_j / latency_s,
             source=source.astype(np.int8),
-            log_half_width=fit.log_half_width[source, regime] * widen,
+            log_half_width=half_width(fit, source, regime, octaves_outside),
             body=body.astype(np.int8),
+            regime=regime,
         )
 
-    def half_width(self, fit: LabelFit, op: Op, source: NDArray[np.int8], octaves_outside: Array) -> Array:
-        """Half-width of the interval of points of ``op`` that come from ``source``."""
-        regime = fit.reference.regime(*work_sides(op, self.cluster))
-        return np.asarray(fit.log_half_width[source, regime] * np.maximum(octaves_outside, 1.0))
+
+def half_width(fit: LabelFit, source: NDArray[np.int8], regime: NDArray[np.int8], octaves_outside: Array) -> Array:
+    """Half-width of the interval of points that come from ``source``."""
+    return np.asarray(fit.log_half_width[source, regime] * np.maximum(octaves_outside, 1.0))
 
 
 def risen(latency_s: Array, is_knot: NDArray[np.bool_]) -> Array:
@@ -106,7 +108,10 @@ def risen(latency_s: Array, is_knot: NDArray[np.bool_]) -> Array:
 
 def work_sides(op: Op, cluster: ClusterSpec) -> tuple[Array, Array]:
     """FLOP time and byte time of ``op`` at the stated peaks, clock aside; a collective's bytes are on its links."""
-    work = roofline(op, cluster)
+    return _sides(op, roofline(op, cluster), cluster)
+
+
+def _sides(op: Op, work: Roofline, cluster: ClusterSpec) -> tuple[Array, Array]:
     if isinstance(op, Collective):
         return np.zeros_like(work.floor_s), work.floor_s
     flop_s = work.flop / peak_flop_per_s(cluster.device, compute_dtype(op))

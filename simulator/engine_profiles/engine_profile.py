@@ -5,7 +5,6 @@ describe the engine's own code, not the hardware, and carry their source.
 """
 
 import re
-from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator
@@ -13,6 +12,7 @@ from pydantic import Field, PrivateAttr, field_validator
 from cluster_specs.device import DeviceSpec
 from cluster_specs.files.toml_model import checked
 from simulator.engine_profiles.answer_chunks import AnswerChunks
+from simulator.engine_profiles.batch_limits import BatchLimits
 from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE, is_path, profile_for
 from simulator.engine_profiles.engine_kernels import (
     BuiltFor,
@@ -23,12 +23,10 @@ from simulator.engine_profiles.engine_kernels import (
     SustainedLoad,
 )
 from simulator.engine_profiles.engine_limits import PolicyName, RouterName
-from simulator.engine_profiles.graph_modes import MOST_GRAPH_TOKENS
+from simulator.engine_profiles.graph_capture import GraphCapture
 from simulator.engine_profiles.inheritance import MergedProfile, merge_profile
 from simulator.engine_profiles.profile_section import (
     Count,
-    Gibibytes,
-    GraphTokens,
     ProfileSection,
     Seconds,
     Source,
@@ -55,35 +53,6 @@ class HostTime(ProfileSection):
     all_reduce_s: Seconds  # added to each all-reduce between separately captured graph pieces
     launch_s: Seconds  # per op of a step that runs without a CUDA graph: the host cannot start them faster
     source: Source
-
-
-class BatchLimits(ProfileSection):
-    """Default batch limits of the devices that meet every condition stated here.
-
-    Engines choose by memory, by words in the device's name and by the ranks of a replica. Among the entries that
-    apply, one for a kind of device wins over one for any, then the largest memory, then the most ranks, then the last.
-    """
-
-    min_memory_gib: Gibibytes
-    kind: Literal["gpu", "cpu"] | None = None
-    min_ranks: Count = 1  # tensor x attention-data-parallel ranks (SGLang's tp_size)
-    only_names: list[str] = Field(default_factory=list)  # at least one of these words is part of the device's name
-    except_names: list[str] = Field(default_factory=list)  # none of these words is
-    max_num_batched_tokens: Count
-    max_num_seqs: Count
-    per_rank: bool = False  # both limits are those of one tensor- and pipeline-parallel rank
-    graph_max_tokens: GraphTokens | None = None  # replaces ``graphs.max_tokens``
-
-    def covers(self, device: DeviceSpec, ranks: int) -> bool:
-        """Whether a replica of ``ranks`` such devices meets the conditions."""
-        name = f"{device.name} {device.title}".lower()
-        return (
-            device.memory_bytes >= self.min_memory_gib * 2**30
-            and self.kind in {None, device.kind}
-            and ranks >= self.min_ranks
-            and (not self.only_names or any(word in name for word in self.only_names))
-            and not any(word in name for word in self.except_names)
-        )
 
 
 class PromptWaiting(ProfileSection):
@@ -117,31 +86,6 @@ class CheckpointKvFormats(ProfileSection):
     forced: list[str] = Field(default_factory=list)  # tools whose format is run whatever is asked for
     needs_producer: bool = False  # ModelOpt's file counts as such only where it names its producer
     source: Source
-
-
-class GraphCapture(ProfileSection):
-    """CUDA-graph capture: which steps run as graphs, and the token counts they are padded to."""
-
-    memory_is_reserved: bool  # set aside before the KV cache is sized
-    decode: Literal["full", "piecewise", "none"]
-    mixed: Literal["piecewise", "none"]
-    sizes: list[GraphTokens]  # ascending
-    # Sizes go on in steps up to this many tokens.
-    max_tokens: Annotated[int, Field(ge=0, le=MOST_GRAPH_TOKENS)]
-    step: GraphTokens
-    # Replaces it for an architecture, whatever the number of sequences.
-    max_tokens_by_model: dict[str, GraphTokens] = Field(default_factory=dict)
-    follows_sequences: bool = True  # no size above twice the sequences
-    source: Source
-
-    @field_validator("sizes")
-    @classmethod
-    def _ascending(cls, sizes: list[int]) -> list[int]:
-        for before, after in pairwise(sizes):
-            if after <= before:
-                msg = f"{after} follows {before}, must be ascending without repeats"
-                raise ValueError(msg)
-        return sizes
 
 
 class EngineProfile(ProfileSection):
@@ -277,24 +221,6 @@ class EngineProfile(ProfileSection):
         met = {"pipeline": pp > 1, "drafts": has_drafts, "lookup_drafts": has_lookup_drafts}
         named = {"pipeline": "pipeline stages", "drafts": "drafts", "lookup_drafts": "drafts looked up in the text"}
         return next((named[name] for name in self.async_excludes if met[name]), None)
-
-    def capture_sizes(self, max_num_seqs: int) -> list[int]:
-        """Token counts a captured graph exists for, ascending; none above twice ``max_num_seqs``."""
-        graphs = self.graphs
-        top = min(graphs.max_tokens, 2 * max_num_seqs) if graphs.follows_sequences else graphs.max_tokens
-        last = graphs.sizes[-1] if graphs.sizes else 0
-        return [
-            size
-            for size in [*graphs.sizes, *range(last + graphs.step, graphs.max_tokens + 1, graphs.step)]
-            if size <= top
-        ]
-
-    def reserved_graphs(self, max_num_seqs: int) -> int:
-        """Return the number of graphs memory is set aside for: each size once per graph mode."""
-        if not self.graphs.memory_is_reserved:
-            return 0
-        modes = {self.graphs.decode, self.graphs.mixed} - {"none"}
-        return len(modes) * len(self.capture_sizes(max_num_seqs))
 
 
 def load_profile(name_or_path: str) -> EngineProfile:

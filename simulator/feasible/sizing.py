@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from cluster_specs.errors import UserError
+from simulator.engine_profiles.batch_limits import BatchLimits
 from simulator.engine_profiles.engine_limits import ServerLimits
-from simulator.engine_profiles.engine_profile import BatchLimits, EngineProfile
+from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.feasible.context import context_of
 from simulator.feasible.kv_format import served
 from simulator.feasible.server_setup import Overrides, ServerSetup
@@ -136,7 +137,7 @@ def _memory_by_sequences(
             max_num_seqs=seqs,
             max_model_len=asked.max_model_len,
             num_gpu_blocks=overrides.num_gpu_blocks,
-            captured_graphs=profile.reserved_graphs(seqs * (1 + asked.drafts)),
+            captured_graphs=profile.graphs.reserved_graphs(seqs * (1 + asked.drafts)),
             expert_kernel=kernel,
             context_tokens=context_tokens,
             caches_prefixes=asked.caches_prefixes,

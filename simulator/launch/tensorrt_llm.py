@@ -65,7 +65,7 @@ def _options(serving: Serving, start: StartedPlan) -> dict[str, object]:
     """Return what has no flag, by name."""
     plan, stated, server = start.plan, serving.overrides, start.server
     profile = serving.profile_on_device(plan)
-    sizes = profile.capture_sizes(server.max_num_seqs) if profile.graphs.decode != "none" else []
+    sizes = profile.graphs.capture_sizes(server.max_num_seqs) if profile.graphs.decode != "none" else []
     policy = "GUARANTEED_NO_EVICT" if start.limits.reserves_output else None
     cache = {
         "dtype": kv_format_name(serving, start, fp8="fp8"),

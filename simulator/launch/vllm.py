@@ -16,7 +16,8 @@ from functools import cache
 from typing import Final
 
 from simulator.engine_profiles.bundled_profiles import bundled_profiles
-from simulator.engine_profiles.engine_profile import EngineProfile, GraphCapture, load_profile
+from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
+from simulator.engine_profiles.graph_capture import GraphCapture
 from simulator.engine_profiles.graph_modes import GRAPH_MODES
 from simulator.launch.remarks import (
     DTYPE_NAMES,

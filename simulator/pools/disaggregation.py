@@ -33,7 +33,7 @@ from simulator.results.run_work import RunWork, run_work, work_metrics
 from simulator.results.saturation import Offered, Saturation, saturation_of
 from simulator.serving import Refusal, Serving, StartedPlan
 from simulator.simulate import limits_facts, memory_facts
-from simulator.steps.op_curves import IntervalEnd
+from simulator.steps.step_sum import IntervalEnd
 from simulator.workload.workload import OpenLoop, Workload
 
 I64 = NDArray[np.int64]

@@ -1,7 +1,7 @@
 """From the intervals of steps to the metrics': the workload replayed with every step at either end of its own.
 
 The step tables at the two ends assume that errors of one op are the same in all layers and steps, and that errors of
-different ops are independent (``simulator.steps.op_curves.StepSum``); errors of the engine's constants and what servers
+different ops are independent (``simulator.steps.step_sum.StepSum``); errors of the engine's constants and what servers
 differ in beside them are at the same end (``simulator.steps.step_ends``). A metric's 90 % interval spans its values in
 the three runs: slower steps can serve a request sooner (another batch forms), so the ends may change places and the
 best estimate may lie outside them.
@@ -17,7 +17,7 @@ from typing import Final
 
 from simulator.results.metrics import RequestSlo
 from simulator.results.objective import STATISTICS, Metrics, metric_paths, read_metric
-from simulator.steps.op_curves import IntervalEnd
+from simulator.steps.step_sum import IntervalEnd
 
 Interval = tuple[float, float]
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from costmodel.ops.arrays import Array
 from simulator.engine.result import ReplicaTotals
-from simulator.steps.compile_plan import StageSums
-from simulator.steps.op_curves import StepSum
+from simulator.steps.compiled_plan import StageSums
 from simulator.steps.step_knots import TableKnots
+from simulator.steps.step_sum import StepSum
 
 Quantity = Callable[[StepSum], Array]
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from simulator.engine.result import EngineResult, over_replicas
 from simulator.results.mean_step import Quantity, StageTotals, StepCounts, stage_totals
-from simulator.steps.compile_plan import CompiledPlan
-from simulator.steps.op_curves import StepSum
+from simulator.steps.compiled_plan import CompiledPlan
+from simulator.steps.step_sum import StepSum
 
 _HOST: Final = "host"
 Seconds = dict[str, float]
@@ -84,7 +84,7 @@ def _launches_waited_for_s(compiled: CompiledPlan, counts: StepCounts) -> float:
         return 0.0
     decoding = counts.decode_tokens / max(1, counts.steps)
     tokens = (counts.tokens - decoding * counts.decode_steps) / counts.mixed_steps
-    sizes = compiled.profile.capture_sizes(compiled.shape.captured_tokens)
+    sizes = compiled.profile.graphs.capture_sizes(compiled.shape.captured_tokens)
     if compiled.profile.graphs.mixed != "none" and sizes and tokens <= sizes[-1]:
         return 0.0
     launch_s = compiled.profile.host.launch_s

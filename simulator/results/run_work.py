@@ -16,8 +16,8 @@ from costmodel.ops.roofline import peak_flop_per_s
 from simulator.engine.result import EngineResult, over_replicas
 from simulator.plan.plan import Plan
 from simulator.results.mean_step import Quantity, StepCounts, stage_totals
-from simulator.steps.compile_plan import CompiledPlan
-from simulator.steps.op_curves import IntervalEnd, StepSum
+from simulator.steps.compiled_plan import CompiledPlan
+from simulator.steps.step_sum import IntervalEnd, StepSum
 
 _S_PER_PS: Final = 1e-12
 

@@ -21,7 +21,7 @@ from profiles_db.collective_kinds import COLLECTIVE_KINDS
 from simulator.errors import EngineLimitError
 from simulator.results.objective import Metrics, Objective, Slo, read_metric
 from simulator.simulate import SimulatedPlan, slowed
-from simulator.steps.compile_plan import CompiledPlan
+from simulator.steps.compiled_plan import CompiledPlan
 from simulator.steps.step_ends import ENGINE, SPREAD
 from simulator.workload.workload import Workload
 

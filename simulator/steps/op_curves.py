@@ -3,10 +3,9 @@
 A plan fixes every (n, k) and message width, so what is left of an op is a curve over the token counts of interest.
 """
 
-from collections.abc import Container, Iterable
 from dataclasses import dataclass, fields, replace
 from threading import RLock
-from typing import Literal
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +21,8 @@ from simulator.steps.expert_kernels import fills_tiles, weight_only_twin
 from simulator.steps.sustained_clock import SustainedClock
 from simulator.steps.wider_formats import added_rounding, wider
 
+_ANALYTIC: Final = int(Source.ANALYTIC)  # a plain number: comparing arrays with a member of an enum is slow
 _TOLD_BELOW = 0.9  # a bound that lowers a price by less is not worth a line
-
-IntervalEnd = Literal["low", "middle", "high"]  # best estimate, or an end of its 90 % interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +61,7 @@ class OpCurves:
         self._streaming = AnalyticCosts(costs.cluster, costs.clock_mhz)
         self._sustained = SustainedClock(costs.cluster.device, costs.clock_mhz, sustained_slowdown_frac)
         self._known: dict[tuple[object, ...], OpCurve] = {}
+        self._names: dict[type, tuple[str, ...]] = {}  # of the fields of each kind of op
         # (op and its format, the wider one) -> points that the wider one bounds by far, and points.
         self._bounded: dict[tuple[str, str], tuple[int, int]] = {}
         self._pricing = RLock()  # threads that share curves ask for each once, so that the count of prices is one too
@@ -81,7 +80,7 @@ class OpCurves:
         """Return the curve of ``op``, one value per point of its array fields."""
         if isinstance(op, NormWithinAllReduce):
             return self._within_all_reduce(op)
-        key = (type(op), *(_key(getattr(op, field.name)) for field in fields(op)))
+        key = self._key_of(op)
         curve = self._known.get(key)
         if isinstance(op, ProductAlone):
             return self._alone(op)
@@ -95,21 +94,26 @@ class OpCurves:
                 curve = self._on_busy_server(op, found)
                 if isinstance(op, Moe):
                     curve = self._as_served(op, curve)
-                self._known[key] = curve = self._no_dearer(
-                    op, curve, is_guess=bool(np.all(found.source == Source.ANALYTIC))
-                )
+                self._known[key] = curve = self._no_dearer(op, curve, found)
         return curve
 
-    def _no_dearer(self, op: Op, curve: OpCurve, *, is_guess: bool) -> OpCurve:
+    def _key_of(self, op: Op) -> tuple[object, ...]:
+        kind = type(op)
+        names = self._names.get(kind)
+        if names is None:
+            names = self._names[kind] = tuple(field.name for field in fields(kind))
+        return (kind, *[_key(getattr(op, name)) for name in names])
+
+    def _no_dearer(self, op: Op, curve: OpCurve, found: Prediction) -> OpCurve:
         """Bound a price by that of the format it replaces; see ``simulator.steps.wider_formats``."""
         other = wider(op, self.costs.cluster.device)
         if other is None:
             return curve
-        if is_guess:
+        if (found.source == _ANALYTIC).all():
             # MXFP8 beside MXFP4 is a choice of kernels: where none of it was measured, what was is the better answer.
             return self.price(other) if getattr(op, "dtype", "") == MXFP4_MXFP8 else curve
         bound = self.price(other)
-        if not np.any(bound.latency_s < curve.latency_s):
+        if not (bound.latency_s < curve.latency_s).any():
             return curve
         for rounding in added_rounding(
             op, other, includes_rounding=self.costs.includes_quantise(getattr(op, "dtype", ""))
@@ -126,16 +130,24 @@ class OpCurves:
     def _on_busy_server(self, op: Op, found: Prediction) -> OpCurve:
         shape = found.latency_s.shape
         moved = op.io_bytes() if hasattr(op, "io_bytes") else 0.0
-        slower = self._sustained.factor(op, found.latency_s)
-        latency_s = found.latency_s * slower
-        error_s = found.latency_s * (slower - 1.0) * self._sustained.relative_error
+        flop = np.asarray(op.flop(), dtype=np.float64)
+        slower = self._sustained.factor(op, flop, found.latency_s)
+        latency_s, energy_j = found.latency_s, found.energy_j
+        low_s, high_s = latency_s - found.low_s, found.high_s - latency_s
+        if slower is None:
+            low_s, high_s = np.abs(low_s), np.abs(high_s)
+        else:
+            error_s = latency_s * (slower - 1.0) * self._sustained.relative_error
+            low_s, high_s = np.hypot(low_s * slower, error_s), np.hypot(high_s * slower, error_s)
+            # The power cap holds for as long as it takes.
+            latency_s, energy_j = latency_s * slower, energy_j * slower
         return OpCurve(
             latency_s=latency_s,
-            low_s=latency_s - np.hypot((found.latency_s - found.low_s) * slower, error_s),
-            high_s=latency_s + np.hypot((found.high_s - found.latency_s) * slower, error_s),
-            energy_j=found.energy_j * slower,  # the power cap holds for as long as it takes
-            flop=np.broadcast_to(np.asarray(op.flop(), dtype=np.float64), shape),
-            io_bytes=np.broadcast_to(np.asarray(moved, dtype=np.float64), shape),
+            low_s=latency_s - low_s,
+            high_s=latency_s + high_s,
+            energy_j=energy_j,
+            flop=_spread_over(flop, shape),
+            io_bytes=_spread_over(np.asarray(moved, dtype=np.float64), shape),
         )
 
     def _alone(self, op: ProductAlone) -> OpCurve:
@@ -181,66 +193,9 @@ def _format_of(op: Op) -> str:
     return f"{op.kv_dtype} KV" if isinstance(op, Attention) else op.dtype
 
 
+def _spread_over(values: Array, shape: tuple[int, ...]) -> Array:
+    return values if values.shape == shape else np.full(shape, values)
+
+
 def _key(value: object) -> object:
     return value.tobytes() if isinstance(value, np.ndarray) else value
-
-
-class StepSum:
-    """Sum of op curves over one step, by label.
-
-    Errors of one op are the same in every layer that runs it, errors of different ops are independent: half-widths
-    add up within an op and in quadrature across ops.
-    """
-
-    def __init__(self, points: int) -> None:
-        self.latency_s = np.zeros(points)
-        self.energy_j = np.zeros(points)
-        self.flop = np.zeros(points)
-        self.io_bytes = np.zeros(points)
-        self.by_label: dict[str, Array] = {}
-        self._widths: dict[str, tuple[Array, Array]] = {}
-
-    def add(self, name: str, curve: OpCurve, times: float = 1.0) -> None:
-        """Add ``times`` calls of an op."""
-        self.latency_s = self.latency_s + times * curve.latency_s
-        self.energy_j = self.energy_j + times * curve.energy_j
-        self.flop = self.flop + times * curve.flop
-        self.io_bytes = self.io_bytes + times * curve.io_bytes
-        self.by_label[name] = self.by_label.get(name, 0.0) + times * curve.latency_s
-        low, high = self._widths.get(name, (0.0, 0.0))
-        self._widths[name] = (
-            low + times * (curve.latency_s - curve.low_s),
-            high + times * (curve.high_s - curve.latency_s),
-        )
-
-    def add_all(self, ops: Iterable[Op], curves: OpCurves, times: float = 1.0) -> None:
-        """Price and add a list of ops, each ``times`` over."""
-        for op in ops:
-            self.add(label(op), curves.price(op), times)
-
-    def hide_all(self, ops: Iterable[Op], curves: OpCurves, where: NDArray[np.bool_], times: float = 1.0) -> None:
-        """Take off the time of ops that were added and that at the points of ``where`` run beside others.
-
-        Their energy and work stay.
-        """
-        for op in ops:
-            curve = curves.price(op)
-            nothing = np.zeros_like(curve.energy_j)
-            kept = {"energy_j": nothing, "flop": nothing, "io_bytes": nothing}
-            timed = {name: np.where(where, getattr(curve, name), 0.0) for name in ("latency_s", "low_s", "high_s")}
-            self.add(label(op), OpCurve(**timed, **kept), -times)
-
-    def half_width_s(self, end: IntervalEnd, only: Container[str] | None = None) -> Array:
-        """Return how far the low or high end is from the best estimate; ``only`` holds the labels at their ends."""
-        side = 0 if end == "low" else 1
-        widths = [found[side] for name, found in self._widths.items() if only is None or name in only]
-        return _quadrature(widths if end != "middle" else [], self.latency_s)
-
-    def seconds(self, end: IntervalEnd) -> Array:
-        """Return the best estimate of the sum, or an end of its interval."""
-        width_s = self.half_width_s(end)
-        return self.latency_s - width_s if end == "low" else self.latency_s + width_s
-
-
-def _quadrature(widths: list[Array], like: Array) -> Array:
-    return np.sqrt(sum((width**2 for width in widths), np.zeros_like(like)))

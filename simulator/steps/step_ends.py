@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from costmodel.ops.arrays import Array
-from simulator.steps.op_curves import IntervalEnd, StepSum
+from simulator.steps.step_sum import IntervalEnd, StepSum
 
 # Sources of error beside the labels of ops, whose prices are a source each.
 ENGINE: Final = "engine constants"
@@ -37,7 +37,7 @@ def at_end(
     ``error_s`` is the half width of ``constant_s``. ``only`` holds the sources of error that are at theirs.
     """
     middle_s = np.asarray(constant_s if prices is None else prices.latency_s + constant_s, dtype=np.float64)
-    if end == "middle":
+    if end == "middle" or not (middle_s.any() or np.any(error_s)):
         return middle_s
     sign = -1.0 if end == "low" else 1.0
     width_s = 0.0 if prices is None else prices.half_width_s(end, only)

@@ -51,7 +51,7 @@ class TableKnots:
 def knots_of(profile: EngineProfile, shape: StepShape) -> TableKnots:
     """Return the knots that every step up to ``shape`` lies between."""
     budget, seqs = shape.max_num_batched_tokens, shape.max_num_seqs
-    captured = profile.capture_sizes(shape.captured_tokens)
+    captured = profile.graphs.capture_sizes(shape.captured_tokens)
     tokens = {size for size in [*captured, *_steps(1, budget, 8)] if size <= budget} | {budget}
     largest_pairs = budget * shape.max_model_len
     return TableKnots(
@@ -67,7 +67,7 @@ def knots_of(profile: EngineProfile, shape: StepShape) -> TableKnots:
 def padded_tokens(profile: EngineProfile, shape: StepShape) -> I64:
     """Next captured size of every token count; above the largest, and of none at all, the count itself."""
     tokens = np.arange(shape.max_num_batched_tokens + 1, dtype=np.int64)
-    sizes = np.asarray(profile.capture_sizes(shape.captured_tokens), dtype=np.int64)
+    sizes = np.asarray(profile.graphs.capture_sizes(shape.captured_tokens), dtype=np.int64)
     if not len(sizes):
         return tokens
     captured = tokens[1 : sizes[-1] + 1]

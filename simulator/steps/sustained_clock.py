@@ -27,11 +27,10 @@ class SustainedClock:
         self.relative_error = error_of(slowdown_frac) / slowdown_frac if slowdown_frac else 0.0  # of the slowdown
         self._efficiency = {str(name): item.value for name, item in device.analytic.gemm_efficiency.items()}
 
-    def factor(self, op: Op, latency_s: Array) -> Array | float:
-        """Time of ``op`` on a busy server over its isolated ``latency_s``; has the shape of ``latency_s``, or is 1."""
-        flop = np.asarray(op.flop(), dtype=np.float64)
+    def factor(self, op: Op, flop: Array, latency_s: Array) -> Array | None:
+        """Time of ``op`` on a busy server over its isolated ``latency_s``, of that shape; None: nothing slows down."""
         if not self._slowdown_frac or not flop.any():
-            return 1.0
+            return None
         dtype = compute_dtype(op)
         efficiency = self._efficiency.get(dtype, max(self._efficiency.values(), default=1.0))
         needed_s = flop / (peak_flop_per_s(self._device, dtype) * efficiency)

@@ -296,7 +296,7 @@ def test_vllm_starts_what_was_simulated(vllm: Vllm, case: Case) -> None:
 def _graphs(serving: Serving, start: StartedPlan) -> list[int]:
     """Return the simulated sizes; vLLM adds whole drafts of every sequence, which only pads such steps less."""
     profile = serving.profile.on(serving.cluster.device, start.plan, serving.model.architecture)
-    sizes = profile.capture_sizes(start.server.max_num_seqs * (1 + start.limits.num_speculative_tokens))
+    sizes = profile.graphs.capture_sizes(start.server.max_num_seqs * (1 + start.limits.num_speculative_tokens))
     return [size for size in sizes if size <= start.server.max_num_batched_tokens]
 
 

@@ -13,9 +13,11 @@ from simulator.model.cell import KernelChoices
 from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.load_model import load_model
 from simulator.plan.plan import parse_plan
-from simulator.steps.compile_plan import CompiledPlan, compile_plan
-from simulator.steps.op_curves import OpCurves, StepSum, label
+from simulator.steps.compile_plan import compile_plan
+from simulator.steps.compiled_plan import CompiledPlan
+from simulator.steps.op_curves import OpCurves, label
 from simulator.steps.step_knots import StepShape
+from simulator.steps.step_sum import StepSum
 
 _SHAPE = StepShape(max_num_seqs=256, max_num_batched_tokens=2048, max_model_len=8192, kv_tokens=200_000)
 _CLUSTER = load_cluster("h100-sxm-8")

@@ -12,8 +12,9 @@ from cluster_specs.load import load_cluster, load_device
 from costmodel.ops.op_types import Elementwise, Gemm, Moe
 from costmodel.ops.small_ops import small_op
 from costmodel.pricing.analytic_costs import AnalyticCosts
+from simulator.engine_profiles.batch_limits import BatchLimits
 from simulator.engine_profiles.bundled_profiles import bundled_profiles
-from simulator.engine_profiles.engine_profile import BatchLimits, EngineProfile, load_profile
+from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
 from simulator.manifest.shapes import RecordingCosts
 from simulator.model.cell import KernelChoices
 from simulator.model.load_model import load_model

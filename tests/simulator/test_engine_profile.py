@@ -87,14 +87,14 @@ def test_a_cpu_server_has_limits_per_rank() -> None:
 def test_graphs_end_where_the_device_s_do(profile: str, device: str, plan: str, last: int) -> None:
     """The largest captured graph depends on the device's class and, in SGLang, on the ranks of a replica."""
     here = load_profile(profile).on(load_device(device), parse_plan(plan))
-    assert here.capture_sizes(4096)[-1] == last
+    assert here.graphs.capture_sizes(4096)[-1] == last
 
 
 def test_graph_sizes_stop_at_twice_the_sequences() -> None:
     """The engine captures up to 2 x max_num_seqs, and never beyond its own end."""
     profile = load_profile("vllm-0.33")
-    assert profile.capture_sizes(8)[-1] == 16
-    assert profile.capture_sizes(10_000)[-1] == 512
+    assert profile.graphs.capture_sizes(8)[-1] == 16
+    assert profile.graphs.capture_sizes(10_000)[-1] == 512
 
 
 def test_versions_differ_where_their_engines_do() -> None:

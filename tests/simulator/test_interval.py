@@ -22,7 +22,8 @@ from simulator.plan.plan import parse_plan
 from simulator.results.interval import metric_intervals
 from simulator.results.objective import metric_paths, parse_slo, read_metric
 from simulator.simulate import SimulatedPlan, simulate
-from simulator.steps.op_curves import OpCurves, StepSum
+from simulator.steps.op_curves import OpCurves
+from simulator.steps.step_sum import StepSum
 from simulator.workload.parse import parse_workload
 
 

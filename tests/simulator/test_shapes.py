@@ -115,7 +115,7 @@ def test_manifest_holds_the_shards_of_the_plan() -> None:
         (4096, 3584),
         (32064, 4096),
     }
-    captured = {size for size in load_profile("vllm-0.33").capture_sizes(32) if size <= 512}
+    captured = {size for size in load_profile("vllm-0.33").graphs.capture_sizes(32) if size <= 512}
     assert {(size,) for size in captured} <= _manifest_values(manifest, "gemm", "m")
     assert _manifest_values(manifest, "collective", "kind", "ranks") == {("all_reduce", 4), ("all_gather", 4)}
     assert _manifest_values(manifest, "attention", "phase") == {("decode",), ("prefill",)}

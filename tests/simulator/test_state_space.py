@@ -18,7 +18,8 @@ from simulator.model.cells.mamba2 import Mamba2
 from simulator.model.load_model import load_model
 from simulator.plan.plan import Plan, parse_plan
 from simulator.serving import Refusal
-from simulator.steps.compile_plan import CompiledPlan, compile_plan
+from simulator.steps.compile_plan import compile_plan
+from simulator.steps.compiled_plan import CompiledPlan
 from simulator.steps.op_curves import OpCurves
 from simulator.steps.step_knots import StepShape
 from simulator.workload.parse import parse_workload

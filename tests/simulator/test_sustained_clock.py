@@ -28,6 +28,8 @@ def test_only_arithmetic_slows_down() -> None:
 def test_a_locked_clock_stays_where_it_is() -> None:
     """Below the power cap there is nothing to give up."""
     op = Gemm(m=np.array([32768]), n=8192, k=8192, dtype="bf16")
-    latency_s = np.array([5e-3])
-    assert SustainedClock(_CLUSTER.device, 1410.0, _SLOWDOWN_FRAC).factor(op, latency_s) == 1.0
-    assert SustainedClock(_CLUSTER.device, None, _SLOWDOWN_FRAC).factor(op, latency_s) > 1.1
+    flop, latency_s = np.asarray(op.flop()), np.array([5e-3])
+    assert SustainedClock(_CLUSTER.device, 1410.0, _SLOWDOWN_FRAC).factor(op, flop, latency_s) is None
+    slower = SustainedClock(_CLUSTER.device, None, _SLOWDOWN_FRAC).factor(op, flop, latency_s)
+    assert slower is not None
+    assert slower > 1.1
