@@ -143,7 +143,7 @@ def test_a_fit_remembers_its_links(fits: dict[str, Artefact]) -> None:
     is_measured = [2, 4, 5]
     assert np.array_equal(_seconds(recorded, own)[is_measured], _seconds(fit, load_cluster("l40s-8"))[is_measured])
     assert "scaled" not in FittedCosts(recorded, own).origin
-    unknown = replace(fit, provenance=replace(fit.provenance, cluster="mine"))
+    unknown = replace(fit, provenance=replace(fit.provenance, cluster="mine", links={}))
     assert "no record of the links" in FittedCosts(unknown, own).origin
     damaged = replace(fit, provenance=replace(fit.provenance, links={"pcie": {"name": 3}}))
     with pytest.raises(UserError, match="record of its links"):
