@@ -30,6 +30,7 @@ ALLOWED: Final[Mapping[str, str]] = {
     "simulator/engine_profiles/engine_kernels.py": "launches of an engine's kernels",
     "simulator/memory/plan_memory.py": "what an op holds in memory while it runs",
     "simulator/model/cells/__init__.py": "names of cells of a model, two of which families share",
+    "simulator/search/paired.py": "which ops make one source of error",
     "simulator/steps/wider_formats.py": "which narrower format an engine runs instead of which, in one table",
 }
 
