@@ -22,7 +22,8 @@ from simulator.steps.sustained_clock import SustainedClock
 from simulator.steps.wider_formats import added_rounding, wider
 
 _ANALYTIC: Final = int(Source.ANALYTIC)  # a plain number: comparing arrays with a member of an enum is slow
-_TOLD_BELOW = 0.9  # a bound that lowers a price by less is not worth a line
+_TIMED: Final = ("latency_s", "low_s", "high_s", "energy_j")  # of a curve, what goes with the time an op takes
+_TOLD_BELOW: Final = 0.9  # a bound that lowers a price by less is not worth a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +159,7 @@ class OpCurves:
         bound = roofline(op.whole, self.costs.cluster, self.costs.clock_mhz).floor_s
         least = np.minimum(bound, whole.latency_s)
         share = np.maximum(whole.latency_s - self.price(op.rounding).latency_s, least) / whole.latency_s
-        timed = ("latency_s", "low_s", "high_s", "energy_j")
-        return replace(whole, **{name: getattr(whole, name) * share for name in timed})
+        return replace(whole, **{name: getattr(whole, name) * share for name in _TIMED})
 
     def _within_all_reduce(self, op: NormWithinAllReduce) -> OpCurve:
         """Price a norm where it is a kernel of its own, and at nothing where it is part of an all-reduce."""
@@ -179,13 +179,11 @@ class OpCurves:
 
 def _replaced(curve: OpCurve, other: OpCurve, where: NDArray[np.bool_]) -> OpCurve:
     """``curve``, with time and energy of ``other`` at the points of ``where``."""
-    timed = ("latency_s", "low_s", "high_s", "energy_j")
-    return replace(curve, **{name: np.where(where, getattr(other, name), getattr(curve, name)) for name in timed})
+    return replace(curve, **{name: np.where(where, getattr(other, name), getattr(curve, name)) for name in _TIMED})
 
 
 def _sum(curve: OpCurve, other: OpCurve) -> OpCurve:
-    timed = ("latency_s", "low_s", "high_s", "energy_j")
-    return replace(curve, **{name: getattr(curve, name) + getattr(other, name) for name in timed})
+    return replace(curve, **{name: getattr(curve, name) + getattr(other, name) for name in _TIMED})
 
 
 def _format_of(op: Op) -> str:

@@ -85,11 +85,6 @@ class StepSum:
             widths[name] = widths.get(name, 0.0) + times * width_s
         return widths
 
-    def seconds(self, end: IntervalEnd) -> Array:
-        """Return the best estimate of the sum, or an end of its interval."""
-        width_s = self.half_width_s(end)
-        return self.latency_s - width_s if end == "low" else self.latency_s + width_s
-
 
 def _quadrature(widths: list[Array], like: Array) -> Array:
     return np.sqrt(sum((width**2 for width in widths), np.zeros_like(like)))

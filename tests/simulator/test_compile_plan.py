@@ -16,6 +16,7 @@ from simulator.plan.plan import parse_plan
 from simulator.steps.compile_plan import compile_plan
 from simulator.steps.compiled_plan import CompiledPlan
 from simulator.steps.op_curves import OpCurves, label
+from simulator.steps.step_ends import at_end
 from simulator.steps.step_knots import StepShape
 from simulator.steps.step_sum import StepSum
 
@@ -145,8 +146,8 @@ def test_errors_add_within_an_op_and_in_quadrature_across_ops() -> None:
     kinds.add("gemm", one)
     kinds.add("head", two)
     width = one.high_s - one.latency_s
-    assert layers.seconds("high") - layers.latency_s == pytest.approx(2 * width)
-    assert kinds.seconds("high") - kinds.latency_s == pytest.approx(np.sqrt(2) * width)
+    assert at_end("high", layers) - layers.latency_s == pytest.approx(2 * width)
+    assert at_end("high", kinds) - kinds.latency_s == pytest.approx(np.sqrt(2) * width)
 
 
 def test_labels_name_what_ran() -> None:
