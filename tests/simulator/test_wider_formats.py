@@ -1,6 +1,7 @@
 """No format is dearer than the one it replaces, and formats of weights alone are left as they were measured."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,13 @@ from costmodel.ops.small_ops import small_op
 from costmodel.pricing.analytic_costs import AnalyticCosts
 from simulator.engine_profiles.bundled_profiles import bundled_profiles
 from simulator.engine_profiles.engine_profile import load_profile
+from simulator.launch import launch_lines
 from simulator.model.load_model import load_model
 from simulator.plan.plan import parse_plan
 from simulator.steps.op_curves import OpCurves
 from simulator.steps.wider_formats import wider
+from simulator.workload.parse import parse_workload
+from tests.simulator.deployments import serving_of, start_of
 
 TOKENS = np.array([1, 64, 4096])
 
@@ -99,14 +103,26 @@ def test_formats_of_weights_alone_and_formats_without_arithmetic_have_no_bound()
 
 
 def test_mxfp4_experts_round_their_inputs_where_the_engine_says_so() -> None:
-    """On datacenter Blackwell all engines do, on Hopper none; what has to be set belongs to such a kernel."""
-    experts = [load_profile(name).mxfp4_experts for name in ("vllm-0.18", "sglang-0.5", "tensorrt-llm-1.0")]
+    """By default SGLang's and TensorRT-LLM's do on datacenter Blackwell, vLLM's nowhere, and on Hopper none."""
     devices = {name: load_cluster(f"{name}-8").device for name in ("b200", "h100-sxm")}
-    assert all(kernels.rounds_inputs_on(devices["b200"]) for kernels in experts)
-    assert not any(kernels.rounds_inputs_on(devices["h100-sxm"]) for kernels in experts)
     for name in bundled_profiles():
         kernels = load_profile(name).mxfp4_experts
+        assert kernels.rounds_inputs_on(devices["b200"]) == name.startswith(("sglang", "tensorrt-llm"))
+        assert not kernels.rounds_inputs_on(devices["h100-sxm"])
         assert kernels.mxfp8_inputs or not kernels.mxfp8_switch
+
+
+def test_a_file_states_that_a_vllm_server_rounds_them_and_the_command_says_so(tmp_path: Path) -> None:
+    """A server whose environment asks for MXFP8 inputs is a profile that extends its version's."""
+    own = tmp_path / "own.toml"
+    own.write_text(
+        'schema = 1\nname = "own"\nextends = "vllm-0.18"\nsource = "our servers"\n'
+        "[mxfp4_experts]\nmxfp8_inputs = { blackwell = true }\n"
+    )
+    for engine, is_printed in ((str(own), True), ("vllm-0.18", False)):
+        serving = serving_of("gpt-oss-20b", "b200-8", engine)
+        lines = launch_lines(serving, start_of(serving, "dp8", parse_workload("chat-synthetic", limit=20)))
+        assert any("VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8=1" in line for line in lines) == is_printed
 
 
 def test_experts_that_round_their_inputs_are_priced_as_such() -> None:
