@@ -211,6 +211,7 @@ class Serving(ServerSetup):
             if plan.tp > 1 and plan.attention_dp == 1
             else 0,
             rope_writes_kv=fused.rope_writes_kv,
+            splits_delta_inputs=self.model.architecture in fused.splits_delta_inputs,
             rounds_mxfp4_inputs=self.profile.mxfp4_experts.rounds_inputs_on(self.cluster.device),
         )
 

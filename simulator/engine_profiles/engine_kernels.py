@@ -63,6 +63,9 @@ class FusedKernels(ProfileSection):
     # Kinds of devices on which one call attends for prompts and decoding sequences alike, latent attention excepted.
     joint_attention: list[str] = Field(default_factory=list)
     rope_writes_kv: bool = False  # one kernel rotates queries and keys and writes keys and values
+    # Architectures whose gated delta rule takes four products of its input (queries with keys and values, gate, step
+    # and decay) instead of two.
+    splits_delta_inputs: list[str] = Field(default_factory=list)
     source: Source
 
     def norm_bytes(self, architecture: str, hidden: int) -> int:

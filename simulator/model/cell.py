@@ -21,6 +21,7 @@ class KernelChoices:
     there is one; ``in_gemm`` when the GEMM's own price already includes it, which it also does for ``in_gemm_schemes``.
     ``norm_in_all_reduce_bytes``: the norm after an all-reduce of up to so many bytes is part of it; 0 = never.
     ``rope_writes_kv``: one kernel rotates queries and keys and writes keys and values.
+    ``splits_delta_inputs``: the gated delta rule takes queries with keys and values, gate, step and decay one by one.
     ``rounds_mxfp4_inputs``: the kernel of MXFP4 experts rounds what it is given to MXFP8.
     """
 
@@ -30,6 +31,7 @@ class KernelChoices:
     in_gemm_schemes: frozenset[str] = frozenset()
     norm_in_all_reduce_bytes: int = 0
     rope_writes_kv: bool = False
+    splits_delta_inputs: bool = False
     rounds_mxfp4_inputs: bool = False
 
     def expert_scheme(self, scheme: str) -> str:

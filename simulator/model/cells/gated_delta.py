@@ -4,7 +4,7 @@ Every decode step reads and writes that matrix in fp32; prefill works through it
 with the sequence. Source: arXiv 2412.06464 and the layer's code in `transformers`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
 from costmodel.ops.number_formats import DTYPE_BYTES
@@ -67,7 +67,13 @@ class GatedDelta:
         """All but the delta rule itself."""
         mixed, decay, output = self._linears(plan)
         dtype = activation_dtype(plan, self.dtype)
-        ops = [*self.norm.add_into(m, dtype, mixed, kernels), mixed.gemm(m), decay.gemm(m)]
+        ops = self.norm.add_into(m, dtype, mixed, kernels)
+        if kernels.splits_delta_inputs:
+            gates, strengths = self._values // plan.tp, self.num_value_heads // plan.tp
+            ops += [replace(mixed, n=width).gemm(m) for width in (mixed.n - gates, gates)]
+            ops += [replace(decay, n=strengths).gemm(m)] * 2
+        else:
+            ops += [mixed.gemm(m), decay.gemm(m)]
         ops.append(small_op("conv1d", rows=m, width=self._channels // plan.tp, dtype=dtype))
         ops.append(small_op("rmsnorm_gate", rows=m, width=self._values // plan.tp, dtype=dtype))
         ops += kernels.rounding(output, m)

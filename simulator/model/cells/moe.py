@@ -127,7 +127,12 @@ class MixtureOfExperts:
         outside = self._outside_experts(plan)
         own = -(-m // plan.tp) if self._is_sequence_parallel(plan) else m
         rounding = kernels.rounding(self.shared.linears(outside)[0], own)
-        return [*rounding, *self.shared.token_ops(outside, own, kernels)]
+        ops = [*rounding, *self.shared.token_ops(outside, own, kernels)]
+        if self.shared_gate:
+            dtype = activation_dtype(plan, self.dtype)
+            gate = Linear(n=1, k=self.hidden, weights=WeightFormat(scheme=dtype), dtype=dtype)
+            ops += [gate.gemm(own), small_op("sigmoid_mul", rows=own, width=self.hidden, dtype=dtype)]
+        return ops
 
     def attention(self, plan: Plan) -> None:  # noqa: ARG002 - the contract of a cell
         """Attends to nothing."""
