@@ -9,6 +9,7 @@ from math import ceil, hypot
 
 from costmodel.cost_model import CostModel
 from costmodel.ops.number_formats import SCHEMES
+from simulator.engine.bounds import MOST_BLOCKS
 from simulator.engine_profiles.constant import error_of
 from simulator.engine_profiles.engine_limits import EngineLimits, RouterName, ServerLimits
 from simulator.engine_profiles.spread import NO_SPREAD, Spread
@@ -64,7 +65,7 @@ class StartedPlan:
             limits,
             frontend_s=limits.frontend_s + sign * self.frontend_error_s,
             frontend_gap_s=limits.frontend_gap_s + sign * self.frontend_gap_error_s,
-            num_gpu_blocks=max(one_request, limits.num_gpu_blocks - sign * self.memory.blocks_error),
+            num_gpu_blocks=min(MOST_BLOCKS, max(one_request, limits.num_gpu_blocks - sign * self.memory.blocks_error)),
         )
 
 

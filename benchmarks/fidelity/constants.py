@@ -34,7 +34,12 @@ _HOST: Final = (
     ("host.serial_step_s", 0.0, 0.2e-3, "from one step's last kernel to the next one's first: nothing is known"),
     ("host.serial_sequence_s", 5e-6, 5e-6, "from sampled tokens to the next inputs: up to 14 us of vLLM 0.10"),
     ("host.frontend_s", 6e-3, 6e-3, "client and HTTP: milliseconds"),
-    ("host.launch_s", 30e-6, 15e-6, "eager steps of vLLM 0.6 and of Llama-2-70B on H100: 30 us per op, 45 on A100"),
+    (
+        "host.launch_s",
+        45e-6,
+        15e-6,
+        "eager steps of Llama-2-70B: 30 us per op on H100, 45 on A100; other hosts 40 to 60",
+    ),
 )
 CONSTANTS: Final = (
     *(

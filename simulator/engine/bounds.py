@@ -9,6 +9,7 @@ OCCUPANCY_MASK: Final = (1 << OCCUPANCY_BITS) - 1
 ADMISSION_BITS: Final = 30  # low bits of a heap key: place in the running list; the epoch takes the other 33
 LAST_ADMISSION: Final = (1 << ADMISSION_BITS) - 1
 LONGEST_SEQUENCE: Final = 1 << 31  # tokens
+MOST_BLOCKS: Final = 1 << 28  # of KV, in one replica
 LAST_EPOCH: Final = (1 << 63 - ADMISSION_BITS) - LONGEST_SEQUENCE - 1
 NONE: Final = -1  # no row, no time, no unit
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
-from simulator.engine.bounds import LONGEST_SEQUENCE, LONGEST_STEP
+from simulator.engine.bounds import LONGEST_SEQUENCE, LONGEST_STEP, MOST_BLOCKS
 from simulator.engine.rules import POLICIES, PS_PER_S, first_arrival_s
 from simulator.engine.table_checks import check_tables
 from simulator.engine_profiles.answer_chunks import LONGEST_INTERVAL
@@ -22,7 +22,7 @@ _MOST: Final = {
     "max_model_len": LONGEST_SEQUENCE,
     "scheduler_recv_interval": 1 << 20,
     "block_size": 1 << 20,
-    "num_gpu_blocks": 1 << 28,
+    "num_gpu_blocks": MOST_BLOCKS,
     "stream_interval": LONGEST_INTERVAL,
 }
 

@@ -30,6 +30,7 @@ _METRICS: Final = (
     "mfu_frac",
 )
 _NAMED_REFUSALS: Final = 4
+_ALL_BUT_SURE: Final = 0.999  # odds above it are not told apart
 _NUMBER: Final = re.compile(r"(?<![\w.-])(\d+(?:\.\d+)?)(?![\w-])")
 
 
@@ -159,10 +160,12 @@ def answer_lines(found: "SearchResult") -> list[str]:
 def _against(best: "Outcome", other: "Outcome", found: "SearchResult") -> str:
     """Say how sure it is that the best plan beats another, what is wrong with both left out."""
     known = found.versus_best[str(other.plan)]
+    is_all_but_sure = known.best_is_better_frac > _ALL_BUT_SURE
+    odds = f"more than {share(_ALL_BUT_SURE)}" if is_all_but_sure else share(known.best_is_better_frac)
     return (
         f"against {other.plan}: {title(known.metric)} there is {known.ratio:.3g} times as much "
         f"(90 % interval {known.ratio_low:.3g} to {known.ratio_high:.3g}), "
-        f"{best.plan} is better with a probability of {share(known.best_is_better_frac)}"
+        f"{best.plan} is better with a probability of {odds}"
     )
 
 

@@ -69,9 +69,9 @@ def test_a_value_is_shown_with_the_file_that_states_it(tmp_path: Path, capsys: p
     facts = _facts(path, capsys)
     own = {"key": "host.step_s", "value": 0.002, "error": None, "stated_by": path, "source": None}
     assert facts["host.step_s"] == own
-    assert (facts["host.launch_s"]["value"], facts["host.launch_s"]["error"]) == (30e-6, 15e-6)
+    assert (facts["host.launch_s"]["value"], facts["host.launch_s"]["error"]) == (44e-6, 11e-6)
     assert facts["host.launch_s"]["stated_by"] == "vllm-0.10"
-    assert "30 us per launch" in facts["host.launch_s"]["source"]
+    assert "44 us per launch" in facts["host.launch_s"]["source"]
     assert facts["host.serial_sequence_s"]["stated_by"] == "vllm-0.10"
     assert facts["memory.states"] == {
         "key": "memory.states",
@@ -86,7 +86,7 @@ def test_a_value_is_shown_with_the_file_that_states_it(tmp_path: Path, capsys: p
     assert rows[0][:4] == ["ours", "extends", "vllm-0.33,", "vllm-0.19,"]
     assert rows[0][-1] == "vllm-0.10"
     assert ["step_s", path, "0.002"] in rows
-    assert ["launch_s", "vllm-0.10", "{", "value", "=", "3e-05,", "error", "=", "1.5e-05", "}"] in rows
+    assert ["launch_s", "vllm-0.10", "{", "value", "=", "4.4e-05,", "error", "=", "1.1e-05", "}"] in rows
     assert ["states", "(default)", "none"] in rows
 
 

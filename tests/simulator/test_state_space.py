@@ -219,10 +219,10 @@ def test_decode_steps_of_a_scan_do_not_grow_with_the_context() -> None:
 
 def test_prompts_are_scanned_in_steps_that_have_them() -> None:
     """A step of as many tokens takes longer where it has prefill, by the scans over its tokens."""
-    compiled = _compiled("nemotron-h-8b", "tp2")
+    compiled = _compiled("nemotron-h-8b")
     tables = compiled.tables()
-    scans_s = np.interp(1024, compiled.knots.tokens, compiled.stages[0].scans.latency_s)
-    gap_ps = int(tables.token_mixed_ps[0, 1024] - tables.token_decode_ps[0, 1024])
+    scans_s = np.interp(2048, compiled.knots.tokens, compiled.stages[0].scans.latency_s)
+    gap_ps = int(tables.token_mixed_ps[0, 2048] - tables.token_decode_ps[0, 2048])
     assert gap_ps == pytest.approx(scans_s * 1e12, rel=1e-3)
     assert list(compiled.stages[0].scans.by_label) == ["scan"]
 

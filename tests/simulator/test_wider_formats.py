@@ -103,23 +103,23 @@ def test_formats_of_weights_alone_and_formats_without_arithmetic_have_no_bound()
 
 
 def test_mxfp4_experts_round_their_inputs_where_the_engine_says_so() -> None:
-    """By default SGLang's and TensorRT-LLM's do on datacenter Blackwell, vLLM's nowhere, and on Hopper none."""
+    """Those of recipes and of engines that do by default do so on datacenter Blackwell, and none on Hopper."""
     devices = {name: load_cluster(f"{name}-8").device for name in ("b200", "h100-sxm")}
     for name in bundled_profiles():
         kernels = load_profile(name).mxfp4_experts
-        assert kernels.rounds_inputs_on(devices["b200"]) == name.startswith(("sglang", "tensorrt-llm"))
+        assert kernels.rounds_inputs_on(devices["b200"]) == (name not in {"orca", "vllm-0.6", "vllm-0.33"})
         assert not kernels.rounds_inputs_on(devices["h100-sxm"])
         assert kernels.mxfp8_inputs or not kernels.mxfp8_switch
 
 
-def test_a_file_states_that_a_vllm_server_rounds_them_and_the_command_says_so(tmp_path: Path) -> None:
-    """A server whose environment asks for MXFP8 inputs is a profile that extends its version's."""
+def test_a_file_states_that_a_vllm_server_rounds_none_and_the_command_follows(tmp_path: Path) -> None:
+    """A server without the variable that asks for MXFP8 inputs is a profile that extends its version's."""
     own = tmp_path / "own.toml"
     own.write_text(
         'schema = 1\nname = "own"\nextends = "vllm-0.18"\nsource = "our servers"\n'
-        "[mxfp4_experts]\nmxfp8_inputs = { blackwell = true }\n"
+        "[mxfp4_experts]\nmxfp8_inputs = { blackwell = false }\n"
     )
-    for engine, is_printed in ((str(own), True), ("vllm-0.18", False)):
+    for engine, is_printed in ((str(own), False), ("vllm-0.18", True)):
         serving = serving_of("gpt-oss-20b", "b200-8", engine)
         lines = launch_lines(serving, start_of(serving, "dp8", parse_workload("chat-synthetic", limit=20)))
         assert any("VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8=1" in line for line in lines) == is_printed
