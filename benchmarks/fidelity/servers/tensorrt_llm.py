@@ -166,6 +166,10 @@ TENSORRT_LLM: Final = (
         framework=_TABLES,
         plan=_fp8_cache,
         settings=_deepseek_b200,
+        caveat=(
+            "about 11 GiB less is free for the KV cache than is counted, so that long prompts wait; no start-up log "
+            "says for what"
+        ),
     ),
     ServingGroup(
         name="TensorRT-LLM 1.2, DeepSeek-R1 NVFP4, B200",
@@ -176,6 +180,7 @@ TENSORRT_LLM: Final = (
         framework=_TABLES,
         plan=_fp8_cache,
         settings=_deepseek_nvfp4,
+        caveat=("60 calls per layer stand for all mixtures of this version; this server wants 48"),
     ),
     ServingGroup(
         name="TensorRT-LLM 1.2 with drafts, DeepSeek-R1 FP8, B200",
