@@ -49,8 +49,9 @@ def sweep_section(left_out: Sequence[Point], apart: Sequence[Point]) -> Iterator
     added = [point for point in apart if point.group.kind == "sweep"]
     yield (
         "A server counts as one with drafts where the benchmark's own search space (the settings that each of its "
-        "launch files\nran) has its settings for drafts only. That rule is not one of rejection; MAPE / median / p90 / "
-        "bias with it and\nwithout:\n\n"
+        "launch files\nran) has its layout for drafts only, or for servers with and without them, which rows do not "
+        "tell apart. No row is\nchosen by what it measured. That rule is not one of rejection; MAPE / median / p90 / "
+        "bias with it and without:\n\n"
     )
     rows = []
     for engine, name in ENGINES.items():
