@@ -1,12 +1,14 @@
 """One served run as a benchmark client recorded it, whichever client that was."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from profiles_db.recordings.server_facts import ServerFacts
+from profiles_db.recordings.summary import ClientSummary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,15 +24,22 @@ class RecordedRun:
     due_s: NDArray[np.float64] | None = None  # [n] when the load asked for it, from the earliest start
     ttft_s: NDArray[np.float64]  # [n]
     e2e_s: NDArray[np.float64]  # [n]
-    chunks: NDArray[np.int64] | None = None  # [n] parts of the answer
+    gaps_s: Sequence[NDArray[np.float64]] | None = None  # [n] of each request, between the parts of its answer
     errors: Sequence[str | None] = ()
     rate_per_s: float | None = None  # what the client aimed at; inf: all at once; None: not said
     max_concurrency: int | None = None
     states_load: bool = True  # whether rate and concurrency are in the file at all
     notes: tuple[str, ...] = ()
+    summary: ClientSummary = field(default_factory=ClientSummary)
+    server: ServerFacts = field(default_factory=ServerFacts)
 
     def __len__(self) -> int:
         return len(self.prompt_tokens)
+
+    @property
+    def chunks(self) -> NDArray[np.int64] | None:
+        """Parts that each answer came in [n]; None where the client kept no times of them."""
+        return None if self.gaps_s is None else np.array([len(gaps) + 1 for gaps in self.gaps_s], dtype=np.int64)
 
     @property
     def is_closed_loop(self) -> bool:

@@ -18,13 +18,39 @@ from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
-from profiles_db.recordings.fields import MOST_COUNT, count_at, counts_of, list_at, times_of
+from profiles_db.recordings.fields import (
+    LONGEST_S,
+    MOST_COUNT,
+    count_at,
+    counts_of,
+    list_at,
+    number_at,
+    optional_number_at,
+    times_of,
+)
 from profiles_db.recordings.run import RecordedRun, from_earliest
+from profiles_db.recordings.server_facts import server_facts
+from profiles_db.recordings.summary import ClientSummary
 
 NAME: Final = "vllm-bench"
 SUMMARY_KEYS: Final = ("duration", "completed", "total_input_tokens", "total_output_tokens")
 DETAIL_HINT: Final = "run vllm bench serve with --save-detailed, SGLang's bench_serving with --output-details"
 _FASTEST_PER_S: Final = 1e9
+# Keys of the client's own summary, in ms; a percentile is there where it was asked for.
+_TIMES_MS: Final = {
+    f"{word}_{key}_ms": (name, statistic)
+    for key, name in (("ttft", "ttft_s"), ("tpot", "tpot_s"), ("itl", "itl_s"), ("e2el", "e2e_s"))
+    for word, statistic in (("mean", "mean"), ("median", "p50"), ("p90", "p90"), ("p95", "p95"), ("p99", "p99"))
+} | {
+    f"{word}_e2e_latency_ms": ("e2e_s", statistic)  # SGLang's name
+    for word, statistic in (("mean", "mean"), ("median", "p50"), ("p90", "p90"), ("p99", "p99"))
+}
+_RATES: Final = {
+    "request_throughput": "throughput_requests_per_s",
+    "output_throughput": "throughput_tokens_per_s",
+    "total_token_throughput": "throughput_total_tokens_per_s",
+    "total_throughput": "throughput_total_tokens_per_s",  # SGLang's name
+}
 _LONGEST_CLOCK_S: Final = 1e12  # seconds of a perf_counter, whose zero is arbitrary
 
 
@@ -45,7 +71,7 @@ def read_result(document: Mapping[str, Any], place: str) -> RecordedRun:
     short = is_ok & (prompts < 1)
     if short.any():
         raise UserError(f"{place}: input_lens[{int(np.argmax(short))}] is 0, must be >= 1")
-    ttft_s, e2e_s, chunks = _measured(document, place, is_ok)
+    ttft_s, e2e_s, gaps_s = _measured(document, place, is_ok)
     return RecordedRun(
         tool="sglang-bench" if "total_output_tokens_retokenized" in document else NAME,
         place=place,
@@ -55,13 +81,46 @@ def read_result(document: Mapping[str, Any], place: str) -> RecordedRun:
         start_s=_starts(document, place, count),
         ttft_s=ttft_s,
         e2e_s=e2e_s,
-        chunks=chunks,
+        gaps_s=gaps_s,
         errors=errors,
         rate_per_s=_rate(document, place),
         max_concurrency=None
         if document.get("max_concurrency") is None
         else count_at(document, "max_concurrency", place, low=1, high=MOST_COUNT),
+        summary=summary_of(document, place),
+        server=server_facts(document, place),
     )
+
+
+def summary_of(document: Mapping[str, Any], place: str) -> ClientSummary:
+    """Read what the client says of the run as a whole, with or without details."""
+    metrics = {
+        f"{name}.{statistic}": number_at(document, key, place, high=1e3 * LONGEST_S) / 1e3
+        for key, (name, statistic) in _TIMES_MS.items()
+        if document.get(key) is not None
+    }
+    rates = {
+        path: number_at(document, key, place, high=_FASTEST_PER_S)
+        for key, path in _RATES.items()
+        if document.get(key) is not None
+    }
+    model = document.get("model_id")
+    if model is not None and not isinstance(model, str):
+        raise UserError(f"{place}: model_id is {shown(model)}, must be a text")
+    duration_s = optional_number_at(document, "duration", place)
+    return ClientSummary(
+        model=model,
+        duration_s=None if math.isnan(duration_s) else duration_s,
+        completed=_optional_count(document, "completed", place),
+        failed=_optional_count(document, "failed", place),
+        prompt_tokens=_optional_count(document, "total_input_tokens", place),
+        output_tokens=_optional_count(document, "total_output_tokens", place),
+        metrics=metrics | rates,
+    )
+
+
+def _optional_count(document: Mapping[str, Any], key: str, place: str) -> int | None:
+    return None if document.get(key) is None else count_at(document, key, place, high=MOST_COUNT)
 
 
 def _filled(document: Mapping[str, Any], key: str, place: str) -> Sequence[Any]:
@@ -91,20 +150,20 @@ def _errors(document: Mapping[str, Any], place: str, count: int) -> list[str | N
 
 def _measured(
     document: Mapping[str, Any], place: str, is_ok: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64] | None]:
-    """TTFT, E2E and number of chunks of the requests that were served."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], list[NDArray[np.float64]] | None]:
+    """TTFT and E2E of the requests that were served, and the gaps between the chunks of every request."""
     count = len(is_ok)
     nothing = np.full(count, np.nan)
     if document.get("ttfts") is None and document.get("itls") is None:
         return nothing, nothing, None
     ttfts = times_of(_same_length(document, "ttfts", place, count), "ttfts", place)
-    decode_s, chunks = np.zeros(count), np.zeros(count, dtype=np.int64)
+    gaps_s = []
     for index, gaps in enumerate(_same_length(document, "itls", place, count)):
         if not isinstance(gaps, list):
             raise UserError(f"{place}: itls[{index}] is {shown(gaps)}, must be a list of seconds")
-        decode_s[index] = times_of(gaps, f"itls[{index}]", place).sum()
-        chunks[index] = len(gaps) + 1
-    return np.where(is_ok, ttfts, np.nan), np.where(is_ok, ttfts + decode_s, np.nan), chunks
+        gaps_s.append(times_of(gaps, f"itls[{index}]", place))
+    decode_s = np.array([gaps.sum() for gaps in gaps_s])
+    return np.where(is_ok, ttfts, np.nan), np.where(is_ok, ttfts + decode_s, np.nan), gaps_s
 
 
 def _starts(document: Mapping[str, Any], place: str, count: int) -> NDArray[np.float64] | None:

@@ -17,32 +17,53 @@ from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, Worklo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """What the client measured of each of the ``n`` requests of a workload, in its order; NaN where it did not."""
+class MeasuredRequests:
+    """What the client measured of each of the ``n`` requests of a workload, in its order; NaN where it did not.
+
+    ``gap_s`` [sum of the requests' gaps] holds the times between the chunks of an answer, request after request, of
+    which request i owns ``gap_s[gap_offsets[i]:gap_offsets[i + 1]]``; None where the client kept none.
+    """
 
     sent_s: NDArray[np.float64]  # [n] from the first request
     ttft_s: NDArray[np.float64]  # [n]
     e2e_s: NDArray[np.float64]  # [n]
+    output_tokens: NDArray[np.int64]  # [n]
+    gap_s: NDArray[np.float64] | None = None
+    gap_offsets: NDArray[np.int64] | None = None  # [n + 1]
+
+    def __len__(self) -> int:
+        return len(self.e2e_s)
+
+    @property
+    def tpot_s(self) -> NDArray[np.float64]:
+        """Mean time per output token after the first [n]; NaN for answers of one token."""
+        gaps = self.output_tokens - 1
+        return np.where(gaps > 0, (self.e2e_s - self.ttft_s) / np.maximum(gaps, 1), np.nan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """A recorded run: the workload that replays it, and what the real server took."""
+    """A recorded run: the workload that replays it, what the real server took, and how many requests failed."""
 
     workload: Workload
-    measured: Measured
+    measured: MeasuredRequests
+    failed: int
 
 
 def read_recorded(path: Path, tool: str, *, result: int | None = None, limit: int | None = None) -> Recorded:
-    """Read one run of a client's file (the ``result``-th of several); UserError names what cannot be used.
+    """Read one run of a client's file, the ``result``-th of several, as `recorded` does."""
+    return recorded(choose(read_runs(path, tool), result, path), name=path.name.split(".")[0], limit=limit)
+
+
+def recorded(run: RecordedRun, *, name: str, limit: int | None = None) -> Recorded:
+    """Return the requests of a run to replay, and the times measured for them; UserError names what cannot be used.
 
     The requests that failed are left out and counted. A run under a concurrency alone stays a closed loop: its start
     times are what the server made of it.
     """
-    run = choose(read_runs(path, tool), result, path)
     if not run.is_ok.any():
         raise UserError(f"{run.place}: all {len(run)} requests failed")
-    served = np.flatnonzero(run.is_ok & (run.output_tokens > 0) if tool == "vllm-bench" else run.is_ok)
+    served = np.flatnonzero(run.is_ok)
     arrival_s = _arrivals(run)
     order = served[np.argsort(arrival_s[served], kind="stable")]
     if run.is_closed_loop and run.start_s is not None:
@@ -56,20 +77,25 @@ def read_recorded(path: Path, tool: str, *, result: int | None = None, limit: in
             hint=HINT,
         )
     sent_s = np.full(len(run), np.nan) if run.start_s is None else run.start_s
+    gaps = None if run.gaps_s is None else [run.gaps_s[index] for index in order.tolist()]
     return Recorded(
         workload=Workload(
-            name=path.name.split(".")[0],
+            name=name,
             arrival_s=arrivals,
             prompt_tokens=run.prompt_tokens[order],
             output_tokens=run.output_tokens[order],
             client=_client(run),
             notes=tuple(_notes(run, failed=len(run) - len(served))),
         ),
-        measured=Measured(
+        measured=MeasuredRequests(
             sent_s=sent_s[order] - np.nanmin(sent_s[order]) if run.start_s is not None else sent_s[order],
             ttft_s=run.ttft_s[order],
             e2e_s=run.e2e_s[order],
+            output_tokens=run.output_tokens[order],
+            gap_s=None if gaps is None else np.concatenate(gaps),
+            gap_offsets=None if gaps is None else np.cumsum([0, *map(len, gaps)]),
         ),
+        failed=len(run) - len(served),
     )
 
 

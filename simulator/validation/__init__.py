@@ -1,0 +1,1 @@
+"""Runs of real servers beside what the simulator predicts of them."""

@@ -1,0 +1,137 @@
+"""Replaying measured runs: the very requests that a server was sent, as its client sent them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cluster_specs.errors import UserError
+from cluster_specs.load import load_cluster
+from costmodel.cost_model import CostModel
+from simulator.engine_profiles.engine_profile import EngineProfile
+from simulator.pools.layouts import Outcome, replay_layout, start_layout, with_layout_interval
+from simulator.results.interval import Interval
+from simulator.results.objective import metric_paths, read_metric
+from simulator.serving import CostSource, Refusal, Serving
+from simulator.steps.op_curves import OpCurves
+from simulator.validation.deployment import Deployment
+from simulator.validation.measured_run import MeasuredRun, UnusableRun
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidatedRun:
+    """A measured run beside its prediction: metrics by path, their 90 % intervals, and the simulation behind them."""
+
+    run: MeasuredRun
+    predicted: Mapping[str, float]
+    interval: Mapping[str, Interval]  # [low, high] by path
+    outcome: Outcome
+    notes: tuple[str, ...] = ()
+
+    def error_frac(self, path: str) -> float | None:
+        """Return predicted / measured - 1; None where either is not known or nothing was measured to compare with."""
+        measured, predicted = self.run.measured.get(path), self.predicted.get(path)
+        if measured is None or predicted is None or not measured > 0:
+            return None
+        return predicted / measured - 1
+
+    def is_covered(self, path: str) -> bool | None:
+        """Whether the interval holds what was measured; None where either is not known."""
+        measured, interval = self.run.measured.get(path), self.interval.get(path)
+        return None if measured is None or interval is None else interval[0] <= measured <= interval[1]
+
+
+@dataclass(slots=True)
+class Predictor:
+    """Predicts runs one after the other; what they share is opened and priced once.
+
+    Op curves are shared by all profiles that price an op alike, so that variants of host times cost a replay alone.
+    """
+
+    _costs: dict[Any, CostModel] = field(default_factory=dict)
+    _curves: dict[Any, dict[float | None, OpCurves]] = field(default_factory=dict)
+
+    def serving(self, deployment: Deployment, profile: EngineProfile | None = None) -> Serving:
+        """Return the server of a deployment, under ``profile`` in place of its own."""
+        serving = deployment.serving(profile, costs=self._cost_source(deployment))
+        own = serving.profile
+        key = (
+            *_prices(deployment),
+            own.engine,
+            own.mxfp4_experts.tile_rows_on(serving.cluster.device),
+            own.sustained_load.slowdown_frac,
+        )
+        return replace(serving, priced=self._curves.setdefault(key, {}))
+
+    def predict(
+        self, run: MeasuredRun, profile: EngineProfile | None = None, *, with_interval: bool = True
+    ) -> ValidatedRun | UnusableRun:
+        """Replay a run; one whose plan the engine would not start, or cannot be modelled, is unusable for that reason.
+
+        ``with_interval`` costs two more replays. Raises ``UserError`` where the deployment itself cannot be read.
+        """
+        serving, layout = self.serving(run.deployment, profile), run.deployment.layout()
+        try:
+            started = start_layout(serving, layout, run.workload)
+            if isinstance(started, Refusal):
+                return _unusable(run, f"plan {layout} cannot start: {started.reason}")
+            outcome = replay_layout(serving, started, run.workload)
+            if with_interval:
+                outcome = with_layout_interval(serving, outcome, run.workload)
+        except UserError as error:
+            return _unusable(run, str(error))
+        if (rejected := outcome.metrics["rejected"]) != {}:
+            counts = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
+            return _unusable(run, f"the simulated server does not answer all requests that the real one did: {counts}")
+        return ValidatedRun(
+            run=run,
+            predicted=_predicted(outcome.metrics, run.client_lead_s),
+            interval=_intervals(outcome, run.client_lead_s),
+            outcome=outcome,
+            notes=(*outcome.notes, *serving.notes(run.workload)),
+        )
+
+    def _cost_source(self, deployment: Deployment) -> CostSource:
+        def opened(clock_mhz: float | None) -> CostModel:
+            key = (*_prices(deployment), clock_mhz)
+            if key not in self._costs:
+                self._costs[key] = deployment.cost_source(load_cluster(deployment.cluster))(clock_mhz)
+            return self._costs[key]
+
+        return opened
+
+
+def predict_run(run: MeasuredRun, profile: EngineProfile | None = None) -> ValidatedRun | UnusableRun:
+    """Replay one run, with its intervals; several are predicted faster by one `Predictor`."""
+    return Predictor().predict(run, profile)
+
+
+def _prices(deployment: Deployment) -> tuple[Any, ...]:
+    return deployment.cluster, deployment.costs, deployment.out_of_domain
+
+
+def _unusable(run: MeasuredRun, reason: str) -> UnusableRun:
+    return UnusableRun(name=run.name, place=run.place, reason=reason)
+
+
+def _predicted(metrics: Mapping[str, object], lead_s: float) -> dict[str, float]:
+    """Return every metric by its path; rates over the client's own duration."""
+    found = {path: value for path in metric_paths() if (value := read_metric(metrics, path)) is not None}
+    return {path: _over_duration(path, value, found["duration_s"], lead_s) for path, value in found.items()}
+
+
+def _intervals(outcome: Outcome, lead_s: float) -> dict[str, Interval]:
+    duration_s = read_metric(outcome.metrics, "duration_s") or math.nan
+    return {
+        path: (_over_duration(path, low, duration_s, lead_s), _over_duration(path, high, duration_s, lead_s))
+        for path, (low, high) in (outcome.interval or {}).items()
+    }
+
+
+def _over_duration(path: str, value: float, duration_s: float, lead_s: float) -> float:
+    """Return a metric of a span as one of the span with the client's lead."""
+    if path == "duration_s":
+        return value + lead_s
+    if path.startswith("throughput_"):
+        return value * duration_s / (duration_s + lead_s)
+    return value

@@ -1,0 +1,58 @@
+"""Results of `vllm bench serve` as a server would give them that behaves just as the simulator says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simulator.engine_profiles.engine_profile import EngineProfile
+from simulator.results.metrics import request_latencies_s
+from simulator.simulate import replay
+from simulator.validation.deployment import Deployment
+from simulator.workload.parse import parse_workload
+from simulator.workload.workload import CappedLoop, ClosedLoop
+from tests.simulator.deployments import start_of
+
+DEPLOYMENT = Deployment(model="llama-3.1-8b", cluster="h100-sxm-1", plan="tp1", costs=Path("analytic"))
+
+
+def simulated_result(
+    traffic: str, deployment: Deployment = DEPLOYMENT, profile: EngineProfile | None = None, **changes: Any
+) -> dict[str, Any]:
+    """Serve ``traffic`` in the simulator, and write down what `vllm bench serve --save-detailed` would have."""
+    workload = parse_workload(traffic)
+    serving = deployment.serving(profile)
+    result = replay(serving, start_of(serving, deployment.plan, workload), workload)
+    run = result.run
+    assert run is not None
+    times, client = request_latencies_s(run), workload.client
+    measured, outputs = run.measured, run.output_tokens[run.measured]
+    starts, ttft, e2e = run.arrival_ps[measured] * 1e-12, times["ttft_s"][measured], times["e2e_s"][measured]
+    duration = float((starts + e2e).max() - starts.min())
+    is_closed = isinstance(client, ClosedLoop)
+    return {
+        "date": "20261201-000000", "endpoint_type": "openai", "backend": "openai", "label": "openai",
+        "model_id": "meta-llama/Llama-3.1-8B-Instruct", "tokenizer_id": "meta-llama/Llama-3.1-8B-Instruct",
+        "num_prompts": len(starts), "request_rate": "inf" if is_closed else 2.0, "burstiness": 1.0,
+        "max_concurrency": client.concurrency if isinstance(client, ClosedLoop | CappedLoop) else None,
+        "duration": duration, "completed": len(starts), "failed": 0,
+        "total_input_tokens": int(run.prompt_tokens[measured].sum()), "total_output_tokens": int(outputs.sum()),
+        "request_throughput": len(starts) / duration, "request_goodput": None,
+        "output_throughput": int(outputs.sum()) / duration,
+        "total_token_throughput": int((outputs + run.prompt_tokens[measured]).sum()) / duration,
+        "input_lens": run.prompt_tokens[measured].tolist(), "output_lens": outputs.tolist(),
+        "ttfts": ttft.tolist(),
+        "itls": [np.full(n - 1, (e - t) / max(n - 1, 1)).tolist()
+                 for n, t, e in zip(outputs.tolist(), ttft, e2e, strict=True)],
+        "start_times": (1000.0 + starts).tolist(), "generated_texts": ["x"] * len(starts), "errors": [""] * len(starts),
+        "mean_ttft_ms": 1e3 * float(ttft.mean()), "median_ttft_ms": 1e3 * float(np.median(ttft)),
+        "std_ttft_ms": 1e3 * float(ttft.std()), "p99_ttft_ms": 1e3 * float(np.percentile(ttft, 99)),
+        **changes,
+    }  # fmt: skip
+
+
+def save_results(path: Path, *results: dict[str, Any]) -> Path:
+    """Write one result, or several as ``--append-result`` does."""
+    path.write_text("\n".join(map(json.dumps, results)))
+    return path
