@@ -65,6 +65,7 @@ class Bench:
         energy: EnergyMeter | None = None,
         sm_clock_mhz: Callable[[], float | None] = lambda: None,
         temperature_c: Callable[[], float | None] = lambda: None,
+        is_first_alone: bool = False,
     ) -> None:
         self.device = device
         self._backends = backends
@@ -74,6 +75,7 @@ class Bench:
         self._energy = energy
         self._sm_clock_mhz = sm_clock_mhz
         self._temperature_c = temperature_c
+        self._is_first_alone = is_first_alone
         self.uncapturable: set[KernelKind] = set()
         self.is_usable = True
 
@@ -83,8 +85,13 @@ class Bench:
         return "graph" if self.device.type == "cuda" else "eager"
 
     def place(self, op: OpShape, *, device_name: str, cache: str, clock_mhz: float | None = None) -> list[Point]:
-        """Return the points of ``op``: the first kernel of every backend that has one (empty where none has)."""
+        """Return the points of ``op``: the first kernel of every backend that has one (empty where none has).
+
+        With ``is_first_alone`` the first backend that has one is the only one.
+        """
         kernels = [list(backend.kernels_for(op))[:1] for backend in self._backends]
+        if self._is_first_alone:
+            kernels = [labels for labels in kernels if labels][:1]
         return [
             Point(op=op, device=device_name, backend=label, launch=self.launch, cache=cache, clock_mhz=clock_mhz)
             for labels in kernels

@@ -23,7 +23,7 @@ __all__ = ["doctor", "profile"]
 
 # What chooses points and how they are measured.
 _OF_A_RUN: Final = (
-    *("manifest", "families", "dtypes", "caches", "clocks_mhz", "energy", "budget", "target_error", "prior"),
+    *("manifest", "families", "dtypes", "kernels", "caches", "clocks_mhz", "energy", "budget", "target_error", "prior"),
     *("exhaustive", "db", "nproc_per_node", "seed"),
 )
 
@@ -54,6 +54,11 @@ def _integers(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     "--dtypes",
     callback=_strings,
     help="Formats, comma-separated: bf16,fp16,fp32,fp8,fp8_block,w8a8,w8a16,w4a16,mxfp4.",
+)
+@click.option(
+    "--kernels",
+    callback=_strings,
+    help="Sources of kernels in order, e.g. vllm,torch: the first that has an op measures it.  [default: each one]",
 )
 @click.option("--cache", "caches", callback=_strings, default="cold", show_default=True, help="cold, hot or both.")
 @click.option("--clocks", "clocks_mhz", callback=_integers, help="SM clocks to lock, e.g. 1980,1410,810.")

@@ -17,6 +17,7 @@ class ProfileRequest:
     manifest: Path | None = None
     families: tuple[str, ...] | None = None
     dtypes: tuple[str, ...] | None = None
+    kernels: tuple[str, ...] | None = None  # sources in order, the first that has a kernel of an op measures it
     caches: tuple[str, ...] = ("cold",)
     clocks_mhz: tuple[int, ...] = ()
     energy: Literal["none", "some", "all"] = "none"

@@ -16,7 +16,7 @@ from profiler.bench import NOT_CAPTURED, Bench, KernelKind, kind_of
 from profiler.instruments.energy import EnergyMeter
 from profiler.instruments.provenance import collect_provenance, require_same_software
 from profiler.journal import Journal, collect_leftovers, discard_leftovers, only_run_in
-from profiler.kernels.available import kernel_backends
+from profiler.kernels.available import in_order, kernel_backends
 from profiler.ledger import Ledger
 from profiler.machine import Machine
 from profiler.planning.points_to_measure import PointsToMeasure, place_workload, wanted_shapes
@@ -139,15 +139,17 @@ def open_bench(request: ProfileRequest, machine: Machine) -> Bench:
     """Return this rank's bench with the instruments its device has."""
     from profiler.kernels.buffers import Buffers, cache_bytes
 
+    backends = kernel_backends(machine.device)
     return Bench(
         machine.device,
-        kernel_backends(machine.device),
+        backends if request.kernels is None else in_order(backends, request.kernels),
         Buffers(machine.device, cold_bytes=3 * cache_bytes(machine.device), seed=request.seed),
         policy=request.policy,
         throttle=machine.throttle,
         energy=EnergyMeter(machine.gpu) if request.energy != "none" else None,
         sm_clock_mhz=machine.sm_clock_mhz,
         temperature_c=machine.temperature_c,
+        is_first_alone=request.kernels is not None,
     )
 
 

@@ -82,11 +82,15 @@ class Buffers:
         numel = math.prod(shape)
         align = _ALIGN_BYTES // kind.itemsize
         step = -(-numel // align) * align
-        copies = 1
-        if self.is_cold:
-            copies = self._copies or min(math.ceil(self.cold_bytes / (step * kind.itemsize)), _MAX_COPIES)
+        copies = self.copies_of(step * kind.itemsize)
         region = self._region(kind, step * copies)
         return [region[i * step : i * step + numel].view(shape) for i in range(copies)]
+
+    def copies_of(self, nbytes: int) -> int:
+        """Return over how many operands of ``nbytes`` a cold one rotates in this point; one when hot."""
+        if not self.is_cold:
+            return 1
+        return self._copies or min(math.ceil(self.cold_bytes / nbytes), _MAX_COPIES)
 
     def table(self, width: int, dtype: str) -> torch.Tensor:
         """Return a table of rows of ``width`` that overflows the cache, for ops that look single rows up."""

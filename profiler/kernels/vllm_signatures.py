@@ -98,10 +98,12 @@ def _calls_of(path: Path) -> Iterator[VllmCall]:
 
 
 def _find(package: Path, module: str, name: str, depth: int = 0) -> tuple[ast.arguments, bool] | None:
-    """Return the parameters of ``module.name`` and whether the first is ``self``."""
+    """Return the parameters of ``module.name`` and whether the first is ``self``; ``module`` may be a class."""
     path = _source_of(package, module)
-    if path is None or depth > _MAX_REEXPORTS:
+    if depth > _MAX_REEXPORTS:
         return None
+    if path is None:
+        return _find_in_class(package, module, name)
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name == name:
@@ -110,13 +112,38 @@ def _find(package: Path, module: str, name: str, depth: int = 0) -> tuple[ast.ar
             for member in node.body:
                 if isinstance(member, ast.FunctionDef) and member.name == "__init__":
                     return member.args, True
-            return ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[]), False
+            return _fields(node), False
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
                     origin = _absolute(node, module, is_package=path.name == "__init__.py")
                     return _find(package, origin, alias.name, depth + 1)
     return None
+
+
+def _find_in_class(package: Path, place: str, name: str) -> tuple[ast.arguments, bool] | None:
+    """Return the parameters of a method of the class ``place``, whose module defines it."""
+    module, _, owner = place.rpartition(".")
+    path = _source_of(package, module)
+    if path is None:
+        return None
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef) and node.name == owner:
+            for member in node.body:
+                if isinstance(member, ast.FunctionDef) and member.name == name:
+                    is_static = any(
+                        isinstance(mark, ast.Name) and mark.id == "staticmethod" for mark in member.decorator_list
+                    )
+                    return member.args, not is_static
+    return None
+
+
+def _fields(node: ast.ClassDef) -> ast.arguments:
+    """Return what a class without a constructor of its own takes: its annotated fields, as dataclasses take them."""
+    fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+    names = [ast.arg(arg=item.target.id) for item in fields if isinstance(item.target, ast.Name)]
+    defaults: list[ast.expr | None] = [item.value for item in fields]
+    return ast.arguments(posonlyargs=[], args=[], kwonlyargs=names, kw_defaults=defaults, defaults=[])
 
 
 def _source_of(package: Path, module: str) -> Path | None:

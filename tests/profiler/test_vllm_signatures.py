@@ -10,6 +10,7 @@ import profiler
 from profiler.kernels.vllm_signatures import calls_into_vllm, mismatches
 
 OURS = Path(profiler.__file__).parent
+CALLING = [OURS / "kernels/vllm_backend.py", OURS / "kernels/vllm_cpu_backend.py", OURS / "collectives/kernels.py"]
 
 
 @pytest.fixture
@@ -22,6 +23,8 @@ def package(tmp_path):
     (root / "ops" / "inner.py").write_text(
         "def norm(out, x, weight, eps=1e-6, *, fused=False):\n    pass\n"
         "class Reduce:\n    def __init__(self, group, device, max_size=1):\n        pass\n"
+        "    @staticmethod\n    def sizes(most):\n        pass\n"
+        "class Settings:\n    mode: int\n    sizes: list = None\n"
     )
     return root
 
@@ -30,7 +33,7 @@ def check(tmp_path, package, body):
     """Mismatches of one line of code against the package."""
     source = tmp_path / "caller.py"
     source.write_text(
-        f"from vllm import ops\nfrom vllm.ops import rms_norm\nfrom vllm.ops.inner import Reduce\n{body}\n"
+        f"from vllm import ops\nfrom vllm.ops import rms_norm\nfrom vllm.ops.inner import Reduce, Settings\n{body}\n"
     )
     return [str(found) for found in mismatches(calls_into_vllm([source]), package)]
 
@@ -43,6 +46,8 @@ def check(tmp_path, package, body):
         "ops.rms_norm(a, b, weight=c, fused=True)",
         "Reduce(g, d, max_size=8)",
         "rms_norm(*a, **b)",
+        "Settings(mode=1)",
+        "Reduce.sizes(8)",
     ],
 )
 def test_calls_that_bind_pass(tmp_path, package, body):
@@ -58,6 +63,9 @@ def test_calls_that_bind_pass(tmp_path, package, body):
         ("ops.rms_norm(a, b, c, epsilon=1)", "no parameter named epsilon"),
         ("ops.gone(a)", "no such function or class"),
         ("Reduce(g)", "required parameters not given: device"),
+        ("Settings(sizes=[])", "required parameters not given: mode"),
+        ("Settings(mode=1, level=2)", "no parameter named level"),
+        ("Reduce.gone(8)", "no such function or class"),
         ("from vllm.ops import gone; f(gone)", "no such function or class"),
     ],
 )
@@ -69,12 +77,11 @@ def test_calls_that_do_not_bind_are_named(tmp_path, package, body, problem):
 
 
 def test_our_calls_are_seen():
-    """The check sees the calls of the backend and of the custom all-reduce."""
-    names = {
-        call.function for call in calls_into_vllm([OURS / "kernels/vllm_backend.py", OURS / "collectives/kernels.py"])
-    }
+    """The check sees the calls of both backends and of the custom all-reduce."""
+    names = {call.function for call in calls_into_vllm(CALLING)}
     assert {"cutlass_scaled_mm", "flash_attn_varlen_func", "fused_experts", "CustomAllreduce"} <= names
     assert {"get_scheduler_metadata", "is_fa_version_supported", "fp8_w8a8_moe_quant_config"} <= names
+    assert {"dispatch_cpu_unquantized_gemm", "cpu_attention_with_kv_cache", "cpu_fused_moe", "RMSNorm"} <= names
 
 
 @pytest.mark.parametrize(
@@ -108,5 +115,4 @@ def test_our_calls_bind_to_vllm():
         root = Path(given) if given else Path(distribution("vllm").locate_file("vllm"))
     except PackageNotFoundError:
         pytest.skip("vLLM is not installed; set APEX_VLLM_SOURCE to the vllm folder of an unpacked wheel")
-    calls = calls_into_vllm([OURS / "kernels/vllm_backend.py", OURS / "collectives/kernels.py"])
-    assert [str(found) for found in mismatches(calls, root)] == []
+    assert [str(found) for found in mismatches(calls_into_vllm(CALLING), root)] == []

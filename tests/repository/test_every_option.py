@@ -297,6 +297,7 @@ ELSEWHERE = {
         "--manifest": _PROFILE,
         "--families": _PROFILE,
         "--dtypes": "tests/profiler/test_supervisor.py",
+        "--kernels": "tests/profiler/test_vllm_cpu_kernels.py",
         "--cache": _PROFILE,
         "--clocks": _PROFILE,
         "--energy": "tests/profiler/test_energy_choice.py",
