@@ -88,7 +88,8 @@ class Serving(ServerSetup):
 
     costs: CostSource
     allow_unsupported: bool = False  # simulate what the engine does not document as supported
-    # Op curves by clock; hand one serving's to another that differs in overrides only, and nothing is priced twice.
+    # Op curves by clock, as fitted; hand one serving's to another that differs in overrides, host times or price
+    # factors only, and nothing is priced twice.
     priced: dict[float | None, OpCurves] = field(default_factory=dict, repr=False)
 
     def start(self, plan: Plan, workload: Traffic) -> StartedPlan | Refusal:
@@ -145,15 +146,16 @@ class Serving(ServerSetup):
         return spread.widened(item.widths(spread) for item in found)
 
     def curves(self, clock_mhz: float | None) -> OpCurves:
-        """Return the op curves at a clock, shared by every plan that runs at it."""
-        if clock_mhz in self.priced:
-            return self.priced[clock_mhz]
-        curves = OpCurves(
-            self.costs(clock_mhz).of_engine(self.profile.engine),
-            weight_only_tile_rows=self.profile.mxfp4_experts.tile_rows_on(self.cluster.device),
-            sustained_slowdown_frac=self.profile.sustained_load.slowdown_frac,
-        )
-        return self.priced.setdefault(clock_mhz, curves)  # another thread's, if it was first
+        """Return the op curves at a clock, shared by every plan that runs at it, with the profile's factors on them."""
+        curves = self.priced.get(clock_mhz)
+        if curves is None:
+            curves = OpCurves(
+                self.costs(clock_mhz).of_engine(self.profile.engine),
+                weight_only_tile_rows=self.profile.mxfp4_experts.tile_rows_on(self.cluster.device),
+                sustained_slowdown_frac=self.profile.sustained_load.slowdown_frac,
+            )
+            curves = self.priced.setdefault(clock_mhz, curves)  # another thread's, if it was first
+        return curves.with_factors(self.profile.price_factors)
 
     def notes(self, workload: Traffic) -> list[str]:
         """Say what was decided for the user: the longest sequence, where nobody stated it, and what prices rest on."""

@@ -25,6 +25,7 @@ from simulator.engine_profiles.engine_kernels import (
 from simulator.engine_profiles.engine_limits import PolicyName, RouterName
 from simulator.engine_profiles.graph_capture import GraphCapture
 from simulator.engine_profiles.inheritance import MergedProfile, merge_profile
+from simulator.engine_profiles.price_factors import PriceFactors
 from simulator.engine_profiles.profile_section import (
     Count,
     ProfileSection,
@@ -121,6 +122,7 @@ class EngineProfile(ProfileSection):
     sustained_load: SustainedLoad
     checkpoint_kv: CheckpointKvFormats
     context: ContextRules
+    price_factors: PriceFactors = Field(default_factory=PriceFactors)
     shared_expert_tokens: Annotated[int, Field(ge=0)]  # largest step whose shared experts run beside the routed ones
     limits: Annotated[list[BatchLimits], Field(min_length=1)]
     graphs: GraphCapture

@@ -3,6 +3,7 @@
 A plan fixes every (n, k) and message width, so what is left of an op is a curve over the token counts of interest.
 """
 
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from threading import RLock
 from typing import Final
@@ -15,9 +16,12 @@ from costmodel.ops.arrays import Array
 from costmodel.ops.op_types import Attention, Moe, Op
 from costmodel.ops.roofline import roofline
 from costmodel.pricing.analytic_costs import AnalyticCosts
+from simulator.engine_profiles.constant import error_of
+from simulator.engine_profiles.price_factors import PriceFactors
 from simulator.model.linear import MXFP4_MXFP8, ProductAlone
 from simulator.model.norm import NormWithinAllReduce
 from simulator.steps.expert_kernels import fills_tiles, weight_only_twin
+from simulator.steps.op_factors import factor_of
 from simulator.steps.sustained_clock import SustainedClock
 from simulator.steps.wider_formats import added_rounding, wider
 
@@ -61,6 +65,7 @@ class OpCurves:
         self._tile_rows = None if "fp4" in costs.cluster.device.peak_flop_per_s else weight_only_tile_rows
         self._streaming = AnalyticCosts(costs.cluster, costs.clock_mhz)
         self._sustained = SustainedClock(costs.cluster.device, costs.clock_mhz, sustained_slowdown_frac)
+        self._factors: PriceFactors | None = None  # None: every price is as fitted
         self._known: dict[tuple[object, ...], OpCurve] = {}
         self._names: dict[type, tuple[str, ...]] = {}  # of the fields of each kind of op
         # (op and its format, the wider one) -> points that the wider one bounds by far, and points.
@@ -70,6 +75,14 @@ class OpCurves:
     def __len__(self) -> int:
         return len(self._known)
 
+    def with_factors(self, factors: PriceFactors) -> "OpCurves":
+        """Return the curves of a server that puts ``factors`` on the fitted prices; what was priced is shared."""
+        if factors.are_as_fitted and self._factors is None:
+            return self
+        other = copy(self)
+        other._factors = None if factors.are_as_fitted else factors  # noqa: SLF001 - a copy made by the class itself
+        return other
+
     def notes(self) -> list[str]:
         """Say which formats were measured dearer than those they replace, and are priced as these."""
         return [
@@ -78,7 +91,12 @@ class OpCurves:
         ]
 
     def price(self, op: Op) -> OpCurve:
-        """Return the curve of ``op``, one value per point of its array fields."""
+        """Return the curve of ``op`` on this server, one value per point of its array fields."""
+        curve = self._fitted(op)
+        return curve if self._factors is None else _scaled(curve, factor_of(op, self._factors))
+
+    def _fitted(self, op: Op) -> OpCurve:
+        """Return the curve of ``op`` as its family is fitted."""
         if isinstance(op, NormWithinAllReduce):
             return self._within_all_reduce(op)
         key = self._key_of(op)
@@ -112,14 +130,14 @@ class OpCurves:
             return curve
         if (found.source == _ANALYTIC).all():
             # MXFP8 beside MXFP4 is a choice of kernels: where none of it was measured, what was is the better answer.
-            return self.price(other) if getattr(op, "dtype", "") == MXFP4_MXFP8 else curve
-        bound = self.price(other)
+            return self._fitted(other) if getattr(op, "dtype", "") == MXFP4_MXFP8 else curve
+        bound = self._fitted(other)
         if not (bound.latency_s < curve.latency_s).any():
             return curve
         for rounding in added_rounding(
             op, other, includes_rounding=self.costs.includes_quantise(getattr(op, "dtype", ""))
         ):
-            bound = _sum(bound, self.price(rounding))
+            bound = _sum(bound, self._fitted(rounding))
         where = bound.latency_s < curve.latency_s
         told = int(np.count_nonzero(bound.latency_s < _TOLD_BELOW * curve.latency_s))
         if told:
@@ -153,17 +171,17 @@ class OpCurves:
 
     def _alone(self, op: ProductAlone) -> OpCurve:
         """Take the rounding off a time that includes it; what is left is no shorter than the device allows."""
-        whole = self.price(op.whole)
+        whole = self._fitted(op.whole)
         if not self.costs.includes_quantise(op.dtype):
             return whole
         bound = roofline(op.whole, self.costs.cluster, self.costs.clock_mhz).floor_s
         least = np.minimum(bound, whole.latency_s)
-        share = np.maximum(whole.latency_s - self.price(op.rounding).latency_s, least) / whole.latency_s
+        share = np.maximum(whole.latency_s - self._fitted(op.rounding).latency_s, least) / whole.latency_s
         return replace(whole, **{name: getattr(whole, name) * share for name in _TIMED})
 
     def _within_all_reduce(self, op: NormWithinAllReduce) -> OpCurve:
         """Price a norm where it is a kernel of its own, and at nothing where it is part of an all-reduce."""
-        curve = self.price(op.alone)
+        curve = self._fitted(op.alone)
         is_alone = np.asarray(op.rows) > op.rows_within
         return OpCurve(**{field.name: getattr(curve, field.name) * is_alone for field in fields(OpCurve)})
 
@@ -171,7 +189,7 @@ class OpCurves:
         """Put the kernel the engine runs in the place of the measured one; see ``simulator.steps.expert_kernels``."""
         if op.dtype == "mxfp4" and self._tile_rows is not None:
             full = fills_tiles(op, self._tile_rows)
-            other, streamed = self.price(weight_only_twin(op)), self._on_busy_server(op, self._streaming.predict(op))
+            other, streamed = self._fitted(weight_only_twin(op)), self._on_busy_server(op, self._streaming.predict(op))
             curve = _replaced(curve, other, full & (other.latency_s > curve.latency_s))
             return _replaced(curve, streamed, ~full & (streamed.latency_s < curve.latency_s))
         return curve
@@ -180,6 +198,18 @@ class OpCurves:
 def _replaced(curve: OpCurve, other: OpCurve, where: NDArray[np.bool_]) -> OpCurve:
     """``curve``, with time and energy of ``other`` at the points of ``where``."""
     return replace(curve, **{name: np.where(where, getattr(other, name), getattr(curve, name)) for name in _TIMED})
+
+
+def _scaled(curve: OpCurve, factor: float) -> OpCurve:
+    """Return ``curve`` with its time and energy times ``factor``, whose error joins that of the price."""
+    latency_s, error_s = curve.latency_s * factor, curve.latency_s * error_of(factor)
+    return replace(
+        curve,
+        latency_s=latency_s,
+        low_s=latency_s - np.hypot((curve.latency_s - curve.low_s) * factor, error_s),
+        high_s=latency_s + np.hypot((curve.high_s - curve.latency_s) * factor, error_s),
+        energy_j=curve.energy_j * factor,
+    )
 
 
 def _sum(curve: OpCurve, other: OpCurve) -> OpCurve:
