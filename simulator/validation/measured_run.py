@@ -30,6 +30,8 @@ class MeasuredRun:
     client_lead_s: float = 0.0
     server: ServerFacts = field(default_factory=ServerFacts)
     notes: tuple[str, ...] = ()
+    group: str = ""  # the server, where a table holds runs of several
+    set: str = ""  # what its errors are summed up with, where a mapping keeps sets of servers apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,3 +41,5 @@ class UnusableRun:
     name: str
     place: str
     reason: str
+    group: str = ""
+    set: str = ""
