@@ -29,6 +29,11 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "Find the best plan for a model, a cluster and a trace.",
     ),
     "simulate": ("simulator.commands.simulate", "simulate", "Simulate one plan."),
+    "validate": (
+        "simulator.commands.validate",
+        "validate",
+        "Compare results of a real server with what is predicted.",
+    ),
     "trace": ("simulator.commands.trace", "trace", "Generate, convert or describe a request trace."),
     "models": ("simulator.commands.models", "models", "List bundled models, or show one."),
     "clusters": (

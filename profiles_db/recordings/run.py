@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
 from profiles_db.recordings.server_facts import ServerFacts
+from profiles_db.recordings.stated_server import StatedServer
 from profiles_db.recordings.summary import ClientSummary
 
 
@@ -31,6 +32,7 @@ class RecordedRun:
     states_load: bool = True  # whether rate and concurrency are in the file at all
     notes: tuple[str, ...] = ()
     summary: ClientSummary = field(default_factory=ClientSummary)
+    stated: StatedServer = field(default_factory=StatedServer)
     server: ServerFacts = field(default_factory=ServerFacts)
 
     def __len__(self) -> int:

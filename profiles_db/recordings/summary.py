@@ -12,7 +12,6 @@ class ClientSummary:
     ``throughput_tokens_per_s`` (of answers). Times are over the requests that were answered.
     """
 
-    model: str | None = None  # as the client asked for it
     duration_s: float | None = None  # over which the client takes its rates
     completed: int | None = None
     failed: int | None = None

@@ -30,6 +30,7 @@ from profiles_db.recordings.fields import (
 )
 from profiles_db.recordings.run import RecordedRun, from_earliest
 from profiles_db.recordings.server_facts import server_facts
+from profiles_db.recordings.stated_server import StatedServer
 from profiles_db.recordings.summary import ClientSummary
 
 NAME: Final = "vllm-bench"
@@ -88,6 +89,7 @@ def read_result(document: Mapping[str, Any], place: str) -> RecordedRun:
         if document.get("max_concurrency") is None
         else count_at(document, "max_concurrency", place, low=1, high=MOST_COUNT),
         summary=summary_of(document, place),
+        stated=stated_server(document, place),
         server=server_facts(document, place),
     )
 
@@ -104,12 +106,8 @@ def summary_of(document: Mapping[str, Any], place: str) -> ClientSummary:
         for key, path in _RATES.items()
         if document.get(key) is not None
     }
-    model = document.get("model_id")
-    if model is not None and not isinstance(model, str):
-        raise UserError(f"{place}: model_id is {shown(model)}, must be a text")
     duration_s = optional_number_at(document, "duration", place)
     return ClientSummary(
-        model=model,
         duration_s=None if math.isnan(duration_s) else duration_s,
         completed=_optional_count(document, "completed", place),
         failed=_optional_count(document, "failed", place),
@@ -117,6 +115,14 @@ def summary_of(document: Mapping[str, Any], place: str) -> ClientSummary:
         output_tokens=_optional_count(document, "total_output_tokens", place),
         metrics=metrics | rates,
     )
+
+
+def stated_server(document: Mapping[str, Any], place: str) -> StatedServer:
+    """Read which model the client asked for."""
+    model = document.get("model_id")
+    if model is not None and not (isinstance(model, str) and model.strip()):
+        raise UserError(f"{place}: model_id is {shown(model)}, must be a text")
+    return StatedServer(model=model)
 
 
 def _optional_count(document: Mapping[str, Any], key: str, place: str) -> int | None:

@@ -14,6 +14,7 @@ from simulator.engine_profiles.graph_modes import MODE_NAMES, MOST_GRAPH_TOKENS
 
 if TYPE_CHECKING:
     from simulator.serving import Serving
+    from simulator.validation.asked import Asked
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -44,16 +45,7 @@ engine_option = click.option(
     help="Engine profile, bundled or a file (`apex engines`), or a newer version.",
 )
 
-_OPTIONS = (
-    click.option(
-        "--model",
-        required=True,
-        metavar="NAME|ID|PATH",
-        help="Bundled model, Hugging Face id, or config.json (docs/reference/models.md).",
-    ),
-    extension_option,
-    click.option("--cluster", required=True, metavar="NAME|TOML", help="Bundled cluster, sized name or TOML file."),
-    click.option("--trace", required=True, metavar="FILE|TEXT", help="Request trace, or a generated one as text."),
+_PRICES = (
     click.option(
         "--costs",
         type=click.Path(path_type=Path, dir_okay=False),
@@ -66,20 +58,18 @@ _OPTIONS = (
         default="roofline",
         help="How a fitted model answers outside its measured domain.",
     ),
-    click.option(
-        "--usd-per-device-hour",
-        type=_Finite(min=0),
-        help="Price of one device, for USD per million tokens; the cluster file's without it.",
-    ),
-    engine_option,
-    click.option("--allow-unsupported", is_flag=True, help="Simulate models and layouts the engine does not support."),
-    click.option(
-        "--slo",
-        "slos",
-        multiple=True,
-        metavar="METRIC<=LIMIT",
-        help="Limit: ttft_s.p99<=2 on the plan, ttft_s<=2 on a request (goodput).",
-    ),
+)
+
+_unsupported_option = click.option(
+    "--allow-unsupported", is_flag=True, help="Simulate models and layouts the engine does not support."
+)
+
+_prefix_caching_option = click.option(
+    "--prefix-caching/--no-prefix-caching", default=None, help="Reuse KV of shared prefixes."
+)
+
+# Settings of the engine, by the names of `Overrides` but for `_FIELDS`.
+_SETTINGS = (
     click.option("--max-num-seqs", type=click.IntRange(min=1), help="Sequences per step and replica."),
     click.option("--max-num-batched-tokens", type=click.IntRange(min=1), help="Tokens per step and replica."),
     click.option("--max-model-len", type=click.IntRange(min=1), help="Longest sequence; that of the trace without it."),
@@ -90,7 +80,7 @@ _OPTIONS = (
     ),
     click.option("--num-gpu-blocks", type=click.IntRange(min=2), help="KV blocks, from the log of a real server."),
     click.option("--block-size", type=click.IntRange(min=1), help="Tokens per KV block."),
-    click.option("--prefix-caching/--no-prefix-caching", default=None, help="Reuse KV of shared prefixes."),
+    _prefix_caching_option,
     click.option("--chunked-prefill/--no-chunked-prefill", default=None, help="Split prompts over steps."),
     click.option("--async-scheduling/--no-async-scheduling", default=None, help="Schedule one step ahead."),
     click.option(
@@ -152,6 +142,55 @@ _OPTIONS = (
     ),
 )
 
+_OPTIONS = (
+    click.option(
+        "--model",
+        required=True,
+        metavar="NAME|ID|PATH",
+        help="Bundled model, Hugging Face id, or config.json (docs/reference/models.md).",
+    ),
+    extension_option,
+    click.option("--cluster", required=True, metavar="NAME|TOML", help="Bundled cluster, sized name or TOML file."),
+    click.option("--trace", required=True, metavar="FILE|TEXT", help="Request trace, or a generated one as text."),
+    *_PRICES,
+    click.option(
+        "--usd-per-device-hour",
+        type=_Finite(min=0),
+        help="Price of one device, for USD per million tokens; the cluster file's without it.",
+    ),
+    engine_option,
+    _unsupported_option,
+    click.option(
+        "--slo",
+        "slos",
+        multiple=True,
+        metavar="METRIC<=LIMIT",
+        help="Limit: ttft_s.p99<=2 on the plan, ttft_s<=2 on a request (goodput).",
+    ),
+    *_SETTINGS,
+)
+
+# The same for runs that were measured: what a result says itself may be left out. None says which prompts share a
+# prefix, so that nothing could be found in a cache.
+_MEASURED_OPTIONS = (
+    click.option(
+        "--model",
+        metavar="NAME|ID|PATH",
+        help="Bundled model, Hugging Face id, or config.json; the one that the result names without it.",
+    ),
+    extension_option,
+    click.option("--cluster", metavar="NAME|TOML", help="Bundled cluster, sized name or TOML file."),
+    click.option("--plan", metavar="PLAN", help="For example dp2-tp4, pp2-tp4-kv.fp8 or prefill.tp4+decode.tp4."),
+    *_PRICES,
+    click.option(
+        "--engine",
+        metavar="NAME|TOML",
+        help="Engine profile, bundled or a file (`apex engines`); that of the result, or the newest, without it.",
+    ),
+    _unsupported_option,
+    *(option for option in _SETTINGS if option is not _prefix_caching_option),
+)
+
 # Flags that are shorter than the engine's own name of the setting.
 _FIELDS: Final = {"prefix_caching": "enable_prefix_caching", "chunked_prefill": "enable_chunked_prefill"}
 
@@ -161,6 +200,45 @@ def serving_options(command: Command) -> Command:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def measured_server_options(command: Command) -> Command:
+    """Add the options that say which server results were measured on; pass what click collects to `asked_of`."""
+    for option in reversed(_MEASURED_OPTIONS):
+        command = option(command)
+    return command
+
+
+def asked_of(
+    *,
+    model: str | None,
+    cluster: str | None,
+    plan: str | None,
+    engine: str | None,
+    costs: Path | None,
+    out_of_domain: str,
+    allow_unsupported: bool,
+    extensions: tuple[Path, ...],
+    concurrency: int | None = None,
+    request_rate_per_s: float | None = None,
+    **settings: Any,
+) -> "Asked":
+    """Return what was said of a measured server; ``settings`` are options by their flags."""
+    from simulator.validation.asked import Asked
+
+    return Asked(
+        model=model,
+        cluster=cluster,
+        plan=plan,
+        engine=engine,
+        costs=costs,
+        out_of_domain=out_of_domain,
+        allow_unsupported=allow_unsupported,
+        extensions=extensions,
+        settings={_FIELDS.get(flag, flag): value for flag, value in settings.items()},
+        concurrency=concurrency,
+        request_rate_per_s=request_rate_per_s,
+    )
 
 
 def input_files(trace: str, options: Mapping[str, Any]) -> list[str]:

@@ -95,6 +95,13 @@ def _within(start: str, cases: dict[str, tuple[str, str, str]]) -> dict[str, tup
     return {option: (line.replace("{}", start), added, removed) for option, (line, added, removed) in cases.items()}
 
 
+# The same of a server that was measured; a result says nothing of shared prefixes and of prices.
+_MEASURED = {
+    option: (line.replace(_OPEN, ""), added, removed)
+    for option, (line, added, removed) in {**_SERVING, **_RANKS_WAIT}.items()
+    if option not in {"--trace", "--slo", "--usd-per-device-hour", "--prefix-caching"}
+}
+_IN_VALIDATE = "validate served.json --json --model tiny-llama --cluster h100-sxm-2 --plan dp2"
 _FITTED = "fit --db db --device h100-sxm --prior none --out f.parquet"
 
 # (command, option) -> line, what is added, what that takes the place of.
@@ -140,6 +147,16 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         "--iterations-out": (f"{_IN_SIMULATE} {_OPEN}", "--iterations-out steps.parquet", ""),
         "--chrome-trace": (f"{_IN_SIMULATE} {_OPEN}", "--chrome-trace timeline.json", ""),
         "--stream": (f"{_IN_SIMULATE} {_OPEN}", "--stream", ""),
+    },
+    "validate": {
+        **_within(_IN_VALIDATE, {name: case for name, case in _MEASURED.items() if name not in _RANKS_WAIT}),
+        **_within("validate served.json", {name: _MEASURED[name] for name in _RANKS_WAIT}),
+        "--allow-unsupported": (f"validate served.json {_SHARED_EXPERTS}", "--allow-unsupported", ""),
+        "--router": (_IN_VALIDATE, "--router least_outstanding", ""),
+        "--plan": (_IN_VALIDATE, "--plan tp2", "--plan dp2"),
+        "--concurrency": (_IN_VALIDATE.replace("served.json", "records.jsonl"), "--concurrency 2", ""),
+        "--request-rate": (_IN_VALIDATE.replace("served.json", "records.jsonl"), "--request-rate 9", ""),
+        "--json": (_IN_VALIDATE.replace(" --json", ""), "--json", ""),
     },
     "trace describe": {
         **_within("trace describe --json", _READING),
@@ -462,6 +479,24 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "result.json").write_text(json.dumps(result))
     other = result | {"input_lens": [50, 60], "total_input_tokens": 110, "request_rate": 2.0}
     (folder / "two-results.jsonl").write_text(json.dumps(result) + "\n" + json.dumps(other) + "\n")
+    prompts, answers = [200 + 7 * i % 200 for i in range(60)], [8 + 5 * i % 33 for i in range(60)]
+    served = {"duration": 1.0, "completed": 60, "total_input_tokens": sum(prompts), "request_rate": 400.0}
+    served |= {"total_output_tokens": sum(answers), "input_lens": prompts, "output_lens": answers}
+    served |= {"ttfts": [0.005] * 60, "itls": [[0.002] * (n - 1) for n in answers], "errors": [""] * 60}
+    (folder / "served.json").write_text(json.dumps(served | {"start_times": [i / 400 for i in range(60)]}))
+    records = [
+        {
+            "metadata": {"request_start_ns": 10**18 + 2_500_000 * i},
+            "metrics": {
+                "input_sequence_length": {"value": prompt},
+                "output_sequence_length": {"value": answer},
+                "time_to_first_token": {"value": 5.0, "unit": "ms"},
+                "request_latency": {"value": 5.0 + 2.0 * (answer - 1), "unit": "ms"},
+            },
+        }
+        for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+    ]
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (folder / "cells.py").write_text("raise RuntimeError('the extension was run')\n")
     nccl = "# nThread 1 nGpus 8\n"
     nccl += "".join(

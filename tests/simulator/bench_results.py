@@ -52,6 +52,17 @@ def simulated_result(
     }  # fmt: skip
 
 
+def with_failures(result: dict[str, Any], count: int) -> dict[str, Any]:
+    """Let the first ``count`` requests of a result fail, and what the client sums up agree."""
+    served = len(result["input_lens"]) - count
+    outputs = [0] * count + result["output_lens"][count:]
+    return result | {
+        "errors": ["boom"] * count + [""] * served, "output_lens": outputs, "completed": served, "failed": count,
+        "total_input_tokens": sum(result["input_lens"][count:]), "total_output_tokens": sum(outputs),
+        "mean_ttft_ms": None,
+    }  # fmt: skip
+
+
 def save_results(path: Path, *results: dict[str, Any]) -> Path:
     """Write one result, or several as ``--append-result`` does."""
     path.write_text("\n".join(map(json.dumps, results)))

@@ -11,7 +11,7 @@ from simulator.engine_profiles.engine_profile import load_profile
 from simulator.validation.measured_run import MeasuredRun, UnusableRun
 from simulator.validation.predict import Predictor, ValidatedRun, predict_run
 from simulator.validation.read_results import read_results
-from tests.simulator.bench_results import DEPLOYMENT, save_results, simulated_result
+from tests.simulator.bench_results import DEPLOYMENT, save_results, simulated_result, with_failures
 
 OPEN = "synthetic:isl=300,osl=40,rate=4,n=60,seed=3"
 CLOSED = "closed:isl=400,osl=60,concurrency=4,ratio=0.5,warmup_per_slot=0"
@@ -60,8 +60,7 @@ def test_every_appended_result_is_a_run_of_its_own(tmp_path: Path) -> None:
 def test_a_run_that_failed_is_counted_with_its_reason(tmp_path: Path) -> None:
     """Where more than a few requests failed, the rest did not feel the load that is replayed."""
     result = simulated_result(OPEN)
-    errors = ["boom"] * 6 + [""] * 54
-    (run,) = read_results([save_results(tmp_path / "r.json", {**result, "errors": errors})], DEPLOYMENT)
+    (run,) = read_results([save_results(tmp_path / "r.json", with_failures(result, 6))], DEPLOYMENT)
     assert isinstance(run, UnusableRun)
     assert "6 of 60 requests failed" in run.reason
 

@@ -1,0 +1,127 @@
+"""Measured runs beside their predictions, as text and as plain values."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from rich.table import Table
+
+from simulator.report.formats import TITLES, form_of, rendered, spread
+from simulator.validation.measured_run import UnusableRun
+from simulator.validation.predict import ValidatedRun
+from simulator.validation.summary import agreements, verdict
+
+# Rows of a run's table; what was not measured has none.
+_LATENCIES: Final = ("ttft_s", "tpot_s", "itl_s", "e2e_s")
+_STATISTICS: Final = ("mean", "p50", "p90", "p99")
+_RATES: Final = ("throughput_tokens_per_s", "throughput_requests_per_s", "duration_s")
+_SUMMARISED: Final = (*(f"{name}.mean" for name in _LATENCIES), "throughput_tokens_per_s")
+
+
+def validation_text(runs: Sequence[ValidatedRun], unusable: Sequence[UnusableRun]) -> str:
+    """Describe every run, all runs together, those that could not be predicted, and end with the verdict."""
+    parts = [_run_text(run) for run in runs]
+    if len(runs) > 1:
+        parts.append(_summary_text(runs))
+    if unusable:
+        parts.append(_unusable_text(unusable, len(runs) + len(unusable)))
+    parts.append(verdict(runs, len(unusable)))
+    return "\n\n".join(parts)
+
+
+def validation_json(runs: Sequence[ValidatedRun], unusable: Sequence[UnusableRun]) -> dict[str, Any]:
+    """Return the same as plain values; docs/reference/outputs.md documents every key."""
+    return {
+        "runs": [_run_json(run) for run in runs],
+        "unusable": [asdict(run) for run in unusable],
+        "summary": {path: asdict(found) for path, found in agreements(runs).items()},
+        "verdict": verdict(runs, len(unusable)),
+    }
+
+
+def _run_text(run: ValidatedRun) -> str:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("", "measured", "predicted", "90 % interval", "error"):
+        table.add_column(head, justify="left" if not head else "right")
+    for path in (*(f"{name}.{statistic}" for name in _LATENCIES for statistic in _STATISTICS), *_RATES):
+        if path not in run.run.measured:
+            continue
+        form, error = form_of(path), run.error_frac(path)
+        inside = run.is_covered(path)
+        table.add_row(
+            TITLES.get(path, path),
+            form(run.run.measured[path]),
+            form(run.predicted.get(path)),
+            spread(run.interval.get(path), form),
+            "-" if error is None else f"{100 * error:+.1f} %" + ("" if inside is not False else " outside"),
+        )
+    deployment, client = run.run.deployment, run.run.workload
+    failed = f", {run.run.failed} failed" if run.run.failed else ""
+    head = (
+        f"{run.run.name}: {deployment.model} as {deployment.plan} on {deployment.cluster}, {deployment.engine}; "
+        f"{len(client):,} requests{failed} ({run.run.tool})"
+    )
+    return f"{head}\n\n{rendered(table)}"
+
+
+def _summary_text(runs: Sequence[ValidatedRun]) -> str:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("all runs", "runs", "mean error", "median", "bias", "worst", "", "in interval", "rank correlation"):
+        table.add_column(head, justify="left" if head in {"all runs", ""} else "right")
+    found = agreements(runs)
+    for path in _SUMMARISED:
+        if path not in found:
+            continue
+        one = found[path]
+        table.add_row(
+            TITLES.get(path, path),
+            str(one.runs),
+            f"{one.mape_frac:.1%}",
+            f"{one.median_frac:.1%}",
+            f"{one.bias_frac:+.1%}",
+            f"{one.worst_frac:+.1%}",
+            one.worst_run,
+            "-" if one.coverage_frac is None else f"{one.coverage_frac:.0%}",
+            "-" if one.rank_correlation is None else f"{one.rank_correlation:.2f}",
+        )
+    return rendered(table)
+
+
+def _unusable_text(unusable: Sequence[UnusableRun], total: int) -> str:
+    by_reason: dict[str, list[str]] = {}
+    for run in unusable:
+        by_reason.setdefault(run.reason, []).append(run.name)
+    lines = [f"not predicted: {len(unusable)} of {total} runs"]
+    lines += [f"  {len(names)}: {reason} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+              for reason, names in by_reason.items()]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _run_json(run: ValidatedRun) -> dict[str, Any]:
+    measured, deployment = run.run, run.run.deployment
+    return {
+        "name": measured.name,
+        "place": measured.place,
+        "tool": measured.tool,
+        "model": deployment.model,
+        "cluster": deployment.cluster,
+        "plan": deployment.plan,
+        "engine": deployment.engine,
+        "settings": {name: value for name, value in deployment.settings.items() if value not in {None, False}},
+        "requests": len(measured.workload),
+        "failed": measured.failed,
+        "server": {name: value for name, value in asdict(measured.server).items() if value is not None},
+        "metrics": {path: _metric_json(run, path) for path in measured.measured},
+        "notes": [*measured.notes, *run.notes],
+    }
+
+
+def _metric_json(run: ValidatedRun, path: str) -> dict[str, Any]:
+    interval = run.interval.get(path)
+    return {
+        "measured": run.run.measured[path],
+        "predicted": run.predicted.get(path),
+        "interval": None if interval is None else list(interval),
+        "error_frac": run.error_frac(path),
+        "covered": run.is_covered(path),
+    }
