@@ -80,17 +80,14 @@ def main() -> None:
     parser.add_argument("--package", default="", help="folder with the Python files of another vLLM")
     parser.add_argument("--seeds", default="0:1000")
     parser.add_argument("--group", action="append", choices=list(GROUPS), help="repeatable; default: all")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON per group")
     arguments = parser.parse_args()
     first, end = map(int, arguments.seeds.split(":"))
-    counts = []
     with VllmScheduler(arguments.vllm, arguments.package) as real:
         for group in arguments.group or GROUPS:
-            counts.append(compare_group(real, group, range(first, end)))
-            if not arguments.json:
-                print(counts[-1].shown(), flush=True)
-    if arguments.json:
-        print(json.dumps({"version": real.version, "seeds": arguments.seeds, "groups": [c.plain() for c in counts]}))
+            count = compare_group(real, group, range(first, end))
+            about = {"version": real.version, "seeds": arguments.seeds}
+            print(json.dumps(about | count.plain()) if arguments.json else count.shown(), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ import numpy as np
 from simulator.engine.bounds import NEVER, NONE
 from simulator.engine.log_row import LogRow
 from simulator.engine.records import I64, Record, Rows, places, rows_at
-from simulator.engine.replica import CachedUnit, Group, Replica
-from simulator.engine.request import PromptUnit, Request
+from simulator.engine.replica import Group, Replica, Segment
+from simulator.engine.request import Request
 from simulator.engine.rules import first_arrival_s, ps
 from simulator.engine.state import State
 from simulator.engine.state_arrays import CACHED_ROWS, LINE_PLACES, StateArrays, aligned_zeros
 from simulator.workload.generators.arrivals import random_stream
-from simulator.workload.workload import ClosedLoop, PrefixBlocks, Workload
+from simulator.workload.workload import ClosedLoop, Workload
 
 
 class _Places:
@@ -64,7 +64,8 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> 
     The table of requests comes last, so that others can take its place.
     """
     n = len(workload)
-    units, num_units = _units(rules, workload)
+    ids = _ids(rules, workload)
+    segments = rules.num_blocks if rules.is_caching else 0
     heap = 2 * rules.max_seqs + 16
     lengths = _Lengths(
         max_seqs=rules.max_seqs,
@@ -79,14 +80,15 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> 
     fields: dict[str, Any] = {
         "replicas": at.table(Replica, dp),
         "groups": at.table(Group, dp * lengths.stages),
-        "cached_units": at.table(CachedUnit, dp * num_units),
-        "prompt_units": at.table(PromptUnit, 0 if units is None else len(units.ids)),
+        "segments": at.table(Segment, 1 + dp * segments),
         "log": at.table(LogRow, log_rows),
         "num_requests": n,
         "num_replicas": dp,
         "log_capacity": log_rows,
     }
     lists = at.take(dp * lengths.replica)
+    rings = at.take(dp * ids.units)
+    fields["unit_ids"] = at.take(len(ids.numbers))
     pending = at.take(2 * num_pending)
     starts = _slot_starts(rules, workload)
     fields["slot_starts"] = at.take(len(starts))
@@ -103,26 +105,25 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> 
     state.list_at(pending, burst)[:] = rules.frontend_ps + starts[:burst]
     state.list_at(pending + num_pending, burst)[:] = starts[:burst]
     _fill_requests(state.requests, workload, first_arrival_s(workload))
-    if units is not None:
-        state.prompt_units(len(units.ids))["unit"] = units.ids
-        state.requests["first_unit"] = units.offsets[:-1]
-        whole = workload.prompt_tokens // rules.unit_tokens
-        state.requests["num_units"] = np.minimum(np.diff(units.offsets), whole)
-        state.cached_units(dp * num_units)["users"] = NONE
-    _fill_replicas(state, lists, lengths, num_units)
+    if ids.units:
+        state.list_at(fields["unit_ids"], len(ids.numbers))[:] = ids.numbers
+        state.requests["first_unit"] = ids.first
+        state.requests["named_blocks"] = ids.named_blocks
+    _fill_replicas(state, lists, lengths)
+    state.replicas["rings"] = rings + state.replicas["number"] * ids.units
+    state.replicas["next_segment"] = 1 + state.replicas["number"] * segments
     return state
 
 
-def _fill_replicas(state: StateArrays, lists: int, lengths: _Lengths, num_units: int) -> None:
+def _fill_replicas(state: StateArrays, lists: int, lengths: _Lengths) -> None:
     """Give replicas and groups their numbers, empty queues, and their lists from ``lists`` on."""
     replicas, groups = state.replicas, state.groups
     replicas["number"] = np.arange(len(replicas))
     replicas["first_group"] = replicas["number"] * lengths.stages
-    replicas["first_cached"] = replicas["number"] * num_units
     replicas["key_ps"] = NEVER
     replicas["free"] = state.header.num_blocks
     replicas["starved_head"] = NONE
-    for queue in ("running", "waiting", "unseen", "releasing", "finished", "unused"):
+    for queue in ("running", "waiting", "unseen", "releasing", "finished"):
         replicas[queue]["head"] = NONE
         replicas[queue]["tail"] = NONE
     at = lists + replicas["number"] * lengths.replica
@@ -222,25 +223,34 @@ def _follow(workload: Workload, after: I64, origin_s: float) -> dict[str, I64]:
     }
 
 
-def _units(rules: State, workload: Workload) -> tuple[PrefixBlocks | None, int]:
-    """Every request's prefix units with ids from 0 up, and how many there are."""
-    if not rules.is_caching or workload.prefix is None:
-        return None, 0
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ids:
+    """What the ids of all requests name."""
+
+    numbers: I64  # the ids, numbered from 0 up, those of one request in a row
+    first: I64  # [n] place of the first id of each request
+    named_blocks: I64  # [n] whole KV blocks of its prompt that they name
+    units: int  # different ids
+
+
+def _ids(rules: State, workload: Workload) -> _Ids:
+    nobody = np.zeros(len(workload), dtype=np.int64)
     prefix = workload.prefix
-    size = rules.unit_tokens
+    if not rules.is_caching or prefix is None or len(prefix.ids) == 0:
+        return _Ids(numbers=nobody[:0], first=nobody, named_blocks=nobody, units=0)
     offsets: I64 = prefix.offsets.astype(np.int64)
     ids = prefix.ids
-    per_unit = size // prefix.block_tokens
-    if per_unit > 1:
+    per_block = rules.block_size // prefix.block_tokens
+    if per_block > 1:
         # An id names everything before it too, so the last id inside a KV block names the block.
-        whole = np.diff(offsets) // per_unit
+        whole = np.diff(offsets) // per_block
         starts = np.concatenate([[0], np.cumsum(whole)])
         place = np.arange(starts[-1]) - np.repeat(starts[:-1], whole)
-        ids = ids[np.repeat(offsets[:-1], whole) + place * per_unit + per_unit - 1]
+        ids = ids[np.repeat(offsets[:-1], whole) + place * per_block + per_block - 1]
         offsets = starts
-    if len(ids) == 0:
-        return PrefixBlocks(block_tokens=size, offsets=offsets, ids=ids), 0
-    if ids.min() < 0 or ids.max() >= 4 * len(ids):
+    named = np.minimum(np.diff(offsets) * rules.unit_blocks, workload.prompt_tokens // rules.block_size)
+    units = int(ids.max(initial=-1)) + 1
+    if ids.min(initial=0) < 0 or units > 4 * len(ids):
         known, ids = np.unique(ids, return_inverse=True)
-        return PrefixBlocks(block_tokens=size, offsets=offsets, ids=ids), len(known)
-    return PrefixBlocks(block_tokens=size, offsets=offsets, ids=ids), int(ids.max()) + 1
+        units = len(known)
+    return _Ids(numbers=ids, first=offsets[:-1], named_blocks=named, units=units)

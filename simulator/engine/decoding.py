@@ -117,8 +117,13 @@ def stop_decoding(state: State, req: Request) -> None:
     """Take a request out of its group's counters; its heap entries die with its status."""
     grp = group(state, req.group)
     tokens = kv_tokens(state, req)
+    generated = tokens_generated(state, req)
+    steps = generated - req.generated
+    # vLLM hashes what it knows when it decides: not the last token, where that was still being computed. It was, unless
+    # this is the first step after one that left the request out.
+    req.hash_lag = int(steps > 1 or (steps == 1 and req.chunk_start != NONE))
     req.computed = tokens
-    req.generated = tokens_generated(state, req)
+    req.generated = generated
     req.status = PREFILLING
     grp.decoders -= 1
     grp.decode_kv -= tokens

@@ -1,59 +1,38 @@
-"""The prefix cache of one replica: which blocks of which prompts are kept, and which are given up first.
+"""The prefix cache of one replica: which KV blocks are kept when nobody uses them, and who finds them again.
 
-A *unit* is what the trace names with one prefix-unique id, or one KV block if that is larger: it is hashed, found and
-evicted as a whole. A unit is hashed when its last token is scheduled, found only at admission, and kept after its last
-user is gone until blocks are needed. Least recently used goes first; of one request the tail goes before the head. A
-second copy of a unit that is already cached stays private to its request and goes back as plain blocks.
+Every full KV block is hashed when its last token is scheduled, prompts and answers alike, also where a copy of it is
+cached already. A request looks for its leading blocks only when it is admitted, and never finds the block of its last
+token. When it leaves, its hashed blocks go to the end of the queue of those that may be given up, the last block first;
+the rest is empty at once. So answers and second copies push prefixes out. What no id names is found again by the same
+request alone, after a preemption: nobody else can know it. Such blocks are therefore hashed only here when the request
+leaves, which comes to the same.
+
+Source: vLLM 0.33 ``KVCacheManager.allocate_slots`` and ``get_computed_blocks``, ``BlockPool``.
 """
 
-from simulator.engine.bounds import NONE
 from simulator.engine.jit import kernel
-from simulator.engine.replica import CachedUnit, Replica
-from simulator.engine.request import PromptUnit, Request
+from simulator.engine.replica import Replica
+from simulator.engine.request import Request
+from simulator.engine.segments import (
+    NO_SEGMENT,
+    add_segment,
+    covering,
+    cut,
+    first_copy,
+    give_up,
+    hold,
+    leave_unused,
+    let_go,
+    unnamed,
+)
 from simulator.engine.state import State
-from simulator.engine.tables import cached_unit, prompt_unit
+from simulator.engine.tables import list_at, segment
 
 
 @kernel
-def _cached(state: State, rep: Replica, unit: PromptUnit) -> CachedUnit:
-    """Row of a request's unit in the replica's cache."""
-    return cached_unit(state, rep.first_cached + unit.unit)
-
-
-@kernel
-def _no_longer_unused(state: State, rep: Replica, unit: CachedUnit) -> None:
-    """Take a unit out of the queue of those nobody holds."""
-    queue = rep.unused
-    if unit.previous == NONE:
-        queue.head = unit.next
-    else:
-        cached_unit(state, unit.previous).next = unit.next
-    if unit.next == NONE:
-        queue.tail = unit.previous
-    else:
-        cached_unit(state, unit.next).previous = unit.previous
-    queue.count -= 1
-
-
-@kernel
-def _now_unused(state: State, rep: Replica, number: int) -> None:
-    """Put the cached unit ``number`` at the end of the queue of those nobody holds."""
-    queue = rep.unused
-    unit = cached_unit(state, number)
-    unit.previous = queue.tail
-    unit.next = NONE
-    if queue.tail == NONE:
-        queue.head = number
-    else:
-        cached_unit(state, queue.tail).next = number
-    queue.tail = number
-    queue.count += 1
-
-
-@kernel
-def free_blocks(state: State, rep: Replica) -> int:
-    """Blocks that can be allocated: empty ones, and cached ones nobody uses."""
-    return rep.free + rep.unused.count * state.unit_blocks
+def free_blocks(state: State, rep: Replica) -> int:  # noqa: ARG001 - asked for with the state everywhere
+    """Blocks that can be allocated: empty ones, and hashed ones nobody uses."""
+    return rep.free + rep.unused.count
 
 
 @kernel
@@ -64,82 +43,206 @@ def used_blocks(state: State, rep: Replica) -> int:
 
 @kernel
 def allocate(state: State, rep: Replica, blocks: int) -> None:
-    """Take ``blocks``, giving up cached units where empty blocks do not suffice; there must be enough."""
-    while rep.free < blocks:
-        unit = cached_unit(state, rep.unused.head)
-        _no_longer_unused(state, rep, unit)
-        unit.users = NONE
-        rep.free += state.unit_blocks
-        rep.evicted_units += 1
+    """Take ``blocks``, giving up hashed ones where empty ones do not suffice; there must be enough."""
+    if rep.free < blocks:
+        give_up(state, rep, blocks - rep.free)
     rep.free -= blocks
 
 
 @kernel
+def _unit_at(state: State, req: Request, at: int) -> int:
+    """Return the unit that id ``at`` of a request names."""
+    return list_at(state, state.unit_ids)[req.first_unit + at]
+
+
+@kernel
+def _match_unit(state: State, rep: Replica, unit: int, end: int) -> tuple[int, int]:
+    """Leading blocks of a unit, at most ``end``, that are cached, and how many of them nobody uses."""
+    found = 0
+    unused = 0
+    while found < end:
+        number = covering(state, rep, unit, found)
+        if number == NO_SEGMENT:
+            break
+        seg = segment(state, number)
+        stop = min(seg.first + seg.count, end)
+        if seg.users == 0:
+            unused += stop - found
+        found = stop
+    return found, unused
+
+
+@kernel
 def match(state: State, rep: Replica, req: Request) -> tuple[int, int]:
-    """Leading units of a request's prompt that are cached, and how many of them nobody uses.
+    """Leading KV blocks of a request that are cached, and how many of them nobody uses.
 
     The last token is always computed, so at most ``target - 1`` tokens are found.
     """
     if not state.is_caching:
         return 0, 0
-    limit = min(req.num_units, (req.target - 1) // state.unit_tokens)
+    limit = (req.target - 1) // state.block_size
+    named = min(limit, req.named_blocks)
+    parts = state.unit_blocks
     found = 0
     unused = 0
-    while found < limit:
-        users = _cached(state, rep, prompt_unit(state, req.first_unit + found)).users
-        if users == NONE:
-            break
-        if users == 0:
-            unused += 1
-        found += 1
+    at = 0
+    while found < named:
+        end = min(parts, named - found)
+        blocks, idle = _match_unit(state, rep, _unit_at(state, req, at), end)
+        found += blocks
+        unused += idle
+        if blocks < end:
+            return found, unused
+        at += 1
+    if found < limit:
+        blocks, idle = _match_unit(state, rep, unnamed(req.number), limit - found)
+        found += blocks
+        unused += idle
     return found, unused
 
 
 @kernel
+def _take_of_unit(state: State, rep: Replica, unit: int, end: int) -> None:
+    """Hold the leading ``end`` blocks of a unit, and nothing else of it."""
+    place = 0
+    while place < end:
+        number = covering(state, rep, unit, place)
+        if segment(state, number).first < place:
+            cut(state, rep, number, place)
+        if segment(state, number).first + segment(state, number).count > end:
+            number = cut(state, rep, number, end)
+        hold(state, rep, number)
+        place = segment(state, number).first + segment(state, number).count
+
+
+@kernel
 def take(state: State, rep: Replica, req: Request, found: int) -> None:
-    """Let a request use the first ``found`` units of its prompt."""
-    for k in range(found):
-        own = prompt_unit(state, req.first_unit + k)
-        unit = _cached(state, rep, own)
-        if unit.users == 0:
-            _no_longer_unused(state, rep, unit)
-        unit.users += 1
-        own.is_held = True
-    req.shared_units = found
+    """Let a request use its first ``found`` KV blocks, which are cached."""
+    req.hit_blocks = found
+    named = min(found, req.named_blocks)
+    parts = state.unit_blocks
+    block = 0
+    at = 0
+    while block < named:
+        end = min(parts, named - block)
+        _take_of_unit(state, rep, _unit_at(state, req, at), end)
+        block += end
+        at += 1
+    if named < found:
+        _take_of_unit(state, rep, unnamed(req.number), found - named)
+
+
+@kernel
+def _publish_part(state: State, rep: Replica, req: Request, unit: int, first: int, stop: int) -> None:
+    """Hash blocks ``first`` to ``stop`` of a unit, which a request has just computed and holds."""
+    recent = req.own_segment
+    if first > 0 and recent != NO_SEGMENT:
+        seg = segment(state, recent)
+        is_last = seg.next_copy == first_copy(state, rep, unit)
+        if seg.unit == unit and seg.users == 1 and is_last and seg.first + seg.count == first:
+            seg.count += stop - first
+            return
+    number = add_segment(state, rep, unit, first, stop - first)
+    seg = segment(state, number)
+    seg.users = 1
+    seg.is_own = True
+    seg.next_own = recent
+    req.own_segment = number
+
+
+@kernel
+def _publish_new(state: State, rep: Replica, req: Request, unit: int, first: int, stop: int) -> None:
+    """Hash those of the blocks that are not cached yet; the others stay plain blocks of the request."""
+    while first < stop:
+        number = covering(state, rep, unit, first)
+        if number != NO_SEGMENT:
+            first = segment(state, number).first + segment(state, number).count
+        else:
+            _publish_part(state, rep, req, unit, first, first + 1)
+            first += 1
 
 
 @kernel
 def publish(state: State, rep: Replica, req: Request, before: int, after: int) -> None:
-    """Hash the units that a chunk from token ``before`` to token ``after`` completes."""
-    size = state.unit_tokens
-    last = min(after // size, req.num_units)
-    for k in range(before // size, last):
-        own = prompt_unit(state, req.first_unit + k)
-        unit = _cached(state, rep, own)
-        if unit.users == NONE:
-            unit.users = 1
-            own.is_held = True
-            req.shared_units += 1
+    """Hash the named blocks that a chunk from token ``before`` to token ``after`` fills."""
+    block = before // state.block_size
+    last = min(after // state.block_size, req.named_blocks)
+    if block >= last:
+        return
+    parts = state.unit_blocks
+    at = block // parts
+    place = block - at * parts
+    while block < last:
+        stop = min(parts, place + last - block)
+        unit = _unit_at(state, req, at)
+        if state.keeps_copies:
+            _publish_part(state, rep, req, unit, place, stop)
+        else:
+            _publish_new(state, rep, req, unit, place, stop)
+        block += stop - place
+        at += 1
+        place = 0
 
 
 @kernel
-def give_back(state: State, rep: Replica, req: Request, blocks: int) -> None:
-    """Free the ``blocks`` a request holds; its shared units go to the end of the queue, tail first."""
-    shared = req.shared_units
-    if shared == 0:
+def _hash_the_rest(state: State, rep: Replica, req: Request, hashed: int) -> int:
+    """Hash what a request that leaves has beyond its ids, up to block ``hashed``; returns how many blocks that are."""
+    first = max(req.named_blocks, req.hit_blocks)
+    if not state.keeps_answers or hashed <= first:
+        return 0
+    number = add_segment(state, rep, unnamed(req.number), first - req.named_blocks, hashed - first)
+    leave_unused(state, rep, number)
+    return hashed - first
+
+
+@kernel
+def _let_own_go(state: State, rep: Replica, req: Request) -> int:
+    """Give up the segments that a request has computed itself, the last one first; returns their blocks."""
+    blocks = 0
+    number = req.own_segment
+    req.own_segment = NO_SEGMENT
+    while number != NO_SEGMENT:
+        seg = segment(state, number)
+        following = seg.next_own
+        blocks += seg.count
+        seg.is_own = False
+        seg.next_own = NO_SEGMENT
+        let_go(state, rep, number, rep.unused.tail)
+        number = following
+    return blocks
+
+
+@kernel
+def _let_unit_go(state: State, rep: Replica, unit: int, end: int, place: int) -> None:
+    """Give up the leading ``end`` blocks of a unit, which joins the queue behind ``place``, its last block first."""
+    block = 0
+    while block < end:
+        # Who found a block holds the first copy of it, and that stays the first as long as anybody holds it.
+        number = covering(state, rep, unit, block)
+        block = segment(state, number).first + segment(state, number).count
+        let_go(state, rep, number, place)
+
+
+@kernel
+def give_back(state: State, rep: Replica, req: Request, blocks: int, tokens: int) -> None:
+    """Free the ``blocks`` a request holds, of which those that its first ``tokens`` tokens fill are hashed."""
+    if not state.is_caching:
         rep.free += blocks
         return
-    rep.free += blocks - shared * state.unit_blocks
-    k = req.num_units
-    while shared > 0:
-        k -= 1
-        own = prompt_unit(state, req.first_unit + k)
-        if not own.is_held:
-            continue
-        own.is_held = False
-        unit = _cached(state, rep, own)
-        unit.users -= 1
-        if unit.users == 0:
-            _now_unused(state, rep, rep.first_cached + own.unit)
-        shared -= 1
-    req.shared_units = 0
+    kept = _hash_the_rest(state, rep, req, tokens // state.block_size)
+    kept += _let_own_go(state, rep, req)
+    kept += req.hit_blocks
+    tail = rep.unused.tail
+    named = min(req.hit_blocks, req.named_blocks)
+    parts = state.unit_blocks
+    block = 0
+    at = 0
+    while block < named:
+        end = min(parts, named - block)
+        _let_unit_go(state, rep, _unit_at(state, req, at), end, tail)
+        block += end
+        at += 1
+    if named < req.hit_blocks:
+        _let_unit_go(state, rep, unnamed(req.number), req.hit_blocks - named, tail)
+    req.hit_blocks = 0
+    rep.free += blocks - kept

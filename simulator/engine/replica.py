@@ -1,7 +1,7 @@
-"""What the engine knows of one replica, of one of its decode groups, and of one unit in its prefix cache."""
+"""What the engine knows of one replica, of one of its decode groups, and of one segment in its prefix cache."""
 
 from simulator.engine.lists import Chain, Heap, Queue
-from simulator.engine.records import Record
+from simulator.engine.records import Record, Small
 
 
 class Group(Record):
@@ -90,8 +90,10 @@ class Replica(Record):
     batched: int  # lockstep, first rank: the same since every rank has some
 
     free: int  # blocks without cached content
-    unused: Queue  # prefix units nobody holds, the least recently used first
-    first_cached: int  # its first unit among the cached ones
+    unused: Queue  # segments nobody holds, the least recently used first; counts their blocks
+    rings: int  # list: the segment of each unit that was hashed first
+    next_segment: int  # first row that no segment has taken yet
+    free_segment: int  # first of the rows that segments have left
 
     ends: int  # pipeline: ends of the last in_flight steps, a ring
     stage_free: int  # pipeline: ps at which each stage is free
@@ -129,16 +131,23 @@ class Replica(Record):
     accepted_tokens: int
     preempted: int
     hits: int  # prompt tokens taken from the prefix cache, every admission
-    evicted_units: int
+    evicted_units: int  # KV blocks
     peak_blocks: int
     used_block_time: Integral  # in half blocks
     running_time: Integral
     histogram: int  # list of steps by number of sequences
 
 
-class CachedUnit(Record):
-    """One unit in the prefix cache of one replica."""
+class Segment(Record):
+    """Hashed KV blocks in a row, with the same users; rows count from 1, 0 is none (``segments``)."""
 
-    users: int  # requests that hold it; NONE = not cached
-    previous: int  # neighbours among those nobody holds
-    next: int
+    unit: int  # what one id names; -1 - i: what request i has beyond its ids
+    first: Small  # place of its first block in the unit
+    count: Small  # of blocks
+    users: Small  # requests that hold it
+    previous: Small  # neighbours among those nobody holds
+    next: Small
+    previous_copy: Small  # neighbours in the ring of the unit's segments
+    next_copy: Small
+    next_own: Small  # what the request that computed it has computed before
+    is_own: bool  # that request still holds it

@@ -1,4 +1,4 @@
-"""What the engine knows of one request, and of one unit of its prompt."""
+"""What the engine knows of one request."""
 
 from typing import Final
 
@@ -43,7 +43,8 @@ class Request(Record):
     next_releasing: int  # finished, slot and blocks still held
     next_finished: int  # finishes a router has not seen yet
     finish_ps: int
-    shared_units: int  # prefix units it holds a reference on
+    hit_blocks: Small  # leading KV blocks it found in the prefix cache at its last admission
+    own_segment: Small  # the last segment that it has computed and holds
     first_child: int  # first request sent after this one
 
     arrival_ps: int  # when the client sends it
@@ -55,19 +56,14 @@ class Request(Record):
     chunk_start: int  # tokens with KV before its last chunk
     hit_tokens: int  # prompt tokens found in the prefix cache at the first admission
 
-    num_units: int  # prefix units of the prompt, and the first of them
+    named_blocks: int  # leading KV blocks that ids name, and the place of the first id
     first_unit: int
     next_child: int  # next request sent after the same one
     asked: int  # output tokens the client asked for
     preemptions: Small
+    unnamed_segment: Small  # of the KV blocks beyond its ids the first that was hashed
+    hash_lag: Small  # tokens whose KV is not hashed while its last step is under way; exact only while not decoding
     # with drafts only
-    blocks: int  # KV blocks held, rejected drafts included
-    queries: int  # tokens of its decode in the step being scheduled
+    blocks: Small  # KV blocks held, rejected drafts included
+    queries: Small  # tokens of its decode in the step being scheduled
     expected: int  # tokens with KV as the scheduler must assume: drafts still under way count as accepted
-
-
-class PromptUnit(Record):
-    """One prefix unit of one request."""
-
-    unit: int  # number of the unit
-    is_held: bool  # the request holds a reference on it

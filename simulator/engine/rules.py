@@ -56,10 +56,8 @@ def rules_of(
     rules = State()
     _state_scheduler(rules, limits)
     rules.is_caching = limits.enable_prefix_caching and workload.prefix is not None
-    rules.unit_tokens = limits.block_size
-    if workload.prefix is not None:
-        rules.unit_tokens = max(workload.prefix.block_tokens, limits.block_size)
-    rules.unit_blocks = rules.unit_tokens // limits.block_size
+    rules.unit_blocks = 1 if workload.prefix is None else max(1, workload.prefix.block_tokens // limits.block_size)
+    rules.keeps_copies = rules.keeps_answers = limits.policy != "sglang"
     rules.window = min(tables.window_tokens, limits.max_model_len)  # no sequence fills a wider one
     rules.host_step_ps = tables.host_step_ps
     rules.host_seq_ps = tables.host_seq_ps

@@ -139,16 +139,16 @@ def _admit_waiting(state: State, rep: Replica, grp: Group) -> None:
     while rep.planned.left > 0 and rep.waiting.count > 0:
         req = request(state, rep.waiting.head)
         found, unused = match(state, rep, req)
-        hit = found * state.unit_tokens
+        hit = found * state.block_size
         lacking = req.target - hit
         answer = min(req.output - req.generated, _CLIP)
-        free = free_blocks(state, rep) - unused * state.unit_blocks
+        free = free_blocks(state, rep) - unused
         is_full = rep.running.count >= state.max_seqs
         if is_full or lacking + answer >= free * state.block_size - reserved:
             rep.is_blocked = True
             break
         chunk = min(lacking, rep.planned.left)
-        admit_head(state, rep, found, blocks_for(state, hit + chunk) - found * state.unit_blocks)
+        admit_head(state, rep, found, blocks_for(state, hit + chunk) - found)
         plan_chunk(state, rep, req, chunk)
         if chunk == lacking:
             reserved += answer

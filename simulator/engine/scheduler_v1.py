@@ -161,7 +161,7 @@ def run_in_order(state: State, rep: Replica, grp: Group) -> None:
 
 @kernel
 def admission(state: State, rep: Replica) -> tuple[int, int, int]:
-    """Decide what the head of the queue may run: (chunk, units found, new blocks).
+    """Decide what the head of the queue may run: (chunk, cached blocks found, new blocks).
 
     A chunk of 0 means that it cannot be admitted now, and ``is_blocked`` that it cannot be until something is released.
     """
@@ -170,7 +170,7 @@ def admission(state: State, rep: Replica) -> tuple[int, int, int]:
         return 0, 0, 0
     req = request(state, rep.waiting.head)
     found, unused = match(state, rep, req)
-    hit = max(found * state.unit_tokens, req.remote)
+    hit = max(found * state.block_size, req.remote)
     chunk = min(req.target - hit, chunk_limit(state, rep))
     if chunk > rep.planned.left:
         if not state.is_chunked:
@@ -182,17 +182,17 @@ def admission(state: State, rep: Replica) -> tuple[int, int, int]:
         gate = max(gate, blocks_for(state, req.target))
     if rep.running.count > 0:
         gate += state.watermark
-    if gate - (found - unused) * state.unit_blocks > free_blocks(state, rep):
+    if gate - (found - unused) > free_blocks(state, rep):
         rep.is_blocked = True
         return 0, 0, 0
-    return chunk, found, blocks - found * state.unit_blocks
+    return chunk, found, blocks - found
 
 
 @kernel
 def admit_head(state: State, rep: Replica, found: int, blocks: int) -> Request:
-    """Admit the head of the waiting queue on ``found`` cached units and ``blocks`` new blocks; returns it."""
+    """Admit the head of the waiting queue on ``found`` cached and ``blocks`` new blocks; returns it."""
     req = admit(state, rep)
-    hit = found * state.unit_tokens
+    hit = found * state.block_size
     if req.scheduled_ps == NONE:
         req.scheduled_ps = rep.decision_ps
         req.hit_tokens = hit
@@ -202,7 +202,7 @@ def admit_head(state: State, rep: Replica, found: int, blocks: int) -> Request:
     req.computed = max(hit, req.remote)
     req.remote = 0
     if state.drafts > 0:
-        req.blocks = blocks + found * state.unit_blocks
+        req.blocks = blocks + found
     allocate(state, rep, blocks)
     return req
 

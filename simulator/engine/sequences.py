@@ -173,11 +173,20 @@ def release_due(state: State, rep: Replica) -> None:
         if req.finish_ps > rep.decision_ps:
             return
         _leave(state, rep.running, req)
-        give_back(state, rep, req, blocks_held(state, req))
+        give_back(state, rep, req, blocks_held(state, req), req.computed)
         req.status = FINISHED
         rep.is_blocked = False
         rep.releasing.head = req.next_releasing
     rep.releasing.tail = NONE
+
+
+@kernel
+def _hashed_tokens(state: State, rep: Replica, req: Request, status: int) -> int:
+    """Leading tokens whose full KV blocks are hashed when a request of that status has to go at the next decision."""
+    is_under_way = state.is_async and rep.decision_ps < rep.end_ps
+    if is_under_way and status in (DECODING, RELEASING):
+        return req.computed - req.hash_lag
+    return req.computed
 
 
 @kernel
@@ -193,7 +202,7 @@ def _take_all_blocks(state: State, rep: Replica, req: Request) -> bool:
     elif status == PREFILLING:
         _drop_partial(state, rep, req)
     _leave(state, rep.running, req)
-    give_back(state, rep, req, blocks)
+    give_back(state, rep, req, blocks, _hashed_tokens(state, rep, req, status))
     rep.is_blocked = False
     rep.preempted += 1
     req.preemptions += 1

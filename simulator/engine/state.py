@@ -1,9 +1,9 @@
 """The state of a run: one int64 array that begins with this header, whose fields say where everything else lies.
 
-The tables of requests, replicas, decode groups, log rows and prefix units follow the header, and so do lists of plain
-integers: heaps, the prefills of a replica, histograms. Where one begins is counted in int64 from the header on, so a
-state can be copied whole, saved and resumed. A link from one row to another is the index of the other in its table;
-``NONE`` ends a list.
+The tables of requests, replicas, decode groups, log rows and prefix segments follow the header, and so do lists of
+plain integers: heaps, the prefills of a replica, histograms, ids. Where one begins is counted in int64 from the header
+on, so a state can be copied whole, saved and resumed. A link from one row to another is the index of the other in its
+table; ``NONE`` ends a list.
 """
 
 from typing import Final
@@ -33,8 +33,7 @@ class State(Record):
     replicas: int
     num_replicas: int
     groups: int
-    prompt_units: int
-    cached_units: int
+    segments: int
     log: int
     log_capacity: int
     log_size: int  # rows asked for; only the first log_capacity are kept
@@ -53,8 +52,10 @@ class State(Record):
     ranks_wait_iters: int  # steps until a rank's prompts start without any on the other ranks; 0 = at once
     ranks_batching_iters: int  # steps they wait once every rank has some
     spare_tokens: int  # tokens of KV that must stay free beside the largest request
-    unit_tokens: int  # of a unit of the prefix cache
-    unit_blocks: int
+    unit_ids: int  # list: what the ids of all prompts name, numbered
+    unit_blocks: int  # KV blocks that one id names
+    keeps_copies: bool  # a KV block is hashed although a copy of it is cached
+    keeps_answers: bool  # KV blocks that no id names are hashed
     window: int  # tokens of a sliding window; 0 = none
     ranks: int  # schedulers that step together
     stages: int  # pipeline stages, as many decode groups per replica

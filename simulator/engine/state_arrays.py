@@ -6,8 +6,8 @@ import numpy as np
 
 from simulator.engine.log_row import LogRow
 from simulator.engine.records import I64, PLACE_BYTES, Rows, rows_at
-from simulator.engine.replica import CachedUnit, Group, Replica
-from simulator.engine.request import PromptUnit, Request
+from simulator.engine.replica import Group, Replica
+from simulator.engine.request import Request
 from simulator.engine.state import State
 
 LINE_BYTES: Final = 64  # of cache
@@ -69,14 +69,6 @@ class StateArrays:
         """The rows of the iteration log that were kept."""
         count = min(self.header.log_size, self.header.log_capacity)
         return rows_at(self.cells, self.header.log, count, LogRow)
-
-    def prompt_units(self, count: int) -> Rows:
-        """View the prefix units of all requests, ``count`` of them."""
-        return rows_at(self.cells, self.header.prompt_units, count, PromptUnit)
-
-    def cached_units(self, count: int) -> Rows:
-        """View the cached units of all replicas, ``count`` of them."""
-        return rows_at(self.cells, self.header.cached_units, count, CachedUnit)
 
     def list_at(self, place: int, length: int) -> I64:
         """View a list of ``length`` integers."""

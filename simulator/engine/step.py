@@ -162,6 +162,7 @@ def apply_tokens(state: State, rep: Replica, grp: Group, batch: int, end: int) -
     while at != NONE:
         req = request(state, at)
         start_decoding(state, grp, req)
+        req.chunk_start = NONE
         at = req.next_releasing
     _complete_prefills(state, rep, grp, end)
     settle(state, rep, grp, end)

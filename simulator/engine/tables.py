@@ -14,8 +14,8 @@ from numba.extending import intrinsic
 
 from simulator.engine.log_row import LogRow
 from simulator.engine.records import PLACE_BYTES, Ints, Record
-from simulator.engine.replica import CachedUnit, Group, Replica
-from simulator.engine.request import PromptUnit, Request
+from simulator.engine.replica import Group, Replica, Segment
+from simulator.engine.request import Request
 from simulator.engine.state import State
 
 Row = TypeVar("Row", bound=Record)
@@ -58,8 +58,7 @@ def _list_at(_: Any, header: Any, place: Any) -> Any:  # noqa: ARG001
 request: Final = _table("requests", Request)
 replica: Final = _table("replicas", Replica)
 group: Final = _table("groups", Group)
-prompt_unit: Final = _table("prompt_units", PromptUnit)
-cached_unit: Final = _table("cached_units", CachedUnit)
+segment: Final = _table("segments", Segment)
 log_row: Final = _table("log", LogRow)
 # Finds the list of integers that begins at a place counted from a header.
 list_at: Final = cast(Callable[[Record, int], Ints], _list_at)

@@ -27,8 +27,8 @@ def _ready_tokens(state: State, rep: Replica, grp: Group, enough: int) -> int:
     while at != NONE and seats > 0 and tokens < enough:
         req = request(state, at)
         found, unused = match(state, rep, req)
-        lacking = req.target - found * state.unit_tokens
-        need = blocks_at_admission(state, req, req.target) - (found - unused) * state.unit_blocks
+        lacking = req.target - found * state.block_size
+        need = blocks_at_admission(state, req, req.target) - (found - unused)
         if lacking > left or need > free:
             break
         left -= lacking

@@ -119,14 +119,14 @@ def _workload(case: Case) -> Workload:
     )
 
 
-def difference(ours: Log, theirs: Log) -> str | None:
+def difference(ours: Log, theirs: Log, ignoring: tuple[str, ...] = ()) -> str | None:
     """Name the columns of the first step, else of the first request, in which two logs differ; None if in none."""
     if "error" in theirs:
         return f"vLLM: {theirs['error']}"
     for place, columns in (("steps", STEP_COLUMNS), ("requests", REQUEST_COLUMNS)):
         for mine, other in zip(ours[place], theirs[place], strict=False):
-            if list(mine) != list(other):
-                names = [name for name, a, b in zip(columns, mine, other, strict=True) if a != b]
+            names = [name for name, a, b in zip(columns, mine, other, strict=True) if a != b and name not in ignoring]
+            if names:
                 return f"{place}: {', '.join(names)}"
         if len(ours[place]) != len(theirs[place]):
             return f"number of {place}"

@@ -199,9 +199,12 @@ class Vllm:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         _hide_broken_packages()
+        from vllm.model_executor.models import registry
         from vllm.utils.hashing import sha256
         from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 
+        # A process of its own would look at the model class without those packages hidden.
+        registry._run_in_subprocess = lambda look: look()
         (folder / "config.json").write_text(json.dumps(_MODEL))
         self._folder, self._hash, self._hasher = folder, sha256, get_request_block_hasher
         self._models: dict[int, Any] = {}

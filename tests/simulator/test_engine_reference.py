@@ -20,6 +20,14 @@ Q = 4096  # clock ticks per picosecond
 
 
 @dataclass(eq=False)
+class Block:
+    """One KV block."""
+
+    name: object = None  # what it holds, if it is hashed
+    users: int = 0
+
+
+@dataclass(eq=False)
 class Request:
     """One request of the reference."""
 
@@ -33,10 +41,11 @@ class Request:
     finish: int = -1
     computed: int = 0
     generated: int = 0
+    seen: int = 0  # of the generated ones those that the scheduler has seen
+    stale: int = 0  # of those it has not seen those that were under way when the request was preempted
     preemptions: int = 0
     hit: int = 0
-    blocks: int = 0
-    shared: list[int] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
     is_decoding: bool = False
     is_done: bool = False
 
@@ -47,63 +56,74 @@ class Request:
 
 
 class Cache:
-    """Free blocks and cached units of one replica."""
+    """The KV blocks of one replica, one by one, in vLLM's order of eviction."""
 
     def __init__(self, limits: EngineLimits, unit_tokens: int) -> None:
         self.limits = limits
-        self.unit_tokens = unit_tokens
-        self.unit_blocks = unit_tokens // limits.block_size
-        self.plain = limits.num_gpu_blocks
-        self.users: dict[int, int] = {}
-        self.unused: list[int] = []
+        self.size = limits.block_size
+        self.parts = unit_tokens // limits.block_size
+        self.queue: deque[Block] = deque(Block() for _ in range(limits.num_gpu_blocks))
+        self.hashed: dict[object, list[Block]] = {}  # copies in the order in which they were hashed
 
     @property
     def free(self) -> int:
         """Blocks that can be allocated."""
-        return self.plain + len(self.unused) * self.unit_blocks
+        return len(self.queue)
 
-    def allocate(self, blocks: int) -> None:
-        """Take blocks, evicting the least recently used units."""
-        while self.plain < blocks:
-            del self.users[self.unused.pop(0)]
-            self.plain += self.unit_blocks
-        self.plain -= blocks
+    def name_of(self, request: Request, place: int) -> object:
+        """Return what a full block of a request holds: what its id names, or tokens that nobody else has."""
+        whole = min(len(request.units) * self.parts, request.prompt // self.size)
+        if place < whole:
+            return request.units[place // self.parts], place % self.parts
+        return "own", request.number, place
 
-    def match(self, request: Request) -> list[int]:
-        """Leading cached units of a prompt."""
-        whole = min(len(request.units), request.prompt // self.unit_tokens, (request.tokens - 1) // self.unit_tokens)
-        found = []
-        for unit in request.units[:whole]:
-            if unit not in self.users:
+    def allocate(self, request: Request, blocks: int) -> None:
+        """Take blocks from the head of the queue; what they held is forgotten."""
+        for _ in range(blocks):
+            block = self.queue.popleft()
+            if block.name is not None:
+                self.hashed[block.name].remove(block)
+                block.name = None
+            block.users = 1
+            request.blocks.append(block)
+
+    def match(self, request: Request) -> list[Block]:
+        """Leading cached blocks of a request, without that of its last token."""
+        found: list[Block] = []
+        if not self.limits.enable_prefix_caching:
+            return found
+        for place in range((request.tokens - 1) // self.size):
+            copies = self.hashed.get(self.name_of(request, place))
+            if not copies:
                 break
-            found.append(unit)
+            found.append(copies[0])
         return found
 
-    def take(self, request: Request, units: list[int]) -> None:
-        """Use cached units."""
-        for unit in units:
-            if self.users[unit] == 0:
-                self.unused.remove(unit)
-            self.users[unit] += 1
-        request.shared = list(units)
+    def take(self, request: Request, blocks: list[Block]) -> None:
+        """Use cached blocks."""
+        for block in blocks:
+            if block.users == 0:
+                self.queue.remove(block)
+            block.users += 1
+        request.blocks = list(blocks)
 
-    def publish(self, request: Request, chunk: int) -> None:
-        """Hash the units a chunk completed."""
-        whole = min(len(request.units), request.prompt // self.unit_tokens, request.computed // self.unit_tokens)
-        for unit in request.units[(request.computed - chunk) // self.unit_tokens : whole]:
-            if unit not in self.users:
-                self.users[unit] = 1
-                request.shared.append(unit)
+    def publish(self, request: Request, tokens: int) -> None:
+        """Hash the full blocks of the first tokens that are not hashed yet, copies of cached ones too."""
+        if self.limits.enable_prefix_caching:
+            for place, block in enumerate(request.blocks[: tokens // self.size]):
+                if block.name is None:
+                    block.name = self.name_of(request, place)
+                    self.hashed.setdefault(block.name, []).append(block)
 
     def give_back(self, request: Request) -> None:
-        """Free all blocks of a request, tail first."""
-        self.plain += request.blocks - len(request.shared) * self.unit_blocks
-        for unit in sorted(request.shared, key=request.units.index, reverse=True):
-            self.users[unit] -= 1
-            if self.users[unit] == 0:
-                self.unused.append(unit)
-        request.shared = []
-        request.blocks = 0
+        """Free all blocks of a request, tail first: hashed ones to the end of the queue, the others to its head."""
+        for block in reversed(request.blocks):
+            block.users -= 1
+            if block.users == 0 and block.name is None:
+                self.queue.appendleft(block)
+            elif block.users == 0:
+                self.queue.append(block)
+        request.blocks = []
 
 
 class Reference:
@@ -127,7 +147,8 @@ class Reference:
         self.waiting: deque[Request] = deque()
         # Visible at, order, request or None for a client slot, when that slot sends, whether the frontend let it pass.
         self.future: list[tuple[int, int, Request | None, int, bool]] = []
-        self.flying: list[tuple[int, list[Request]]] = []  # finishes not seen by the scheduler
+        # Ends of steps whose tokens the scheduler has not seen, who gets one, and who of them is done.
+        self.flying: list[tuple[int, list[Request], list[Request]]] = []
         self.steps: list[tuple[int, ...]] = []
         self.next_send = 0
         self.order = 0
@@ -265,9 +286,17 @@ class Reference:
                 self.expect(due + self.frontend, None, due)
 
     def see_outputs(self, decision: int) -> None:
-        """Release requests whose last output is back."""
+        """See the tokens that are back, and release requests whose last one is."""
         while self.flying and self.flying[0][0] <= decision:
-            for request in self.flying.pop(0)[1]:
+            _, sampled, done = self.flying.pop(0)
+            for request in sampled:
+                request.seen += 1
+                if request.stale:
+                    request.stale -= 1
+                elif request in self.running:
+                    under_way = max(0, request.generated - request.seen)
+                    self.cache.publish(request, request.computed - under_way)
+            for request in done:
                 if request in self.running:
                     self.running.remove(request)
                     self.cache.give_back(request)
@@ -276,6 +305,7 @@ class Reference:
         """Preempt the last running request."""
         victim = self.running.pop()
         self.cache.give_back(victim)
+        victim.stale = victim.generated - victim.seen
         victim.preemptions += 1
         self.preempted_now = True
         if not victim.is_done:
@@ -314,7 +344,7 @@ class Reference:
             at += 1
             if chunk == 0:
                 continue
-            need = max(0, self.blocks_for(request.computed + chunk) - request.blocks)
+            need = max(0, self.blocks_for(request.computed + chunk) - len(request.blocks))
             while need > self.cache.free and self.preempt() is not request:
                 pass
             if request not in self.running:
@@ -332,8 +362,8 @@ class Reference:
             return batch
         while self.waiting and budget and len(self.running) < limits.max_num_seqs:
             request = self.waiting[0]
-            units = cache.match(request)
-            hit = len(units) * cache.unit_tokens
+            found = cache.match(request)
+            hit = len(found) * limits.block_size
             chunk = min(request.tokens - hit, self.threshold())
             if chunk > budget and (not limits.enable_chunked_prefill or limits.policy == "orca"):
                 break
@@ -343,18 +373,17 @@ class Reference:
             if limits.reserves_output:
                 take["vllm-v1"] = whole
             goal = max(take[limits.policy], request.tokens if limits.reserve_full_isl else 0)
-            need = self.blocks_for(goal) - len(units) * cache.unit_blocks
-            revived = sum(cache.unit_blocks for unit in units if cache.users[unit] == 0)
+            need = self.blocks_for(goal) - len(found)
+            revived = sum(block.users == 0 for block in found)
             if need + revived + (limits.watermark_blocks if self.running else 0) > cache.free:
                 break
             self.waiting.popleft()
             self.running.append(request)
-            cache.take(request, units)
+            cache.take(request, found)
             request.computed = hit
-            request.blocks = self.blocks_for(hit)
             if request.scheduled < 0:
                 request.scheduled, request.hit = decision, hit
-            self.grow(request, chunk, self.blocks_for(take[limits.policy]) - request.blocks)
+            self.grow(request, chunk, self.blocks_for(take[limits.policy]) - len(found))
             batch.append((request, chunk, False))
             budget -= chunk
         return batch
@@ -367,10 +396,10 @@ class Reference:
             return False
         seats, free, ready = limits.max_num_seqs - len(self.running), self.cache.free - limits.watermark_blocks, 0
         for request in list(self.waiting)[:seats]:
-            units = self.cache.match(request)
-            lacking = request.tokens - len(units) * self.cache.unit_tokens
+            found = self.cache.match(request)
+            lacking = request.tokens - len(found) * limits.block_size
             goal = request.prompt + request.output - 1 if limits.reserves_output else request.tokens
-            used = sum(self.cache.unit_blocks for unit in units if self.cache.users[unit] > 0)
+            used = sum(block.users > 0 for block in found)
             need = self.blocks_for(goal) - used
             if lacking > budget or need > free:
                 break
@@ -383,10 +412,9 @@ class Reference:
 
     def grow(self, request: Request, chunk: int, blocks: int) -> None:
         """Schedule a chunk on new blocks."""
-        self.cache.allocate(blocks)
-        request.blocks += blocks
+        self.cache.allocate(request, blocks)
         request.computed += chunk
-        self.cache.publish(request, chunk)
+        self.cache.publish(request, min(request.computed, request.prompt + request.seen))
 
     def duration(self, batch: list[tuple[Request, int, bool]]) -> int:
         """Cost of a step in ticks."""
@@ -418,10 +446,11 @@ class Reference:
 
     def finish_step(self, batch: list[tuple[Request, int, bool]], end: int) -> None:
         """Count the step's tokens."""
-        done = []
+        sampled, done = [], []
         for request, _, _ in batch:
             if request.computed < request.tokens:
                 continue
+            sampled.append(request)
             request.generated += 1
             request.is_decoding = True
             if request.first < 0:
@@ -431,7 +460,7 @@ class Reference:
                 request.is_done = True
                 done.append(request)
                 self.answered(end)
-        self.flying.append((end, done))
+        self.flying.append((end, sampled, done))
 
 
 def line(knots: np.ndarray, values: np.ndarray, x: int) -> int:
