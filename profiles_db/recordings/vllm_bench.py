@@ -27,6 +27,7 @@ from profiles_db.recordings.fields import (
     number_at,
     optional_number_at,
     times_of,
+    value_at,
 )
 from profiles_db.recordings.run import RecordedRun, from_earliest
 from profiles_db.recordings.server_facts import server_facts
@@ -36,6 +37,7 @@ from profiles_db.recordings.summary import ClientSummary
 NAME: Final = "vllm-bench"
 SUMMARY_KEYS: Final = ("duration", "completed", "total_input_tokens", "total_output_tokens")
 DETAIL_HINT: Final = "run vllm bench serve with --save-detailed, SGLang's bench_serving with --output-details"
+_LONGEST_REMARK: Final = 600
 _FASTEST_PER_S: Final = 1e9
 # Keys of the client's own summary, in ms; a percentile is there where it was asked for.
 _TIMES_MS: Final = {
@@ -88,6 +90,7 @@ def read_result(document: Mapping[str, Any], place: str) -> RecordedRun:
         max_concurrency=None
         if document.get("max_concurrency") is None
         else count_at(document, "max_concurrency", place, low=1, high=MOST_COUNT),
+        notes=_remarks(document, place),
         summary=summary_of(document, place),
         stated=stated_server(document, place),
         server=server_facts(document, place),
@@ -127,6 +130,16 @@ def stated_server(document: Mapping[str, Any], place: str) -> StatedServer:
 
 def _optional_count(document: Mapping[str, Any], key: str, place: str) -> int | None:
     return None if document.get(key) is None else count_at(document, key, place, high=MOST_COUNT)
+
+
+def _remarks(document: Mapping[str, Any], place: str) -> tuple[str, ...]:
+    """Return what `apex observe` said against a result: why it ended early, that the client was the bottleneck."""
+    remarks = value_at(document, "observed.remarks")
+    if remarks is None:
+        return ()
+    if not isinstance(remarks, list) or not all(isinstance(remark, str) for remark in remarks):
+        raise UserError(f"{place}: observed.remarks is {shown(remarks)}, must be a list of texts")
+    return tuple(remark[:_LONGEST_REMARK] for remark in remarks)
 
 
 def _filled(document: Mapping[str, Any], key: str, place: str) -> Sequence[Any]:

@@ -17,7 +17,12 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("cluster_specs", "profiles_db", "costmodel", "profiler", "simulator")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Where the name that is imported is not the name that is installed.
-MODULES = {"scikit-learn": "sklearn", "nvidia-ml-py": "pynvml", "aiconfigurator-core": "aiconfigurator_core"}
+MODULES = {
+    "scikit-learn": "sklearn",
+    "nvidia-ml-py": "pynvml",
+    "aiconfigurator-core": "aiconfigurator_core",
+    "prometheus-client": "prometheus_client",
+}
 TOOLS = "dev"  # run, not imported: tests, linters, types
 # Slow to load or not always there: the modules that import one of them whole are themselves imported where used.
 HEAVY = {"matplotlib", "pandas", "pynvml", "scipy", "sklearn", "torch", "triton", "vllm"}
@@ -122,6 +127,11 @@ def test_a_missing_package_is_one_message_that_names_its_extra() -> None:
     [
         ("matplotlib", ["compare", "h100-sxm", "h200-sxm", "--out", "plots"], "--out needs matplotlib"),
         ("pandas", ["compare", "h100-sxm", "h200-sxm"], "apex compare of two sides needs pandas"),
+        (
+            "aiohttp",
+            ["observe", "http://127.0.0.1:1", "--model", "m", "--max-rate", "1", "-o", "o.jsonl"],
+            "apex observe needs aiohttp",
+        ),
         ("scipy", ["fit", "--device", "h100-sxm", "--out", "f.parquet"], "apex fit needs scipy"),
     ],
 )

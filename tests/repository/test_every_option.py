@@ -330,6 +330,13 @@ ELSEWHERE = {
         "--self-test": "tests/profiler/test_selftest_verdict.py",
         "--json": _PROFILE,
     },
+    "observe": dict.fromkeys(
+        (
+            *("--model", "-o", "--max-rate", "--max-concurrency", "--duration", "--input-tokens", "--output-tokens"),
+            *("--requests", "--max-ttft", "--timeout", "--seed", "--api-key-env", "--json"),
+        ),
+        "tests/profiler/test_observe_command.py",
+    ),
     "doctor": dict.fromkeys(("--json", "--try-lock", "--reset-clocks"), "tests/profiler/test_doctor_findings.py"),
     "import vllm-bench": dict.fromkeys(("--db", "--device"), "tests/profiles_db/test_import_vllm_bench.py"),
 }
