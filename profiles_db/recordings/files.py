@@ -9,22 +9,80 @@ from cluster_specs.files.json_list import iter_list
 from cluster_specs.files.json_text import parse_json, read_json
 from cluster_specs.files.reading import iter_lines, opened
 from cluster_specs.files.shown import shown
-from profiles_db.recordings import aiperf, guidellm, inference_perf, llmservingsim, vllm_bench
+from profiles_db.recordings import (
+    aiperf,
+    genai_perf,
+    guidellm,
+    inference_perf,
+    inferencex,
+    llmservingsim,
+    vllm_bench,
+    vllm_bench_summary,
+)
 from profiles_db.recordings.run import RecordedRun
+from profiles_db.recordings.summarised_run import SummarisedRun
 
 _MATCHES: Final[Mapping[str, Callable[[Mapping[str, Any]], bool]]] = {
-    vllm_bench.NAME: vllm_bench.matches,
+    vllm_bench_summary.NAME: vllm_bench.matches,
     aiperf.NAME: aiperf.matches,
     guidellm.NAME: guidellm.matches,
     inference_perf.NAME: inference_perf.matches,
     llmservingsim.NAME: llmservingsim.matches,
 }
 TOOLS: Final = tuple(_MATCHES)
+INFERENCE_PERF_SUMMARY: Final = "inference-perf-summary"
+# Of a run as a whole; those of `vllm bench serve` have the keys of one with details.
+# AIPerf and inference-perf write both.
+_SUMMARIES: Final[
+    Mapping[str, tuple[Callable[[Mapping[str, Any]], bool], Callable[[Mapping[str, Any], str], SummarisedRun]]]
+] = {
+    inferencex.NAME: (inferencex.matches, inferencex.read_row),
+    genai_perf.NAME: (genai_perf.matches, genai_perf.read_export),
+    INFERENCE_PERF_SUMMARY: (inference_perf.matches_summary, inference_perf.read_summary),
+}
 
 
 def tool_of(record: Mapping[str, Any]) -> str | None:
     """Name of the client that writes such an object: a whole result, or one line or entry of it; None for none."""
     return next((name for name, matches in _MATCHES.items() if matches(record)), None)
+
+
+def client_of(record: Mapping[str, Any]) -> str | None:
+    """Name of the client that writes such an object, of a run as a whole or of its requests; None for none."""
+    return tool_of(record) or next((name for name, (matches, _) in _SUMMARIES.items() if matches(record)), None)
+
+
+def read_results(path: Path, client: str) -> list[RecordedRun | SummarisedRun]:
+    """Read all runs that a file of ``client`` holds, each as well as the client kept it.
+
+    Raises ``UserError`` naming file, line or entry, key and value.
+    """
+    if client not in {*_SUMMARIES, vllm_bench_summary.NAME}:
+        return list(read_runs(path, client))
+    found: list[RecordedRun | SummarisedRun] = []
+    for place, record in _records(path):
+        own = client_of(record)
+        if own != client:
+            raise UserError(
+                f"{place}: is {'of ' + own if own else 'of no known client'}, the file begins with {client}"
+            )
+        if client != vllm_bench_summary.NAME:
+            found.append(_SUMMARIES[client][1](record, place))
+        elif vllm_bench.has_details(record):
+            found.append(vllm_bench.read_result(record, place))
+        else:
+            found.append(vllm_bench_summary.read_summary(record, place))
+    return found
+
+
+def _records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the objects of a file, one after the other or in a list."""
+    for place, document in read_json(path):
+        if not isinstance(document, list):
+            yield place, _object(document, place)
+            continue
+        for number, entry in enumerate(document, start=1):
+            yield f"{place}: entry {number}", _object(entry, f"{place}: entry {number}")
 
 
 def read_runs(path: Path, tool: str) -> list[RecordedRun]:

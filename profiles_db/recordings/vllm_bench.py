@@ -9,7 +9,6 @@ A gap spans several tokens when the server streams or speculates more than one t
 vllm-project/vllm vllm/benchmarks/serve.py, sgl-project/sglang python/sglang/bench_serving.py.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -19,41 +18,25 @@ from numpy.typing import NDArray
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
 from profiles_db.recordings.fields import (
-    LONGEST_S,
-    MOST_COUNT,
-    count_at,
     counts_of,
     list_at,
-    number_at,
-    optional_number_at,
     times_of,
     value_at,
 )
 from profiles_db.recordings.run import RecordedRun, from_earliest
 from profiles_db.recordings.server_facts import server_facts
-from profiles_db.recordings.stated_server import StatedServer
-from profiles_db.recordings.summary import ClientSummary
+from profiles_db.recordings.vllm_bench_summary import (
+    NAME,
+    SGLANG,
+    concurrency_of,
+    rate_of,
+    stated_server,
+    summary_of,
+)
 
-NAME: Final = "vllm-bench"
 SUMMARY_KEYS: Final = ("duration", "completed", "total_input_tokens", "total_output_tokens")
 DETAIL_HINT: Final = "run vllm bench serve with --save-detailed, SGLang's bench_serving with --output-details"
 _LONGEST_REMARK: Final = 600
-_FASTEST_PER_S: Final = 1e9
-# Keys of the client's own summary, in ms; a percentile is there where it was asked for.
-_TIMES_MS: Final = {
-    f"{word}_{key}_ms": (name, statistic)
-    for key, name in (("ttft", "ttft_s"), ("tpot", "tpot_s"), ("itl", "itl_s"), ("e2el", "e2e_s"))
-    for word, statistic in (("mean", "mean"), ("median", "p50"), ("p90", "p90"), ("p95", "p95"), ("p99", "p99"))
-} | {
-    f"{word}_e2e_latency_ms": ("e2e_s", statistic)  # SGLang's name
-    for word, statistic in (("mean", "mean"), ("median", "p50"), ("p90", "p90"), ("p99", "p99"))
-}
-_RATES: Final = {
-    "request_throughput": "throughput_requests_per_s",
-    "output_throughput": "throughput_tokens_per_s",
-    "total_token_throughput": "throughput_total_tokens_per_s",
-    "total_throughput": "throughput_total_tokens_per_s",  # SGLang's name
-}
 _LONGEST_CLOCK_S: Final = 1e12  # seconds of a perf_counter, whose zero is arbitrary
 
 
@@ -75,21 +58,21 @@ def read_result(document: Mapping[str, Any], place: str) -> RecordedRun:
     if short.any():
         raise UserError(f"{place}: input_lens[{int(np.argmax(short))}] is 0, must be >= 1")
     ttft_s, e2e_s, gaps_s = _measured(document, place, is_ok)
+    start_s = _starts(document, place, count)
     return RecordedRun(
-        tool="sglang-bench" if "total_output_tokens_retokenized" in document else NAME,
+        tool=SGLANG if "total_output_tokens_retokenized" in document else NAME,
         place=place,
         prompt_tokens=prompts,
         output_tokens=outputs,
         is_ok=is_ok,
-        start_s=_starts(document, place, count),
+        start_s=start_s,
+        due_s=_dues(document, place, start_s),
         ttft_s=ttft_s,
         e2e_s=e2e_s,
         gaps_s=gaps_s,
         errors=errors,
-        rate_per_s=_rate(document, place),
-        max_concurrency=None
-        if document.get("max_concurrency") is None
-        else count_at(document, "max_concurrency", place, low=1, high=MOST_COUNT),
+        rate_per_s=rate_of(document, place),
+        max_concurrency=concurrency_of(document, place),
         notes=_remarks(document, place),
         summary=summary_of(document, place),
         stated=stated_server(document, place),
@@ -97,39 +80,9 @@ def read_result(document: Mapping[str, Any], place: str) -> RecordedRun:
     )
 
 
-def summary_of(document: Mapping[str, Any], place: str) -> ClientSummary:
-    """Read what the client says of the run as a whole, with or without details."""
-    metrics = {
-        f"{name}.{statistic}": number_at(document, key, place, high=1e3 * LONGEST_S) / 1e3
-        for key, (name, statistic) in _TIMES_MS.items()
-        if document.get(key) is not None
-    }
-    rates = {
-        path: number_at(document, key, place, high=_FASTEST_PER_S)
-        for key, path in _RATES.items()
-        if document.get(key) is not None
-    }
-    duration_s = optional_number_at(document, "duration", place)
-    return ClientSummary(
-        duration_s=None if math.isnan(duration_s) else duration_s,
-        completed=_optional_count(document, "completed", place),
-        failed=_optional_count(document, "failed", place),
-        prompt_tokens=_optional_count(document, "total_input_tokens", place),
-        output_tokens=_optional_count(document, "total_output_tokens", place),
-        metrics=metrics | rates,
-    )
-
-
-def stated_server(document: Mapping[str, Any], place: str) -> StatedServer:
-    """Read which model the client asked for."""
-    model = document.get("model_id")
-    if model is not None and not (isinstance(model, str) and model.strip()):
-        raise UserError(f"{place}: model_id is {shown(model)}, must be a text")
-    return StatedServer(model=model)
-
-
-def _optional_count(document: Mapping[str, Any], key: str, place: str) -> int | None:
-    return None if document.get(key) is None else count_at(document, key, place, high=MOST_COUNT)
+def has_details(document: Mapping[str, Any]) -> bool:
+    """Tell a result with a list per request from a summary."""
+    return document.get("input_lens") is not None
 
 
 def _remarks(document: Mapping[str, Any], place: str) -> tuple[str, ...]:
@@ -192,13 +145,9 @@ def _starts(document: Mapping[str, Any], place: str, count: int) -> NDArray[np.f
     return from_earliest(times_of(starts, "start_times", place, low=-_LONGEST_CLOCK_S, high=_LONGEST_CLOCK_S))
 
 
-def _rate(document: Mapping[str, Any], place: str) -> float | None:
-    """Rate the client aimed at: vLLM writes "inf" as a text, SGLang as the number Infinity, or "trace" for a replay."""
-    value = document.get("request_rate")
-    if value in (None, "trace"):
+def _dues(document: Mapping[str, Any], place: str, start_s: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    """When requests were due, before the client's own concurrency held them back; vLLM keeps it from 0.33 on."""
+    if start_s is None or document.get("queue_times") is None or document.get("max_concurrency") is None:
         return None
-    if value == "inf" or (isinstance(value, float) and value == math.inf):
-        return math.inf
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _FASTEST_PER_S:
-        raise UserError(f"{place}: request_rate is {shown(value)}, must be a positive number or inf")
-    return float(value)
+    waits = times_of(_same_length(document, "queue_times", place, len(start_s)), "queue_times", place)
+    return from_earliest(start_s - waits)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from simulator.validation.predict import Predictor, ValidatedRun
 
 _LIST: Final = ".toml"
+_MOST_NOTES: Final = 24
 
 
 @click.command(cls=Command)
@@ -50,8 +51,11 @@ def validate(context: click.Context, /, *, results: tuple[Path, ...], as_json: b
     found = [run if isinstance(run, UnusableRun) else predictor.predict(run) for run in runs]
     unusable = [run for run in found if isinstance(run, UnusableRun)]
     validated = [run for run in found if not isinstance(run, UnusableRun)]
-    for note in _notes(validated):
+    notes = _notes(validated)
+    for note in notes[:_MOST_NOTES]:
         click.echo(note, err=True)
+    if len(notes) > _MOST_NOTES:
+        click.echo(f"{len(notes) - _MOST_NOTES} more notes: --json has those of each run", err=True)
     click.echo(strict_json(validation_json(validated, unusable)) if as_json else validation_text(validated, unusable))
     if not validated:
         context.exit(EXIT_INFEASIBLE)

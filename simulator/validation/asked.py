@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from cluster_specs.bundled_names import bundled_devices
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from cluster_specs.load import load_cluster
 from profiles_db.recordings.server_facts import ServerFacts
 from profiles_db.recordings.stated_server import StatedServer
 from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE
@@ -18,7 +20,9 @@ from simulator.engine_profiles.engine_profile import load_profile
 from simulator.model.extension import load_extension
 from simulator.model.load_model import load_model
 from simulator.model.spec import ModelSpec
+from simulator.plan.pool_plan import PoolPlan, parse_layout
 from simulator.validation.deployment import Deployment
+from simulator.validation.stated_names import cluster_of, device_of, newest_profile, weight_format
 
 _VERSION: Final = re.compile(r"v?(\d{1,6}\.\d{1,6})(\.\d{1,6})?.*")
 
@@ -49,10 +53,11 @@ class Asked:
 
     def completed(self, stated: StatedServer, facts: ServerFacts, place: str) -> Deployment:
         """Return the deployment of a result; raises ``UserError`` for what nobody states, and for contradictions."""
+        model = self._model(stated, place)
         return Deployment(
-            model=self._model(stated, place),
-            cluster=_needed("cluster", self.cluster, place),
-            plan=_needed("plan", self.plan, place),
+            model=model,
+            cluster=self._cluster(stated, place),
+            plan=self._plan(stated, model, place),
             engine=self._engine(stated, facts, place),
             costs=self.costs,
             out_of_domain=self.out_of_domain,
@@ -81,6 +86,40 @@ class Asked:
             )
         return self.model
 
+    def _cluster(self, stated: StatedServer, place: str) -> str:
+        device = None if stated.hardware is None else device_of(stated.hardware)
+        if self.cluster is None:
+            if stated.hardware is not None and device is None:
+                raise UserError(
+                    f"{place}: was measured on {shown(stated.hardware)}, which is no bundled device",
+                    hint="state a cluster of it: --cluster (docs/guides/add_a_device.md)",
+                )
+            told = None if device is None else cluster_of(device, stated.devices or 1)
+            return _needed("cluster", told, place)
+        asked = load_cluster(self.cluster).device.name
+        if device is not None and asked != device and asked in bundled_devices():
+            raise UserError(
+                f"{place}: was measured on {shown(stated.hardware)}, and --cluster is {shown(self.cluster)}",
+                hint="state a cluster of the device that was measured, or leave --cluster out",
+            )
+        return self.cluster
+
+    def _plan(self, stated: StatedServer, model: str, place: str) -> str:
+        if self.plan is not None:
+            if stated.plan is not None and _layout(self.plan) != _layout(stated.plan):
+                raise UserError(
+                    f"{place}: was measured as {stated.plan}, and --plan is {shown(self.plan)}",
+                    hint="state the layout that was measured, or leave --plan out",
+                )
+            return self.plan
+        plan = _needed("plan", stated.plan, place)
+        if stated.precision is None:
+            return plan
+        added, reason = weight_format(stated.precision, load_model(model))
+        if reason is not None:
+            raise UserError(f"{place}: {reason}", hint="state the checkpoint's config.json: --model")
+        return plan if added is None else "+".join(f"{part}-w.{added}" for part in plan.split("+"))
+
     def _engine(self, stated: StatedServer, facts: ServerFacts, place: str) -> str:
         engine, version = stated.engine or facts.engine, stated.version or facts.version
         if engine is not None and self.engine is not None:
@@ -92,8 +131,13 @@ class Asked:
                 )
         if self.engine is not None:
             return self.engine
+        if engine is None:
+            return DEFAULT_PROFILE
+        newest = newest_profile(engine)
+        if newest is None:
+            raise UserError(f"{place}: was measured on {shown(engine)}, an engine that is not simulated")
         found = None if version is None else _VERSION.fullmatch(version)
-        return DEFAULT_PROFILE if engine is None or found is None else f"{engine}-{found[1]}"
+        return newest if found is None else f"{engine}-{found[1]}"
 
     def _settings(self, facts: ServerFacts, place: str) -> Mapping[str, Any]:
         settings = dict(self.settings)
@@ -135,6 +179,13 @@ def _known(model: str) -> ModelSpec | None:
         return load_model(model)
     except UserError:
         return None
+
+
+def _layout(plan: str) -> tuple[tuple[int, ...], ...]:
+    """Return how a plan spreads a model, whatever its formats and limits."""
+    parsed = parse_layout(plan)
+    parts = (parsed.prefill, parsed.decode) if isinstance(parsed, PoolPlan) else (parsed,)
+    return tuple((part.dp, part.pp, part.tp, part.attention_dp, part.ep) for part in parts)
 
 
 def _shape(model: ModelSpec) -> tuple[str, int, int, int]:

@@ -10,9 +10,11 @@ import numpy as np
 
 from cluster_specs.errors import UserError
 from profiles_db.recordings.run import RecordedRun
+from profiles_db.recordings.summarised_run import SummarisedRun
 
 # A client rounds nothing, but some count an answer's last part (usage, end of stream) in a latency and not in a gap.
 _MOST_LATENCY_FRAC: Final = 0.1
+_MOST_RATE_FRAC: Final = 0.02
 _CLOCK_S: Final = 0.01
 _HINT: Final = "take the file as the client wrote it"
 
@@ -71,3 +73,40 @@ def _refuse_short_duration(run: RecordedRun) -> None:
         raise UserError(
             f"{run.place}: states a duration of {duration_s:g} s, its requests take at least {least_s:g} s", hint=_HINT
         )
+
+
+def refuse_contradicting_summary(run: SummarisedRun) -> None:
+    """Raise ``UserError`` where the figures of a summary cannot all be of one run."""
+    summary = run.summary
+    duration_s, rates = summary.duration_s, summary.metrics
+    if duration_s is not None and not duration_s > 0:
+        raise UserError(f"{run.place}: states a duration of {duration_s:g} s, must be > 0", hint=_HINT)
+    totals = {
+        "throughput_requests_per_s": ("requests", run.requests),
+        "throughput_tokens_per_s": ("output tokens", summary.output_tokens),
+    }
+    for path, (what, total) in totals.items():
+        rate = rates.get(path)
+        if rate is None or total is None or duration_s is None:
+            continue
+        if abs(rate * duration_s - total) > _MOST_RATE_FRAC * max(total, 1.0):
+            raise UserError(
+                f"{run.place}: states {rate:g} {what} per s over {duration_s:g} s, and {total} {what}", hint=_HINT
+            )
+    for name in ("ttft_s", "tpot_s", "itl_s", "e2e_s"):
+        p50, p99 = rates.get(f"{name}.p50"), rates.get(f"{name}.p99")
+        if p50 is not None and p99 is not None and p50 > p99 * (1 + 1e-9):
+            raise UserError(f"{run.place}: states a median {name} of {p50:g} s above its p99 of {p99:g} s", hint=_HINT)
+    first, whole = rates.get("ttft_s.mean"), rates.get("e2e_s.mean")
+    if first is not None and whole is not None and first > whole * (1 + 1e-6):
+        raise UserError(
+            f"{run.place}: states a mean ttft_s of {first:g} s above the mean e2e_s of {whole:g} s", hint=_HINT
+        )
+    if whole is not None and run.max_concurrency is not None and duration_s is not None:
+        least_s = run.requests * whole / run.max_concurrency
+        if duration_s < least_s * (1 - _MOST_RATE_FRAC) - _CLOCK_S:
+            raise UserError(
+                f"{run.place}: states a duration of {duration_s:g} s, its requests take at least {least_s:g} s "
+                f"under a concurrency of {run.max_concurrency}",
+                hint=_HINT,
+            )

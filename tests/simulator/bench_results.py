@@ -30,11 +30,11 @@ def simulated_result(
     measured, outputs = run.measured, run.output_tokens[run.measured]
     starts, ttft, e2e = run.arrival_ps[measured] * 1e-12, times["ttft_s"][measured], times["e2e_s"][measured]
     duration = float((starts + e2e).max() - starts.min())
-    is_closed = isinstance(client, ClosedLoop)
+    is_closed, rate = isinstance(client, ClosedLoop), round((len(starts) - 1) / float(np.ptp(starts)), 3)
     return {
         "date": "20261201-000000", "endpoint_type": "openai", "backend": "openai", "label": "openai",
         "model_id": "meta-llama/Llama-3.1-8B-Instruct", "tokenizer_id": "meta-llama/Llama-3.1-8B-Instruct",
-        "num_prompts": len(starts), "request_rate": "inf" if is_closed else 2.0, "burstiness": 1.0,
+        "num_prompts": len(starts), "request_rate": "inf" if is_closed else rate, "burstiness": 1.0,
         "max_concurrency": client.concurrency if isinstance(client, ClosedLoop | CappedLoop) else None,
         "duration": duration, "completed": len(starts), "failed": 0,
         "total_input_tokens": int(run.prompt_tokens[measured].sum()), "total_output_tokens": int(outputs.sum()),
@@ -61,6 +61,12 @@ def with_failures(result: dict[str, Any], count: int) -> dict[str, Any]:
         "total_input_tokens": sum(result["input_lens"][count:]), "total_output_tokens": sum(outputs),
         "mean_ttft_ms": None,
     }  # fmt: skip
+
+
+def without_details(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result as it is saved without ``--save-detailed``."""
+    lists = {"input_lens", "output_lens", "ttfts", "itls", "start_times", "generated_texts", "errors"}
+    return {key: value for key, value in result.items() if key not in lists}
 
 
 def save_results(path: Path, *results: dict[str, Any]) -> Path:

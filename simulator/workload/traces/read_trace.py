@@ -106,15 +106,12 @@ def read_trace(
 
 def read_measured(path: str | Path, *, format: str = "auto", result: int | None = None) -> Recorded:  # noqa: A002
     """Read a benchmark client's file as requests and the times measured for them; UserError for any other file."""
-    return read_recorded(Path(path), tool_of_file(Path(path), format=format), result=result)
-
-
-def tool_of_file(path: Path, *, format: str = "auto") -> str:  # noqa: A002
-    """Name the benchmark client that wrote a file; UserError for any other file."""
-    tool = _open(path, _Reading(format=format, columns={}, time_unit=None, block_tokens=None, limit=None))
+    file = Path(path)
+    reading = _Reading(format=format, columns={}, time_unit=None, block_tokens=None, limit=None, result=result)
+    tool = _open(file, reading)
     if not isinstance(tool, str) or tool not in TOOLS:
-        raise UserError(f"{path}: holds no measured times", hint=f"times are read from {', '.join(TOOLS)}")
-    return tool
+        raise UserError(f"{file}: holds no measured times", hint=f"times are read from {', '.join(TOOLS)}")
+    return read_recorded(file, tool, result=result)
 
 
 def iter_trace(
