@@ -194,8 +194,7 @@ def _serve(
     """Drive workloads, each with the number of its run and the file to write, against one server."""
     log = witness.folder / f"{server.name}.log"
     with serving(server, model, environment, log, used) as running:
-        warm = replace(todo[0][0], name="warm-up", requests=2, concurrency=2, rate_per_s=None)
-        running.measure(warm, 0, witness.folder / f"{server.name}-warm-up.json")
+        running.warm_up(case for case, _, _ in todo)
         for case, number, result in todo:
             print(f"           {result.stem}", flush=True)
             witness.attempt(result.stem, partial(running.measure, case, number, result))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -9,13 +10,15 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.witness.environment import Environment
+from benchmarks.witness.models import VOCABULARY
 from benchmarks.witness.workloads import BLOCK_TOKENS, ServerCase, WorkloadCase
 from cluster_specs.errors import UserError
 
@@ -25,6 +28,8 @@ _KV_GIB: Final = 1
 _START_S: Final = 240.0
 _STOP_S: Final = 20.0
 _RUN_S: Final = 240.0
+_WARM_UP: Final = (1, 2, 4, 8)  # requests at a time
+_WARM_UP_TOKENS: Final = 8
 _COUNTERS: Final = {
     "preemptions": "vllm:num_preemptions_total",
     "hits": "vllm:prefix_cache_hits_total",
@@ -88,6 +93,30 @@ class RunningServer:
         }
         result.write_text(json.dumps(document))
         partial.unlink()
+
+    def warm_up(self, cases: Iterable[WorkloadCase]) -> None:
+        """Send prompts of each length alone and several at a time, so that the products they need are compiled."""
+        lengths = {length for case in cases for length in (case.prompt, case.prefix + case.prompt)}
+        for length in sorted(lengths):
+            for together in (count for count in _WARM_UP if count * length <= 2 * MAX_NUM_BATCHED_TOKENS):
+                with ThreadPoolExecutor(together) as senders:
+                    for answer in [senders.submit(self._complete, length, seed) for seed in range(together)]:
+                        answer.result()
+
+    def _complete(self, prompt_tokens: int, seed: int) -> None:
+        drawn = random.Random(seed * 7919 + prompt_tokens)
+        prompt = [drawn.randrange(2, VOCABULARY) for _ in range(prompt_tokens)]
+        asked = {"model": str(self.model), "prompt": prompt, "max_tokens": _WARM_UP_TOKENS, "ignore_eos": True}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/v1/completions",
+            json.dumps(asked).encode(),
+            {"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=_RUN_S) as answer:  # noqa: S310
+                answer.read()
+        except (urllib.error.URLError, OSError) as error:
+            raise UserError(f"the server does not answer while it is warmed up: {error}") from error
 
     def _counters(self) -> dict[str, float]:
         text = _asked(f"http://127.0.0.1:{self.port}/metrics") or ""

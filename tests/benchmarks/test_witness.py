@@ -70,7 +70,7 @@ def test_every_workload_has_its_server_and_prompts_of_its_own():
     seeds = []
     for case in cases:
         assert case.server in servers
-        assert case.prefix + 1.5 * (case.prompt + case.answer) < servers[case.server].context
+        assert case.prefix + case.prompt + case.answer < servers[case.server].context
         assert (case.concurrency is None) != (case.rate_per_s is None)
         for number, _ in enumerate(case.run_names()):
             arguments = case.arguments(number)

@@ -20,24 +20,32 @@ from tests.profiler.vllm_cpu_checks import every_op, gemm  # noqa: E402
 
 
 def test_a_shape_is_packed_once_for_all_batches():
-    """Later points of a shape find its copies packed, a hot one takes the first, and the oldest of many are dropped."""
-    buffers, packed, made = Buffers(torch.device("cpu"), cold_bytes=8192, seed=0), PackedWeights(), []
+    """Later points of a shape find its copies packed, a hot one takes the first, and the oldest give way to memory."""
+    buffers, packed, made = Buffers(torch.device("cpu"), cold_bytes=8192, seed=0), PackedWeights(20_000), []
 
     def pack(weight):
         made.append(weight.shape)
         return weight.clone()
 
+    def copies(size):
+        return packed.copies("bf16", [(32, size)], buffers, pack)
+
     buffers.begin(is_cold=True)
-    copies = packed.copies("bf16", [(32, 32)], buffers, pack)
-    assert len({copy.data_ptr() for copy in copies}) == 4  # 2,048 bytes each
-    assert packed.copies("bf16", [(32, 32)], buffers, pack) == copies
+    first = copies(32)
+    assert len({copy.data_ptr() for copy in first}) == 4  # 2,048 bytes each
+    assert copies(32) == first
     buffers.begin(is_cold=False)
-    assert packed.copies("bf16", [(32, 32)], buffers, pack)[0] is copies[0]
+    assert copies(32)[0] is first[0]
     assert len(made) == 4
-    for size in range(1, 9):
-        packed.copies("bf16", [(size, 16)], buffers, pack)
-    packed.copies("bf16", [(32, 32)], buffers, pack)
-    assert len(made) == 4 + 8 + 1
+    buffers.begin(is_cold=True)
+    copies(64)  # two of 4,096 bytes: both shapes are kept
+    copies(32)
+    assert len(made) == 6
+    copies(128)  # 8,192 bytes more: the one not asked for last gives way
+    copies(32)
+    assert len(made) == 7
+    copies(64)
+    assert len(made) == 9
 
 
 def test_formats_without_a_kernel_are_left_to_other_sources():
