@@ -136,7 +136,6 @@ def _fill_replicas(state: StateArrays, lists: int, lengths: _Lengths) -> None:
         replicas[field] = at
         at = at + length
     groups["number"] = np.arange(len(groups))
-    groups["last_launch"] = -lengths.stages
     at = np.repeat(at, lengths.stages) + np.tile(np.arange(lengths.stages), len(replicas)) * lengths.group
     for heap, length in (
         ("finishes", lengths.heap),

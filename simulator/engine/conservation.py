@@ -51,7 +51,8 @@ class RunSums:
                 f"{self.rejected} rejected"
             )
         computed = sum(map(int, (totals.prefill_tokens + totals.prefix_hit_tokens).tolist())) + remote_tokens
-        decodes = int((totals.decode_tokens - totals.draft_tokens + totals.accepted_tokens).sum())
+        plain = totals.decode_tokens - totals.draft_tokens - totals.surplus_tokens
+        decodes = int((plain + totals.accepted_tokens).sum())
         preemptions = int(totals.preemptions.sum())
         has_drafts = bool(totals.draft_tokens.any())
         # What was computed for a request whose client gave up is in the replicas' sums alone.

@@ -102,7 +102,8 @@ def start_decoding(state: State, grp: Group, req: Request) -> None:
     grp.decoders += 1
     grp.decode_kv += tokens
     _count_block_phase(state, grp, tokens, 1)
-    _add(state, grp.finishes, req, FINISH)
+    if req.finish_ps == NONE:
+        _add(state, grp.finishes, req, FINISH)
     if req.first_token_ps == NONE and req.output > state.first_chunk:
         _add(state, grp.firsts, req, FIRST_CHUNK)
     if state.window > 0:
@@ -119,9 +120,10 @@ def stop_decoding(state: State, req: Request) -> None:
     tokens = kv_tokens(state, req)
     generated = tokens_generated(state, req)
     steps = generated - req.generated
-    # vLLM hashes what it knows when it decides: not the last token, where that was still being computed. It was, unless
-    # this is the first step after one that left the request out.
-    req.hash_lag = int(steps > 1 or (steps == 1 and req.chunk_start != NONE))
+    # vLLM hashes what it knows when it decides: not the last token, where that was still being computed, nor any other
+    # then under way. It was, unless this is the first step after one that left the request out.
+    under_way = state.stages - 1 if state.decodes_always else 1
+    req.hash_lag = max(0, min(steps - int(req.chunk_start == NONE), under_way))
     req.computed = tokens
     req.generated = generated
     req.status = PREFILLING

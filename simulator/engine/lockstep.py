@@ -125,7 +125,7 @@ def _finish_rank(state: State, costs: Costs, rep: Replica, start: int, end: int,
     add_occupancy(state, rep, rep.planned.used, rows, end - start)
     rep.end_ps = end
     rep.decision_ps = start if state.is_async else end
-    apply_tokens(state, rep, grp, batch, end)
+    apply_tokens(state, rep, grp, grp, batch, end)
 
 
 @kernel

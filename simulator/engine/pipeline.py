@@ -1,55 +1,58 @@
 """Pipeline stages: several micro-batches in flight, each with its own group of decoding requests.
 
 Step k runs stage after stage; stage s starts when it is free and the step before it has handed over:
-``start[k, s] = max(end[k - 1, s], end[k, s - 1] + send[s - 1])``. The scheduler may have ``stages`` micro-batches in
-flight, one more when scheduling is asynchronous; it takes the next decision as soon as there is room, and if nothing
-can run, when the oldest micro-batch is back. A request decodes in one micro-batch at a time: it may be scheduled again
-when its token is back or, asynchronously, ``stages`` steps later; the first stage then waits for that token. So
-the requests that finished their prefill together stay together. Host time delays a micro-batch when scheduling is
-synchronous and is a floor under the first stage when it is not.
+``start[k, s] = max(end[k - 1, s], end[k, s - 1] + send[s - 1])``.
+
+Source: vLLM 0.33, ``EngineCore.step_with_batch_queue`` and ``AsyncScheduler``. The engine queues decisions, ``stages``
+of them, or one more where it schedules ahead; it waits for the oldest only when the queue is full. A decision that
+finds nothing to run takes a place in it all the same. So a sequence that decodes at one decision may do so again
+``stages`` decisions later, when its token is back, or, scheduled ahead, will be when the first stage starts: group k
+decodes at every decision that leaves the rest k. Where sequences decode in every micro-batch (``decodes_always``) there
+is one group, and the first stage waits for its tokens each time.
+
+Host time delays a micro-batch when scheduling is synchronous and is a floor under the first stage when it is not.
 """
 
 from simulator.engine.bounds import CLOCK_END, FRACTION_BITS, FRACTION_MASK, NEVER, NONE, STAGE_TIME_FULL
 from simulator.engine.cost import prefill_cost, sample_cost, send_cost, token_cost
 from simulator.engine.costs import Costs
-from simulator.engine.decoding import end_run
+from simulator.engine.decoding import end_run, kv_tokens, stop_decoding
 from simulator.engine.iteration_log import log_planned
 from simulator.engine.jit import kernel
 from simulator.engine.replica import Group, Replica
-from simulator.engine.sequences import release_due
+from simulator.engine.request import DECODING, RELEASING
+from simulator.engine.sequences import has_unseen_results, release_due
 from simulator.engine.state import State
 from simulator.engine.step import add_occupancy, add_time, apply_tokens, count_step, decode_attention, decode_reads
-from simulator.engine.tables import group, list_at
+from simulator.engine.tables import group, list_at, request
 
 
 @kernel
-def _is_eligible(state: State, rep: Replica, grp: Group) -> bool:
-    """Whether a group may be scheduled again at this decision."""
-    if grp.back_ps <= rep.decision_ps:
-        return True
-    this_launch = rep.steps + 1
-    return state.is_async and this_launch - grp.last_launch >= state.stages
+def begin_decision(state: State, rep: Replica) -> Group:
+    """Count a decision; returns the group whose turn it is to decode."""
+    rep.decisions += 1
+    if not state.decodes_always:
+        return group(state, rep.first_group + rep.decisions % state.stages)
+    if rep.surplus > 0:
+        _end_surplus(state, rep)
+    return group(state, rep.first_group)
 
 
 @kernel
-def next_group(state: State, rep: Replica) -> int:
-    """Index of the group whose turn it is: of those that decode the one that waits longest, else one without requests.
+def _end_surplus(state: State, rep: Replica) -> None:
+    """Stop sequences of which all tokens but the last are seen, or whose context is full: they only wait for that one.
 
-    NONE if no group may be scheduled.
+    vLLM takes all but one of the tokens under way for drafts that may be rejected, and schedules on.
     """
-    best = NONE
-    longest_ago = 0
-    empty = NONE
-    for number in range(rep.first_group, rep.first_group + state.stages):
-        grp = group(state, number)
-        if not _is_eligible(state, rep, grp):
-            continue
-        if grp.decoders == 0:
-            empty = number
-        elif best == NONE or grp.last_launch < longest_ago:
-            best = number
-            longest_ago = grp.last_launch
-    return empty if best == NONE else best
+    seen = rep.decisions - 1 - rep.unseen_results
+    at = rep.releasing.head
+    while at != NONE:
+        req = request(state, at)
+        at = req.next_releasing
+        if req.status == DECODING and (req.last_decision <= seen or kv_tokens(state, req) + 2 > state.max_model_len):
+            stop_decoding(state, req)
+            req.status = RELEASING
+            rep.surplus -= 1
 
 
 @kernel
@@ -60,17 +63,28 @@ def _check_sums_of_stages(state: State, rep: Replica) -> None:
 
 
 @kernel
-def _note_launch(state: State, rep: Replica, grp: Group, host: int, end: int) -> None:
-    """Remember when a micro-batch is back; the next decision is taken once there is room for another one."""
-    launches = rep.steps
-    in_flight = state.in_flight
-    ends = list_at(state, rep.ends)
-    ends[launches % in_flight] = end
-    grp.last_launch = launches
+def _apply(state: State, rep: Replica, grp: Group, batch: int, end: int) -> None:
+    """Count the tokens of a micro-batch that is back at ``end``.
+
+    Sequences that the token budget did not reach decode at the next decision.
+    """
+    back = grp.back_ps
     grp.back_ps = end
-    rep.end_ps = end
-    oldest = ends[(launches + 1) % in_flight]
-    rep.decision_ps = max(rep.decision_ps + host, oldest)
+    heir = grp
+    if not state.decodes_always:
+        heir = group(state, rep.first_group + (rep.decisions + 1) % state.stages)
+    starved = 0
+    rep.surplus_tokens += rep.surplus
+    at = rep.starved_head
+    while at != NONE:
+        req = request(state, at)
+        starved += 1
+        rep.surplus_tokens -= req.finish_ps != NONE
+        at = req.next_releasing
+    apply_tokens(state, rep, grp, heir, batch, end)
+    grp.last_launch = rep.decisions
+    if starved > 0 and heir.decoders == starved:
+        heir.back_ps = back
 
 
 @kernel
@@ -117,32 +131,69 @@ def launch_stages(state: State, costs: Costs, rep: Replica, grp: Group) -> None:
     elapsed = end - max(rep.end_ps, decision)
     rep.active_ps += elapsed
     add_occupancy(state, rep, planned.used, rep.running.count, elapsed)
-    _note_launch(state, rep, grp, host, end)
-    apply_tokens(state, rep, grp, batch, end)
+    rep.end_ps = end
+    rep.decision_ps += host
+    _apply(state, rep, grp, batch, end)
 
 
 @kernel
-def _next_output(state: State, rep: Replica) -> int:
-    """Time at which the next micro-batch in flight is back, or NEVER if none is in flight."""
-    time = NEVER
-    for at in range(state.in_flight):
-        end = list_at(state, rep.ends)[at]
-        if end > rep.decision_ps:
-            time = min(time, end)
-    return time
+def _queue_decision(state: State, rep: Replica) -> None:
+    """Queue a decision; one that scheduled nothing lies behind the step before it, and is seen as soon as that is."""
+    list_at(state, rep.ends)[rep.decisions % state.in_flight] = rep.end_ps
+    rep.unseen_results += 1
+
+
+@kernel
+def _see_oldest(state: State, rep: Replica) -> None:
+    """Wait for the oldest decision under way and see what it gave."""
+    oldest = rep.decisions - rep.unseen_results + 1
+    rep.unseen_results -= 1
+    rep.seen_ps = list_at(state, rep.ends)[oldest % state.in_flight]
+    rep.decision_ps = max(rep.decision_ps, rep.seen_ps)
+    if rep.releasing.head != NONE:
+        release_due(state, rep)
+        rep.tells_workers = rep.running.count == 0 and rep.waiting.count == 0
+
+
+@kernel
+def _drain(state: State, rep: Replica) -> None:
+    """See one more decision under way when no request is left; take none but the one that tells who has finished."""
+    if rep.tells_workers:
+        rep.tells_workers = False
+        _queue_decision(state, rep)
+    else:
+        rep.decisions -= 1
+    if rep.unseen_results > 0:
+        _see_oldest(state, rep)
+    rep.key_ps = rep.decision_ps if rep.unseen_results > 0 else NEVER
+
+
+@kernel
+def _finds_nothing(state: State, rep: Replica) -> bool:
+    """Whether the next decision, taken at the time of the last one, is known to schedule nothing."""
+    if rep.running.count == 0 or rep.num_partials > 0 or rep.surplus > 0:
+        return False
+    if rep.waiting.count > 0 and (not rep.is_blocked or has_unseen_results(rep, request(state, rep.waiting.head))):
+        return False
+    turn = 0 if state.decodes_always else (rep.decisions + 1) % state.stages
+    return group(state, rep.first_group + turn).decoders == 0
 
 
 @kernel
 def finish_pipeline_pass(state: State, rep: Replica, has_launched: bool) -> bool:
-    """Set the next decision of a pipeline after a pass; False if the replica can never go on, which is a defect."""
-    rep.key_ps = rep.decision_ps
-    if has_launched:
+    """Queue a decision and set the next one; False if the replica can never go on, which is a defect."""
+    if not has_launched and rep.running.count == 0 and rep.waiting.count == 0:
+        _drain(state, rep)
         return True
-    time = _next_output(state, rep)
-    if time == NEVER:
-        rep.key_ps = NEVER if rep.waiting.count == 0 else rep.decision_ps
-        return rep.waiting.count == 0 or not rep.is_blocked
-    rep.decision_ps = time
-    rep.key_ps = time
-    release_due(state, rep)
-    return True
+    rep.empties = 0 if has_launched else rep.empties + 1
+    _queue_decision(state, rep)
+    if rep.unseen_results == state.in_flight:
+        _see_oldest(state, rep)
+    while rep.decision_ps == rep.key_ps and _finds_nothing(state, rep):
+        rep.decisions += 1
+        rep.empties += 1
+        _queue_decision(state, rep)
+        if rep.unseen_results == state.in_flight:
+            _see_oldest(state, rep)
+    rep.key_ps = rep.decision_ps
+    return rep.empties <= 4 * state.in_flight

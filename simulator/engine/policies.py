@@ -16,7 +16,7 @@ from simulator.engine.jit import cached_entry, source_fingerprint
 from simulator.engine.leap import finish_pass
 from simulator.engine.lockstep import finish_lockstep_pass, preemptions, step_together
 from simulator.engine.loop import run_to_next_pass
-from simulator.engine.pipeline import finish_pipeline_pass, launch_stages, next_group
+from simulator.engine.pipeline import begin_decision, finish_pipeline_pass, launch_stages
 from simulator.engine.scheduler_drafts import schedule_with_drafts
 from simulator.engine.scheduler_sglang import schedule_sglang
 from simulator.engine.scheduler_v0 import schedule_v0
@@ -128,7 +128,7 @@ def _v1_pipeline() -> Engine:
             if number < 0:
                 return number
             rep = replica(state, number)
-            grp = group(state, next_group(state, rep))
+            grp = begin_decision(state, rep)
             has_work = schedule_v1(state, rep, grp)
             if has_work:
                 launch_stages(state, costs, rep, grp)

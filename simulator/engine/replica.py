@@ -19,7 +19,7 @@ class Group(Record):
     window_open: int  # requests with less KV than the window
     windows: Heap  # same as finishes, by the epoch at which a request fills the window
     window_segment: int
-    last_launch: int  # number of the group's last step among the replica's steps
+    last_launch: int  # pipeline: the decision that started its last step
     back_ps: int  # when its tokens are back
 
 
@@ -95,8 +95,15 @@ class Replica(Record):
     next_segment: int  # first row that no segment has taken yet
     free_segment: int  # first of the rows that segments have left
 
-    ends: int  # pipeline: ends of the last in_flight steps, a ring
-    stage_free: int  # pipeline: ps at which each stage is free
+    # of a pipeline
+    decisions: int  # taken so far, those that scheduled nothing included
+    unseen_results: int  # of them whose results the scheduler has not seen
+    empties: int  # the last ones in a row that scheduled nothing
+    tells_workers: bool  # the next one is taken even if no request is left: it says who has finished
+    seen_ps: int  # end of the last step it has seen
+    ends: int  # ends of the decisions whose results it has not seen, a ring
+    stage_free: int  # ps at which each stage is free
+    surplus: int  # sequences that decode although their last token is under way
 
     outstanding: int  # as a router sees them
     seen_waiting: int  # the router's last snapshot
@@ -129,6 +136,7 @@ class Replica(Record):
     sampled_rows: int
     draft_tokens: int
     accepted_tokens: int
+    surplus_tokens: int  # decodes of sequences whose last token was under way already
     preempted: int
     hits: int  # prompt tokens taken from the prefix cache, every admission
     evicted_units: int  # KV blocks

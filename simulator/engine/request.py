@@ -17,6 +17,7 @@ REJECTED_BUDGET: Final = 8  # whole-prompt policies: the prompt exceeds the toke
 VERIFYING: Final = 9  # decoding with drafts: computed and generated are exact, no group counts it
 TIMED_OUT: Final = 10  # the client gave up
 UNSEEN: Final = 11  # sent, and the scheduler has not looked yet
+LEAVING: Final = 12  # preempted with its last token under way: in the waiting queue until that is seen
 
 
 class Request(Record):
@@ -52,8 +53,9 @@ class Request(Record):
     target: int  # tokens the prefill must reach: prompt + already generated
     scheduled_ps: int  # first admission decision
     first_token_ps: int
-    remote: int  # tokens whose KV comes with it from another pool; lost when it is preempted
-    chunk_start: int  # tokens with KV before its last chunk
+    remote: Small  # tokens whose KV comes with it from another pool; lost when it is preempted
+    chunk_start: Small  # tokens with KV before its last chunk
+    last_decision: int  # pipeline: the last decision that ran a chunk of its prompt, or its last decode before it left
     hit_tokens: int  # prompt tokens found in the prefix cache at the first admission
 
     named_blocks: int  # leading KV blocks that ids name, and the place of the first id

@@ -10,6 +10,7 @@ from simulator.engine.bounds import OCCUPANCY_BITS
 from simulator.engine.records import I64, Flags, Rows, taken
 from simulator.engine.request import (
     FINISHED,
+    LEAVING,
     REJECTED_BUDGET,
     REJECTED_CONTEXT,
     REJECTED_KV,
@@ -65,6 +66,7 @@ class ReplicaTotals:
     decode_tokens: I64  # computed, drafts included
     draft_tokens: I64
     accepted_tokens: I64  # drafts that became output
+    surplus_tokens: I64  # decodes of sequences whose last token was under way already
     sampled_rows: I64
     decode_kv_reads: I64  # sum over decode steps of the KV tokens read
     prefill_pairs: I64  # causal (query, key) pairs
@@ -143,7 +145,8 @@ class EngineResult:
 def is_under_way(requests: Rows) -> Flags:
     """Which requests are neither answered nor rejected."""
     status = requests["status"]
-    return np.asarray((status < FINISHED) | (status == VERIFYING) | (status == UNSEEN), dtype=np.bool_)
+    is_late = (status == VERIFYING) | (status == UNSEEN) | (status == LEAVING)
+    return np.asarray((status < FINISHED) | is_late, dtype=np.bool_)
 
 
 def over_replicas(column: I64) -> int:
@@ -177,6 +180,7 @@ def totals_from_state(state: StateArrays) -> ReplicaTotals:
         decode_tokens=rows["decode_tokens"],
         draft_tokens=rows["draft_tokens"],
         accepted_tokens=rows["accepted_tokens"],
+        surplus_tokens=rows["surplus_tokens"],
         sampled_rows=rows["sampled_rows"],
         decode_kv_reads=rows["decode_kv_reads"],
         prefill_pairs=rows["prefill_pairs"],

@@ -66,7 +66,8 @@ def rules_of(
     _state_client(rules, limits, workload)
     rules.horizon_ps = CLOCK_END
     rules.stages = tables.stages
-    rules.in_flight = tables.stages + int(rules.is_async)
+    rules.in_flight = tables.stages + int(rules.is_async and limits.async_pipeline == "staggered")
+    rules.decodes_always = rules.is_async and tables.stages > 1 and limits.async_pipeline == "unbroken"
     rules.last_tick_ps = NONE
     rules.ranks = ranks
     return rules

@@ -26,7 +26,7 @@ from simulator.engine.jit import kernel
 from simulator.engine.prefix_cache import allocate, free_blocks, match, publish
 from simulator.engine.replica import Group, Replica
 from simulator.engine.request import DECODING
-from simulator.engine.scheduler_v1 import admit_head, begin_step, decode_growth, plan_chunk
+from simulator.engine.scheduler_v1 import admit_on, begin_step, decode_growth, plan_chunk
 from simulator.engine.sequences import blocks_for, receive, retract
 from simulator.engine.state import State
 from simulator.engine.tables import list_at, request
@@ -148,7 +148,7 @@ def _admit_waiting(state: State, rep: Replica, grp: Group) -> None:
             rep.is_blocked = True
             break
         chunk = min(lacking, rep.planned.left)
-        admit_head(state, rep, found, blocks_for(state, hit + chunk) - found)
+        admit_on(state, rep, req, found, blocks_for(state, hit + chunk) - found)
         plan_chunk(state, rep, req, chunk)
         if chunk == lacking:
             reserved += answer

@@ -13,7 +13,7 @@ from simulator.engine.jit import kernel
 from simulator.engine.prefix_cache import allocate, free_blocks, match, publish, take, used_blocks
 from simulator.engine.replica import Group, Replica
 from simulator.engine.request import DECODING, PREFILLING, RELEASING, Request
-from simulator.engine.sequences import admit, blocks_at_admission, blocks_for, preempt
+from simulator.engine.sequences import admit, blocks_at_admission, blocks_for, has_unseen_results, preempt
 from simulator.engine.state import State
 from simulator.engine.tables import list_at, request
 from simulator.engine.waiting import waits_for_company
@@ -85,6 +85,7 @@ def plan_chunk(state: State, rep: Replica, req: Request, chunk: int) -> None:
     done = req.computed
     req.chunk_start = done
     req.computed = done + chunk
+    req.last_decision = rep.decisions
     if state.is_caching and not state.publishes_late:
         publish(state, rep, req, done, done + chunk)
     planned = rep.planned
@@ -160,15 +161,14 @@ def run_in_order(state: State, rep: Replica, grp: Group) -> None:
 
 
 @kernel
-def admission(state: State, rep: Replica) -> tuple[int, int, int]:
-    """Decide what the head of the queue may run: (chunk, cached blocks found, new blocks).
+def admission(state: State, rep: Replica, req: Request) -> tuple[int, int, int]:
+    """Decide what a waiting request whose turn it is may run: (chunk, cached blocks found, new blocks).
 
     A chunk of 0 means that it cannot be admitted now, and ``is_blocked`` that it cannot be until something is released.
     """
     if rep.running.count >= state.max_seqs:
         rep.is_blocked = True
         return 0, 0, 0
-    req = request(state, rep.waiting.head)
     found, unused = match(state, rep, req)
     hit = max(found * state.block_size, req.remote)
     chunk = min(req.target - hit, chunk_limit(state, rep))
@@ -189,9 +189,9 @@ def admission(state: State, rep: Replica) -> tuple[int, int, int]:
 
 
 @kernel
-def admit_head(state: State, rep: Replica, found: int, blocks: int) -> Request:
-    """Admit the head of the waiting queue on ``found`` cached and ``blocks`` new blocks; returns it."""
-    req = admit(state, rep)
+def admit_on(state: State, rep: Replica, req: Request, found: int, blocks: int) -> None:
+    """Admit a waiting request on ``found`` cached and ``blocks`` new blocks."""
+    admit(state, rep, req)
     hit = found * state.block_size
     if req.scheduled_ps == NONE:
         req.scheduled_ps = rep.decision_ps
@@ -204,17 +204,24 @@ def admit_head(state: State, rep: Replica, found: int, blocks: int) -> Request:
     if state.drafts > 0:
         req.blocks = blocks + found
     allocate(state, rep, blocks)
-    return req
 
 
 @kernel
 def admit_waiting(state: State, rep: Replica) -> None:
-    """Pass 2: admit from the head of the queue while it fits into what is left."""
-    while rep.planned.left > 0 and rep.waiting.count > 0:
-        chunk, found, blocks = admission(state, rep)
+    """Pass 2: admit in the order of the queue while it fits into what is left.
+
+    Those preempted with results under way are passed over until these are seen.
+    """
+    at = rep.waiting.head
+    while rep.planned.left > 0 and at != NONE:
+        req = request(state, at)
+        at = req.next
+        if has_unseen_results(rep, req):
+            continue
+        chunk, found, blocks = admission(state, rep, req)
         if chunk == 0:
             break
-        req = admit_head(state, rep, found, blocks)
+        admit_on(state, rep, req, found, blocks)
         plan_chunk(state, rep, req, chunk)
 
 

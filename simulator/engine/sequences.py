@@ -9,9 +9,19 @@ from simulator.engine.jit import kernel
 from simulator.engine.lists import Queue
 from simulator.engine.prefix_cache import give_back
 from simulator.engine.replica import Replica
-from simulator.engine.request import DECODING, FINISHED, PREFILLING, RELEASING, TIMED_OUT, UNSEEN, WAITING, Request
+from simulator.engine.request import (
+    DECODING,
+    FINISHED,
+    LEAVING,
+    PREFILLING,
+    RELEASING,
+    TIMED_OUT,
+    UNSEEN,
+    WAITING,
+    Request,
+)
 from simulator.engine.state import State
-from simulator.engine.tables import list_at, request
+from simulator.engine.tables import group, list_at, request
 
 
 @kernel
@@ -98,7 +108,6 @@ def receive(state: State, rep: Replica) -> None:
 @kernel
 def _enqueue_front(state: State, rep: Replica, req: Request) -> None:
     queue = rep.waiting
-    req.status = WAITING
     req.previous = NONE
     req.next = queue.head
     if queue.head == NONE:
@@ -110,9 +119,8 @@ def _enqueue_front(state: State, rep: Replica, req: Request) -> None:
 
 
 @kernel
-def admit(state: State, rep: Replica) -> Request:
-    """Move the head of the waiting queue to the end of the running list, as a prefill; returns it."""
-    req = request(state, rep.waiting.head)
+def admit(state: State, rep: Replica, req: Request) -> None:
+    """Move a request from the waiting queue to the end of the running list, as a prefill."""
     _leave(state, rep.waiting, req)
     req.status = PREFILLING
     req.admission = rep.next_admission
@@ -122,7 +130,6 @@ def admit(state: State, rep: Replica) -> Request:
     _join(state, rep.running, req)
     list_at(state, rep.partials)[rep.num_partials] = req.number
     rep.num_partials += 1
-    return req
 
 
 @kernel
@@ -167,13 +174,17 @@ def _forget_release(state: State, rep: Replica, req: Request) -> None:
 
 @kernel
 def release_due(state: State, rep: Replica) -> None:
-    """Free slots and blocks of requests whose last output is back by the next decision."""
+    """Free slots and blocks of requests whose last output is seen by the next decision."""
+    seen_ps = rep.decision_ps if state.stages == 1 else rep.seen_ps
     while rep.releasing.head != NONE:
         req = request(state, rep.releasing.head)
-        if req.finish_ps > rep.decision_ps:
+        if req.finish_ps > seen_ps:
             return
-        _leave(state, rep.running, req)
-        give_back(state, rep, req, blocks_held(state, req), req.computed)
+        if req.status == LEAVING:
+            _leave(state, rep.waiting, req)
+        else:
+            _leave(state, rep.running, req)
+            give_back(state, rep, req, blocks_held(state, req), min(req.computed, req.prompt + req.output - 1))
         req.status = FINISHED
         rep.is_blocked = False
         rep.releasing.head = req.next_releasing
@@ -183,10 +194,14 @@ def release_due(state: State, rep: Replica) -> None:
 @kernel
 def _hashed_tokens(state: State, rep: Replica, req: Request, status: int) -> int:
     """Leading tokens whose full KV blocks are hashed when a request of that status has to go at the next decision."""
-    is_under_way = state.is_async and rep.decision_ps < rep.end_ps
-    if is_under_way and status in (DECODING, RELEASING):
-        return req.computed - req.hash_lag
-    return req.computed
+    if not state.is_async or status not in (DECODING, RELEASING):
+        return req.computed
+    if state.stages == 1:
+        return req.computed - req.hash_lag * (rep.decision_ps < rep.end_ps)
+    if state.in_flight == state.stages and not state.decodes_always:
+        return req.computed  # it only decodes when its last token is there
+    unseen = req.last_decision - (rep.decisions - 1 - rep.unseen_results)
+    return req.computed - max(0, min(req.hash_lag, unseen))
 
 
 @kernel
@@ -197,8 +212,11 @@ def _take_all_blocks(state: State, rep: Replica, req: Request) -> bool:
     """
     status = req.status
     blocks = blocks_held(state, req)
+    is_over = req.finish_ps != NONE
     if status == DECODING:
+        req.last_decision = max(req.last_decision, group(state, req.group).last_launch)
         stop_decoding(state, req)
+        rep.surplus -= is_over
     elif status == PREFILLING:
         _drop_partial(state, rep, req)
     _leave(state, rep.running, req)
@@ -206,8 +224,7 @@ def _take_all_blocks(state: State, rep: Replica, req: Request) -> bool:
     rep.is_blocked = False
     rep.preempted += 1
     req.preemptions += 1
-    if status == RELEASING:
-        _forget_release(state, rep, req)
+    if is_over:
         return False
     req.computed = 0
     req.target = req.prompt + req.generated
@@ -235,9 +252,18 @@ def is_given_up(state: State, rep: Replica, req: Request) -> bool:
 
 @kernel
 def preempt(state: State, rep: Replica, req: Request) -> None:
-    """Take all blocks from a running request; it starts over at the front of the waiting queue."""
-    if _take_all_blocks(state, rep, req):
-        _enqueue_front(state, rep, req)
+    """Take all blocks from a running request; it starts over at the front of the waiting queue.
+
+    One whose last token is under way stays there until that is seen.
+    """
+    req.status = WAITING if _take_all_blocks(state, rep, req) else LEAVING
+    _enqueue_front(state, rep, req)
+
+
+@kernel
+def has_unseen_results(rep: Replica, req: Request) -> bool:
+    """Whether the scheduler has yet to see results of a waiting request that was preempted."""
+    return req.status == LEAVING or req.last_decision >= rep.decisions - rep.unseen_results > 0
 
 
 @kernel
@@ -245,3 +271,5 @@ def retract(state: State, rep: Replica, req: Request) -> None:
     """Take all blocks from a running request; it starts over at the end of the waiting queue."""
     if _take_all_blocks(state, rep, req):
         enqueue(state, rep, req)
+    else:
+        _forget_release(state, rep, req)

@@ -59,7 +59,8 @@ class State(Record):
     window: int  # tokens of a sliding window; 0 = none
     ranks: int  # schedulers that step together
     stages: int  # pipeline stages, as many decode groups per replica
-    in_flight: int  # micro-batches a pipeline may hold
+    in_flight: int  # decisions a pipeline may have under way
+    decodes_always: bool  # pipeline: a sequence decodes in every micro-batch
     drafts: int  # draft tokens of a decoding sequence per step; 0 = no speculative decoding
     draft_seed: int
     is_chunked: bool

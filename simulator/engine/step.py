@@ -23,7 +23,7 @@ from simulator.engine.iteration_log import log_planned
 from simulator.engine.jit import kernel
 from simulator.engine.prefix_cache import used_blocks
 from simulator.engine.replica import Duration, Group, Integral, Replica
-from simulator.engine.request import Request
+from simulator.engine.request import DECODING, Request
 from simulator.engine.sequences import hold_for_release, release_due
 from simulator.engine.state import State
 from simulator.engine.tables import list_at, request
@@ -92,8 +92,15 @@ def settle(state: State, rep: Replica, grp: Group, end: int) -> None:
     while grp.finishes.size > 0 and first_key(state, grp.finishes) >> ADMISSION_BITS <= epoch:
         if is_first_alive(state, grp.finishes, FINISH):
             req = request(state, first_payload(state, grp.finishes))
-            stop_decoding(state, req)
-            finish(state, rep, req, end)
+            if state.decodes_always and req.last_decision < rep.decisions:
+                finish(state, rep, req, end)
+                req.status = DECODING  # on, until the tokens before its last are seen
+                req.last_decision = max(req.last_decision, grp.last_launch)
+                rep.surplus += 1
+            else:
+                stop_decoding(state, req)
+                req.last_decision = rep.decisions
+                finish(state, rep, req, end)
         pop(state, grp.finishes)
     release_due(state, rep)
 
@@ -149,8 +156,11 @@ def count_step(state: State, rep: Replica) -> None:
 
 
 @kernel
-def apply_tokens(state: State, rep: Replica, grp: Group, batch: int, end: int) -> None:
-    """Count the tokens of a step that ends at ``end``, whose next decision is known, and finish who is done."""
+def apply_tokens(state: State, rep: Replica, grp: Group, heir: Group, batch: int, end: int) -> None:
+    """Count the tokens of a step that ends at ``end``, whose next decision is known, and finish who is done.
+
+    Sequences that the token budget did not reach decode in ``heir`` from now on.
+    """
     rep.last_end_ps = end
     if batch > 0:
         grp.epoch += 1
@@ -161,7 +171,7 @@ def apply_tokens(state: State, rep: Replica, grp: Group, batch: int, end: int) -
     rep.starved_head = NONE
     while at != NONE:
         req = request(state, at)
-        start_decoding(state, grp, req)
+        start_decoding(state, heir, req)
         req.chunk_start = NONE
         at = req.next_releasing
     _complete_prefills(state, rep, grp, end)
@@ -208,4 +218,4 @@ def launch(state: State, costs: Costs, rep: Replica, grp: Group) -> None:
     count_step(state, rep)
     add_occupancy(state, rep, planned.used, rows, end - start)
     rep.decision_ps = start if state.is_async else end
-    apply_tokens(state, rep, grp, batch, end)
+    apply_tokens(state, rep, grp, grp, batch, end)

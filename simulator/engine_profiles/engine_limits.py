@@ -9,6 +9,10 @@ from simulator.engine_profiles.graph_modes import GraphMode
 PolicyName = Literal["vllm-v1", "vllm-v0", "sglang", "orca"]
 RouterName = Literal["round_robin", "vllm", "least_outstanding", "prefix"]
 
+# When a sequence of a pipeline that is scheduled ahead decodes again: at every so many decisions as there are stages
+# (vLLM's V2 model runner, with one decision more under way), when its token is back, or at every decision.
+AsyncPipeline = Literal["staggered", "returned", "unbroken"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
@@ -46,6 +50,7 @@ class EngineLimits:
     enable_chunked_prefill: bool = True
     enable_prefix_caching: bool = False
     async_scheduling: bool = True
+    async_pipeline: AsyncPipeline = "staggered"
     reserve_full_isl: bool = True  # admit only when free blocks cover the whole sequence
     reserves_output: bool = False  # take the blocks of prompt and answer at admission, so that nobody is preempted
     scheduler_recv_interval: int = 1  # sglang: decode steps between two looks for requests that have arrived

@@ -45,6 +45,14 @@ GROUPS: Final[dict[str, Draw]] = {
     "context limits": Draw(room=(1, 30), output=(1, 120)),
     "prefixes": Draw(is_caching=True),
     "prefixes, tight": Draw(is_caching=True, spare_blocks=2.0, requests=(10, 60)),
+    "pipelines": Draw(stages=(2, 3, 4), async_frac=0.0, runners=("v1", "v2"), requests=(1, 60), room=(1, 80)),
+    "pipelines, ahead": Draw(stages=(2, 3, 4), async_frac=1.0, requests=(1, 60), room=(1, 80)),
+    "pipelines, tight": Draw(stages=(2, 3, 4), spare_blocks=2.0, requests=(10, 60), runners=("v1", "v2")),
+    "pipelines, old runner": Draw(stages=(2, 3, 4), async_frac=1.0, runners=("v1",), requests=(1, 60), room=(1, 80)),
+    "pipelines, prefixes": Draw(stages=(2, 3, 4), is_caching=True, spare_blocks=3.0, requests=(5, 60)),
+    "pipelines, old, prefixes": Draw(
+        stages=(2, 3, 4), is_caching=True, spare_blocks=3.0, requests=(5, 60), async_frac=1.0, runners=("v1",)
+    ),
     "trace blocks": Draw(is_caching=True, spare_blocks=3.0, block_parts=(2, 3, 8), prompt=(1, 250)),
 }
 

@@ -88,6 +88,7 @@ def engine_log(case: Case) -> Log:
         enable_chunked_prefill=case["is_chunked"],
         enable_prefix_caching=case["is_caching"],
         async_scheduling=case["is_async"],
+        async_pipeline="staggered" if case["runner"] == "v2" else "unbroken",
         reserve_full_isl=case["reserve_full_isl"],
         watermark_blocks=case["watermark_blocks"],
         long_prefill_token_threshold=case["long_prefill"],

@@ -2,12 +2,13 @@
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from simulator.engine.run import run_replicas
-from simulator.engine_profiles.engine_limits import EngineLimits
+from simulator.engine_profiles.engine_limits import AsyncPipeline, EngineLimits
 from simulator.steps.step_tables import linear_tables
 from simulator.workload.workload import Workload
 
@@ -20,15 +21,22 @@ class Request:
     prompt: int
     output: int
     computed: int = 0
-    generated: int = 0
+    generated: int = 0  # tokens scheduled so far
+    seen: int = 0  # of them, those the scheduler has seen
+    under_way: int = 0  # micro-batches it is in whose results are not seen
     blocks: int = 0
-    launch: int = 0  # number of the last micro-batch it decoded in, and when that is back
-    back: int = 0
+    turn: int = 0  # decision from which it may decode again
+    back: int = 0  # when its last token is there
     decodes: bool = False
     scheduled: int = -1
     first: int = -1
     finish: int = -1
     preemptions: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its last token is scheduled."""
+        return self.generated >= self.output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +52,10 @@ class Costs:
 
 
 class Pipeline:
-    """One replica: every decision looks at every request, every micro-batch visits every stage in turn."""
+    """One replica: a queue of decisions, each of which looks at every request, and stages that run one after the other.
+
+    Written from ``EngineCore.step_with_batch_queue`` and ``AsyncScheduler`` of vLLM 0.33.
+    """
 
     def __init__(self, limits: EngineLimits, costs: Costs, stages: int, workload: Workload) -> None:
         self.limits, self.costs, self.stages = limits, costs, stages
@@ -54,12 +65,17 @@ class Pipeline:
             for arrival, prompt, output in zip(*columns, strict=True)
         ]
         self.future = deque(self.requests)
-        self.waiting: deque[Request] = deque()
+        self.waiting: list[Request] = []
         self.running: list[Request] = []
         self.free_blocks = limits.num_gpu_blocks
         self.stage_free = [0] * stages
-        self.ends: list[int] = []  # of every micro-batch so far
+        self.end = 0  # of the last micro-batch
+        self.decisions = 0
+        self.queue: deque[tuple[int, list[tuple[Request, int]]]] = (
+            deque()
+        )  # when it is back, who is in it with what token
         self.steps: list[tuple[int, int, int, int]] = []
+        self.rule = limits.async_pipeline if limits.async_scheduling else "returned"
 
     def grow(self, request: Request, tokens: int) -> bool:
         """Hold blocks for ``tokens``, preempting the last running request as often as needed."""
@@ -69,13 +85,12 @@ class Pipeline:
             self.leave(victim)
             victim.preemptions += 1
             self.preempted = True
-            if victim.finish < 0:
-                victim.computed, victim.decodes = 0, False
-                self.waiting.appendleft(victim)
+            victim.computed, victim.decodes = 0, False
+            self.waiting.insert(0, victim)
             if victim is request:
                 return False
-        self.free_blocks -= need
-        request.blocks += need
+        self.free_blocks -= max(0, need)
+        request.blocks += max(0, need)
         return True
 
     def leave(self, request: Request) -> None:
@@ -84,17 +99,21 @@ class Pipeline:
         self.free_blocks += request.blocks
         request.blocks = 0
 
-    def may_decode(self, request: Request, decision: int) -> bool:
-        """Whether its token is back or, asynchronously, will be when the first stage has gone round."""
-        if not request.decodes or request.finish >= 0:
-            return False
-        rounds = len(self.ends) + 1 - request.launch
-        return request.back <= decision or (self.limits.async_scheduling and rounds >= self.stages)
+    def lacks(self, request: Request) -> int:
+        """Tokens a running request could run at this decision."""
+        if not request.decodes:
+            return request.prompt + request.generated - request.computed
+        if self.rule == "unbroken":
+            # Tokens under way but one count as drafts, so it goes on until all but its last are seen.
+            is_ready = request.seen < request.output - 1 and request.computed + 1 < self.limits.max_model_len
+        else:
+            is_staggered = self.rule == "staggered" and self.decisions >= request.turn
+            is_ready = not request.is_done and (is_staggered or not request.under_way)
+        return int(is_ready)
 
     def schedule(self, decision: int) -> list[tuple[Request, int]]:
-        """Form a micro-batch: the decodes that wait longest, prompts under way, and then the queue."""
-        ready = [request for request in self.running if self.may_decode(request, decision)]
-        turn = min((request.launch for request in ready), default=0)
+        """Form a micro-batch: running requests in their order, and then the queue."""
+        self.decisions += 1
         left = self.limits.max_num_batched_tokens
         batch: list[tuple[Request, int]] = []
         self.preempted = False
@@ -102,27 +121,31 @@ class Pipeline:
         while at < len(self.running) and left:
             request = self.running[at]
             at += 1
-            if request.finish >= 0 or (request.decodes and not (request in ready and request.launch == turn)):
+            chunk = min(self.lacks(request), left)
+            if not chunk:
                 continue
-            chunk = min(request.prompt + request.generated - request.computed, left)
             if not self.grow(request, request.computed + chunk):
                 break
             batch.append((request, chunk))
             left -= chunk
-        while not self.preempted and self.waiting and left and len(self.running) < self.limits.max_num_seqs:
-            request = self.waiting[0]
+        for request in list(self.waiting):
+            if self.preempted or not left or len(self.running) == self.limits.max_num_seqs:
+                break
+            if request.under_way:
+                continue
             target = request.prompt + request.generated
             if -(-target // self.limits.block_size) > self.free_blocks:
                 break
-            self.running.append(self.waiting.popleft())
+            self.waiting.remove(request)
+            self.running.append(request)
             self.grow(request, min(target, left))
             request.scheduled = decision if request.scheduled < 0 else request.scheduled
             batch.append((request, min(target, left)))
             left -= min(target, left)
         return batch
 
-    def launch(self, decision: int, batch: list[tuple[Request, int]]) -> int:
-        """Send a micro-batch through the stages; returns when it is back."""
+    def launch(self, decision: int, batch: list[tuple[Request, int]]) -> None:
+        """Send a micro-batch through the stages."""
         costs, is_async = self.costs, self.limits.async_scheduling
         decodes = [request for request, _ in batch if request.decodes]
         tokens = sum(chunk for _, chunk in batch)
@@ -139,44 +162,67 @@ class Pipeline:
                 if is_async:
                     self.stage_free[0] = max(end, start + costs.host)
             ready = end + costs.send
-        self.ends.append(end)
+        self.end = end
         self.steps.append((decision, first_start, end, tokens))
+        entry: list[tuple[Request, int]] = []
+        for request, chunk in batch:
+            request.computed += chunk
+            request.under_way += 1
+            token = 0
+            if request.computed == request.prompt + request.generated:
+                request.generated += 1
+                token = request.generated
+                request.decodes, request.turn, request.back = True, self.decisions + self.stages, end
+                request.first = end if request.first < 0 else request.first
+                request.finish = end if token == request.output else request.finish
+            entry.append((request, token))
+        self.queue.append((end, entry))
+
+    def see_oldest(self) -> int:
+        """See what the oldest decision gave; returns when that was."""
+        end, entry = self.queue.popleft()
+        for request, token in entry:
+            request.under_way -= 1
+            request.seen = max(request.seen, token)
+            if token == request.output:
+                if request in self.waiting:
+                    self.waiting.remove(request)
+                else:
+                    self.leave(request)
+                self.tells_workers = True
         return end
 
     def run(self) -> None:
         """Run the whole workload."""
+        places = self.stages + int(self.rule == "staggered")
         decision = 0
-        depth = self.stages + int(self.limits.async_scheduling)
+        self.tells_workers = False
         while True:
             while self.future and self.future[0].arrival <= decision:
                 self.waiting.append(self.future.popleft())
-            for request in [request for request in self.running if 0 <= request.finish <= decision]:
-                self.leave(request)
-            batch = self.schedule(decision)
-            if batch:
-                end = self.launch(decision, batch)
-                for request, chunk in batch:
-                    request.computed += chunk
-                    if request.computed < request.prompt + request.generated:
-                        continue
-                    request.generated += 1
-                    request.decodes, request.launch, request.back = True, len(self.ends), end
-                    request.first = end if request.first < 0 else request.first
-                    request.finish = end if request.generated == request.output else request.finish
-                oldest = self.ends[-depth] if len(self.ends) >= depth else 0
-                decision = max(decision + self.costs.host, oldest)
-                continue
-            under_way = [end for end in self.ends[-depth:] if end > decision]
-            if under_way:
-                decision = min(under_way)
-            elif not self.preempted:
+            if self.running or self.waiting or self.tells_workers:
+                self.tells_workers = False
+                batch = self.schedule(decision)
+                if batch:
+                    self.launch(decision, batch)
+                    decision += self.costs.host
+                else:
+                    self.queue.append((self.end, []))
+                if len(self.queue) < places and (self.running or self.waiting):
+                    continue
+            elif not self.queue:
                 if not self.future:
                     return
-                decision = self.future[0].arrival
+                decision = max(self.end, self.future[0].arrival)
+                continue
+            decision = max(decision, self.see_oldest())
 
 
-@pytest.mark.parametrize("seed", range(100))
-def test_stages_agree_with_the_reference_on_every_step_and_request(seed: int) -> None:
+@pytest.mark.parametrize("rule", ["synchronous", "staggered", "returned", "unbroken"])
+@pytest.mark.parametrize("seed", range(60))
+def test_stages_agree_with_the_reference_on_every_step_and_request(
+    seed: int, rule: AsyncPipeline | Literal["synchronous"]
+) -> None:
     """Random workloads under tight limits: decisions, starts, ends, tokens and preemptions are those of the rules."""
     rng = np.random.default_rng(seed)
     n, stages = int(rng.integers(1, 60)), int(rng.integers(2, 5))
@@ -188,7 +234,8 @@ def test_stages_agree_with_the_reference_on_every_step_and_request(seed: int) ->
         max_model_len=200,
         block_size=block,
         num_gpu_blocks=int(rng.integers(110, 500)) // block + 1,
-        async_scheduling=bool(rng.random() < 0.5),
+        async_scheduling=rule != "synchronous",
+        async_pipeline="staggered" if rule == "synchronous" else rule,
     )
     costs = Costs(
         step=int(rng.integers(2_000, 9_000)),
