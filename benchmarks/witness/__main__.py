@@ -13,7 +13,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,13 +30,14 @@ from benchmarks.witness.server import serving
 from benchmarks.witness.workloads import NULL_WORKLOADS, SERVERS, WORKLOADS, ServerCase, WorkloadCase
 from cluster_specs.errors import UserError
 from simulator.engine_profiles.engine_profile import load_profile
+from simulator.validation.difference import where_it_sits
 from simulator.validation.measured_run import UnusableRun
 from simulator.validation.predict import Predictor, ValidatedRun
 
 _T = TypeVar("_T")
 PAGE: Final = ROOT / "docs" / "witness.md"
 _PROFILE_S: Final = {"null": 40, "models": 240}
-_SHORT_PROFILE_S: Final = {"null": 20, "models": 60}
+_SHORT_PROFILE_S: Final = {"null": 20, "models": 120}
 _CALIBRATE_S: Final = 300.0
 _STAGES: Final = "stages.json"
 
@@ -132,6 +133,8 @@ def _run(witness: Witness, python: str | None, home: Path) -> Findings:
         )
         rest = [run for run in runs if run.case.server != "null"]
         blind = predict(rest, costs, blind_profile, predictor)
+    with witness.stage("where the differences sit"):
+        differences = witness.attempt("differences", partial(_differences, blind, rest)) or []
     calibrated, said = {}, ""
     with witness.stage("calibrate"):
         learnt = witness.folder / "calibrated.toml"
@@ -148,6 +151,7 @@ def _run(witness: Witness, python: str | None, home: Path) -> Findings:
         times=times,
         calibration=said.replace(f"{ROOT}{os.sep}", ""),
         profiler=summaries,
+        differences=differences,
         failures=witness.failures,
         stages=witness.stages,
     )
@@ -238,6 +242,16 @@ def _beyond(answer: ValidatedRun | UnusableRun | None, case: WorkloadCase) -> Nu
     return NullRun(sequences=case.concurrency or 1, tokens=case.answer, beyond_s=took_s - kernels_s)
 
 
+def _differences(answers: Mapping[str, ValidatedRun | UnusableRun], runs: list[WitnessedRun]) -> list[str]:
+    """Say of each server which of its parts explains what its predictions are off by."""
+    sentences = []
+    for server in SERVERS:
+        own = [answers[run.name] for run in runs if run.case.server == server.name]
+        found = where_it_sits([answer for answer in own if isinstance(answer, ValidatedRun)], server.name)
+        sentences += [] if found is None else found.sentences()
+    return sentences
+
+
 def _calibrate(runs: list[WitnessedRun], costs: Path, profile: Path, out: Path) -> str:
     """Run `apex calibrate` on the runs named for it, all of one server, and return what it says."""
     chosen = [run for run in runs if run.case.is_for_calibration]
@@ -248,7 +262,7 @@ def _calibrate(runs: list[WitnessedRun], costs: Path, profile: Path, out: Path) 
         raise UserError(f"{measured.name} cannot be calibrated on: {measured.reason}")
     server = measured.deployment
     words = ["--model", server.model, "--cluster", server.cluster, "--plan", server.plan, "--engine", server.engine]
-    words += ["--costs", str(costs), "--enforce-eager", "--prefix-caching", "-o", str(out)]
+    words += ["--costs", str(costs), "--enforce-eager", "-o", str(out)]
     for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "num_gpu_blocks"):
         words += [f"--{name.replace('_', '-')}", str(server.settings[name])]
     return apex("calibrate", *(str(run.result) for run in chosen), *words, limit_s=_CALIBRATE_S)

@@ -1,5 +1,6 @@
 """The Python that runs vLLM: the one named, or an environment of the witness's own with the CPU build."""
 
+import json
 import os
 import subprocess
 import sys
@@ -45,6 +46,9 @@ class Environment:
 def open_environment(named: str | None, folder: Path) -> Environment:
     """Return the named environment, or the one below ``folder``, made where it is missing; raises ``UserError``."""
     python = Path(named) if named else _own(folder / "environment")
+    checked = folder / "checked.json"  # two starts of vLLM take a minute on a busy machine
+    if checked.exists() and (known := json.loads(checked.read_text()))["python"] == str(python) and python.exists():
+        return Environment(python=python, beside=folder / "beside", version=known["version"])
     found, starts = _run([str(python), "-c", _PLATFORM], _START_S), _run([str(python), "-m", _PROGRAM, "-v"], _START_S)
     words = found.stdout.split()
     if found.returncode or starts.returncode or words[-1:] != ["cpu"]:
@@ -59,6 +63,7 @@ def open_environment(named: str | None, folder: Path) -> Environment:
     beside = folder / "beside"
     if not all((beside / name).is_dir() for name in _BESIDE):
         _install([str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(beside), *_BESIDE])
+    checked.write_text(json.dumps({"python": str(python), "version": words[0]}))
     return Environment(python=python, beside=beside, version=words[0])
 
 

@@ -35,6 +35,7 @@ class Findings:
     times: HostTimes
     calibration: str = ""  # what `apex calibrate` said
     profiler: Sequence[str] = ()  # its summaries
+    differences: Sequence[str] = ()  # where those of the blind predictions sit, in sentences
     failures: Sequence[str] = ()
     stages: Mapping[str, float] = field(default_factory=dict)  # seconds by stage
 
@@ -45,6 +46,8 @@ def write_page(found: Findings) -> str:
     parts = [_HEAD, f"{found.machine}; vLLM {found.version}, `--enforce-eager`, bf16."]
     parts += ["## Mean absolute errors", _summary(found, rest)]
     parts += ["## Every run", _runs(found), *_counters(found)]
+    if found.differences:
+        parts += ["## Where the blind differences sit", "\n".join(f"- {line}" for line in found.differences)]
     parts += ["## What a repeat differs by", _repeats(found)]
     parts += ["## Host times", _host(found.times)]
     if found.calibration:

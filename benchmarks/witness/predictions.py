@@ -1,5 +1,6 @@
 """The measured runs beside their predictions: the same requests, replayed under an engine profile."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.witness.prices import CLUSTER, PLAN
-from benchmarks.witness.server import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
+from benchmarks.witness.server import KV_BLOCKS, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from benchmarks.witness.workloads import BLOCK_TOKENS, SERVERS, WorkloadCase
 from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
 from simulator.validation.deployment import Deployment
@@ -54,7 +55,7 @@ def measured_run(run: WitnessedRun, fit: Path, profile: Path) -> MeasuredRun | U
     found = read_results([run.result], deployment_of(run, fit, profile, {}))[0]
     if isinstance(found, UnusableRun):
         return found
-    blocks = {} if found.server.num_gpu_blocks is None else {"num_gpu_blocks": found.server.num_gpu_blocks}
+    blocks = {"num_gpu_blocks": json.loads(run.result.read_text())[KV_BLOCKS]}
     workload = found.workload
     if run.case.prefix:
         workload = replace(workload, prefix=shared_prefix(workload, run.case.prefix))

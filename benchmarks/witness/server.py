@@ -24,6 +24,7 @@ from cluster_specs.errors import UserError
 
 MAX_NUM_SEQS: Final = 64
 MAX_NUM_BATCHED_TOKENS: Final = 2048
+KV_BLOCKS: Final = "witness_kv_blocks"
 _KV_GIB: Final = 1
 _START_S: Final = 240.0
 _STOP_S: Final = 20.0
@@ -86,11 +87,12 @@ class RunningServer:
         document["server"] = {
             "engine": "vllm",
             "version": self.environment.version,
-            "num_gpu_blocks": self.kv_blocks,
             "block_size": BLOCK_TOKENS,
             "preemptions": round(grown["preemptions"]),
             "prefix_hit_frac": grown["hits"] / grown["queries"] if grown["queries"] else 0.0,
         }
+        # Not among the server's facts: blocks that a server was told to have say nothing of its model's memory.
+        document[KV_BLOCKS] = self.kv_blocks
         result.write_text(json.dumps(document))
         partial.unlink()
 

@@ -1,9 +1,12 @@
 """The parts of the witness that need no vLLM: models, commands, host times, predictions and the page."""
 
 import json
+import os
 import sys
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from benchmarks.witness.models import CONFIGS, write_config
 from benchmarks.witness.page import Findings, write_page
 from benchmarks.witness.predictions import WitnessedRun, measured_run, predict, shared_prefix
 from benchmarks.witness.prices import ProfilerRun
-from benchmarks.witness.server import bench_arguments, free_port, metric, serve_arguments
+from benchmarks.witness.server import RunningServer, bench_arguments, free_port, metric, serve_arguments, serving
 from benchmarks.witness.workloads import NULL_WORKLOADS, SERVERS, WORKLOADS
 from cluster_specs.errors import UserError
 from simulator.engine_profiles.engine_profile import load_profile
@@ -45,7 +48,8 @@ def runs(tmp_path):
             "max_concurrency": 4,
             "duration": 1.0,
             "completed": 4 - failed,
-            "server": {"num_gpu_blocks": 100, "preemptions": 1, "prefix_hit_frac": 0.25},
+            "witness_kv_blocks": 100,
+            "server": {"preemptions": 1, "prefix_hit_frac": 0.25},
         }
         path.write_text(json.dumps(document))
         own = case if name.startswith("one") else WORKLOADS[2]
@@ -112,6 +116,44 @@ def test_counters_are_summed_over_labels():
     assert metric(text, "up") == 1
     assert metric(text, "vllm:misses_total") == 0
     assert 0 < free_port() < 65536
+
+
+def test_a_server_that_ends_is_told_with_its_cause(tmp_path):
+    """A server whose process ends before it answers is an error that names the first cause in its log."""
+    environment = Environment(python=Path(sys.executable), beside=tmp_path, version="0.32.0")
+    core = min(os.sched_getaffinity(0))
+    log = tmp_path / "server.log"
+    with (
+        pytest.raises(UserError, match="the server ended: ModuleNotFoundError: No module named 'vllm'"),
+        serving(SERVERS[0], tmp_path, environment, log, (core, core)),
+    ):
+        pytest.fail("it never answers")
+
+
+def test_every_length_is_sent_before_anything_is_measured(tmp_path):
+    """A server is asked for each length alone and several at a time, no more than two steps hold."""
+    asked = []
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(len(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["prompt"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    Thread(target=server.serve_forever, daemon=True).start()
+    environment = Environment(python=Path(sys.executable), beside=tmp_path, version="0.32.0")
+    running = RunningServer(
+        environment=environment, model=tmp_path, port=server.server_port, client_core=0, kv_blocks=8
+    )
+    running.warm_up([replace(WORKLOADS[0], prompt=64, prefix=1024), replace(WORKLOADS[0], prompt=1536)])
+    server.shutdown()
+    server.server_close()
+    assert {length: asked.count(length) for length in asked} == {64: 15, 1088: 3, 1536: 3}
 
 
 def test_host_times_are_what_the_kernels_leave():
