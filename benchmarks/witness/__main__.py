@@ -36,7 +36,7 @@ from simulator.validation.predict import Predictor, ValidatedRun
 
 _T = TypeVar("_T")
 PAGE: Final = ROOT / "docs" / "witness.md"
-_PROFILE_S: Final = {"null": 40, "models": 240}
+_PROFILE_S: Final = {"null": 45, "models": 330}
 _SHORT_PROFILE_S: Final = {"null": 20, "models": 120}
 _CALIBRATE_S: Final = 300.0
 _STAGES: Final = "stages.json"
