@@ -67,8 +67,9 @@ class Witness:
         """Do something whose failure is told on the page instead of ending the run."""
         try:
             return action()
-        except UserError as error:
-            line = f"{what}: {error}".replace(f"{ROOT}{os.sep}", "")
+        except Exception as error:  # half an hour of measuring is not thrown away for what one part does wrong
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            line = f"{what}: {kind}{error}".replace(f"{ROOT}{os.sep}", "")
             print(f"           {line}", flush=True)
             self.failures.append(line)
             return None
