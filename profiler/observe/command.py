@@ -12,6 +12,7 @@ import click
 
 from cluster_specs.command_line import Command, check_outputs, strict_json
 from cluster_specs.errors import UserError
+from cluster_specs.files.shown import shown
 
 if TYPE_CHECKING:
     from profiler.observe.session import Observation, ObserveRequest
@@ -35,9 +36,7 @@ _INTERRUPTED: Final = 128  # and the number of the signal, as shells count
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of prompts, lengths and arrivals.")
 @click.option(
     "--api-key-env",
-    default="OPENAI_API_KEY",
-    show_default=True,
-    help="Environment variable that holds the key; the key is never written.",
+    help="Environment variable that holds the server's key.  [default: no key is sent; it is never written]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the results without their requests as one JSON object.")
 @click.pass_context
@@ -75,7 +74,7 @@ def _request(
     max_ttft: str,
     timeout: str,
     seed: int,
-    api_key_env: str,
+    api_key_env: str | None,
 ) -> "ObserveRequest":
     """Check what click cannot; raises ``UserError``."""
     from profiler.duration import parse_duration_s
@@ -85,9 +84,6 @@ def _request(
     from profiler.observe.session import ObserveRequest
 
     duration_s = parse_duration_s(duration, "--duration")
-    key = os.environ.get(api_key_env) or None
-    if key is not None and not (key.isascii() and key.isprintable()):
-        raise UserError(f"{api_key_env} holds no key that fits into a header", hint="a key is printable ASCII text")
     return ObserveRequest(
         url=base_url(url),
         model=model,
@@ -99,9 +95,19 @@ def _request(
         max_ttft_s=parse_duration_s(max_ttft, "--max-ttft"),
         timeout_s=parse_duration_s(timeout, "--timeout"),
         seed=seed,
-        key=key,
+        key=None if api_key_env is None else _key_in(api_key_env),
         out=out,
     )
+
+
+def _key_in(variable: str) -> str:
+    key = os.environ.get(variable, "")
+    if not key or not (key.isascii() and key.isprintable()):
+        raise UserError(
+            f"--api-key-env {shown(variable)}: the environment has no such variable with a key of printable ASCII",
+            hint=f"export {variable if variable.isidentifier() else 'NAME'}=...",
+        )
+    return key
 
 
 def _tell(found: "Observation", out: Path, *, as_json: bool) -> None:

@@ -68,6 +68,7 @@ class RungRun:
         self._result = RungResult(rung=rung, answers=[])
         self._sending: set[asyncio.Task[None]] = set()
         self._stopped = asyncio.Event()
+        self._defects: list[BaseException] = []  # of this program, not of the server
 
     def stop(self, ending: Ending, reason: str) -> None:
         """End the rung; the first reason stays. Whatever is unanswered is cut off."""
@@ -110,9 +111,9 @@ class RungRun:
             )
         for answer in unfinished:
             answer.error = f"cut off: {result.reason}"
-        defects = [error for error in outcomes if isinstance(error, Exception)]
-        if defects:
-            raise defects[0]
+        self._defects += [error for error in outcomes if isinstance(error, Exception)]
+        if self._defects:
+            raise self._defects[0]
         result.after = await self._look()
         return result
 
@@ -149,7 +150,13 @@ class RungRun:
             await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
             task = asyncio.create_task(self._send(request, self._answer(request, due_s)))
             self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
+            task.add_done_callback(self._sent)
+
+    def _sent(self, task: "asyncio.Task[None]") -> None:
+        self._sending.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._defects.append(error)
+            self._stopped.set()
 
     def _answer(self, request: Prepared, due_s: float | None = None) -> Answer:
         answer = Answer(

@@ -239,6 +239,7 @@ def test_a_queue_that_runs_away_ends_it(serve: Serve, observe: Observe, tmp_path
             ["--max-rate 1 sends 0.3 requests", "must be at least 10"],
         ),
         ({}, ("--max-rate", "1", "--max-concurrency", "1"), ["either --max-rate or --max-concurrency"]),
+        ({}, ("--api-key-env", "APEX_NO_SUCH_KEY"), ["--api-key-env 'APEX_NO_SUCH_KEY'", "no such variable"]),
         ({}, ("--max-rate", "nan"), ["--max-rate is nan"]),
         ({}, ("--max-concurrency", "0"), ["--max-concurrency is 0"]),
         ({}, ("--input-tokens", "9-3"), ["--input-tokens is '9-3'"]),
