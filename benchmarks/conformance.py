@@ -2,16 +2,24 @@
 
 Run ``python -m benchmarks.conformance --vllm PYTHON`` (an interpreter with vLLM); ``--package FOLDER`` puts the Python
 files of another vLLM in front of it. ``--seeds FIRST:END`` chooses the workloads, ``--group`` some of the groups.
+``--json`` prints a line per group, to be kept in ``results/conformance.jsonl``; ``--table`` writes the table of
+``docs/reference/conformance.md`` from that file.
 """
 
 import argparse
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from tests.conformance.scheduler_cases import GROUPS, draw_case
 from tests.conformance.scheduler_logs import VllmScheduler, difference, engine_log
+
+RESULTS: Final = Path(__file__).parent / "results" / "conformance.jsonl"
+PAGE: Final = Path(__file__).parents[1] / "docs" / "reference" / "conformance.md"
+_BEGIN: Final = "<!-- written by python -m benchmarks.conformance --table -->"
+_END: Final = "<!-- end -->"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,15 +81,36 @@ def compare_group(real: VllmScheduler, group: str, seeds: range) -> Count:
     return count
 
 
+def write_table() -> None:
+    """Write what is kept of the comparisons into the page."""
+    lines = [
+        "| vLLM | group | seeds | identical | steps | with preemption | with prefix hits | first difference |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for kept in map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines()):
+        kinds = "; ".join(f"{count}: {kind}" for kind, count in kept["differences"].items())
+        cells = [kept["version"], kept["group"], kept["seeds"], f"{kept['identical']:,} of {kept['cases']:,}"]
+        cells += [f"{kept[name]:,}" for name in ("steps", "preempting", "hitting")]
+        lines.append("| " + " | ".join([*cells, kinds or "-"]) + " |")
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    PAGE.write_text("\n".join([before + _BEGIN, "", *lines, "", _END]) + after, encoding="utf-8")
+
+
 def main() -> None:
-    """Compare the groups asked for."""
+    """Compare the groups asked for, or write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vllm", required=True, help="interpreter that has vLLM")
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--vllm", help="interpreter that has vLLM")
+    task.add_argument("--table", action="store_true", help="write the table of the page from the kept results")
     parser.add_argument("--package", default="", help="folder with the Python files of another vLLM")
     parser.add_argument("--seeds", default="0:1000")
     parser.add_argument("--group", action="append", choices=list(GROUPS), help="repeatable; default: all")
     parser.add_argument("--json", action="store_true", help="print a line of JSON per group")
     arguments = parser.parse_args()
+    if arguments.table:
+        write_table()
+        return
     first, end = map(int, arguments.seeds.split(":"))
     with VllmScheduler(arguments.vllm, arguments.package) as real:
         for group in arguments.group or GROUPS:

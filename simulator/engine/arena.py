@@ -228,7 +228,7 @@ class _Ids:
 
     numbers: I64  # the ids, numbered from 0 up, those of one request in a row
     first: I64  # [n] place of the first id of each request
-    named_blocks: I64  # [n] whole KV blocks of its prompt that they name
+    named_blocks: I64  # [n] whole KV blocks that they name, of its prompt and of an answer that a next turn contains
     units: int  # different ids
 
 
@@ -248,8 +248,26 @@ def _ids(rules: State, workload: Workload) -> _Ids:
         ids = ids[np.repeat(offsets[:-1], whole) + place * per_block + per_block - 1]
         offsets = starts
     named = np.minimum(np.diff(offsets) * rules.unit_blocks, workload.prompt_tokens // rules.block_size)
+    first = offsets[:-1].copy()
+    if workload.after is not None:
+        _name_answers(rules, workload, workload.after, ids, first, named)
     units = int(ids.max(initial=-1)) + 1
     if ids.min(initial=0) < 0 or units > 4 * len(ids):
         known, ids = np.unique(ids, return_inverse=True)
         units = len(known)
-    return _Ids(numbers=ids, first=offsets[:-1], named_blocks=named, units=units)
+    return _Ids(numbers=ids, first=first, named_blocks=named, units=units)
+
+
+def _name_answers(rules: State, workload: Workload, after: I64, ids: I64, first: I64, named: I64) -> None:
+    """Let requests whose next turn contains prompt and answer take that turn's ids: they name the same blocks and more.
+
+    A turn does if its ids go on from those of the request it follows and its prompt is as long as both.
+    """
+    tokens = workload.prompt_tokens + np.maximum(workload.output_tokens, 1)
+    for turn in np.flatnonzero(after >= 0)[::-1].tolist():
+        before = int(after[turn])
+        whole = int(workload.prompt_tokens[before]) // (rules.block_size * rules.unit_blocks)  # its last one is its own
+        goes_on = whole == 0 or ids[first[before] + whole - 1] == ids[first[turn] + whole - 1]
+        if workload.prompt_tokens[turn] >= tokens[before] and named[before] <= named[turn] and goes_on:
+            first[before] = first[turn]
+            named[before] = min(int(named[turn]), int(tokens[before]) // rules.block_size)

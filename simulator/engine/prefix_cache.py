@@ -4,8 +4,9 @@ Every full KV block is hashed when its last token is scheduled, prompts and answ
 cached already. A request looks for its leading blocks only when it is admitted, and never finds the block of its last
 token. When it leaves, its hashed blocks go to the end of the queue of those that may be given up, the last block first;
 the rest is empty at once. So answers and second copies push prefixes out. What no id names is found again by the same
-request alone, after a preemption: nobody else can know it. Such blocks are therefore hashed only here when the request
-leaves, which comes to the same.
+request alone, after a preemption: nobody else can know it; and the ids of a next turn name the answer before it, which
+comes after that has left. Such blocks are therefore hashed only here when the request leaves, which comes to the
+same.
 
 Source: vLLM 0.33 ``KVCacheManager.allocate_slots`` and ``get_computed_blocks``, ``BlockPool``.
 """
@@ -186,13 +187,29 @@ def publish(state: State, rep: Replica, req: Request, before: int, after: int) -
 
 @kernel
 def _hash_the_rest(state: State, rep: Replica, req: Request, hashed: int) -> int:
-    """Hash what a request that leaves has beyond its ids, up to block ``hashed``; returns how many blocks that are."""
-    first = max(req.named_blocks, req.hit_blocks)
-    if not state.keeps_answers or hashed <= first:
+    """Hash what a request that leaves has beyond its prompt, up to block ``hashed``; returns how many blocks that are.
+
+    The last ones join the queue first: what no id names, then the part of the answer that a next turn's ids name.
+    """
+    if not state.keeps_answers:
         return 0
-    number = add_segment(state, rep, unnamed(req.number), first - req.named_blocks, hashed - first)
-    leave_unused(state, rep, number)
-    return hashed - first
+    done = max(req.hit_blocks, min(req.computed, req.target) // state.block_size)
+    first = max(req.named_blocks, req.hit_blocks)
+    blocks = 0
+    if hashed > first:
+        number = add_segment(state, rep, unnamed(req.number), first - req.named_blocks, hashed - first)
+        leave_unused(state, rep, number)
+        blocks = hashed - first
+    stop = min(hashed, req.named_blocks)
+    parts = state.unit_blocks
+    while stop > done:
+        at = (stop - 1) // parts
+        start = max(at * parts, done)
+        number = add_segment(state, rep, _unit_at(state, req, at), start - at * parts, stop - start)
+        leave_unused(state, rep, number)
+        blocks += stop - start
+        stop = start
+    return blocks
 
 
 @kernel

@@ -31,6 +31,7 @@ class Draw:
     block_parts: tuple[int, ...] = (1,)  # KV blocks that one id of the trace names
     stages: tuple[int, ...] = (1,)
     runners: tuple[str, ...] = ("v2",)
+    turns: int = 1  # of a session, at most; a turn's prompt begins with the prompt and the answer before it
     async_frac: float = 0.5
 
 
@@ -45,6 +46,7 @@ GROUPS: Final[dict[str, Draw]] = {
     "context limits": Draw(room=(1, 30), output=(1, 120)),
     "prefixes": Draw(is_caching=True),
     "prefixes, tight": Draw(is_caching=True, spare_blocks=2.0, requests=(10, 60)),
+    "sessions": Draw(is_caching=True, spare_blocks=3.0, arrivals=("dense",), turns=5, prompt=(1, 60), output=(1, 60)),
     "pipelines": Draw(stages=(2, 3, 4), async_frac=0.0, runners=("v1", "v2"), requests=(1, 60), room=(1, 80)),
     "pipelines, ahead": Draw(stages=(2, 3, 4), async_frac=1.0, requests=(1, 60), room=(1, 80)),
     "pipelines, tight": Draw(stages=(2, 3, 4), spare_blocks=2.0, requests=(10, 60), runners=("v1", "v2")),
@@ -89,7 +91,7 @@ def draw_case(group: str, seed: int) -> Case:
         "token_ps": rng.randint(0, 200),
         "seq_ps": rng.randint(0, 50),
     }
-    return case | _requests(rng, of, case, longest)
+    return _sessions(rng, of, case, longest) if of.turns > 1 else case | _requests(rng, of, case, longest)
 
 
 def _small_or_any(rng: random.Random, ends: tuple[int, int]) -> int:
@@ -132,6 +134,32 @@ def _requests(rng: random.Random, of: Draw, case: Case, longest: int) -> Case:
     }
 
 
+def _sessions(rng: random.Random, of: Draw, case: Case, longest: int) -> Case:
+    """Draw sessions of turns that follow one another, with memory for the longest of them."""
+    block, arrival = case["block_size"], 0
+    output = _outputs(rng, of)
+    drawn: dict[str, list[Any]] = {name: [] for name in ("arrivals", "prompts", "outputs", "ids", "after", "think_ps")}
+    for session in range(rng.randint(1, 12)):
+        history = 0
+        for turn in range(rng.randint(1, of.turns)):
+            prompt = history + rng.randint(1, longest)
+            drawn["after"].append(len(drawn["prompts"]) - 1 if turn else -1)
+            drawn["think_ps"].append(rng.randint(1, 30 * case["step_ps"]) if turn else 0)
+            drawn["arrivals"].append(arrival)
+            drawn["prompts"].append(prompt)
+            drawn["outputs"].append(output())
+            drawn["ids"].append([session * 10_000 + k for k in range(prompt // block)])
+            history = prompt + drawn["outputs"][-1]
+        arrival += int(rng.expovariate(1.0) * 5 * case["step_ps"])
+    model_len = max(map(sum, zip(drawn["prompts"], drawn["outputs"], strict=True))) + 1
+    if not case["is_chunked"]:
+        case["max_num_batched_tokens"] = max(case["max_num_batched_tokens"], model_len)
+    least = -(-model_len // block)
+    blocks = least + int(rng.random() * of.spare_blocks * least)
+    memory = {"num_blocks": blocks, "watermark_blocks": min(case["watermark_blocks"], least - 1)}
+    return case | drawn | memory | {"max_model_len": model_len, "trace_block": block, "concurrency": 0}
+
+
 def _outputs(rng: random.Random, of: Draw) -> Callable[[], int]:
     """Return how a case draws the lengths of its answers: any, all one token, a few, or long ones."""
     low, high = of.output
@@ -143,3 +171,41 @@ def describe(group: str) -> dict[str, Any]:
     """Return what a group narrows, for the page that lists the groups."""
     plain = asdict(Draw())
     return {name: value for name, value in asdict(GROUPS[group]).items() if value != plain[name]}
+
+
+def pressure_case(blocks: int) -> Case:
+    """Return a server whose answers and system prompts do not fit beside each other into so many KV blocks.
+
+    120 requests from 16 clients, each with one of 20 system prompts of 1,024 tokens, 76 of its own, answers of 800.
+    """
+    rng = random.Random("pressure")
+    count, block = 120, 16
+    ids = []
+    for number in range(count):
+        system = rng.randrange(20) * 10_000
+        ids.append([(system if k < 64 else 1_000_000 + number * 10_000) + k for k in range(1100 // block)])
+    return {
+        "name": f"pressure:{blocks}",
+        "block_size": block,
+        "max_num_seqs": 64,
+        "max_num_batched_tokens": 2048,
+        "max_model_len": 4096,
+        "num_blocks": blocks,
+        "is_chunked": True,
+        "is_caching": True,
+        "is_async": True,
+        "reserve_full_isl": True,
+        "watermark_blocks": 0,
+        "long_prefill": 0,
+        "stages": 1,
+        "runner": "v2",
+        "step_ps": 5_000_000,
+        "token_ps": 20_000,
+        "seq_ps": 0,
+        "trace_block": block,
+        "concurrency": 16,
+        "arrivals": [0] * count,
+        "prompts": [1100] * count,
+        "outputs": [800] * count,
+        "ids": ids,
+    }

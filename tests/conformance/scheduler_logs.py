@@ -117,16 +117,18 @@ def _workload(case: Case) -> Workload:
         output_tokens=np.array(case["outputs"], dtype=np.int64),
         client=ClosedLoop(concurrency=case["concurrency"]) if case["concurrency"] else OpenLoop(),
         prefix=prefix if case["is_caching"] else None,
+        after=np.array(case["after"], dtype=np.int64) if "after" in case else None,
+        think_s=np.array(case["think_ps"]) * 1e-12 if "after" in case else None,
     )
 
 
-def difference(ours: Log, theirs: Log, ignoring: tuple[str, ...] = ()) -> str | None:
+def difference(ours: Log, theirs: Log) -> str | None:
     """Name the columns of the first step, else of the first request, in which two logs differ; None if in none."""
     if "error" in theirs:
         return f"vLLM: {theirs['error']}"
     for place, columns in (("steps", STEP_COLUMNS), ("requests", REQUEST_COLUMNS)):
         for mine, other in zip(ours[place], theirs[place], strict=False):
-            names = [name for name, a, b in zip(columns, mine, other, strict=True) if a != b and name not in ignoring]
+            names = [name for name, a, b in zip(columns, mine, other, strict=True) if a != b]
             if names:
                 return f"{place}: {', '.join(names)}"
         if len(ours[place]) != len(theirs[place]):

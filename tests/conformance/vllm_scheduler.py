@@ -161,34 +161,37 @@ class Device:
 
 
 class Client:
-    """Sends the requests of a case, at their times or from slots that each wait for an answer."""
+    """Sends the requests of a case: at their times, after others, or from slots that each wait for an answer."""
 
     def __init__(self, case: dict[str, Any]) -> None:
         self._is_closed = case["concurrency"] > 0
         self._count = len(case["prompts"])
-        self._next = 0
-        slots = min(case["concurrency"], self._count)
-        self._times = [0] * slots if self._is_closed else case["arrivals"]
+        self._sent = 0  # by the slots of a closed loop
+        self._after = case.get("after", [-1] * self._count)
+        self._think_ps = case.get("think_ps", [0] * self._count)
+        # When what is sent: by a slot the next request, else the one with that number.
+        self._due = [(0, slot) for slot in range(min(case["concurrency"], self._count))]
+        if not self._is_closed:
+            self._due = [(time, i) for i, time in enumerate(case["arrivals"]) if self._after[i] < 0]
 
     def next_ps(self) -> int | None:
         """Time of the next request; None if there is none before an answer comes."""
-        if self._next == self._count:
-            return None
-        if self._is_closed:
-            return self._times[0] if self._times else None
-        return self._times[self._next]
+        is_over = self._is_closed and self._sent == self._count
+        return self._due[0][0] if self._due and not is_over else None
 
     def send(self) -> int:
         """Return the number of the request that is sent next."""
-        if self._is_closed:
-            heapq.heappop(self._times)
-        self._next += 1
-        return self._next - 1
+        number = heapq.heappop(self._due)[1]
+        self._sent += 1
+        return self._sent - 1 if self._is_closed else number
 
-    def hear(self, time_ps: int) -> None:
-        """Take an answer, or a refusal."""
+    def hear(self, time_ps: int, number: int) -> None:
+        """Take the answer of a request, or its refusal."""
         if self._is_closed:
-            heapq.heappush(self._times, time_ps + 1)
+            heapq.heappush(self._due, (time_ps + 1, number))
+        for follower, before in enumerate(self._after):
+            if before == number:
+                heapq.heappush(self._due, (time_ps + self._think_ps[follower], follower))
 
 
 class Vllm:
@@ -293,13 +296,14 @@ class Vllm:
         """Serve a case; returns its log."""
         core, device = self._core(case)
         client = Client(case)
+        answers: dict[int, list[int]] = {}
         step = core.step if core.batch_queue is None else core.step_with_batch_queue
         idle = 0
         while True:
             while (due := client.next_ps()) is not None and due <= device.now_ps:
                 number = client.send()
-                if not self._add(core.scheduler, case, number):
-                    client.hear(due)
+                if not self._add(core.scheduler, case, number, answers):
+                    client.hear(due, number)
             if not core.scheduler.has_requests() and not core.batch_queue:
                 if due is None:
                     return {"steps": device.steps, "requests": device.requests}
@@ -308,17 +312,19 @@ class Vllm:
             before = (device.now_ps, len(device.steps), device.results)
             outputs, _ = step()
             for output in outputs[0].outputs if outputs and 0 in outputs else []:
-                row = device.requests[int(output.request_id)]
+                number = int(output.request_id)
+                row = device.requests[number]
+                answers.setdefault(number, []).extend(output.new_token_ids)
                 if output.new_token_ids and row[1] == NEVER:
                     row[1] = device.result_ps
                 if output.finish_reason is not None:
                     row[2] = device.result_ps
-                    client.hear(device.result_ps)
+                    client.hear(device.result_ps, number)
             idle = idle + 1 if before == (device.now_ps, len(device.steps), device.results) else 0
             if idle > 50 or len(device.steps) > _MOST_STEPS:
                 raise RuntimeError(f"{case['name']}: vLLM schedules nothing more, or without end")
 
-    def _add(self, scheduler: Any, case: dict[str, Any], number: int) -> bool:
+    def _add(self, scheduler: Any, case: dict[str, Any], number: int, answers: dict[int, list[int]]) -> bool:
         """Hand a request to the scheduler; False if it exceeds the context, where the server refuses it."""
         from vllm.sampling_params import SamplingParams
         from vllm.v1.request import Request
@@ -326,7 +332,10 @@ class Vllm:
         prompt, output, size = case["prompts"][number], case["outputs"][number], case["trace_block"]
         if prompt + output > case["max_model_len"]:
             return False
-        tokens = [name * size + at for name in case["ids"][number] for at in range(size)]
+        if "after" in case:
+            tokens = self._history(case, number, answers)
+        else:
+            tokens = [name * size + at for name in case["ids"][number] for at in range(size)]
         tokens += [_OWN_TOKENS + number * 10_000 + at for at in range(prompt - len(tokens))]
         sampling = SamplingParams(max_tokens=output, ignore_eos=True)
         sampling.update_from_generation_config({}, 2)
@@ -341,6 +350,15 @@ class Vllm:
             )
         )
         return True
+
+    def _history(self, case: dict[str, Any], number: int, answers: dict[int, list[int]]) -> list[int]:
+        """Return the prompt and the answer of the turn before a request, with which its own prompt begins."""
+        before = case["after"][number] if "after" in case else -1
+        if before < 0:
+            return []
+        ahead = self._history(case, before, answers)
+        own = [_OWN_TOKENS + before * 10_000 + at for at in range(case["prompts"][before] - len(ahead))]
+        return ahead + own + answers[before]
 
 
 def main() -> None:
