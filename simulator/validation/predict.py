@@ -3,19 +3,29 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from costmodel.cost_model import CostModel
 from simulator.engine_profiles.engine_profile import EngineProfile
+from simulator.pools.disaggregation import PoolsResult
 from simulator.pools.layouts import Outcome, replay_layout, start_layout, with_layout_interval
 from simulator.results.interval import Interval
-from simulator.results.objective import metric_paths, read_metric
+from simulator.results.metrics import Distribution
+from simulator.results.objective import STATISTICS, metric_paths, read_metric
+from simulator.results.token_gaps import gap_distribution
 from simulator.serving import CostSource, Refusal, Serving
 from simulator.steps.op_curves import OpCurves
 from simulator.validation.deployment import Deployment
 from simulator.validation.measured_run import MeasuredRun, UnusableRun
+
+# Clients pool single gaps; a simulation's own quantiles are of requests' mean gaps (docs/decisions/0065).
+_GAP_QUANTILES: Final = tuple(f"itl_s.{statistic}" for statistic in STATISTICS if statistic != "mean")
+_NO_GAPS: Final = (
+    "quantiles of ITL are not predicted: single gaps are known without preemption, drafts, pipeline stages and tokens "
+    "that are sent together only"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,14 +78,17 @@ class Predictor:
     ) -> ValidatedRun | UnusableRun:
         """Replay a run; one whose plan the engine would not start, or cannot be modelled, is unusable for that reason.
 
-        ``with_interval`` costs two more replays. Raises ``UserError`` where the deployment itself cannot be read.
+        ``with_interval`` costs two more replays; without it, quantiles of ITL are not predicted either. Raises
+        ``UserError`` where the deployment itself cannot be read.
         """
         serving, layout = self.serving(run.deployment, profile), run.deployment.layout()
         try:
             started = start_layout(serving, layout, run.workload)
             if isinstance(started, Refusal):
                 return _unusable(run, f"plan {layout} cannot start: {started.reason}")
-            outcome = replay_layout(serving, started, run.workload)
+            has_gaps = with_interval and any(path in run.measured for path in _GAP_QUANTILES)
+            outcome = replay_layout(serving, started, run.workload, log=has_gaps)
+            outcome, gaps = _without_log(outcome)
             if with_interval:
                 outcome = with_layout_interval(serving, outcome, run.workload)
         except UserError as error:
@@ -83,12 +96,21 @@ class Predictor:
         if (rejected := outcome.metrics["rejected"]) != {}:
             counts = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
             return _unusable(run, f"the simulated server does not answer all requests that the real one did: {counts}")
+        predicted = _predicted(outcome.metrics, run.client_lead_s)
+        interval = _intervals(outcome, run.client_lead_s)
+        for path in _GAP_QUANTILES:
+            of_means, ends = predicted.pop(path, None), interval.pop(path, None)
+            if gaps is None or of_means is None:
+                continue
+            predicted[path] = getattr(gaps, path.partition(".")[2])
+            if ends is not None:  # single gaps are off by what the steps are off by, as their means are
+                interval[path] = ends[0] * predicted[path] / of_means, ends[1] * predicted[path] / of_means
         return ValidatedRun(
             run=run,
-            predicted=_predicted(outcome.metrics, run.client_lead_s),
-            interval=_intervals(outcome, run.client_lead_s),
+            predicted=predicted,
+            interval=interval,
             outcome=outcome,
-            notes=(*outcome.notes, *serving.notes(run.workload)),
+            notes=(*outcome.notes, *serving.notes(run.workload), *([] if gaps or not has_gaps else [_NO_GAPS])),
         )
 
     def _cost_source(self, deployment: Deployment) -> CostSource:
@@ -104,6 +126,14 @@ class Predictor:
 def predict_run(run: MeasuredRun, profile: EngineProfile | None = None) -> ValidatedRun | UnusableRun:
     """Replay one run, with its intervals; several are predicted faster by one `Predictor`."""
     return Predictor().predict(run, profile)
+
+
+def _without_log(outcome: Outcome) -> tuple[Outcome, Distribution | None]:
+    """Take the gaps between tokens out of a run's log, and let go of the log."""
+    if isinstance(outcome, PoolsResult) or outcome.run is None:
+        return outcome, None
+    gaps = gap_distribution(outcome.run)
+    return replace(outcome, run=replace(outcome.run, log=None)), gaps
 
 
 def _prices(deployment: Deployment) -> tuple[Any, ...]:

@@ -97,3 +97,15 @@ def test_what_a_result_tells_of_its_server_is_kept(tmp_path: Path) -> None:
         wrong = save_results(tmp_path / "w.json", {**result, "server": {key: value}})
         with pytest.raises(UserError, match=rf"server: {key} is {value}"):
             read_results([wrong], DEPLOYMENT)
+
+
+def test_quantiles_of_itl_are_those_of_single_gaps(tmp_path: Path) -> None:
+    """A prefill between two tokens makes one gap long, which requests' means hide; the interval goes with it."""
+    found = predicted(save_results(tmp_path / "r.json", simulated_result(OPEN)))
+    assert found.predicted["itl_s.p99"] > 1.3 * found.predicted["tpot_s.p99"]
+    low, high = found.interval["itl_s.p99"]
+    assert low < found.predicted["itl_s.p99"] < high
+    told = predicted(save_results(tmp_path / "r.json", simulated_result(OPEN)), engine="vllm-0.18",
+                     settings={"stream_interval": 4})  # fmt: skip
+    assert "itl_s.p99" not in told.predicted
+    assert any("quantiles of ITL are not predicted" in note for note in told.notes)
