@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
-from profiles_db.recordings.fields import MOST_TOKENS, count_at, number_at, value_at
+from profiles_db.recordings.fields import MOST_TOKENS, count_at, number_at, times_of, value_at
 from profiles_db.recordings.run import RecordedRun, from_earliest
 
 NAME: Final = "aiperf"
@@ -29,6 +30,7 @@ def read_records(path: object, records: Iterable[tuple[int, Mapping[str, Any]]])
     starts_ns: list[int] = []
     rows: list[tuple[int, int, bool, float, float]] = []
     errors: list[str | None] = []
+    gaps_s: list[NDArray[np.float64] | None] = []
     warmup = turns = 0
     for line, record in records:
         place = f"{path}:{line}"
@@ -44,10 +46,13 @@ def read_records(path: object, records: Iterable[tuple[int, Mapping[str, Any]]])
         is_ok = error is None and value_at(record, "metadata.was_cancelled") is not True
         errors.append(None if is_ok else shown(value_at(record, "error.message") or "cancelled"))
         rows.append(_measured(record, place) if is_ok else (0, 0, False, np.nan, np.nan))
+        # Without a second token there is no gap, and the record has none.
+        gaps_s.append(_gaps_s(record, place) if is_ok and rows[-1][1] > 1 else np.zeros(0))
     if not rows:
         raise UserError(f"{path}: holds no request of the measured phase ({warmup} of the warm-up)")
     starts = np.array(starts_ns, dtype=np.int64)
     columns = list(zip(*rows, strict=True))
+    gaps = [own for own in gaps_s if own is not None]
     notes = []
     if warmup:
         notes.append(f"left out {warmup} requests of the warm-up phase")
@@ -62,6 +67,7 @@ def read_records(path: object, records: Iterable[tuple[int, Mapping[str, Any]]])
         start_s=from_earliest((starts - starts.min()) / 1e9),
         ttft_s=np.array(columns[3]),
         e2e_s=np.array(columns[4]),
+        gaps_s=gaps if len(gaps) == len(rows) and any(map(len, gaps)) else None,
         errors=errors,
         states_load=False,
         notes=tuple(notes),
@@ -81,11 +87,26 @@ def _measured(record: Mapping[str, Any], place: str) -> tuple[int, int, bool, fl
     )
 
 
+def _gaps_s(record: Mapping[str, Any], place: str) -> NDArray[np.float64] | None:
+    """Gaps between the parts of an answer; None where the record has none (an answer that was not streamed)."""
+    key = "metrics.inter_chunk_latency"
+    values = value_at(record, f"{key}.value")
+    if not isinstance(values, list):
+        return None
+    factor = _factor(record, key, place)
+    return times_of(values, f"{key}.value", place, high=1e9 / factor) * factor
+
+
 def _latency_s(record: Mapping[str, Any], key: str, place: str) -> float:
     if value_at(record, key) is None:
         return np.nan
+    factor = _factor(record, key, place)
+    return number_at(record, f"{key}.value", place, high=1e9 / factor) * factor
+
+
+def _factor(record: Mapping[str, Any], key: str, place: str) -> float:
+    """Seconds of the unit that a metric states."""
     unit = value_at(record, f"{key}.unit")
     if not isinstance(unit, str) or unit not in _SECONDS:
         raise UserError(f"{place}: {key}.unit is {shown(unit)}, must be one of {', '.join(_SECONDS)}")
-    factor = _SECONDS[unit]
-    return number_at(record, f"{key}.value", place, high=1e9 / factor) * factor
+    return _SECONDS[unit]

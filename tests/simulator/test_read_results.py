@@ -95,6 +95,35 @@ def test_summaries_of_aiperf_and_genai_perf(tmp_path: Path, document: Any, tool:
     assert "itl_s.mean" not in run.measured
 
 
+def test_gaps_of_aiperf_records_are_pooled(tmp_path: Path) -> None:
+    """The times between the parts of every answer are the observations of ITL; the load is the one that is stated."""
+    records = [
+        {
+            "metadata": {"request_start_ns": 10**18 + 10**8 * index, "benchmark_phase": "profiling"},
+            "metrics": {
+                "input_sequence_length": {"value": 100, "unit": "tokens"},
+                "output_sequence_length": {"value": 4, "unit": "tokens"},
+                "time_to_first_token": {"value": 20.0, "unit": "ms"},
+                "request_latency": {"value": 50.0 + index, "unit": "ms"},
+                "inter_chunk_latency": {"value": [10.0, 10.0, 10.0 + index], "unit": "ms"},
+            },
+            "error": None,
+        }
+        for index in range(5)
+    ]
+    path = tmp_path / "profile_export.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    run = read(path, replace(ASKED, concurrency=2))
+    assert run.workload.client == ClosedLoop(concurrency=2)
+    assert run.measured["itl_s.mean"] == pytest.approx((0.15 + 0.01) / 15)
+    assert run.measured["itl_s.p50"] == pytest.approx(0.01)
+    assert run.measured["tpot_s.mean"] == pytest.approx(0.032 / 3)
+    wrong = [{**records[0], "metrics": {**records[0]["metrics"], "inter_chunk_latency": {"value": [-1], "unit": "ms"}}}]
+    path.write_text(json.dumps(wrong[0]) + "\n")
+    with pytest.raises(UserError, match=r"inter_chunk_latency\.value\[0\] is -1"):
+        read(path)
+
+
 def test_a_stage_of_inference_perf_states_its_load(tmp_path: Path) -> None:
     """A stage has a rate or a concurrency, and lengths of which the totals are kept."""
     run = read(save(tmp_path / "stage_0_lifecycle_metrics.json", STAGE))
