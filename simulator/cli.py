@@ -34,6 +34,11 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "validate",
         "Compare results of a real server with what is predicted.",
     ),
+    "calibrate": (
+        "simulator.commands.calibrate",
+        "calibrate",
+        "Estimate an engine profile's constants from runs of a server.",
+    ),
     "trace": ("simulator.commands.trace", "trace", "Generate, convert or describe a request trace."),
     "models": ("simulator.commands.models", "models", "List bundled models, or show one."),
     "clusters": (

@@ -229,11 +229,26 @@ def with_interval(serving: Serving, result: SimulatedPlan, workload: Workload, s
     return replace(result, interval=interval, saturation=saturation_of(every, interval, Offered.of(workload)))
 
 
+def client_metrics(
+    start: StartedPlan,
+    workload: Workload,
+    slo: Slo | None = None,
+    *,
+    end: IntervalEnd = "middle",
+    only: Container[str] | None = None,
+) -> dict[str, Any]:
+    """Return what a client would measure and nothing else, at one end of the intervals.
+
+    ``only`` holds the sources of error that are at theirs (`step_ends`).
+    """
+    return summarise(_run(start, workload, end, only=only), (slo or Slo()).per_request).to_json()
+
+
 def slowed(
     start: StartedPlan, workload: Workload, slo: Slo | None = None, *, only: Container[str] | None = None
 ) -> dict[str, Any]:
     """Return what a client would measure with some sources of error alone at their slow ends (`step_ends`)."""
-    return summarise(_run(start, workload, "high", only=only), (slo or Slo()).per_request).to_json()
+    return client_metrics(start, workload, slo, end="high", only=only)
 
 
 def _run(

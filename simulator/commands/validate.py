@@ -44,9 +44,9 @@ def validate(context: click.Context, /, *, results: tuple[Path, ...], as_json: b
     from simulator.validation.measured_run import UnusableRun
     from simulator.validation.predict import Predictor
 
-    runs = _read(context, results, options)
+    runs = read_runs(context, results, options)
     predictor = Predictor()
-    _refuse_idle(context, runs, predictor)
+    refuse_idle(context, runs, predictor)
     say_when_compiling()
     found = [run if isinstance(run, UnusableRun) else predictor.predict(run) for run in runs]
     unusable = [run for run in found if isinstance(run, UnusableRun)]
@@ -61,7 +61,7 @@ def validate(context: click.Context, /, *, results: tuple[Path, ...], as_json: b
         context.exit(EXIT_INFEASIBLE)
 
 
-def _read(
+def read_runs(
     context: click.Context, results: tuple[Path, ...], options: dict[str, Any]
 ) -> "list[MeasuredRun | UnusableRun]":
     """Read results of one server, or lists of runs that say of each which server it was."""
@@ -102,7 +102,7 @@ def _refuse_two_servers(
             )
 
 
-def _refuse_idle(context: click.Context, runs: "list[MeasuredRun | UnusableRun]", predictor: "Predictor") -> None:
+def refuse_idle(context: click.Context, runs: "list[MeasuredRun | UnusableRun]", predictor: "Predictor") -> None:
     """Refuse options that no run can feel."""
     from simulator.commands.cannot_act import refuse_idle_options
     from simulator.validation.measured_run import MeasuredRun

@@ -102,6 +102,9 @@ _MEASURED = {
     if option not in {"--trace", "--slo", "--usd-per-device-hour", "--prefix-caching"}
 }
 _IN_VALIDATE = "validate served.json --json --model tiny-llama --cluster h100-sxm-2 --plan dp2"
+_THREE = "calibrate served.json served.json served.json"
+_IN_CALIBRATE = f"{_THREE} --json --model tiny-llama --cluster h100-sxm-2 --plan dp2 --constant host.frontend_s"
+_PLANNED = "calibrate --plan-runs --model tiny-llama --cluster h100-sxm-2"
 _FITTED = "fit --db db --device h100-sxm --prior none --out f.parquet"
 
 # (command, option) -> line, what is added, what that takes the place of.
@@ -157,6 +160,21 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         "--concurrency": (_IN_VALIDATE.replace("served.json", "records.jsonl"), "--concurrency 2", ""),
         "--request-rate": (_IN_VALIDATE.replace("served.json", "records.jsonl"), "--request-rate 9", ""),
         "--json": (_IN_VALIDATE.replace(" --json", ""), "--json", ""),
+    },
+    "calibrate": {
+        **_within(_IN_CALIBRATE, {name: case for name, case in _MEASURED.items() if name not in _RANKS_WAIT}),
+        **_within(_THREE, {name: _MEASURED[name] for name in _RANKS_WAIT}),
+        "--allow-unsupported": (f"{_THREE} {_SHARED_EXPERTS}", "--allow-unsupported", ""),
+        "--router": (_IN_CALIBRATE, "--router least_outstanding", ""),
+        "--plan": (_IN_CALIBRATE, "--plan tp2", "--plan dp2"),
+        "--concurrency": (_IN_CALIBRATE.replace("served.json", "records.jsonl"), "--concurrency 2", ""),
+        "--request-rate": (_IN_CALIBRATE.replace("served.json", "records.jsonl"), "--request-rate 9", ""),
+        "-o": (_IN_CALIBRATE, "-o ours.toml", ""),
+        "--constant": (_IN_CALIBRATE, "--constant host.launch_s", ""),
+        "--plan-runs": ("calibrate --model tiny-llama --cluster h100-sxm-2", "--plan-runs", ""),
+        "--plans": (_PLANNED, "--plans tp2", ""),
+        "--runs": (_PLANNED, "--runs 6", ""),
+        "--json": (_PLANNED, "--json", ""),
     },
     "trace describe": {
         **_within("trace describe --json", _READING),

@@ -1,0 +1,1 @@
+"""Calibrating each measured server on four of its runs, and predicting the others."""
