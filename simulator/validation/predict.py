@@ -9,8 +9,8 @@ from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from costmodel.cost_model import CostModel
 from simulator.engine_profiles.engine_profile import EngineProfile
-from simulator.pools.disaggregation import PoolsResult
-from simulator.pools.layouts import Outcome, replay_layout, start_layout, with_layout_interval
+from simulator.pools.disaggregation import PoolsResult, PoolStarts
+from simulator.pools.layouts import Outcome, Started, replay_layout, start_layout, with_layout_interval
 from simulator.results.interval import Interval
 from simulator.results.metrics import Distribution
 from simulator.results.objective import STATISTICS, metric_paths, read_metric
@@ -86,6 +86,8 @@ class Predictor:
             started = start_layout(serving, layout, run.workload)
             if isinstance(started, Refusal):
                 return _unusable(run, f"plan {layout} cannot start: {started.reason}")
+            if (contradiction := _too_many_blocks(run, started)) is not None:
+                return _unusable(run, contradiction)
             has_gaps = with_interval and any(path in run.measured for path in _GAP_QUANTILES)
             outcome = replay_layout(serving, started, run.workload, log=has_gaps)
             outcome, gaps = _without_log(outcome)
@@ -126,6 +128,22 @@ class Predictor:
 def predict_run(run: MeasuredRun, profile: EngineProfile | None = None) -> ValidatedRun | UnusableRun:
     """Replay one run, with its intervals; several are predicted faster by one `Predictor`."""
     return Predictor().predict(run, profile)
+
+
+def _too_many_blocks(run: MeasuredRun, started: Started) -> str | None:
+    """Why the KV blocks that the server told are not those of this model and device, if their memory has no room."""
+    blocks = run.server.num_gpu_blocks
+    if blocks is None or isinstance(started, PoolStarts):
+        return None
+    memory = started.memory
+    needed = memory.weights_bytes + blocks * memory.block_bytes
+    if needed <= memory.device_bytes:
+        return None
+    return (
+        f"its server's {blocks:,} KV blocks take {blocks * memory.block_bytes / 2**30:.1f} GiB beside "
+        f"{memory.weights_bytes / 2**30:.1f} GiB of weights, a device has {memory.device_bytes / 2**30:.1f} GiB: it "
+        "ran another model, KV format, layout or device"
+    )
 
 
 def _without_log(outcome: Outcome) -> tuple[Outcome, Distribution | None]:

@@ -109,3 +109,11 @@ def test_quantiles_of_itl_are_those_of_single_gaps(tmp_path: Path) -> None:
                      settings={"stream_interval": 4})  # fmt: skip
     assert "itl_s.p99" not in told.predicted
     assert any("quantiles of ITL are not predicted" in note for note in told.notes)
+
+
+def test_kv_blocks_that_have_no_room_make_the_run_unusable(tmp_path: Path) -> None:
+    """A server that logged more KV blocks than this model leaves memory for was another server."""
+    result = simulated_result(OPEN, server={"engine": "vllm", "num_gpu_blocks": 2_000_000})
+    found = predict_run(read_one(save_results(tmp_path / "r.json", result)))
+    assert isinstance(found, UnusableRun)
+    assert "2,000,000 KV blocks take 3906.2 GiB beside" in found.reason
