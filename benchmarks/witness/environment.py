@@ -74,7 +74,9 @@ def _own(place: Path) -> Path:
         return python
     venv.create(place, with_pip=True, clear=True)
     pip = [str(python), "-m", "pip"]
-    _install([*pip, "install", "--quiet", "--extra-index-url", _TORCH_INDEX, PACKAGE])
+    install = [*pip, "install", "--quiet", PACKAGE]
+    if _run(install, _INSTALL_S).returncode:  # the usual index has no torch for CPUs alone
+        _install([*install, "--extra-index-url", _TORCH_INDEX])
     for name in _NEEDLESS:
         if _run([str(python), "-c", f"import {name}"], _START_S).returncode:
             _run([*pip, "uninstall", "--quiet", "--yes", name], _START_S)
