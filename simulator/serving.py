@@ -267,6 +267,8 @@ class Serving(ServerSetup):
             enable_chunked_prefill=server.enable_chunked_prefill,
             enable_prefix_caching=server.enable_prefix_caching and workload.prefix is not None,
             async_scheduling=server.async_scheduling,
+            async_pipeline=profile.async_pipeline,
+            skips_unused_drafts=profile.skips_unused_drafts,
             reserve_full_isl=profile.reserve_full_isl,
             reserves_output=profile.reserves_output,
             scheduler_recv_interval=server.scheduler_recv_interval,

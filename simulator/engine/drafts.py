@@ -3,8 +3,8 @@
 The i-th draft is accepted with probability a if all before it were: a sequence gains 1 + min(G, K) tokens, G geometric,
 which is (1 - a^(K + 1)) / (1 - a) on average. The draw is a hash (two rounds of splitmix64) of the seed, the request
 and its position in the answer: it depends neither on the batch nor on what ran before. Compute is always that of 1 + K
-tokens. The draft model adds a constant to every step. Steps are not leapt over, since sequences advance at different
-speeds.
+tokens. The draft model adds a constant to every step, or to those after which somebody verifies its drafts. Steps are
+not leapt over, since sequences advance at different speeds.
 """
 
 from typing import Final
@@ -55,6 +55,7 @@ def _verify(state: State, costs: Costs, rep: Replica, req: Request, end: int) ->
     queries = req.queries
     req.queries = 0
     req.expected = req.computed + queries
+    req.sure = req.generated + int(queries > 0)
     if queries > 0:
         lacking = req.output - req.generated
         gained = min(1 + min(_accepted(state, costs, req), queries - 1), lacking)
@@ -69,6 +70,7 @@ def _verify(state: State, costs: Costs, rep: Replica, req: Request, end: int) ->
             finish(state, rep, req, end)
     if not state.is_async:
         req.expected = req.computed
+        req.sure = req.generated
 
 
 @kernel
@@ -86,11 +88,27 @@ def _complete_prefills(state: State, rep: Replica, end: int) -> None:
         req.status = VERIFYING
         req.queries = 0
         req.expected = req.computed
+        req.sure = req.generated
         if req.first_token_ps == NONE and req.generated >= state.first_chunk:
             req.first_token_ps = end
         if req.generated == req.output:
             finish(state, rep, req, end)
     rep.num_partials = kept
+
+
+@kernel
+def _draft_ps(state: State, rep: Replica) -> int:
+    """Time of the draft model in the planned step.
+
+    Drafts are verified neither after part of a prompt nor by a sequence that has its last token for sure.
+    """
+    if not state.skips_drafts or rep.planned.needs_drafts:
+        return state.draft_step_ps
+    for at in range(rep.num_partials):
+        req = request(state, list_at(state, rep.partials)[at])
+        if req.computed == req.target and req.generated + 1 < req.output:
+            return state.draft_step_ps
+    return 0
 
 
 @kernel
@@ -116,7 +134,7 @@ def launch_with_drafts(state: State, costs: Costs, rep: Replica) -> None:
     queries = planned.decode_tokens
     token_ps = token_cost(costs, 0, queries + planned.tokens, planned.prefills)
     sample_ps = sample_cost(costs, 0, queries + planned.prefills)
-    draft_ps = state.draft_step_ps
+    draft_ps = _draft_ps(state, rep)
     attention = prefill_cost(costs, 0, planned.tokens, planned.pairs, planned.reads, batch) << FRACTION_BITS
     attention += _attention(state, costs, rep)
     device = ((token_ps + sample_ps + draft_ps) << FRACTION_BITS) + attention

@@ -50,6 +50,7 @@ class Planned(Record):
     decode_tokens: int  # with drafts only: their tokens, the KV they see, and what of it lies within the window
     decode_kv: int
     window_kv: int
+    needs_drafts: bool  # some sequence will verify what is drafted in this step
 
 
 class Replica(Record):

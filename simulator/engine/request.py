@@ -68,4 +68,5 @@ class Request(Record):
     # with drafts only
     blocks: Small  # KV blocks held, rejected drafts included
     queries: Small  # tokens of its decode in the step being scheduled
-    expected: int  # tokens with KV as the scheduler must assume: drafts still under way count as accepted
+    expected: Small  # tokens with KV as the scheduler must assume: drafts still under way count as accepted
+    sure: Small  # output tokens it has even if all drafts still under way are rejected

@@ -95,6 +95,7 @@ def _state_scheduler(rules: State, limits: EngineLimits) -> None:
         rules.drafts = limits.num_speculative_tokens
         rules.draft_step_ps = round(limits.draft_step_s * PS_PER_S)
         rules.draft_seed = limits.speculative_seed
+        rules.skips_drafts = limits.skips_unused_drafts
     rules.wait_iters = limits.batch_wait_iters
     rules.wait_tokens = limits.batch_wait_tokens
     rules.ranks_wait_iters = limits.ranks_wait_iters

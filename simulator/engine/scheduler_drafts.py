@@ -42,6 +42,7 @@ def _plan_decode(state: State, rep: Replica, req: Request, queries: int) -> None
     planned.decode_tokens += queries
     planned.decode_kv += computed + queries
     planned.window_kv += min(computed + 1, state.window) + queries - 1
+    planned.needs_drafts = planned.needs_drafts or req.sure + 1 < req.output
 
 
 @kernel
@@ -89,6 +90,7 @@ def schedule_with_drafts(state: State, rep: Replica) -> bool:
     planned.decode_tokens = 0
     planned.decode_kv = 0
     planned.window_kv = 0
+    planned.needs_drafts = False
     preempted = rep.preempted
     _run_running(state, rep)
     rep.is_blocked = False

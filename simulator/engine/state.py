@@ -82,7 +82,8 @@ class State(Record):
     # times the tables of costs do not hold
     host_step_ps: int
     host_seq_ps: int
-    draft_step_ps: int  # what the draft model adds to every step
+    draft_step_ps: int  # what the draft model adds to every step in which it runs
+    skips_drafts: bool  # it does not run where no sequence would verify its drafts
     frontend_ps: int
     frontend_gap_ps: int  # between two requests of a closed loop that leave the frontend
     frontend_last_ps: int  # when the last one left

@@ -63,7 +63,8 @@ class EngineLimits:
     num_speculative_tokens: int = 0
     speculative_acceptance: float = 0.0  # probability that one draft token is accepted, given the one before it was
     speculative_seed: int = 0
-    draft_step_s: float = 0.0  # time the draft model adds to every step; 0 for drafts looked up in the text
+    draft_step_s: float = 0.0  # time the draft model adds to a step; 0 for drafts looked up in the text
+    skips_unused_drafts: bool = False  # it adds none to a step after which nobody verifies drafts
     frontend_s: float = 0.0  # client, HTTP and tokeniser time added to each request's TTFT
     stream_interval: int = 1  # tokens of an answer that are sent together (``simulator.engine_profiles.answer_chunks``)
     first_chunk: FirstChunk = "alone"

@@ -85,6 +85,19 @@ def test_mean_tokens_per_step_is_the_closed_form(acceptance: float) -> None:
     assert 1 + int(totals.accepted_tokens[0]) / rows == pytest.approx(expected, abs=4 * deviation / np.sqrt(rows))
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(("output", "drafted"), [(1, 0), (2, 1), (5, 2)])
+def test_the_draft_model_rests_where_nobody_verifies(output: int, drafted: int, *, is_async: bool) -> None:
+    """A prompt of two chunks: no drafts after the first, nor after the step that surely gives the last token."""
+    limits = replace(
+        LIMITS, async_scheduling=is_async, speculative_acceptance=1.0, draft_step_s=2e-3, skips_unused_drafts=True
+    )
+    result = run_replicas(tables(), limits, workload([(0.0, 300, output)]))
+    assert result.replicas.draft_ps.tolist() == [drafted * 2 * MS + (is_async and output == 5) * 2 * MS]
+    always = run_replicas(tables(), replace(limits, skips_unused_drafts=False), workload([(0.0, 300, output)]))
+    assert always.replicas.draft_ps.tolist() == [int(always.replicas.steps[0]) * 2 * MS]
+
+
 def test_no_accepted_draft_and_free_drafts_are_plain_decoding() -> None:
     """Drafts that cost nothing and are all wrong leave every time as the plain engine has it, asynchronous or not."""
     rng = np.random.default_rng(3)
