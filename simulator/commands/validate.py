@@ -1,5 +1,6 @@
 """`apex validate`: runs of real servers beside what is predicted of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,33 +33,79 @@ _MOST_NOTES: Final = 24
     metavar="RATE",
     help="Requests per second that the client sent, for results that do not state it.",
 )
+@click.option(
+    "--mapping",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="TOML",
+    help="RESULT is a table (CSV) of measured points, whose columns and servers this file explains.",
+)
+@click.option(
+    "--parts/--no-parts",
+    default=None,
+    help="Tell which part of a server its difference sits in; done without it where all runs are of one server.",
+)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIRECTORY",
+    help="Write the comparison as one page with figures (needs the extra 'report').",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def validate(context: click.Context, /, *, results: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+def validate(
+    context: click.Context,
+    /,
+    *,
+    results: tuple[Path, ...],
+    mapping: Path | None,
+    parts: bool | None,
+    report: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Replay the requests of benchmark results, and compare what was measured with what is predicted.
 
     RESULT is a file of a benchmark client (docs/reference/traces.md), or a TOML list of runs of several servers
-    (docs/guides/validate_your_server.md). Exit code 3 when no run can be predicted.
+    (docs/guides/validate_your_server.md), or with --mapping a table of measured points
+    (docs/guides/validate_a_table.md). Exit code 3 when no run can be predicted.
     """
+    from simulator.report.validation_report import check_report, write_report
     from simulator.report.validation_table import validation_json, validation_text
-    from simulator.validation.measured_run import UnusableRun
     from simulator.validation.predict import Predictor
+    from simulator.validation.predict_all import predict_all
 
-    runs = read_runs(context, results, options)
+    if report is not None:
+        check_report(report)
+    runs = read_runs(context, results, options) if mapping is None else _read_tables(context, results, mapping, options)
     predictor = Predictor()
-    refuse_idle(context, runs, predictor)
+    if mapping is None:
+        refuse_idle(context, runs, predictor)
     say_when_compiling()
-    found = [run if isinstance(run, UnusableRun) else predictor.predict(run) for run in runs]
-    unusable = [run for run in found if isinstance(run, UnusableRun)]
-    validated = [run for run in found if not isinstance(run, UnusableRun)]
-    notes = _notes(validated)
+    found = predict_all(runs, predictor, tells_parts=parts)
+    notes = _notes(found.runs)
     for note in notes[:_MOST_NOTES]:
         click.echo(note, err=True)
     if len(notes) > _MOST_NOTES:
         click.echo(f"{len(notes) - _MOST_NOTES} more notes: --json has those of each run", err=True)
-    click.echo(strict_json(validation_json(validated, unusable)) if as_json else validation_text(validated, unusable))
-    if not validated:
+    click.echo(strict_json(validation_json(found)) if as_json else validation_text(found))
+    if report is not None:
+        for path in write_report(report, found):
+            click.echo(f"wrote {path}", err=True)
+    if not found.runs:
         context.exit(EXIT_INFEASIBLE)
+
+
+def _read_tables(
+    context: click.Context, tables: tuple[Path, ...], mapping: Path, options: dict[str, Any]
+) -> "list[MeasuredRun | UnusableRun]":
+    """Read tables of measured points, whose mapping states the servers."""
+    from cluster_specs.command_line import refuse_given
+    from simulator.validation.read_points import read_point_table
+
+    refuse_given(
+        context, *options, because="the mapping states the servers and their load", hint=f"state it in {mapping}"
+    )
+    return [run for table in tables for run in read_point_table(table, mapping).runs()]
 
 
 def read_runs(
@@ -119,6 +166,6 @@ def refuse_idle(context: click.Context, runs: "list[MeasuredRun | UnusableRun]",
         )
 
 
-def _notes(runs: "list[ValidatedRun]") -> list[str]:
+def _notes(runs: "Sequence[ValidatedRun]") -> list[str]:
     """Return every note once, in order."""
     return list(dict.fromkeys(note for run in runs for note in (*run.run.notes, *run.notes)))

@@ -7,39 +7,53 @@ from typing import Any, Final
 from rich.table import Table
 
 from simulator.report.formats import TITLES, form_of, rendered, spread
+from simulator.report.validation_servers import servers_text
+from simulator.validation.distributions import LatencyDistribution
 from simulator.validation.measured_run import UnusableRun
 from simulator.validation.predict import ValidatedRun
+from simulator.validation.predict_all import Validation, server_of
 from simulator.validation.summary import agreements, verdict
 
 # Rows of a run's table; what was not measured has none.
 _LATENCIES: Final = ("ttft_s", "tpot_s", "itl_s", "e2e_s")
+_MOST_ONE_BY_ONE: Final = 24  # runs that have a table each
 _STATISTICS: Final = ("mean", "p50", "p90", "p99")
 _RATES: Final = ("throughput_tokens_per_s", "throughput_requests_per_s", "duration_s")
 _SUMMARISED: Final = (*(f"{name}.mean" for name in _LATENCIES), "throughput_tokens_per_s")
 
 
-def validation_text(runs: Sequence[ValidatedRun], unusable: Sequence[UnusableRun]) -> str:
-    """Describe every run, all runs together, those that could not be predicted, and end with the verdict."""
-    parts = [_run_text(run) for run in runs]
+def validation_text(found: Validation) -> str:
+    """Describe every run, all runs together, those that could not be predicted, and end with the verdict.
+
+    Of many runs, each server has a line instead.
+    """
+    runs, unusable = found.runs, found.unusable
+    parts = []
+    if len(runs) <= _MOST_ONE_BY_ONE:
+        parts = [_run_text(run, found.distributions.get(place, ())) for place, run in enumerate(runs)]
+    if len(runs) > _MOST_ONE_BY_ONE or len({server_of(run.run) for run in runs}) > 1:
+        parts.append(servers_text(runs))
     if len(runs) > 1:
         parts.append(_summary_text(runs))
     if unusable:
         parts.append(_unusable_text(unusable, len(runs) + len(unusable)))
+    parts += ["\n".join(difference.sentences()) for difference in found.differences]
     parts.append(verdict(runs, len(unusable)))
     return "\n\n".join(parts)
 
 
-def validation_json(runs: Sequence[ValidatedRun], unusable: Sequence[UnusableRun]) -> dict[str, Any]:
+def validation_json(found: Validation) -> dict[str, Any]:
     """Return the same as plain values; docs/reference/outputs.md documents every key."""
     return {
-        "runs": [_run_json(run) for run in runs],
-        "unusable": [asdict(run) for run in unusable],
-        "summary": {path: asdict(found) for path, found in agreements(runs).items()},
-        "verdict": verdict(runs, len(unusable)),
+        "runs": [_run_json(run, found.distributions.get(place, ())) for place, run in enumerate(found.runs)],
+        "unusable": [asdict(run) for run in found.unusable],
+        "summary": {path: asdict(one) for path, one in agreements(found.runs).items()},
+        "differences": [difference.to_json() for difference in found.differences],
+        "verdict": verdict(found.runs, len(found.unusable)),
     }
 
 
-def _run_text(run: ValidatedRun) -> str:
+def _run_text(run: ValidatedRun, apart: Sequence[LatencyDistribution]) -> str:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("", "measured", "predicted", "90 % interval", "error"):
         table.add_column(head, justify="left" if not head else "right")
@@ -61,7 +75,12 @@ def _run_text(run: ValidatedRun) -> str:
         f"{run.run.name}: {deployment.model} as {deployment.plan} on {deployment.cluster}, {deployment.engine}; "
         f"{len(client):,} requests{failed} ({run.run.tool})"
     )
-    return f"{head}\n\n{rendered(table)}"
+    lines = [
+        f"{one.title}: the distributions lie {one.ks_distance:.2f} apart "
+        f"(Kolmogorov-Smirnov; chance alone up to {one.ks_by_chance:.2f})"
+        for one in apart
+    ]
+    return "\n".join([head, "", rendered(table), *lines])
 
 
 def _summary_text(runs: Sequence[ValidatedRun]) -> str:
@@ -97,7 +116,7 @@ def _unusable_text(unusable: Sequence[UnusableRun], total: int) -> str:
     return "\n".join(lines)
 
 
-def _run_json(run: ValidatedRun) -> dict[str, Any]:
+def _run_json(run: ValidatedRun, apart: Sequence[LatencyDistribution]) -> dict[str, Any]:
     measured, deployment = run.run, run.run.deployment
     return {
         "name": measured.name,
@@ -112,6 +131,7 @@ def _run_json(run: ValidatedRun) -> dict[str, Any]:
         "failed": measured.failed,
         "server": {name: value for name, value in asdict(measured.server).items() if value is not None},
         "metrics": {path: _metric_json(run, path) for path in measured.measured},
+        "distributions": {one.metric: one.to_json() for one in apart},
         "notes": [*measured.notes, *run.notes],
     }
 

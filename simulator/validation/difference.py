@@ -8,7 +8,7 @@ what is claimed is what a replay shows.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,35 @@ class Difference:
             *(f"beside it, {text}" for text in first[1:]),
             f"replayed with {many}, the predictions are {left} ({found.share:.0%} of the difference explained)",
         ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; docs/reference/outputs.md documents them."""
+        found = self.explanation
+        return {
+            "server": self.server,
+            "runs": self.runs,
+            "observations": self.observations,
+            "is_within_noise": found.is_within_noise,
+            "off_frac": dict(self.off_frac),
+            "parts": [self._part_json(one) for one in found.parts],
+            "left_frac": dict(self.left_frac),
+            "explained_share": found.share,
+            "alone_share": dict(found.alone),
+            "sentences": self.sentences(),
+        }
+
+    def _part_json(self, one: Explained) -> dict[str, Any]:
+        part = self.parts[one.name]
+        ends = [one.size + sign * _HALF_WIDTH * one.error for sign in (-1, 1)]
+        values = [math.exp(value) if part.is_factor else value for value in (one.size, *ends)]
+        return {
+            "part": one.name,
+            "area": part.area,
+            "unit": "factor" if part.is_factor else "s",
+            "size": values[0],
+            "interval": values[1:],
+            "cannot_be_told_from": list(one.rivals),
+        }
 
     def _sentence(self, one: Explained) -> str:
         part = self.parts[one.name]

@@ -32,6 +32,11 @@ class LatencyDistribution:
     predicted: Array
 
     @property
+    def title(self) -> str:
+        """What people call the latency."""
+        return self.metric.removesuffix("_s").upper()
+
+    @property
     def ks_distance(self) -> float:
         """Kolmogorov-Smirnov distance, 0 to 1."""
         both = np.concatenate([self.measured, self.predicted])

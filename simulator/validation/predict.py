@@ -30,12 +30,15 @@ _NO_GAPS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidatedRun:
-    """A measured run beside its prediction: metrics by path, their 90 % intervals, and the simulation behind them."""
+    """A measured run beside its prediction: metrics by path, their 90 % intervals, and the simulation behind them.
+
+    ``outcome`` is None where the simulation was let go of.
+    """
 
     run: MeasuredRun
     predicted: Mapping[str, float]
     interval: Mapping[str, Interval]  # [low, high] by path
-    outcome: Outcome
+    outcome: Outcome | None
     notes: tuple[str, ...] = ()
 
     def error_frac(self, path: str) -> float | None:

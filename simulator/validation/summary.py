@@ -27,6 +27,7 @@ class Agreement:
     worst_run: str
     coverage_frac: float | None  # share of measured values inside their 90 % interval
     rank_correlation: float | None  # Spearman's; None for fewer than three runs, or where all are alike
+    kendall: float | None  # Kendall's tau-b, likewise
 
 
 def agreements(runs: Sequence[ValidatedRun]) -> dict[str, Agreement]:
@@ -44,6 +45,10 @@ def agreement(runs: Sequence[ValidatedRun], path: str) -> Agreement | None:
     errors = np.array([error for _, error in known])
     worst = int(np.argmax(np.abs(errors)))
     covered = [inside for run, _ in known if (inside := run.is_covered(path)) is not None]
+    sides = (
+        np.array([run.run.measured[path] for run, _ in known]),
+        np.array([run.predicted[path] for run, _ in known]),
+    )
     return Agreement(
         runs=len(known),
         mape_frac=float(np.abs(errors).mean()),
@@ -52,9 +57,8 @@ def agreement(runs: Sequence[ValidatedRun], path: str) -> Agreement | None:
         worst_frac=float(errors[worst]),
         worst_run=known[worst][0].run.name,
         coverage_frac=float(np.mean(covered)) if covered else None,
-        rank_correlation=rank_correlation(
-            np.array([run.run.measured[path] for run, _ in known]), np.array([run.predicted[path] for run, _ in known])
-        ),
+        rank_correlation=rank_correlation(*sides),
+        kendall=kendall(*sides),
     )
 
 
@@ -63,6 +67,17 @@ def rank_correlation(measured: NDArray[np.float64], predicted: NDArray[np.float6
     if len(measured) < _FEWEST_TO_RANK or np.ptp(measured) == 0 or np.ptp(predicted) == 0:
         return None
     return float(np.corrcoef(_ranks(measured), _ranks(predicted))[0, 1])
+
+
+def kendall(measured: NDArray[np.float64], predicted: NDArray[np.float64]) -> float | None:
+    """Return Kendall's tau-b of two series [n]: pairs in the same order less those in the other, ties taken off."""
+    if len(measured) < _FEWEST_TO_RANK or np.ptp(measured) == 0 or np.ptp(predicted) == 0:
+        return None
+    sums = np.zeros(3)
+    for one, other in zip(measured, predicted, strict=True):
+        orders = np.sign(one - measured), np.sign(other - predicted)
+        sums += [orders[0] @ orders[1], orders[0] @ orders[0], orders[1] @ orders[1]]
+    return float(sums[0] / np.sqrt(sums[1] * sums[2]))
 
 
 def verdict(runs: Sequence[ValidatedRun], unusable: int = 0) -> str:

@@ -101,7 +101,7 @@ _MEASURED = {
     for option, (line, added, removed) in {**_SERVING, **_RANKS_WAIT}.items()
     if option not in {"--trace", "--slo", "--usd-per-device-hour", "--prefix-caching"}
 }
-_IN_VALIDATE = "validate served.json --json --model tiny-llama --cluster h100-sxm-2 --plan dp2"
+_IN_VALIDATE = "validate served.json --json --model tiny-llama --cluster h100-sxm-2 --plan dp2 --no-parts"
 _THREE = "calibrate served.json served.json served.json"
 _IN_CALIBRATE = f"{_THREE} --json --model tiny-llama --cluster h100-sxm-2 --plan dp2 --constant host.frontend_s"
 _PLANNED = "calibrate --plan-runs --model tiny-llama --cluster h100-sxm-2"
@@ -160,6 +160,7 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         "--concurrency": (_IN_VALIDATE.replace("served.json", "records.jsonl"), "--concurrency 2", ""),
         "--request-rate": (_IN_VALIDATE.replace("served.json", "records.jsonl"), "--request-rate 9", ""),
         "--json": (_IN_VALIDATE.replace(" --json", ""), "--json", ""),
+        "--parts": (_IN_VALIDATE.replace("--no-parts", "--parts"), "--no-parts", "--parts"),
     },
     "calibrate": {
         **_within(_IN_CALIBRATE, {name: case for name, case in _MEASURED.items() if name not in _RANKS_WAIT}),
@@ -326,6 +327,7 @@ DISPLAY_ONLY = {
 _PROFILE = "tests/profiler/test_profile_command.py"
 _PLAN = "tests/profiler/test_adaptive_plan.py"
 ELSEWHERE = {
+    "validate": dict.fromkeys(("--mapping", "--report"), "tests/simulator/test_validation_report.py"),
     "profile": {
         "--device": _PROFILE,
         "--device-name": "tests/simulator/test_shapes_command.py",
