@@ -26,7 +26,7 @@ def read() -> Iterator[tuple[str, Case, Log]]:
         version = str(json.loads(next(file))["vllm"])
         for line in file:
             kept = json.loads(line)
-            yield version, kept["case"], {name: _summed(kept[name]) for name in ("steps", "requests")}
+            yield version, kept["case"], {name: summed(kept[name]) for name in ("steps", "requests")}
 
 
 def _cases() -> Iterator[Case]:
@@ -43,16 +43,16 @@ def _write(python: str) -> None:
 
 
 def _line(case: Case, log: Log) -> str:
-    kept = {"case": case} | {name: _differences(log[name]) for name in ("steps", "requests")}
+    kept = {"case": case} | {name: as_differences(log[name]) for name in ("steps", "requests")}
     return json.dumps(kept, separators=(",", ":"))
 
 
-def _differences(rows: list[list[int]]) -> list[list[int]]:
+def as_differences(rows: list[list[int]]) -> list[list[int]]:
     """Return the columns of a table, each value less the one before it."""
     return [[b - a for a, b in zip([0, *column], column, strict=False)] for column in zip(*rows, strict=True)]
 
 
-def _summed(columns: list[list[int]]) -> list[list[int]]:
+def summed(columns: list[list[int]]) -> list[list[int]]:
     """Return the rows of such columns."""
     summed = []
     for column in columns:
