@@ -4,7 +4,7 @@ Keys are the options of `apex validate` with underscores, those at the top hold 
 own::
 
     cluster = "h100-sxm-8"
-    engine = "vllm-0.33"
+    engine = "vllm-0.19"
 
     [[run]]
     result = "tp4-c16.json"            # beside this file; a list names several of one server
