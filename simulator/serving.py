@@ -251,12 +251,18 @@ class Serving(ServerSetup):
         max_num_seqs = server.max_num_seqs
         if isinstance(workload.client, ClosedLoop | CappedLoop):
             # No more than the client's own concurrency can ever run; a larger table would only cost time.
-            max_num_seqs = min(max_num_seqs, max(1, workload.client.concurrency))
+            most = max(1, workload.client.concurrency)
+            if profile.policy == "sglang":
+                # Who is answered keeps a seat until the next decode, and the client's next request is there before.
+                most = max(most, min(2 * most, server.max_num_batched_tokens))
+            max_num_seqs = min(max_num_seqs, most)
         interval, first_chunk = self.answer_chunks()
         # The mean request's time in the tokeniser stands for everybody's.
         tokenising_s = profile.host.frontend_token_s * workload.mean_prompt_tokens
         waiting = prompt_waiting(self, is_chunked=server.enable_chunked_prefill)
         has_ranks = plan.attention_dp > 1
+        # Without ids SGLang's requests still find their own prompts after a retraction.
+        has_ids = workload.prefix is not None
         return EngineLimits(
             policy=profile.policy,
             max_num_seqs=max_num_seqs,
@@ -265,13 +271,14 @@ class Serving(ServerSetup):
             block_size=memory.block_size,
             num_gpu_blocks=memory.usable_blocks,
             enable_chunked_prefill=server.enable_chunked_prefill,
-            enable_prefix_caching=server.enable_prefix_caching and workload.prefix is not None,
+            enable_prefix_caching=server.enable_prefix_caching and (profile.policy == "sglang" or has_ids),
             async_scheduling=server.async_scheduling,
             async_pipeline=profile.async_pipeline,
             skips_unused_drafts=profile.skips_unused_drafts,
             reserve_full_isl=profile.reserve_full_isl,
             reserves_output=profile.reserves_output,
             scheduler_recv_interval=server.scheduler_recv_interval,
+            max_prefill_tokens=profile.max_prefill_tokens,
             frontend_s=profile.host.frontend_s + tokenising_s,
             frontend_gap_s=tokenising_s,
             batch_wait_iters=0 if has_ranks else waiting.batch_wait_timeout_iters,

@@ -8,7 +8,7 @@ import numpy as np
 from simulator.engine.bounds import NEVER, NONE
 from simulator.engine.log_row import LogRow
 from simulator.engine.records import I64, Record, Rows, places, rows_at
-from simulator.engine.replica import Group, Replica, Segment
+from simulator.engine.replica import Group, Node, Replica, Segment
 from simulator.engine.request import Request
 from simulator.engine.rules import first_arrival_s, ps
 from simulator.engine.state import State
@@ -45,6 +45,8 @@ class _Lengths:
     window_heap: int
     first_heap: int
     block_size: int
+    results: int
+    leaves: int
 
     @property
     def group(self) -> int:
@@ -55,6 +57,7 @@ class _Lengths:
     def replica(self) -> int:
         """All lists of one replica and its groups."""
         own = self.max_seqs + (self.max_seqs + 1) + self.stages + (self.stages + 1)
+        own += 2 * self.results + 2 * self.leaves
         return own + self.stages * self.group
 
 
@@ -66,6 +69,7 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> 
     n = len(workload)
     ids = _ids(rules, workload)
     segments = rules.num_blocks if rules.is_caching else 0
+    rules.most_nodes = _most_nodes(rules, workload) if rules.has_tree else 0
     heap = 2 * rules.max_seqs + 16
     lengths = _Lengths(
         max_seqs=rules.max_seqs,
@@ -74,6 +78,8 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> 
         window_heap=heap if rules.window else 0,
         first_heap=heap if rules.first_chunk > 1 else 0,
         block_size=rules.block_size,
+        results=results_capacity(rules),
+        leaves=4 * rules.most_nodes + 128 if rules.has_tree else 0,
     )
     num_pending = rules.concurrency + 1 if workload.after is None else n + 1
     at = _Places()
@@ -81,6 +87,7 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> 
         "replicas": at.table(Replica, dp),
         "groups": at.table(Group, dp * lengths.stages),
         "segments": at.table(Segment, 1 + dp * segments),
+        "nodes": at.table(Node, 1 + dp * rules.most_nodes),
         "log": at.table(LogRow, log_rows),
         "num_requests": n,
         "num_replicas": dp,
@@ -112,6 +119,8 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> 
     _fill_replicas(state, lists, lengths)
     state.replicas["rings"] = rings + state.replicas["number"] * ids.units
     state.replicas["next_segment"] = 1 + state.replicas["number"] * segments
+    state.replicas["next_node"] = 1 + state.replicas["number"] * rules.most_nodes
+    state.replicas["end_node"] = state.replicas["next_node"] + rules.most_nodes
     return state
 
 
@@ -132,9 +141,13 @@ def _fill_replicas(state: StateArrays, lists: int, lengths: _Lengths) -> None:
         ("histogram", lengths.max_seqs + 1),
         ("stage_free", lengths.stages),
         ("ends", lengths.stages + 1),
+        ("results", 2 * lengths.results),
     ):
         replicas[field] = at
         at = at + length
+    replicas["leaves"]["place"] = at
+    replicas["leaves"]["capacity"] = lengths.leaves
+    at = at + 2 * lengths.leaves
     groups["number"] = np.arange(len(groups))
     at = np.repeat(at, lengths.stages) + np.tile(np.arange(lengths.stages), len(replicas)) * lengths.group
     for heap, length in (
@@ -153,6 +166,21 @@ def request_rows(workload: Workload, origin_s: float) -> Rows:
     rows = np.zeros(len(workload), dtype=Request.dtype)
     _fill_requests(rows, workload, origin_s)
     return rows
+
+
+def results_capacity(rules: State) -> int:
+    """Entries of the ring of computed prompts whose first token SGLang's scheduler has not seen: two steps of them."""
+    return 2 * rules.max_seqs + 2 if rules.has_tree else 0
+
+
+def _most_nodes(rules: State, workload: Workload) -> int:
+    """Nodes a radix cache has room for: a few times what chunks and answers put there, or one for every block.
+
+    A retracted prompt is cut anew and others cut it where they part from it, so there may be more, and then leaves go
+    early; rows that are never used cost no memory.
+    """
+    chunks = (workload.prompt_tokens + workload.output_tokens) // rules.max_tokens + 3
+    return int(min(rules.num_blocks, max(1 << 16, 4 * int(chunks.sum())))) + 64
 
 
 def _opening(rules: State, n: int) -> dict[str, int]:
@@ -235,7 +263,7 @@ class _Ids:
 def _ids(rules: State, workload: Workload) -> _Ids:
     nobody = np.zeros(len(workload), dtype=np.int64)
     prefix = workload.prefix
-    if not rules.is_caching or prefix is None or len(prefix.ids) == 0:
+    if not (rules.is_caching or rules.has_tree) or prefix is None or len(prefix.ids) == 0:
         return _Ids(numbers=nobody[:0], first=nobody, named_blocks=nobody, units=0)
     offsets: I64 = prefix.offsets.astype(np.int64)
     ids = prefix.ids

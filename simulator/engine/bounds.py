@@ -24,3 +24,4 @@ LONGEST_LEAP: Final = 1 << 62  # 2^-12 ps
 STAGE_TIME_FULL: Final = 1  # time summed over pipeline stages
 EPOCHS_FULL: Final = 2
 ADMISSIONS_FULL: Final = 3
+NODES_FULL: Final = 4  # of a radix cache

@@ -21,6 +21,7 @@ _MOST: Final = {
     "max_num_batched_tokens": LONGEST_SEQUENCE,
     "max_model_len": LONGEST_SEQUENCE,
     "scheduler_recv_interval": 1 << 20,
+    "max_prefill_tokens": LONGEST_SEQUENCE,
     "block_size": 1 << 20,
     "num_gpu_blocks": MOST_BLOCKS,
     "stream_interval": LONGEST_INTERVAL,
@@ -90,7 +91,7 @@ def check_input(
 
 
 def _check_batch(limits: EngineLimits) -> None:
-    """Refuse more sequences than tokens where every sequence decodes in each step, whatever the budget."""
+    """Refuse more sequences than tokens where all decode in each step, and SGLang's chunks that are no whole blocks."""
     cuts_decodes = limits.policy in {"vllm-v1", "orca"} or (
         limits.policy == "vllm-v0" and limits.enable_chunked_prefill
     )
@@ -99,6 +100,12 @@ def _check_batch(limits: EngineLimits) -> None:
             f"engine limits: max_num_seqs is {limits.max_num_seqs}, must be at most max_num_batched_tokens = "
             f"{limits.max_num_batched_tokens}: policy {limits.policy!r} decodes every sequence in each step",
             hint="raise max_num_batched_tokens, or lower max_num_seqs",
+        )
+    if limits.policy == "sglang" and limits.max_num_batched_tokens % limits.block_size:
+        raise UserError(
+            f"engine limits: max_num_batched_tokens is {limits.max_num_batched_tokens}, must be a multiple of "
+            f"block_size = {limits.block_size}: SGLang cuts prompts at whole blocks, and does not start otherwise",
+            hint="change --max-num-batched-tokens or --block-size; SGLang's own block is 1 token",
         )
 
 

@@ -12,7 +12,7 @@ from simulator.engine.heap import first_key, first_payload, pop, push
 from simulator.engine.jit import kernel
 from simulator.engine.lists import Heap
 from simulator.engine.replica import Group
-from simulator.engine.request import DECODING, PREFILLING, Request
+from simulator.engine.request import DECODING, OVERRUNNING, PREFILLING, Request
 from simulator.engine.state import State
 from simulator.engine.tables import group, list_at, request
 
@@ -30,6 +30,12 @@ def end_run(state: State, counter: int) -> None:
 
 
 @kernel
+def is_counted(req: Request) -> bool:
+    """Whether a group's counters hold a request."""
+    return req.status in (DECODING, OVERRUNNING)
+
+
+@kernel
 def tokens_generated(state: State, req: Request) -> int:
     """Output tokens of a decoding request so far."""
     return req.output - (req.finish_epoch - group(state, req.group).epoch)
@@ -38,7 +44,7 @@ def tokens_generated(state: State, req: Request) -> int:
 @kernel
 def kv_tokens(state: State, req: Request) -> int:
     """Tokens of KV a request holds."""
-    if req.status != DECODING:
+    if not is_counted(req):
         return req.computed
     return req.prompt - 1 + tokens_generated(state, req)
 
@@ -58,7 +64,7 @@ def _entry_key(state: State, req: Request, event: int) -> int:
 def is_first_alive(state: State, heap: Heap, event: int) -> bool:
     """Whether the first entry of a heap still holds: its request was not preempted or held up since."""
     req = request(state, first_payload(state, heap))
-    return req.status == DECODING and first_key(state, heap) == _entry_key(state, req, event)
+    return is_counted(req) and first_key(state, heap) == _entry_key(state, req, event)
 
 
 @kernel
@@ -78,7 +84,7 @@ def _add(state: State, heap: Heap, req: Request, event: int) -> None:
         heap.size = 0
         for at in range(heap.capacity):
             other = request(state, payloads[at])
-            if other.status == DECODING and keys[at] == _entry_key(state, other, event):
+            if is_counted(other) and keys[at] == _entry_key(state, other, event):
                 push(state, heap, keys[at], payloads[at])
     push(state, heap, _entry_key(state, req, event), req.number)
 

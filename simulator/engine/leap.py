@@ -17,6 +17,7 @@ from simulator.engine.iteration_log import log_decodes
 from simulator.engine.jit import kernel
 from simulator.engine.prefix_cache import allocate, free_blocks, used_blocks
 from simulator.engine.replica import Group, Replica
+from simulator.engine.scheduler_sglang import allocate_decode, begin_decode
 from simulator.engine.sequences import release_due
 from simulator.engine.state import State
 from simulator.engine.step import add_occupancy, add_time, note_peak, settle
@@ -99,27 +100,56 @@ def _steps_to_next_look(state: State, rep: Replica, limit: int) -> int:
 
 
 @kernel
+def _needs_a_pass(state: State, rep: Replica, grp: Group) -> bool:
+    """Whether the next decision may be anything but to decode on."""
+    if rep.num_partials > 0 or (rep.waiting.count > 0 and (not rep.is_blocked or rep.was_prefill)):
+        return True
+    return rep.unseen.count > 0 and (grp.decoders == 0 or rep.skipped >= state.recv_interval)
+
+
+@kernel
+def _sees_results_next(state: State, rep: Replica) -> bool:
+    """Whether SGLang's scheduler knows more, or its running batch is another one, after the next decode."""
+    if not state.is_sglang:
+        return False
+    return rep.overrunning > 0 or rep.over > 0 or rep.num_results > 0 or rep.was_prefill
+
+
+@kernel
+def _take_blocks(state: State, rep: Replica, grp: Group, need: int, steps: int) -> None:
+    """Take the blocks of the next ``steps`` decodes, ``need`` in all."""
+    if not state.is_sglang:
+        allocate(state, rep, need)
+        return
+    if rep.free >= need + grp.decoders:
+        rep.free -= need
+        return
+    residue = list_at(state, grp.residue)
+    for step in range(steps):
+        allocate_decode(state, rep, residue[(grp.epoch + step) % state.block_size], grp.decoders)
+
+
+@kernel
 def propose(state: State, costs: Costs, rep: Replica, grp: Group) -> None:
     """Decide what a replica does next if nothing arrives: idle, one full scheduling pass, or a leap."""
     rep.leap_steps = 0
     rep.key_ps = rep.decision_ps
     has_waiting = rep.waiting.count > 0
-    if rep.num_partials > 0 or (has_waiting and not rep.is_blocked):
-        return
-    if rep.unseen.count > 0 and (grp.decoders == 0 or rep.skipped >= state.recv_interval):
+    if _needs_a_pass(state, rep, grp):
         return
     if grp.decoders == 0:
-        if has_waiting:
+        if has_waiting and not state.is_sglang:
             wait_for_output(state, rep)
-        elif rep.decision_ps >= rep.end_ps:
+        elif not has_waiting and rep.decision_ps >= rep.end_ps:
             rep.key_ps = NEVER
         return
     batch = grp.decoders
     cost, growth, steps = _attention(state, costs, grp)
-    steps = min(steps, next_epoch(state, grp.finishes, FINISH) - grp.epoch)
     # What is released after the first step may admit somebody.
-    if not state.is_leaping or (has_waiting and rep.releasing.head != NONE):
+    if not state.is_leaping or (has_waiting and rep.releasing.head != NONE) or _sees_results_next(state, rep):
         steps = 1
+    else:
+        steps = min(steps, next_epoch(state, grp.finishes, FINISH) - grp.epoch)
     steps = min(steps, _steps_to_next_look(state, rep, steps))
     steps = _steps_within_blocks(state, rep, grp, steps)
     if steps == 0:
@@ -168,7 +198,8 @@ def wait_for_output(state: State, rep: Replica) -> None:
     """Take the next decision when the step under way has ended: nothing can run before."""
     rep.decision_ps = max(rep.decision_ps, rep.end_ps)
     release_due(state, rep)
-    rep.is_blocked = False
+    if not state.is_sglang:
+        rep.is_blocked = False
     rep.key_ps = rep.decision_ps
 
 
@@ -177,7 +208,7 @@ def finish_pass(state: State, costs: Costs, rep: Replica, has_launched: bool) ->
     """Propose what follows a scheduling pass; False if the replica can never go on, which is a defect."""
     if not has_launched:
         # All output is back, nobody was preempted, and still nothing can run.
-        is_stuck = rep.running.count > 0 or rep.is_blocked
+        is_stuck = rep.running.count > 0 or rep.is_blocked or (state.is_sglang and rep.waiting.count > 0)
         if is_stuck and rep.decision_ps >= rep.end_ps:
             return False
         wait_for_output(state, rep)
@@ -223,6 +254,7 @@ def _count(state: State, rep: Replica, grp: Group, steps: int) -> None:
     add_time(rep.attention, attention)
     add_time(rep.host, elapsed - attention - ((token + sample) << FRACTION_BITS))
     rep.decode_tokens += steps * batch
+    rep.surplus_tokens += steps * rep.overrunning
     rep.sampled_rows += steps * batch
     rep.decode_kv_reads += steps * grp.decode_kv + batch * (steps * (steps + 1) // 2)
     list_at(state, rep.histogram)[batch] += steps
@@ -276,6 +308,9 @@ def _send_first_chunks(state: State, rep: Replica, grp: Group, steps: int) -> No
 @kernel
 def commit(state: State, rep: Replica, grp: Group, steps: int) -> None:
     """Run the first ``steps`` steps of the proposed leap."""
+    if state.is_sglang:
+        begin_decode(state, rep, grp)
+        rep.had_prefill = False
     cost = rep.step_cost
     growth = rep.step_growth
     batch = grp.decoders
@@ -295,7 +330,7 @@ def commit(state: State, rep: Replica, grp: Group, steps: int) -> None:
             _log_leap(state, rep, grp, 2, steps, free_blocks(state, rep) + taken, decision)
     elif has_log:
         _log_leap(state, rep, grp, 1, steps, free_blocks(state, rep), rep.decision_ps)
-    allocate(state, rep, need)
+    _take_blocks(state, rep, grp, need, steps)
     if state.recv_interval > 1:
         before = 0 if rep.skipped >= state.recv_interval else rep.skipped
         rep.skipped = (before + steps - 1) % state.recv_interval + 1

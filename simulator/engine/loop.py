@@ -34,6 +34,8 @@ from simulator.engine.tables import group, replica, request
 
 DONE: Final = -1
 PAUSED: Final = -3
+# Of its KV SGLang leaves these beside the longest prompt and answer; longer answers it cuts (``max_req_len``).
+_SGLANG_SPARE_TOKENS: Final = 2
 
 
 @kernel
@@ -48,6 +50,8 @@ def _rejection(state: State, req: Request, time: int) -> int:
     if state.drafts > 0:
         slots = min(slots, state.max_model_len)
     if blocks_for(state, slots) > state.num_blocks:
+        return REJECTED_KV
+    if state.is_sglang and kv + 1 > state.num_blocks * state.block_size - _SGLANG_SPARE_TOKENS:
         return REJECTED_KV
     if not state.is_chunked and kv > state.max_tokens:
         return REJECTED_BUDGET
@@ -128,7 +132,7 @@ def _join_queue(state: State, rep: Replica, req: Request, time: int) -> bool:
         rep.key_ps = rep.decision_ps
     if not is_first:
         return False
-    if state.recv_interval > 1:
+    if state.recv_interval > 1 or state.is_sglang:
         return rep.leap_steps > 0
     rep.is_blocked = rep.running.count >= state.max_seqs and rep.releasing.head == NONE
     return rep.leap_steps > 0 and not rep.is_blocked

@@ -32,8 +32,8 @@ from simulator.engine.tables import list_at, segment
 
 @kernel
 def free_blocks(state: State, rep: Replica) -> int:  # noqa: ARG001 - asked for with the state everywhere
-    """Blocks that can be allocated: empty ones, and hashed ones nobody uses."""
-    return rep.free + rep.unused.count
+    """Blocks that can be allocated: empty ones, and cached ones nobody uses."""
+    return rep.free + rep.unused.count + rep.evictable
 
 
 @kernel
@@ -152,18 +152,6 @@ def _publish_part(state: State, rep: Replica, req: Request, unit: int, first: in
 
 
 @kernel
-def _publish_new(state: State, rep: Replica, req: Request, unit: int, first: int, stop: int) -> None:
-    """Hash those of the blocks that are not cached yet; the others stay plain blocks of the request."""
-    while first < stop:
-        number = covering(state, rep, unit, first)
-        if number != NO_SEGMENT:
-            first = segment(state, number).first + segment(state, number).count
-        else:
-            _publish_part(state, rep, req, unit, first, first + 1)
-            first += 1
-
-
-@kernel
 def publish(state: State, rep: Replica, req: Request, before: int, after: int) -> None:
     """Hash the named blocks that a chunk from token ``before`` to token ``after`` fills."""
     block = before // state.block_size
@@ -175,11 +163,7 @@ def publish(state: State, rep: Replica, req: Request, before: int, after: int) -
     place = block - at * parts
     while block < last:
         stop = min(parts, place + last - block)
-        unit = _unit_at(state, req, at)
-        if state.keeps_copies:
-            _publish_part(state, rep, req, unit, place, stop)
-        else:
-            _publish_new(state, rep, req, unit, place, stop)
+        _publish_part(state, rep, req, _unit_at(state, req, at), place, stop)
         block += stop - place
         at += 1
         place = 0
@@ -191,8 +175,6 @@ def _hash_the_rest(state: State, rep: Replica, req: Request, hashed: int) -> int
 
     The last ones join the queue first: what no id names, then the part of the answer that a next turn's ids name.
     """
-    if not state.keeps_answers:
-        return 0
     done = max(req.hit_blocks, min(req.computed, req.target) // state.block_size)
     first = max(req.named_blocks, req.hit_blocks)
     blocks = 0

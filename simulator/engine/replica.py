@@ -51,6 +51,10 @@ class Planned(Record):
     decode_kv: int
     window_kv: int
     needs_drafts: bool  # some sequence will verify what is drafted in this step
+    inputs: int  # sglang: prompt tokens after which no further prompt joins the step, those it has taken off
+    taken: int  # tokens its chunks take, in whole pages and one more for each
+    answers: int  # tokens of the answers of those whose prompts it completes
+    need: int  # blocks its chunks take
 
 
 class Replica(Record):
@@ -92,7 +96,7 @@ class Replica(Record):
 
     free: int  # blocks without cached content
     unused: Queue  # segments nobody holds, the least recently used first; counts their blocks
-    rings: int  # list: the segment of each unit that was hashed first
+    rings: int  # list: the segment of each unit that was hashed first; sglang: the node that begins with the unit
     next_segment: int  # first row that no segment has taken yet
     free_segment: int  # first of the rows that segments have left
 
@@ -111,8 +115,30 @@ class Replica(Record):
     seen_running: int
     seen_used: int
 
-    new_token_ratio: int  # sglang: share of the answers still to come that admission reserves, in 1e-9,
-    ratio_epoch: int  # at this epoch; it decays from there
+    # sglang: how admission estimates, and what it knows of the running batch
+    ratio_needed: int  # tokens the last retraction found to be needed
+    ratio_asked: int  # of these that were asked for; 0 = no retraction since a pause, the ratio is the first one
+    ratio_epoch: int  # from which the ratio decays
+    overrunning: int  # requests whose last token the scheduler has not seen
+    over: int  # those that are over and keep their seats: they leave with the next decode
+    over_before: int  # the same before the last step of prompts
+    joined: int  # requests whose prompts the last step completed, if it was one of prompts
+    was_prefill: bool  # the last step was one of prompts, which have not joined yet
+    had_prefill: bool  # the last step was one of prompts
+
+    # sglang: prompts whose first token the scheduler has not seen, a ring, and when they are back
+    results: int
+    first_result: int
+    num_results: int
+
+    # sglang: the radix cache
+    next_node: int  # first row that no node has taken yet, and the row behind the last one
+    end_node: int
+    used_nodes: int  # nodes of the tree
+    free_node: int  # first of the rows that nodes have left
+    touches: int
+    leaves: Heap  # keys when a leaf was touched, and nodes
+    evictable: int  # blocks of nodes that nobody locks
 
     planned: Planned
 
@@ -160,3 +186,18 @@ class Segment(Record):
     next_copy: Small
     next_own: Small  # what the request that computed it has computed before
     is_own: bool  # that request still holds it
+
+
+class Node(Record):
+    """One node of SGLang's radix cache; rows count from 1, 0 is none, or the root (``radix_cache``)."""
+
+    parent: Small
+    children: Small
+    follower: Small  # the one that begins inside a unit or inside what is one request's own; of free rows the next one
+    locks: Small  # requests that hold a path through it
+    touched: int  # number of the last match or insertion that passed it
+    start: Small  # token of its sequences it begins with
+    tokens: Small  # 0 = a free row
+    owner: int  # request whose sequence it spells; NONE if that is forgotten
+    first_unit: int  # place of the owner's first id
+    shared: int  # tokens of the owner's sequence that ids name: what lies behind them nobody shares

@@ -18,6 +18,7 @@ VERIFYING: Final = 9  # decoding with drafts: computed and generated are exact, 
 TIMED_OUT: Final = 10  # the client gave up
 UNSEEN: Final = 11  # sent, and the scheduler has not looked yet
 LEAVING: Final = 12  # preempted with its last token under way: in the waiting queue until that is seen
+OVERRUNNING: Final = 13  # sglang: last token scheduled, and it decodes once more because that is not seen yet
 
 
 class Request(Record):
@@ -30,9 +31,11 @@ class Request(Record):
 
     status: Small
     replica: Small  # number of the replica
-    group: int  # decode group, while it decodes
+    group: Small  # decode group, while it decodes
+    held: Small  # sglang: tokens of its path in the radix cache
     finish_epoch: int
-    admission: int  # running number of the last admission
+    admission: Small  # running number of the last admission
+    node: Small  # sglang: end of its path in the radix cache, which it locks
     prompt: int
     output: int  # at least one
     computed: int  # tokens with KV; exact only while not decoding
@@ -58,13 +61,15 @@ class Request(Record):
     last_decision: int  # pipeline: the last decision that ran a chunk of its prompt, or its last decode before it left
     hit_tokens: int  # prompt tokens found in the prefix cache at the first admission
 
-    named_blocks: int  # leading KV blocks that ids name, and the place of the first id
-    first_unit: int
+    named_blocks: Small  # leading KV blocks that ids name
+    tail: Small  # sglang: node of the radix cache that begins behind these, where its sequence is its own
+    first_unit: int  # place of its first id
     next_child: int  # next request sent after the same one
     asked: int  # output tokens the client asked for
     preemptions: Small
     unnamed_segment: Small  # of the KV blocks beyond its ids the first that was hashed
     hash_lag: Small  # tokens whose KV is not hashed while its last step is under way; exact only while not decoding
+    seen: Small  # sglang: output tokens the scheduler has seen, while a retraction orders the running batch
     # with drafts only
     blocks: Small  # KV blocks held, rejected drafts included
     queries: Small  # tokens of its decode in the step being scheduled

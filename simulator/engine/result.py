@@ -11,6 +11,7 @@ from simulator.engine.records import I64, Flags, Rows, taken
 from simulator.engine.request import (
     FINISHED,
     LEAVING,
+    OVERRUNNING,
     REJECTED_BUDGET,
     REJECTED_CONTEXT,
     REJECTED_KV,
@@ -145,7 +146,7 @@ class EngineResult:
 def is_under_way(requests: Rows) -> Flags:
     """Which requests are neither answered nor rejected."""
     status = requests["status"]
-    is_late = (status == VERIFYING) | (status == UNSEEN) | (status == LEAVING)
+    is_late = (status == VERIFYING) | (status == UNSEEN) | (status == LEAVING) | (status == OVERRUNNING)
     return np.asarray((status < FINISHED) | is_late, dtype=np.bool_)
 
 

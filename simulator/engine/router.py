@@ -13,6 +13,7 @@ from simulator.engine.bounds import NONE
 from simulator.engine.jit import kernel
 from simulator.engine.leap import steps_decided_before
 from simulator.engine.prefix_cache import match, used_blocks
+from simulator.engine.radix_cache import tokens_found
 from simulator.engine.replica import Replica
 from simulator.engine.request import Request
 from simulator.engine.state import PREFIX_ROUTER, RECORDED_ROUTER, ROUND_ROBIN_ROUTER, VLLM_ROUTER, State
@@ -67,6 +68,8 @@ def _score(state: State, rep: Replica, req: Request) -> float:
     """Load of a replica as the router sees it; the lowest wins."""
     outstanding = float(rep.outstanding)
     if state.router == PREFIX_ROUTER:
+        if state.has_tree:
+            return outstanding - float(tokens_found(state, rep, req)) * float(1 << 32)
         found, _ = match(state, rep, req)
         return outstanding - float(found) * float(1 << 32)
     if state.router == VLLM_ROUTER:

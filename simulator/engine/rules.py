@@ -55,9 +55,10 @@ def rules_of(
     """
     rules = State()
     _state_scheduler(rules, limits)
-    rules.is_caching = limits.enable_prefix_caching and workload.prefix is not None
+    is_sglang = limits.policy == "sglang"
+    rules.is_caching = limits.enable_prefix_caching and workload.prefix is not None and not is_sglang
+    rules.has_tree = limits.enable_prefix_caching and is_sglang
     rules.unit_blocks = 1 if workload.prefix is None else max(1, workload.prefix.block_tokens // limits.block_size)
-    rules.keeps_copies = rules.keeps_answers = limits.policy != "sglang"
     rules.window = min(tables.window_tokens, limits.max_model_len)  # no sequence fills a wider one
     rules.host_step_ps = tables.host_step_ps
     rules.host_seq_ps = tables.host_seq_ps
@@ -100,7 +101,8 @@ def _state_scheduler(rules: State, limits: EngineLimits) -> None:
     rules.wait_tokens = limits.batch_wait_tokens
     rules.ranks_wait_iters = limits.ranks_wait_iters
     rules.ranks_batching_iters = limits.ranks_batching_iters
-    rules.publishes_late = limits.policy == "sglang"
+    rules.is_sglang = limits.policy == "sglang"
+    rules.max_prefill_tokens = max(limits.max_prefill_tokens, limits.max_num_batched_tokens)
     rules.recv_interval = limits.scheduler_recv_interval
     rules.chunk_tokens = limits.stream_interval
     rules.first_chunk = limits.stream_interval if limits.first_chunk == "full" else 1

@@ -12,6 +12,7 @@ from simulator.engine.bounds import (
     LAST_ADMISSION,
     LAST_EPOCH,
     NEVER,
+    NODES_FULL,
     STAGE_TIME_FULL,
 )
 from simulator.engine.checks import check_input
@@ -37,6 +38,7 @@ _FULL: Final = {
     STAGE_TIME_FULL: f"the stages of a replica work for more than {shown_span(CLOCK_END * 1e-12)} taken together",
     EPOCHS_FULL: f"a replica takes more than {LAST_EPOCH:,} decode steps",
     ADMISSIONS_FULL: f"a replica admits more than {LAST_ADMISSION:,} requests",
+    NODES_FULL: "the radix cache of a replica is cut into more pieces than were foreseen",
 }
 _LONG_HINT: Final = "cut the trace into parts, or press it into less time with --rate-scale"
 

@@ -1,21 +1,23 @@
 """SGLang's scheduler: prefill before decode, admission by an estimate of tokens to come, retraction when it was wrong.
 
-Source: SGLang 0.5 ``Scheduler.get_next_batch_to_run``, ``PrefillAdder`` and ``ScheduleBatch.retract_decode``, default
-options (first come first served, no mixed chunks). A step is either prefill or decode. Prefill goes first: the request
-whose prompt is partly computed, then the queue, up to the chunk size; the last one is cut there. A request is admitted
-if the tokens it lacks and its whole answer (counted up to 4,096) are fewer than what is free after reserving
-``new_token_ratio`` of the answers still to come of all decoding requests. One that is not blocks the queue until a
-request leaves. The ratio starts at 0.7, falls to 0.098 over 600 decode steps and is set anew by a retraction: decoding
-requests with the fewest generated tokens, then the longest prompts, go to the end of the queue until 20 tokens per
-remaining one are free.
+Source: SGLang 0.5.10 ``Scheduler.get_next_batch_to_run``, ``PrefillAdder`` and ``ScheduleBatch.retract_decode``,
+default options (first come first served, no mixed chunks). A step is either prefill or decode. Prefill goes first: the
+request whose prompt is partly computed, then the queue, up to the chunk size; the last one is cut there. A request is
+admitted if the tokens it lacks and its whole answer (counted up to 4,096) are fewer than what is free after those
+admitted with it and ``new_token_ratio`` of the answers still to come of the running batch. One that is not, or that
+finds no seat, marks the batch as full, and nobody is looked at until it shrinks. The ratio starts at 0.7, falls to
+0.098 over 600 decode steps, is set anew by a retraction and starts again after a pause. Where a decode finds no room,
+those with the fewest generated tokens, then the longest prompts, go to the end of the queue until the others fit.
+
+The schedule runs one step ahead of the results. A request whose last token is under way runs along in one more
+decode, which is thrown away, and can be retracted meanwhile; so can one whose prompt has just been computed, and the
+token under way is lost. Those that are over keep their seats until the next decode, which alone clears the running
+batch.
 
 With a receive interval of k above 1 (``SchedulerRecvSkipper``) the scheduler does not look for arrivals before every
 step: each step adds its weight, 1 for a decode and 1,000 for a prefill, and it looks, and starts to count anew, once
 the sum is k or more. So it looks after every prefill and after every k decodes; while nothing runs it spins, which
 takes no time here.
-
-A prompt is found in the radix cache from the decision after the one that scheduled it. Not modelled: the slot that a
-finished request takes for one more step when scheduling overlaps.
 """
 
 from typing import Final
@@ -23,158 +25,309 @@ from typing import Final
 from simulator.engine.bounds import NONE
 from simulator.engine.decoding import tokens_generated
 from simulator.engine.jit import kernel
-from simulator.engine.prefix_cache import allocate, free_blocks, match, publish
+from simulator.engine.prefix_cache import free_blocks
+from simulator.engine.radix_cache import keep_prompt, lock, match, unlock
+from simulator.engine.radix_nodes import make_room
 from simulator.engine.replica import Group, Replica
-from simulator.engine.request import DECODING
-from simulator.engine.scheduler_v1 import admit_on, begin_step, decode_growth, plan_chunk
-from simulator.engine.sequences import blocks_for, receive, retract
+from simulator.engine.request import PREFILLING, Request
+from simulator.engine.retraction import order_running, retract
+from simulator.engine.scheduler_v1 import begin_step, decode_growth, plan_chunk
+from simulator.engine.sequences import admit, blocks_for, receive
 from simulator.engine.state import State
 from simulator.engine.tables import list_at, request
 
 _CLIP: Final = 4096  # tokens of an answer that admission counts
-_RATIO: Final = 700_000_000  # 1e-9
-_LEAST_SHARE: Final = 14  # percent of the first ratio
-_RANKS_SHARE: Final = 30  # percent: SGLang reserves less where attention is data-parallel
+_RATIO: Final = 0.7
+_LEAST_SHARE: Final = 0.14  # of the first ratio
+_RANKS_SHARE: Final = 0.3  # SGLang reserves less where attention is data-parallel
 _RATIO_STEPS: Final = 600
 _SPARE_STEPS: Final = 20
 _PREFILL_WEIGHT: Final = 1000  # SGLANG_SCHEDULER_RECV_SKIPPER_WEIGHT_DEFAULT; that of a decode is 1
 
 
 @kernel
-def _first_ratio(state: State) -> int:
-    return _RATIO * _RANKS_SHARE // 100 if state.ranks > 1 else _RATIO
+def _reset_ratio(rep: Replica, grp: Group) -> None:
+    rep.ratio_asked = 0
+    rep.ratio_epoch = grp.epoch
 
 
 @kernel
-def _reserved_tokens(state: State, rep: Replica, grp: Group) -> int:
-    """Tokens kept free for the answers of decoding requests."""
-    epoch = grp.epoch
-    to_come = 0
+def _new_token_ratio(state: State, rep: Replica, grp: Group) -> float:
+    """Share of the answers still to come that admission keeps free."""
+    first = _RATIO * _RANKS_SHARE if state.ranks > 1 else _RATIO
+    least = first * _LEAST_SHARE
+    ratio = first if rep.ratio_asked == 0 else min(1.0, rep.ratio_needed / rep.ratio_asked)
+    return max(ratio - (first - least) / _RATIO_STEPS * (grp.epoch - rep.ratio_epoch), least)
+
+
+@kernel
+def _is_in_flight(rep: Replica, grp: Group, place: int) -> bool:
+    """Whether the request at a place of the running batch has a token under way that the scheduler has not seen."""
+    if rep.decision_ps >= rep.end_ps:
+        return False
+    return not rep.had_prefill or place >= grp.decoders - rep.joined
+
+
+@kernel
+def _reserved_tokens(state: State, rep: Replica, grp: Group) -> float:
+    """Tokens kept free for the answers of the running batch, as far as the scheduler has seen them."""
+    ratio = _new_token_ratio(state, rep, grp)
+    reserved = 0.0
+    place = 0
     at = rep.running.head
-    while at != NONE:
+    while at != NONE and place < grp.decoders:
         req = request(state, at)
-        if req.status == DECODING:
-            to_come += min(req.finish_epoch - epoch, _CLIP)
+        if req.status != PREFILLING:
+            to_come = req.finish_epoch - grp.epoch
+            if _is_in_flight(rep, grp, place):
+                to_come += 1
+            reserved += min(to_come, _CLIP) * ratio
+            place += 1
         at = req.next
-    first = _first_ratio(state)
-    least = first * _LEAST_SHARE // 100
-    decayed = (first - least) * (epoch - rep.ratio_epoch) // _RATIO_STEPS
-    ratio = max(rep.new_token_ratio - decayed, least)
-    return int(float(to_come) * float(ratio) * 1e-9)
+    return reserved
 
 
 @kernel
-def _continue_chunked(state: State, rep: Replica) -> None:
-    """Continue the prompt that is partly computed, as far as chunk size and blocks go."""
-    if rep.num_partials == 0:
+def _merge(state: State, rep: Replica, grp: Group) -> None:
+    """Let the prompts computed in the last step join the running batch."""
+    if not rep.was_prefill:
         return
-    req = request(state, list_at(state, rep.partials)[0])
-    done = req.computed
-    held = blocks_for(state, done)
-    room = (held + free_blocks(state, rep)) * state.block_size - done
-    chunk = min(req.target - done, rep.planned.left, room)
-    if chunk > 0:
-        allocate(state, rep, blocks_for(state, done + chunk) - held)
-        plan_chunk(state, rep, req, chunk)
+    rep.was_prefill = False
+    if rep.num_partials > 0:
+        rep.is_blocked = False
+    if not state.is_async and rep.over > rep.over_before:
+        # Over with their prefill, and seen before the next decision: they never join.
+        rep.joined -= rep.over - rep.over_before
+        rep.over = rep.over_before
+        rep.is_blocked = False
+    if rep.joined > 0 and grp.decoders + rep.over == rep.joined:
+        rep.is_blocked = False
 
 
 @kernel
-def _retract_one(state: State, rep: Replica) -> None:
-    """Retract the decoding request with the fewest generated tokens, of those the one with the longest prompt."""
-    worst = NONE
-    fewest = 0
-    longest = 0
+def begin_decode(state: State, rep: Replica, grp: Group) -> None:
+    """Clear the running batch of those that are over, before it decodes."""
+    _merge(state, rep, grp)
+    if rep.over > 0:
+        rep.over = 0
+        rep.is_blocked = False
+
+
+@kernel
+def _whole_pages(state: State, tokens: int) -> int:
+    return blocks_for(state, tokens) * state.block_size
+
+
+@kernel
+def _admit(state: State, rep: Replica, found: int, last: int) -> None:
+    """Admit the head of the queue on what the cache holds of it, a path that is locked already."""
+    req = request(state, rep.waiting.head)
+    admit(state, rep, req)
+    if req.scheduled_ps == NONE:
+        req.scheduled_ps = rep.decision_ps
+        req.hit_tokens = found
+    rep.hits += found
+    req.computed = found
+    req.node = last
+    req.held = found
+
+
+@kernel
+def _room(state: State, rep: Replica, reserved: float) -> float:
+    """Tokens free beside those reserved and those this step has taken so far, with the answers of whom it admitted."""
+    planned = rep.planned
+    return free_blocks(state, rep) * state.block_size - (reserved + planned.taken + planned.answers)
+
+
+@kernel
+def _plan_prompt(state: State, rep: Replica, req: Request, chunk: int) -> None:
+    """Plan a chunk of a running request; its blocks are taken when the step is complete."""
+    planned = rep.planned
+    planned.need += blocks_for(state, req.computed + chunk) - blocks_for(state, req.computed)
+    plan_chunk(state, rep, req, chunk)
+    pages = _whole_pages(state, chunk)
+    planned.left += chunk - pages
+    planned.inputs -= pages
+    planned.taken += pages + state.block_size
+    if req.computed == req.target:
+        planned.answers += min(req.output, _CLIP)
+
+
+@kernel
+def _continue_chunked(state: State, rep: Replica, reserved: float) -> None:
+    """Plan the next chunk of the prompt that is partly computed: a whole one where the estimate leaves nothing."""
+    req = request(state, list_at(state, rep.partials)[0])
+    room = int(_room(state, rep, reserved))
+    if room > rep.planned.left or room <= 0:
+        room = rep.planned.left
+    _plan_prompt(state, rep, req, min(req.target - req.computed, room))
+
+
+@kernel
+def _admit_head(state: State, rep: Replica, reserved: float) -> bool:
+    """Admit the head of the queue if it fits; False if nobody behind it may be looked at."""
+    planned = rep.planned
+    page = state.block_size
+    req = request(state, rep.waiting.head)
+    found, last = match(state, rep, req)
+    lacking = req.target - found
+    total = lacking + min(max(req.output - req.generated, 0), _CLIP)
+    if total >= _room(state, rep, reserved):
+        rep.is_blocked = True
+        return False
+    pages = _whole_pages(state, lacking)
+    if pages >= planned.inputs and planned.prefills > 0:
+        return False
+    lock(state, rep, last)
+    chunk = lacking if pages <= planned.left else planned.left // page * page
+    is_too_large = total >= _room(state, rep, reserved)
+    if is_too_large or chunk <= 0:
+        unlock(state, rep, last)
+        rep.is_blocked = rep.is_blocked or is_too_large
+        return False
+    _admit(state, rep, found, last)
+    _plan_prompt(state, rep, req, chunk)
+    if _room(state, rep, reserved) <= 0 or free_blocks(state, rep) * page <= planned.taken:
+        rep.is_blocked = True
+        return False
+    return planned.inputs > 0 and planned.left > 0
+
+
+@kernel
+def _plan_prefills(state: State, rep: Replica, grp: Group) -> None:
+    """Plan a step of prompts: the one that is partly computed, then the queue while prompts and answers fit."""
+    if rep.num_partials == 0 and (rep.is_blocked or rep.waiting.count == 0):
+        return
+    planned = rep.planned
+    planned.inputs = state.max_prefill_tokens
+    planned.need = 0
+    planned.taken = 0
+    planned.answers = 0
+    reserved = _reserved_tokens(state, rep, grp)
+    if rep.num_partials > 0:
+        _continue_chunked(state, rep, reserved)
+    while rep.waiting.count > 0:
+        if planned.prefills >= state.max_seqs - grp.decoders - rep.over:
+            rep.is_blocked = True
+        if rep.is_blocked or not _admit_head(state, rep, reserved):
+            break
+    if planned.prefills > 0:
+        # Where pages are larger than a token, SGLang makes room for one more per request.
+        spare = planned.prefills if state.block_size > 1 else 0
+        make_room(state, rep, blocks_for(state, planned.tokens) + spare)
+        rep.free -= planned.need
+
+
+@kernel
+def _sort_running(state: State, rep: Replica, grp: Group) -> None:
+    """Order the running batch as a retraction does: most generated tokens first, then the shortest prompt."""
+    place = 0
     at = rep.running.head
     while at != NONE:
         req = request(state, at)
-        if req.status == DECODING:
-            generated = tokens_generated(state, req)
-            if worst == NONE or generated < fewest or (generated == fewest and req.prompt > longest):
-                worst = at
-                fewest = generated
-                longest = req.prompt
+        # What is sorted by lasts until the batch has been retracted from.
+        req.seen = tokens_generated(state, req) - _is_in_flight(rep, grp, place)
+        place += 1
         at = req.next
-    retract(state, rep, request(state, worst))
+    order_running(state, rep)
 
 
 @kernel
 def _retract(state: State, rep: Replica, grp: Group) -> None:
-    """Retract until there is room for some steps, and reserve more from now on."""
-    _retract_one(state, rep)
-    while grp.decoders > 1:
-        free_tokens = free_blocks(state, rep) * state.block_size
-        if free_tokens >= grp.decoders * _SPARE_STEPS:
+    """Retract from the end of the running batch until the others fit, and reserve by what they have generated."""
+    _sort_running(state, rep, grp)
+    is_first = True
+    while True:
+        growth = decode_growth(state, grp)
+        if not is_first:
+            make_room(state, rep, growth)
+            if rep.free >= growth:
+                break
+        if grp.decoders == 1:
             break
-        _retract_one(state, rep)
+        is_first = False
+        req = request(state, rep.running.tail)
+        retract(state, rep, req, req.seen)
+        make_room(state, rep, blocks_for(state, grp.decoders * _SPARE_STEPS))
+    rep.is_blocked = False
     generated = 0
     asked = 0
     at = rep.running.head
     while at != NONE:
         req = request(state, at)
-        if req.status == DECODING:
-            generated += tokens_generated(state, req)
-            asked += req.output
+        generated += req.seen
+        asked += req.output
         at = req.next
-    if asked > 0:
-        needed = generated + _SPARE_STEPS * grp.decoders
-        rep.new_token_ratio = min(1_000_000_000, needed * 1_000_000_000 // asked)
-        rep.ratio_epoch = grp.epoch
+    rep.ratio_needed = generated + _SPARE_STEPS * grp.decoders
+    rep.ratio_asked = asked + 1
+    rep.ratio_epoch = grp.epoch + 1  # this step does not lower it
 
 
 @kernel
-def _publish_scheduled(state: State, rep: Replica) -> None:
-    """Put the units that this step completes into the cache."""
-    for at in range(rep.num_partials):
-        req = request(state, list_at(state, rep.partials)[at])
-        publish(state, rep, req, req.chunk_start, req.computed)
-        req.chunk_start = req.computed
+def allocate_decode(state: State, rep: Replica, growth: int, batch: int) -> None:
+    """Take the blocks of a decode step, evicting where they are not free."""
+    make_room(state, rep, growth)
+    if state.block_size > 1:
+        # SGLang makes room for a page of every sequence.
+        make_room(state, rep, batch)
+    rep.free -= growth
 
 
 @kernel
-def _admit_waiting(state: State, rep: Replica, grp: Group) -> None:
-    """Admit from the head of the queue while its prompt and its answer fit beside those that are reserved."""
-    if rep.waiting.count == 0 or rep.is_blocked:
-        return
-    reserved = _reserved_tokens(state, rep, grp)
-    while rep.planned.left > 0 and rep.waiting.count > 0:
-        req = request(state, rep.waiting.head)
-        found, unused = match(state, rep, req)
-        hit = found * state.block_size
-        lacking = req.target - hit
-        answer = min(req.output - req.generated, _CLIP)
-        free = free_blocks(state, rep) - unused
-        is_full = rep.running.count >= state.max_seqs
-        if is_full or lacking + answer >= free * state.block_size - reserved:
-            rep.is_blocked = True
-            break
-        chunk = min(lacking, rep.planned.left)
-        admit_on(state, rep, req, found, blocks_for(state, hit + chunk) - found)
-        plan_chunk(state, rep, req, chunk)
-        if chunk == lacking:
-            reserved += answer
+def _plan_decodes(state: State, rep: Replica, grp: Group) -> bool:
+    """Plan a step in which the running batch decodes; False if it is empty."""
+    begin_decode(state, rep, grp)
+    if grp.decoders == 0:
+        return False
+    growth = decode_growth(state, grp)
+    make_room(state, rep, growth)
+    if rep.free < growth:
+        _retract(state, rep, grp)
+        growth = decode_growth(state, grp)
+        if rep.free < growth:
+            return False
+    allocate_decode(state, rep, growth, grp.decoders)
+    rep.planned.decodes = grp.decoders
+    rep.had_prefill = False
+    return True
 
 
 @kernel
 def schedule_sglang(state: State, rep: Replica, grp: Group) -> bool:
     """Plan one step, of prompts, or of decodes if there is none; False if there is nothing to run."""
     begin_step(state, rep)
-    if rep.skipped >= state.recv_interval or (grp.decoders == 0 and rep.num_partials == 0):
-        receive(state, rep)
-    if rep.running.count == 0:
-        rep.new_token_ratio = _first_ratio(state)
-        rep.ratio_epoch = grp.epoch
-    _continue_chunked(state, rep)
-    _admit_waiting(state, rep, grp)
-    if rep.planned.prefills > 0:
-        rep.skipped += _PREFILL_WEIGHT
-        if state.is_caching:
-            _publish_scheduled(state, rep)
-        return True
-    if grp.decoders > 0 and decode_growth(state, grp) > free_blocks(state, rep):
-        _retract(state, rep, grp)
-    if grp.decoders == 0 or decode_growth(state, grp) > free_blocks(state, rep):
-        return False
-    allocate(state, rep, decode_growth(state, grp))
-    rep.planned.decodes = grp.decoders
-    rep.skipped += 1
-    return True
+    if rep.decision_ps > rep.end_ps:
+        # It has been idle: it spins, and looks for requests every time.
+        _reset_ratio(rep, grp)
+        rep.skipped = state.recv_interval
+    if rep.num_partials > 0 and state.has_tree:
+        req = request(state, list_at(state, rep.partials)[0])
+        keep_prompt(state, rep, req, req.computed)
+    while True:
+        if rep.skipped >= state.recv_interval:
+            receive(state, rep)
+        _merge(state, rep, grp)
+        _plan_prefills(state, rep, grp)
+        planned = rep.planned
+        if planned.prefills > 0:
+            last = request(state, rep.running.tail)
+            is_cut = last.status == PREFILLING and last.computed < last.target
+            rep.joined = planned.prefills - (1 if is_cut else 0)
+            rep.was_prefill = True
+            rep.had_prefill = True
+            rep.over_before = rep.over
+            rep.skipped += _PREFILL_WEIGHT
+            return True
+        had_over = rep.over > 0
+        if _plan_decodes(state, rep, grp):
+            rep.skipped += 1
+            return True
+        rep.skipped += 1
+        if rep.decision_ps < rep.end_ps:
+            return False
+        # Nothing is under way: the next turn takes no time, and may find the batch empty or a request that arrived.
+        _reset_ratio(rep, grp)
+        if not had_over:
+            if rep.unseen.count == 0:
+                return False
+            rep.skipped = state.recv_interval

@@ -86,7 +86,7 @@ def plan_chunk(state: State, rep: Replica, req: Request, chunk: int) -> None:
     req.chunk_start = done
     req.computed = done + chunk
     req.last_decision = rep.decisions
-    if state.is_caching and not state.publishes_late:
+    if state.is_caching:
         publish(state, rep, req, done, done + chunk)
     planned = rep.planned
     planned.left -= chunk

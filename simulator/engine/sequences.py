@@ -4,15 +4,18 @@ Every change is O(1), but for the list of prefills, which is short.
 """
 
 from simulator.engine.bounds import ADMISSIONS_FULL, LAST_ADMISSION, NONE
+from simulator.engine.clients import announce_finish
 from simulator.engine.decoding import end_run, kv_tokens, stop_decoding
 from simulator.engine.jit import kernel
-from simulator.engine.lists import Queue
 from simulator.engine.prefix_cache import give_back
+from simulator.engine.queues import join, leave
+from simulator.engine.radix_cache import keep_all, keep_nothing, keep_prompt
 from simulator.engine.replica import Replica
 from simulator.engine.request import (
     DECODING,
     FINISHED,
     LEAVING,
+    OVERRUNNING,
     PREFILLING,
     RELEASING,
     TIMED_OUT,
@@ -53,55 +56,26 @@ def blocks_held(state: State, req: Request) -> int:
 
 
 @kernel
-def _join(state: State, queue: Queue, req: Request) -> None:
-    """Put a request at the end of a queue."""
-    req.previous = queue.tail
-    req.next = NONE
-    if queue.tail == NONE:
-        queue.head = req.number
-    else:
-        request(state, queue.tail).next = req.number
-    queue.tail = req.number
-    queue.count += 1
-
-
-@kernel
-def _leave(state: State, queue: Queue, req: Request) -> None:
-    """Take a request out of the queue it is in."""
-    if req.previous == NONE:
-        queue.head = req.next
-    else:
-        request(state, req.previous).next = req.next
-    if req.next == NONE:
-        queue.tail = req.previous
-    else:
-        request(state, req.next).previous = req.previous
-    queue.count -= 1
-
-
-@kernel
 def enqueue(state: State, rep: Replica, req: Request) -> None:
     """Put a request at the end of the waiting queue."""
     req.status = WAITING
-    _join(state, rep.waiting, req)
+    join(state, rep.waiting, req)
 
 
 @kernel
 def keep_unseen(state: State, rep: Replica, req: Request) -> None:
     """Put a request that arrives among those the scheduler has not seen."""
     req.status = UNSEEN
-    _join(state, rep.unseen, req)
+    join(state, rep.unseen, req)
 
 
 @kernel
 def receive(state: State, rep: Replica) -> None:
     """Let the scheduler see all that have arrived."""
     rep.skipped = 0
-    if rep.unseen.count > 0 and rep.waiting.count == 0:
-        rep.is_blocked = False
     while rep.unseen.count > 0:
         req = request(state, rep.unseen.head)
-        _leave(state, rep.unseen, req)
+        leave(state, rep.unseen, req)
         enqueue(state, rep, req)
 
 
@@ -121,13 +95,13 @@ def _enqueue_front(state: State, rep: Replica, req: Request) -> None:
 @kernel
 def admit(state: State, rep: Replica, req: Request) -> None:
     """Move a request from the waiting queue to the end of the running list, as a prefill."""
-    _leave(state, rep.waiting, req)
+    leave(state, rep.waiting, req)
     req.status = PREFILLING
     req.admission = rep.next_admission
     rep.next_admission += 1
     if rep.next_admission > LAST_ADMISSION:
         end_run(state, ADMISSIONS_FULL)
-    _join(state, rep.running, req)
+    join(state, rep.running, req)
     list_at(state, rep.partials)[rep.num_partials] = req.number
     rep.num_partials += 1
 
@@ -147,6 +121,9 @@ def _drop_partial(state: State, rep: Replica, req: Request) -> None:
 def hold_for_release(state: State, rep: Replica, req: Request) -> None:
     """Keep slot and blocks of a finished request until its output is seen."""
     req.status = RELEASING
+    if state.is_sglang:
+        req.status = OVERRUNNING
+        rep.overrunning += 1
     req.next_releasing = NONE
     if rep.releasing.head == NONE:
         rep.releasing.head = req.number
@@ -156,7 +133,7 @@ def hold_for_release(state: State, rep: Replica, req: Request) -> None:
 
 
 @kernel
-def _forget_release(state: State, rep: Replica, req: Request) -> None:
+def forget_release(state: State, rep: Replica, req: Request) -> None:
     """Take a request out of the chain of those that are to be released."""
     req.status = FINISHED
     before = NONE
@@ -173,17 +150,85 @@ def _forget_release(state: State, rep: Replica, req: Request) -> None:
 
 
 @kernel
+def note_result(state: State, rep: Replica, req: Request, time: int) -> None:
+    """Remember that the first token after a prompt is back at ``time``, when the radix cache takes the prompt."""
+    size = 2 * state.max_seqs + 2
+    at = rep.first_result + rep.num_results
+    if at >= size:
+        at -= size
+    ring = list_at(state, rep.results)
+    ring[2 * at] = req.number
+    ring[2 * at + 1] = time
+    rep.num_results += 1
+
+
+@kernel
+def _forget_result(state: State, rep: Replica, req: Request) -> None:
+    """Let a request that lost its blocks be none of those whose prompts the radix cache takes."""
+    size = 2 * state.max_seqs + 2
+    ring = list_at(state, rep.results)
+    for k in range(rep.num_results):
+        at = (rep.first_result + k) % size
+        if ring[2 * at] == req.number:
+            ring[2 * at] = NONE
+
+
+@kernel
+def _end_overrun(state: State, rep: Replica) -> None:
+    """Let the first of the requests that are over go: its answer is seen now, and its seat stays taken."""
+    req = request(state, rep.releasing.head)
+    rep.releasing.head = req.next_releasing
+    if rep.releasing.head == NONE:
+        rep.releasing.tail = NONE
+    tokens = kv_tokens(state, req)
+    stop_decoding(state, req)
+    leave(state, rep.running, req)
+    req.generated = req.output
+    req.status = FINISHED
+    rep.over += 1
+    rep.overrunning -= 1
+    if state.has_tree:
+        keep_all(state, rep, req, tokens, blocks_for(state, tokens))
+    else:
+        rep.free += blocks_for(state, tokens)
+    announce_finish(state, rep, req, req.finish_ps)
+
+
+@kernel
+def _see_results(state: State, rep: Replica) -> None:
+    """Take the results that are back by the next decision: prompts join the radix cache, who is over leaves."""
+    size = 2 * state.max_seqs + 2
+    ring = list_at(state, rep.results)
+    while rep.num_results > 0 and ring[2 * rep.first_result + 1] <= rep.decision_ps:
+        number = ring[2 * rep.first_result]
+        rep.first_result = (rep.first_result + 1) % size
+        rep.num_results -= 1
+        if number == NONE:
+            continue
+        req = request(state, number)
+        if number == rep.releasing.head and req.finish_ps <= rep.decision_ps:
+            _end_overrun(state, rep)
+        else:
+            keep_prompt(state, rep, req, req.target)
+    while rep.releasing.head != NONE and request(state, rep.releasing.head).finish_ps <= rep.decision_ps:
+        _end_overrun(state, rep)
+
+
+@kernel
 def release_due(state: State, rep: Replica) -> None:
     """Free slots and blocks of requests whose last output is seen by the next decision."""
+    if state.is_sglang:
+        _see_results(state, rep)
+        return
     seen_ps = rep.decision_ps if state.stages == 1 else rep.seen_ps
     while rep.releasing.head != NONE:
         req = request(state, rep.releasing.head)
         if req.finish_ps > seen_ps:
             return
         if req.status == LEAVING:
-            _leave(state, rep.waiting, req)
+            leave(state, rep.waiting, req)
         else:
-            _leave(state, rep.running, req)
+            leave(state, rep.running, req)
             give_back(state, rep, req, blocks_held(state, req), min(req.computed, req.prompt + req.output - 1))
         req.status = FINISHED
         rep.is_blocked = False
@@ -205,7 +250,7 @@ def _hashed_tokens(state: State, rep: Replica, req: Request, status: int) -> int
 
 
 @kernel
-def _take_all_blocks(state: State, rep: Replica, req: Request) -> bool:
+def take_all_blocks(state: State, rep: Replica, req: Request) -> bool:
     """Take slot and blocks from a running request; True if it has to start over.
 
     One whose last token is already under way only gives up slot and blocks: it finishes all the same.
@@ -213,14 +258,18 @@ def _take_all_blocks(state: State, rep: Replica, req: Request) -> bool:
     status = req.status
     blocks = blocks_held(state, req)
     is_over = req.finish_ps != NONE
-    if status == DECODING:
+    if status in (DECODING, OVERRUNNING):
         req.last_decision = max(req.last_decision, group(state, req.group).last_launch)
         stop_decoding(state, req)
         rep.surplus -= is_over
     elif status == PREFILLING:
         _drop_partial(state, rep, req)
-    _leave(state, rep.running, req)
-    give_back(state, rep, req, blocks, _hashed_tokens(state, rep, req, status))
+    leave(state, rep.running, req)
+    if state.has_tree:
+        keep_nothing(state, rep, req, blocks)
+        _forget_result(state, rep, req)
+    else:
+        give_back(state, rep, req, blocks, _hashed_tokens(state, rep, req, status))
     rep.is_blocked = False
     rep.preempted += 1
     req.preemptions += 1
@@ -236,12 +285,12 @@ def is_given_up(state: State, rep: Replica, req: Request) -> bool:
     """Drop a request whose client leaves, with slot and blocks; False if its last token is already under way."""
     status = req.status
     if status == WAITING:
-        _leave(state, rep.waiting, req)
+        leave(state, rep.waiting, req)
         rep.is_blocked = False
     elif status == UNSEEN:
-        _leave(state, rep.unseen, req)
+        leave(state, rep.unseen, req)
     elif status in (PREFILLING, DECODING):
-        _take_all_blocks(state, rep, req)
+        take_all_blocks(state, rep, req)
         rep.preempted -= 1
         req.preemptions -= 1
     else:
@@ -256,7 +305,7 @@ def preempt(state: State, rep: Replica, req: Request) -> None:
 
     One whose last token is under way stays there until that is seen.
     """
-    req.status = WAITING if _take_all_blocks(state, rep, req) else LEAVING
+    req.status = WAITING if take_all_blocks(state, rep, req) else LEAVING
     _enqueue_front(state, rep, req)
 
 
@@ -264,12 +313,3 @@ def preempt(state: State, rep: Replica, req: Request) -> None:
 def has_unseen_results(rep: Replica, req: Request) -> bool:
     """Whether the scheduler has yet to see results of a waiting request that was preempted."""
     return req.status == LEAVING or req.last_decision >= rep.decisions - rep.unseen_results > 0
-
-
-@kernel
-def retract(state: State, rep: Replica, req: Request) -> None:
-    """Take all blocks from a running request; it starts over at the end of the waiting queue."""
-    if _take_all_blocks(state, rep, req):
-        enqueue(state, rep, req)
-    else:
-        _forget_release(state, rep, req)

@@ -34,6 +34,7 @@ class State(Record):
     num_replicas: int
     groups: int
     segments: int
+    nodes: int
     log: int
     log_capacity: int
     log_size: int  # rows asked for; only the first log_capacity are kept
@@ -54,8 +55,6 @@ class State(Record):
     spare_tokens: int  # tokens of KV that must stay free beside the largest request
     unit_ids: int  # list: what the ids of all prompts name, numbered
     unit_blocks: int  # KV blocks that one id names
-    keeps_copies: bool  # a KV block is hashed although a copy of it is cached
-    keeps_answers: bool  # KV blocks that no id names are hashed
     window: int  # tokens of a sliding window; 0 = none
     ranks: int  # schedulers that step together
     stages: int  # pipeline stages, as many decode groups per replica
@@ -72,7 +71,10 @@ class State(Record):
     reserves_prompt: bool  # blocks of the whole prompt are taken at admission
     admits_after_preemption: bool
     recv_interval: int  # sglang: weight of the steps between two looks for arrivals; 1 = it looks before every step
-    publishes_late: bool  # prefix units are found from the next decision on, not within the same one
+    is_sglang: bool
+    has_tree: bool  # sglang: the radix cache is on
+    most_nodes: int  # of a replica's radix cache
+    max_prefill_tokens: int  # sglang: no further prompt joins a step that has as many
 
     # what the client sees of an answer before its end
     first_chunk: int  # tokens that are sent first

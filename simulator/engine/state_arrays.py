@@ -6,7 +6,7 @@ import numpy as np
 
 from simulator.engine.log_row import LogRow
 from simulator.engine.records import I64, PLACE_BYTES, Rows, rows_at
-from simulator.engine.replica import Group, Replica
+from simulator.engine.replica import Group, Node, Replica
 from simulator.engine.request import Request
 from simulator.engine.state import State
 
@@ -69,6 +69,10 @@ class StateArrays:
         """The rows of the iteration log that were kept."""
         count = min(self.header.log_size, self.header.log_capacity)
         return rows_at(self.cells, self.header.log, count, LogRow)
+
+    def nodes(self, first: int, end: int) -> Rows:
+        """View the rows ``first`` to ``end`` of the nodes of all radix caches."""
+        return rows_at(self.cells, self.header.nodes, end, Node)[first:]
 
     def list_at(self, place: int, length: int) -> I64:
         """View a list of ``length`` integers."""

@@ -24,7 +24,7 @@ from simulator.engine.jit import kernel
 from simulator.engine.prefix_cache import used_blocks
 from simulator.engine.replica import Duration, Group, Integral, Replica
 from simulator.engine.request import DECODING, Request
-from simulator.engine.sequences import hold_for_release, release_due
+from simulator.engine.sequences import hold_for_release, note_result, release_due
 from simulator.engine.state import State
 from simulator.engine.tables import list_at, request
 
@@ -69,11 +69,15 @@ def decode_reads(grp: Group, batch: int) -> int:
 
 @kernel
 def finish(state: State, rep: Replica, req: Request, end: int) -> None:
-    """Answer a request at ``end``; it keeps slot and blocks until that is seen."""
+    """Answer a request at ``end``; it keeps slot and blocks until that is seen.
+
+    SGLang's client hears of it then as well: until then the request can be retracted.
+    """
     req.finish_ps = end
     if req.first_token_ps == NONE:
         req.first_token_ps = end
-    announce_finish(state, rep, req, end)
+    if not state.is_sglang:
+        announce_finish(state, rep, req, end)
     hold_for_release(state, rep, req)
 
 
@@ -97,6 +101,8 @@ def settle(state: State, rep: Replica, grp: Group, end: int) -> None:
                 req.status = DECODING  # on, until the tokens before its last are seen
                 req.last_decision = max(req.last_decision, grp.last_launch)
                 rep.surplus += 1
+            elif state.is_sglang:
+                finish(state, rep, req, end)
             else:
                 stop_decoding(state, req)
                 req.last_decision = rep.decisions
@@ -137,6 +143,8 @@ def _complete_prefills(state: State, rep: Replica, grp: Group, end: int) -> None
         if req.first_token_ps == NONE and req.generated >= state.first_chunk:
             req.first_token_ps = end
         start_decoding(state, grp, req)
+        if state.has_tree:
+            note_result(state, rep, req, end)
     rep.num_partials = kept
 
 
@@ -147,6 +155,8 @@ def count_step(state: State, rep: Replica) -> None:
     rep.steps += 1
     rep.prefill_tokens += planned.tokens
     rep.decode_tokens += planned.decodes
+    if planned.decodes > 0:
+        rep.surplus_tokens += rep.overrunning
     rep.prefill_pairs += planned.pairs
     rep.prefill_kv_reads += planned.reads
     rep.sampled_rows += planned.decodes + planned.prefills

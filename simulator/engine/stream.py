@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from cluster_specs.errors import UserError
-from simulator.engine.arena import request_rows, state_arena
+from simulator.engine.arena import request_rows, results_capacity, state_arena
 from simulator.engine.bounds import CLOCK_END, NONE
 from simulator.engine.checks import check_input
 from simulator.engine.conservation import RunSums
@@ -125,6 +125,10 @@ def _move_on(state: StateArrays, stays: Flags, new: Rows) -> StateArrays:
     for rep in replicas:
         partials = state.list_at(rep["partials"], rep["num_partials"])
         partials[:] = _rewrite(partials, moved)
+        results = state.list_at(rep["results"], 2 * results_capacity(state.header))[::2]
+        results[:] = _rewrite(np.where(results < len(moved), results, NONE), moved)
+        nodes = state.nodes(rep["end_node"] - state.header.most_nodes, rep["next_node"])
+        nodes["owner"] = _rewrite(nodes["owner"], moved)
     for grp in state.groups:
         for heap in ("finishes", "firsts", "windows"):
             _rewrite_heap(state, grp[heap], moved)

@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 
 from simulator.engine.log_row import LogRow
 from simulator.engine.records import PLACE_BYTES, Ints, Record
-from simulator.engine.replica import Group, Replica, Segment
+from simulator.engine.replica import Group, Node, Replica, Segment
 from simulator.engine.request import Request
 from simulator.engine.state import State
 
@@ -59,6 +59,7 @@ request: Final = _table("requests", Request)
 replica: Final = _table("replicas", Replica)
 group: Final = _table("groups", Group)
 segment: Final = _table("segments", Segment)
+node: Final = _table("nodes", Node)
 log_row: Final = _table("log", LogRow)
 # Finds the list of integers that begins at a place counted from a header.
 list_at: Final = cast(Callable[[Record, int], Ints], _list_at)

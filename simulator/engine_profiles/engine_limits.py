@@ -19,7 +19,8 @@ class ServerLimits:
     """What the server of one replica is started with, by vLLM's names.
 
     The scheduler's own limits (`EngineLimits`) are the same, except where no request of the workload can tell: a closed
-    loop never fills more seats than it has clients, and a trace without prefix ids finds none.
+    loop never fills more seats than it has clients, and a trace without prefix ids finds none, except that SGLang's
+    retracted requests find their own.
     """
 
     max_num_seqs: int
@@ -54,6 +55,7 @@ class EngineLimits:
     reserve_full_isl: bool = True  # admit only when free blocks cover the whole sequence
     reserves_output: bool = False  # take the blocks of prompt and answer at admission, so that nobody is preempted
     scheduler_recv_interval: int = 1  # sglang: decode steps between two looks for requests that have arrived
+    max_prefill_tokens: int = 16_384  # sglang: no further prompt joins a step with as many, or a chunk if that is more
     watermark_blocks: int = 0
     long_prefill_token_threshold: int = 0
     batch_wait_iters: int = 0  # steps prompts wait for company while sequences decode; 0 = none

@@ -7,7 +7,7 @@ describe the engine's own code, not the hardware, and carry their source.
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from cluster_specs.device import DeviceSpec
 from cluster_specs.files.toml_model import checked
@@ -115,6 +115,8 @@ class EngineProfile(ProfileSection):
     reserve_full_isl: bool
     reserves_output: bool = False  # admits a request when prompt and answer have room, so that none is preempted
     scheduler_recv_interval: Count = 1  # policy sglang: decode steps between two looks for requests that have arrived
+    # Policy sglang: prompt tokens after which no further prompt joins a step; those of a chunk where they are more.
+    max_prefill_tokens: Count = 16_384
     source: Source  # of the keys that are in no table, and of ``limits``
     mxfp4_experts: ExpertKernels
     kernels: FusedKernels
@@ -154,6 +156,14 @@ class EngineProfile(ProfileSection):
         """Major and minor version; None where a profile of a user's own states no number."""
         found = re.match(r"v?(\d+)\.(\d+)", self.version)
         return (int(found[1]), int(found[2])) if found else None
+
+    @field_validator("max_prefill_tokens")
+    @classmethod
+    def _of_sglang(cls, tokens: int, info: ValidationInfo) -> int:
+        if info.data.get("policy") != "sglang":
+            msg = "only policy sglang has such a limit beside the tokens of a step"
+            raise ValueError(msg)
+        return tokens
 
     @field_validator("limits")
     @classmethod

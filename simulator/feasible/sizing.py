@@ -67,6 +67,11 @@ def size_plan(setup: ServerSetup, plan: Plan, workload: Traffic) -> Sizing | str
     if isinstance(fitted, str):
         return fitted
     memory, max_num_seqs, notes = fitted
+    if profile.policy == "sglang" and asked.tokens % memory.block_size:
+        return (
+            f"max_num_batched_tokens is {asked.tokens}, must be a multiple of block_size = {memory.block_size}: SGLang "
+            "does not start otherwise"
+        )
     server = ServerLimits(
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=asked.tokens,

@@ -19,7 +19,6 @@ from simulator.launch.shell import Flag, above_one, command
 from simulator.serving import Serving, StartedPlan
 
 _NO_CHUNKS: Final = -1
-_OWN_PREFILL_TOKENS: Final = 16384  # of --max-prefill-tokens, which ends a step of many prompts before the chunk does
 
 
 def sglang_lines(serving: Serving, start: StartedPlan) -> Iterator[str]:
@@ -64,11 +63,11 @@ def sglang_lines(serving: Serving, start: StartedPlan) -> Iterator[str]:
 
 
 def _max_prefill_tokens(start: StartedPlan, chunk: int) -> int | None:
-    """Return the prompt tokens of a step that are stated beside the chunk; None where SGLang's own do not cut it.
+    """Return the prompt tokens after which a step takes no further one; None where SGLang's own are as many as a chunk.
 
     It counts them for each attention rank, the chunk for all together.
     """
     if not start.server.enable_chunked_prefill:
         return chunk
     tokens = start.server.max_num_batched_tokens
-    return tokens if tokens > _OWN_PREFILL_TOKENS else None
+    return tokens if tokens > start.limits.max_prefill_tokens else None

@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from cluster_specs.errors import UserError
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
 from simulator.engine_profiles.engine_limits import EngineLimits
@@ -240,3 +242,25 @@ def test_sglang_finds_a_prompt_from_the_next_decision_on() -> None:
     prefix = PrefixBlocks(block_tokens=10, offsets=np.array([0, 4, 8, 12]), ids=np.array([1, 2, 3, 4] * 3))
     result = serve([(0.0, 45, 1), (0.0, 45, 1), (5.0, 45, 1)], limits, prefix=prefix)
     assert result.hit_tokens.tolist() == [0, 0, 40]
+
+
+def test_sglang_refuses_a_chunk_that_is_not_whole_blocks() -> None:
+    """A prompt would be cut to nothing and wait for ever; a server of SGLang does not start so."""
+    with pytest.raises(UserError, match="max_num_batched_tokens is 100, must be a multiple of block_size = 16"):
+        serve([(0.0, 40, 3)], replace(SGLANG, block_size=16))
+
+
+def test_sglang_rejects_what_its_pool_can_never_admit() -> None:
+    """Two tokens of the pool stay free beside prompt and answer; whoever asks for more is told, and nobody waits."""
+    limits = replace(SGLANG, num_gpu_blocks=100)
+    result = serve([(0.0, 60, 38), (0.0, 60, 39), (0.0, 60, 40), (0.0, 10, 5)], limits)
+    assert result.is_finished.tolist() == [True, False, False, True]
+    assert result.rejections() == {"rejected: longer than all KV memory": 2}
+
+
+def test_a_prompt_beyond_the_largest_step_of_prompts_waits_for_the_next_one() -> None:
+    """It is not cut to fill the chunk, as it is where a step may hold more prompts than a chunk."""
+    rows = [(0.0, 40, 1), (0.0, 50, 1)]
+    limits = replace(SGLANG, max_num_batched_tokens=80)
+    assert [step[1] for step in steps(serve(rows, limits))] == [80, 10]
+    assert [step[1] for step in steps(serve(rows, replace(limits, max_prefill_tokens=80)))] == [40, 50]

@@ -6,6 +6,7 @@ counters, and never leaps. Both must agree on every time of every request, to th
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from math import gcd
 
 import numpy as np
 import pytest
@@ -563,6 +564,12 @@ def random_case(seed: int) -> tuple[StepTables, EngineLimits, Workload]:
     return tables, limits, workload
 
 
+def in_whole_blocks(limits: EngineLimits) -> EngineLimits:
+    """Return limits for as many tokens of KV whose blocks divide the tokens of a step, as SGLang asks for."""
+    block = gcd(limits.block_size, limits.max_num_batched_tokens)
+    return replace(limits, block_size=block, num_gpu_blocks=limits.num_gpu_blocks * limits.block_size // block)
+
+
 def compare(tables: StepTables, limits: EngineLimits, workload: Workload) -> None:
     """Assert that engine and reference agree on every step and every request."""
     assert workload.prefix is not None
@@ -659,6 +666,7 @@ def test_clients_give_up_under_every_policy(seed: int, policy: PolicyName) -> No
     """Every request is answered or given up, a leap equals its steps, and who waits for ever loses nobody."""
     tables, limits, workload = random_case(seed)
     own = replace(limits, policy=policy, enable_prefix_caching=False, enable_chunked_prefill=policy != "orca")
+    own = in_whole_blocks(own) if policy == "sglang" else own
     whole = run_replicas(tables, own, workload)
     took = np.sort((whole.finish_ps - whole.arrival_ps)[whole.is_finished])
     if not len(took):
@@ -724,7 +732,7 @@ def test_other_policies_leap_as_they_step(policy: PolicyName) -> None:
         is_chunked = limits.enable_chunked_prefill or policy == "sglang"
         has_cache = limits.enable_prefix_caching and policy == "sglang"
         own = replace(limits, policy=policy, enable_prefix_caching=has_cache, enable_chunked_prefill=is_chunked)
-        check_leaps(tables, own, workload)
+        check_leaps(tables, in_whole_blocks(own) if policy == "sglang" else own, workload)
 
 
 def check_leaps(

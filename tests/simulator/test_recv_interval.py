@@ -15,7 +15,7 @@ from simulator.simulate import limits_facts
 from simulator.workload.parse import parse_workload
 from tests.simulator.deployments import serving_of, start_of
 from tests.simulator.test_engine_policies import LIMITS, serve, steps
-from tests.simulator.test_engine_reference import check_leaps, random_case
+from tests.simulator.test_engine_reference import check_leaps, in_whole_blocks, random_case
 from tests.simulator.test_engine_stream import LIMITS as STREAMED
 from tests.simulator.test_engine_stream import TABLES, arrivals, split
 
@@ -48,7 +48,8 @@ def test_leaps_end_at_looks(interval: int) -> None:
     """A run that leaps equals one that steps, and nobody is lost when clients give up."""
     for seed in range(60):
         tables, limits, workload = random_case(seed)
-        own = replace(limits, policy="sglang", enable_chunked_prefill=True, scheduler_recv_interval=interval)
+        own = replace(in_whole_blocks(limits), policy="sglang", enable_chunked_prefill=True)
+        own = replace(own, scheduler_recv_interval=interval)
         check_leaps(tables, own, workload)
         own = replace(own, enable_prefix_caching=False)
         half = replace(workload, client_timeout_s=2e-7, prefix=None)
@@ -59,7 +60,7 @@ def test_leaps_end_at_looks(interval: int) -> None:
 
 def test_parts_of_a_stream_keep_who_is_not_seen_yet() -> None:
     """A workload served in parts gives the times of the whole, cut where requests wait to be seen."""
-    limits = replace(STREAMED, policy="sglang", scheduler_recv_interval=9)
+    limits = replace(in_whole_blocks(STREAMED), policy="sglang", scheduler_recv_interval=9)
     whole = run_replicas(TABLES, limits, arrivals(400), dp=2)
     parts = list(run_stream(TABLES, limits, split(arrivals(400), 7), dp=2))
     index = np.concatenate([np.zeros(0, np.int64) if part.index is None else part.index for part in parts])

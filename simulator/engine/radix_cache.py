@@ -1,0 +1,190 @@
+"""SGLang's radix cache of one replica: a tree whose nodes hold stretches of token sequences, evicted leaf by leaf.
+
+Source: SGLang 0.5.10 ``RadixCache``. A path from the root spells a sequence; a match that ends inside a node splits it.
+A request locks the path it holds. What no request locks can be evicted: of the leaves the least recently touched goes
+first, as a whole, then its parent if that has become a leaf. A match and an insertion touch their path; giving up a
+lock touches nothing. Prompts are inserted chunk by chunk, answers when the request is over, so they take room as well,
+and a retracted request finds its own prompt again while it is there. A second copy of what the tree holds is freed when
+it is inserted.
+
+Two prompts share the prefix units whose ids are the same, and nothing of a unit whose ids differ; what lies behind the
+units of a prompt is its own. A node that begins with a unit is found by the unit's number, one that begins inside a
+unit or inside what is a request's own is the only one that follows the node before it.
+"""
+
+from simulator.engine.bounds import NODES_FULL
+from simulator.engine.jit import kernel
+from simulator.engine.radix_nodes import (
+    NO_NODE,
+    has_nodes,
+    link,
+    new_node,
+    next_touch,
+    offer,
+    own_tokens_from,
+    split,
+    touch,
+    unit_at,
+    unit_tokens,
+)
+from simulator.engine.replica import Node, Replica
+from simulator.engine.request import Request
+from simulator.engine.state import State
+from simulator.engine.tables import list_at, node
+
+
+@kernel
+def _child(state: State, rep: Replica, req: Request, at: int, here: int) -> int:
+    """Node that continues a request's sequence at token ``at``, behind node ``here``; NO_NODE if there is none."""
+    own = own_tokens_from(state, req)
+    if at == own:
+        return req.tail
+    if at < own and at % unit_tokens(state) == 0:
+        return list_at(state, rep.rings)[unit_at(state, req.first_unit, at)]
+    return node(state, here).follower
+
+
+@kernel
+def _common(state: State, req: Request, at: int, child: Node, limit: int) -> int:
+    """Tokens from ``at`` on that a node and a request's sequence have in common, up to token ``limit``."""
+    end = min(at + child.tokens, limit)
+    own = own_tokens_from(state, req)
+    if at >= own or child.owner == req.number:
+        return end - at
+    size = unit_tokens(state)
+    last = min(end, child.shared, own)
+    reached = at
+    while reached < last:
+        if unit_at(state, child.first_unit, reached) != unit_at(state, req.first_unit, reached):
+            break
+        reached = min((reached // size + 1) * size, last)
+    return reached - at
+
+
+@kernel
+def _descend(state: State, rep: Replica, req: Request, limit: int) -> tuple[int, int]:
+    """Walk a request's sequence down to token ``limit``, touching and splitting: tokens found, and the last node."""
+    if not has_nodes(state, rep):
+        return 0, NO_NODE
+    time = next_touch(rep)
+    at = 0
+    here = NO_NODE
+    while at < limit:
+        number = _child(state, rep, req, at, here)
+        if number == NO_NODE:
+            break
+        child = node(state, number)
+        tokens = _common(state, req, at, child, limit)
+        if tokens == 0:
+            break
+        touch(state, rep, number, time)
+        at += tokens
+        here = number if tokens == child.tokens else split(state, rep, number, tokens)
+    return at, here
+
+
+@kernel
+def match(state: State, rep: Replica, req: Request) -> tuple[int, int]:
+    """Tokens of what a request has to compute that the tree holds, and their last node; all but the last at most."""
+    if not state.has_tree:
+        return 0, NO_NODE
+    return _descend(state, rep, req, (req.target - 1) // state.block_size * state.block_size)
+
+
+@kernel
+def tokens_found(state: State, rep: Replica, req: Request) -> int:
+    """Tokens ``match`` would find; changes nothing."""
+    limit = (req.target - 1) // state.block_size * state.block_size
+    at = 0
+    here = NO_NODE
+    while at < limit:
+        number = _child(state, rep, req, at, here)
+        if number == NO_NODE:
+            break
+        child = node(state, number)
+        tokens = _common(state, req, at, child, limit)
+        at += tokens
+        if tokens < child.tokens:
+            break
+        here = number
+    return at
+
+
+@kernel
+def lock(state: State, rep: Replica, number: int) -> None:
+    """Keep a path, from a node up to the root, from being evicted."""
+    while number != NO_NODE:
+        held = node(state, number)
+        if held.locks == 0:
+            rep.evictable -= held.tokens // state.block_size
+        held.locks += 1
+        number = held.parent
+
+
+@kernel
+def unlock(state: State, rep: Replica, number: int) -> None:
+    """Give up the lock on a path."""
+    while number != NO_NODE:
+        held = node(state, number)
+        held.locks -= 1
+        if held.locks == 0:
+            rep.evictable += held.tokens // state.block_size
+            if held.children == 0:
+                offer(state, rep, number)
+        number = held.parent
+
+
+@kernel
+def _insert(state: State, rep: Replica, req: Request, limit: int) -> int:
+    """Put a request's sequence up to token ``limit`` into the tree, unlocked; tokens that were there already."""
+    found, here = _descend(state, rep, req, limit)
+    if found == limit or state.full == NODES_FULL:
+        return found
+    number = new_node(state, rep)
+    new = node(state, number)
+    new.parent = here
+    new.start = found
+    new.tokens = limit - found
+    new.touched = next_touch(rep)
+    new.first_unit = req.first_unit
+    new.shared = own_tokens_from(state, req)
+    new.owner = req.number
+    if here != NO_NODE:
+        node(state, here).children += 1
+    link(state, rep, number, here)
+    rep.evictable += new.tokens // state.block_size
+    offer(state, rep, number)
+    return found
+
+
+@kernel
+def keep_prompt(state: State, rep: Replica, req: Request, tokens: int) -> None:
+    """Insert the first ``tokens`` of a running request, lock them, and free what the tree held already."""
+    limit = tokens // state.block_size * state.block_size
+    found = _insert(state, rep, req, limit)
+    rep.free += (found - req.held) // state.block_size
+    _, last = _descend(state, rep, req, limit)
+    unlock(state, rep, req.node)
+    lock(state, rep, last)
+    req.node = last
+    req.held = limit
+
+
+@kernel
+def keep_all(state: State, rep: Replica, req: Request, tokens: int, blocks: int) -> None:
+    """Leave the ``tokens`` of a request that is over to the tree, and free the rest of its ``blocks``."""
+    limit = tokens // state.block_size * state.block_size
+    found = _insert(state, rep, req, limit)
+    rep.free += blocks - (req.held + limit - found) // state.block_size
+    unlock(state, rep, req.node)
+    req.node = NO_NODE
+    req.held = 0
+
+
+@kernel
+def keep_nothing(state: State, rep: Replica, req: Request, blocks: int) -> None:
+    """Free the ``blocks`` of a request but for what the tree holds."""
+    rep.free += blocks - req.held // state.block_size
+    unlock(state, rep, req.node)
+    req.node = NO_NODE
+    req.held = 0
