@@ -11,7 +11,7 @@ from costmodel.cost_model import CostModel
 from costmodel.ops.number_formats import SCHEMES
 from simulator.engine.bounds import MOST_BLOCKS
 from simulator.engine_profiles.constant import error_of
-from simulator.engine_profiles.engine_limits import EngineLimits, RouterName, ServerLimits
+from simulator.engine_profiles.engine_limits import MAX_PREFILL_TOKENS, EngineLimits, RouterName, ServerLimits
 from simulator.engine_profiles.spread import NO_SPREAD, Spread
 from simulator.feasible.context import context_note, context_of
 from simulator.feasible.engine_support import engines_for
@@ -278,7 +278,7 @@ class Serving(ServerSetup):
             reserve_full_isl=profile.reserve_full_isl,
             reserves_output=profile.reserves_output,
             scheduler_recv_interval=server.scheduler_recv_interval,
-            max_prefill_tokens=profile.max_prefill_tokens,
+            max_prefill_tokens=profile.max_prefill_tokens or MAX_PREFILL_TOKENS,
             frontend_s=profile.host.frontend_s + tokenising_s,
             frontend_gap_s=tokenising_s,
             batch_wait_iters=0 if has_ranks else waiting.batch_wait_timeout_iters,

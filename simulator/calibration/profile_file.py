@@ -31,10 +31,12 @@ def profile_text(found: Calibration, path: Path) -> str:
         "name": path.stem,
         "extends": os.path.relpath(engine, path.parent) if is_path(engine) else profile_for(engine),
         **({} if told is None else {"version": told}),
-        "source": provenance(found),  # of every table below: the file states no other
+        "source": provenance(found),  # of every table below
     }
     for section, own in found.values.items():
         values[section] = {key: _stated(value) for key, value in own.items()}
+    if "price_factors" in values:  # the one table of which no bundled profile states a source
+        values["price_factors"]["source"] = "the runs that this file names"
     if found.stream_interval is not None and found.profile.streaming is not None:
         values["streaming"] = {"interval": found.stream_interval}
     if "spread" in values:

@@ -1,7 +1,7 @@
 """The batching limits and rules one engine replica runs under (vLLM's names)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from simulator.engine_profiles.answer_chunks import FirstChunk
 from simulator.engine_profiles.graph_modes import GraphMode
@@ -12,6 +12,8 @@ RouterName = Literal["round_robin", "vllm", "least_outstanding", "prefix"]
 # When a sequence of a pipeline that is scheduled ahead decodes again: at every so many decisions as there are stages
 # (vLLM's V2 model runner, with one decision more under way), when its token is back, or at every decision.
 AsyncPipeline = Literal["staggered", "returned", "unbroken"]
+
+MAX_PREFILL_TOKENS: Final = 16_384  # SGLang's own, where a profile states none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,9 @@ class EngineLimits:
     reserve_full_isl: bool = True  # admit only when free blocks cover the whole sequence
     reserves_output: bool = False  # take the blocks of prompt and answer at admission, so that nobody is preempted
     scheduler_recv_interval: int = 1  # sglang: decode steps between two looks for requests that have arrived
-    max_prefill_tokens: int = 16_384  # sglang: no further prompt joins a step with as many, or a chunk if that is more
+    max_prefill_tokens: int = (
+        MAX_PREFILL_TOKENS  # sglang: no further prompt joins a step with as many, or a chunk if that is more
+    )
     watermark_blocks: int = 0
     long_prefill_token_threshold: int = 0
     batch_wait_iters: int = 0  # steps prompts wait for company while sequences decode; 0 = none

@@ -25,7 +25,7 @@ from simulator.engine_profiles.engine_kernels import (
 from simulator.engine_profiles.engine_limits import AsyncPipeline, PolicyName, RouterName
 from simulator.engine_profiles.graph_capture import GraphCapture
 from simulator.engine_profiles.inheritance import MergedProfile, merge_profile
-from simulator.engine_profiles.price_factors import PriceFactors
+from simulator.engine_profiles.price_factors import AS_FITTED, PriceFactors
 from simulator.engine_profiles.profile_section import (
     Count,
     ProfileSection,
@@ -116,7 +116,7 @@ class EngineProfile(ProfileSection):
     reserves_output: bool = False  # admits a request when prompt and answer have room, so that none is preempted
     scheduler_recv_interval: Count = 1  # policy sglang: decode steps between two looks for requests that have arrived
     # Policy sglang: prompt tokens after which no further prompt joins a step; those of a chunk where they are more.
-    max_prefill_tokens: Count = 16_384
+    max_prefill_tokens: Count | None = None  # None: SGLang's own default
     source: Source  # of the keys that are in no table, and of ``limits``
     mxfp4_experts: ExpertKernels
     kernels: FusedKernels
@@ -126,7 +126,7 @@ class EngineProfile(ProfileSection):
     sustained_load: SustainedLoad
     checkpoint_kv: CheckpointKvFormats
     context: ContextRules
-    price_factors: PriceFactors = Field(default_factory=PriceFactors)
+    price_factors: PriceFactors = AS_FITTED
     shared_expert_tokens: Annotated[int, Field(ge=0)]  # largest step whose shared experts run beside the routed ones
     limits: Annotated[list[BatchLimits], Field(min_length=1)]
     graphs: GraphCapture
@@ -159,8 +159,8 @@ class EngineProfile(ProfileSection):
 
     @field_validator("max_prefill_tokens")
     @classmethod
-    def _of_sglang(cls, tokens: int, info: ValidationInfo) -> int:
-        if info.data.get("policy") != "sglang":
+    def _of_sglang(cls, tokens: int | None, info: ValidationInfo) -> int | None:
+        if tokens is not None and info.data.get("policy") != "sglang":
             msg = "only policy sglang has such a limit beside the tokens of a step"
             raise ValueError(msg)
         return tokens

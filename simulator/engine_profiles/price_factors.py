@@ -7,7 +7,7 @@ link. What that leaves beside the engine's own time is one factor per family, le
 
 from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from simulator.engine_profiles.constant import WITH_ERROR, error_of
 from simulator.engine_profiles.profile_section import ProfileSection, Source
@@ -36,7 +36,17 @@ class PriceFactors(ProfileSection):
     small_ops: Factor = 1.0  # norms, activations, roundings, copies
     source: Source = "prices as they are fitted"
 
+    @model_validator(mode="after")
+    def _figures_have_a_source(self) -> "PriceFactors":
+        if not self.are_as_fitted and "source" not in self.model_fields_set:
+            msg = "factors need a source: say which runs they were learnt from"
+            raise ValueError(msg)
+        return self
+
     @property
     def are_as_fitted(self) -> bool:
         """Whether every price is the fitted one, with the fit's own error."""
         return all(getattr(self, family) == 1.0 and not error_of(getattr(self, family)) for family in FAMILIES)
+
+
+AS_FITTED: Final = PriceFactors()

@@ -23,7 +23,14 @@ def calibration_json(found: Calibration) -> dict[str, Any]:
     """Return the same as plain values."""
     widths = np.sqrt(np.diag(found.estimate.covariance)).tolist()
     return {
-        "runs": [run.name for run in found.runs],
+        "runs": [
+            {
+                "name": run.name,
+                "plan": run.deployment.plan,
+                "settings": {name: value for name, value in run.deployment.settings.items() if value is not None},
+            }
+            for run in found.runs
+        ],
         "constants": [
             {
                 "name": name_of(unknown),

@@ -103,7 +103,7 @@ _MEASURED = {
 }
 _IN_VALIDATE = "validate served.json --json --model tiny-llama --cluster h100-sxm-2 --plan dp2 --no-parts"
 _THREE = "calibrate served.json served.json served.json"
-_IN_CALIBRATE = f"{_THREE} --json --model tiny-llama --cluster h100-sxm-2 --plan dp2 --constant host.frontend_s"
+_IN_CALIBRATE = f"{_THREE} --json --model llama-3.2-1b --cluster h100-sxm-2 --plan dp2 --constant price_factors.all"
 _PLANNED = "calibrate --plan-runs --model tiny-llama --cluster h100-sxm-2"
 _FITTED = "fit --db db --device h100-sxm --prior none --out f.parquet"
 
@@ -160,7 +160,7 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         "--concurrency": (_IN_VALIDATE.replace("served.json", "records.jsonl"), "--concurrency 2", ""),
         "--request-rate": (_IN_VALIDATE.replace("served.json", "records.jsonl"), "--request-rate 9", ""),
         "--json": (_IN_VALIDATE.replace(" --json", ""), "--json", ""),
-        "--parts": (_IN_VALIDATE.replace("--no-parts", "--parts"), "--no-parts", "--parts"),
+        "--parts": (_IN_VALIDATE.replace(" --no-parts", ""), "--no-parts", "--parts"),
     },
     "calibrate": {
         **_within(_IN_CALIBRATE, {name: case for name, case in _MEASURED.items() if name not in _RANKS_WAIT}),
@@ -171,7 +171,7 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         "--concurrency": (_IN_CALIBRATE.replace("served.json", "records.jsonl"), "--concurrency 2", ""),
         "--request-rate": (_IN_CALIBRATE.replace("served.json", "records.jsonl"), "--request-rate 9", ""),
         "-o": (_IN_CALIBRATE, "-o ours.toml", ""),
-        "--constant": (_IN_CALIBRATE, "--constant host.launch_s", ""),
+        "--constant": (_IN_CALIBRATE, "--constant price_factors.gemm", ""),
         "--plan-runs": ("calibrate --model tiny-llama --cluster h100-sxm-2", "--plan-runs", ""),
         "--plans": (_PLANNED, "--plans tp2", ""),
         "--runs": (_PLANNED, "--runs 6", ""),

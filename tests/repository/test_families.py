@@ -25,13 +25,17 @@ ALLOWED: Final[Mapping[str, str]] = {
     "profiler/kernels/torch_backend.py": "which kernels run a family",
     "profiler/kernels/triton_backend.py": "which kernels run a family",
     "profiler/kernels/vllm_backend.py": "which kernels run a family",
+    "profiler/kernels/vllm_cpu_backend.py": "which kernels run a family",
     "profiler/planning/grid.py": "what is measured where no manifest says it",
     "profiler/campaign/anchors.py": "what a whole step is made of",
     "simulator/engine_profiles/engine_kernels.py": "launches of an engine's kernels",
+    "simulator/engine_profiles/price_factors.py": "factors of a server, attention told apart by phase",
     "simulator/memory/plan_memory.py": "what an op holds in memory while it runs",
     "simulator/model/cells/__init__.py": "names of cells of a model, two of which families share",
     "simulator/search/paired.py": "which ops make one source of error",
+    "simulator/steps/op_factors.py": "which factor of a server an op takes, attention told apart by phase",
     "simulator/steps/wider_formats.py": "which narrower format an engine runs instead of which, in one table",
+    "simulator/validation/parts.py": "parts of a server that a difference may sit in",
 }
 
 _OF_CLASS: Final[Mapping[str, str]] = {kind.__name__: kind.__name__.lower() for kind in Op.__args__}  # type: ignore[attr-defined]

@@ -34,7 +34,9 @@ _FRONTEND_S = 0.015
 def _slower(profile: EngineProfile) -> EngineProfile:
     """Return the server that is measured: every kernel takes longer than its price says, and so does the frontend."""
     host = profile.host.model_copy(update={"frontend_s": _FRONTEND_S})
-    return profile.model_copy(update={"price_factors": PriceFactors(**dict.fromkeys(FAMILIES, _SLOW)), "host": host})
+    return profile.model_copy(
+        update={"price_factors": PriceFactors(**dict.fromkeys(FAMILIES, _SLOW), source="a test"), "host": host}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -106,8 +106,12 @@ def test_parquet_fields_carry_their_unit(result: SimulatedPlan, tmp_path: Path, 
 
 
 def test_page_names_every_column_and_key(result: SimulatedPlan) -> None:
-    """docs/reference/outputs.md has a row for each column of both tables and each JSON key, and no other."""
+    """docs/reference/outputs.md has a row for each column of both tables and each JSON key, and no other.
+
+    What is written of measured runs and observed servers stands in sections of their own.
+    """
     page = (Path(__file__).parents[2] / "docs" / "reference" / "outputs.md").read_text(encoding="utf-8")
+    page = re.sub(r"^## (Measured runs|Observed servers)\n.*?(?=^## |\Z)", "", page, flags=re.MULTILINE | re.DOTALL)
     rows = re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE)
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     tables = (request_table(result.run), iteration_table(result.run))

@@ -9,7 +9,7 @@ from costmodel.ops.small_ops import small_op
 from costmodel.pricing.analytic_costs import AnalyticCosts
 from simulator.engine_profiles.constant import Constant
 from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
-from simulator.engine_profiles.price_factors import FAMILIES, PriceFactors
+from simulator.engine_profiles.price_factors import AS_FITTED, FAMILIES, PriceFactors
 from simulator.model.linear import ProductAlone
 from simulator.model.load_model import load_model
 from simulator.plan.plan import parse_plan
@@ -35,14 +35,14 @@ _OPS: dict[str, list[Op]] = {
 
 
 def _with(**factors: float) -> EngineProfile:
-    return load_profile("vllm-0.19").model_copy(update={"price_factors": PriceFactors(**factors)})
+    return load_profile("vllm-0.19").model_copy(update={"price_factors": PriceFactors(**factors, source="a test")})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_factor_scales_the_ops_of_its_family_alone(family: str) -> None:
     """Time and energy of a family's ops are multiplied, those of every other family stay what they were."""
     curves = OpCurves(_COSTS)
-    slower = curves.with_factors(PriceFactors(**{family: 1.5}))
+    slower = curves.with_factors(PriceFactors(**{family: 1.5}, source="a test"))
     for name, ops in _OPS.items():
         for op in ops:
             before, after = curves.price(op), slower.price(op)
@@ -55,17 +55,17 @@ def test_a_factor_scales_the_ops_of_its_family_alone(family: str) -> None:
 def test_factors_of_one_leave_the_very_curves() -> None:
     """A profile without factors prices through the curves it was given."""
     curves = OpCurves(_COSTS)
-    assert curves.with_factors(PriceFactors()) is curves
-    assert curves.with_factors(PriceFactors(gemm=1.5)).with_factors(PriceFactors()).price(_OPS["gemm"][0]) is (
-        curves.price(_OPS["gemm"][0])
-    )
+    assert curves.with_factors(AS_FITTED) is curves
+    assert curves.with_factors(PriceFactors(gemm=1.5, source="a test")).with_factors(AS_FITTED).price(
+        _OPS["gemm"][0]
+    ) is (curves.price(_OPS["gemm"][0]))
 
 
 def test_the_error_of_a_factor_joins_that_of_the_price() -> None:
     """Half widths add in quadrature: both are errors of the same op, independent of each other."""
     op, curves = _OPS["gemm"][0], OpCurves(_COSTS)
     before = curves.price(op)
-    after = curves.with_factors(PriceFactors(gemm=Constant(1.0, 0.3))).price(op)
+    after = curves.with_factors(PriceFactors(gemm=Constant(1.0, 0.3), source="a test")).price(op)
     assert np.allclose(after.latency_s, before.latency_s)
     assert np.allclose(
         after.high_s - after.latency_s, np.hypot(before.high_s - before.latency_s, 0.3 * before.latency_s)
