@@ -53,7 +53,9 @@ def stand_in(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, name, raising=False)
     from vllm.distributed.device_communicators import custom_all_reduce
 
-    return custom_all_reduce
+    yield custom_all_reduce
+    for name in [name for name in sys.modules if name.partition(".")[0] == "vllm"]:
+        del sys.modules[name]  # or every later test would find a vLLM on this machine
 
 
 @pytest.fixture
