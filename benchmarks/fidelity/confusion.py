@@ -63,21 +63,15 @@ TRUTHS: Final = (
     Truth(name="frontend + 30 ms", parts=("frontend",), added={"host.frontend_s": 30e-3}),
     Truth(name="KV blocks halved", parts=("KV blocks",), blocks=0.5),
 )
-SERVERS: Final = (
+SERVERS: Final = tuple(
     Deployment(
-        model="llama-3.1-8b",
+        model=model,
         cluster="h100-sxm-8",
         plan="tp2",
         engine="vllm-0.19",
         settings={"max_model_len": 32768, "num_gpu_blocks": 8000},
-    ),
-    Deployment(
-        model="qwen3-30b-a3b",
-        cluster="h100-sxm-8",
-        plan="tp2",
-        engine="vllm-0.19",
-        settings={"max_model_len": 32768, "num_gpu_blocks": 8000},
-    ),
+    )
+    for model in ("llama-3.1-8b", "qwen3-30b-a3b")
 )
 WORKLOADS: Final = (
     "closed:isl=1024,osl=256,concurrency=1,prompts_per_slot=20",
