@@ -74,20 +74,25 @@ class Buffers:
         """Return uniform integers in [0, high)."""
         return torch.randint(0, high, shape, dtype=dtype, device=self.device, generator=self._generator)
 
-    def rotating(self, shape: tuple[int, ...], dtype: str | torch.dtype) -> list[torch.Tensor]:
-        """Return views of ``shape`` to use in turn: enough to overflow the cache when cold, one when hot."""
+    def rotating(
+        self, shape: tuple[int, ...], dtype: str | torch.dtype, *, read_frac: float = 1.0
+    ) -> list[torch.Tensor]:
+        """Return views of ``shape`` to use in turn: enough to overflow the cache when cold, one when hot.
+
+        ``read_frac`` in (0, 1] is the share of a view that a call reads: only that passes through the cache.
+        """
         kind = TORCH_DTYPES[dtype] if isinstance(dtype, str) else dtype
         if any(size <= 0 for size in shape):
             raise UserError(f"operand shape {shape} has a side that is not positive")
         numel = math.prod(shape)
         align = _ALIGN_BYTES // kind.itemsize
         step = -(-numel // align) * align
-        copies = self.copies_of(step * kind.itemsize)
+        copies = self.copies_of(step * kind.itemsize * read_frac)
         region = self._region(kind, step * copies)
         return [region[i * step : i * step + numel].view(shape) for i in range(copies)]
 
-    def copies_of(self, nbytes: int) -> int:
-        """Return over how many operands of ``nbytes`` a cold one rotates in this point; one when hot."""
+    def copies_of(self, nbytes: float) -> int:
+        """Return over how many operands, ``nbytes`` of each read, a cold one rotates in this point; one when hot."""
         if not self.is_cold:
             return 1
         return self._copies or min(math.ceil(self.cold_bytes / nbytes), _MAX_COPIES)

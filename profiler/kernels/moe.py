@@ -59,8 +59,8 @@ def prepare_moe(op: OpShape, kernel: str, buffers: Buffers) -> Prepared:
     shard = ExpertShard.of(op, buffers.device)
     tokens = buffers.random((shard.num_tokens, shard.hidden), op.dtype)
     scale = torch.full((len(shard.tokens), 1), 1.0 / shard.topk, device=buffers.device, dtype=tokens.dtype)
-    gate_up = buffers.rotating((shard.experts, 2 * shard.inter, shard.hidden), op.dtype)
-    down = buffers.rotating((shard.experts, shard.hidden, shard.inter), op.dtype)
+    gate_up = buffers.rotating((shard.experts, 2 * shard.inter, shard.hidden), op.dtype, read_frac=shard.read_frac)
+    down = buffers.rotating((shard.experts, shard.hidden, shard.inter), op.dtype, read_frac=shard.read_frac)
     grouped_mm = (expert_loop if kernel == "torch.expert_loop" else torch_grouped)(shard.offsets)
 
     def launch(i: int) -> torch.Tensor:
@@ -87,6 +87,12 @@ class ExpertShard:
     tokens: torch.Tensor
     offsets: torch.Tensor
     places: torch.Tensor
+
+    @property
+    def read_frac(self) -> float:
+        """Share of the rank's experts that have a token: few tokens leave the weights of most experts in memory."""
+        ends = self.offsets[self.offsets > 0]  # an expert without tokens ends where the one before it does
+        return max(len(torch.unique(ends)), 1) / self.experts
 
     @classmethod
     def of(cls, op: OpShape, device: torch.device) -> "ExpertShard":

@@ -26,14 +26,21 @@ class PackedWeights:
         self._kept: dict[tuple[object, ...], tuple[int, list[Any]]] = {}
 
     def copies(
-        self, dtype: str, shapes: Sequence[tuple[int, ...]], buffers: Buffers, pack: Callable[..., _T]
+        self,
+        dtype: str,
+        shapes: Sequence[tuple[int, ...]],
+        buffers: Buffers,
+        pack: Callable[..., _T],
+        *,
+        read_frac: float = 1.0,
     ) -> list[_T]:
         """Return what ``pack`` makes of random weights of ``shapes``, as often as the point rotates over them.
 
-        ``pack`` takes one tensor per shape and returns memory of its own at every call.
+        ``pack`` takes one tensor per shape and returns memory of its own at every call, of which a call of the kernel
+        reads ``read_frac``.
         """
         nbytes = sum(map(math.prod, shapes)) * TORCH_DTYPES[dtype].itemsize
-        wanted = buffers.copies_of(nbytes)
+        wanted = buffers.copies_of(nbytes * read_frac)
         key = (dtype, *shapes)
         _, found = self._kept.pop(key, (0, []))
         if len(found) < wanted:

@@ -7,6 +7,7 @@ One program computes one tile (`triton_tiles`). Where the tiles leave most of th
 narrow weights, ``k`` is split over programs too and their fp32 parts are summed by a second kernel.
 """
 
+from functools import partial
 from typing import Final
 
 import torch
@@ -140,19 +141,23 @@ def prepare_linear(op: OpShape, buffers: Buffers) -> Prepared:
 
 
 def rotating_weights(
-    buffers: Buffers, kind: str, dtype: str, shape: tuple[int, ...]
+    buffers: Buffers, kind: str, dtype: str, shape: tuple[int, ...], *, read_frac: float = 1.0
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return cold weights [..., n, k] of ``kind`` in turn, each with its scales as the kernels read them."""
+    """Return cold weights [..., n, k] of ``kind`` in turn, each with its scales as the kernels read them.
+
+    ``read_frac`` in (0, 1] is the share of them that a call reads.
+    """
+    rotating = partial(buffers.rotating, read_frac=read_frac)
     *stack, n, k = shape
     if kind in PACKED_TURN:
-        packed = [values.view(torch.uint8) for values in buffers.rotating((*stack, n, k // 2), "int8")]
+        packed = [values.view(torch.uint8) for values in rotating((*stack, n, k // 2), "int8")]
         groups = (*stack, k // SCALE_GROUP[kind], n)
         if kind == "int4":
-            scales = buffers.rotating(groups, "bf16")  # 3 % of the bytes: cold as well
+            scales = rotating(groups, "bf16")  # 3 % of the bytes: cold as well
         else:  # exponents around zero, 6 %
-            drawn = buffers.rotating(groups, "int8")[: len(packed)]
+            drawn = rotating(groups, "int8")[: len(packed)]
             scales = [(values.view(torch.uint8) & 7) + 120 for values in drawn]
         return [(values, scales[i % len(scales)]) for i, values in enumerate(packed)]
     blocks = (k // GROUP, triton.cdiv(n, GROUP)) if kind == "block" else (n,)
     scale = torch.full((*stack, *blocks), 0.01, device=buffers.device)
-    return [(values, scale) for values in buffers.rotating(shape, dtype)]
+    return [(values, scale) for values in rotating(shape, dtype)]

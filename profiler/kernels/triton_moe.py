@@ -50,8 +50,8 @@ def prepare_moe(op: OpShape, buffers: Buffers) -> Prepared:
     if stored == "fp8":
         require_fp8(buffers.device)
     tokens = buffers.random((shard.num_tokens, shard.hidden), op.dtype if op.dtype in _FLOATS else "bf16")
-    gate_up = _weights(op.dtype, buffers, (shard.experts, 2 * inter, shard.hidden))
-    down = _weights(op.dtype, buffers, (shard.experts, shard.hidden, inter))
+    gate_up = _weights(op.dtype, buffers, (shard.experts, 2 * inter, shard.hidden), shard.read_frac)
+    down = _weights(op.dtype, buffers, (shard.experts, shard.hidden, inter), shard.read_frac)
     enter, activate = _passes(op.dtype)
     multiply, source = GroupedGemm(shard.offsets), shard.tokens.to(torch.int32)
     weight = torch.full((len(source),), 1.0 / shard.topk, device=buffers.device)
@@ -64,11 +64,12 @@ def prepare_moe(op: OpShape, buffers: Buffers) -> Prepared:
     return Prepared(launch, max(len(gate_up), len(down)))
 
 
-def _weights(dtype: str, buffers: Buffers, shape: tuple[int, int, int]) -> list[ExpertWeights]:
+def _weights(dtype: str, buffers: Buffers, shape: tuple[int, int, int], read_frac: float) -> list[ExpertWeights]:
     kind, stored = FORMATS[dtype]
     if dtype in _FLOATS:
-        return [ExpertWeights(kind=kind, values=values) for values in buffers.rotating(shape, stored)]
-    pairs = rotating_weights(buffers, kind, stored, shape)
+        plain = buffers.rotating(shape, stored, read_frac=read_frac)
+        return [ExpertWeights(kind=kind, values=values) for values in plain]
+    pairs = rotating_weights(buffers, kind, stored, shape, read_frac=read_frac)
     return [ExpertWeights(kind=kind, values=values, scales=scales) for values, scales in pairs]
 
 

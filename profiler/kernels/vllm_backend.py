@@ -205,7 +205,10 @@ def _experts(op: OpShape, buffers: Buffers) -> Prepared:
         expert_map = torch.full((shape["num_experts"],), -1, dtype=torch.int32, device=buffers.device)
         expert_map[:local] = torch.arange(local, dtype=torch.int32, device=buffers.device)
     sides = ((local, 2 * inter, hidden), (local, hidden, inter))
-    gate_up, down = (buffers.rotating(side, "bf16" if op.dtype == "bf16" else "fp8") for side in sides)
+    held = torch.bincount(ids[ids < local], minlength=local)
+    read_frac = max(int(held.count_nonzero()), 1) / local
+    stored = "bf16" if op.dtype == "bf16" else "fp8"
+    gate_up, down = (buffers.rotating(side, stored, read_frac=read_frac) for side in sides)
     copies = max(len(gate_up), len(down))
     quant_config = None if op.dtype == "bf16" else _expert_scales(op.dtype, sides, buffers.device)
     return Prepared(

@@ -121,7 +121,7 @@ class VllmCpuBackend:
         def pack(*weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return tuple(ops.cpu_prepack_moe_weight(weight, isa) for weight in weights)
 
-        copies = self._packed.copies(op.dtype, sides, buffers, pack)
+        copies = self._packed.copies(op.dtype, sides, buffers, pack, read_frac=shard.read_frac)
         tokens = buffers.random((shard.num_tokens, shard.hidden), op.dtype)
         out = torch.empty_like(tokens)
         ids = route(

@@ -33,7 +33,7 @@ class UndrawnBuffers(Buffers):
         """Make an operand."""
         return torch.empty(shape, device=self.device, dtype=TORCH_DTYPES[dtype] if isinstance(dtype, str) else dtype)
 
-    def rotating(self, shape, dtype):
+    def rotating(self, shape, dtype, **_):
         """Make two of them: slices of a pool ask for a real device."""
         return [self.random(shape, dtype) for _ in range(2)]
 

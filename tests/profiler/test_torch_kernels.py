@@ -35,9 +35,9 @@ class RecordingBuffers(Buffers):
         self.given.append(tensor)
         return tensor
 
-    def rotating(self, shape, dtype):
+    def rotating(self, shape, dtype, *, read_frac=1.0):
         """Record one set of views."""
-        views = super().rotating(shape, dtype)
+        views = super().rotating(shape, dtype, read_frac=read_frac)
         self.given.append(views)
         return views
 
@@ -249,6 +249,17 @@ def test_torch_grouped_gemm_equals_the_loop():
     x = torch.randn(24, 32, generator=generator).bfloat16()
     w = torch.randn(3, 16, 32, generator=generator).bfloat16()
     assert torch.allclose(torch_grouped(offsets)(x, w).float(), expert_loop(offsets)(x, w).float(), atol=0.1)
+
+
+@pytest.mark.parametrize(("num_tokens", "read"), [(1, 2), (64, 8)])
+def test_experts_without_tokens_do_not_make_the_others_cold(num_tokens, read):
+    """What the calls of one round read overflows the cache, also where most experts have no token."""
+    buffers = RecordingBuffers()
+    shape = {"hidden": 32, "inter": 32, "num_experts": 8, "topk": 2, "tp": 1, "ep": 1, "routing": "power_law_0.0"}
+    prepare_moe(OpShape.of("moe", dtype="fp32", num_tokens=num_tokens, **shape), "torch.expert_loop", buffers)
+    down = buffers.last((8, 32, 32))
+    one_expert = down[0][0].nbytes
+    assert len(down) * read * one_expert >= buffers.cold_bytes > (len(down) - 1) * read * one_expert
 
 
 def test_hot_operands_stay_cold_ones_walk():
