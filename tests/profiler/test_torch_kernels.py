@@ -251,6 +251,13 @@ def test_torch_grouped_gemm_equals_the_loop():
     assert torch.allclose(torch_grouped(offsets)(x, w).float(), expert_loop(offsets)(x, w).float(), atol=0.1)
 
 
+@pytest.mark.parametrize("num_tokens", [2, 3, 8, 16, 64])
+def test_a_routing_of_few_tokens_reaches_a_usual_number_of_experts(num_tokens):
+    """Uniform draws without replacement reach E (1 - (1 - k / E)^tokens) experts in the mean."""
+    ids = route(num_tokens, 64, 4, "power_law_0.0", seed=0, device=CPU)
+    assert abs(len(ids.unique()) - 64 * (1 - (1 - 4 / 64) ** num_tokens)) <= 1
+
+
 @pytest.mark.parametrize(("num_tokens", "read"), [(1, 2), (64, 8)])
 def test_experts_without_tokens_do_not_make_the_others_cold(num_tokens, read):
     """What the calls of one round read overflows the cache, also where most experts have no token."""
