@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from benchmarks.witness.environment import ROOT, Environment, cores, open_environment
-from benchmarks.witness.host_times import HostTimes, NullRun, host_times, write_profile
+from benchmarks.witness.host_times import HostRun, HostTimes, host_times, write_profile
 from benchmarks.witness.models import make_models
 from benchmarks.witness.page import Findings, write_page
 from benchmarks.witness.predictions import WitnessedRun, measured_run, predict
 from benchmarks.witness.prices import ProfilerRun, apex, fit, write_shapes
-from benchmarks.witness.server import serving
-from benchmarks.witness.workloads import NULL_WORKLOADS, SERVERS, WORKLOADS, ServerCase, WorkloadCase
+from benchmarks.witness.server import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS, serving
+from benchmarks.witness.workloads import HOST_SERVERS, HOST_WORKLOADS, SERVERS, WORKLOADS, ServerCase, WorkloadCase
 from cluster_specs.errors import UserError
 from simulator.engine_profiles.engine_profile import load_profile
 from simulator.validation.difference import where_it_sits
@@ -36,9 +36,14 @@ from simulator.validation.predict import Predictor, ValidatedRun
 
 _T = TypeVar("_T")
 PAGE: Final = ROOT / "docs" / "witness.md"
-_PROFILE_S: Final = {"null": 45, "models": 330}
-_SHORT_PROFILE_S: Final = {"null": 20, "models": 120}
+_PROFILE_S: Final = {"narrow": 60, "models": 330}
+_SHORT_PROFILE_S: Final = {"narrow": 30, "models": 120}
 _CALIBRATE_S: Final = 300.0
+# Sequences and tokens of the largest steps of the servers whose ops are measured together.
+_LARGEST_STEPS: Final = {
+    "narrow": (16, 256),  # 16 prompts of 16 tokens
+    "models": (MAX_NUM_SEQS, MAX_NUM_BATCHED_TOKENS),
+}
 _STAGES: Final = "stages.json"
 
 
@@ -76,7 +81,7 @@ class Witness:
 
     def cases(self) -> list[WorkloadCase]:
         """Return the workloads, the engine's own first."""
-        found = [*NULL_WORKLOADS, *WORKLOADS]
+        found = [*HOST_WORKLOADS, *WORKLOADS]
         if not self.is_short:
             return found
         return [replace(case, requests=max(case.requests // 4, (case.concurrency or 2) + 1), runs=1) for case in found]
@@ -130,9 +135,9 @@ def _run(witness: Witness, python: str | None, home: Path) -> Findings:
             f"vllm-{version}-cpu",
             version,
             times,
-            "a server of a model that has next to nothing to compute",
+            "servers of models that have next to nothing to compute",
         )
-        rest = [run for run in runs if run.case.server != "null"]
+        rest = [run for run in runs if run.case.server not in HOST_SERVERS]
         blind = predict(rest, costs, blind_profile, predictor)
     with witness.stage("where the differences sit"):
         differences = witness.attempt("differences", partial(_differences, blind, rest)) or []
@@ -209,12 +214,13 @@ def _profile(witness: Witness, environment: Environment, models: dict[str, Path]
     """Measure the ops of every model with the server's kernels; a run that ended is not made again."""
     budgets = _SHORT_PROFILE_S if witness.is_short else _PROFILE_S
     summaries = []
-    for name, wanted in (("null", ["null"]), ("models", ["dense", "mixture"])):
+    for name, wanted in (("narrow", ["null", "wide"]), ("models", ["dense", "mixture"])):
         summary = witness.folder / f"profile-{name}.txt"
         if not summary.exists():
             with witness.stage(f"profile {name}"):
                 shapes = witness.folder / f"{name}.shapes.json"
-                write_shapes([models[model] for model in wanted], engine, shapes)
+                sequences, tokens = _LARGEST_STEPS[name]
+                write_shapes([models[it] for it in wanted], engine, shapes, sequences=sequences, tokens=tokens)
                 run = ProfilerRun(
                     environment=environment,
                     shapes=shapes,
@@ -228,19 +234,19 @@ def _profile(witness: Witness, environment: Environment, models: dict[str, Path]
 
 
 def _host(runs: list[WitnessedRun], costs: Path, engine: Path, predictor: Predictor) -> HostTimes:
-    """Read host times from the runs of the null model; raises ``UserError`` where they are missing."""
-    answers = predict([run for run in runs if run.case.server == "null"], costs, engine, predictor)
-    found = [answers.get(case.name) for case in NULL_WORKLOADS]
+    """Read host times from the runs of the narrow models; raises ``UserError`` where they are missing."""
+    answers = predict([run for run in runs if run.case.server in HOST_SERVERS], costs, engine, predictor)
+    found = [answers.get(case.name) for case in HOST_WORKLOADS]
     if any(answer is None or isinstance(answer, UnusableRun) for answer in found):
         why = "; ".join(str(getattr(answer, "reason", "was not measured")) for answer in found)
-        raise UserError(f"host times cannot be read from the null model's runs: {why}")
-    return host_times(*(_beyond(answer, case) for answer, case in zip(found, NULL_WORKLOADS, strict=True)))
+        raise UserError(f"host times cannot be read from the narrow models' runs: {why}")
+    return host_times(*(_beyond(answer, case) for answer, case in zip(found, HOST_WORKLOADS, strict=True)))
 
 
-def _beyond(answer: ValidatedRun | UnusableRun | None, case: WorkloadCase) -> NullRun:
+def _beyond(answer: ValidatedRun | UnusableRun | None, case: WorkloadCase) -> HostRun:
     assert isinstance(answer, ValidatedRun)
     took_s, kernels_s = answer.run.measured["e2e_s.mean"], answer.predicted["e2e_s.mean"]
-    return NullRun(sequences=case.concurrency or 1, tokens=case.answer, beyond_s=took_s - kernels_s)
+    return HostRun(sequences=case.concurrency or 1, tokens=case.answer, beyond_s=took_s - kernels_s)
 
 
 def _differences(answers: Mapping[str, ValidatedRun | UnusableRun], runs: list[WitnessedRun]) -> list[str]:

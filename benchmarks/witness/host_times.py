@@ -1,4 +1,4 @@
-"""The engine's own time on this CPU, read from a server of a model so narrow that next to nothing is computed.
+"""The engine's own time on this CPU, read from servers of models so narrow that next to nothing is computed.
 
 A request alone with few and with many tokens of answer, and B of those with many at a time, take
 
@@ -7,6 +7,9 @@ A request alone with few and with many tokens of answer, and B of those with man
 beyond what the kernels are predicted to take, which says the three. A CPU has no device beside which the host could
 work: all of it adds up. Whole requests are looked at because tokens that are made faster than they can be sent arrive
 together.
+
+The step is then read once more, between weights that pass through the caches: code and tables of the interpreter come
+from memory again after every product, and the host's part of a step takes twice as long.
 """
 
 from dataclasses import dataclass
@@ -29,21 +32,22 @@ class HostTimes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NullRun:
-    """Requests of the null model: so many at a time, tokens of an answer, and seconds beyond the kernels'."""
+class HostRun:
+    """Requests of a narrow model: so many at a time, tokens of an answer, and seconds beyond the kernels'."""
 
     sequences: int
     tokens: int
     beyond_s: float
 
 
-def host_times(few: NullRun, many: NullRun, together: NullRun) -> HostTimes:
-    """Solve for the three; ``few`` and ``many`` tokens are of requests alone, ``together`` of several at a time."""
+def host_times(few: HostRun, many: HostRun, together: HostRun, wide: HostRun) -> HostTimes:
+    """Solve for the three; ``few``, ``many`` and ``wide`` are of requests alone, ``together`` of several at a time."""
     token_s = max((many.beyond_s - few.beyond_s) / (many.tokens - few.tokens), 0.0)
     frontend_s = max(few.beyond_s - few.tokens * token_s, 0.0)
     together_s = (together.beyond_s - frontend_s) / together.tokens
     sequence_s = min(max((together_s - token_s) / (together.sequences - 1), 0.0), token_s)
-    return HostTimes(step_s=token_s - sequence_s, sequence_s=sequence_s, frontend_s=frontend_s)
+    cold_s = max((wide.beyond_s - frontend_s) / wide.tokens, token_s)
+    return HostTimes(step_s=cold_s - sequence_s, sequence_s=sequence_s, frontend_s=frontend_s)
 
 
 def write_profile(path: Path, name: str, version: str, times: HostTimes, source: str) -> None:

@@ -2,7 +2,8 @@
 
 ``dense`` and ``mixture`` are small enough for a core and large enough that their weights come from memory. ``null`` has
 as many layers and as many words, and layers so narrow that next to nothing is left to compute: what its server takes is
-the engine's own time.
+the engine's own time. ``wide`` is ``null`` with products that compute as little for a token, and whose weights pass
+through the caches as those of a real model do: between them the engine's code is not found there either.
 """
 
 import json
@@ -29,15 +30,10 @@ _ALL: Final = {
 }
 _LLAMA: Final = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **_ALL}
 _HEADS: Final = {"num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64}
+_NARROW: Final = {**_LLAMA, "hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
 CONFIGS: Final[dict[str, dict[str, Any]]] = {
-    "null": {
-        **_LLAMA,
-        "hidden_size": 64,
-        "intermediate_size": 64,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 32,
-    },
+    "null": {**_NARROW, "intermediate_size": 64},
+    "wide": {**_NARROW, "intermediate_size": 81920},  # 31 MB of weights a layer, as many as the dense model has
     "dense": {**_LLAMA, **_HEADS, "hidden_size": 1024, "intermediate_size": 4096},
     "mixture": {
         "architectures": ["MixtralForCausalLM"],

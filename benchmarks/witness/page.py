@@ -174,7 +174,7 @@ def _change(own: ValidatedRun, other: ValidatedRun, path: str) -> str:
 
 def _host(times: HostTimes) -> str:
     return (
-        "Read from a server of a model as deep as the others and 64 wide, beside what its kernels were predicted to "
+        "Read from servers of models as deep as the others and 64 wide, beside what their kernels were predicted to "
         f"take: {times.step_s * 1e3:.2f} ms per step, {times.sequence_s * 1e6:.0f} us per sequence and step, "
         f"{times.frontend_s * 1e3:.1f} ms per request."
     )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.witness.environment import ROOT, Environment
-from benchmarks.witness.server import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from benchmarks.witness.workloads import CONTEXT
 from cluster_specs.errors import UserError
 
@@ -40,10 +39,10 @@ def apex(*words: str, limit_s: float = _LIMIT_S) -> str:
     return done.stdout
 
 
-def write_shapes(models: Sequence[Path], profile: Path, out: Path) -> None:
-    """Write the shapes that the servers' steps ask for."""
+def write_shapes(models: Sequence[Path], profile: Path, out: Path, *, sequences: int, tokens: int) -> None:
+    """Write the shapes that steps of so many sequences and tokens ask for."""
     named = [word for model in models for word in ("--model", str(model))]
-    limits = ["--max-num-seqs", str(MAX_NUM_SEQS), "--max-num-batched-tokens", str(MAX_NUM_BATCHED_TOKENS)]
+    limits = ["--max-num-seqs", str(sequences), "--max-num-batched-tokens", str(tokens)]
     apex(
         "shapes", *named, "--cluster", CLUSTER, "--plan", PLAN, "--engine", str(profile), *limits,
         "--max-model-len", str(CONTEXT), "-o", str(out),

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any, Final
 
 from benchmarks.witness.environment import Environment
@@ -31,6 +32,7 @@ _STOP_S: Final = 20.0
 _RUN_S: Final = 240.0
 _WARM_UP: Final = (1, 2, 4, 8)  # requests at a time
 _WARM_UP_TOKENS: Final = 8
+_DECODING: Final = 8  # sequences beside which a prompt may arrive where requests come at a rate
 _COUNTERS: Final = {
     "preemptions": "vllm:num_preemptions_total",
     "hits": "vllm:prefix_cache_hits_total",
@@ -97,18 +99,37 @@ class RunningServer:
         partial.unlink()
 
     def warm_up(self, cases: Iterable[WorkloadCase]) -> None:
-        """Send prompts of each length alone and several at a time, so that the products they need are compiled."""
-        lengths = {length for case in cases for length in (case.prompt, case.prefix + case.prompt)}
-        for length in sorted(lengths):
+        """Send prompts of each length, several at a time and beside decoding sequences: the products' first calls."""
+        most: dict[int, int] = {}
+        for case in cases:
+            for length in (case.prompt, case.prefix + case.prompt):
+                most[length] = max(most.get(length, 1), case.concurrency or _DECODING)
+        for length, sequences in sorted(most.items()):
             for together in (count for count in _WARM_UP if count * length <= 2 * MAX_NUM_BATCHED_TOKENS):
                 with ThreadPoolExecutor(together) as senders:
                     for answer in [senders.submit(self._complete, length, seed) for seed in range(together)]:
                         answer.result()
+            self._join_one_by_one(length, sequences)
 
-    def _complete(self, prompt_tokens: int, seed: int) -> None:
+    def _join_one_by_one(self, length: int, sequences: int) -> None:
+        """Send each prompt when the one before has its first token, and let all of them decode until the last joins."""
+        with ThreadPoolExecutor(sequences) as senders:
+            answers = []
+            for seed in range(sequences):
+                has_begun = Event()
+                tokens = _WARM_UP_TOKENS * sequences
+                answers.append(senders.submit(self._complete, length, seed, tokens=tokens, has_begun=has_begun))
+                has_begun.wait()
+            for answer in answers:
+                answer.result()
+
+    def _complete(
+        self, prompt_tokens: int, seed: int, *, tokens: int = _WARM_UP_TOKENS, has_begun: Event | None = None
+    ) -> None:
+        """Ask for an answer and read it; ``has_begun`` is set at its first token, or where there will be none."""
         drawn = random.Random(seed * 7919 + prompt_tokens)
         prompt = [drawn.randrange(2, VOCABULARY) for _ in range(prompt_tokens)]
-        asked = {"model": str(self.model), "prompt": prompt, "max_tokens": _WARM_UP_TOKENS, "ignore_eos": True}
+        asked = {"model": str(self.model), "prompt": prompt, "max_tokens": tokens, "ignore_eos": True, "stream": True}
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/v1/completions",
             json.dumps(asked).encode(),
@@ -116,9 +137,14 @@ class RunningServer:
         )
         try:
             with urllib.request.urlopen(request, timeout=_RUN_S) as answer:  # noqa: S310
-                answer.read()
+                for line in answer:
+                    if has_begun is not None and line.startswith(b"data:"):
+                        has_begun.set()
         except (urllib.error.URLError, OSError) as error:
             raise UserError(f"the server does not answer while it is warmed up: {error}") from error
+        finally:
+            if has_begun is not None:
+                has_begun.set()
 
     def _counters(self) -> dict[str, float]:
         text = _asked(f"http://127.0.0.1:{self.port}/metrics") or ""

@@ -60,6 +60,7 @@ def _seed(name: str, run: int) -> int:
 
 SERVERS: Final = (
     ServerCase(name="null", model="null"),
+    ServerCase(name="wide", model="wide"),
     ServerCase(name="dense", model="dense"),
     ServerCase(name="tight", model="dense", context=1024, kv_blocks=24),
     ServerCase(name="mixture", model="mixture"),
@@ -67,15 +68,21 @@ SERVERS: Final = (
 # The runs for calibration are of the kinds `apex calibrate --plan-runs` asks for: one sequence, many, long prompts.
 WORKLOADS: Final = (
     WorkloadCase(
-        name="dense-closed-1", server="dense", prompt=256, answer=64, requests=8, concurrency=1, is_for_calibration=True
+        name="dense-closed-1",
+        server="dense",
+        prompt=256,
+        answer=64,
+        requests=12,
+        concurrency=1,
+        is_for_calibration=True,
     ),
-    WorkloadCase(name="dense-closed-4", server="dense", prompt=256, answer=64, requests=20, concurrency=4, runs=2),
+    WorkloadCase(name="dense-closed-4", server="dense", prompt=256, answer=64, requests=30, concurrency=4, runs=2),
     WorkloadCase(
         name="dense-closed-16",
         server="dense",
         prompt=256,
         answer=64,
-        requests=48,
+        requests=72,
         concurrency=16,
         is_for_calibration=True,
     ),
@@ -84,32 +91,35 @@ WORKLOADS: Final = (
         server="dense",
         prompt=256,
         answer=48,
-        requests=20,
+        requests=30,
         rate_per_s=0.6,
         runs=2,
     ),
-    WorkloadCase(name="dense-open-fast", server="dense", prompt=256, answer=48, requests=40, rate_per_s=1.8),
+    WorkloadCase(name="dense-open-fast", server="dense", prompt=256, answer=48, requests=60, rate_per_s=1.8),
     WorkloadCase(
         name="dense-long-prompts",
         server="dense",
         prompt=1536,
         answer=32,
-        requests=10,
+        requests=15,
         concurrency=2,
         is_for_calibration=True,
     ),
     WorkloadCase(
-        name="dense-shared-prefix", server="dense", prompt=128, answer=64, requests=20, concurrency=4, prefix=1024
+        name="dense-shared-prefix", server="dense", prompt=128, answer=64, requests=30, concurrency=4, prefix=1024
     ),
-    WorkloadCase(name="dense-preempted", server="tight", prompt=256, answer=128, requests=24, concurrency=12),
-    WorkloadCase(name="mixture-closed-1", server="mixture", prompt=256, answer=48, requests=6, concurrency=1),
-    WorkloadCase(name="mixture-closed-8", server="mixture", prompt=256, answer=48, requests=24, concurrency=8, runs=2),
-    WorkloadCase(name="mixture-open", server="mixture", prompt=256, answer=48, requests=16, rate_per_s=0.6),
-    WorkloadCase(name="mixture-long-prompts", server="mixture", prompt=1024, answer=32, requests=6, concurrency=2),
+    WorkloadCase(name="dense-preempted", server="tight", prompt=256, answer=128, requests=36, concurrency=12),
+    WorkloadCase(name="mixture-closed-1", server="mixture", prompt=256, answer=48, requests=9, concurrency=1),
+    WorkloadCase(name="mixture-closed-8", server="mixture", prompt=256, answer=48, requests=36, concurrency=8, runs=2),
+    WorkloadCase(name="mixture-open", server="mixture", prompt=256, answer=48, requests=24, rate_per_s=0.6),
+    WorkloadCase(name="mixture-long-prompts", server="mixture", prompt=1024, answer=32, requests=9, concurrency=2),
 )
-# Few tokens, many, and many of several at a time. They are not predicted: host times are read from them.
-NULL_WORKLOADS: Final = (
+# Few tokens, many, and many of several at a time; then many between weights that pass through the caches. They are not
+# predicted: host times are read from them.
+HOST_WORKLOADS: Final = (
     WorkloadCase(name="null-few", server="null", prompt=16, answer=8, requests=20, concurrency=1),
     WorkloadCase(name="null-many", server="null", prompt=16, answer=136, requests=8, concurrency=1),
     WorkloadCase(name="null-together", server="null", prompt=16, answer=136, requests=32, concurrency=16),
+    WorkloadCase(name="wide-many", server="wide", prompt=16, answer=136, requests=8, concurrency=1),
 )
+HOST_SERVERS: Final = frozenset(case.server for case in HOST_WORKLOADS)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from benchmarks.witness.environment import Environment, open_environment
-from benchmarks.witness.host_times import HostTimes, NullRun, host_times, write_profile
+from benchmarks.witness.host_times import HostRun, HostTimes, host_times, write_profile
 from benchmarks.witness.models import CONFIGS, write_config
 from benchmarks.witness.page import Findings, write_page
 from benchmarks.witness.predictions import WitnessedRun, measured_run, predict, shared_prefix
 from benchmarks.witness.prices import ProfilerRun
 from benchmarks.witness.server import RunningServer, bench_arguments, free_port, metric, serve_arguments, serving
-from benchmarks.witness.workloads import NULL_WORKLOADS, SERVERS, WORKLOADS
+from benchmarks.witness.workloads import HOST_WORKLOADS, SERVERS, WORKLOADS
 from cluster_specs.errors import UserError
 from simulator.engine_profiles.engine_profile import load_profile
 from simulator.model.load_model import load_model
@@ -70,7 +70,7 @@ def test_models_are_those_the_simulator_reads(name, tmp_path):
 def test_every_workload_has_its_server_and_prompts_of_its_own():
     """Servers exist, requests fit their context, names and seeds differ, and three runs of one server calibrate."""
     servers = {server.name: server for server in SERVERS}
-    cases = [*NULL_WORKLOADS, *WORKLOADS]
+    cases = [*HOST_WORKLOADS, *WORKLOADS]
     seeds = []
     for case in cases:
         assert case.server in servers
@@ -131,7 +131,7 @@ def test_a_server_that_ends_is_told_with_its_cause(tmp_path):
 
 
 def test_every_length_is_sent_before_anything_is_measured(tmp_path):
-    """A server is asked for each length alone and several at a time, no more than two steps hold."""
+    """A server is asked for each length alone, for several at a time, no more than two steps hold, and one by one."""
     asked = []
 
     class Answers(BaseHTTPRequestHandler):
@@ -150,10 +150,11 @@ def test_every_length_is_sent_before_anything_is_measured(tmp_path):
     running = RunningServer(
         environment=environment, model=tmp_path, port=server.server_port, client_core=0, kv_blocks=8
     )
-    running.warm_up([replace(WORKLOADS[0], prompt=64, prefix=1024), replace(WORKLOADS[0], prompt=1536)])
+    together = replace(WORKLOADS[0], prompt=64, prefix=1024, concurrency=4)
+    running.warm_up([together, replace(WORKLOADS[0], prompt=1536)])
     server.shutdown()
     server.server_close()
-    assert {length: asked.count(length) for length in asked} == {64: 15, 1088: 3, 1536: 3}
+    assert {length: asked.count(length) for length in asked} == {64: 15 + 4, 1088: 3 + 4, 1536: 3 + 1}
 
 
 def test_host_times_are_what_the_kernels_leave():
@@ -161,14 +162,16 @@ def test_host_times_are_what_the_kernels_leave():
 
     def run(sequences, tokens):
         step_s = TIMES.step_s + sequences * TIMES.sequence_s
-        return NullRun(sequences=sequences, tokens=tokens, beyond_s=TIMES.frontend_s + tokens * step_s)
+        return HostRun(sequences=sequences, tokens=tokens, beyond_s=TIMES.frontend_s + tokens * step_s)
 
-    found = host_times(run(1, 8), run(1, 136), run(16, 136))
-    assert found.step_s == pytest.approx(TIMES.step_s)
+    cold = HostRun(sequences=1, tokens=136, beyond_s=run(1, 136).beyond_s + 136 * 2e-3)
+    found = host_times(run(1, 8), run(1, 136), run(16, 136), cold)
+    assert found.step_s == pytest.approx(TIMES.step_s + 2e-3)
     assert found.sequence_s == pytest.approx(TIMES.sequence_s)
     assert found.frontend_s == pytest.approx(TIMES.frontend_s)
     none = [
-        NullRun(sequences=sequences, tokens=tokens, beyond_s=-1.0) for sequences, tokens in ((1, 8), (1, 9), (4, 9))
+        HostRun(sequences=sequences, tokens=tokens, beyond_s=-1.0)
+        for sequences, tokens in ((1, 8), (1, 9), (4, 9), (1, 9))
     ]
     assert host_times(*none) == HostTimes()
 
