@@ -18,7 +18,7 @@ from cluster_specs.errors import UserError
 from cluster_specs.load import bundled_devices, load_device
 from costmodel.cost_model import CostModel, Prediction, Source
 from costmodel.families.all import OP_FAMILIES
-from costmodel.fit_file.artefact import Artefact, load_artefact
+from costmodel.fit_file.artefact import Artefact, FamilyReport, load_artefact
 from costmodel.ops.op_types import Op
 from costmodel.pricing.analytic_costs import AnalyticCosts
 from costmodel.pricing.domain import OutOfDomain, QueryCount
@@ -88,6 +88,8 @@ class FittedCosts:
             parts.append("its file carries no digest of its rows")
         if self._has_links and self.cluster.num_devices > 1 and self._links.text:
             parts.append(self._links.text)
+        if stand_ins := [f"{found.family} {text}" for found in self.artefact.reports for text in _stand_ins(found)]:
+            parts.append(f"stand-ins for kernels of {provenance.engine or 'the engine'}: {', '.join(stand_ins)}")
         if unlike := _unlike_bundled(self.cluster.device):
             parts.append(f"{' and '.join(unlike)} of the device file not applied to what was measured")
         return "; ".join(parts)
@@ -209,6 +211,11 @@ class EngineCosts:
         if op.family in _FASTER_OF_BOTH:
             is_measured = is_measured & ((own.latency_s < other.latency_s) | (other.source == Source.ANALYTIC))
         return Prediction(**{name: np.where(is_measured, getattr(own, name), getattr(other, name)) for name in _FIELDS})
+
+
+def _stand_ins(report: FamilyReport) -> list[str]:
+    """Labels that no kernel of the engine prices, in words."""
+    return [f"{label} by {said}" for label, said in report.stand_ins.items()]
 
 
 def _unlike_bundled(device: DeviceSpec) -> list[str]:

@@ -51,7 +51,7 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "profile": ("profiler.profile_command", "profile", "Measure this machine's ops into Parquet."),
     "observe": ("profiler.observe.command", "observe", "Measure a running server under a ladder of loads."),
     "doctor": ("profiler.profile_command", "doctor", "Check whether this machine can be measured well."),
-    "fit": ("costmodel.fitting.fit_command", "fit", "Turn measurements into a fitted cost model."),
+    "fit": ("simulator.commands.fit", "fit", "Turn measurements into a fitted cost model."),
     "compare": (
         "costmodel.compare.compare_command",
         "compare",

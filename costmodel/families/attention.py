@@ -154,6 +154,7 @@ ATTENTION: Final = OpFamily(
     name="attention",
     op=Attention,
     alternatives=("phase", "variant", "dtype", "kv_dtype"),
+    kernel_choice=("variant", "dtype", "kv_dtype"),
     fixed=("variant", "dtype", "kv_dtype", "window", "head_dim", "v_head_dim", "num_heads", "num_kv_heads"),
     op_of=lambda sizes, _cluster: op_from(Attention, sizes),
     usable=_usable,

@@ -107,6 +107,8 @@ class OpFamily:
     cache: str = "cold"
     # Whether a point has one kernel; otherwise `usable` says which of several runs where.
     has_one_kernel: bool = True
+    # Parts of a label by which an engine chooses its kernel (`costmodel.families.kernels`); empty: not told apart.
+    kernel_choice: tuple[str, ...] = ()
     # Columns that are one value within an op; its other fields are arrays.
     fixed: tuple[str, ...]
     sized: Callable[[Columns], Columns] = own_sizes

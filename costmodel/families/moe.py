@@ -81,6 +81,7 @@ MOE: Final = OpFamily(
     name="moe",
     op=Moe,
     alternatives=("dtype", "hidden", "inter", "num_experts", "topk"),
+    kernel_choice=("dtype",),
     fixed=("dtype", "routing", *_FEATURES),
     op_of=lambda sizes, _cluster: op_from(Moe, sizes),
     label_parts=("dtype", "routing"),

@@ -116,6 +116,7 @@ SCAN: Final = OpFamily(
     name="scan",
     op=Scan,
     alternatives=_PARTS,
+    kernel_choice=("variant", "dtype"),
     fixed=("variant", "dtype", "state_dtype", *_FEATURES),
     op_of=lambda sizes, _cluster: op_from(Scan, sizes),
     usable=_usable,

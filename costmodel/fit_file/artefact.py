@@ -44,7 +44,8 @@ _COMPRESSION_LEVEL: Final = 19
 class FamilyReport:
     """What became of one family's rows.
 
-    ``why_not`` is empty when it was fitted, ``no_prior`` unless there was a prior that could not serve.
+    ``why_not`` is empty when it was fitted, ``no_prior`` unless there was a prior that could not serve. ``priced_by``
+    names the kernel families of each label's rows, ``engine_runs`` those of the engine where they are known.
     """
 
     family: str
@@ -55,13 +56,25 @@ class FamilyReport:
     labels: dict[str, int]
     why_not: str = ""
     no_prior: str = ""
+    priced_by: dict[str, str] = field(default_factory=dict)
+    engine_runs: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def stand_ins(self) -> dict[str, str]:
+        """Labels that are priced by no kernel of the engine, in words."""
+        return {
+            label: f"{self.priced_by[label]} in place of {runs}"
+            for label, runs in self.engine_runs.items()
+            if not set(self.priced_by[label].split(", ")) & set(runs.split(", "))
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """Where a fit comes from.
 
-    ``from_prior`` names the labels, by family, that the prior alone has, ``links`` the levels collectives ran on.
+    ``from_prior`` names the labels, by family, that the prior alone has, ``links`` the levels collectives ran on,
+    ``engine`` the one whose kernels rows were held against, empty where none was known.
     """
 
     device: str
@@ -78,6 +91,7 @@ class Provenance:
     prior: str = ""
     from_prior: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     links: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from cluster_specs.errors import UserError
 from cluster_specs.extras import require_extra
 from costmodel.families.all import OP_FAMILIES
 from costmodel.families.family import OpFamily
+from costmodel.families.kernels import EngineKernels
 from costmodel.families.rows import measured_rows, taken
 from costmodel.fit_file.artefact import Artefact, FamilyReport, Provenance
 from costmodel.fitted.held_out import HeldOut
@@ -27,6 +28,7 @@ from costmodel.fitted.measured_rows import MeasuredRows
 from costmodel.fitting.build_knots import build_knots
 from costmodel.fitting.filling import completed, filled
 from costmodel.fitting.fit_power import fit_power
+from costmodel.fitting.foreign_kernels import kernels_of_labels, known_elsewhere, nothing_but_foreign, with_ratios
 from costmodel.fitting.holdout import held_out_errors, summarise, with_fillings, with_intervals
 from costmodel.fitting.measurements import Columns, Measurements, read_measurements
 from costmodel.fitting.prior import Prior
@@ -51,20 +53,28 @@ def fit_device(
     framework: str | None = None,
     is_monotone: bool = False,
     prior: Prior | None = None,
+    engine: EngineKernels | None = None,
 ) -> Artefact:
     """Fit all families of ``device``, from ``prior`` where labels have few points and it has not seen them.
 
-    Labels without any rows come from a prior of the same device whole.
+    Labels without any rows come from a prior of the same device whole. ``engine`` says which kernels it runs: rows of
+    others are no prices where those were measured.
 
     Raises ``UserError`` when not one family has enough rows, or without the extra ``fit``.
     """
     require_extra("fit", "scipy", "sklearn", what="fitting")
-    measured = {name: read_measurements(store, family, device, framework) for name, family in OP_FAMILIES.items()}
+    elsewhere = known_elsewhere(device, prior)
+    measured = {
+        name: read_measurements(store, family, device, framework, engine=engine, elsewhere=elsewhere[name])
+        for name, family in OP_FAMILIES.items()
+    }
     whole = _Fitted()
     for name, found in measured.items():
         family = OP_FAMILIES[name]
         whole.add(family, found, *_fit_family(family, found, cluster, prior, is_monotone=is_monotone))
     if not whole.families:
+        if error := nothing_but_foreign(store, measured, engine):
+            raise error
         rows = sum(report.rows for report in whole.reports)
         raise UserError(
             f"{store.root}: {rows} rows of device {device} are too few to fit any family",
@@ -73,6 +83,10 @@ def fit_device(
     families, from_prior = completed(whole.families, device, cluster, prior)
     if prior is not None and from_prior:
         whole.take(prior.artefact, from_prior)
+    families = {
+        name: with_ratios(OP_FAMILIES[name], knots, measured[name].aside, cluster, fewest=FEWEST_POINTS)
+        for name, knots in families.items()
+    }
     seen = np.concatenate(whole.clocks)
     power, energy_source = fit_power(measured, cluster)
     provenance = Provenance(
@@ -90,6 +104,7 @@ def fit_device(
         prior="" if prior is None else prior.name,
         from_prior=from_prior,
         links=links_of(cluster),
+        engine="" if engine is None else engine.engine,
     )
     return Artefact(
         provenance=provenance,
@@ -174,6 +189,7 @@ def _fit_family(
         suspicious={},
         labels=labels,
         why_not="" if labels else _why_not(found, few),
+        **kernels_of_labels(family, found, usable, cluster, tuple(labels)),
     )
     if rows is None or not labels:
         return replace(report, used=0), None, []
@@ -225,6 +241,8 @@ def _knots(
 def _why_not(found: Measurements, few: Mapping[str, int]) -> str:
     if not found.rows:
         return "no rows"
+    if found.aside and len(found.aside["latency_s"]) and not found.used:
+        return "its rows are of kernels that the engine does not run"
     have = max(few.values(), default=0)
     return f"{have} distinct points of one kind, {FEWEST_POINTS} needed"
 

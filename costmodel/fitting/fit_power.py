@@ -65,10 +65,11 @@ def _rates(
 ) -> tuple[Array, Array, Array, NDArray[np.int64], tuple[str, ...]]:
     """Work per second of every row with joules: [rows, awake | formats | memory | link], its watts, clock and op."""
     parts: list[tuple[str, Array, Array, Array, Array, Array]] = []
-    for family, found in measured.items():
-        columns = found.columns
-        known = ~np.isnan(columns["energy_j"].astype(np.float64))
-        columns = {name: column[known] for name, column in columns.items()}
+    # Power follows from work and time: whose kernel it is does not matter.
+    sources = [(name, rows) for name, found in measured.items() for rows in (found.columns, found.aside) if rows]
+    for family, every in sources:
+        known = ~np.isnan(every["energy_j"].astype(np.float64))
+        columns = {name: column[known] for name, column in every.items()}
         for op, rows in iter_row_ops(OP_FAMILIES[family], columns, cluster):
             work = roofline(op, cluster)
             latency_s = columns["latency_s"].astype(np.float64)[rows]

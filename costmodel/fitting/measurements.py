@@ -1,12 +1,14 @@
 """Rows of one family as a fit wants them: usable ones of one engine version, with every other row counted.
 
-Where several frameworks measured the same thing, rows measured on the machine itself come first, then the wanted
-framework at the nearest version, then any other. Of one point measured in several ways the one that serving resembles
-counts: launched from a graph; weights and KV cold, activations hot; on the engine's kernel, or the fastest. Runs in
-``apex fit`` only.
+Where several frameworks measured the same thing, the wanted one at the nearest version comes first, then any other. A
+point measured on the machine itself takes the place of the same point of a table; a point of a kernel that the engine
+does not run takes none (`costmodel.fitting.kernel_choice`). Of one point measured in several ways the one that serving
+resembles counts: launched from a graph; weights and KV cold, activations hot; on the engine's kernel, or the fastest.
+Runs in ``apex fit`` only.
 """
 
 import re
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,19 +16,31 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from costmodel.families.family import OpFamily
+from costmodel.families.kernels import EngineKernels, kernel_families
+from costmodel.fitting.kernel_choice import KERNEL_FAMILY, choose_kernels
 from profiles_db.repeats import key_ids
 from profiles_db.schema import FAMILIES
 from profiles_db.store import Store
 
 Columns = dict[str, NDArray[np.generic]]
 
+_UNLIKE_SERVING = "the same point was measured closer to serving (graph, cache state)"
+_OF_ANOTHER_KERNEL = "of a kernel that the engine does not run: they tell ratios, not prices"
+_OUTRANKED = "another framework, version or origin was preferred"
+_OTHER_BACKEND = "the same point runs on a kernel of the engine, or a faster one"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurements:
-    """Columns of the rows to fit, how many there were, and what was left out and why."""
+    """Columns of the rows to fit, how many there were, and what was left out and why.
+
+    ``aside`` are rows of kernels that the engine does not run; ``runs`` are those it runs, by choice, where known.
+    """
 
     columns: Columns
     rows: int
+    aside: Columns = field(default_factory=dict)
+    runs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     run_ids: tuple[str, ...] = ()
     origins: dict[str, int] = field(default_factory=dict)
@@ -38,8 +52,19 @@ class Measurements:
         return len(self.columns["latency_s"])
 
 
-def read_measurements(store: Store, family: OpFamily, device: str, framework: str | None) -> Measurements:
-    """Read one family of a device; ``framework`` is a wish such as ``vllm-0.24.0``."""
+def read_measurements(
+    store: Store,
+    family: OpFamily,
+    device: str,
+    framework: str | None,
+    *,
+    engine: EngineKernels | None = None,
+    elsewhere: Set[str] = frozenset(),
+) -> Measurements:
+    """Read one family of a device; ``framework`` is a wish such as ``vllm-0.24.0``.
+
+    ``engine`` says which kernels it runs, ``elsewhere`` which of its choices an earlier fit of the device holds.
+    """
     table = store.read(family.name, device=device, statuses=None)
     dropped: dict[str, int] = {}
     total = table.num_rows
@@ -52,27 +77,38 @@ def read_measurements(store: Store, family: OpFamily, device: str, framework: st
     if bad.any():
         dropped["no positive latency"] = int(bad.sum())
     table = table.filter(pa.array(keep & ~bad))
-    columns = {name: _column(table, name) for name in table.column_names}
-    worse = _outranked(columns, family, framework)
-    if worse.any():
-        dropped["another framework, version or origin was preferred"] = int(worse.sum())
-    columns = {name: column[~worse] for name, column in columns.items()}
-    unlike = _unlike_serving(table.filter(pa.array(~worse)), family)
-    if unlike.any():
-        dropped["the same point was measured closer to serving (graph, cache state)"] = int(unlike.sum())
-    columns = {name: column[~unlike] for name, column in columns.items()}
-    other = _other_backend(table.filter(pa.array(~worse)).filter(pa.array(~unlike)), family, framework)
-    if other.any():
-        dropped["the same point runs on a kernel of the engine, or a faster one"] = int(other.sum())
-    columns = {name: column[~other] for name, column in columns.items()}
+    table = _without(table, _unlike_serving(table, family), _UNLIKE_SERVING, dropped)
+    columns = _columns(table)
+    engine = engine or EngineKernels(engine=framework or "")
+    kernels = choose_kernels(columns, family, engine, elsewhere)
+    aside = {name: column[kernels.is_foreign] for name, column in columns.items()}
+    table = _without(table, kernels.is_foreign, _OF_ANOTHER_KERNEL, dropped)
+    table = _without(table, _outranked(table, family, framework), _OUTRANKED, dropped)
+    table = _without(table, _other_backend(table, family, engine), _OTHER_BACKEND, dropped)
+    columns = _columns(table)
     return Measurements(
         columns=columns,
         rows=total,
+        aside=aside,
+        runs=kernels.runs,
         dropped=dropped,
         run_ids=tuple(np.unique(columns["run_id"].astype(np.str_)).tolist()),
         origins=_counts(columns["origin"]),
         frameworks=_counts(columns["framework"]),
     )
+
+
+def _without(table: pa.Table, rows: NDArray[np.bool_], reason: str, dropped: dict[str, int]) -> pa.Table:
+    """Leave rows out, and count them under ``reason``."""
+    if rows.any():
+        dropped[reason] = int(rows.sum())
+    return table.filter(pa.array(~rows))
+
+
+def _columns(table: pa.Table) -> Columns:
+    """Columns as arrays, and the family of each row's kernel."""
+    columns = {name: _column(table, name) for name in table.column_names}
+    return columns | {KERNEL_FAMILY: kernel_families(columns["backend"].astype(np.str_))}
 
 
 def _column(table: pa.Table, name: str) -> NDArray[np.generic]:
@@ -100,7 +136,7 @@ def _unlike_serving(table: pa.Table, family: OpFamily) -> NDArray[np.bool_]:
     return np.asarray(rank > best[point])
 
 
-def _other_backend(table: pa.Table, family: OpFamily, framework: str | None) -> NDArray[np.bool_]:
+def _other_backend(table: pa.Table, family: OpFamily, engine: EngineKernels) -> NDArray[np.bool_]:
     """Rows of points that another backend runs: a kernel of the wanted engine, else the one of the least median time.
 
     Families with several kernels to a point say themselves which of them runs where.
@@ -113,44 +149,42 @@ def _other_backend(table: pa.Table, family: OpFamily, framework: str | None) -> 
     order = np.lexsort([latency_s, kernel])
     first = np.flatnonzero(np.append(True, np.diff(kernel[order]) != 0))
     middle = order[first + (np.diff(np.append(first, len(order))) - 1) // 2]
-    engine = _split(framework or "")[0]
+    name = _split(engine.engine)[0]
     backend = _column(table, "backend").astype(np.str_)
-    is_own = np.char.startswith(backend[middle], engine + ".") if engine else np.zeros(len(middle), dtype=bool)
+    is_own = np.char.startswith(backend[middle], name + ".") if name else np.zeros(len(middle), dtype=bool)
     by_choice = middle[np.lexsort([latency_s[middle], ~is_own, point[middle]])]
     chosen = by_choice[np.append(True, np.diff(point[by_choice]) != 0)]
     return np.asarray(~np.isin(kernel, kernel[chosen]))
 
 
-def _outranked(columns: Columns, family: OpFamily, framework: str | None) -> NDArray[np.bool_]:
-    """Rows for which their group has better ones."""
-    if not len(columns["latency_s"]):
+def _outranked(table: pa.Table, family: OpFamily, framework: str | None) -> NDArray[np.bool_]:
+    """Rows for which there are better ones: of another framework in their group, or measured here at their point.
+
+    Links differ from cluster to cluster: collectives measured here take the place of a whole group.
+    """
+    if not table.num_rows:
         return np.zeros(0, dtype=bool)
-    sources, which = np.unique(
-        np.column_stack([columns["origin"].astype(np.str_), columns["framework"].astype(np.str_)]),
-        axis=0,
-        return_inverse=True,
-    )
-    preference = [_preference(str(origin), str(name), framework) for origin, name in sources.tolist()]
-    order = sorted(range(len(sources)), key=preference.__getitem__)
+    is_own = _column(table, "origin").astype(np.str_) == "measured"
+    names, which = np.unique(_column(table, "framework").astype(np.str_), return_inverse=True)
+    preference = [_preference(name, framework) for name in names.tolist()]
+    order = sorted(range(len(names)), key=preference.__getitem__)
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
-    row_rank = rank[which.ravel()]
-    group = np.zeros(len(row_rank), dtype=np.int64)
-    for name in family.alternatives:
-        codes = np.unique(columns[name], return_inverse=True)[1].ravel()
-        group = np.unique(group * (int(codes.max()) + 1) + codes, return_inverse=True)[1].ravel()
+    group = key_ids(table, family.alternatives)
     best = np.full(int(group.max()) + 1, np.iinfo(np.int64).max)
-    np.minimum.at(best, group, row_rank)
-    return np.asarray(row_rank > best[group])
+    np.minimum.at(best, group[~is_own], rank[which.ravel()][~is_own])
+    columns = [*FAMILIES[family.name].shape_columns, "dtype", "clock_mhz"]
+    place = key_ids(table, columns) if family.has_one_kernel else group
+    return np.asarray(~is_own & ((rank[which.ravel()] > best[group]) | np.isin(place, place[is_own])))
 
 
-def _preference(origin: str, framework: str, wanted: str | None) -> tuple[int, int, float, str]:
-    """Sort key of a source: measured here, then the wanted framework, then the nearest (else newest) version."""
+def _preference(framework: str, wanted: str | None) -> tuple[int, float, str]:
+    """Sort key of a source: the wanted framework first, at the nearest (else newest) version."""
     name, version = _split(framework)
     wanted_name, wanted_version = _split(wanted or "")
     other = int(bool(wanted_name) and name != wanted_name)
     distance = abs(version - wanted_version) if wanted and not other else -version
-    return (int(origin != "measured"), other, distance, framework)
+    return (other, distance, framework)
 
 
 def _split(framework: str) -> tuple[str, float]:

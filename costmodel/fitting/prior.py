@@ -64,6 +64,12 @@ class Prior:
         """The fit in words: device and date."""
         return f"the fit of {self.name} of {self.artefact.provenance.created_at[:10]}"
 
+    @property
+    def framework(self) -> str:
+        """The engine, and its version, that most of its rows were measured through; empty where none."""
+        counts = {name: count for name, count in self.artefact.provenance.frameworks.items() if name}
+        return max(counts, key=counts.__getitem__, default="")
+
     def has_seen(self, measured: Measurements) -> str:
         """Say why the fit may know these rows, empty when it cannot: what has seen a row cannot be judged on it."""
         provenance = self.artefact.provenance

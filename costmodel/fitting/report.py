@@ -1,13 +1,13 @@
 """What `apex fit` tells a person: rows used and left out, and how wrong each label is on what it has not seen."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from cluster_specs.command_line import strict_json
-from costmodel.fit_file.artefact import Artefact
+from costmodel.fit_file.artefact import Artefact, FamilyReport
 from costmodel.fitted.held_out import QUESTIONS, HeldOut, relative_error
 from costmodel.fitted.knots import LabelFit
 from costmodel.ops.label import Label
@@ -45,6 +45,7 @@ def fit_text(artefact: Artefact) -> str:
             lines.append(f"suspicious {count} {report.family} rows, kept: {reason}")
         if sum(report.suspicious.values()) > _MANY * report.used and not artefact.provenance.is_monotone:
             lines.append(f"hint: over {_MANY:.0%} of {report.family} rows are suspicious; compare with --monotone")
+        lines += _kernel_lines(report, artefact.provenance.engine or "the engine")
     for knots in artefact.families.values():
         lines += [
             _filling_line(knots.family, label, fit, artefact.provenance.prior)
@@ -57,10 +58,29 @@ def fit_text(artefact: Artefact) -> str:
                 f"derived {knots.family}, {kind}: x {found.factor:.3f} on {found.points} rows, within {spread}"
             )
     for family, labels in artefact.provenance.from_prior.items():
-        names = ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
-        lines.append(f"taken from the fit of {artefact.provenance.prior}, not measured here: {family} {names}")
+        taken = f"taken from the fit of {artefact.provenance.prior}, not measured here"
+        lines.append(f"{taken}: {family} {_first_of(labels)}")
     lines.append(f"energy: {artefact.provenance.energy_source}")
     return "\n".join(lines)
+
+
+def _kernel_lines(report: FamilyReport, engine: str) -> Iterator[str]:
+    """Say which kernels the labels are priced by: those that the engine runs together, stand-ins one by one."""
+    stand_ins = report.stand_ins
+    for label in stand_ins:
+        said = f"priced by {report.priced_by[label]}, {engine} runs {report.engine_runs[label]}"
+        yield f"stand-in {report.family} {label}: {said}"
+    alike: dict[str, list[str]] = {}
+    for label, kernel in report.priced_by.items():
+        if label not in stand_ins:
+            known = f", {engine} runs {report.engine_runs[label]}" if label in report.engine_runs else ""
+            alike.setdefault(f"priced by {kernel}{known}", []).append(label)
+    for said, labels in alike.items():
+        yield f"{report.family} {_first_of(labels)}: {said}"
+
+
+def _first_of(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
 
 
 def _filling_line(family: str, label: Label, fit: LabelFit, prior: str) -> str:

@@ -25,6 +25,7 @@ from simulator.engine_profiles.engine_kernels import (
 from simulator.engine_profiles.engine_limits import AsyncPipeline, PolicyName, RouterName
 from simulator.engine_profiles.graph_capture import GraphCapture
 from simulator.engine_profiles.inheritance import MergedProfile, merge_profile
+from simulator.engine_profiles.kernel_families import KernelFamilies
 from simulator.engine_profiles.price_factors import AS_FITTED, PriceFactors
 from simulator.engine_profiles.profile_section import (
     Count,
@@ -126,6 +127,7 @@ class EngineProfile(ProfileSection):
     sustained_load: SustainedLoad
     checkpoint_kv: CheckpointKvFormats
     context: ContextRules
+    kernel_families: KernelFamilies | None = None  # None: what its tables ran is all that is known
     price_factors: PriceFactors = AS_FITTED
     shared_expert_tokens: Annotated[int, Field(ge=0)]  # largest step whose shared experts run beside the routed ones
     limits: Annotated[list[BatchLimits], Field(min_length=1)]

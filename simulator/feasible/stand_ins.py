@@ -5,14 +5,12 @@ Each has a table in the profile's ``[spread]`` that says by how much servers lie
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 from simulator.engine_profiles.bundled_profiles import is_patch
 from simulator.engine_profiles.engine_profile import EngineProfile
+from simulator.engine_profiles.kernels_of_engine import ENGINE_OF_FRAMEWORK
 from simulator.engine_profiles.spread import Spread, Widths
-
-# What importers call an engine whose kernels were measured -> what profiles call it.
-_ENGINES: Final = {"vllm": "vllm", "sglang": "sglang", "trtllm": "tensorrt-llm"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +55,7 @@ def stand_ins(profile: EngineProfile, frameworks: Iterable[str]) -> list[StandIn
     measured = set(frameworks)
     if not measured:
         found.append(StandIn(key="unmeasured_device", what="no op of the device was measured"))
-    engines = {_ENGINES[name] for name in measured if name in _ENGINES}
+    engines = {ENGINE_OF_FRAMEWORK[name] for name in measured if name in ENGINE_OF_FRAMEWORK}
     if engines and profile.engine not in engines:
         text = f"kernels were measured under {' and '.join(sorted(engines))}, not {profile.engine}"
         found.append(StandIn(key="other_tables", what=text))

@@ -1,4 +1,4 @@
-"""`apex fit`: a thin shell over the library."""
+"""`apex fit`: a thin shell over the library, which is told the kernels of the engine by its profile."""
 
 from pathlib import Path
 
@@ -46,6 +46,7 @@ def fit(
     from costmodel.fitting.measured_device import choose_cluster, choose_device
     from costmodel.fitting.prior import Prior
     from costmodel.fitting.report import fit_text, report_json
+    from simulator.engine_profiles.kernels_of_engine import kernels_of_engine
 
     if constants:
         refuse_given(context, "out", "prior", "monotone", "as_json", because="--constants prints TOML and fits nothing")
@@ -63,7 +64,11 @@ def fit(
     started_from = Prior.choose(prior, chosen)
     prior_file = started_from.path if started_from is not None else None
     check_outputs([path], [cluster, prior_file, *(file.path for file in store.iter_files())])
-    artefact = fit_device(store, chosen, spec, framework=framework, is_monotone=monotone, prior=started_from)
+    wanted = framework or (started_from.framework if started_from is not None else "")
+    engine = kernels_of_engine(wanted, spec.device)
+    artefact = fit_device(
+        store, chosen, spec, framework=framework, is_monotone=monotone, prior=started_from, engine=engine
+    )
     save_artefact(artefact, path)
     click.echo(report_json(artefact) if as_json else fit_text(artefact))
     click.echo(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB", err=True)
