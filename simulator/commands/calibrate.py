@@ -123,7 +123,7 @@ def _planned(plans: str | None, count: int, options: dict[str, Any], *, as_json:
             raise click.UsageError(f"--plan-runs needs --{name}")
     asked = {name: value for name, value in options.items() if name not in _READING}
     asked["engine"] = asked["engine"] or DEFAULT_PROFILE
-    serving = load_serving(usd_per_device_hour=None, prefix_caching=None, **asked)
+    serving = load_serving(usd_per_device_hour=None, **asked)
     say_when_compiling()
     found = plan_runs(serving, _parsed(plans), count)
     model = options["model"]

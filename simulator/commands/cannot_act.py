@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from cluster_specs.command_line import refuse_given
+from cluster_specs.command_line import given, refuse_given
 from cluster_specs.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,6 +55,28 @@ def _refuse_idle_waiting(context: click.Context, layouts: "Iterable[Layout]") ->
         refuse_given(context, *_OF_RANKS, because="no plan named has attention-data-parallel ranks in one pool")
     if all(plan.attention_dp > 1 for plan in plans):
         refuse_given(context, *_OF_BATCHES, because="no plan named is one pool without attention-data-parallel ranks")
+
+
+def refuse_idle_caching(context: click.Context, runs: "Iterable[tuple[Serving, Workload]]") -> None:
+    """Refuse to turn the prefix cache of measured servers on or off where none of them feels it.
+
+    A cache acts where prompts share a prefix, where it keeps states of linear attention beside the running ones, and
+    under SGLang, whose retracted requests find their own prompts again.
+    """
+    from simulator.model.cell import keeps_state
+
+    if not given(context, "prefix_caching"):
+        return
+    for serving, workload in runs:
+        cells = [cell for block in serving.model.unique_blocks for cell in block.cells]
+        keeps_states = any(keeps_state(cell) and cell.is_recurrent for cell in cells)
+        if workload.prefix is not None or serving.profile.policy == "sglang" or keeps_states:
+            return
+    refuse_given(
+        context,
+        "prefix_caching",
+        because="the results do not say which prompts share a prefix, so that nothing can be found in a cache",
+    )
 
 
 def refuse_covered_limits(context: click.Context, **axes: tuple[int | None, ...]) -> None:

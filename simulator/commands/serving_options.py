@@ -64,10 +64,6 @@ _unsupported_option = click.option(
     "--allow-unsupported", is_flag=True, help="Simulate models and layouts the engine does not support."
 )
 
-_prefix_caching_option = click.option(
-    "--prefix-caching/--no-prefix-caching", default=None, help="Reuse KV of shared prefixes."
-)
-
 # Settings of the engine, by the names of `Overrides` but for `_FIELDS`.
 _SETTINGS = (
     click.option("--max-num-seqs", type=click.IntRange(min=1), help="Sequences per step and replica."),
@@ -80,7 +76,7 @@ _SETTINGS = (
     ),
     click.option("--num-gpu-blocks", type=click.IntRange(min=2), help="KV blocks, from the log of a real server."),
     click.option("--block-size", type=click.IntRange(min=1), help="Tokens per KV block."),
-    _prefix_caching_option,
+    click.option("--prefix-caching/--no-prefix-caching", default=None, help="Reuse KV of shared prefixes."),
     click.option("--chunked-prefill/--no-chunked-prefill", default=None, help="Split prompts over steps."),
     click.option("--async-scheduling/--no-async-scheduling", default=None, help="Schedule one step ahead."),
     click.option(
@@ -170,8 +166,7 @@ _OPTIONS = (
     *_SETTINGS,
 )
 
-# The same for runs that were measured: what a result says itself may be left out. None says which prompts share a
-# prefix, so that nothing could be found in a cache.
+# The same for runs that were measured: what a result says itself may be left out.
 _MEASURED_OPTIONS = (
     click.option(
         "--model",
@@ -188,7 +183,7 @@ _MEASURED_OPTIONS = (
         help="Engine profile, bundled or a file (`apex engines`); that of the result, or the newest, without it.",
     ),
     _unsupported_option,
-    *(option for option in _SETTINGS if option is not _prefix_caching_option),
+    *_SETTINGS,
 )
 
 # Flags that are shorter than the engine's own name of the setting.

@@ -151,7 +151,7 @@ def _refuse_two_servers(
 
 def refuse_idle(context: click.Context, runs: "list[MeasuredRun | UnusableRun]", predictor: "Predictor") -> None:
     """Refuse options that no run can feel."""
-    from simulator.commands.cannot_act import refuse_idle_options
+    from simulator.commands.cannot_act import refuse_idle_caching, refuse_idle_options
     from simulator.validation.measured_run import MeasuredRun
 
     measured = [run for run in runs if isinstance(run, MeasuredRun)]
@@ -164,6 +164,7 @@ def refuse_idle(context: click.Context, runs: "list[MeasuredRun | UnusableRun]",
             [run.deployment.layout() for run in measured],
             costs=one.deployment.costs,
         )
+        refuse_idle_caching(context, [(predictor.serving(run.deployment), run.workload) for run in measured])
 
 
 def _notes(runs: "Sequence[ValidatedRun]") -> list[str]:

@@ -27,7 +27,7 @@ def calibration_json(found: Calibration) -> dict[str, Any]:
             {
                 "name": run.name,
                 "plan": run.deployment.plan,
-                "settings": {name: value for name, value in run.deployment.settings.items() if value is not None},
+                "settings": run.deployment.stated(),
             }
             for run in found.runs
         ],

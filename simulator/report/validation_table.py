@@ -126,7 +126,7 @@ def _run_json(run: ValidatedRun, apart: Sequence[LatencyDistribution]) -> dict[s
         "cluster": deployment.cluster,
         "plan": deployment.plan,
         "engine": deployment.engine,
-        "settings": {name: value for name, value in deployment.settings.items() if value not in {None, False}},
+        "settings": deployment.stated(),
         "requests": len(measured.workload),
         "failed": measured.failed,
         "server": {name: value for name, value in asdict(measured.server).items() if value is not None},

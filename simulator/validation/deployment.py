@@ -35,6 +35,11 @@ class Deployment:
     extensions: tuple[Path, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    def stated(self) -> dict[str, Any]:
+        """Return the settings that somebody stated: those that differ from leaving them to the engine profile."""
+        unstated = Overrides()
+        return {name: value for name, value in self.settings.items() if value != getattr(unstated, name)}
+
     def layout(self) -> Layout:
         """Return the plan as a value; raises ``UserError`` naming the part that is wrong."""
         return parse_layout(self.plan)

@@ -22,6 +22,7 @@ class Agreement:
     runs: int
     mape_frac: float  # mean of the absolute errors
     median_frac: float  # of the absolute errors
+    p90_frac: float  # likewise: nine of ten are smaller
     bias_frac: float  # mean of the errors
     worst_frac: float  # the error that is largest in size
     worst_run: str
@@ -53,6 +54,7 @@ def agreement(runs: Sequence[ValidatedRun], path: str) -> Agreement | None:
         runs=len(known),
         mape_frac=float(np.abs(errors).mean()),
         median_frac=float(np.median(np.abs(errors))),
+        p90_frac=float(np.quantile(np.abs(errors), 0.9)),
         bias_frac=float(errors.mean()),
         worst_frac=float(errors[worst]),
         worst_run=known[worst][0].run.name,

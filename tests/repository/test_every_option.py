@@ -104,6 +104,8 @@ _MEASURED = {
 _IN_VALIDATE = "validate served.json --json --model tiny-llama --cluster h100-sxm-2 --plan dp2 --no-parts"
 _THREE = "calibrate served.json served.json served.json"
 _IN_CALIBRATE = f"{_THREE} --json --model llama-3.2-1b --cluster h100-sxm-2 --plan dp2 --constant price_factors.all"
+# A cache that keeps states beside the running ones leaves room for fewer sequences.
+_STATES = "--json --model qwen3.5-27b --cluster h100-sxm-2 --plan tp2 --engine sglang-0.5 --gpu-memory-utilization 0.42"
 _PLANNED = "calibrate --plan-runs --model tiny-llama --cluster h100-sxm-2"
 _FITTED = "fit --db db --device h100-sxm --prior none --out f.parquet"
 
@@ -155,6 +157,7 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         **_within(_IN_VALIDATE, {name: case for name, case in _MEASURED.items() if name not in _RANKS_WAIT}),
         **_within("validate served.json", {name: _MEASURED[name] for name in _RANKS_WAIT}),
         "--allow-unsupported": (f"validate served.json {_SHARED_EXPERTS}", "--allow-unsupported", ""),
+        "--prefix-caching": (f"validate served.json --no-parts {_STATES}", "--no-prefix-caching", ""),
         "--router": (_IN_VALIDATE, "--router least_outstanding", ""),
         "--plan": (_IN_VALIDATE, "--plan tp2", "--plan dp2"),
         "--concurrency": (_IN_VALIDATE.replace("served.json", "records.jsonl"), "--concurrency 2", ""),
@@ -166,6 +169,7 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         **_within(_IN_CALIBRATE, {name: case for name, case in _MEASURED.items() if name not in _RANKS_WAIT}),
         **_within(_THREE, {name: _MEASURED[name] for name in _RANKS_WAIT}),
         "--allow-unsupported": (f"{_THREE} {_SHARED_EXPERTS}", "--allow-unsupported", ""),
+        "--prefix-caching": (f"{_THREE} {_STATES} --constant price_factors.all", "--no-prefix-caching", ""),
         "--router": (_IN_CALIBRATE, "--router least_outstanding", ""),
         "--plan": (_IN_CALIBRATE, "--plan tp2", "--plan dp2"),
         "--concurrency": (_IN_CALIBRATE.replace("served.json", "records.jsonl"), "--concurrency 2", ""),

@@ -107,6 +107,26 @@ def test_what_the_server_told_is_taken(run_apex: Run, tmp_path: Path, result: di
     assert run["server"] == server
 
 
+def test_what_was_turned_off_is_told(run_apex: Run, tmp_path: Path, result: dict[str, Any]) -> None:
+    """A setting stated as false is one of the server's, as those stated as true; what nobody stated is not."""
+    path = save_results(tmp_path / "run.json", result)
+    line = ("validate", path, *WHERE, "--engine", "vllm-0.18", "--no-chunked-prefill", "--async-scheduling", "--json")
+    (run,) = json.loads(run_apex(*line).stdout)["runs"]
+    assert run["settings"] == {"enable_chunked_prefill": False, "async_scheduling": True}
+
+
+def test_a_cache_that_nothing_can_be_found_in_is_not_turned_off(
+    run_apex: Run, tmp_path: Path, result: dict[str, Any]
+) -> None:
+    """Results mark no shared prefixes: the switch is refused but where a server feels its cache without."""
+    path = save_results(tmp_path / "run.json", result)
+    said = run_apex("validate", path, *WHERE, "--no-prefix-caching")
+    assert said.returncode == 2
+    assert "cannot act: the results do not say which prompts share a prefix" in said.stderr
+    sglang = run_apex("validate", path, *WHERE, "--engine", "sglang-0.5", "--no-prefix-caching", "--json")
+    assert json.loads(sglang.stdout)["runs"][0]["settings"] == {"enable_prefix_caching": False}
+
+
 def test_results_of_two_models_need_a_list(run_apex: Run, tmp_path: Path, result: dict[str, Any]) -> None:
     """One set of options cannot be said of two servers."""
     one = save_results(tmp_path / "one.json", result)
