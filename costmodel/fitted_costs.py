@@ -57,6 +57,7 @@ class FittedCosts:
         self.engine_fits = {} if engine_fits is None else engine_fits  # of the same device, by engine
         self._policy = OutOfDomain.parse(out_of_domain)
         self._analytic = AnalyticCosts(cluster, clock_mhz)
+        self._unlike = _unlike_bundled(cluster.device)
         provenance = artefact.provenance
         self.power = artefact.power or PowerModel.from_device(cluster.device)
         self._links = MeasuredLinks.of(cluster, reference_links(provenance.cluster, provenance.links))
@@ -90,8 +91,8 @@ class FittedCosts:
             parts.append(self._links.text)
         if stand_ins := [f"{found.family} {text}" for found in self.artefact.reports for text in _stand_ins(found)]:
             parts.append(f"stand-ins for kernels of {provenance.engine or 'the engine'}: {', '.join(stand_ins)}")
-        if unlike := _unlike_bundled(self.cluster.device):
-            parts.append(f"{' and '.join(unlike)} of the device file not applied to what was measured")
+        if self._unlike:
+            parts.append(f"{' and '.join(self._unlike)} of the device file not applied to what was measured")
         return "; ".join(parts)
 
     @property

@@ -1,41 +1,40 @@
 """A measured server of `serving_points.csv` as runs that can be calibrated on: one per distinct setting."""
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.fidelity.rejection import rejections
-from benchmarks.fidelity.replay import Row, bundled_costs_of
-from benchmarks.fidelity.servers.server import ServingGroup
-from cluster_specs.load import load_cluster
+from benchmarks.fidelity.rows import Row, Setting
 from simulator.calibration.evidence import TPOT, TTFT, Array, Evidence
 from simulator.calibration.replays import Replayed, Replays
 from simulator.calibration.unknowns import Unknown, unknowns_of
 from simulator.engine_profiles.engine_profile import EngineProfile
-from simulator.feasible.server_setup import Overrides
-from simulator.serving import Serving
-from simulator.workload.parse import parse_workload
+from simulator.validation.measured_run import MeasuredRun
+from simulator.validation.predict import Predictor
 
 METRICS: Final = (TTFT, TPOT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredServer:
-    """Distinct settings of a server, each with its repeats; rows that the rejection rules reject are left out."""
+    """Distinct settings of a server, each with its repeats; rows that the mapping does not believe are left out."""
 
     name: str
     profile: EngineProfile
     unknowns: tuple[Unknown, ...]
-    runs: tuple[Replayed, ...]
+    runs: tuple[MeasuredRun, ...]  # the first repeat of each setting
+    replayed: tuple[Replayed, ...]  # the same as replays take them
     measured: tuple[Array, ...]  # by setting: [repeats, metrics], in s
+    predictor: Predictor
 
     @property
     def plans(self) -> NDArray[np.str_]:
         """The plan of each setting."""
-        return np.array([str(run.layout) for run in self.runs])
+        return np.array([str(run.layout) for run in self.replayed])
 
     def evidence(self, chosen: Sequence[int]) -> Evidence:
         """Return what the first repeat of each chosen setting measured."""
@@ -50,7 +49,7 @@ class MeasuredServer:
     def replays(self, chosen: Sequence[int], shared: Replays | None = None) -> Replays:
         """Return what predicts the chosen settings; op curves are those of ``shared``."""
         found = Replays(
-            runs=[self.runs[place] for place in chosen],
+            runs=[self.replayed[place] for place in chosen],
             metrics=[METRICS] * len(chosen),
             profile=self.profile,
             unknowns=self.unknowns,
@@ -67,45 +66,32 @@ class MeasuredServer:
         )
 
 
-def measured_server(group: ServingGroup, rows: Sequence[Row]) -> MeasuredServer:
-    """Return a group's server with those of its settings that would start."""
-    costs, model, profile = bundled_costs_of(group), group.model_spec(), group.engine_profile()
-    own = [row for row in rows if group.holds(row)]
-    rejected = rejections(own, group, model, load_cluster(f"{group.device}-8"))
-    settings: dict[tuple[str, str, str, str], list[Row]] = {}
-    for row in own:
-        if row["id"] not in rejected:
-            key = group.plan(row), row["isl"], row["osl"], row["concurrency"].zfill(6)
-            settings.setdefault(key, []).append(row)
-
-    def opened(_clock_mhz: float | None) -> object:
-        return costs
-
-    runs, measured = [], []
-    for key in sorted(settings):
-        row = settings[key][0]
-        workload = f"closed:isl={row['isl']},osl={row['osl']},concurrency={row['concurrency']}{group.client}"
-        serving = Serving(
-            model=model,
-            cluster=costs.cluster,
-            profile=profile,
-            costs=opened,
-            overrides=Overrides(**{"enable_prefix_caching": False, **group.settings(row)}),
-        )
-        runs.append(Replayed(serving=serving, layout=group.plan_of(row), workload=parse_workload(workload)))
-        measured.append(
-            np.array([[float(item["silicon_ttft_ms"]), float(item["silicon_tpot_ms"])] for item in settings[key]]) / 1e3
-        )
+def measured_server(rows: Sequence[Row]) -> MeasuredServer:
+    """Return the server of ``rows`` with those of its settings that would start."""
+    settings: dict[Setting, list[MeasuredRun]] = {}
+    for row in rows:
+        if isinstance(row.run, MeasuredRun):
+            settings.setdefault(row.setting, []).append(row.run)
+    predictor, profile = Predictor(), rows[0].profile
+    repeats = [settings[setting] for setting in sorted(settings)]
+    runs = [same[0] for same in repeats]
     found = MeasuredServer(
-        name=group.name, profile=profile, unknowns=unknowns_of(profile), runs=tuple(runs), measured=tuple(measured)
-    )
-    starts = (
-        np.isfinite(found.replays(range(len(runs)))(np.zeros(len(found.unknowns)))).reshape(len(runs), -1).all(axis=1)
-    )
-    return MeasuredServer(
-        name=found.name,
+        name=rows[0].server.name,
         profile=profile,
-        unknowns=found.unknowns,
-        runs=tuple(run for run, is_known in zip(runs, starts, strict=True) if is_known),
-        measured=tuple(values for values, is_known in zip(measured, starts, strict=True) if is_known),
+        unknowns=unknowns_of(profile),
+        runs=tuple(runs),
+        replayed=tuple(
+            Replayed(serving=predictor.serving(run.deployment), layout=run.deployment.layout(), workload=run.workload)
+            for run in runs
+        ),
+        measured=tuple(np.array([[run.measured[path] for path in METRICS] for run in same]) for same in repeats),
+        predictor=predictor,
+    )
+    zero = np.zeros(len(found.unknowns))
+    starts = np.isfinite(found.replays(range(len(runs)))(zero)).reshape(len(runs), -1).all(axis=1)
+    return replace(
+        found,
+        runs=tuple(itertools.compress(found.runs, starts)),
+        replayed=tuple(itertools.compress(found.replayed, starts)),
+        measured=tuple(itertools.compress(found.measured, starts)),
     )

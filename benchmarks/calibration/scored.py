@@ -1,14 +1,13 @@
 """One server calibrated on four of its runs, chosen or drawn, and scored on all others."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from benchmarks.calibration.measured_server import METRICS, MeasuredServer, measured_server
-from benchmarks.fidelity.replay import Row
-from benchmarks.fidelity.servers.server import ServingGroup
+from benchmarks.fidelity.rows import Row
 from simulator.calibration.choose_runs import choose_runs
 from simulator.calibration.estimate import Estimate, estimate, slopes_at
 from simulator.calibration.evidence import Array
@@ -17,8 +16,7 @@ from simulator.calibration.leave_one_out import leave_one_out
 from simulator.calibration.replays import Replays
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.model.cells.moe import MixtureOfExperts
-from simulator.pools.layouts import replay_layout, start_layout, with_layout_interval
-from simulator.serving import Refusal
+from simulator.validation.measured_run import UnusableRun
 
 RUNS: Final = 4
 _LEAST_SETTINGS: Final = 8  # four to calibrate on and four to score
@@ -59,9 +57,9 @@ class ServerScore:
     inside_after: Inside
 
 
-def score(group: ServingGroup, rows: Sequence[Row], draws: int) -> ServerScore | None:
-    """Calibrate and score one server; None where it has too few settings."""
-    server = measured_server(group, rows)
+def score(rows: Sequence[Row], draws: int) -> ServerScore | None:
+    """Calibrate and score the server of ``rows``; None where it has too few settings."""
+    server = measured_server(rows)
     count = len(server.runs)
     if count < _LEAST_SETTINGS:
         return None
@@ -80,8 +78,8 @@ def score(group: ServingGroup, rows: Sequence[Row], draws: int) -> ServerScore |
     drawn = [sorted(random.choice(count, RUNS, replace=False).tolist()) for _ in range(draws)]
     return ServerScore(
         name=server.name,
-        engine=group.engine,
-        is_mixture=_is_mixture(group),
+        engine=server.profile.engine,
+        is_mixture=_is_mixture(server),
         settings=count,
         rows=sum(len(values) for values in server.measured),
         chosen=scored,
@@ -91,8 +89,8 @@ def score(group: ServingGroup, rows: Sequence[Row], draws: int) -> ServerScore |
     )
 
 
-def _is_mixture(group: ServingGroup) -> bool:
-    blocks = group.model_spec().unique_blocks
+def _is_mixture(server: MeasuredServer) -> bool:
+    blocks = server.replayed[0].serving.model.unique_blocks
     return any(isinstance(cell, MixtureOfExperts) for block in blocks for cell in block.cells)
 
 
@@ -112,23 +110,18 @@ def _scored(
         after=np.nanmean(np.abs(server.errors(after, rest)), axis=0),
         kept_profile=harms,
         told=tuple(server.unknowns[place].key for place in found.kept),
-        runs=tuple(f"{server.runs[place].layout} {server.runs[place].workload.name}" for place in chosen),
+        runs=tuple(f"{server.plans[place]} {server.runs[place].workload.name}" for place in chosen),
     )
 
 
 def _inside(server: MeasuredServer, profile: EngineProfile, places: Sequence[int]) -> Inside:
     """Replay the settings at ``places`` with their intervals."""
     inside, widths = [], []
-    priced: dict[float | None, object] = {}
     for place in places:
-        run = server.runs[place]
-        serving = replace(run.serving, profile=profile, priced=priced)
-        started = start_layout(serving, run.layout, run.workload)
-        if isinstance(started, Refusal):
+        found = server.predictor.predict(server.runs[place], profile)
+        if isinstance(found, UnusableRun):
             continue
-        outcome = with_layout_interval(serving, replay_layout(serving, started, run.workload), run.workload)
-        ends = np.array([(outcome.interval or {})[path] for path in METRICS])
-        own = np.array([outcome.metrics[path.split(".")[0]]["mean"] for path in METRICS])
-        widths.append((ends[:, 1] - ends[:, 0]) / 2 / own)
+        ends = np.array([found.interval[path] for path in METRICS])
+        widths.append((ends[:, 1] - ends[:, 0]) / 2 / [found.predicted[path] for path in METRICS])
         inside += [(ends[:, 0] <= values) & (values <= ends[:, 1]) for values in server.measured[place]]
     return Inside(share=np.mean(inside, axis=0), half_width=np.median(widths, axis=0))

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-_ALL: Final = ("vllm", "sglang", "trtllm")
+from benchmarks.fidelity.rows import ENGINES
+
+_ALL: Final = tuple(ENGINES)
 LEAST_SERVERS: Final = 3  # fewer than so many identify no constant: it keeps its source's value
 
 

@@ -5,32 +5,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.fidelity.replay import Point
+from simulator.validation.predict import ValidatedRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """Share of rows inside, the same with equal weight for each server, and the median half width over the middle."""
+    """Share of runs inside, the same with equal weight for each server, and the median half width over the middle."""
 
-    rows: int
+    runs: int
     inside: float
     inside_by_server: float
     half_width: float
 
 
-def coverage(points: Sequence[Point], metric: str) -> Coverage | None:
-    """Return the coverage of ``metric``; None where no point has an interval."""
-    known = [point for point in points if np.isfinite(point.interval(metric)).all()]
-    if not known:
+def coverage(runs: Sequence[ValidatedRun], path: str) -> Coverage | None:
+    """Return the coverage of the metric at ``path``; None where no run has an interval of it."""
+    inside: dict[str, list[bool]] = {}
+    widths = []
+    for run in runs:
+        is_covered = run.is_covered(path)
+        if is_covered is not None:
+            low, high = run.interval[path]
+            inside.setdefault(run.run.group, []).append(is_covered)
+            widths.append((high - low) / 2 / run.predicted[path])
+    if not widths:
         return None
-    ends = np.array([point.interval(metric) for point in known])
-    measured = np.array([point.measured(metric) for point in known])
-    inside = (ends[:, 0] <= measured) & (measured <= ends[:, 1])
-    servers = np.array([point.group.name for point in known])
-    own = np.array([point.own(metric) for point in known])
     return Coverage(
-        rows=len(known),
-        inside=float(inside.mean()),
-        inside_by_server=float(np.mean([inside[servers == name].mean() for name in np.unique(servers)])),
-        half_width=float(np.median((ends[:, 1] - ends[:, 0]) / 2 / own)),
+        runs=len(widths),
+        inside=float(np.mean([held for own in inside.values() for held in own])),
+        inside_by_server=float(np.mean([np.mean(own) for own in inside.values()])),
+        half_width=float(np.median(widths)),
     )

@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from benchmarks.fidelity.replay import Point
+from simulator.calibration.evidence import TPOT, TTFT
 
 TPOT_LIMITS_S: Final = (0.010, 0.015, 0.020, 0.030, 0.040, 0.060)
 _TOLERANCE: Final = 1.05
@@ -53,23 +54,24 @@ class Quality:
 
 def distinct(points: Sequence[Point], predict: Callable[[Point, str], float]) -> list[Setting]:
     """Average the repeats of each setting; settings that ``predict`` has no figure of are left out."""
-    repeats: dict[tuple[str, int, int, str, int], list[Point]] = defaultdict(list)
+    repeats: dict[object, list[Point]] = defaultdict(list)
     for point in points:
-        repeats[point.setting()].append(point)
+        repeats[point.row.setting].append(point)
     found = []
-    for (server, isl, osl, plan, concurrency), same in repeats.items():
+    for same in repeats.values():
         means = [
-            float(np.mean([value(point, metric) for point in same]))
-            for value in (lambda point, metric: point.measured(metric), predict)
-            for metric in ("ttft", "tpot")
+            float(np.mean([value(point, path) for point in same]))
+            for value in (lambda point, path: point.row.measured(path), predict)
+            for path in (TTFT, TPOT)
         ]
+        server, plan, prompt, answer, concurrency = same[0].row.setting
         if np.isfinite(means).all():
             found.append(
                 Setting(
                     server=server,
-                    lengths=(isl, osl),
+                    lengths=(prompt, answer),
                     plan=plan,
-                    devices=same[0].devices,
+                    devices=same[0].row.devices,
                     concurrency=concurrency,
                     measured=(means[0], means[1]),
                     predicted=(means[2], means[3]),

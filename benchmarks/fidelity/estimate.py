@@ -14,11 +14,13 @@ from typing import Final
 
 from benchmarks.fidelity.constants import CONSTANTS
 from benchmarks.fidelity.coverage import coverage
-from benchmarks.fidelity.groups import ENGINES, GROUPS
-from benchmarks.fidelity.left_out import METRICS, Estimate, Estimation, estimate
-from benchmarks.fidelity.page.engines import of_engine, own_errors
-from benchmarks.fidelity.replay import Row, read_points, replay_groups
+from benchmarks.fidelity.left_out import Estimate, Estimation, estimate
+from benchmarks.fidelity.page.engines import of_engine, of_server, own_errors
+from benchmarks.fidelity.page.tables import spelled
+from benchmarks.fidelity.replay import replay, validated
+from benchmarks.fidelity.rows import ENGINES, METRICS, Row, read_rows
 from benchmarks.fidelity.widths import held_left_out, width
+from simulator.calibration.evidence import TPOT, TTFT
 
 # Half a 90 % interval in standard deviations.
 _HALF_WIDTH: Final = 1.645
@@ -37,9 +39,12 @@ def main() -> None:
     parser.add_argument("--engine", choices=tuple(ENGINES), help="of this engine's servers alone")
     parser.add_argument("--workers", type=int, default=2, help="processes to replay with")
     options = parser.parse_args()
-    rows = read_points(options.groundtruth / "serving_points.csv")
-    groups = [group for group in GROUPS if options.engine in {None, group.engine}]
-    found = estimate(rows, groups, CONSTANTS, workers=options.workers)
+    rows = [
+        row
+        for row in read_rows(options.groundtruth / "serving_points.csv")
+        if row.server.set == "public" and options.engine in {None, row.engine}
+    ]
+    found = estimate(rows, CONSTANTS, workers=options.workers)
     for line in (*_constants(found), *_servers(found), *_widths(rows, found, options.workers)):
         print(line)
 
@@ -64,47 +69,49 @@ def _toml(item: Estimate) -> str:
 
 
 def _servers(found: Estimation) -> Iterator[str]:
-    for name in dict.fromkeys(point.group.name for point in found.left_out):
-        for metric in METRICS:
+    for name in dict.fromkeys(point.row.server.name for point in found.left_out):
+        for path, metric in METRICS.items():
             cells = [
-                own_errors([p for p in points if p.group.name == name and p.rejected is None], metric)
+                spelled(own_errors(of_server(points, name), path))
                 for points in (found.base, found.in_sample, found.left_out)
             ]
             yield f"{name:45} {metric}  as it is {cells[0]}   in sample {cells[1]}   left out {cells[2]}"
     for engine, name in ENGINES.items():
-        for metric in METRICS:
-            left, inside = (own_errors(of_engine(p, engine), metric) for p in (found.left_out, found.in_sample))
+        for path, metric in METRICS.items():
+            left, inside = (own_errors(of_engine(p, engine), path) for p in (found.left_out, found.in_sample))
             if left and inside:
-                yield f"{name:15} {metric}  left out {left}   in sample {inside}   ratio {left.mape / inside.mape:.2f}"
+                ratio = left.mape_frac / inside.mape_frac
+                yield (
+                    f"{name:15} {metric}  left out {spelled(left)}   in sample {spelled(inside)}   ratio {ratio:.2f}"
+                )
     yield ""
 
 
 def _widths(rows: list[Row], found: Estimation, workers: int) -> Iterator[str]:
     """Replay the left-out servers without spread, then with the spread of steps found, and say what is left."""
     variant = replace(found.left_out_variant, changes=_NO_SPREAD)
-    public = [group for group in GROUPS if group.kind == "public" and group.name in variant.shifts]
-    bare = replay_groups(rows, public, (variant,), workers=workers)[variant.name]
+    bare = replay(rows, (variant,), workers=workers)[variant.name]
     for engine, name in ENGINES.items():
-        own = of_engine(bare, engine)
+        own = validated(of_engine(bare, engine))
         if not own:
             continue
-        steps = width(own, "tpot")
+        steps = width(own, TPOT)
         changes = {**_NO_SPREAD, "spread.step_frac": steps.whole}
-        servers = [group for group in public if group.engine == engine]
-        with_steps = replay_groups(rows, servers, (replace(variant, changes=changes),), workers=workers)[variant.name]
-        first = width(of_engine(with_steps, engine), "ttft")
+        servers = [row for row in rows if row.engine == engine]
+        with_steps = validated(replay(servers, (replace(variant, changes=changes),), workers=workers)[variant.name])
+        first = width(with_steps, TTFT)
         yield f"# {name}: {steps.servers} servers"
-        wide = width(own, "tpot", rows_alike=True), width(of_engine(with_steps, engine), "ttft", rows_alike=True)
+        wide = width(own, TPOT, rows_alike=True), width(with_steps, TTFT, rows_alike=True)
         yield f"step_frac = {steps.whole:.2f}\nown_step_frac = {steps.own:.2f}"
         yield f"first_token_frac = {first.whole:.2f}\nown_first_token_frac = {first.own:.2f}"
         yield f"# with the same weight for each row: {wide[0].whole:.2f} of steps, {wide[1].whole:.2f} of first tokens"
-        held = [f"{metric} {item.inside:.0%}" for metric in METRICS if (item := coverage(own, metric))]
+        held = [f"{title} {item.inside:.0%}" for path, title in METRICS.items() if (item := coverage(own, path))]
         yield f"# inside without a spread: {', '.join(held)}"
-        for metric, points in (("tpot", own), ("ttft", of_engine(with_steps, engine))):
-            shares = held_left_out(points, metric)
+        for path, runs in ((TPOT, own), (TTFT, with_steps)):
+            shares = held_left_out(runs, path)
             cells = ", ".join(f"{share:.0%} of {server}" for server, share in shares.items())
             mean = sum(shares.values()) / max(1, len(shares))
-            yield f"# {metric} inside with the spread of the other servers: {mean:.0%} ({cells})"
+            yield f"# {METRICS[path]} inside with the spread of the other servers: {mean:.0%} ({cells})"
         yield ""
 
 

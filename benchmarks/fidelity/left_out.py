@@ -5,7 +5,7 @@ server; what is reported of a server are real replays with its fold's constants,
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,10 +14,10 @@ import numpy as np
 from benchmarks.fidelity.constants import CONSTANTS, LEAST_SERVERS, Constant, shifts
 from benchmarks.fidelity.linear_fit import Array, Residuals, fit, identifying_servers, posterior_errors
 from benchmarks.fidelity.profile_changes import value_of
-from benchmarks.fidelity.replay import BASE, Point, Row, Variant, replay_groups
-from benchmarks.fidelity.servers.server import ServingGroup, number
+from benchmarks.fidelity.replay import BASE, Point, Variant, replay, validated
+from benchmarks.fidelity.rows import METRICS, Row, Setting
+from simulator.validation.predict import ValidatedRun
 
-METRICS: Final = ("tpot", "ttft")
 _SAMPLE: Final = 24  # settings of a server that a Jacobian is taken from; errors are those of all rows
 
 
@@ -50,52 +50,44 @@ class Estimation:
     left_out_variant: Variant  # every server with its fold's constants
 
 
-def trusted(points: Sequence[Point]) -> list[Point]:
-    """Return the points that no rule rejects and that were predicted."""
-    return [point for point in points if point.rejected is None and point.refused is None]
-
-
 def estimate(
     rows: Sequence[Row],
-    groups: Sequence[ServingGroup],
     constants: tuple[Constant, ...] = CONSTANTS,
     *,
     workers: int = 2,
     with_interval: bool = True,
 ) -> Estimation:
-    """Estimate ``constants`` from the public servers among ``groups``, and replay each with its fold's."""
-    public = [group for group in groups if group.kind == "public"]
-    engines = {group.engine for group in public}
-    known = tuple(constant for constant in constants if engines & set(constant.engines))
+    """Estimate ``constants`` from the servers of ``rows``, and replay each with its fold's."""
+    engines = {row.server.name: row.engine for row in rows}
+    known = tuple(constant for constant in constants if set(engines.values()) & set(constant.engines))
     steps = [
         Variant(name=constant.name, shifts=shifts(known, {constant.name: constant.prior_error})) for constant in known
     ]
-    base = replay_groups(rows, public, workers=workers)[BASE.name]
-    tried = replay_groups(sample(rows, public), public, (BASE, *steps), workers=workers)
-    parts = [_residuals(tried, known, metric) for metric in METRICS]
+    base = replay(rows, workers=workers)[BASE.name]
+    tried = replay(sample(rows), (BASE, *steps), workers=workers)
+    parts = [_residuals(tried, known, path) for path in METRICS]
     identified = identifying_servers(parts)
     fixed = [len(servers) < LEAST_SERVERS for servers in identified]
     for part in parts:
         part.slopes[:, fixed] = 0.0
-    stated = [_stated(constant, public) for constant in known]
+    stated = [_stated(constant, rows) for constant in known]
     scales = np.array([item.prior_error for item in known])
     least = -np.array(stated) / scales
     prior = np.where(fixed, 0.0, (np.array([item.prior for item in known]) - stated) / scales)
     moves = fit(parts, least, prior)
-    names = sorted({group.name for group in public})
-    folds = {name: fit(parts, least, prior, without=name) for name in names}
+    folds = {name: fit(parts, least, prior, without=name) for name in sorted(engines)}
     final = [
         Variant(name="in sample", shifts=_as_shifts(known, moves)),
         Variant(
             name="left out",
-            shifts={name: _as_shifts(known, fold).get(_engine(public, name), {}) for name, fold in folds.items()},
+            shifts={name: _as_shifts(known, fold).get(engines[name], {}) for name, fold in folds.items()},
             with_interval=with_interval,
         ),
     ]
-    replayed = replay_groups(rows, public, final, workers=workers)
+    replayed = replay(rows, final, workers=workers)
     errors = posterior_errors(parts)
     spread = np.stack(list(folds.values()))
-    jackknife = np.sqrt((len(names) - 1) / len(names) * ((spread - spread.mean(axis=0)) ** 2).sum(axis=0))
+    jackknife = np.sqrt((len(folds) - 1) / len(folds) * ((spread - spread.mean(axis=0)) ** 2).sum(axis=0))
     return Estimation(
         estimates=tuple(
             Estimate(
@@ -116,35 +108,37 @@ def estimate(
     )
 
 
-def sample(rows: Sequence[Row], groups: Sequence[ServingGroup]) -> list[Row]:
+def sample(rows: Sequence[Row]) -> list[Row]:
     """Return up to ``_SAMPLE`` settings of each server, evenly over plans, lengths and concurrencies."""
+    servers: dict[str, dict[Setting, Row]] = {}
+    for row in rows:
+        servers.setdefault(row.server.name, {})[row.setting] = row
     chosen: list[Row] = []
-    for group in groups:
-        own = [row for row in rows if group.holds(row)]
-        distinct = {(group.plan(row), row["isl"], row["osl"], number(row, "concurrency")): row for row in own}
-        ordered = [distinct[key] for key in sorted(distinct)]
+    for distinct in servers.values():
+        ordered = [distinct[setting] for setting in sorted(distinct)]
         places = np.linspace(0, len(ordered) - 1, min(_SAMPLE, len(ordered))).round().astype(int)
         chosen += [ordered[place] for place in places]
     return chosen
 
 
-def _residuals(tried: dict[str, list[Point]], constants: tuple[Constant, ...], metric: str) -> Residuals:
-    base = tried[BASE.name]
-    kept = [index for index, point in enumerate(base) if point.rejected is None and point.refused is None]
-    own = np.array([base[index].own(metric) for index in kept])
-    measured = np.array([base[index].measured(metric) for index in kept])
-    moved = [np.array([tried[constant.name][index].own(metric) for index in kept]) for constant in constants]
+def _residuals(tried: Mapping[str, Sequence[Point]], constants: Sequence[Constant], path: str) -> Residuals:
+    base = validated(tried[BASE.name])
+    own = np.array([run.predicted[path] for run in base])
+    moved = []
+    for constant in constants:
+        pairs = zip(tried[BASE.name], tried[constant.name], strict=True)
+        moved.append(np.array([other.predicted(path) for one, other in pairs if isinstance(one.found, ValidatedRun)]))
     return Residuals(
-        metric=metric,
-        servers=np.array([base[index].group.name for index in kept]),
-        log_error=np.log(own / measured),
+        path=path,
+        servers=np.array([run.run.group for run in base]),
+        log_error=log_errors(tried[BASE.name], path),
         slopes=np.stack([np.nan_to_num(np.log(other / own)) for other in moved], axis=1),
     )
 
 
-def _stated(constant: Constant, groups: Sequence[ServingGroup]) -> float:
-    """Return the value of the newest profile of the constant's first engine: shifts apply to every version's own."""
-    profiles = [group.engine_profile() for group in groups if group.engine in constant.engines]
+def _stated(constant: Constant, rows: Sequence[Row]) -> float:
+    """Return the value of the newest profile of the constant's engines: shifts apply to every version's own."""
+    profiles = [row.profile for row in rows if row.engine in constant.engines]
     newest = max(profiles, key=lambda profile: profile.release or (0, 0))
     return float(value_of(newest, constant.key))
 
@@ -154,10 +148,6 @@ def _as_shifts(constants: tuple[Constant, ...], moves: Array) -> dict[str, dict[
     return shifts(constants, own)
 
 
-def _engine(groups: Sequence[ServingGroup], name: str) -> str:
-    return next(group.engine for group in groups if group.name == name)
-
-
-def log_errors(points: Sequence[Point], metric: str) -> Array:
-    """Return log(predicted / measured) of points that were predicted."""
-    return np.array([math.log(point.own(metric) / point.measured(metric)) for point in points])
+def log_errors(points: Sequence[Point], path: str) -> Array:
+    """Return log(predicted / measured) of the points that were predicted."""
+    return np.array([math.log(run.predicted[path] / run.run.measured[path]) for run in validated(points)])

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
+from simulator.calibration.evidence import TPOT, TTFT
+
 Array = NDArray[np.float64]
 
 _OBSERVATIONS: Final = 3.0
-_SCALES: Final = {"tpot": 0.10, "ttft": 0.30}  # relative errors that count as one standard deviation
+_SCALES: Final = {TPOT: 0.10, TTFT: 0.30}  # relative errors that count as one standard deviation
 _HUBER: Final = 1.5  # in standard deviations: what lies further out counts linearly
 _ROUNDS: Final = 30
 _MOST_MOVE: Final = 3.0  # standard deviations of the prior: the model is linear around where it was taken
@@ -25,7 +27,7 @@ _MOST_MOVE: Final = 3.0  # standard deviations of the prior: the model is linear
 class Residuals:
     """Rows of one metric: server, log(predicted / measured), and its change with one prior error of each constant."""
 
-    metric: str
+    path: str
     servers: NDArray[np.str_]
     log_error: Array  # [rows]
     slopes: Array  # [rows, constants]
@@ -41,7 +43,7 @@ def fit(parts: list[Residuals], least: Array, prior: Array, *, without: str | No
         kept = part.servers != without
         names, counts = np.unique(part.servers[kept], return_counts=True)
         share = dict(zip(names, _OBSERVATIONS / counts, strict=True))
-        scale = _SCALES[part.metric]
+        scale = _SCALES[part.path]
         targets.append(part.log_error[kept] / scale)
         slopes.append(part.slopes[kept] / scale)
         weights.append(np.array([share[name] for name in part.servers[kept]]))
@@ -69,7 +71,7 @@ def posterior_errors(parts: list[Residuals]) -> Array:
     for part in parts:
         names, counts = np.unique(part.servers, return_counts=True)
         share = dict(zip(names, _OBSERVATIONS / counts, strict=True))
-        weight = np.array([share[name] for name in part.servers]) / _SCALES[part.metric] ** 2
+        weight = np.array([share[name] for name in part.servers]) / _SCALES[part.path] ** 2
         information += part.slopes.T @ (part.slopes * weight[:, None])
     return np.asarray(np.sqrt(np.diag(np.linalg.inv(information))))
 

@@ -8,30 +8,31 @@ tokens that were asked for, where the clients counted what they tokenised again.
 
 import csv
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from costmodel.cost_model import CostModel
-from simulator.engine_profiles.engine_profile import load_profile
-from simulator.feasible.server_setup import Overrides
-from simulator.model.load_model import load_model
-from simulator.plan.plan import parse_plan
-from simulator.serving import Refusal, Serving
-from simulator.simulate import replay
+from benchmarks.fidelity.by_request import replayed_by_request
+from simulator.calibration.evidence import E2E, ITL, TTFT
+from simulator.validation.deployment import Deployment
+from simulator.validation.measured_run import MeasuredRun
+from simulator.validation.predict import Predictor, ValidatedRun
 from simulator.workload.workload import PrefixBlocks, Workload
 
 Row = dict[str, str]
 
 PROFILE: Final = "vllm-0.15"
+STAGES: Final = "stages"
+WHOLE: Final = "whole runs"
 _GROUPS: Final = 10
 _PROMPTS: Final = 10
 _BLOCK: Final = 16
 _CONTEXT: Final = 4096
-_DEVICES: Final = {"H100": "h100-sxm", "A100-80GB": "a100-sxm-80gb"}
+_CLUSTERS: Final = {"H100": "h100-sxm-8", "A100-80GB": "a100-sxm-80gb-8"}
+_COLUMNS: Final = {TTFT: "ttft_mean_ms", ITL: "itl_mean_ms", E2E: "e2e_mean_ms"}
 _MODELS: Final = {
     "CodeLlama-34b-Instruct-hf": "codellama-34b",
     "Mixtral-8x7B-v0.1": "mixtral-8x7b",
@@ -40,33 +41,12 @@ _MODELS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenLoopStage:
-    """Measured and predicted means of one stage of a run, in seconds; ``stage`` is its number, or ``all``."""
-
-    row: Row
-    stage: str
-    ttft_s: float
-    itl_s: float
-    e2e_s: float
-
-    def measured_s(self, name: str) -> float:
-        """Return a measured mean by name: ``ttft``, ``itl`` or ``e2e``."""
-        return float(self.row[f"{name}_mean_ms"]) / 1e3
-
-    def error_frac(self, name: str) -> float:
-        """Return predicted / measured - 1."""
-        return float(getattr(self, f"{name}_s")) / self.measured_s(name) - 1.0
-
-
-def replay_open_loop(
-    groundtruth: Path, costs_of: Callable[[str], CostModel], profile: str = PROFILE
-) -> Iterator[OpenLoopStage]:
-    """Replay every run; ``costs_of`` prices a device by its name. Stages of a run follow one another."""
+def replay_open_loop(groundtruth: Path, predictor: Predictor) -> Iterator[ValidatedRun]:
+    """Replay every run; yields each and its stages (by ``set``)."""
     with (groundtruth / "openloop_vllm015.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for number in dict.fromkeys(row["id"] for row in rows):
-        yield from _stages([row for row in rows if row["id"] == number], costs_of, profile)
+        yield from _stages([row for row in rows if row["id"] == number], predictor)
 
 
 def open_loop_workload(row: Row) -> tuple[Workload, np.ndarray]:
@@ -101,35 +81,37 @@ def open_loop_workload(row: Row) -> tuple[Workload, np.ndarray]:
     return workload, np.concatenate(stages)
 
 
-def _stages(rows: list[Row], costs_of: Callable[[str], CostModel], profile: str) -> Iterator[OpenLoopStage]:
-    row = next(row for row in rows if row["stage"] == "all")
-    costs = costs_of(_DEVICES[row["device"]])
-    serving = Serving(
-        model=load_model(_MODELS[row["model"]]),
-        cluster=costs.cluster,
-        profile=load_profile(profile),
-        costs=lambda _clock: costs,
-        overrides=Overrides(
-            max_model_len=_CONTEXT,
-            max_num_batched_tokens=int(row["max_num_batched_tokens"]),
-            max_num_seqs=int(row["max_num_seqs"]) if row["max_num_seqs"] else None,
-            gpu_memory_utilization=float(row["gpu_memory_utilization"]),
+def _stages(rows: Sequence[Row], predictor: Predictor) -> Iterator[ValidatedRun]:
+    whole = next(row for row in rows if row["stage"] == "all")
+    workload, stages = open_loop_workload(whole)
+    found, latencies = replayed_by_request(_run(whole, workload), predictor)
+    means = {TTFT: latencies["ttft_s"], ITL: latencies["tpot_s"], E2E: latencies["e2e_s"]}
+    for row in rows:
+        run = _run(row, workload)
+        of = np.ones(len(stages), dtype=np.bool_) if run.set == WHOLE else stages == int(row["stage"])
+        predicted = {path: float(values[of].mean()) for path, values in means.items()}
+        yield replace(found, run=run, predicted=predicted, outcome=None)
+
+
+def _run(row: Row, workload: Workload) -> MeasuredRun:
+    """Return a stage, or the whole run, as measured; the server is that of the run."""
+    return MeasuredRun(
+        name=f"{row['id']} {row['stage']}",
+        place=f"run {row['id']}",
+        tool="open loop",
+        deployment=Deployment(
+            model=_MODELS[row["model"]],
+            cluster=_CLUSTERS[row["device"]],
+            plan=f"tp{row['tp']}",
+            engine=PROFILE,
+            settings={
+                "max_model_len": _CONTEXT,
+                "max_num_batched_tokens": int(row["max_num_batched_tokens"]),
+                "max_num_seqs": int(row["max_num_seqs"]) if row["max_num_seqs"] else None,
+                "gpu_memory_utilization": float(row["gpu_memory_utilization"]),
+            },
         ),
+        workload=workload,
+        measured={path: float(row[column]) / 1e3 for path, column in _COLUMNS.items()},
+        set=WHOLE if row["stage"] == "all" else STAGES,
     )
-    workload, stages = open_loop_workload(row)
-    start = serving.start(parse_plan(f"tp{row['tp']}"), workload)
-    if isinstance(start, Refusal):
-        raise SystemExit(f"run {row['id']}: {start.reason}")
-    run = replay(serving, start, workload).run
-    ttft = (run.first_token_ps - run.arrival_ps) * 1e-12
-    e2e = (run.finish_ps - run.arrival_ps) * 1e-12
-    itl = (e2e - ttft) / np.maximum(workload.output_tokens - 1, 1)
-    for stage in rows:
-        of = stages == int(stage["stage"]) if stage["stage"] != "all" else np.ones(len(stages), dtype=np.bool_)
-        yield OpenLoopStage(
-            row=stage,
-            stage=stage["stage"],
-            ttft_s=float(ttft[of].mean()),
-            itl_s=float(itl[of].mean()),
-            e2e_s=float(e2e[of].mean()),
-        )

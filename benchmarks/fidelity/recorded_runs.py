@@ -6,41 +6,31 @@ TTFT where the run recorded it, mean inter-token time, and mean E2E per output t
 """
 
 import csv
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from costmodel.cost_model import CostModel
-from simulator.engine_profiles.engine_profile import load_profile
-from simulator.feasible.server_setup import Overrides
-from simulator.model.load_model import load_model
-from simulator.plan.plan import parse_plan
-from simulator.serving import Refusal, Serving
-from simulator.simulate import replay
-from simulator.steps.op_curves import OpCurves
+from benchmarks.fidelity.by_request import replayed_by_request
+from simulator.calibration.evidence import TTFT
+from simulator.validation.deployment import Deployment
+from simulator.validation.measured_run import MeasuredRun
+from simulator.validation.predict import Predictor, ValidatedRun
 from simulator.workload.traces.read_trace import read_trace
 
-PROFILE: Final = "vllm-0.6"
+PER_DECODED: Final = "decode_s_per_token"  # time after first tokens over the tokens that follow them, of all requests
+PER_ANSWERED: Final = "e2e_s_per_token"  # E2E over output tokens, of all requests
+_COLUMNS: Final = {
+    TTFT: "ttft_mean_ms",
+    PER_DECODED: "tpot_per_output_token_ms",
+    PER_ANSWERED: "e2e_over_output_token_ms",
+}
+_CHUNKED: Final = {"enable_chunked_prefill": True, "max_model_len": 32768}
+_WHOLE: Final = {"enable_chunked_prefill": False, "max_model_len": 24272, "num_gpu_blocks": 24272 // 16 + 1}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedRun:
-    """Measured and predicted means of one run; NaN where the run did not record the value."""
-
-    name: str
-    measured_ttft_s: float
-    measured_tpot_s: float
-    measured_e2e_per_token_s: float
-    ttft_s: float
-    tpot_s: float
-    e2e_per_token_s: float
-
-
-def replay_recorded(groundtruth: Path, costs: CostModel) -> Iterator[RecordedRun]:
-    """Replay every run and data-parallel group that has a file of recorded requests."""
-    model, profile = load_model("llama-3.1-70b"), load_profile(PROFILE)
-    priced: dict[float | None, OpCurves] = {}
+def replay_recorded(groundtruth: Path, predictor: Predictor) -> Iterator[ValidatedRun]:
+    """Replay every run and data-parallel group (by ``set``) that has a file of recorded requests."""
     with (groundtruth / "apex_vllm_h100_llama70b.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["row_kind"] in {"run", "group"}]
     for row in rows:
@@ -48,40 +38,32 @@ def replay_recorded(groundtruth: Path, costs: CostModel) -> Iterator[RecordedRun
         name = f"llama_{row['trace']}_{row['scale'].replace('.', '').rstrip('0') or '0'}"
         name += f"_{tp}TP" if dp == 1 else f"_{dp}DP{tp}TP"
         path = groundtruth / "runs" / f"{name}.jsonl"
-        if not path.is_file():
-            continue
-        is_chunked = tp > 2
-        serving = Serving(
-            model=model,
-            cluster=costs.cluster,
-            profile=profile,
-            costs=lambda _clock: costs,
-            overrides=(
-                Overrides(enable_chunked_prefill=True, max_model_len=32768)
-                if is_chunked
-                else Overrides(enable_chunked_prefill=False, max_model_len=24272, num_gpu_blocks=24272 // 16 + 1)
-            ),
-            priced=priced,
-        )
-        workload = read_trace(path)
-        start = serving.start(parse_plan(f"dp{dp}-tp{tp}"), workload)
-        if isinstance(start, Refusal):
-            raise SystemExit(f"{name}: {start.reason}")
-        run = replay(serving, start, workload).run
-        ttft = (run.first_token_ps - run.arrival_ps) * 1e-12
-        e2e = (run.finish_ps - run.arrival_ps) * 1e-12
-        outputs = workload.output_tokens
-        decoded = max(1, int((outputs - 1).clip(0).sum()))
-        yield RecordedRun(
-            name=name,
-            measured_ttft_s=_ms(row["ttft_mean_ms"]),
-            measured_tpot_s=_ms(row["tpot_per_output_token_ms"]),
-            measured_e2e_per_token_s=_ms(row["e2e_over_output_token_ms"]),
-            ttft_s=float(ttft.mean()),
-            tpot_s=float((e2e - ttft).sum()) / decoded,
-            e2e_per_token_s=float(e2e.sum() / outputs.sum()),
-        )
+        if path.is_file():
+            yield _replayed(_run(row, name, path), predictor)
 
 
-def _ms(text: str) -> float:
-    return float(text) / 1e3 if text else float("nan")
+def _run(row: Mapping[str, str], name: str, path: Path) -> MeasuredRun:
+    dp, tp = int(row["DP"]), int(row["TP"])
+    settings: Mapping[str, Any] = _CHUNKED if tp > 2 else _WHOLE
+    return MeasuredRun(
+        name=name,
+        place=str(path),
+        tool="recorded",
+        deployment=Deployment(
+            model="llama-3.1-70b", cluster="h100-sxm-8", plan=f"dp{dp}-tp{tp}", engine="vllm-0.6", settings=settings
+        ),
+        workload=read_trace(path),
+        measured={metric: float(row[column]) / 1e3 for metric, column in _COLUMNS.items() if row[column]},
+        set="single servers" if dp == 1 else "data-parallel groups",
+    )
+
+
+def _replayed(run: MeasuredRun, predictor: Predictor) -> ValidatedRun:
+    found, latencies = replayed_by_request(run, predictor)
+    ttft_s, e2e_s, answers = latencies["ttft_s"], latencies["e2e_s"], run.workload.output_tokens
+    predicted = {
+        TTFT: float(ttft_s.mean()),
+        PER_DECODED: float((e2e_s - ttft_s).sum()) / max(1, int((answers - 1).clip(0).sum())),
+        PER_ANSWERED: float(e2e_s.sum() / answers.sum()),
+    }
+    return replace(found, predicted=predicted, outcome=None)

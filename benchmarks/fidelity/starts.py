@@ -9,30 +9,31 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.fidelity.left_out import log_errors, sample, trusted
-from benchmarks.fidelity.replay import Point, Row, Variant, replay_groups
-from benchmarks.fidelity.servers.server import ServingGroup
+from benchmarks.fidelity.left_out import log_errors, sample
+from benchmarks.fidelity.replay import Point, Variant, replay
+from benchmarks.fidelity.rows import Row
+from simulator.calibration.evidence import TTFT
 
 SPREADS_S: Final = (0, 1, 3, 10, 30)
 
 
-def learn_starts(rows: Sequence[Row], groups: Sequence[ServingGroup], *, workers: int = 2) -> dict[str, int]:
-    """Return the seconds within which the slots of each of ``groups`` start, by its name, from all others."""
+def learn_starts(rows: Sequence[Row], *, workers: int = 2) -> dict[str, int]:
+    """Return the seconds within which the slots of each server start, by its name, from all others of ``rows``."""
+    names = list(dict.fromkeys(row.server.name for row in rows))
     variants = [
-        Variant(name=str(spread), clients={group.name: starting_within(spread) for group in groups})
-        for spread in SPREADS_S
+        Variant(name=str(spread), clients=dict.fromkeys(names, starting_within(spread))) for spread in SPREADS_S
     ]
-    replayed = replay_groups(sample(rows, groups), groups, variants, workers=workers)
-    misses = np.array([[_miss(replayed[variant.name], group.name) for group in groups] for variant in variants])
+    replayed = replay(sample(rows), variants, workers=workers)
+    misses = np.array([[_miss(replayed[variant.name], name) for name in names] for variant in variants])
     return {
-        group.name: SPREADS_S[int(np.argmin(np.delete(misses, index, axis=1).mean(axis=1)))]
-        for index, group in enumerate(groups)
+        name: SPREADS_S[int(np.argmin(np.delete(misses, index, axis=1).mean(axis=1)))]
+        for index, name in enumerate(names)
     }
 
 
-def _miss(points: Sequence[Point], name: str) -> float:
-    own = [point for point in trusted(points) if point.group.name == name]
-    return float(np.abs(log_errors(own, "ttft")).mean())
+def _miss(points: Sequence[Point], server: str) -> float:
+    own = [point for point in points if point.row.server.name == server]
+    return float(np.abs(log_errors(own, TTFT)).mean())
 
 
 def starting_within(seconds: int) -> str:

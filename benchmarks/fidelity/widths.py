@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.fidelity.replay import Point
+from simulator.validation.predict import ValidatedRun
 
 Array = NDArray[np.float64]
 
@@ -29,12 +29,12 @@ class Width:
     servers: int
 
 
-def width(points: Sequence[Point], metric: str, *, rows_alike: bool = False) -> Width:
-    """Return the spread of ``metric`` that left-out ``points`` want beside the intervals they have.
+def width(runs: Sequence[ValidatedRun], path: str, *, rows_alike: bool = False) -> Width:
+    """Return the spread of the metric at ``path`` that left-out ``runs`` want beside the intervals they have.
 
     ``rows_alike`` weighs rows, not servers, alike.
     """
-    servers = _wants(points, metric)
+    servers = _wants(runs, path)
     if not servers:
         return Width(whole=math.nan, own=math.nan, servers=0)
     columns = [[needs for needs, _ in servers.values()], [owns for _, owns in servers.values()]]
@@ -44,9 +44,9 @@ def width(points: Sequence[Point], metric: str, *, rows_alike: bool = False) -> 
     return Width(whole=math.expm1(whole), own=math.expm1(min(own, whole)), servers=len(servers))
 
 
-def held_left_out(points: Sequence[Point], metric: str) -> dict[str, float]:
+def held_left_out(runs: Sequence[ValidatedRun], path: str) -> dict[str, float]:
     """Return, by server, the share of its rows inside intervals whose spread was learnt from the other servers."""
-    servers = _wants(points, metric)
+    servers = _wants(runs, path)
     found = {}
     for name, (needs, _) in servers.items():
         others = [other for key, (other, _) in servers.items() if key != name]
@@ -55,16 +55,16 @@ def held_left_out(points: Sequence[Point], metric: str) -> dict[str, float]:
     return found
 
 
-def _wants(points: Sequence[Point], metric: str) -> dict[str, tuple[Array, Array]]:
+def _wants(runs: Sequence[ValidatedRun], path: str) -> dict[str, tuple[Array, Array]]:
     """Return, by server, what each row wants beside its interval: in all, and with the server's median taken off."""
-    known: dict[str, list[Point]] = {}
-    for point in points:
-        if np.isfinite(point.interval(metric)).all():
-            known.setdefault(point.group.name, []).append(point)
+    known: dict[str, list[ValidatedRun]] = {}
+    for run in runs:
+        if path in run.interval:
+            known.setdefault(run.run.group, []).append(run)
     found = {}
-    for name, rows in known.items():
-        errors = np.array([math.log(point.measured(metric) / point.own(metric)) for point in rows])
-        ends = np.log(np.array([point.interval(metric) for point in rows]) / [[point.own(metric)] for point in rows])
+    for name, own in known.items():
+        errors = np.array([math.log(run.run.measured[path] / run.predicted[path]) for run in own])
+        ends = np.log(np.array([run.interval[path] for run in own]) / [[run.predicted[path]] for run in own])
         found[name] = _missing(errors, ends), _missing(errors - np.median(errors), ends)
     return found
 

@@ -9,6 +9,7 @@ from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from costmodel.cost_model import CostModel
 from simulator.engine_profiles.engine_profile import EngineProfile
+from simulator.feasible.server_setup import Overrides
 from simulator.pools.disaggregation import PoolsResult, PoolStarts
 from simulator.pools.layouts import Outcome, Started, replay_layout, start_layout, with_layout_interval
 from simulator.results.interval import Interval
@@ -61,20 +62,29 @@ class Predictor:
     Op curves are shared by all profiles that price an op alike, so that variants of host times cost a replay alone.
     """
 
+    _servings: dict[str, Serving] = field(default_factory=dict)
     _costs: dict[Any, CostModel] = field(default_factory=dict)
     _curves: dict[Any, dict[float | None, OpCurves]] = field(default_factory=dict)
 
     def serving(self, deployment: Deployment, profile: EngineProfile | None = None) -> Serving:
         """Return the server of a deployment, under ``profile`` in place of its own."""
-        serving = deployment.serving(profile, costs=self._cost_source(deployment))
-        own = serving.profile
+        whose = replace(deployment, plan="", settings={})  # what is read is that of every layout and setting
+        like = self._servings.get(repr(whose))
+        if like is None:
+            like = self._servings.setdefault(repr(whose), whose.serving(costs=self._cost_source(whose)))
+        own = profile or like.profile
         key = (
             *_prices(deployment),
             own.engine,
-            own.mxfp4_experts.tile_rows_on(serving.cluster.device),
+            own.mxfp4_experts.tile_rows_on(like.cluster.device),
             own.sustained_load.slowdown_frac,
         )
-        return replace(serving, priced=self._curves.setdefault(key, {}))
+        return replace(
+            like,
+            profile=own,
+            overrides=Overrides(**deployment.settings),
+            priced=self._curves.setdefault(key, {}),
+        )
 
     def predict(
         self, run: MeasuredRun, profile: EngineProfile | None = None, *, with_interval: bool = True

@@ -5,13 +5,13 @@ import pytest
 
 from benchmarks.fidelity.constants import CONSTANTS, shifts
 from benchmarks.fidelity.decisions import Setting, quality
-from benchmarks.fidelity.groups import GROUPS
 from benchmarks.fidelity.linear_fit import Residuals, fit, identifying_servers
 from benchmarks.fidelity.profile_changes import changed, shifted, value_of
-from benchmarks.fidelity.replay import Point, Prediction
 from benchmarks.fidelity.widths import width
 from simulator.engine_profiles.constant import error_of
 from simulator.engine_profiles.engine_profile import load_profile
+from simulator.validation.stated_names import newest_profile
+from tests.simulator.validated_runs import validated_run
 
 _LEAST, _PRIOR = np.array([-5.0]), np.array([0.0])
 
@@ -20,7 +20,7 @@ def _residuals(errors: dict[str, list[float]], slope: float = 0.1) -> Residuals:
     servers = [name for name, rows in errors.items() for _ in rows]
     values = [value for rows in errors.values() for value in rows]
     return Residuals(
-        metric="tpot",
+        path="tpot_s.mean",
         servers=np.array(servers),
         log_error=np.array(values),
         slopes=np.full((len(values), 1), slope),
@@ -65,10 +65,11 @@ def test_profiles_are_changed_by_key_and_keep_the_error_of_what_moves() -> None:
 
 def test_every_learnt_constant_is_one_of_its_engines_profiles() -> None:
     """Keys exist, and a shift reaches the engines that share the constant."""
-    engines = {group.engine: group.profile for group in GROUPS}
     for constant in CONSTANTS:
         for engine in constant.engines:
-            assert value_of(load_profile(engines[engine]), constant.key) >= 0
+            newest = newest_profile(engine)
+            assert newest is not None
+            assert value_of(load_profile(newest), constant.key) >= 0
     found = shifts(CONSTANTS, {CONSTANTS[-1].name: 0.1})
     assert set(found) == set(CONSTANTS[-1].engines)
 
@@ -101,20 +102,10 @@ def test_a_pick_breaks_its_limit_by_more_than_five_percent() -> None:
 
 def test_a_spread_is_what_intervals_lack() -> None:
     """Nine of ten rows lie within 10 %, which an interval of nothing needs as its width."""
-    group = GROUPS[0]
-    factors = [1.1] * 9 + [2.0]
-    points = [
-        Point(
-            row={"silicon_ttft_ms": "100", "silicon_tpot_ms": str(10 * factor)},
-            group=group,
-            plan="tp1",
-            devices=1,
-            prediction=Prediction(ttft_s=0.1, tpot_s=0.01, tpot_interval_s=(0.01, 0.01)),
-            rejected=None,
-        )
-        for factor in factors
-    ]
-    found = width(points, "tpot")
+    path = "tpot_s.mean"
+    measured = [0.011] * 9 + [0.020]
+    runs = [validated_run({path: (value, 0.010)}, {path: (0.010, 0.010)}) for value in measured]
+    found = width(runs, path)
     assert (found.servers, found.whole) == (1, pytest.approx(0.1))
-    assert width(points, "tpot", rows_alike=True) == found
+    assert width(runs, path, rows_alike=True) == found
     assert found.own == pytest.approx(0.0, abs=1e-9)

@@ -7,11 +7,11 @@ from benchmarks.fidelity.ablations import ABLATIONS
 from benchmarks.fidelity.coverage import coverage
 from benchmarks.fidelity.decisions import Quality, distinct, quality
 from benchmarks.fidelity.decisions import __doc__ as protocol
-from benchmarks.fidelity.groups import ENGINES
-from benchmarks.fidelity.left_out import METRICS, Estimation, trusted
-from benchmarks.fidelity.page.engines import PEERS, of_engine, own_errors
+from benchmarks.fidelity.left_out import Estimation
+from benchmarks.fidelity.page.engines import of_engine, own_errors
 from benchmarks.fidelity.page.tables import folded, percent, table
-from benchmarks.fidelity.replay import BASE, Point
+from benchmarks.fidelity.replay import BASE, Point, trusted, validated
+from benchmarks.fidelity.rows import ENGINES, METRICS, PEERS
 
 
 def coverage_section(points: Sequence[Point]) -> Iterator[str]:
@@ -20,11 +20,11 @@ def coverage_section(points: Sequence[Point]) -> Iterator[str]:
     rows = []
     for engine, name in {**ENGINES, "": "all"}.items():
         chosen = of_engine(points, engine) if engine else trusted(points)
-        for metric in METRICS:
-            found = coverage(chosen, metric)
+        for path, metric in METRICS.items():
+            found = coverage(validated(chosen), path)
             if found is not None:
                 cells = (percent(found.inside), percent(found.inside_by_server), percent(found.half_width))
-                rows.append((name, metric.upper(), found.rows, *cells))
+                rows.append((name, metric, found.runs, *cells))
     columns = ("engine", "metric", "rows", "inside, %", "inside, mean of servers, %", "median half width, %")
     yield table(columns, rows, texts=2)
 
@@ -37,7 +37,7 @@ def decision_section(points: Sequence[Point]) -> Iterator[str]:
     shared = [
         point
         for point in chosen
-        if all(math.isfinite(point.peer(metric, column)) for column in PEERS for metric in METRICS)
+        if all(math.isfinite(point.row.peer(path, column)) for column in PEERS for path in METRICS)
     ]
     rows = [("apex", "all", *_quality_cells(quality(distinct(chosen, _own))))]
     rows.append(("apex", "common", *_quality_cells(quality(distinct(shared, _own)))))
@@ -47,13 +47,13 @@ def decision_section(points: Sequence[Point]) -> Iterator[str]:
     yield table(columns, rows, texts=2)
 
 
-def _own(point: Point, metric: str) -> float:
-    return point.own(metric)
+def _own(point: Point, path: str) -> float:
+    return point.predicted(path)
 
 
 def _of_peer(column: str) -> Callable[[Point, str], float]:
-    def predict(point: Point, metric: str) -> float:
-        return point.peer(metric, column)
+    def predict(point: Point, path: str) -> float:
+        return point.row.peer(path, column)
 
     return predict
 
@@ -111,13 +111,13 @@ def ablation_section(replayed: dict[str, list[Point]]) -> Iterator[str]:
 
 
 def _both(points: Sequence[Point]) -> str:
-    found = [own_errors(points, metric) for metric in METRICS]
-    return " / ".join("-" if error is None else f"{error.mape:.1f}" for error in found)
+    found = [own_errors(points, path) for path in METRICS]
+    return " / ".join("-" if error is None else percent(error.mape_frac) for error in found)
 
 
 def _changes(points: Sequence[Point], base: Sequence[Point]) -> str:
     cells = []
-    for metric in METRICS:
-        found, like = own_errors(points, metric), own_errors(base, metric)
-        cells.append("-" if found is None or like is None else f"{found.mape - like.mape:+.1f}")
+    for path in METRICS:
+        found, like = own_errors(points, path), own_errors(base, path)
+        cells.append("-" if found is None or like is None else f"{100 * (found.mape_frac - like.mape_frac):+.1f}")
     return " / ".join(cells)

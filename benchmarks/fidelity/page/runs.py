@@ -1,24 +1,23 @@
 """Recorded runs, open-loop runs and fixed batches: servers whose requests or rates are known one by one."""
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from benchmarks.fidelity.batch_runs import DEVICES, BatchRun, replay_batches
-from benchmarks.fidelity.errors import Errors, errors
-from benchmarks.fidelity.open_loop import replay_open_loop
-from benchmarks.fidelity.page.tables import table
-from benchmarks.fidelity.recorded_runs import RecordedRun, replay_recorded
-from benchmarks.fidelity.replay import bundled
+from benchmarks.fidelity.batch_runs import DEVICES, POWER, replay_batches
+from benchmarks.fidelity.open_loop import STAGES, WHOLE, replay_open_loop
+from benchmarks.fidelity.page.tables import spelled, table
+from benchmarks.fidelity.recorded_runs import PER_ANSWERED, PER_DECODED, replay_recorded
+from simulator.calibration.evidence import E2E, ITL, TPOT, TTFT
+from simulator.validation.predict import Predictor, ValidatedRun
+from simulator.validation.summary import agreement
 
-_RECORDED_DEVICE: Final = "h100-sxm"
 _OVERLOAD_S: Final = 1.0
 
 
-def recorded_section(groundtruth: Path) -> Iterator[str]:
+def recorded_section(groundtruth: Path, predictor: Predictor) -> Iterator[str]:
     """Compare recorded traces on vLLM 0.6."""
     yield (
         "## Recorded traces: vLLM 0.6.0, Llama-3.1-70B bf16 on H100\n\n"
@@ -26,42 +25,33 @@ def recorded_section(groundtruth: Path) -> Iterator[str]:
         "served\nit. Host time per step and sequence of profile `vllm-0.6` comes from the 11 single-server runs; the "
         "data-parallel\ngroups are the check. MAPE / median / p90 / signed bias in percent.\n\n"
     )
-    runs = list(replay_recorded(groundtruth, bundled(_RECORDED_DEVICE)))
+    runs = list(replay_recorded(groundtruth, predictor))
     rows = []
-    for label, chosen in (
-        ("11 single servers", [run for run in runs if "DP" not in run.name]),
-        ("11 data-parallel groups", [run for run in runs if "DP" in run.name]),
-    ):
-        rows.append((label, *(str(_run_errors(chosen, value)) for value in ("ttft_s", "tpot_s", "e2e_per_token_s"))))
+    for label in ("single servers", "data-parallel groups"):
+        chosen = [run for run in runs if run.run.set == label]
+        errors = (spelled(agreement(chosen, path)) for path in (TTFT, PER_DECODED, PER_ANSWERED))
+        rows.append((f"{len(chosen)} {label}", *errors))
     yield table(("runs", "TTFT", "time per output token", "E2E per output token"), rows)
 
 
-def _run_errors(runs: Sequence[RecordedRun], value: str) -> Errors | None:
-    return errors([getattr(run, value) for run in runs], [getattr(run, f"measured_{value}") for run in runs])
-
-
-def open_loop_section(groundtruth: Path) -> Iterator[str]:
+def open_loop_section(groundtruth: Path, predictor: Predictor) -> Iterator[str]:
     """Compare runs at constant rates on vLLM 0.15, and count stable stages that are predicted as overloads."""
     yield (
         "## Open loops: vLLM 0.15 at constant rates, prompts that repeat\n\n"
         "13 runs of CodeLlama-34B, Mixtral-8x7B, Llama-2-70B and Llama-2-7B on H100 and A100, stage by stage. MAPE / "
         "median / p90 /\nsigned bias in percent. All were stable: an *overload* is a mean TTFT above a second.\n\n"
     )
-    found = list(replay_open_loop(groundtruth, bundled))
+    found = list(replay_open_loop(groundtruth, predictor))
     rows = []
-    for label, chosen in (
-        ("whole runs", [stage for stage in found if stage.stage == "all"]),
-        ("stages", [stage for stage in found if stage.stage != "all"]),
-    ):
-        cells = [
-            str(errors([getattr(stage, f"{name}_s") for stage in chosen], [stage.measured_s(name) for stage in chosen]))
-            for name in ("e2e", "itl", "ttft")
-        ]
-        rows.append((label, len(chosen), *cells, sum(stage.ttft_s > _OVERLOAD_S for stage in chosen)))
+    for label in (WHOLE, STAGES):
+        chosen = [run for run in found if run.run.set == label]
+        cells = [spelled(agreement(chosen, path)) for path in (E2E, ITL, TTFT)]
+        overloads = sum(run.predicted[TTFT] > _OVERLOAD_S for run in chosen)
+        rows.append((label, len(chosen), *cells, overloads))
     yield table(("what", "number", "E2E", "ITL", "TTFT", "overloads"), rows)
 
 
-def batch_section(path: Path) -> Iterator[str]:
+def batch_section(path: Path, predictor: Predictor) -> Iterator[str]:
     """Compare fixed batches, power included."""
     yield (
         "## Fixed batches with measured power: Llama-2-70B fp16\n\n"
@@ -71,20 +61,15 @@ def batch_section(path: Path) -> Iterator[str]:
     )
     rows = []
     for hardware, device in DEVICES.items():
-        runs = list(replay_batches(path, hardware, bundled(device)))
-        kept = [run for run in runs if run.refused is None]
-        cells = [str(_batch_errors(kept, value) or "not recorded") for value in ("prompt_s", "token_s", "power_frac")]
+        runs = list(replay_batches(path, hardware, predictor))
+        kept = [run for run in runs if isinstance(run, ValidatedRun)]
+        cells = [spelled(agreement(kept, metric), "not recorded") for metric in (TTFT, TPOT, POWER)]
         rows.append((device, len(kept), *cells, len(runs) - len(kept)))
     yield table(("device", "settings", "prompt time", "time per token", "mean power", "left out"), rows)
     yield (
         "These runs prefill large batches at a third of the rate of one long prompt (A100 tp 4: 127 ms for 512 "
         "tokens,\n2.9 s for 16 x 512), which no engine modelled here does: that is where prompt time is missed.\n\n"
     )
-
-
-def _batch_errors(runs: Sequence[BatchRun], value: str) -> Errors | None:
-    known = [run for run in runs if not math.isnan(getattr(run, f"measured_{value}"))]
-    return errors([getattr(run, value) for run in known], [getattr(run, f"measured_{value}") for run in known])
 
 
 def repeat_noise(pairs: Sequence[tuple[object, float]]) -> float | None:
