@@ -16,9 +16,17 @@ _ANALYTIC: Final = "analytic:"
 @DB_OPTION
 @click.option("--family", "families", multiple=True, help="gemm, attention, moe, elementwise, collective; repeatable.")
 @click.option("--match", "also", multiple=True, metavar="COLUMN", help="Match on this column too, e.g. backend.")
-@click.option("--widest", type=click.IntRange(min=0), default=3, show_default=True, help="Widest ratios per family.")
+@click.option(
+    "--widest",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="Widest ratios (of FIT alone: worst held-out points) per family.",
+)
 @click.option("--cluster", help="Cluster the fitted model is compared on (default: the one it was fitted on).")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for PNG plots and index.html.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for index.html, PNG plots and CSV."
+)
 @JSON_OPTION
 @click.pass_context
 def compare(
@@ -36,8 +44,9 @@ def compare(
 ) -> None:
     """Show a fitted model against its measurements, or against others, or two sets of measurements side by side.
 
-    FIT is a file written by apex fit: prints its held-out error; --out draws measured points over fitted curves,
-    utilisation, bandwidth, error distributions and transfer across clocks. With B, or analytic:CLUSTER for FIT, prints
+    FIT is a file written by apex fit: says how far it is to be trusted, by what it predicts of each measured point
+    without that point; --out draws that over the fitted curves, utilisation, bandwidth, error distributions and
+    transfer across clocks, and writes the points as CSV. With B, or analytic:CLUSTER for FIT, prints
     how far its predictions are from the measurements of B.
 
     \b
@@ -59,11 +68,11 @@ def compare(
     if len(sides) == 1:
         refuse_given(
             context,
-            *("db", "families", "also", "widest"),
+            *("db", "also"),
             because="one fitted model is compared with the rows it has kept of its own",
             hint="name what to compare it with as well, e.g. origin=measured",
         )
-        _compare_fit(Path(sides[0]), cluster=cluster, out=out, as_json=as_json)
+        _compare_fit(Path(sides[0]), families=families, worst=widest, cluster=cluster, out=out, as_json=as_json)
         return
     if len(sides) != 2:
         raise click.UsageError("give a fitted model, or two sides, e.g. apex compare h100-sxm h200-sxm")
@@ -115,37 +124,53 @@ def _compare_sides(
             click.echo(f"wrote {path}", err=True)
 
 
-def _compare_fit(path: Path, *, cluster: str | None, out: Path | None, as_json: bool) -> None:
+def _compare_fit(
+    path: Path, *, families: tuple[str, ...], worst: int, cluster: str | None, out: Path | None, as_json: bool
+) -> None:
     from dataclasses import asdict
 
     from cluster_specs.load import load_cluster
     from costmodel.compare.held_out_points import clock_rows, clock_transfers, held_out_rows, overall
+    from costmodel.compare.held_out_prices import points_of_families
     from costmodel.compare.tables import text_table
+    from costmodel.compare.verdict import family_rows, notes, verdict, worst_points
     from costmodel.fit_file.artefact import load_artefact
 
     artefact = load_artefact(path)
     spec = load_cluster(cluster or artefact.provenance.cluster)
-    rows, clocks = held_out_rows(artefact), clock_rows(clock_transfers(artefact, spec))
+    points = points_of_families(artefact, spec, families)
+    summary, worst_rows = family_rows(artefact, points), worst_points(points, worst)
+    rows = [row for row in held_out_rows(artefact) if row["family"] in points]
+    clocks = clock_rows([found for found in clock_transfers(artefact, spec) if found.family in points])
     if as_json:
         document = {
             "schema": 1,
             "fit": str(path),
             "provenance": asdict(artefact.provenance),
+            "verdict": verdict(summary),
+            "families": summary,
+            "worst": worst_rows,
             "held_out": rows,
             "clocks": clocks,
         }
         click.echo(strict_json(document))
     else:
-        click.echo(text_table(overall(rows)))
+        click.echo(f"{verdict(summary)}\n\n{text_table(summary)}")
+        if worst_rows:
+            click.echo(f"\nworst predictions of points left out\n{text_table(worst_rows)}")
+        click.echo(f"\nby label and held-out question\n{text_table(overall(rows))}")
         if clocks:
-            click.echo("\nlower clocks priced from the highest alone")
-            click.echo(text_table(clocks))
+            click.echo(f"\nlower clocks priced from the highest alone\n{text_table(clocks)}")
+    for note in notes(points):
+        click.echo(f"note: {note}", err=True)
     if out is not None:
         from costmodel.compare.fit_page import fit_sections
         from costmodel.compare.page import write_page
+        from costmodel.compare.points_csv import write_points
 
-        title = f"{artefact.provenance.device}: fitted against measured"
-        for written in write_page(out, title, fit_sections(artefact, spec)):
+        title = f"{artefact.provenance.device}: predicted against measured"
+        sections = fit_sections(artefact, spec, points, worst=worst)
+        for written in [*write_page(out, title, sections), *write_points(out, points)]:
             click.echo(f"wrote {written}", err=True)
 
 

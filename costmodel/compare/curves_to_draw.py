@@ -52,30 +52,33 @@ def measured_rows_of(knots: FamilyKnots, cluster: ClusterSpec) -> MeasuredRows:
     return rows.take(~rows.is_estimate)
 
 
-def curve_series(knots: FamilyKnots, label: Label, costs: CostModel) -> list[Series]:
-    """Measured points and fitted curves of up to six representative shapes of one label."""
+def curve_series(knots: FamilyKnots, label: Label, costs: CostModel, held_out_s: Array) -> list[Series]:
+    """Measured points, fitted curves and held-out prices of up to six representative shapes of one label.
+
+    ``held_out_s`` [knots] is what the fit says of each measured knot without it, NaN where it says nothing.
+    """
     if np.any(knots.y != 1.0):
-        return list(_surface_series(knots, label, costs))
-    series = []
-    for shape in _representative(knots, label):
-        own = knots.rows(shape)
-        x = _between(knots, label, knots.x[own])
-        series.append(_series(shape_name(knots, shape), knots, shape, own_x=knots.x[own], axis=x, costs=costs))
-    return series
+        return list(_surface_series(knots, label, costs, held_out_s))
+    return [_series(knots, label, shape, costs, held_out_s) for shape in _representative(knots, label)]
 
 
-def _series(name: str, knots: FamilyKnots, shape: int, *, own_x: Array, axis: Array, costs: CostModel) -> Series:
+def _series(knots: FamilyKnots, label: Label, shape: int, costs: CostModel, held_out_s: Array) -> Series:
+    own = knots.rows(shape)
+    axis = _between(knots, label, knots.x[own])
     found = costs.predict(op_of(knots, shape, axis, np.ones_like(axis), costs.cluster))
     band = Band(x=axis, y=found.latency_s, low=found.low_s, high=found.high_s)
-    return Series(label=name, x=own_x, y=knots.latency_s[knots.rows(shape)], band=band)
+    return Series(
+        label=shape_name(knots, shape), x=knots.x[own], y=knots.latency_s[own], band=band, held_out=held_out_s[own]
+    )
 
 
-def _surface_series(knots: FamilyKnots, label: Label, costs: CostModel) -> Iterator[Series]:
+def _surface_series(knots: FamilyKnots, label: Label, costs: CostModel, held_out_s: Array) -> Iterator[Series]:
     """Cut the middle shape's surface as its family says."""
     shape = _middle(knots, label)
     own = knots.rows(shape)
     measured = ~np.isnan(knots.latency_s[own])
     x, y, latency_s = knots.x[own][measured], knots.y[own][measured], knots.latency_s[own][measured]
+    without_s = held_out_s[own][measured]
     cut_of = OP_FAMILIES[knots.family].cut
     assert cut_of is not None
     cut = cut_of(label)
@@ -90,7 +93,8 @@ def _surface_series(knots: FamilyKnots, label: Label, costs: CostModel) -> Itera
         op = op_of(knots, shape, *((fixed, axis) if cut.is_along_y else (axis, fixed)), costs.cluster)
         found = costs.predict(op)
         band = Band(x=axis, y=found.latency_s, low=found.low_s, high=found.high_s)
-        yield Series(label=f"{value:,.0f} {cut.held_unit}", x=along[points], y=latency_s[points], band=band)
+        name = f"{value:,.0f} {cut.held_unit}"
+        yield Series(label=name, x=along[points], y=latency_s[points], band=band, held_out=without_s[points])
 
 
 def surface_shape_name(knots: FamilyKnots, label: Label) -> str:
@@ -140,3 +144,9 @@ def shape_name(knots: FamilyKnots, shape: int) -> str:
     """Name a measured shape by its features."""
     pairs = zip(knots.features, knots.shape[shape].tolist(), strict=True)
     return ", ".join(f"{_ABBREVIATED.get(name, name)} {value:,.0f}" for name, value in pairs)
+
+
+def point_name(knots: FamilyKnots, shape: int, x: float, y: float) -> str:
+    """Name a measured point by its shape and sizes."""
+    size = f"{x:,.0f}" if y == 1.0 else f"{x:,.0f} x {y:,.0f}"
+    return f"{shape_name(knots, shape)}: {size}"

@@ -7,7 +7,9 @@ import numpy as np
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.compare.curves_to_draw import curve_series, op_of, surface_shape_name
+from costmodel.compare.held_out_plots import parity_figure
 from costmodel.compare.held_out_points import (
+    QUESTION_NAMES,
     ClockTransfer,
     clock_rows,
     clock_transfers,
@@ -15,6 +17,7 @@ from costmodel.compare.held_out_points import (
     individual_errors,
     overall,
 )
+from costmodel.compare.held_out_prices import HeldOutPoints
 from costmodel.compare.page import NamedFigure, Section
 from costmodel.compare.plots import (
     bandwidth_figure,
@@ -24,32 +27,41 @@ from costmodel.compare.plots import (
     histogram_figure,
 )
 from costmodel.compare.series import Band, Series
+from costmodel.compare.verdict import family_rows, notes, verdict, worst_points
 from costmodel.families.all import OP_FAMILIES
 from costmodel.fit_file.artefact import Artefact
 from costmodel.fitted.knots import FamilyKnots
 from costmodel.fitted_costs import FittedCosts
+from costmodel.ops.arrays import Array
 from costmodel.ops.label import Label
 from costmodel.ops.op_types import bus_factor
 from costmodel.ops.roofline import roofline
 
 
-def fit_sections(artefact: Artefact, cluster: ClusterSpec) -> Iterator[Section]:
-    """Yield overview, error distribution, one section per family, transfer across clocks and errors by region."""
+def fit_sections(
+    artefact: Artefact, cluster: ClusterSpec, points: Mapping[str, HeldOutPoints], *, worst: int = 3
+) -> Iterator[Section]:
+    """Yield verdict, distribution of errors, a section per family of ``points``, transfer across clocks, tables."""
     head = artefact.provenance
     device = head.device
-    rows = held_out_rows(artefact)
+    rows = [row for row in held_out_rows(artefact) if row["family"] in points]
+    summary = family_rows(artefact, points)
     remarks = [
-        f"Fitted {head.created_at} by apex {head.tool_version} on cluster {head.cluster}.",
-        f"Rows used by origin: {_counted(head.origins)}. Frameworks: {_counted(head.frameworks)}.",
-        "Errors are ln(predicted / measured) of points the fit has not seen: median and 90th percentile of the "
-        "magnitude, mean of the signed value (bias). Coverage is how often such a point lies in its 90 % interval.",
+        verdict(summary),
+        f"Fitted {head.created_at} by apex {head.tool_version} on cluster {head.cluster}. Rows used by origin: "
+        f"{_counted(head.origins)}. Frameworks: {_counted(head.frameworks)}.",
+        *(f"{note}." for note in notes(points)),
     ]
-    yield Section(title="Held-out error", remarks=remarks, rows=overall(rows))
-    yield Section(title="Distribution of held-out errors", figures=list(_histograms(artefact, cluster)))
-    for name, knots in artefact.families.items():
-        figures = list(_family_figures(knots, FittedCosts(artefact, cluster), device))
-        yield Section(title=f"{name}: measured and fitted", figures=figures)
-    transfers = clock_transfers(artefact, cluster)
+    yield Section(title="Verdict", remarks=remarks, rows=summary)
+    yield Section(title="Worst predictions of points left out", rows=worst_points(points, worst))
+    yield Section(title="Distribution of held-out errors", figures=list(_histograms(artefact, cluster, list(points))))
+    for name, found in points.items():
+        knots = found.knots
+        without_s = np.full(len(knots.x), np.nan)
+        without_s[found.row] = found.predicted_s
+        figures = [*_parity(found, device), *_family_figures(knots, FittedCosts(artefact, cluster), without_s, device)]
+        yield Section(title=f"{name}: predicted without each point, measured, fitted", figures=figures)
+    transfers = [found for found in clock_transfers(artefact, cluster) if found.family in points]
     if transfers:
         yield Section(
             title="Across clocks: lower clocks priced from the highest alone",
@@ -58,6 +70,11 @@ def fit_sections(artefact: Artefact, cluster: ClusterSpec) -> Iterator[Section]:
         )
     else:
         yield Section(title="Across clocks", remarks=["No label was measured at two locked clocks."])
+    remark = (
+        "Of points the fit has not seen: median and 90th percentile of how far the prediction is off, mean of the "
+        "signed error (bias), and how often such a point lies in its 90 % interval (coverage)."
+    )
+    yield Section(title="Held-out error by label and question", remarks=[remark], rows=overall(rows))
     yield Section(title="Held-out error by region", rows=[row for row in rows if row["region"] != "all"])
 
 
@@ -65,10 +82,9 @@ def _counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
 
 
-def _histograms(artefact: Artefact, cluster: ClusterSpec) -> Iterator[NamedFigure]:
-    names = {"point": "point left out", "octave": "largest octave left out", "shape": "shape left out"}
-    for family, errors in individual_errors(artefact, cluster).items():
-        groups = {names[question]: found.error for question, found in errors.items() if len(found.error)}
+def _histograms(artefact: Artefact, cluster: ClusterSpec, families: Sequence[str]) -> Iterator[NamedFigure]:
+    for family, errors in individual_errors(artefact, cluster, families).items():
+        groups = {QUESTION_NAMES[question]: found.error for question, found in errors.items() if len(found.error)}
         if groups:
             title = f"{family} on {artefact.provenance.device}: held-out error"
             about = "predicted / measured - 1, for points held out of the fit"
@@ -79,12 +95,27 @@ def _histograms(artefact: Artefact, cluster: ClusterSpec) -> Iterator[NamedFigur
             )
 
 
-def _family_figures(knots: FamilyKnots, costs: FittedCosts, device: str) -> Iterator[NamedFigure]:
+def _parity(found: HeldOutPoints, device: str) -> Iterator[NamedFigure]:
+    known = found.take(found.is_known)
+    if not len(known.row):
+        return
+    family = known.knots.family
+    group = np.array([label.parts[0] for label in known.knots.label], dtype=np.str_)[known.shape]
+    panels = {name: known.take(group == name) for name in np.unique(group).tolist()}
+    yield NamedFigure(
+        name=_stem("parity", family),
+        caption=f"Every {family} point that has measured neighbours, predicted from the others alone. Points above the "
+        "line are predicted too slow.",
+        figure=parity_figure(f"{family} on {device}: predicted without the point, over measured", panels),
+    )
+
+
+def _family_figures(knots: FamilyKnots, costs: FittedCosts, without_s: Array, device: str) -> Iterator[NamedFigure]:
     for kind in OP_FAMILIES[knots.family].figures:
-        yield from _FIGURES[kind](knots, costs, device)
+        yield from _FIGURES[kind](knots, costs, without_s, device)
 
 
-def _curves(knots: FamilyKnots, costs: FittedCosts, device: str) -> Iterator[NamedFigure]:
+def _curves(knots: FamilyKnots, costs: FittedCosts, without_s: Array, device: str) -> Iterator[NamedFigure]:
     size_name = OP_FAMILIES[knots.family].size_name
     for label in knots.labels:
         at_clock = FittedCosts(costs.artefact, costs.cluster, label.clock_mhz)
@@ -93,8 +124,9 @@ def _curves(knots: FamilyKnots, costs: FittedCosts, device: str) -> Iterator[Nam
             title += f"\n{surface_shape_name(knots, label)}"
         yield NamedFigure(
             name=_stem("curves", knots.family, label.text),
-            caption="Measured points over the fitted curves; shapes are spread evenly over the measured ones.",
-            figure=curves_figure(title, curve_series(knots, label, at_clock), x_label=size_name(label)),
+            caption="Shapes are spread evenly over the measured ones. A line meets its own points by construction; the "
+            "hollow markers and the strip beneath show what the fit says of each point without it.",
+            figure=curves_figure(title, curve_series(knots, label, at_clock, without_s), x_label=size_name(label)),
         )
 
 
@@ -106,7 +138,7 @@ def _stem(*parts: str) -> str:
     return "_".join(parts).replace("|", "_").replace("@", "_at_").replace(".", "_")
 
 
-def _heat_maps(knots: FamilyKnots, costs: FittedCosts, device: str) -> Iterator[NamedFigure]:
+def _heat_maps(knots: FamilyKnots, costs: FittedCosts, without_s: Array, device: str) -> Iterator[NamedFigure]:  # noqa: ARG001 - one signature for all
     """One map per number format, of its unlocked points, or else of those at its highest locked clock."""
     cluster = costs.cluster
     clocks: dict[str, set[int | None]] = {}
@@ -139,7 +171,7 @@ def _heat_maps(knots: FamilyKnots, costs: FittedCosts, device: str) -> Iterator[
         )
 
 
-def _bandwidth_figures(knots: FamilyKnots, costs: FittedCosts, device: str) -> Iterator[NamedFigure]:
+def _bandwidth_figures(knots: FamilyKnots, costs: FittedCosts, without_s: Array, device: str) -> Iterator[NamedFigure]:
     for label in knots.labels:
         kind, level = label.parts
         link = next(link for link in costs.cluster.levels if link.name == level)
@@ -159,7 +191,8 @@ def _bandwidth_figures(knots: FamilyKnots, costs: FittedCosts, device: str) -> I
                     low=axis / found.high_s * factor,
                     high=axis / found.low_s * factor,
                 )
-                series.append(Series(label=name, x=size, y=size / latency_s * factor, band=band))
+                held_out = size / without_s[own] * factor
+                series.append(Series(label=name, x=size, y=size / latency_s * factor, band=band, held_out=held_out))
         yield NamedFigure(
             name=_stem("bandwidth", label.text),
             caption="algbw = message / time; busbw = algbw x the bus factor of nccl-tests, which equals the link's "
@@ -175,7 +208,7 @@ def _bandwidth_figures(knots: FamilyKnots, costs: FittedCosts, device: str) -> I
 
 
 # By the names that families choose from (`OpFamily.figures`).
-_FIGURES: Final[Mapping[str, Callable[[FamilyKnots, FittedCosts, str], Iterator[NamedFigure]]]] = {
+_FIGURES: Final[Mapping[str, Callable[[FamilyKnots, FittedCosts, Array, str], Iterator[NamedFigure]]]] = {
     "curves": _curves,
     "utilisation": _heat_maps,
     "bandwidth": _bandwidth_figures,

@@ -5,14 +5,14 @@ shape left out). Transfer across clocks prices every point measured at a lower c
 clock alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
 from cluster_specs.cluster import ClusterSpec
-from costmodel.compare.curves_to_draw import measured_rows_of, op_of, shape_name
+from costmodel.compare.curves_to_draw import measured_rows_of, op_of, point_name
 from costmodel.fit_file.artefact import Artefact
 from costmodel.fitted.knots import Errors, FamilyKnots, with_labels
 from costmodel.fitted.reference import REGIMES
@@ -21,7 +21,7 @@ from costmodel.fitting.holdout import held_out_errors
 from costmodel.ops.arrays import Array
 from costmodel.ops.label import Label
 
-_QUESTION_NAMES: Final[Mapping[str, str]] = {
+QUESTION_NAMES: Final[Mapping[str, str]] = {
     "point": "point left out",
     "octave": "largest octave left out",
     "shape": "shape left out",
@@ -34,7 +34,7 @@ def held_out_rows(artefact: Artefact) -> list[dict[str, Any]]:
     ``median_log`` and ``p90_log`` are of |ln(predicted / measured)|, ``bias_log`` is the mean of the signed logarithm.
     """
     families = list(artefact.families)
-    questions = list(_QUESTION_NAMES)
+    questions = list(QUESTION_NAMES)
     regions = ["all", *REGIMES]
     ordered = sorted(
         artefact.held_out,
@@ -49,7 +49,7 @@ def held_out_rows(artefact: Artefact) -> list[dict[str, Any]]:
         {
             "family": row.family,
             "label": row.label,
-            "held_out": _QUESTION_NAMES[row.question],
+            "held_out": QUESTION_NAMES[row.question],
             "region": row.regime,
             "points": row.points,
             "median_log": row.median,
@@ -66,9 +66,12 @@ def overall(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "region"} for row in rows if row["region"] == "all"]
 
 
-def individual_errors(artefact: Artefact, cluster: ClusterSpec) -> dict[str, dict[str, Errors]]:
+def individual_errors(
+    artefact: Artefact, cluster: ClusterSpec, families: Sequence[str]
+) -> dict[str, dict[str, Errors]]:
     """Return ln(predicted / measured) of every held-out point, per family and question."""
-    return {name: held_out_errors(measured_rows_of(knots, cluster), knots) for name, knots in artefact.families.items()}
+    chosen = {name: artefact.families[name] for name in families}
+    return {name: held_out_errors(measured_rows_of(knots, cluster), knots) for name, knots in chosen.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +132,7 @@ def _transfer(
             columns["reference"] += [known[(*head, a, b)] for a, b, _ in points]
             columns["measured"] += latency_s.tolist()
             columns["predicted"] += predicted.tolist()
-            names += [_point_name(knots, shape, a, b) for a, b, _ in points]
+            names += [point_name(knots, shape, a, b) for a, b, _ in points]
     return ClockTransfer(
         family=knots.family,
         label=base,
@@ -146,11 +149,6 @@ def _points(knots: FamilyKnots, shape: int) -> list[tuple[float, float, float]]:
     own = knots.rows(shape)
     rows = zip(knots.x[own].tolist(), knots.y[own].tolist(), knots.latency_s[own].tolist(), strict=True)
     return [(x, y, latency) for x, y, latency in rows if not np.isnan(latency)]
-
-
-def _point_name(knots: FamilyKnots, shape: int, x: float, y: float) -> str:
-    size = f"{x:,.0f}" if y == 1.0 else f"{x:,.0f} x {y:,.0f}"
-    return f"{shape_name(knots, shape)}: {size}"
 
 
 def clock_rows(transfers: list[ClockTransfer]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import html
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PNG_DOTS_PER_INCH: Final = 120
+_NO_METADATA: Final = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc; }
@@ -49,6 +51,7 @@ def write_page(folder: Path, title: str, sections: Iterable[Section]) -> list[Pa
     """Write ``index.html`` and one PNG per figure into ``folder``; return the files. Raises ``OutputError``."""
     make_folder(folder)
     written, parts = [], [f"<h1>{html.escape(title)}</h1>"]
+    classes: dict[str, str] = {}
     for section in sections:
         parts.append(f"<h2>{html.escape(section.title)}</h2>")
         parts += [f"<p>{html.escape(remark)}</p>" for remark in section.remarks]
@@ -59,25 +62,38 @@ def write_page(folder: Path, title: str, sections: Iterable[Section]) -> list[Pa
             write_whole(path, partial(named.figure.savefig, format="png", dpi=_PNG_DOTS_PER_INCH))
             named.figure.set_layout_engine("none")  # placed once is enough
             written.append(path)
-            parts.append(f"<figure>{_svg(named)}<figcaption>{html.escape(named.caption)}</figcaption></figure>")
+            parts.append(
+                f"<figure>{_svg(named, classes)}<figcaption>{html.escape(named.caption)}</figcaption></figure>"
+            )
     page = folder / "index.html"
+    styles = _STYLE + "".join(f".{name} {{ {style} }}\n" for style, name in classes.items())
     write_text(
         page,
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n",
+        f"<style>{styles}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n",
     )
     return [page, *written]
 
 
-def _svg(named: NamedFigure) -> str:
+def _svg(named: NamedFigure, classes: dict[str, str]) -> str:
+    """Return a figure as an element of the page; ``classes`` collects the styles it uses, by their text."""
     buffer = io.StringIO()
     # Element ids are derived from the salt: figures on one page must not share them.
     import matplotlib as mpl
 
     with mpl.rc_context({"svg.hashsalt": named.name, "svg.fonttype": "none"}):
-        named.figure.savefig(buffer, format="svg", dpi=_PNG_DOTS_PER_INCH, metadata={"Date": None})
+        named.figure.savefig(buffer, format="svg", dpi=_PNG_DOTS_PER_INCH, metadata=_NO_METADATA)
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    text = text[text.index("<svg") :]
+    # Most of what matplotlib writes repeats styles, numbers its elements, indents, and has digits nobody sees.
+    text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)
+    text = re.sub(r' style="([^"]*)"', lambda found: f' class="{_class(found[1], classes)}"', text)
+    text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\.\d{3})\d+", r"\1", tag[0]), text)
+    return re.sub(r"\n\s*", "\n", text)
+
+
+def _class(style: str, classes: dict[str, str]) -> str:
+    return classes.setdefault(style, f"f{len(classes)}")
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

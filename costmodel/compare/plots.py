@@ -1,7 +1,6 @@
 """How a comparison looks: one function per kind of figure, arrays in, a matplotlib figure out.
 
-Colours are those of Okabe and Ito (2008), which people with the common colour deficiencies tell apart, always paired
-with a marker of their own; legends stand beside the data, never on it; every axis names its unit.
+Every colour is paired with a marker of its own; legends stand beside the data, never on it; every axis names its unit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,14 +9,15 @@ from typing import Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
+from costmodel.compare.held_out_plots import hollow_markers, residual_strip
+from costmodel.compare.palette import COLOURS, MARKERS, label_log_axis
 from costmodel.compare.series import Series
 from costmodel.ops.arrays import Array
 
-_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
-_WIDTH_IN, _HEIGHT_IN = 9.0, 4.8
+_WIDTH_IN, _HEIGHT_IN, _STRIP_IN = 9.0, 4.8, 1.5
+_CURVE_LEGEND: Final = "filled: measured\nhollow: predicted without it\nline: fitted, shade: 90 % interval"
 _RATIO_TICKS: Final = (
     0.1,
     0.2,
@@ -44,19 +44,22 @@ _MANY_POINTS: Final = 400  # beyond it a scatter is drawn as pixels, so that an 
 
 
 def curves_figure(title: str, series: Sequence[Series], *, x_label: str) -> Figure:
-    """Measured points over fitted curves with their 90 % interval, both axes logarithmic."""
-    figure, axes = _figure(title)
+    """Measured points over fitted curves with their 90 % interval, both axes logarithmic; held-out errors beneath."""
+    figure, axes, strip = _figure_with_strip(title)
     for index, one in enumerate(series):
-        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         if one.band is not None:
             axes.fill_between(one.band.x, one.band.low, one.band.high, color=colour, alpha=0.18, linewidth=0)
             axes.plot(one.band.x, one.band.y, color=colour, linewidth=1.2)
         axes.plot(one.x, one.y, marker, color=colour, markersize=3.8, linestyle="none", label=one.label)
-    _log_axes(axes, x_label, "latency")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.yaxis.set_major_formatter(EngFormatter(unit="s", places=0))
-    has_band = any(one.band is not None for one in series)
-    _legend_beside(axes, "measured; line: fitted,\nshade: 90 % interval" if has_band else "measured")
+        if one.held_out is not None:
+            hollow_markers(axes, one.x, one.held_out, colour=colour, marker=marker)
+    _log_axes(axes, "", "latency")
+    label_log_axis(axes.yaxis, EngFormatter(unit="s", places=0))
+    residual_strip(strip, series)
+    strip.set_xlabel(x_label)
+    label_log_axis(strip.xaxis, FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    _legend_beside(axes, _CURVE_LEGEND)
     return figure
 
 
@@ -89,33 +92,33 @@ def heat_map_figure(title: str, m: Array, nk: Array, utilisation: Array) -> Figu
 def bandwidth_figure(
     title: str, algbw: Sequence[Series], busbw: Sequence[Series], *, peak_bytes_per_s: float | None, peak_label: str
 ) -> Figure:
-    """Bandwidth over message size: algbw = S / t left, busbw = algbw x bus factor against the link's peak right."""
-    figure = Figure(figsize=(_WIDTH_IN + 2.0, _HEIGHT_IN), layout="constrained")
+    """Bandwidth over message size: algbw = S / t left, busbw = algbw x bus factor against the link's peak right.
+
+    Beneath, the errors of held-out predictions, of bandwidth as of time but for the sign.
+    """
+    figure = Figure(figsize=(_WIDTH_IN + 2.0, _HEIGHT_IN + _STRIP_IN), layout="constrained")
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    left, right = figure.subplots(1, 2, sharex=True)
-    for axes, curves, name in ((left, algbw, "algbw"), (right, busbw, "busbw")):
+    grid = figure.subplots(2, 2, sharex=True, height_ratios=[_HEIGHT_IN, _STRIP_IN])
+    for column, (curves, name) in enumerate(((algbw, "algbw"), (busbw, "busbw"))):
+        axes, strip = grid[0, column], grid[1, column]
         for index, one in enumerate(curves):
-            colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+            colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
             if one.band is not None:
                 axes.plot(one.band.x, one.band.y, color=colour, linewidth=1.2)
-            style = "none" if one.band is not None else "-"
-            axes.plot(
-                one.x,
-                one.y,
-                marker=marker,
-                markersize=3.8,
-                linewidth=0.8,
-                linestyle=style,
-                color=colour,
-                label=one.label,
-            )
-        _log_axes(axes, "message size", name)
-        axes.xaxis.set_major_locator(LogLocator(base=10, numticks=5))
-        axes.xaxis.set_major_formatter(EngFormatter(unit="B", places=0))
-        axes.yaxis.set_major_formatter(EngFormatter(unit="B/s", places=0))
+            axes.plot(one.x, one.y, marker, markersize=3.8, linestyle="none", color=colour, label=one.label)
+            if one.held_out is not None:
+                hollow_markers(axes, one.x, one.held_out, colour=colour, marker=marker)
+        _log_axes(axes, "", name)
+        label_log_axis(axes.yaxis, EngFormatter(unit="B/s", places=0))
+        residual_strip(strip, curves)
+        strip.set_xlabel("message size")
+        label_log_axis(strip.xaxis, EngFormatter(unit="B", places=0), most=5)
+    right = grid[0, 1]
     if peak_bytes_per_s is not None:
         right.axhline(peak_bytes_per_s, color="#000000", linestyle="--", linewidth=1.0, label=peak_label)
-    _legend_beside(right, "measured; line: fitted" if any(one.band for one in busbw) else "measured")
+    handles, names = right.get_legend_handles_labels()
+    style = {"frameon": False, "fontsize": 8, "title_fontsize": 8, "alignment": "left"}
+    figure.legend(handles, names, title=_CURVE_LEGEND, loc="outside right center", **style)
     return figure
 
 
@@ -131,7 +134,7 @@ def histogram_figure(
         beyond = int((np.abs(values) > limit).sum())
         share = np.histogram(values, bins=edges)[0] / len(values)
         name = f"{label}\n{len(values):,} points" + (f", {beyond:,} beyond the axis" if beyond else "")
-        axes.stairs(share, edges, color=_COLOURS[index % len(_COLOURS)], linewidth=1.4, label=name)
+        axes.stairs(share, edges, color=COLOURS[index % len(COLOURS)], linewidth=1.4, label=name)
     axes.axvline(0.0, color="#7F7F7F", linewidth=0.8)
     axes.set_xlim(-limit, limit)
     ticks = np.array([-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.35, 0.5])
@@ -150,13 +153,13 @@ def ratio_figure(title: str, groups: Mapping[str, tuple[Array, Array]], *, a_lab
     """B / A of every shared point over A's latency, with the running median of each group."""
     figure, axes = _figure(title)
     for index, (label, (latency_s, ratio)) in enumerate(groups.items()):
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         crowding = _MANY_POINTS / max(len(ratio), _MANY_POINTS)  # 1 for few points, towards 0 for many
         size, alpha = 3.0 + 11.0 * crowding, 0.1 + 0.6 * crowding
         axes.scatter(latency_s, ratio, s=size, color=colour, alpha=alpha, linewidth=0, rasterized=crowding < 1)
         x, y = _running_median(latency_s, ratio)
         name = f"{label} ({len(ratio):,} points)"
-        marker = _MARKERS[index % len(_MARKERS)]
+        marker = MARKERS[index % len(MARKERS)]
         axes.plot(x, y, color=colour, marker=marker, markersize=4.5, markeredgecolor="white", linewidth=1.8, label=name)
     axes.axhline(1.0, color="#000000", linewidth=0.8, linestyle="--")
     _log_axes(axes, f"latency of {a_label}", f"{b_label} / {a_label}")
@@ -174,7 +177,7 @@ def clocks_figure(title: str, series: Sequence[Series]) -> Figure:
     """Latency over the locked SM clock relative to the highest clock measured: points measured, lines fitted."""
     figure, axes = _figure(title)
     for index, one in enumerate(series):
-        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         if one.band is not None:
             axes.fill_between(one.band.x, one.band.low, one.band.high, color=colour, alpha=0.18, linewidth=0)
             axes.plot(one.band.x, one.band.y, color=colour, linewidth=1.2)
@@ -191,6 +194,13 @@ def _figure(title: str) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.set_title(title, fontsize=11, loc="left")
     return figure, axes
+
+
+def _figure_with_strip(title: str) -> tuple[Figure, Axes, Axes]:
+    figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN + _STRIP_IN), layout="constrained")
+    axes, strip = figure.subplots(2, 1, sharex=True, height_ratios=[_HEIGHT_IN, _STRIP_IN])
+    axes.set_title(title, fontsize=11, loc="left")
+    return figure, axes, strip
 
 
 def _log_axes(axes: Axes, x_label: str, y_label: str) -> None:

@@ -17,9 +17,13 @@ class Band:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """One line of a legend: measured points and, where there is a fit, the curve through them."""
+    """One line of a legend: measured points and, where there is a fit, the curve through them.
+
+    ``held_out`` is what the fit says of each point without it, NaN where it says nothing.
+    """
 
     label: str
     x: Array
     y: Array
     band: Band | None = None
+    held_out: Array | None = None

@@ -36,7 +36,7 @@ def held_out_errors(rows: MeasuredRows, knots: FamilyKnots) -> dict[str, Errors]
     shape = np.repeat(np.arange(knots.num_shapes), np.diff(knots.start))
     measured = ~np.isnan(knots.latency_s)
     found = {}
-    for question, estimate in (("point", _without_point(knots)), ("shape", _without_shape(knots))):
+    for question, estimate in (("point", without_point(knots)), ("shape", _without_shape(knots))):
         known = measured & ~np.isnan(estimate)
         error = (estimate - knots.residual)[known]
         found[question] = Errors(label=label[known], shape=shape[known], regime=regime[known], error=error)
@@ -88,7 +88,7 @@ def _regimes(knots: FamilyKnots, x: Array, y: Array, rows: MeasuredRows) -> NDAr
     return regime
 
 
-def _without_point(knots: FamilyKnots) -> Array:
+def without_point(knots: FamilyKnots) -> Array:
     """Residual of each knot from the others of its shape; NaN at the ends, which have no neighbour beyond."""
     estimate: Array = np.full_like(knots.residual, np.nan)
     for shape in range(knots.num_shapes):

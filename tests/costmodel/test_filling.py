@@ -12,6 +12,7 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from costmodel.compare.fit_page import fit_sections
 from costmodel.compare.held_out_points import individual_errors
+from costmodel.compare.held_out_prices import points_of_families
 from costmodel.cost_model import Source
 from costmodel.fit_file.artefact import Artefact, load_artefact, save_artefact
 from costmodel.fitted_costs import FittedCosts
@@ -168,7 +169,7 @@ def test_held_out_errors_of_filled_labels_survive_the_file(
     loaded = load_artefact(path)
     filling = artefact.families["gemm"].labels[Label(("bf16", "aligned"))].filling
     assert filling is not None
-    again = individual_errors(loaded, cluster)["gemm"]
+    again = individual_errors(loaded, cluster, ["gemm"])["gemm"]
     for question, errors in filling.errors.items():
         own = again[question].label == "bf16|aligned"
         assert again[question].error[own] == pytest.approx(errors.error, abs=1e-5)
@@ -204,7 +205,8 @@ def test_a_page_draws_measurements_and_no_estimates(tmp_path: Path, cluster: Clu
     pytest.importorskip("matplotlib")
     points = [(m, n, k) for m in (1, 4, 16, 256) for n, k in NK[:2]]
     artefact = fitted(tmp_path / "db", rows_of(bumpy_s, points), cluster, relative)
-    figures = [figure for section in fit_sections(artefact, cluster) for figure in section.figures]
+    sections = fit_sections(artefact, cluster, points_of_families(artefact, cluster))
+    figures = [figure for section in sections for figure in section.figures]
     (heat_map,) = [figure.figure for figure in figures if figure.name == "utilisation_bf16"]
     drawn = heat_map.axes[0].collections[0].get_array()
     assert np.ma.count(np.ma.masked_invalid(drawn)) == len({(m, n * k) for m, n, k in points})

@@ -16,10 +16,12 @@ from cluster_specs.load import load_cluster
 from costmodel.compare.compare_command import compare
 from costmodel.compare.curves_to_draw import curve_series, measured_rows_of, op_of
 from costmodel.compare.held_out_points import clock_rows, clock_transfers, held_out_rows, individual_errors, overall
+from costmodel.compare.held_out_prices import held_out_points
 from costmodel.fit_file.artefact import Artefact, save_artefact
 from costmodel.fitted.knots import FamilyKnots, with_labels
 from costmodel.fitted_costs import FittedCosts
 from costmodel.fitting.fit_device import fit_device
+from costmodel.ops.arrays import Array
 from costmodel.ops.roofline import peak_flop_per_s
 from profiles_db.store import open_store
 
@@ -87,6 +89,14 @@ def artefact(cluster: ClusterSpec, tmp_path_factory: pytest.TempPathFactory) -> 
     return fit_device(store, DEVICE, cluster)
 
 
+def held_out_s(knots: FamilyKnots, cluster: ClusterSpec) -> Array:
+    """Held-out price of every knot, NaN where there is none."""
+    found = held_out_points(knots, cluster)
+    price_s = np.full(len(knots.x), np.nan)
+    price_s[found.row] = found.predicted_s
+    return price_s
+
+
 def knots_of(artefact: Artefact, family: str) -> FamilyKnots:
     return artefact.families[family]
 
@@ -105,7 +115,7 @@ def test_op_behind_a_knot_is_priced_at_what_was_measured(artefact: Artefact, clu
 @pytest.mark.parametrize("family", ["gemm", "attention", "collective"])
 def test_individual_errors_add_up_to_the_report(artefact: Artefact, cluster: ClusterSpec, family: str) -> None:
     """The errors behind the histograms are the ones whose median and count the fit reported."""
-    errors = individual_errors(artefact, cluster)[family]
+    errors = individual_errors(artefact, cluster, [family])[family]
     for reported in artefact.held_out:
         if reported.family == family and reported.regime == "all":
             found = errors[reported.question]
@@ -125,7 +135,8 @@ def test_curves_pass_through_their_points_and_lie_in_their_band(artefact: Artefa
     """A drawn curve meets the measured points, and its interval is around it."""
     knots = knots_of(artefact, "gemm")
     for label in knots.labels:
-        series = curve_series(knots, label, FittedCosts(artefact, cluster, label.clock_mhz))
+        without_s = held_out_s(knots, cluster)
+        series = curve_series(knots, label, FittedCosts(artefact, cluster, label.clock_mhz), without_s)
         assert len(series) == 4
         for one in series:
             assert one.band is not None
@@ -133,13 +144,15 @@ def test_curves_pass_through_their_points_and_lie_in_their_band(artefact: Artefa
             assert (one.band.y <= one.band.high).all()
             on_curve = np.interp(np.log(one.x), np.log(one.band.x), np.log(one.band.y))
             np.testing.assert_allclose(np.exp(on_curve), one.y, rtol=1e-9)
+            assert one.held_out is not None
+            assert not np.isclose(one.held_out, one.y, rtol=1e-3).all()
 
 
 def test_surfaces_are_cut_along_the_number_of_sequences(artefact: Artefact, cluster: ClusterSpec) -> None:
     """Decode attention is drawn over sequences, one curve per context length."""
     knots = knots_of(artefact, "attention")
     (label,) = knots.labels
-    series = curve_series(knots, label, FittedCosts(artefact, cluster))
+    series = curve_series(knots, label, FittedCosts(artefact, cluster), held_out_s(knots, cluster))
     assert [one.label for one in series] == [f"{n} tokens of context" for n in ("64", "256", "1,024", "4,096")]
     assert all(one.x.tolist() == [1, 2, 4, 8, 16] for one in series)
 
@@ -193,9 +206,12 @@ def test_command_prints_json_and_draws_every_kind_of_figure(artefact: Artefact, 
     document = json.loads(result.stdout)
     assert document["provenance"]["device"] == DEVICE
     assert len(document["held_out"]) == len(artefact.held_out)
+    assert document["verdict"].startswith("Predicted without itself, a measured point is off by")
+    assert [row["family"] for row in document["families"]] == ["gemm", "attention", "collective", "all"]
+    assert len(document["worst"]) == 9
     assert document["clocks"][0]["to_mhz"] == 1005
     kinds = {written.name.split("_")[0] for written in out.iterdir()}
-    assert kinds == {"index.html", "curves", "utilisation", "bandwidth", "error", "clocks"}
+    assert kinds == {"index.html", "curves", "parity", "utilisation", "bandwidth", "error", "clocks", "points"}
     page = (out / "index.html").read_text()
     assert page.count("<svg") == len(list(out.glob("*.png")))
     assert "nan" not in page
@@ -224,6 +240,9 @@ def test_command_prints_percentages(artefact: Artefact, tmp_path: Path) -> None:
     result = CliRunner().invoke(compare, [str(path)])
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["family", "label", "held", "out", "points", "median", "p90", "bias", "coverage"]
+    assert lines[0].startswith("Predicted without itself")
+    assert " ".join(lines[2].split()) == "family points held out median p90 within 10 percent bias coverage"
+    long_table = lines[lines.index("by label and held-out question") + 1]
+    assert long_table.split() == ["family", "label", "held", "out", "points", "median", "p90", "bias", "coverage"]
     assert "lower clocks priced from the highest alone" in lines
     assert "1005 MHz" in result.stdout

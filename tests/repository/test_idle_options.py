@@ -49,7 +49,7 @@ def _run(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
         ("fit --constants --monotone", "--monotone", "--constants"),
         ("engines --toml", "--toml", "one profile"),
         ("engines vllm-0.33 --json --toml", "--toml", "--json"),
-        ("compare fit.parquet --widest 5", "--widest", "of its own"),
+        ("compare fit.parquet --match backend", "--match", "of its own"),
         ("compare h100-sxm h200-sxm --cluster h100-sxm-8", "--cluster", "need none"),
         ("profile --self-test --budget 2s", "--budget", "--self-test"),
         ("profile --exhaustive --target-error 0.1", "--target-error", "--exhaustive"),

@@ -1,0 +1,162 @@
+"""What a fit says of each of its own points without that point: the price of a call as if it had not been measured.
+
+A curve or grid through a point proves nothing about it, so the point's residual is replaced by what its neighbours say
+(the question *point* of `costmodel.fitting.holdout`) and its latency is forgotten. Everything else of a price follows
+as usual: the reference, the trend and the interval stay those of the whole fit, which rest on all points of a label.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_specs.cluster import ClusterSpec
+from cluster_specs.errors import UserError
+from costmodel.compare.curves_to_draw import measured_rows_of
+from costmodel.fit_file.artefact import Artefact
+from costmodel.fitted.knots import FamilyKnots
+from costmodel.fitted_costs import FittedCosts
+from costmodel.fitting.holdout import without_point
+from costmodel.ops.arrays import Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutPoints:
+    """Every measured point of a family; arrays are [points], ``row`` is its knot and ``shape`` its shape's number.
+
+    ``log_error`` is ln(predicted / measured) of the point from the others, NaN where none lie on both sides of it.
+    """
+
+    knots: FamilyKnots
+    row: NDArray[np.int64]
+    shape: NDArray[np.int64]
+    regime: NDArray[np.int8]
+    measured_s: Array
+    log_error: Array
+
+    @property
+    def is_known(self) -> NDArray[np.bool_]:
+        """Whether the point has a price without it."""
+        return ~np.isnan(self.log_error)
+
+    @property
+    def predicted_s(self) -> Array:
+        """Price without the point, NaN where there is none."""
+        return np.asarray(self.measured_s * np.exp(self.log_error))
+
+    @property
+    def label_text(self) -> NDArray[np.str_]:
+        """Text of each point's label."""
+        return self.knots.label_text[self.shape]
+
+    def take(self, points: NDArray[np.bool_] | NDArray[np.int64]) -> "HeldOutPoints":
+        """Keep some points."""
+        return replace(
+            self,
+            row=self.row[points],
+            shape=self.shape[points],
+            regime=self.regime[points],
+            measured_s=self.measured_s[points],
+            log_error=self.log_error[points],
+        )
+
+
+def held_out_points(knots: FamilyKnots, cluster: ClusterSpec) -> HeldOutPoints:
+    """Return the measured points of a family with their errors when left out."""
+    row = np.flatnonzero(~np.isnan(knots.latency_s))
+    shape = np.repeat(np.arange(knots.num_shapes), np.diff(knots.start))[row]
+    rows = measured_rows_of(knots, cluster)
+    regime = np.zeros(len(row), dtype=np.int8)
+    for name, fit in knots.labels.items():
+        own = rows.label == name.text
+        regime[own] = fit.reference.regime(rows.flop_s[own], rows.bytes_s[own])
+    return HeldOutPoints(
+        knots=knots,
+        row=row,
+        shape=shape,
+        regime=regime,
+        measured_s=knots.latency_s[row],
+        log_error=(held_out_residual(knots) - knots.residual)[row],
+    )
+
+
+def points_of_families(
+    artefact: Artefact, cluster: ClusterSpec, families: Sequence[str] = ()
+) -> dict[str, HeldOutPoints]:
+    """Return the measured points of ``families`` (none: all that were fitted); raises ``UserError`` for another."""
+    if missing := [name for name in families if name not in artefact.families]:
+        fitted = ", ".join(artefact.families)
+        raise UserError(f"family {missing[0]} was not fitted", hint=f"this fit has {fitted}")
+    return {name: held_out_points(artefact.families[name], cluster) for name in families or artefact.families}
+
+
+def held_out_residual(knots: FamilyKnots) -> Array:
+    """Residual of each knot from the others, NaN where there is no answer and at knots that were not measured.
+
+    Estimates that complete a label have seen its points. The fit has kept what they are without each of them; where it
+    kept only a part, a point's own curve or grid answers alone, which is no better than the fit (`from_curves_alone`).
+    """
+    measured = ~np.isnan(knots.latency_s)
+    residual = np.full(len(knots.x), np.nan)
+    has_grid = [bool(np.any(knots.y[knots.rows(shape)] != 1.0)) for shape in range(knots.num_shapes)]
+    own = measured | np.repeat(np.array(has_grid, dtype=bool), np.diff(knots.start))
+    residual[own] = without_point(_with_rows(knots, own))
+    for name, fit in knots.labels.items():
+        if fit.filling is None:
+            continue
+        rows = _measured_rows_of_label(knots, knots.of_label(name).tolist())
+        error = fit.filling.errors["point"].error
+        if len(error) == len(rows):
+            residual[rows] = knots.residual[rows] + error
+    return np.asarray(np.where(measured, residual, np.nan))
+
+
+def from_curves_alone(knots: FamilyKnots) -> list[str]:
+    """Labels completed by estimates of which the fit has not kept every held-out error."""
+    return [
+        name.text
+        for name, fit in knots.labels.items()
+        if fit.filling is not None
+        and len(fit.filling.errors["point"].error) != len(_measured_rows_of_label(knots, knots.of_label(name).tolist()))
+    ]
+
+
+def _measured_rows_of_label(knots: FamilyKnots, shapes: Sequence[int]) -> NDArray[np.int64]:
+    rows = np.concatenate([np.arange(knots.start[shape], knots.start[shape + 1]) for shape in shapes])
+    return np.asarray(rows[~np.isnan(knots.latency_s[rows])])
+
+
+def _with_rows(knots: FamilyKnots, keep: NDArray[np.bool_]) -> FamilyKnots:
+    """Return the knots of some rows; shapes stay, some with no row."""
+    return replace(
+        knots,
+        start=np.concatenate([[0], np.cumsum(keep)])[knots.start].astype(np.int64),
+        x=knots.x[keep],
+        y=knots.y[keep],
+        latency_s=knots.latency_s[keep],
+        residual=knots.residual[keep],
+    )
+
+
+# At a locked clock in MHz, None unlocked: the fits that each have not seen one part of the points.
+HeldOutCosts = Callable[[float | None], Sequence[FittedCosts]]
+
+
+def held_out_costs(artefact: Artefact, cluster: ClusterSpec) -> HeldOutCosts:
+    """Return the fit without every second point of each shape, and without the others.
+
+    A point that neither has forgotten, at the end of its curve, has no neighbour that could say what it takes.
+    """
+    halves = [replace(artefact, families={}), replace(artefact, families={})]
+    for family, knots in artefact.families.items():
+        residual = held_out_residual(knots)
+        is_even = np.arange(len(knots.x)) % 2 == 0
+        for half, turn in zip(halves, (is_even, ~is_even), strict=True):
+            forgotten = turn & ~np.isnan(residual)
+            half.families[family] = replace(
+                knots,
+                latency_s=np.where(forgotten, np.nan, knots.latency_s),
+                residual=np.where(forgotten, residual, knots.residual),
+            )
+    return lambda clock_mhz: [FittedCosts(half, cluster, clock_mhz) for half in halves]
