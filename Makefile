@@ -11,7 +11,7 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 CAMPAIGN ?= build/campaign
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test conformance witness check format bench docs fits accuracy fuzz metamorphic golden calibration walk estimate gpu-campaign gpu-report clean
+.PHONY: help setup setup-dev demo test conformance witness check format bench docs fits accuracy holdout fuzz metamorphic golden calibration walk estimate gpu-campaign gpu-report clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -109,6 +109,10 @@ ACCURACY_DB ?= build/accuracy/db
 accuracy: $(VENV)/.dev ## Compare with measured servers; rewrites docs/accuracy.md and docs/accuracy_ops.md
 	$(BIN)/python -m benchmarks.accuracy --groundtruth $(GROUNDTRUTH)
 	$(BIN)/python benchmarks/accuracy_ops.py
+
+holdout: $(VENV)/.dev ## Price rows that a fit has not seen, beside a forest and straight lines; rewrites docs/holdout.md
+	$(PIP) --editable '.[import-aic]'
+	$(BIN)/python -m benchmarks.holdout --foreign --out docs/holdout.md
 
 walk: $(VENV)/.dev ## Follow the README from three results of a client to a calibrated search
 	$(BIN)/python -m benchmarks.calibrated_walk

@@ -40,7 +40,12 @@ AIMS = {
     ("collective", "point"): 0.04,
     **{(group, "octave"): 0.10 for group in ("gemm", "prefill", "decode", "moe", "collective")},
 }
-QUESTION_TEXT = {"point": "one point left out", "octave": "one octave beyond", "shape": "another shape"}
+QUESTION_TEXT = {
+    "point": "one point left out",
+    "octave": "one octave beyond",
+    "shape": "another shape",
+    "sibling": "another sibling",
+}
 APEX = (sys.executable, "-c", "from simulator.cli import main; main()")
 POINTS = 2_000_000
 
@@ -130,8 +135,7 @@ def _groups(artefact: Artefact, cluster: ClusterSpec) -> Iterator[tuple[str, dic
 
 
 def _only(errors: Errors, phase: str) -> Errors:
-    own = np.char.startswith(errors.label, f"{phase}|")
-    return Errors(label=errors.label[own], shape=errors.shape[own], regime=errors.regime[own], error=errors.error[own])
+    return errors.take(np.char.startswith(errors.label, f"{phase}|"))
 
 
 def _pooled_table(artefact: Artefact, cluster: ClusterSpec) -> str:

@@ -25,6 +25,7 @@ QUESTION_NAMES: Final[Mapping[str, str]] = {
     "point": "point left out",
     "octave": "largest octave left out",
     "shape": "shape left out",
+    "sibling": "shape left out, siblings known",
 }
 
 

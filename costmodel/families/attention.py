@@ -82,6 +82,12 @@ def _lend(measured: Array, shape: Array) -> tuple[NDArray[np.int64], Array]:
     return nearest(distance)
 
 
+def _blocks(shape: Array, sequences: Array) -> Array:
+    """(sequence, head) pairs, (sequence, KV head) pairs, and heads to a KV head."""
+    heads, kv_heads = shape[:, 0], np.maximum(shape[:, 1], 1.0)
+    return np.column_stack([sequences * heads, sequences * kv_heads, heads / kv_heads])
+
+
 def kind_of_rows(columns: Columns) -> NDArray[np.str_]:
     """Name the derived kind of each attention row; the first that applies, mixed calls before all."""
     prefill, decode = columns["num_prefill"].astype(np.int64) > 0, columns["num_decode"].astype(np.int64) > 0
@@ -166,6 +172,7 @@ ATTENTION: Final = OpFamily(
     efficiency=_efficiency,
     lend=_lend,
     apart=(0, 1),
+    blocks=_blocks,
     with_derived=with_derived,
     calibrate=_calibrate,
     prices=AttentionPrices,

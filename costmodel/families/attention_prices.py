@@ -177,11 +177,12 @@ class AttentionPrices(KnotPrices):
         label = self.label_of(*wanted.parts) or self._other_format(phase, op.variant)
         if label is None:
             return None
-        knots, fit = self.knots, self.knots.labels[label]
+        knots = self.knots
         shape = tuple(
             float(np.asarray(value)) for value in (op.num_heads, op.num_kv_heads, op.head_dim, op.v_head_dim, op.window)
         )
         lent, is_lent = self.lenders_of(label, shape)
+        fit = self.fit_of(label, shape, lent)
         is_lent = is_lent or label.parts != wanted.parts
         rows = np.concatenate([np.arange(*knots.rows(int(index)).indices(len(knots.x))) for index in lent.shapes])
         knot_x, knot_y = np.unique(knots.x[rows]), np.unique(knots.y[rows])
@@ -217,7 +218,7 @@ class AttentionPrices(KnotPrices):
             source=priced.source,
             log_half_width=priced.log_half_width,
             source_between=between,
-            log_half_width_between=half_width(fit, between, priced.regime, outside),
+            log_half_width_between=half_width(fit, between, priced.width_class, outside),
         )
         return Surface(grid), label
 

@@ -137,6 +137,8 @@ class OpFamily:
     # Labels that share so many leading parts learn from each other; None: those that share all.
     learns_across: int | None = None
     is_filled: bool = True
+    # Counts [rows, any] of what kernels cut a call of a shape [rows, features] and size x [rows] into.
+    blocks: Callable[[Array, Array], Array] | None = None
     # Every model asks for it: a database without rows of it is reported as such.
     is_in_every_model: bool = True
     # Time never falls along a curve: its noise is larger than its steps.
@@ -161,6 +163,15 @@ class OpFamily:
     def part(self, label: Label, name: str) -> str:
         """Return a part of a label by its name."""
         return label.parts[self.label_parts.index(name)]
+
+
+def siblings(family: OpFamily, shapes: Array, shape: Array) -> NDArray[np.bool_]:
+    """Whether each of ``shapes`` [shapes, features] is ``shape`` in every feature by which shapes count as others.
+
+    Attention of the same heads with another window, experts of the same model otherwise sharded.
+    """
+    apart = list(family.apart)
+    return np.asarray(np.all(shapes[:, apart] == shape[apart], axis=1))
 
 
 def op_from(kind: type[Op], sizes: Sizes) -> Any:

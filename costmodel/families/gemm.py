@@ -134,6 +134,13 @@ def _bracket_values(values: Array, value: float) -> list[tuple[float, float]]:
     return [(float(values[high - 1]), 1.0 - float(share)), (float(values[high]), float(share))]
 
 
+def _blocks(shape: Array, m: Array) -> Array:
+    """Tiles of the result, of two usual sizes, and how full the last one of 64 rows is."""
+    n = shape[:, 0]
+    tiles = [np.ceil(m / rows) * np.ceil(n / 128.0) for rows in (64.0, 128.0)]
+    return np.column_stack([*tiles, np.mod(m, 64.0)])
+
+
 def _calibrate(family: OpFamily, columns: Columns, cluster: ClusterSpec) -> Iterator[Calibrated]:
     """Efficiency of every format; floor and memory efficiency from the plainest one measured."""
     dtype = texts(columns, "dtype")
@@ -256,6 +263,7 @@ GEMM: Final = OpFamily(
     lend=_lend,
     apart=(0, 1),
     learns_across=1,
+    blocks=_blocks,
     calibrate=_calibrate,
     prices=GemmPrices,
     size_name=lambda _label: "m [tokens]",

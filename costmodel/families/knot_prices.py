@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.cost_model import Prediction
-from costmodel.families.family import OpFamily
+from costmodel.cost_model import Prediction, Source
+from costmodel.families.family import OpFamily, siblings
 from costmodel.families.lending import Lenders, curve_residual, lenders
-from costmodel.fitted.knots import FamilyKnots
+from costmodel.fitted.knots import FamilyKnots, LabelFit
 from costmodel.ops.arrays import Array
 from costmodel.ops.label import Label
 from costmodel.ops.op_types import Op
@@ -51,10 +51,20 @@ class KnotPrices:
         is_lent = not self.knots.is_measured(own)
         return Lenders(shapes=np.array([own]), weights=np.ones(1), log_shift=np.zeros(1)), is_lent
 
+    def fit_of(self, label: Label, shape: tuple[float, ...], lent: Lenders) -> LabelFit:
+        """Return a label's fit, its intervals wider where nothing like ``shape`` lends to it."""
+        fit = self.knots.labels[label]
+        if fit.lent_factor == 1.0 or np.any(siblings(self.family, self.knots.shape[lent.shapes], np.asarray(shape))):
+            return fit
+        half_width = fit.log_half_width.copy()
+        half_width[Source.BORROWED] *= fit.lent_factor
+        return replace(fit, log_half_width=half_width)
+
     def curve_points(self, label: Label, shape: tuple[float, ...], op_at: Callable[[Array], Op]) -> CurvePoints:
         """Prepare one curve; ``op_at`` gives the op at an array of sizes."""
-        knots, fit = self.knots, self.knots.labels[label]
+        knots = self.knots
         lent, is_lent = self.lenders_of(label, shape)
+        fit = self.fit_of(label, shape, lent)
         lender_x = [
             knots.x[knots.rows(int(index))] / np.exp(shift)
             for index, shift in zip(lent.shapes, lent.log_shift, strict=True)
@@ -83,7 +93,7 @@ class KnotPrices:
             source=priced.source,
             log_half_width=priced.log_half_width,
             source_between=between,
-            log_half_width_between=half_width(fit, between, priced.regime, outside),
+            log_half_width_between=half_width(fit, between, priced.width_class, outside),
         )
 
 

@@ -45,6 +45,12 @@ def _log_pairs_per_expert(shape: Array) -> Array:
     return np.asarray(np.log(topk / experts))
 
 
+def _blocks(shape: Array, tokens: Array) -> Array:
+    """Pairs of an expert, experts of a rank, and the width of a rank's shard."""
+    _, inter, experts, topk, tp, ep = shape.T
+    return np.column_stack([tokens * topk / experts, experts / ep, inter / tp])
+
+
 class MoePrices(KnotPrices):
     """Prices routed experts."""
 
@@ -93,6 +99,7 @@ MOE: Final = OpFamily(
     log_shift=lambda measured, shape: _log_pairs_per_expert(shape) - _log_pairs_per_expert(measured),
     apart=(0, 1, 2, 3),
     learns_across=1,
+    blocks=_blocks,
     prices=MoePrices,
     size_name=lambda _label: "tokens of the group",
 )

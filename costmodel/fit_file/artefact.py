@@ -1,8 +1,8 @@
 """The fitted model as one Parquet file: a row per knot, everything else in the file's metadata as JSON.
 
 Any tool reads the rows; no pickle, nothing executable. A file of a newer schema, of another kind, cut short or changed
-is refused with one sentence that names what was changed. Schema 3 added the digests of rows and metadata; older files
-are read with every other check.
+is refused with one sentence that names what was changed. Schema 3 added the digests of rows and metadata, schema 4
+intervals by size; older files are read with every other check.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from costmodel.ops.label import parsed_labels
 from costmodel.pricing.power_model import PowerModel
 from profiles_db.parquet_files import metadata_of, read_table, shown_reason, version_in, write_parquet
 
-FIT_SCHEMA_VERSION: Final = 3
+FIT_SCHEMA_VERSION: Final = 4
 _FIRST_WITH_DIGESTS: Final = 3
 _KIND: Final = "apex_fit_schema_version"
 _BODY: Final = "apex_fit"

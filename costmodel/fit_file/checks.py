@@ -73,8 +73,13 @@ def _label_faults(fit: LabelFit) -> Iterator[tuple[str, object]]:
     elif (np.diff(fit.trend_log_s) <= 0).any() or (np.abs(fit.trend) > _MOST_RESIDUAL).any():
         yield "its trend", "not ascending, or beyond any time"
     width = fit.log_half_width
-    if width.shape != (len(Source), len(REGIMES)) or not (np.isfinite(width) & (width >= 0.0)).all():
+    if width.shape != (len(Source), len(REGIMES) * fit.num_sizes) or not (np.isfinite(width) & (width >= 0.0)).all():
         yield "log_half_width", width.tolist()
+    edges = fit.size_edges_s
+    if edges.ndim != 1 or not ((edges > 0.0) & np.isfinite(edges)).all() or (np.diff(edges) <= 0).any():
+        yield "size_edges_s", edges.tolist()
+    if not 1.0 <= fit.lent_factor < np.inf:
+        yield "lent_factor", fit.lent_factor
     if fit.filling is not None:
         yield from _filling_faults(fit.filling)
 
@@ -85,8 +90,8 @@ def _filling_faults(filling: Filling) -> Iterator[tuple[str, object]]:
     if not filling.alone >= 0.0:
         yield "filling.alone", filling.alone
     for question, errors in filling.errors.items():
-        sizes = {len(errors.label), len(errors.shape), len(errors.regime), len(errors.error)}
-        if len(sizes) > 1 or not np.isfinite(errors.error).all():
+        columns = (errors.label, errors.shape, errors.regime, errors.reference_s, errors.error)
+        if len({len(column) for column in columns}) > 1 or not np.isfinite(errors.error).all():
             yield f"filling.errors.{question}", "of unequal lengths, or not finite"
 
 

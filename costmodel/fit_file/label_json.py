@@ -2,13 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from cluster_specs.files.shown import shown
+from costmodel.fitted.held_out import QUESTIONS
 from costmodel.fitted.knots import Derived, Errors, Filling, LabelFit
 from costmodel.fitted.reference import Reference
+
+# Errors of a label up to so many are kept whole, else so many of each question.
+_KEPT_WHOLE: Final = 3000
+_SAMPLED: Final = 200
+_NO_ERRORS: Final[Mapping[str, Any]] = {"shape": [], "regime": [], "error": []}  # schema 3 knew three questions
 
 
 def label_to_json(fit: LabelFit) -> dict[str, object]:
@@ -20,21 +26,31 @@ def label_to_json(fit: LabelFit) -> dict[str, object]:
         "best_utilisation": fit.best_utilisation,
         "trust_along_x": fit.trust_along_x,
         "log_half_width": fit.log_half_width.tolist(),
+        "size_edges_s": fit.size_edges_s.tolist(),
+        "lent_factor": fit.lent_factor,
         "filling": None if fit.filling is None else _filling_json(fit.filling),
     }
 
 
 def _filling_json(filling: Filling) -> dict[str, object]:
+    """Keep an even sample of the errors of large labels: they are drawn and summed up, prices do not need them."""
+    most = max((len(found.error) for found in filling.errors.values()), default=0)
+    few = _SAMPLED if most > _KEPT_WHOLE else most
+    kept = {
+        question: found.take(np.arange(0, len(found.error), max(-(-len(found.error) // max(few, 1)), 1)))
+        for question, found in filling.errors.items()
+    }
     errors = {
         question: {
             "shape": found.shape.tolist(),
             "regime": found.regime.tolist(),
             "error": np.round(found.error, 5).tolist(),
         }
-        for question, found in filling.errors.items()
+        for question, found in kept.items()
     }
     # JSON has no infinity.
-    return {"trust": filling.trust, "alone": filling.alone if np.isfinite(filling.alone) else None, "errors": errors}
+    alone = filling.alone if np.isfinite(filling.alone) else None
+    return {"trust": filling.trust, "alone": alone, "errors": errors}
 
 
 def label_from_json(label: str, part: Mapping[str, Any]) -> LabelFit:
@@ -46,6 +62,8 @@ def label_from_json(label: str, part: Mapping[str, Any]) -> LabelFit:
         best_utilisation=_number(part["best_utilisation"]),
         trust_along_x=_number(part["trust_along_x"]),
         log_half_width=np.array(part["log_half_width"], dtype=np.float64),
+        size_edges_s=np.array(part.get("size_edges_s", []), dtype=np.float64),  # schema 3 had neither
+        lent_factor=_number(part.get("lent_factor", 1.0)),
         filling=_filling(label, part.get("filling")),  # schema 1 had none
     )
 
@@ -72,9 +90,10 @@ def _filling(label: str, part: dict[str, Any] | None) -> Filling | None:
             label=np.full(len(found["error"]), label),
             shape=np.array(found["shape"], dtype=np.int64),
             regime=np.array(found["regime"], dtype=np.int8),
+            reference_s=np.ones(len(found["error"])),  # told the intervals when they were made; not kept
             error=np.array(found["error"], dtype=np.float64),
         )
-        for question, found in part["errors"].items()
+        for question, found in ((name, part["errors"].get(name, _NO_ERRORS)) for name in QUESTIONS)
     }
     alone = np.inf if part["alone"] is None else part["alone"]
     return Filling(trust=part["trust"], alone=alone, errors=errors)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from costmodel.ops.arrays import Array
 
-QUESTIONS: Final = ("point", "octave", "shape")
+QUESTIONS: Final = ("point", "octave", "shape", "sibling")
 COVERAGE: Final = 0.9
 
 
@@ -36,8 +37,18 @@ def relative_error(log_error: float) -> float:
     return math.expm1(log_error)
 
 
-def conformal_half_width(error: Array) -> float:
-    """Half-width, in natural log, of the interval that holds a new error with 90 % probability."""
-    rank = int(np.ceil((len(error) + 1) * COVERAGE))
-    ordered = np.sort(np.abs(error))
-    return float(ordered[min(rank, len(ordered)) - 1])
+def conformal_half_width(error: Array, group: NDArray[np.int64] | None = None) -> float:
+    """Half-width, in natural log, of the interval that holds a new error with 90 % probability.
+
+    With ``group``, the new error is one of a new group, as all points of a shape share what is special about it: every
+    group then counts once, however many errors it has.
+    """
+    order = np.argsort(np.abs(error), kind="stable")
+    if group is None:
+        rank = int(np.ceil((len(error) + 1) * COVERAGE))
+        return float(np.abs(error[order[min(rank, len(order)) - 1]]))
+    _, which, counts = np.unique(group, return_inverse=True, return_counts=True)
+    held = np.cumsum(1.0 / counts[which.ravel()[order]])
+    # Of ten groups, eleven tenths of nine would be all of them: the share is that of the groups seen.
+    enough = int(np.searchsorted(held, len(counts) * COVERAGE - 1e-9))
+    return float(np.abs(error[order[min(enough, len(order) - 1)]]))

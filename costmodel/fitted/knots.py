@@ -24,20 +24,47 @@ from costmodel.ops.label import Label
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errors:
-    """ln(predicted / measured) of held-out points, with each point's label, shape number and regime."""
+    """ln(predicted / measured) of held-out points, each with its label, shape number, regime and reference time."""
 
     label: NDArray[np.str_]
     shape: NDArray[np.int64]
     regime: NDArray[np.int8]
+    reference_s: Array
     error: Array
+
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> "Errors":
+        """Keep some points."""
+        return Errors(
+            label=self.label[rows],
+            shape=self.shape[rows],
+            regime=self.regime[rows],
+            reference_s=self.reference_s[rows],
+            error=self.error[rows],
+        )
+
+    def of_label(self, label: str) -> "Errors":
+        """Keep the points of one label."""
+        return self.take(self.label == label)
+
+
+def joined_errors(parts: Sequence[Errors]) -> Errors:
+    """Put errors one behind the other."""
+    return Errors(
+        label=np.concatenate([part.label for part in parts]),
+        shape=np.concatenate([part.shape for part in parts]),
+        regime=np.concatenate([part.regime for part in parts]),
+        reference_s=np.concatenate([part.reference_s for part in parts]),
+        error=np.concatenate([part.error for part in parts]),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filling:
-    """How `costmodel.fitting.filling` completed a label with few points, and how wrong that is per held-out question.
+    """How a label was completed from all its shapes together, and how wrong that is per held-out question.
 
     ``trust`` is the weight of the prior fit's prices, 0 where the label's own shapes were enough; ``alone`` is the mean
-    |ln(predicted / measured)| of a point left out of its curve, infinite where most curves have too few to tell.
+    |ln(predicted / measured)| of a point left out of its curve, infinite where most curves have too few to tell. Labels
+    with few points are completed by `costmodel.fitting.filling`, others by `costmodel.fitting.pooling`.
     """
 
     trust: float
@@ -49,7 +76,9 @@ class Filling:
 class LabelFit:
     """What all shapes of one label share.
 
-    ``log_half_width`` [source, regime] is the 90 % interval's half-width in natural log. ``best_utilisation`` is the
+    ``log_half_width`` [source, regime x size] is the 90 % interval's half-width in natural log; sizes are classes of
+    the reference time, with ``size_edges_s`` between them (none in older fits). It is ``lent_factor`` times as wide for
+    a shape of which not even a sibling was measured (`costmodel.families.family.siblings`). ``best_utilisation`` is the
     largest share of the stated peaks that a measured call reached. It is above 1 where operands lay in a cache, which
     is faster than memory: an estimate may then be as much faster than the roofline, and no more. ``trust_along_x`` is
     the weight of a grid's x lines against its y lines when a hole is filled, chosen by which had the smaller error
@@ -62,12 +91,24 @@ class LabelFit:
     best_utilisation: float = 1.0
     trust_along_x: float = 0.5
     log_half_width: Array = field(default_factory=lambda: np.full((len(Source), len(REGIMES)), 0.3))
+    size_edges_s: Array = field(default_factory=lambda: np.zeros(0))
+    lent_factor: float = 1.0
     filling: Filling | None = None
 
     def expected_log_s(self, flop_s: Array, bytes_s: Array) -> Array:
         """Log of reference time times trend."""
         log_s = np.log(self.reference.seconds(flop_s, bytes_s))
         return np.asarray(log_s + np.interp(log_s, self.trend_log_s, self.trend))
+
+    @property
+    def num_sizes(self) -> int:
+        """Classes of size that intervals tell apart."""
+        return len(self.size_edges_s) + 1
+
+    def width_class(self, flop_s: Array, bytes_s: Array) -> NDArray[np.int64]:
+        """Return the column of ``log_half_width`` that calls of these work times fall into."""
+        size = np.searchsorted(self.size_edges_s, self.reference.seconds(flop_s, bytes_s), side="right")
+        return np.asarray(self.reference.regime(flop_s, bytes_s).astype(np.int64) * self.num_sizes + size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

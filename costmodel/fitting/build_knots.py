@@ -35,11 +35,14 @@ def build_knots(rows: MeasuredRows) -> FamilyKnots:
         own = rows.label == text
         part = rows.take(own)
         compute, memory = rows.efficiency[text]
-        reference = Reference.fit(part.latency_s, part.flop_s, part.bytes_s, compute=compute, memory=memory)
+        known_part = part.take(~part.is_estimate)
+        reference = Reference.fit(
+            known_part.latency_s, known_part.flop_s, known_part.bytes_s, compute=compute, memory=memory
+        )
         log_s = np.log(reference.seconds(part.flop_s, part.bytes_s))
         raw = np.log(part.latency_s) - log_s
-        trend_log_s, trend = _running_median(log_s, raw)
-        utilisation = np.maximum(part.flop_s, part.bytes_s) / part.latency_s
+        trend_log_s, trend = _running_median(log_s[~part.is_estimate], raw[~part.is_estimate])
+        utilisation = np.maximum(known_part.flop_s, known_part.bytes_s) / known_part.latency_s
         labels[label] = LabelFit(
             reference=reference,
             trend_log_s=trend_log_s,

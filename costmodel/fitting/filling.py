@@ -42,7 +42,7 @@ def filled(
     fillings: dict[Label, Filling] = {}
     parts = [rows]
     rows = without_repeats(rows)
-    for group in _groups(knots):
+    for group in alike_labels(knots):
         own = rows.take(np.isin(rows.label, [label.text for label in group]))
         if len(own.x) > MOST_POINTS:
             continue
@@ -54,7 +54,7 @@ def filled(
             count = np.count_nonzero(own.label == label.text)
             # Curves of two points judge none of them; a few longer ones do not speak for the label.
             alone = float(np.mean(judged)) if len(judged) > count / 2 else np.inf
-            found = {question: _of_label(every, label.text) for question, every in held_out.items()}
+            found = {question: every.of_label(label.text) for question, every in held_out.items()}
             if np.mean(np.abs(found["point"].error)) >= alone:
                 continue
             parts.append(_estimates(own.take(own.label == label.text), knots, process, cluster, prior))
@@ -62,7 +62,7 @@ def filled(
     return concatenated(parts), fillings
 
 
-def _groups(knots: FamilyKnots) -> list[list[Label]]:
+def alike_labels(knots: FamilyKnots) -> list[list[Label]]:
     """Labels that learn from each other: a GEMM's branches, experts under several routings; in order of their names."""
     groups: dict[tuple[tuple[str, ...], int | None], list[Label]] = {}
     for label in sorted(knots.labels):
@@ -165,7 +165,7 @@ def _row_ids(points: Array) -> NDArray[np.void]:
 
 
 def _held_out(rows: MeasuredRows, knots: FamilyKnots, process: GaussianProcess) -> dict[str, Errors]:
-    """Answer the three questions; what is left out is left out of every label of the group.
+    """Answer the questions; what is left out is left out of every label of the group.
 
     Errors are ln(predicted / measured), the negative of what the process missed.
     """
@@ -175,17 +175,22 @@ def _held_out(rows: MeasuredRows, knots: FamilyKnots, process: GaussianProcess) 
     shape = shape.ravel()
     beyond, _ = top_octave(rows)
     top = np.where(beyond & np.isin(shape, shape[~beyond]), 0, -1)
-    regime = np.empty(len(rows.x), dtype=np.int8)
+    regime, reference_s = np.empty(len(rows.x), dtype=np.int8), np.empty(len(rows.x))
     for text, label in parsed_labels(np.unique(rows.label).tolist()).items():
         own = rows.label == text
-        regime[own] = knots.labels[label].reference.regime(rows.flop_s[own], rows.bytes_s[own])
+        reference = knots.labels[label].reference
+        regime[own] = reference.regime(rows.flop_s[own], rows.bytes_s[own])
+        reference_s[own] = reference.seconds(rows.flop_s[own], rows.bytes_s[own])
     found = {}
-    for question, together in (("point", point.ravel()), ("shape", other.ravel()), ("octave", top)):
+    questions = {"point": point.ravel(), "shape": other.ravel(), "octave": top}
+    has_siblings = len(OP_FAMILIES[rows.family].apart) < rows.shape.shape[1]
+    questions["sibling"] = shape if has_siblings else np.full(len(shape), -1)
+    for question, together in questions.items():
         missed = _left_out(process, together)
         known = ~np.isnan(missed)
         found[question] = Errors(
-            label=rows.label[known], shape=shape[known], regime=regime[known], error=-missed[known]
-        )
+            label=rows.label, shape=shape, regime=regime, reference_s=reference_s, error=-missed
+        ).take(known)
     return found
 
 
@@ -197,11 +202,6 @@ def _left_out(process: GaussianProcess, together: NDArray[np.int64]) -> Array:
         if len(own) < len(together):
             missed[own] = process.leave_out(own)
     return missed
-
-
-def _of_label(errors: Errors, label: str) -> Errors:
-    own = errors.label == label
-    return Errors(label=errors.label[own], shape=errors.shape[own], regime=errors.regime[own], error=errors.error[own])
 
 
 def completed(

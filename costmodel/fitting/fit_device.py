@@ -24,13 +24,15 @@ from costmodel.families.rows import measured_rows, taken
 from costmodel.fit_file.artefact import Artefact, FamilyReport, Provenance
 from costmodel.fitted.held_out import HeldOut
 from costmodel.fitted.knots import Errors, FamilyKnots
-from costmodel.fitted.measured_rows import MeasuredRows
+from costmodel.fitted.measured_rows import MeasuredRows, concatenated
 from costmodel.fitting.build_knots import build_knots
 from costmodel.fitting.filling import completed, filled
 from costmodel.fitting.fit_power import fit_power
 from costmodel.fitting.foreign_kernels import kernels_of_labels, known_elsewhere, nothing_but_foreign, with_ratios
-from costmodel.fitting.holdout import held_out_errors, summarise, with_fillings, with_intervals
+from costmodel.fitting.holdout import held_out_errors, with_fillings
+from costmodel.fitting.intervals import summarise, with_intervals
 from costmodel.fitting.measurements import Columns, Measurements, read_measurements
+from costmodel.fitting.pooling import pooled
 from costmodel.fitting.prior import Prior
 from costmodel.fitting.repair import impossible, repaired, suspicious
 from costmodel.ops.arrays import Array
@@ -224,15 +226,17 @@ def _fit_family(
 def _knots(
     family: OpFamily, rows: MeasuredRows, cluster: ClusterSpec, prior: Prior | None
 ) -> tuple[FamilyKnots, dict[str, Errors]]:
-    """Build the knots of one family, with labels of few points filled in, and judge them."""
+    """Build the knots of one family, with labels completed from all their shapes, and judge them."""
     knots = build_knots(rows)
     errors = held_out_errors(rows, knots)
     if not family.is_filled:
         return knots, errors
     more, fillings = filled(rows, knots, errors["point"], cluster, prior)
+    estimates, by_trees = pooled(rows, knots, errors, cluster)
+    fillings |= by_trees
     if not fillings:
         return knots, errors
-    knots = build_knots(more)
+    knots = build_knots(concatenated([more, *estimates]))
     labels = {name: replace(fit, filling=fillings.get(name)) for name, fit in knots.labels.items()}
     knots = replace(knots, labels=labels)
     return knots, with_fillings(errors, knots)

@@ -36,7 +36,7 @@ class Priced:
     source: NDArray[np.int8]
     log_half_width: Array
     body: NDArray[np.int8]  # source of a price beside the point, which may be a measured one itself
-    regime: NDArray[np.int8]  # what binds there, by which half-widths differ
+    width_class: NDArray[np.int64]  # what binds there and how long it takes, by which half-widths differ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,21 +76,23 @@ class Pricing:
         latency_s = np.where(is_measured, latency_s, np.maximum(latency_s, work.floor_s / fit.best_utilisation))
         body = np.where(octaves_outside > 0, Source.EXTRAPOLATED, Source.BORROWED if is_lent else Source.FITTED)
         source = np.where(is_measured, Source.MEASURED, body)
-        regime = fit.reference.regime(flop_s, bytes_s)
+        width_class = fit.width_class(flop_s, bytes_s)
         energy_j = self.power.op_energy_j(op, work, latency_s, self.clock_mhz)
         return Priced(
             latency_s=latency_s,
             power_w=energy_j / latency_s,
             source=source.astype(np.int8),
-            log_half_width=half_width(fit, source, regime, octaves_outside),
+            log_half_width=half_width(fit, source, width_class, octaves_outside),
             body=body.astype(np.int8),
-            regime=regime,
+            width_class=width_class,
         )
 
 
-def half_width(fit: LabelFit, source: NDArray[np.int8], regime: NDArray[np.int8], octaves_outside: Array) -> Array:
+def half_width(
+    fit: LabelFit, source: NDArray[np.int8], width_class: NDArray[np.int64], octaves_outside: Array
+) -> Array:
     """Half-width of the interval of points that come from ``source``."""
-    return np.asarray(fit.log_half_width[source, regime] * np.maximum(octaves_outside, 1.0))
+    return np.asarray(fit.log_half_width[source, width_class] * np.maximum(octaves_outside, 1.0))
 
 
 def risen(latency_s: Array, is_knot: NDArray[np.bool_]) -> Array:
