@@ -186,9 +186,11 @@ def _compare_prices(
     as_json: bool,
 ) -> None:
     from cluster_specs.load import load_cluster
-    from costmodel.compare.predictions import price_rows, price_side, worst_rows
+    from costmodel.compare.held_out_prices import held_out_costs
+    from costmodel.compare.predictions import price_rows, price_side, seen_notes, worst_rows
     from costmodel.compare.sides import parse_side
     from costmodel.compare.tables import text_table
+    from costmodel.compare.verdict import priced_family_rows, verdict
     from costmodel.fit_file.artefact import load_artefact
     from costmodel.fitted_costs import FittedCosts, load_costs
 
@@ -199,15 +201,34 @@ def _compare_prices(
     else:
         artefact = load_artefact(Path(model))
         spec = load_cluster(cluster or artefact.provenance.cluster)
-        found = price_side(lambda clock: FittedCosts(artefact, spec, clock), side, families)
-    rows, worst = price_rows(found), worst_rows(found, widest)
+        found = price_side(
+            lambda clock: FittedCosts(artefact, spec, clock),
+            side,
+            families,
+            held_out_at=held_out_costs(artefact, spec),
+            run_ids=artefact.provenance.run_ids,
+        )
+    rows, worst, summary = price_rows(found), worst_rows(found, widest), priced_family_rows(found)
+    said = verdict(summary, f"The price of a row of {side.label}")
     if as_json:
-        document = {"schema": 1, "model": model, "b": side.label, "cluster": spec.name, "prices": rows, "worst": worst}
+        document = {
+            "schema": 1,
+            "model": model,
+            "b": side.label,
+            "cluster": spec.name,
+            "verdict": said,
+            "families": summary,
+            "seen": seen_notes(found),
+            "prices": rows,
+            "worst": worst,
+        }
         click.echo(strict_json(document))
     else:
-        click.echo(text_table(rows))
+        click.echo(f"{said}\n\n{text_table(summary)}\n\nby where the price comes from\n{text_table(rows)}")
         if worst:
             click.echo(f"\nworst\n{text_table(worst)}")
+    for note in seen_notes(found):
+        click.echo(f"note: {note}", err=True)
     if out is not None:
         from costmodel.compare.page import write_page
         from costmodel.compare.sides_page import price_sections

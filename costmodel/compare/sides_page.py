@@ -6,8 +6,9 @@ import numpy as np
 
 from costmodel.compare.page import NamedFigure, Section
 from costmodel.compare.plots import histogram_figure, ratio_figure
-from costmodel.compare.predictions import PricedRows, price_rows, worst_rows
+from costmodel.compare.predictions import PricedRows, price_rows, seen_notes, worst_rows
 from costmodel.compare.sides import FamilyMatch, Side, coverage_notes, ratio_rows, widest_rows
+from costmodel.compare.verdict import priced_family_rows, verdict
 from costmodel.cost_model import Source
 
 
@@ -40,9 +41,14 @@ def side_sections(a: Side, b: Side, matches: Sequence[FamilyMatch], *, widest: i
 
 
 def price_sections(side: Side, found: Sequence[PricedRows], *, widest: int) -> list[Section]:
-    """Return one section per family that was priced."""
-    sections = []
-    for priced in found:
+    """Return the verdict, one section per family that was priced, and the worst prices."""
+    summary = priced_family_rows(found)
+    said = [verdict(summary, f"The price of a row of {side.label}"), *(f"{note}." for note in seen_notes(found))]
+    sections = [Section(title="Verdict", remarks=said, rows=summary)]
+    for whole in found:
+        priced = whole.judged()
+        if not len(priced.seen):
+            continue
         by_dtype = {
             dtype: (priced.measured_s[priced.dtype == dtype], np.exp(priced.log_error[priced.dtype == dtype]))
             for dtype in np.unique(priced.dtype).tolist()

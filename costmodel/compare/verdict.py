@@ -1,12 +1,13 @@
 """How far a fit is to be trusted, in a sentence, rows by family and its worst points; all without the point itself."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from costmodel.compare.curves_to_draw import point_name
 from costmodel.compare.held_out_prices import HeldOutPoints, from_curves_alone
+from costmodel.compare.predictions import PricedRows
 from costmodel.fit_file.artefact import Artefact
 from costmodel.fitted.held_out import relative_error
 from costmodel.fitted.reference import REGIMES
@@ -20,34 +21,44 @@ _FEWEST: Final = 20
 def family_rows(artefact: Artefact, points: Mapping[str, HeldOutPoints]) -> list[dict[str, Any]]:
     """Return one row per family, over all labels together, and one of all families where there are several.
 
-    ``points`` counts what was measured, ``held_out`` what has an answer without itself. Coverage is that of the report.
+    ``points`` counts what was measured, ``judged`` what has an answer without itself. Coverage is that of the report.
     """
-    known = {family: found.log_error[found.is_known] for family, found in points.items()}
+    counts = {family: len(found.row) for family, found in points.items()}
+    errors = {family: found.log_error[found.is_known] for family, found in points.items()}
+    return _rows(counts, errors, lambda families: _coverage(artefact, families))
+
+
+def priced_family_rows(found: Sequence[PricedRows]) -> list[dict[str, Any]]:
+    """Return such rows of measurements that a model priced; seen ones that cannot be held out are not judged."""
+    judged = {priced.family: priced.judged() for priced in found}
+
+    def coverage(families: Sequence[str]) -> float | None:
+        inside = np.concatenate([judged[family].is_inside for family in families])
+        return float(inside.mean()) if len(inside) else None
+
+    errors = {family: priced.log_error for family, priced in judged.items()}
+    return _rows({priced.family: len(priced.seen) for priced in found}, errors, coverage)
+
+
+def _rows(
+    counts: Mapping[str, int], errors: Mapping[str, Array], coverage: Callable[[Sequence[str]], float | None]
+) -> list[dict[str, Any]]:
     rows = [
-        {
-            "family": family,
-            "points": len(found.row),
-            **_errors(known[family]),
-            "coverage_frac": _coverage(artefact, {family}),
-        }
-        for family, found in points.items()
+        {"family": family, "points": count, **_errors(errors[family]), "coverage_frac": coverage([family])}
+        for family, count in counts.items()
     ]
     if len(rows) > 1:
-        together = {"family": "all", "points": sum(len(found.row) for found in points.values())}
-        rows.append(
-            together
-            | _errors(np.concatenate(list(known.values())))
-            | {"coverage_frac": _coverage(artefact, set(points))}
-        )
+        whole = _errors(np.concatenate(list(errors.values())))
+        rows.append({"family": "all", "points": sum(counts.values()), **whole, "coverage_frac": coverage(list(counts))})
     return rows
 
 
 def _errors(error: Array) -> dict[str, Any]:
     if not len(error):
-        return {"held_out": 0, **dict.fromkeys(("median_log", "p90_log", "within_10_percent_frac", "bias_log"))}
+        return {"judged": 0, **dict.fromkeys(("median_log", "p90_log", "within_10_percent_frac", "bias_log"))}
     size = np.abs(error)
     return {
-        "held_out": len(error),
+        "judged": len(error),
         "median_log": float(np.median(size)),
         "p90_log": float(np.quantile(size, 0.9)),
         "within_10_percent_frac": float(np.mean(np.abs(np.expm1(error)) <= SMALL_ERROR)),
@@ -55,7 +66,7 @@ def _errors(error: Array) -> dict[str, Any]:
     }
 
 
-def _coverage(artefact: Artefact, families: set[str]) -> float | None:
+def _coverage(artefact: Artefact, families: Sequence[str]) -> float | None:
     rows = [
         row
         for row in artefact.held_out
@@ -65,17 +76,17 @@ def _coverage(artefact: Artefact, families: set[str]) -> float | None:
     return sum(row.points * row.coverage for row in rows) / count if count else None
 
 
-def verdict(rows: list[dict[str, Any]]) -> str:
-    """Say in one or two sentences how far the fit's prices between its points are to be trusted."""
-    judged = [row for row in rows if row["held_out"]]
+def verdict(rows: Sequence[Mapping[str, Any]], what: str = "Predicted without itself, a measured point") -> str:
+    """Say in one or two sentences how far off prices are; ``rows`` are those by family."""
+    judged = [row for row in rows if row["judged"]]
     if not judged:
-        return "No point has measured neighbours on both sides: nothing says how far this fit is to be trusted."
+        return "No point has measured neighbours on both sides: nothing says how far the prices are to be trusted."
     whole = judged[-1]
     text = (
-        f"Predicted without itself, a measured point is off by {_percent(whole['median_log'])} at the median and by "
-        f"{_percent(whole['p90_log'])} at the 90th percentile ({whole['held_out']:,} points)."
+        f"{what} is off by {_percent(whole['median_log'])} at the median and by "
+        f"{_percent(whole['p90_log'])} at the 90th percentile ({whole['judged']:,} points)."
     )
-    families = [row for row in judged if row["family"] != "all" and row["held_out"] >= _FEWEST]
+    families = [row for row in judged if row["family"] != "all" and row["judged"] >= _FEWEST]
     if len(families) > 1:
         worst, best = (pick(families, key=lambda row: float(row["p90_log"])) for pick in (max, min))
         text += (

@@ -12,8 +12,10 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from costmodel.compare.compare_command import compare
-from costmodel.compare.predictions import price_rows, price_side, worst_rows
+from costmodel.compare.held_out_prices import held_out_costs
+from costmodel.compare.predictions import Seen, price_rows, price_side, seen_notes, worst_rows
 from costmodel.compare.sides import parse_side
+from costmodel.compare.verdict import priced_family_rows
 from costmodel.cost_model import Source
 from costmodel.fit_file.artefact import Artefact, save_artefact
 from costmodel.fitted_costs import FittedCosts
@@ -94,6 +96,35 @@ def test_error_is_the_prediction_over_what_the_other_side_measured(
     assert rows["measured"]["bias_log"] == pytest.approx(-np.log(1.1))
 
 
+def test_rows_the_fit_was_made_from_are_priced_held_out(
+    artefact: Artefact, cluster: ClusterSpec, tmp_path: Path
+) -> None:
+    """A row of a run of the fit, or of its very latency, is not repeated without error; another run's is."""
+    seen = [gemm(m, 4096, 4096) for m in SIZES]
+    other = [gemm(m, 1024, 1024, factor=1.1) for m in SIZES]
+    db = side_of(tmp_path / "b", *seen, *other)
+    (priced,) = price_side(
+        lambda clock: FittedCosts(artefact, cluster, clock),
+        parse_side(str(db), None),
+        held_out_at=held_out_costs(artefact, cluster),
+        run_ids=artefact.provenance.run_ids,
+    )
+    is_own = np.array(priced.keys["n"]) == 4096
+    assert (priced.seen[~is_own] == Seen.NO).all()
+    assert (priced.source[~is_own] == Source.MEASURED).all()
+    held = priced.seen == Seen.HELD_OUT
+    assert held.sum() >= len(SIZES) - 2  # ends of a curve have one neighbour
+    assert (priced.seen[is_own] != Seen.NO).all()
+    assert (priced.source[held] != Source.MEASURED).all()
+    assert (np.abs(priced.log_error[held]) > 1e-6).any()
+    counted = {row["rows"]: row["points"] for row in price_rows([priced])}
+    assert counted == {"not seen": len(SIZES), "seen, priced held out": int(held.sum())}
+    (note,) = seen_notes([priced])
+    assert note.startswith(f"gemm: {held.sum()} of 12 rows seen, priced held out")
+    (summary,) = priced_family_rows([priced])
+    assert summary["judged"] == len(SIZES) + held.sum()
+
+
 def test_rows_at_a_locked_clock_are_priced_at_that_clock(cluster: ClusterSpec, tmp_path: Path) -> None:
     """Each row meets the model at its own clock."""
     db = side_of(tmp_path / "b", gemm(4096, 8192, 8192), gemm(4096, 8192, 8192, clock_mhz=990.0))
@@ -147,7 +178,12 @@ def test_command_prices_a_side_and_draws_it(artefact: Artefact, tmp_path: Path) 
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert {row["price"] for row in document["prices"]} == {"measured", "fitted"}
+    assert document["verdict"].startswith("The price of a row of b is off by 20.0% at the median")
+    assert document["seen"] == []
     assert sorted(entry.name for entry in out.iterdir()) == ["index.html", "predicted_gemm.png", "source_gemm.png"]
     shown = CliRunner().invoke(compare, [f"analytic:{CLUSTER}", str(db)])
     assert shown.exit_code == 0, shown.output
-    assert shown.stdout.splitlines()[1].split()[:4] == ["gemm", "bf16", "analytic", "4"]
+    lines = shown.stdout.splitlines()
+    assert lines[0].startswith("The price of a row of b is off by")
+    row = lines[lines.index("by where the price comes from") + 2]
+    assert row.split()[:6] == ["gemm", "bf16", "analytic", "not", "seen", "4"]

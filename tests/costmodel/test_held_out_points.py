@@ -241,7 +241,7 @@ def test_command_prints_percentages(artefact: Artefact, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].startswith("Predicted without itself")
-    assert " ".join(lines[2].split()) == "family points held out median p90 within 10 percent bias coverage"
+    assert " ".join(lines[2].split()) == "family points judged median p90 within 10 percent bias coverage"
     long_table = lines[lines.index("by label and held-out question") + 1]
     assert long_table.split() == ["family", "label", "held", "out", "points", "median", "p90", "bias", "coverage"]
     assert "lower clocks priced from the highest alone" in lines

@@ -108,7 +108,7 @@ def test_summary_has_a_row_per_family_and_one_of_all(artefact: Artefact, points:
     rows = family_rows(artefact, points)
     *families, whole = rows
     assert [row["family"] for row in families] == list(points)
-    for count in ("points", "held_out"):
+    for count in ("points", "judged"):
         assert whole[count] == sum(row[count] for row in families)
     assert f"off by {np.expm1(whole['median_log']):.1%} at the median" in verdict(rows)
     silent = {family: int((~found.is_known).sum()) for family, found in points.items()}
@@ -119,7 +119,7 @@ def test_a_fit_that_nothing_judges_says_so(artefact: Artefact, points: dict[str,
     """Points without neighbours give no error, no division by nothing, and a verdict that says so."""
     gemm = points["gemm"]
     rows = family_rows(artefact, {"gemm": gemm.take(~gemm.is_known)})
-    assert rows[0]["held_out"] == 0
+    assert rows[0]["judged"] == 0
     assert rows[0]["median_log"] is None
     assert verdict(rows).startswith("No point has measured neighbours")
 
