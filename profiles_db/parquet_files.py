@@ -158,5 +158,13 @@ def _add_framework(table: pa.Table, family: str) -> pa.Table:
     return table.append_column(pa.field("framework", pa.string()), pa.nulls(table.num_rows, pa.string()))
 
 
+def _add_conditions(table: pa.Table, family: str) -> pa.Table:
+    """Version 2 did not record what NCCL was told, nor clocks under seconds of load."""
+    if family == "run":
+        for name in ("nccl_environment", "sustained_clocks"):
+            table = table.append_column(pa.field(name, pa.string()), pa.nulls(table.num_rows, pa.string()))
+    return table
+
+
 # From version v to v + 1.
-_UPGRADES: Final[Mapping[int, Callable[[pa.Table, str], pa.Table]]] = {1: _add_framework}
+_UPGRADES: Final[Mapping[int, Callable[[pa.Table, str], pa.Table]]] = {1: _add_framework, 2: _add_conditions}

@@ -11,7 +11,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 STATUSES: Final = ("ok", "oom", "unsupported", "throttled", "timeout", "error")
 TIMED_STATUSES: Final = ("ok", "throttled")  # rows that carry a latency
@@ -241,6 +241,8 @@ RUN: Final = pa.schema(
         _field("idle_power_w", _FLOAT, nullable=True),
         _field("power_limit_w", _FLOAT, nullable=True),
         _field("command", _STR, nullable=True),
+        _field("nccl_environment", _STR, nullable=True),  # NCCL_ALGO=Ring NCCL_CUMEM_ENABLE=0
+        _field("sustained_clocks", _STR, nullable=True),  # JSON: MHz by number format after seconds of products
     ],
     metadata={"apex_schema_version": str(SCHEMA_VERSION), "apex_family": "run"},
 )

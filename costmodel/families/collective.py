@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from cluster_specs.cluster import ClusterSpec
 
 
-# vLLM's custom all-reduce hands larger messages to NCCL.
+# vLLM's custom all-reduce hands larger messages to NCCL. Where it was not measured, torch's kernels over symmetric
+# memory stand in, which do the same: one or two shots over peer memory.
 CUSTOM_ALL_REDUCE = "vllm.custom_all_reduce"
+SYMMETRIC_ALL_REDUCE = "torch.symm_mem_all_reduce"
 CUSTOM_LIMIT_BYTES = 8 * 2**20
 
 
@@ -64,13 +66,16 @@ def _usable(columns: Columns, cluster: ClusterSpec) -> NDArray[np.bool_]:
         & (nodes * cluster.devices_per_domain <= cluster.num_devices)
     )
     kind, level = texts(columns, "kind"), texts(columns, "level")
-    is_custom = texts(columns, "backend") == CUSTOM_ALL_REDUCE
+    backend = texts(columns, "backend")
     group = joined(kind, level, ranks.astype(np.str_))
+    stands_in = backend == SYMMETRIC_ALL_REDUCE
+    not_needed = stands_in & np.isin(group, np.unique(group[backend == CUSTOM_ALL_REDUCE]))
+    is_custom = (backend == CUSTOM_ALL_REDUCE) | (stands_in & ~not_needed)
     has_custom = np.isin(group, np.unique(group[is_custom]))
     has_other = np.isin(group, np.unique(group[~is_custom]))
     is_small = message <= CUSTOM_LIMIT_BYTES
     off_path = (is_custom & has_other & ~is_small) | (~is_custom & has_custom & is_small)
-    return np.asarray(fits & ~off_path)
+    return np.asarray(fits & ~off_path & ~not_needed)
 
 
 def _lend(measured: Array, shape: Array) -> tuple[NDArray[np.int64], Array]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 # What a name of a kernel holds -> its family; the first that occurs.
 _NAMED: Final = (
     ("custom_all_reduce", "custom_all_reduce"),
+    ("symm_mem", "symm_mem"),
     ("cudnn", "cudnn"),
     ("trtllm_gen", "trtllm_gen"),
     ("flashinfer", "flashinfer"),

@@ -100,6 +100,7 @@ class CollectiveAttempt:
             for _ in range(calls):
                 launch()
 
+        prepared.restore()
         if not is_graph:
             self._run = run_calls
             return
@@ -119,8 +120,9 @@ class CollectiveAttempt:
 
     def _sample(self) -> float:
         communicator = self._communicator
-        if communicator is None:
+        if communicator is None or self._prepared is None:
             return 0.0
+        self._prepared.restore()
         if communicator.device.type == "cuda":
             return self._device_sample(communicator)
         dist.barrier(group=communicator.host)

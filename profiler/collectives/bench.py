@@ -16,13 +16,12 @@ import torch.distributed as dist
 
 from profiler.collectives.attempt import SEVERITY, CollectiveAttempt
 from profiler.collectives.groups import GroupLayout
-from profiler.collectives.kernels import CollectiveKernel, Communicator, collective_kernels
+from profiler.collectives.kernels import MOST_CALLS, CollectiveKernel, Communicator, collective_kernels
 from profiler.errors import RanksLost
 from profiler.point import Point
 from profiler.stopping import StoppingRule
 
 _SAMPLE_S: Final = 1e-3  # a sample lasts at least this long, so that the events' resolution does not show
-_MAX_CALLS: Final = 50
 _ROUND_SAMPLES: Final = 5
 _ROUND_S: Final = 0.2  # slow collectives exchange after fewer samples, so that the time cap is seen in time
 
@@ -94,7 +93,7 @@ class CollectiveBench:
             if (failed := self._agree(attempt, key)) is not None:
                 return failed
         call_s = max(self._slowest([attempt.call_s])[0], 1e-9)
-        calls = max(1, min(_MAX_CALLS, int(_SAMPLE_S / call_s)))
+        calls = max(1, min(MOST_CALLS, int(_SAMPLE_S / call_s)))
         round_samples = max(1, min(_ROUND_SAMPLES, int(_ROUND_S / (calls * call_s))))
         attempt.step(lambda: attempt.record(calls, is_graph=point.launch == "graph"))
         samples: list[float] = []

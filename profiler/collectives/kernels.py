@@ -1,4 +1,6 @@
-"""The collectives an engine calls, on NCCL, gloo and vLLM's custom all-reduce, with sizes as nccl-tests defines them.
+"""The collectives an engine calls, on NCCL, gloo, vLLM's custom all-reduce and torch's symmetric memory.
+
+Sizes are those of nccl-tests.
 
 ``message_bytes`` is nccl-tests' S: the tensor of an all-reduce, the gathered result of an all-gather, the whole input
 of a reduce-scatter or all-to-all on one rank, the message of a send/recv (a ring: every rank sends to the next and
@@ -6,25 +8,36 @@ receives from the one before). ``algbw = S / t`` and ``busbw = algbw * f``, f as
 Source: nccl-tests, PERFORMANCE.md.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import cycle
 from typing import Any, Final, Protocol
 
 import torch
 import torch.distributed as dist
 
+from costmodel.families.collective import CUSTOM_ALL_REDUCE, CUSTOM_LIMIT_BYTES
 from costmodel.ops.op_types import bus_factor
 from profiler.backend import Unsupported
 from profiles_db.collective_kinds import COLLECTIVE_KINDS
 
 KINDS: Final = tuple(COLLECTIVE_KINDS)
-CUSTOM_ALL_REDUCE: Final = "vllm.custom_all_reduce"
 # torch 2.13 renamed these two and warns at the old names.
 _ALL_GATHER: Final[Callable[..., Any]] = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 _REDUCE_SCATTER: Final[Callable[..., Any]] = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 Launch = Callable[[], object]
+
+# Launches between two restorations of the operands: those of a sample.
+MOST_CALLS: Final = 50
+# Engines sum. NCCL's average is another kernel: it multiplies before it sums, which the switches' own reduction (NVLS)
+# cannot do, so that it never runs where an average is asked for (ncclNvlsSupported admits sum, minimum and maximum).
+REDUCTION: Final = dist.ReduceOp.SUM
+# Binary orders of magnitude that operands begin below one, and that their sums can then grow by and stay finite.
+ROOM: Final = {torch.bfloat16: (110, 230), torch.float32: (110, 230), torch.float16: (10, 20)}
+_MOST_COPIES_BYTES: Final = 64 << 20
 
 _DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "int8": torch.int8}
 
@@ -41,9 +54,14 @@ def busbw_bytes_per_s(kind: str, ranks: int, message_bytes: int, latency_s: floa
 
 @dataclass(frozen=True, slots=True)
 class PreparedCollective:
-    """A collective ready to run: ``launch`` enqueues it once; ``capture`` surrounds the recording of a CUDA graph."""
+    """A collective ready to run: ``launch`` enqueues it once; ``capture`` surrounds the recording of a CUDA graph.
+
+    ``restore`` makes the operands what they were at first, and is called where nothing is timed: at the latest after
+    ``MOST_CALLS`` launches.
+    """
 
     launch: Callable[[], object]
+    restore: Callable[[], object] = lambda: None
     capture: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext)
 
 
@@ -92,7 +110,8 @@ class TorchCollectives:
         """Allocate random operands of nccl-tests' sizes."""
         if kind not in TORCH_CALLS:
             raise Unsupported(f"unknown collective {kind!r}; known: {', '.join(KINDS)}")
-        return PreparedCollective(TORCH_CALLS[kind](_operand(message_bytes, dtype, communicator.device), communicator))
+        called = TORCH_CALLS[kind](operand_of(message_bytes, dtype, communicator.device), communicator)
+        return called if isinstance(called, PreparedCollective) else PreparedCollective(called)
 
 
 class VllmCustomAllReduce:
@@ -100,7 +119,7 @@ class VllmCustomAllReduce:
 
     __slots__ = ("_instances", "_max_bytes")
 
-    def __init__(self, *, max_bytes: int = 8 << 20) -> None:
+    def __init__(self, *, max_bytes: int = CUSTOM_LIMIT_BYTES) -> None:
         self._max_bytes = max_bytes
         self._instances: dict[tuple[int, ...], Any] = {}
 
@@ -118,7 +137,7 @@ class VllmCustomAllReduce:
         if kind != "all_reduce":
             raise Unsupported(f"{self.name} has no {kind}")
         custom = self._instance(communicator)
-        operand = _operand(message_bytes, dtype, communicator.device)
+        operand = operand_of(message_bytes, dtype, communicator.device)
         if custom.disabled or not custom.should_custom_ar(operand):
             raise Unsupported(
                 f"{self.name} declines {message_bytes} bytes over {len(communicator.ranks)} ranks (vLLM would use NCCL)"
@@ -140,13 +159,15 @@ def collective_kernels(device: torch.device) -> tuple[CollectiveKernel, ...]:
     """Return every path collectives can take on this device, the generic one first."""
     if device.type != "cuda":
         return (TorchCollectives("gloo"),)
+    from profiler.collectives.symmetric_memory import SymmetricMemoryAllReduce
+
     kernels: list[CollectiveKernel] = [TorchCollectives("nccl")]
-    if find_spec("vllm") is not None:
-        kernels.append(VllmCustomAllReduce())
+    kernels.append(SymmetricMemoryAllReduce() if find_spec("vllm") is None else VllmCustomAllReduce())
     return tuple(kernels)
 
 
-def _operand(message_bytes: int, dtype: str, device: torch.device) -> torch.Tensor:
+def operand_of(message_bytes: int, dtype: str, device: torch.device) -> torch.Tensor:
+    """Return a random message; raises ``Unsupported`` for a format or size it cannot have."""
     if dtype not in _DTYPES:
         raise Unsupported(f"collectives of {dtype} are not measured; known: {', '.join(_DTYPES)}")
     kind = _DTYPES[dtype]
@@ -158,11 +179,26 @@ def _operand(message_bytes: int, dtype: str, device: torch.device) -> torch.Tens
     return torch.randn(numel, dtype=torch.float32, device=device).to(kind)
 
 
-def _reduced(whole: torch.Tensor, communicator: Communicator) -> Launch:
-    # Averaging keeps the values bounded over many in-place repeats; gloo has no average, maximum does as well.
+def _reduced(whole: torch.Tensor, communicator: Communicator) -> PreparedCollective:
+    """Sum in place, as engines do; every call makes the values larger by the number of ranks.
+
+    So operands begin far below one, small messages, whose samples have many calls, take turns, and all of them are
+    restored between samples. Integers wrap around.
+    """
     group = communicator.data
-    op = dist.ReduceOp.MAX if dist.get_backend(group) == "gloo" else dist.ReduceOp.AVG
-    return lambda: dist.all_reduce(whole, op=op, group=group)
+    below, room = ROOM.get(whole.dtype, (0, math.inf))
+    if below:
+        whole *= 2.0**-below
+    growth = MOST_CALLS * math.log2(len(communicator.ranks))
+    copies = max(1, min(math.ceil(growth / room), _MOST_COPIES_BYTES // whole.nbytes))
+    operands = [whole.clone() for _ in range(copies)]
+    turns = cycle(operands)
+
+    def restore() -> None:
+        for operand in operands:
+            operand.copy_(whole)
+
+    return PreparedCollective(lambda: dist.all_reduce(next(turns), op=REDUCTION, group=group), restore)
 
 
 def _gathered(whole: torch.Tensor, communicator: Communicator) -> Launch:
@@ -210,7 +246,7 @@ def _ring(message: torch.Tensor, communicator: Communicator) -> Launch:
 
 
 # How torch runs each kind on operands of nccl-tests' sizes: every rank of the group calls it.
-TORCH_CALLS: Final[dict[str, Callable[[torch.Tensor, Communicator], Launch]]] = {
+TORCH_CALLS: Final[dict[str, Callable[[torch.Tensor, Communicator], Launch | PreparedCollective]]] = {
     "all_reduce": _reduced,
     "all_gather": _gathered,
     "reduce_scatter": _scattered,

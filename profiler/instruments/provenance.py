@@ -1,6 +1,7 @@
 """Where a run's numbers come from: the row of the run table, and the check that all ranks come from the same place."""
 
 import hashlib
+import os
 import platform
 import shlex
 import subprocess
@@ -59,7 +60,15 @@ def collect_provenance(
         "idle_power_w": idle_power_w,
         "power_limit_w": answered(gpu.power_limit_w) if gpu else None,
         "command": shlex.join(sys.argv if command is None else command),
+        "nccl_environment": nccl_environment(os.environ),
+        "sustained_clocks": None,
     }
+
+
+def nccl_environment(environment: Mapping[str, str]) -> str | None:
+    """Return the variables that choose NCCL's algorithms and transports, in order; None where none is set."""
+    found = [f"{name}={value}" for name, value in sorted(environment.items()) if name.startswith("NCCL_")]
+    return shlex.join(found) or None
 
 
 def software_versions(nvml: Nvml | None = None) -> dict[str, str | None]:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from profiler.collectives.bench import CollectiveBench, RanksLost
 from profiler.collectives.groups import default_levels, group_layouts
-from profiler.collectives.kernels import KINDS, Communicator, PreparedCollective, TorchCollectives
+from profiler.collectives.kernels import KINDS, MOST_CALLS, Communicator, PreparedCollective, TorchCollectives
 from profiler.point import OpShape, Point
 from profiler.stopping import MedianConfidence
 
@@ -56,27 +56,67 @@ class Unreliable(TorchCollectives):
 
 
 class _Operands(TorchDispatchMode):
-    """Notes the bytes of every tensor a c10d operator is given."""
+    """Notes the bytes of every tensor a c10d operator is given, and the values an all-reduce finds."""
 
     def __init__(self):
         super().__init__()
         self.seen = {}
+        self.found = self.left = None
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.namespace == "c10d":
             tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
             self.seen[func._schema.name.removeprefix("c10d::")] = [tensor.nbytes for tensor in tensors]
+            if func._schema.name == "c10d::allreduce_":
+                self.left, self.found = tensors[0], tensors[0].clone()
         return func(*args, **(kwargs or {}))
 
 
-def operands_of(kind: str, message_bytes: int) -> dict[str, list[int]]:
-    """Bytes of the tensors each c10d operator of one collective over the whole world is given."""
+def calls_of(kind: str, message_bytes: int) -> _Operands:
+    """Note what the c10d operators of one collective over the whole world are given."""
     ranks = tuple(range(dist.get_world_size()))
     whole = Communicator(ranks=ranks, data=dist.group.WORLD, host=dist.group.WORLD, device=torch.device("cpu"))
     prepared = TorchCollectives("gloo").prepare(kind, message_bytes, "bf16", whole)
     with _Operands() as operands:
         prepared.launch()
-    return operands.seen
+    return operands
+
+
+def is_sum(calls: _Operands) -> bool:
+    """Whether what an all-reduce left is the sum of what it found on all ranks, within a step of bf16."""
+    found = [torch.empty_like(calls.found) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, calls.found)
+    exact = torch.stack(found).double().sum(0)
+    return bool((calls.left.double() - exact).norm() < 0.01 * exact.norm())
+
+
+def largest_values(dtype: str) -> list[float]:
+    """Largest value of an all-reduce's result after as many calls as a sample may have, twice with a restoration."""
+    ranks = tuple(range(dist.get_world_size()))
+    whole = Communicator(ranks=ranks, data=dist.group.WORLD, host=dist.group.WORLD, device=torch.device("cpu"))
+    prepared = TorchCollectives("gloo").prepare("all_reduce", 4096, dtype, whole)
+    seen = []
+    for _ in range(2):
+        prepared.restore()
+        for _ in range(MOST_CALLS):
+            prepared.launch()
+        with _Results() as results:
+            prepared.restore()
+        seen.append(results.largest)
+    return seen
+
+
+class _Results(TorchDispatchMode):
+    """Notes the largest value that is about to be overwritten."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = 0.0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.name == "aten::copy_":
+            self.largest = max(self.largest, float(args[0].abs().max()))
+        return func(*args, **(kwargs or {}))
 
 
 def main(scenario: str, out: str) -> None:
@@ -120,7 +160,11 @@ def main(scenario: str, out: str) -> None:
         for kind in KINDS:
             for ranks in (2, 3, world):
                 measure(kind, ranks, 6144 * ranks)
-            results[-1]["operands"] = operands_of(kind, 6144 * world)
+            calls = calls_of(kind, 6144 * world)
+            results[-1]["operands"] = calls.seen
+            if kind == "all_reduce":
+                results[-1]["is_sum"] = is_sum(calls)
+                results[-1]["largest"] = {dtype: largest_values(dtype) for dtype in ("bf16", "fp16", "fp32")}
         measure("all_gather", world, 4096 * 2 + 2)
         measure("all_reduce", 2, 4096, dtype="fp8")
         measure("all_reduce", 7, 4096)

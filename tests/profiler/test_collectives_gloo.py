@@ -11,7 +11,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from profiler.collectives.kernels import KINDS, algbw_bytes_per_s, busbw_bytes_per_s
+from torch.distributed import ReduceOp
+
+from profiler.collectives.kernels import KINDS, REDUCTION, algbw_bytes_per_s, busbw_bytes_per_s
 
 _RANKS = Path(__file__).with_name("collective_ranks.py")
 
@@ -73,6 +75,20 @@ def test_the_message_is_nccl_tests_total_payload(results, kind, whole, part):
     (operands,) = [r["operands"] for r in results if r["kind"] == kind and "operands" in r]
     assert {name: operands[name][place] for name, place in whole.items()} == dict.fromkeys(whole, 6144 * 4)
     assert {name: operands[name][place] for name, place in part.items()} == dict.fromkeys(part, 6144)
+
+
+def test_an_all_reduce_sums_as_engines_do(results):
+    """It leaves the sum of all ranks' operands, not an average, which NCCL runs as another kernel."""
+    assert [r["is_sum"] for r in results if "is_sum" in r] == [True]
+    assert REDUCTION == ReduceOp.SUM
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+def test_sums_stay_finite_over_a_sample(results, dtype):
+    """After the most calls a sample may have, and again after a restoration, values are finite, and no zeros."""
+    (largest,) = [r["largest"][dtype] for r in results if r["kind"] == "all_reduce" and "largest" in r]
+    assert all(0 < value < float("inf") for value in largest)
+    assert largest[0] == largest[1]
 
 
 def test_all_ranks_agree_on_samples_status_and_end(results):

@@ -7,7 +7,13 @@ import pytest
 
 from cluster_specs.errors import UserError
 from profiler.instruments.nvml import Nvml
-from profiler.instruments.provenance import collect_provenance, git_commit, host_hash, require_same_software
+from profiler.instruments.provenance import (
+    collect_provenance,
+    git_commit,
+    host_hash,
+    nccl_environment,
+    require_same_software,
+)
 from profiler.instruments.topology import read_topology
 from profiles_db.schema import RUN
 
@@ -34,6 +40,13 @@ def test_a_machine_without_nvml_has_a_row_with_unknowns():
     assert (row["driver_version"], row["power_limit_w"]) == (None, None)
     assert row["tool_version"]
     assert row["topology"].startswith("no GPU")
+
+
+def test_what_nccl_was_told_is_recorded():
+    """Variables that choose its algorithm and transports, sorted, and no other; nothing where none is set."""
+    given = {"NCCL_CUMEM_ENABLE": "0", "NCCL_ALGO": "Ring", "TORCH_NCCL_BLOCKING_WAIT": "1", "HOME": "/root"}
+    assert nccl_environment(given) == "NCCL_ALGO=Ring NCCL_CUMEM_ENABLE=0"
+    assert nccl_environment({"HOME": "/root"}) is None
 
 
 def test_failing_driver_queries_leave_unknowns(fake_nvml):

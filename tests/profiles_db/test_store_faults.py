@@ -1,6 +1,7 @@
 """Files that are cut, flipped, newer, older or foreign are named and never half-read."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,17 @@ def test_version_1_is_upgraded_in_memory(store: Store, gemm_row: GemmRow) -> Non
     (row,) = store.read("gemm").to_pylist()
     assert (row["m"], row["framework"]) == (7, None)
     assert path.read_bytes() == content
+
+
+def test_version_2_runs_are_upgraded_in_memory(store: Store) -> None:
+    """A run recorded before NCCL's variables and sustained clocks were reads as one that does not know them."""
+    started = datetime(2026, 1, 1, tzinfo=UTC)
+    run = {"run_id": "a", "device": "h100-sxm", "origin": "measured", "started_at": started, "world_size": 1}
+    path = store.append_run(run)
+    added = ["nccl_environment", "sustained_clocks"]
+    _rewrite(path, lambda table: _with_metadata(table.drop_columns(added), apex_schema_version="2"))
+    (row,) = store.runs().to_pylist()
+    assert (row["run_id"], *(row[name] for name in added)) == ("a", None, None)
 
 
 def _without_unit(table: pa.Table) -> pa.Table:
