@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.ops.arrays import Array
+from costmodel.ops.expert_routing import BALANCED, chances_on_heaviest
 from costmodel.ops.number_formats import DTYPE_BYTES, SCHEMES
 from profiles_db.collective_kinds import COLLECTIVE_KINDS
 
@@ -188,7 +189,11 @@ class Scan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moe:
-    """The routed experts of one layer on one rank: both GEMMs, activation and combine (router excluded)."""
+    """The routed experts of one layer on one rank: both GEMMs, activation and combine (router excluded).
+
+    Where routing is skewed, the rank is the one with most pairs (`costmodel.ops.expert_routing`). FLOPs and bytes are
+    those of uniform routing all the same: they add up over ranks, and references of fitted curves are made of them.
+    """
 
     family: ClassVar[str] = "moe"
     num_tokens: Ints
@@ -223,26 +228,47 @@ class Moe:
         return self.inter // self.tp
 
     def active_experts(self) -> Array:
+        """Distinct experts of the heaviest rank that its pairs hit on average: the sum of 1 - (1 - p)^T."""
+        if self.routing == BALANCED:
+            return self._uniform_experts()
+        tokens = _float(self.num_tokens)[..., None]
+        return _float((1.0 - (1.0 - self._chances()) ** tokens).sum(axis=-1))
+
+    def routed_tokens(self) -> Array:
+        """(token, expert) pairs that land on the heaviest rank on average."""
+        return self._uniform_pairs() if self.routing == BALANCED else _float(self.num_tokens) * self._chances().sum()
+
+    def flop(self) -> Array:
+        """Gate (where there is one), up and down projections of the pairs of a rank, the mean over ranks."""
+        return self.flop_of(self._uniform_pairs())
+
+    def io_bytes(self) -> Array:
+        """Weights of the active experts, activations in, inner result out and in, result out, under uniform routing."""
+        return self.bytes_of(self._uniform_pairs(), self._uniform_experts())
+
+    def _chances(self) -> Array:
+        return chances_on_heaviest(self.num_experts, self.topk, self.ep, self.routing)
+
+    def _uniform_experts(self) -> Array:
         """Distinct local experts that uniform routing hits on average: E_local (1 - (1 - k/E)^T)."""
         miss = (1.0 - self.topk / self.num_experts) ** _float(self.num_tokens)
         return self.local_experts * (1.0 - miss)
 
-    def routed_tokens(self) -> Array:
-        """(token, expert) pairs that land on this rank on average."""
+    def _uniform_pairs(self) -> Array:
         return _float(self.num_tokens) * self.topk * self.local_experts / self.num_experts
 
-    def flop(self) -> Array:
-        """Gate (where there is one), up and down projections of every routed pair."""
-        return 2.0 * self.matrices * self.routed_tokens() * self.hidden * self.local_inter
+    def flop_of(self, pairs: Array) -> Array:
+        """FLOPs of a rank with so many pairs."""
+        return 2.0 * self.matrices * pairs * self.hidden * self.local_inter
 
-    def io_bytes(self) -> Array:
-        """Weights of the active experts, activations in, inner result out and in, result out."""
+    def bytes_of(self, pairs: Array, experts: Array) -> Array:
+        """Bytes of a rank with so many pairs, which hit so many of its experts."""
         scheme = SCHEMES[self.dtype]
-        weights = self.active_experts() * self.matrices * self.hidden * self.local_inter * DTYPE_BYTES[scheme.weight]
+        weights = experts * self.matrices * self.hidden * self.local_inter * DTYPE_BYTES[scheme.weight]
         per_pair = (
             self.hidden * DTYPE_BYTES[scheme.activation] + 2.0 * self.hidden + 2.0 * self.matrices * self.local_inter
         )
-        return weights + self.routed_tokens() * per_pair
+        return weights + pairs * per_pair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

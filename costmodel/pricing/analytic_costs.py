@@ -145,10 +145,10 @@ class AnalyticCosts:
 
     def _moe(self, op: Moe) -> Array:
         """Price grouped GEMMs, and the rows that travel through memory between them: gather, activation, sum."""
-        compute_s = op.flop() / self._compute_rate(compute_dtype(op))
-        rows = np.asarray(op.num_tokens, dtype=np.float64) * op.topk / op.ep
+        rows = op.routed_tokens()
+        compute_s = op.flop_of(rows) / self._compute_rate(compute_dtype(op))
         between_s = rows * _ROW_BYTES * (3 * op.hidden + 2 * op.up_width + op.local_inter) / self._stream
-        products_s = _knee(compute_s / _GROUPED_SHARE, op.io_bytes() / self._stream)
+        products_s = _knee(compute_s / _GROUPED_SHARE, op.bytes_of(rows, op.active_experts()) / self._stream)
         return np.asarray(_MOE_FLOORS * self._floor_s + products_s + between_s)
 
     def _attention(self, op: Attention) -> Array:

@@ -1,7 +1,8 @@
 """Routed experts of one layer on one rank in torch: gather, gate-up GEMM, SiLU-mul, down GEMM, weighted combine.
 
-The rank holds experts [0, E / ep) with an inner width of ``inter / tp`` and sees every token of the group;
-pairs routed elsewhere cost it nothing. Experts run as one grouped GEMM where torch has one, one by one on a CPU.
+The rank is the one with the most pairs: it holds experts [0, E / ep) with an inner width of ``inter / tp`` and sees
+every token of the group; pairs routed elsewhere cost it nothing. Experts run as one grouped GEMM where torch has one,
+one by one on a CPU.
 """
 
 from collections.abc import Callable, Sequence
@@ -104,7 +105,7 @@ class ExpertShard:
                 f"{experts} experts over ep={ep} and inner width {shape['inter']} over tp={tp} do not divide"
             )
         local = experts // ep
-        ids = route(shape["num_tokens"], experts, shape["topk"], shape["routing"], seed=0, device=device)
+        ids = route(shape["num_tokens"], experts, shape["topk"], shape["routing"], seed=0, device=device, ep=ep)
         flat = ids.flatten()
         order = torch.argsort(flat, stable=True)
         order = order[flat[order] < local]

@@ -1,7 +1,6 @@
-"""Which experts tokens go to: uniform, or skewed by a power law.
+"""Which experts tokens go to: uniform, or skewed by a power law (`costmodel.ops.expert_routing`).
 
-``power_law_<a>``: expert i (in random order) is drawn with weight (i + 1)^-a; a token's top-k are drawn without
-replacement (Gumbel top-k), as a router cannot pick one expert twice.
+A token's top-k are drawn without replacement (Gumbel top-k), as a router cannot pick one expert twice.
 
 Few tokens reach more or fewer experts by chance: eight tokens with two of eight experts each reach six to eight, and a
 kernel that reads six experts' weights takes three quarters of the time. So several routings are drawn, and the typical
@@ -10,8 +9,10 @@ one is measured.
 
 from typing import Final
 
+import numpy as np
 import torch
 
+from costmodel.ops.expert_routing import BALANCED, exponent_of, popularity
 from profiler.backend import Unsupported
 
 _DRAWS: Final = 32
@@ -19,24 +20,30 @@ _MOST_DRAWN: Final = 1 << 18  # (token, expert) pairs over all draws: many token
 
 
 def route(
-    num_tokens: int, num_experts: int, topk: int, routing: str, *, seed: int, device: torch.device
+    num_tokens: int, num_experts: int, topk: int, routing: str, *, seed: int, device: torch.device, ep: int = 1
 ) -> torch.Tensor:
-    """Return expert ids [num_tokens, topk]; ``balanced`` gives every expert the same load, up to rounding."""
+    """Return expert ids [num_tokens, topk], those of the heaviest of ``ep`` ranks first.
+
+    ``balanced`` gives every expert and every rank the same load, up to rounding.
+    """
     if topk > num_experts:
         raise Unsupported(f"topk {topk} exceeds {num_experts} experts")
-    generator = torch.Generator().manual_seed(seed)
-    if routing == "balanced":
-        order = torch.randperm(num_experts, generator=generator)
-        return order[torch.arange(num_tokens * topk) % num_experts].view(num_tokens, topk).to(device)
-    prefix = "power_law_"
-    if not routing.startswith(prefix):
+    if exponent_of(routing) is None:
         raise Unsupported(f"unknown routing {routing!r}, must be balanced or power_law_<exponent>")
-    ranks = torch.randperm(num_experts, generator=generator) + 1
-    weights = -float(routing[len(prefix) :]) * torch.log(ranks.double())
+    generator = torch.Generator().manual_seed(seed)
+    local = num_experts // ep
+    if routing == BALANCED:
+        # Pairs go to the ranks by turns, and on each to its experts in a random order.
+        order = torch.stack([local * rank + torch.randperm(local, generator=generator) for rank in range(ep)])
+        turn = order.T.flatten()
+        return turn[torch.arange(num_tokens * topk) % num_experts].view(num_tokens, topk).to(device)
+    weights = torch.from_numpy(np.log(popularity(num_experts, routing)))
     draws = min(_DRAWS, max(_MOST_DRAWN // (num_tokens * num_experts), 1))
     uniform = torch.rand(draws, num_tokens, num_experts, dtype=torch.float64, generator=generator)
     ids = (weights - torch.log(-torch.log(uniform))).topk(topk, dim=-1).indices
-    return ids[_typical(ids.flatten(1), num_experts)].to(device)
+    ids = ids[_typical(ids.flatten(1), num_experts)]
+    pairs = torch.bincount(ids.flatten(), minlength=num_experts).view(ep, local).sum(1)
+    return ((ids - local * int(pairs.argmax())) % num_experts).to(device)
 
 
 def _typical(drawn: torch.Tensor, num_experts: int) -> int:

@@ -196,9 +196,8 @@ def _experts(op: OpShape, buffers: Buffers) -> Prepared:
     shape = op.shape
     local, inter, hidden = shape["num_experts"] // shape["ep"], shape["inter"] // shape["tp"], shape["hidden"]
     tokens = buffers.random((shape["num_tokens"], hidden), "bf16")
-    ids = route(
-        shape["num_tokens"], shape["num_experts"], shape["topk"], shape["routing"], seed=0, device=buffers.device
-    ).to(torch.int32)
+    sizes = (shape["num_tokens"], shape["num_experts"], shape["topk"], shape["routing"])
+    ids = route(*sizes, seed=0, device=buffers.device, ep=shape["ep"]).to(torch.int32)
     weights = torch.full(ids.shape, 1.0 / shape["topk"], device=buffers.device)
     expert_map = None
     if shape["ep"] > 1:

@@ -6,11 +6,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the profiler's kernels need torch")
 
-from profiler.backend import Unsupported  # noqa: E402 - torch first
+from costmodel.ops.op_types import Moe  # noqa: E402 - torch first
+from profiler.backend import Unsupported  # noqa: E402
 from profiler.kernels.attention import decode_lengths, prepare_attention  # noqa: E402
 from profiler.kernels.buffers import Buffers  # noqa: E402
 from profiler.kernels.gemm import prepare_gemm  # noqa: E402
-from profiler.kernels.moe import expert_loop, prepare_moe, torch_grouped  # noqa: E402
+from profiler.kernels.moe import ExpertShard, expert_loop, prepare_moe, torch_grouped  # noqa: E402
 from profiler.kernels.quantise import fp8_group, fp8_row, fp8_tensor, int8_row, int8_tensor  # noqa: E402
 from profiler.kernels.routing import route  # noqa: E402
 from profiler.kernels.step_backend import LABEL, StepBackend  # noqa: E402
@@ -235,7 +236,7 @@ def test_expert_layer_is_the_weighted_sum_of_its_local_experts(tp, ep):
     gate_up = buffers.last((local, 2 * inter, 16))[0].double()
     down = buffers.last((local, 16, inter))[0].double()
     expected = torch.zeros_like(tokens)
-    for token, experts in enumerate(route(7, 8, 2, "balanced", seed=0, device=CPU).tolist()):
+    for token, experts in enumerate(route(7, 8, 2, "balanced", seed=0, device=CPU, ep=ep).tolist()):
         for expert in (e for e in experts if e < local):
             gate, up = (gate_up[expert] @ tokens[token]).chunk(2)
             expected[token] += down[expert] @ (torch.nn.functional.silu(gate) * up) / 2
@@ -249,6 +250,33 @@ def test_torch_grouped_gemm_equals_the_loop():
     x = torch.randn(24, 32, generator=generator).bfloat16()
     w = torch.randn(3, 16, 32, generator=generator).bfloat16()
     assert torch.allclose(torch_grouped(offsets)(x, w).float(), expert_loop(offsets)(x, w).float(), atol=0.1)
+
+
+@pytest.mark.parametrize("sizes", [(256, 8, 8), (128, 8, 8), (128, 4, 8), (8, 2, 4), (64, 4, 1)])
+@pytest.mark.parametrize("num_tokens", [1, 16, 300, 2000])
+def test_a_skewed_rank_has_no_fewer_pairs_than_a_balanced_one(sizes, num_tokens):
+    """The rank that a step waits for is measured: it has a mean rank's pairs at least, rounded up as balanced ones."""
+    num_experts, topk, ep = sizes
+    shape = {"hidden": 64, "inter": 64, "num_experts": num_experts, "topk": topk, "tp": 1, "ep": ep}
+    pairs = {}
+    for routing in ("balanced", "power_law_1.2"):
+        op = OpShape.of("moe", dtype="bf16", num_tokens=num_tokens, routing=routing, **shape)
+        pairs[routing] = len(ExpertShard.of(op, CPU).tokens)
+    assert pairs["power_law_1.2"] >= pairs["balanced"] == -(-num_tokens * topk // ep)
+
+
+@pytest.mark.parametrize("sizes", [(256, 8, 8), (128, 4, 8), (8, 2, 4), (64, 4, 1)])
+@pytest.mark.parametrize("routing", ["balanced", "power_law_1.01", "power_law_1.2"])
+def test_the_rank_that_is_measured_is_the_one_that_is_priced(sizes, routing):
+    """Pairs of many tokens and experts of few tokens are those that the op counts, within what draws scatter."""
+    num_experts, topk, ep = sizes
+    shape = {"hidden": 64, "inter": 64, "num_experts": num_experts, "topk": topk, "tp": 1, "ep": ep}
+    for num_tokens, spread in ((4000, 0.05), (64, 0.3)):
+        shard = ExpertShard.of(OpShape.of("moe", dtype="bf16", num_tokens=num_tokens, routing=routing, **shape), CPU)
+        op = Moe(num_tokens=num_tokens, routing=routing, **shape)
+        assert len(shard.tokens) == pytest.approx(float(op.routed_tokens()), rel=spread)
+        hit = len(torch.diff(shard.offsets, prepend=torch.zeros(1)).nonzero())
+        assert hit == pytest.approx(float(op.active_experts()), rel=spread)
 
 
 @pytest.mark.parametrize("num_tokens", [2, 3, 8, 16, 64])
