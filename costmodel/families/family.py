@@ -109,6 +109,8 @@ class OpFamily:
     has_one_kernel: bool = True
     # Parts of a label by which an engine chooses its kernel (`costmodel.families.kernels`); empty: not told apart.
     kernel_choice: tuple[str, ...] = ()
+    # Columns that say what lies inside a time: a fit holds one combination of them per choice of kernel.
+    contract: tuple[str, ...] = ()
     # Columns that are one value within an op; its other fields are arrays.
     fixed: tuple[str, ...]
     sized: Callable[[Columns], Columns] = own_sizes

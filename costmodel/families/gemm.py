@@ -252,6 +252,7 @@ GEMM: Final = OpFamily(
     op=Gemm,
     alternatives=("dtype",),
     kernel_choice=("dtype",),
+    contract=("scaling", "quantise"),
     fixed=("dtype",),
     op_of=lambda sizes, _cluster: op_from(Gemm, sizes),
     manifest_rows=lambda op, _cluster: plain_rows(op, scaling=_SCALING.get(op.dtype, "none"), quantise=False),

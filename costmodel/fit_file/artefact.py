@@ -45,7 +45,8 @@ class FamilyReport:
     """What became of one family's rows.
 
     ``why_not`` is empty when it was fitted, ``no_prior`` unless there was a prior that could not serve. ``priced_by``
-    names the kernel families of each label's rows, ``engine_runs`` those of the engine where they are known.
+    names the kernel families of each label's rows, ``engine_runs`` those of the engine where they are known,
+    ``contracts`` what lies inside the times of a label whose rows may differ in it.
     """
 
     family: str
@@ -58,6 +59,7 @@ class FamilyReport:
     no_prior: str = ""
     priced_by: dict[str, str] = field(default_factory=dict)
     engine_runs: dict[str, str] = field(default_factory=dict)
+    contracts: dict[str, str] = field(default_factory=dict)
 
     @property
     def stand_ins(self) -> dict[str, str]:

@@ -71,6 +71,9 @@ def fit_device(
         for name, family in OP_FAMILIES.items()
     }
     whole = _Fitted()
+    if prior is not None:
+        products = next(found for found in measured.values() if _QUANTISE in found.columns)
+        prior = prior.apart_from(products.columns)
     for name, found in measured.items():
         family = OP_FAMILIES[name]
         whole.add(family, found, *_fit_family(family, found, cluster, prior, is_monotone=is_monotone))
@@ -82,7 +85,8 @@ def fit_device(
             f"{store.root}: {rows} rows of device {device} are too few to fit any family",
             hint=f"a family needs {FEWEST_POINTS} distinct points; measure with `apex profile`, or `apex import` some",
         )
-    families, from_prior = completed(whole.families, device, cluster, prior)
+    whole_prior = None if prior is None else prior.same_contract(whole.families)
+    families, from_prior = completed(whole.families, device, cluster, whole_prior)
     if prior is not None and from_prior:
         whole.take(prior.artefact, from_prior)
     families = {

@@ -60,10 +60,11 @@ def with_ratios(
 
 
 class LabelKernels(TypedDict):
-    """Kernel families that a label's prices come from, and those that the engine runs where they are known."""
+    """Kernel families that a label's prices come from, those of the engine where known, and what its times hold."""
 
     priced_by: dict[str, str]
     engine_runs: dict[str, str]
+    contracts: dict[str, str]
 
 
 def kernels_of_labels(
@@ -71,12 +72,18 @@ def kernels_of_labels(
 ) -> LabelKernels:
     """Name the kernels of each fitted label."""
     priced_by: dict[str, str] = {}
+    contracts: dict[str, str] = {}
     if labels:
         rows = family.knot_rows(taken(found.columns, usable), cluster)
         text, kernel = at_clocks(rows.label, numbers(rows.columns, "clock_mhz")), texts(rows.columns, KERNEL_FAMILY)
         priced_by = {label: ", ".join(np.unique(kernel[text == label]).tolist()) for label in labels}
+        first = {label: int(np.argmax(text == label)) for label in labels}
+        for label, row in first.items() if family.contract else ():
+            held = [f"{name} {str(rows.columns[name][row]).lower()}" for name in family.contract]
+            contracts[label] = ", ".join(held)
     runs = {label: found.runs.get(choice_of_label(family, Label.parse(label)), ()) for label in labels}
-    return {"priced_by": priced_by, "engine_runs": {label: ", ".join(names) for label, names in runs.items() if names}}
+    known = {label: ", ".join(names) for label, names in runs.items() if names}
+    return {"priced_by": priced_by, "engine_runs": known, "contracts": contracts}
 
 
 def nothing_but_foreign(

@@ -24,9 +24,11 @@ from profiles_db.store import Store
 
 Columns = dict[str, NDArray[np.generic]]
 
+_HOST_BOUND = "launched by the host, because no graph could record them: its time is in theirs"
 _UNLIKE_SERVING = "the same point was measured closer to serving (graph, cache state)"
 _OF_ANOTHER_KERNEL = "of a kernel that the engine does not run: they tell ratios, not prices"
 _OUTRANKED = "another framework, version or origin was preferred"
+_OTHER_CONTRACT = "scaled otherwise, or with rounding inside where most rows of their format have it outside"
 _OTHER_BACKEND = "the same point runs on a kernel of the engine, or a faster one"
 
 
@@ -71,7 +73,10 @@ def read_measurements(
     status = np.asarray(table["status"].to_pylist(), dtype=np.str_)
     for name in sorted(set(status[status != "ok"].tolist())):
         dropped[f"status {name}"] = int(np.count_nonzero(status == name))
-    keep = status == "ok"
+    host_bound = _eager_in_place_of_a_graph(table, family)
+    if host_bound.any():
+        dropped[_HOST_BOUND] = int(np.count_nonzero(host_bound & (status == "ok")))
+    keep = (status == "ok") & ~host_bound
     latency = _column(table, "latency_s")
     bad = keep & ~(np.nan_to_num(latency.astype(np.float64)) > 0)
     if bad.any():
@@ -85,6 +90,7 @@ def read_measurements(
     table = _without(table, kernels.is_foreign, _OF_ANOTHER_KERNEL, dropped)
     table = _without(table, _outranked(table, family, framework), _OUTRANKED, dropped)
     table = _without(table, _other_backend(table, family, engine), _OTHER_BACKEND, dropped)
+    table = _without(table, _other_contract(table, family), _OTHER_CONTRACT, dropped)
     columns = _columns(table)
     return Measurements(
         columns=columns,
@@ -122,6 +128,20 @@ def _column(table: pa.Table, name: str) -> NDArray[np.generic]:
 def _counts(column: NDArray[np.generic]) -> dict[str, int]:
     names, counts = np.unique(column.astype(np.str_), return_counts=True)
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+def _eager_in_place_of_a_graph(table: pa.Table, family: OpFamily) -> NDArray[np.bool_]:
+    """Rows of points that were planned as a graph and could only be launched one by one.
+
+    Collectives are planned both ways.
+    """
+    if not family.has_one_kernel:
+        return np.zeros(table.num_rows, dtype=bool)
+    same_point = [*FAMILIES[family.name].shape_columns, "backend", "dtype", "clock_mhz", "cache", "framework"]
+    point = key_ids(table, same_point)
+    is_eager = np.asarray(table["launch"].to_pylist(), dtype=np.str_) == "eager"
+    is_refused = np.asarray(table["status"].to_pylist(), dtype=np.str_) == "unsupported"
+    return np.asarray(is_eager & np.isin(point, point[~is_eager & is_refused]))
 
 
 def _unlike_serving(table: pa.Table, family: OpFamily) -> NDArray[np.bool_]:
@@ -176,6 +196,21 @@ def _outranked(table: pa.Table, family: OpFamily, framework: str | None) -> NDAr
     columns = [*FAMILIES[family.name].shape_columns, "dtype", "clock_mhz"]
     place = key_ids(table, columns) if family.has_one_kernel else group
     return np.asarray(~is_own & ((rank[which.ravel()] > best[group]) | np.isin(place, place[is_own])))
+
+
+def _other_contract(table: pa.Table, family: OpFamily) -> NDArray[np.bool_]:
+    """Rows whose time holds something else than that of most points of their format: the two are no one quantity."""
+    if not family.contract or not table.num_rows:
+        return np.zeros(table.num_rows, dtype=bool)
+    contract = key_ids(table, [*family.kernel_choice, *family.contract])
+    choice = key_ids(table, family.kernel_choice)
+    point = key_ids(table, FAMILIES[family.name].shape_columns)
+    points = np.bincount(np.unique(np.column_stack([contract, point]), axis=0)[:, 0])
+    first = np.unique(contract, return_index=True)[1]
+    chosen: dict[int, int] = {}
+    for number in np.argsort(-points, kind="stable").tolist():
+        chosen.setdefault(int(choice[first[number]]), number)
+    return np.asarray(~np.isin(contract, list(chosen.values())))
 
 
 def _preference(framework: str, wanted: str | None) -> tuple[int, float, str]:

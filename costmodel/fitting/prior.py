@@ -4,9 +4,10 @@ Two devices of one generation, or two measurements of one device, differ by a fa
 size than either time does: a few points say what it is.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +18,31 @@ from cluster_specs.files.reading import is_file
 from cluster_specs.files.shown import shown
 from costmodel.bundled_fits import bundled_fit, devices_with_fit
 from costmodel.cost_model import Source
+from costmodel.families.all import OP_FAMILIES
 from costmodel.fit_file.artefact import Artefact, load_artefact
+from costmodel.fitted.knots import FamilyKnots, with_labels
 from costmodel.fitted_costs import FittedCosts
 from costmodel.fitting.measured_device import choose_cluster
 from costmodel.fitting.measurements import Measurements
-from costmodel.ops.op_types import Op
+from costmodel.ops.number_formats import SCHEMES
+from costmodel.ops.op_types import Gemm, Op
+from costmodel.ops.small_ops import small_op
+
+_LEAST_PRODUCT: Final = 0.2  # of a time that holds its rounding
 
 
 @dataclass(slots=True)
 class Prior:
-    """Prices of an earlier fit, at any clock."""
+    """Prices of an earlier fit, at any clock.
+
+    Its products may hold the rounding of their activations. ``rounded_apart`` names formats whose new rows do not:
+    there the fit's own price of the rounding is taken off, and its labels are not taken whole.
+    """
 
     artefact: Artefact
     cluster: ClusterSpec
     path: Path | None = None
+    rounded_apart: frozenset[str] = frozenset()
     _costs: dict[float | None, FittedCosts] = field(default_factory=dict)
 
     @classmethod
@@ -85,5 +97,31 @@ class Prior:
         """Return the price of ``op``, None where the fit has none of its own."""
         if clock_mhz not in self._costs:
             self._costs[clock_mhz] = FittedCosts(self.artefact, self.cluster, clock_mhz)
-        found = self._costs[clock_mhz].predict(op)
-        return None if np.any(found.source == Source.ANALYTIC) else found.latency_s
+        costs = self._costs[clock_mhz]
+        found = costs.predict(op)
+        if np.any(found.source == Source.ANALYTIC):
+            return None
+        if not isinstance(op, Gemm) or op.dtype not in self.rounded_apart:
+            return found.latency_s
+        width, out = int(np.max(op.k)), SCHEMES[op.dtype].activation
+        rounding = costs.predict(small_op("quantise", rows=op.m, width=width, dtype="bf16", out=out, scales=1))
+        if np.any(rounding.source == Source.ANALYTIC):
+            return None
+        return np.maximum(found.latency_s - rounding.latency_s, _LEAST_PRODUCT * found.latency_s)
+
+    def apart_from(self, columns: Mapping[str, NDArray[np.generic]]) -> Self:
+        """Return the fit as one that new products ``columns`` with rounding outside start from."""
+        outside = np.unique(columns["dtype"][~columns["quantise"].astype(bool)].astype(np.str_)).tolist()
+        return replace(self, rounded_apart=frozenset(outside) & set(self.artefact.provenance.quantise_included))
+
+    def same_contract(self, fitted: Mapping[str, FamilyKnots]) -> Self:
+        """Return the fit without labels that hold the rounding where those ``fitted`` of their format do not."""
+        families = dict(self.artefact.families)
+        for name, own in fitted.items():
+            family, known = OP_FAMILIES[name], families.get(name)
+            if known is None or not family.contract:
+                continue
+            formats = {family.part(label, "dtype") for label in own.labels} & self.rounded_apart
+            kept = [label for label in known.labels if family.part(label, "dtype") not in formats]
+            families[name] = with_labels(known, kept) if kept else own
+        return replace(self, artefact=replace(self.artefact, families=families))

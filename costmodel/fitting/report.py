@@ -73,8 +73,9 @@ def _kernel_lines(report: FamilyReport, engine: str) -> Iterator[str]:
     alike: dict[str, list[str]] = {}
     for label, kernel in report.priced_by.items():
         if label not in stand_ins:
+            held = f" ({report.contracts[label]})" if label in report.contracts else ""
             known = f", {engine} runs {report.engine_runs[label]}" if label in report.engine_runs else ""
-            alike.setdefault(f"priced by {kernel}{known}", []).append(label)
+            alike.setdefault(f"priced by {kernel}{held}{known}", []).append(label)
     for said, labels in alike.items():
         yield f"{report.family} {_first_of(labels)}: {said}"
 

@@ -1,12 +1,16 @@
 # Triton's own conventions: capitals for compile-time constants, compared one by one; operands by position, no types.
 # ruff: noqa: N803, PLR0917, PLR1714
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
-"""Our own Triton linear layers in the formats torch has no CUDA kernel for everywhere: block FP8, W8A16, W4A16, MXFP4.
+"""Our own Triton linear layers where torch has no CUDA kernel for all devices: block FP8, W8A16, W4A16, MXFP4, W8A8.
+
+Of W8A8 torch has the product alone: its int32 result goes to memory and back before it is scaled. Engines scale where
+they multiply, as is done here.
 
 One program computes one tile (`triton_tiles`). Where the tiles leave most of the device idle, which is decode against
 narrow weights, ``k`` is split over programs too and their fp32 parts are summed by a second kernel.
 """
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -18,6 +22,7 @@ from profiler.backend import Prepared, Unsupported
 from profiler.kernels.buffers import Buffers
 from profiler.kernels.quantise import require_fp8
 from profiler.kernels.triton_groups import quantise_group
+from profiler.kernels.triton_rows import quantise
 from profiler.kernels.triton_tiles import (
     GROUP,
     PACKED_TURN,
@@ -35,6 +40,13 @@ FORMATS: Final = {
     "w8a16": ("int8", "row"),
     "w4a16": ("int4", "group128"),
     "mxfp4": ("mxfp4", "group32"),
+    "w8a8": ("plain", "row"),
+}
+_ANY_K: Final = frozenset({"int8", "plain"})
+# How activations of a kind are rounded; those of the others stay as they are.
+_ROUNDED: Final[Mapping[str, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]]] = {
+    "block": quantise_group,
+    "plain": lambda x: quantise(x, torch.int8),
 }
 _MIN_TURNS: Final = 4
 _SUM_BLOCK: Final = 1024
@@ -44,7 +56,7 @@ _SUM_BLOCK: Final = 1024
 def _linear_kernel(
     x_ptr, x_scale_ptr, w_ptr, w_scale_ptr, out_ptr, m, n, k, per_split,
     FORMAT: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr,
-    TRANSPOSED: tl.constexpr, BAND: tl.constexpr,
+    TRANSPOSED: tl.constexpr, BAND: tl.constexpr, INTEGER: tl.constexpr,
 ):  # fmt: skip
     """Tile of out [splits, m, n] = x [m, k] w [n, k]^T; scales as `linear` says."""
     row_tile, column_tile = grouped_order(tl.cdiv(m, ROWS), tl.cdiv(n, COLUMNS), BAND)
@@ -58,9 +70,11 @@ def _linear_kernel(
         w_scales, w_scale_step = w_scale_ptr + column_tile * COLUMNS // 128, tl.cdiv(n, 128)
     total = tile_product(
         x_ptr + row * k, x_scale_ptr + row, m, w_ptr + column * bytes_per_row, w_scales, w_scale_step,
-        split * per_split, min((split + 1) * per_split, k), FORMAT, EVEN, False, ROWS, COLUMNS, INNER, TRANSPOSED,
+        split * per_split, min((split + 1) * per_split, k), FORMAT, EVEN, INTEGER, ROWS, COLUMNS, INNER, TRANSPOSED,
     )  # fmt: skip
-    if FORMAT == "int8":
+    if INTEGER:
+        total = total.to(tl.float32) * tl.load(x_scale_ptr + row)[:, None]
+    if INTEGER or FORMAT == "int8":
         total *= tl.load(w_scale_ptr + column).to(tl.float32)[None, :]
     out_tile = out_ptr + split.to(tl.int64) * m * n + rows.to(tl.int64)[:, None] * n + columns[None, :]
     inside = (rows < m)[:, None] & (columns < n)[None, :]
@@ -85,19 +99,20 @@ def linear(
 
     ``block``: e4m3 operands, fp32 ``x_scale`` [k / 128, m] and ``w_scale`` [k / 128, n / 128 rounded up].
     ``int8``: int8 weights, ``w_scale`` [n]. ``int4``: weights packed by `pack`, 16-bit ``w_scale`` [k / 128, n];
-    ``mxfp4``: packed likewise, e8m0 ``w_scale`` [k / 32, n].
+    ``mxfp4``: packed likewise, e8m0 ``w_scale`` [k / 32, n]. ``plain``: int8 operands, fp32 ``x_scale`` [m] and
+    ``w_scale`` [n].
     """
     (m, k), n = x.shape, w.shape[0]
     tile = choose_tile(m, kind, x.itemsize)
     tiles = triton.cdiv(m, tile.rows) * triton.cdiv(n, tile.columns)
     splits, per_split = split_k(tiles, k, tile.inner, multiprocessors(x.device))
-    dtype = torch.bfloat16 if kind == "block" else x.dtype
+    dtype = torch.bfloat16 if x.itemsize == 1 else x.dtype
     out = torch.empty((m, n), device=x.device, dtype=dtype)
     target = out if splits == 1 else torch.empty((splits, m, n), device=x.device, dtype=torch.float32)
     # A pointer the kernel never follows still has to be a tensor.
     _linear_kernel[(tiles, splits)](
         x, w_scale if x_scale is None else x_scale, w, w_scale, target, m, n, k, per_split,
-        **tile.options(k),
+        INTEGER=x.dtype == torch.int8, **tile.options(k),
     )  # fmt: skip
     if splits > 1:
         grid = (triton.cdiv(out.numel(), _SUM_BLOCK),)
@@ -120,7 +135,7 @@ def prepare_linear(op: OpShape, buffers: Buffers) -> Prepared:
     """Return the launch of one linear layer; raises ``Unsupported`` for what the kernel refuses."""
     kind, scaling = FORMATS[op.dtype]
     m, n, k = op.shape["m"], op.shape["n"], op.shape["k"]
-    group = 1 if kind == "int8" else PACKED_TURN.get(kind, GROUP)
+    group = 1 if kind in _ANY_K else PACKED_TURN.get(kind, GROUP)
     if min(m, n, k) < 1 or k % group:
         raise Unsupported(f"illegal shape m={m} n={n} k={k}: k must be a positive multiple of {group}")
     if op.shape["scaling"] != scaling:
@@ -128,13 +143,15 @@ def prepare_linear(op: OpShape, buffers: Buffers) -> Prepared:
     source = buffers.random((m, k), "bf16")
     weights = rotating_weights(buffers, kind, "fp8" if kind == "block" else "int8", (n, k))
     copies = len(weights)
-    if kind != "block":
+    if kind not in _ROUNDED:
         return Prepared(lambda i: linear(source, *weights[i % copies], kind=kind), copies)
-    require_fp8(buffers.device)
-    ready = quantise_group(source)
+    if kind == "block":
+        require_fp8(buffers.device)
+    rounded = _ROUNDED[kind]
+    ready = rounded(source)
 
     def launch(i: int) -> torch.Tensor:
-        x, x_scale = quantise_group(source) if op.shape["quantise"] else ready
+        x, x_scale = rounded(source) if op.shape["quantise"] else ready
         return linear(x, *weights[i % copies], kind=kind, x_scale=x_scale)
 
     return Prepared(launch, copies)

@@ -192,3 +192,16 @@ def test_of_several_kernels_the_engines_own_counts_else_the_fastest(
     assert artefact.reports[0].dropped == {reason: 2 * len(rows)}
     price = FittedCosts(artefact, cluster).predict(Gemm(m=16, n=1024, k=1024)).latency_s
     assert price == factor * true_gemm_s(cluster, 16, 1024, 1024)
+
+
+def test_eager_rows_of_points_planned_as_graphs_stay_out(empty: Store, cluster: ClusterSpec) -> None:
+    """The host's launches are in their time; the point is priced by its neighbours, and the row is counted."""
+    rows = gemm_rows(cluster)
+    slow = rows.pop(5)
+    refused = slow | {"status": "unsupported", "latency_s": None, "note": "not graph-captured, measured eagerly: x"}
+    empty.append("gemm", [*rows, refused, slow | {"launch": "eager", "latency_s": 9 * slow["latency_s"]}], "run-1")
+    artefact = fit_device(empty, DEVICE, cluster)
+    found = FittedCosts(artefact, cluster).predict(Gemm(m=slow["m"], n=slow["n"], k=slow["k"]))
+    assert found.latency_s == pytest.approx(slow["latency_s"], rel=0.2)
+    reason = "launched by the host, because no graph could record them: its time is in theirs"
+    assert artefact.reports[0].dropped == {"status unsupported": 1, reason: 1}

@@ -171,6 +171,7 @@ PRODUCTS = [
     (90, moe("fp8_block", 64)),
     *((90, moe(dtype, 1)) for dtype in ("bf16", "fp8", "mxfp4")),
     *((90, gemm("w8a16", "row", m)) for m in (1, 512)),
+    *((arch, gemm("w8a8", "row", m)) for arch in (80, 90) for m in (1, 512)),
     (90, gemm("w4a16", "group128", 1)),
     *((100, moe(dtype, 128)) for dtype in ("fp8_block", "mxfp4")),
     *((80, moe(dtype, 128)) for dtype in ("w8a8", "mxfp4")),

@@ -76,13 +76,23 @@ def weights(kind, *shape):
 
 @pytest.mark.parametrize("m", [3, 70])
 @pytest.mark.parametrize(
-    ("kind", "n", "k"), [("block", 200, 256), ("int4", 70, 256), ("mxfp4", 70, 192), ("int8", 70, 200), ("int8", 1, 8)]
+    ("kind", "n", "k"),
+    [
+        ("block", 200, 256),
+        ("int4", 70, 256),
+        ("mxfp4", 70, 192),
+        ("int8", 70, 200),
+        ("int8", 1, 8),
+        ("plain", 70, 200),
+    ],
 )
 def test_linear_layers(kind, n, k, m):
     """Ragged rows, columns and k stay inside x, weights, scales and result, split or not."""
     w, scale = weights(kind, n, k)
     x = normal(m, k, dtype=FP8 if kind == "block" else torch.float16)
     x_scale = normal(k // 128, m, dtype=torch.float32) if kind == "block" else None
+    if kind == "plain":
+        x, x_scale = integers(-127, 128, m, k, dtype=torch.int8), normal(m, 1, dtype=torch.float32)
     assert triton_linear.linear(x, w, scale, kind=kind, x_scale=x_scale).shape == (m, n)
 
 
