@@ -5,14 +5,16 @@ Every outcome is a row: ``ok``, ``oom``, ``unsupported`` (the kernel refuses the
 """
 
 import gc
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from profiler.backend import KernelBackend, Prepared, Unsupported
+from profiler.captures import CaptureRecord
 from profiler.device_health import is_usable
 from profiler.instruments.energy import EnergyMeter
 from profiler.instruments.throttle import ThrottleCounters
-from profiler.point import OpShape, Point, Value
+from profiler.point import OpShape, Point
 from profiler.timing import (
     CpuStopwatch,
     CudaStopwatch,
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from profiler.kernels.step_backend import StepBackend
 
 Row = dict[str, Any]
-KernelKind = tuple[Value, ...]
 NOT_CAPTURED: Final = "not graph-captured"
 _SUSTAINED_RATIO: Final = 1.1
 _OUT_OF_MEMORY: Final = ("out of memory", "can't allocate memory", "not enough memory")
@@ -50,8 +51,7 @@ _REFUSALS: Final = (
 class Bench:
     """Measures compute points on one device; the instruments that the device lacks simply answer nothing.
 
-    ``uncapturable`` holds the kinds of kernels that no CUDA graph can record: each is tried once, because a failed
-    capture can cost the process.
+    ``captures`` knows which kinds of kernels CUDA graphs could record, those of earlier processes included.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Bench:
         self._sm_clock_mhz = sm_clock_mhz
         self._temperature_c = temperature_c
         self._is_first_alone = is_first_alone
-        self.uncapturable: set[KernelKind] = set()
+        self.captures = CaptureRecord()
         self.is_usable = True
 
     @property
@@ -107,9 +107,12 @@ class Bench:
         row: Row = {**point.columns, "origin": "measured"}
         result = self._outcome(point, with_energy=with_energy)
         if result.get("launch", point.launch) == point.launch:
+            if result.get("launch") == "graph":
+                self.captures.succeeded(point)
             return [row | result]
-        self.uncapturable.add(kind_of(point))
-        self.is_usable = self.is_usable and is_usable(self.device)
+        self.captures.failed(point)
+        is_sound = not self.captures.wants_fresh_process(point) and is_usable(self.device)
+        self.is_usable = self.is_usable and is_sound
         refused = {"status": "unsupported", "note": f"{NOT_CAPTURED}, measured eagerly: {result['note']}"}
         return [row | refused, row | result]
 
@@ -134,7 +137,7 @@ class Bench:
 
     def _measured(self, point: Point, *, with_energy: bool) -> Row:
         prepared = self.prepare(point)
-        stopwatch = self.stopwatch(prepared, may_capture=kind_of(point) not in self.uncapturable)
+        stopwatch = self.stopwatch(prepared, may_capture=not self.captures.is_given_up(point))
         measured = take_samples(stopwatch, self._policy.rule(), self._throttle)
         row = columns_of(measured)
         if not isinstance(stopwatch, CudaStopwatch):
@@ -150,6 +153,18 @@ class Bench:
             row["temperature_c"] = energy.temperature_c or row["temperature_c"]
             row["note"] = _joined(row["note"], energy.note, _sustained_note(energy.call_s, row["latency_s"]))
         return row
+
+    def sustained_mhz(self, op: OpShape, seconds: float) -> float | None:
+        """Return the SM clock after so many seconds of an op; None where the device does not tell it."""
+        points = self.place(op, device_name="", cache="hot")
+        stopwatch = self.stopwatch(self.prepare(points[0])) if points else None
+        if not isinstance(stopwatch, CudaStopwatch):
+            return None
+        started_s = time.monotonic()
+        while time.monotonic() - started_s < seconds:
+            stopwatch.run()
+            stopwatch.synchronize()
+        return stopwatch.while_busy(self._sm_clock_mhz)
 
     @property
     def step_backend(self) -> "StepBackend":
@@ -171,12 +186,6 @@ class Bench:
         if self.device.type == "cuda":
             return CudaStopwatch(prepared, self._policy, self.device, may_capture=may_capture)
         return CpuStopwatch(prepared, self._policy)
-
-
-def kind_of(point: Point) -> KernelKind:
-    """Return what a kernel is apart from sizes: its backend, format and the labels of its shape."""
-    labels = (value for value in point.op.values if isinstance(value, str | bool))
-    return (point.family, point.backend, point.op.dtype, *labels)
 
 
 def columns_of(measured: Measurement) -> Row:

@@ -60,7 +60,12 @@ def _integers(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     callback=_strings,
     help="Sources of kernels in order, e.g. vllm,torch: the first that has an op measures it.  [default: each one]",
 )
-@click.option("--cache", "caches", callback=_strings, default="cold", show_default=True, help="cold, hot or both.")
+@click.option(
+    "--cache",
+    "caches",
+    callback=_strings,
+    help="State of operands: cold, hot or both.  [default: as in serving, small ops hot, all others cold]",
+)
 @click.option("--clocks", "clocks_mhz", callback=_integers, help="SM clocks to lock, e.g. 1980,1410,810.")
 @click.option(
     "--energy",
@@ -129,7 +134,7 @@ def _request(**options: Any) -> "ProfileRequest":
         check_device_name(options["device_name"], "--device-name")
     db = open_store(options.pop("db"), bundled=None).root
     caches = options["caches"]
-    if not caches or set(caches) - {"cold", "hot"}:
+    if caches is not None and (not caches or set(caches) - {"cold", "hot"}):
         raise UserError(f"--cache is {','.join(caches)!r}, must be cold, hot or cold,hot")
     if (manifest := options["manifest"]) is not None:
         load_manifest(manifest)  # a bad file is told before torch takes its seconds to load

@@ -18,7 +18,7 @@ class ProfileRequest:
     families: tuple[str, ...] | None = None
     dtypes: tuple[str, ...] | None = None
     kernels: tuple[str, ...] | None = None  # sources in order, the first that has a kernel of an op measures it
-    caches: tuple[str, ...] = ("cold",)
+    caches: tuple[str, ...] | None = None  # states of operands; None: as a serving step finds each family's
     clocks_mhz: tuple[int, ...] = ()
     energy: Literal["none", "some", "all"] = "none"
     budget_s: float | None = None

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from cluster_specs.errors import UserError
-from profiler.bench import NOT_CAPTURED, Bench, KernelKind, kind_of
+from profiler.bench import NOT_CAPTURED, Bench
+from profiler.captures import CaptureRecord
 from profiler.instruments.energy import EnergyMeter
 from profiler.instruments.provenance import collect_provenance, require_same_software
 from profiler.journal import Journal, collect_leftovers, discard_leftovers, only_run_in
@@ -24,6 +25,7 @@ from profiler.point import Point
 from profiler.ranks import RankPlace, Ranks
 from profiler.request import ProfileRequest
 from profiler.run import Outcome, Run, StopSignal
+from profiler.sustained_clocks import sustained_clocks
 from profiler.sweep import layouts_of, measure_workload
 
 _ENERGY_EVERY: Final = 8
@@ -61,12 +63,13 @@ def profile(request: ProfileRequest, place: RankPlace, talk: Callable[[str], Non
         if ledger is not None:
             ledger.record_run(provenance, ended=False)
         if machine.kind == "cuda":
-            bench.uncapturable |= _known_uncapturable(ranks, ledger, workload)
+            _recall_captures(bench.captures, ranks, ledger, workload)
         wants_energy = _energy_choice(request, place.world_size, _energy_stored(request, ranks, ledger, workload))
         measure_workload(run, request, machine, bench, workload, wants_energy=wants_energy)
         provenance["idle_power_w"] = _idle_over_run(
             provenance["idle_power_w"], _idle_power_w(request, machine), outcome
         )
+        provenance["sustained_clocks"] = sustained_clocks(run, bench, workload.compute)
         if ledger is not None:
             ledger.record_run(provenance, ended=True)
         outcome.wall_s = run.spent_s
@@ -173,16 +176,17 @@ def _idle_over_run(before_w: float | None, after_w: float | None, outcome: Outco
     return sum(known) / len(known) if known else None
 
 
-def _known_uncapturable(ranks: Ranks, ledger: Ledger | None, workload: PointsToMeasure) -> set[KernelKind]:
-    """Return the kinds of kernels that earlier runs could not record as a graph, the same on every rank."""
-    found: set[KernelKind] = set()
+def _recall_captures(record: CaptureRecord, ranks: Ranks, ledger: Ledger | None, workload: PointsToMeasure) -> None:
+    """Tell every rank which points earlier processes could record as a graph, and which they could not."""
     points = {point.identity: point for point in workload.compute}
+    found: list[tuple[Point, bool]] = []
     for family in sorted({point.family for point in workload.compute}):
         for identity, row in ledger.stored(family) if ledger is not None else ():
-            if identity in points and str(row["note"]).startswith(NOT_CAPTURED):
-                found.add(kind_of(points[identity]))
-    shared: set[KernelKind] = ranks.share(found)
-    return shared
+            has_failed = str(row["note"]).startswith(NOT_CAPTURED)
+            if identity in points and (has_failed or row["status"] == "ok"):
+                found.append((points[identity], not has_failed))
+    for point, was_captured in ranks.share(found):
+        (record.succeeded if was_captured else record.failed)(point)
 
 
 def _energy_stored(

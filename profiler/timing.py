@@ -167,6 +167,8 @@ class CudaStopwatch:
         self.refusal = "" if may_capture else "kernels of its kind could not be captured before"
         self._graph = self._capture() if may_capture else None
         self.launch = "graph" if self._graph is not None else "eager"
+        if self._graph is not None:
+            self.sample_s()  # the first replay uploads the graph
 
     def _warm_up(self, policy: TimingPolicy) -> float:
         """Run for ``warmup_s`` on a side stream (capture asks for one) and return seconds per call."""

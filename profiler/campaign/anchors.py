@@ -10,6 +10,7 @@ import pyarrow as pa
 from profiler.backend import Unsupported
 from profiler.kernels.step_backend import StepBackend
 from profiler.kernels.step_ops import layer_ops, step_shape
+from profiler.planning.points_to_measure import serving_cache
 from profiler.point import OpShape
 from profiles_db.manifest import ShapeManifest, manifest_schema
 from profiles_db.parquet_files import write_parquet
@@ -115,7 +116,6 @@ def save_steps(comparisons: Sequence[StepComparison], path: Path) -> None:
 
 def _times(store: Store, device: str, family: str) -> dict[tuple[Any, ...], float]:
     columns = (*FAMILIES[family].shape_columns, "dtype", "backend")
-    table = store.read(
-        family, device=device, columns=[*columns, "latency_s"], where={"cache": "cold", "clock_mhz": None}
-    )
+    where = {"cache": serving_cache(family), "clock_mhz": None}
+    table = store.read(family, device=device, columns=[*columns, "latency_s"], where=where)
     return {tuple(row[name] for name in columns): row["latency_s"] for row in table.to_pylist()}

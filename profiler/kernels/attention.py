@@ -9,6 +9,7 @@ attention matrix (flash decoding's GQA packing), which needs no mask and no repe
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import accumulate
 from typing import Any, Final
 
@@ -33,7 +34,18 @@ def attention_kernels(op: OpShape, device: torch.device) -> Sequence[str]:
         return ("torch.sdpa",)
     if op.shape["head_dim"] > _FLASH_MAX_HEAD_DIM:
         return ()  # torch would write the scores to memory, as no engine does
+    if is_windowed_decode(op) and find_spec("triton") is not None:
+        return ()
     return ("torch.flash_attention",)
+
+
+def is_windowed_decode(op: OpShape) -> bool:
+    """Whether a call decodes behind a window alone.
+
+    torch's flash attention then neither packs the query heads of a KV head nor splits the keys, as engines' kernels do:
+    a kernel of our own stands nearer to theirs.
+    """
+    return bool(op.shape["window"] and op.shape["num_decode"] and not op.shape["num_prefill"])
 
 
 def flash_parameters() -> frozenset[str]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 def kernel_backends(device: "torch.device") -> tuple[KernelBackend, ...]:
     """Return every backend that can run on ``device``, preferred first."""
+    import torch
+
     from profiler.kernels.torch_backend import TorchBackend
 
     backends: list[KernelBackend] = [TorchBackend(device)]
@@ -22,6 +24,10 @@ def kernel_backends(device: "torch.device") -> tuple[KernelBackend, ...]:
 
         backends.append(VllmCpuBackend())
     if device.type == "cuda":
+        from profiler.kernels.cudnn_backend import FIRST_CAPABILITY, CudnnBackend
+
+        if torch.cuda.get_device_capability(device) >= FIRST_CAPABILITY:
+            backends.append(CudnnBackend())
         if find_spec("triton") is not None:
             from profiler.kernels.triton_backend import TritonBackend
 

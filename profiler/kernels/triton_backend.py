@@ -13,7 +13,7 @@ from triton.errors import TritonError
 from costmodel.ops.small_ops import SCALE_GROUP, SMALL_OPS, RowFormat
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels import triton_attention, triton_linear, triton_moe, triton_rows, triton_scan
-from profiler.kernels.attention import flash_parameters
+from profiler.kernels.attention import flash_parameters, is_windowed_decode
 from profiler.kernels.buffers import Buffers
 from profiler.kernels.row_operands import RowKernel, made_of, prepare_rows
 from profiler.kernels.triton_groups import quantise_group, silu_mul_quantise_group
@@ -73,8 +73,8 @@ class TritonBackend:
 
 
 def _is_our_attention(op: OpShape) -> bool:
-    """FP8 KV, MLA, and paged KV where this torch has none; elsewhere its flash attention is what is measured."""
-    if op.shape["kv_dtype"] == "fp8":
+    """FP8 KV, MLA, windowed decode, and paged KV where this torch has none; elsewhere its flash attention runs."""
+    if op.shape["kv_dtype"] == "fp8" or (is_windowed_decode(op) and op.shape["kv_dtype"] == op.dtype):
         return True
     is_wanted = op.shape["variant"] == "mla" or "block_table" not in flash_parameters()
     return is_wanted and bool(op.shape["kv_dtype"] == op.dtype)

@@ -104,10 +104,14 @@ def general_grid(
 
 
 def _gemms(kind: DeviceKind, dtype: str) -> Iterator[OpShape]:
-    scaling = _SCALING.get(dtype, "none")
     for n, k in _WEIGHTS[kind]:
         for m in _TOKENS[kind]:
-            yield OpShape.of("gemm", dtype=dtype, m=m, n=n, k=k, scaling=scaling, quantise=False)
+            yield product_shape(dtype, m, n, k)
+
+
+def product_shape(dtype: str, m: int, n: int, k: int) -> OpShape:
+    """Build the shape of a product as engines scale its format, without rounding the activations."""
+    return OpShape.of("gemm", dtype=dtype, m=m, n=n, k=k, scaling=_SCALING.get(dtype, "none"), quantise=False)
 
 
 def _attentions(kind: DeviceKind, dtype: str) -> Iterator[OpShape]:

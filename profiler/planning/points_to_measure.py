@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cluster_specs.errors import UserError
+from costmodel.families.all import OP_FAMILIES
 from profiler.bench import Bench
 from profiler.collectives.groups import GroupLayout
 from profiler.planning.grid import DEFAULT_DTYPES, FAMILIES, DeviceKind, general_grid
@@ -77,7 +78,7 @@ def place_workload(
                 foreign.add(key)
                 foreign_count += 1
             continue
-        for cache in request.caches:
+        for cache in request.caches or (serving_cache(op.family),):
             points = bench.place(op, device_name=device_name, cache=cache)
             if not points and request.manifest is not None:
                 points = [Point(op=op, device=device_name, backend=NO_KERNEL, launch=bench.launch, cache=cache)]
@@ -92,6 +93,11 @@ def place_workload(
     if without_kernel:
         notes.append(f"left out: {without_kernel} ops of the general grid that have no kernel here")
     return PointsToMeasure(compute=tuple(compute), collectives=tuple(collectives), notes=tuple(notes))
+
+
+def serving_cache(family: str) -> str:
+    """Return the state of a family's operands in a serving step; whole steps read weights no cache holds."""
+    return OP_FAMILIES[family].cache if family in OP_FAMILIES else "cold"
 
 
 def place_collectives(

@@ -21,6 +21,7 @@ from profiler.device_spec import device_spec
 from profiler.kernels.step_backend import LABEL
 from profiler.kernels.step_ops import layer_ops, step_shape
 from profiler.machine import Machine
+from profiler.planning.points_to_measure import serving_cache
 from profiler.point import Point, row_identity
 from profiler.ranks import RankPlace
 from profiler.request import ProfileRequest
@@ -86,7 +87,7 @@ def test_the_sum_of_parts_is_compared_with_the_whole(bench, tmp_path):
     store = open_store(tmp_path, bundled=None)
 
     def write(op, backend, latency_s):
-        point = Point(op=op, device="cpu", backend=backend, launch="eager", cache="cold")
+        point = Point(op=op, device="cpu", backend=backend, launch="eager", cache=serving_cache(op.family))
         result = {"latency_s": latency_s, "samples": 1, "status": "ok", "origin": "measured"}
         store.append(op.family, [point.columns | result], "run")
 

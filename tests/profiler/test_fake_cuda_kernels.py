@@ -4,15 +4,20 @@ A fake tensor has a device and no data; torch answers every operator with the sh
 real kernel refuses. What it cannot tell is whether a kernel runs on a given GPU, and what it computes.
 """
 
+from typing import ClassVar
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the profiler's kernels need torch")
 
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402 - torch first
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
+from profiler.collectives.symmetric_memory import symmetric_call  # noqa: E402
 from profiler.kernels import gemm as gemm_kernels  # noqa: E402
 from profiler.kernels.attention import attention_kernels, flash_launch, flash_parameters  # noqa: E402
 from profiler.kernels.buffers import TORCH_DTYPES, Buffers  # noqa: E402
+from profiler.kernels.cudnn_backend import CUDNN_ATTENTION, CudnnBackend  # noqa: E402
 from profiler.kernels.gemm import prepare_gemm  # noqa: E402
 from profiler.kernels.moe import torch_grouped  # noqa: E402
 from profiler.kernels.torch_backend import TorchBackend  # noqa: E402
@@ -93,6 +98,74 @@ def test_flash_attention_takes_our_call(batch, is_paged):
     assert attention_kernels(op, CUDA) == ("torch.flash_attention",)
     call = flash_launch(op, buffers, is_paged=is_paged)
     assert call.launch(1).shape == call.queries.shape
+
+
+@pytest.mark.parametrize("heads", [(8, 2, 64), (16, 16, 128)])
+def test_cudnn_attention_takes_our_call(heads):
+    """Torch's operator for whole prompts takes every argument we give, query heads in groups; a row per query."""
+    op = attention_shape("bf16", heads, prefill=(2, 100, 100))
+    backend = CudnnBackend()
+    assert backend.kernels_for(op) == ("torch.cudnn_attention",)
+    out = backend.prepare(op, CUDNN_ATTENTION, UndrawnBuffers(torch.device("meta"))).launch(1)
+    assert out.shape == (2, heads[0], 100, heads[2])
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        attention_shape("bf16", (8, 2, 64), prefill=(1, 100, 200)),
+        attention_shape("bf16", (8, 2, 64), decode=(4, 100, 100)),
+        attention_shape("bf16", (8, 2, 64), prefill=(1, 100, 100), decode=(4, 100, 100)),
+        attention_shape("bf16", (8, 2, 64), prefill=(1, 100, 100), window=64),
+        attention_shape("fp32", (8, 2, 64), prefill=(1, 100, 100)),
+    ],
+    ids=str,
+)
+def test_cudnn_runs_whole_prompts_alone(op):
+    """Its causal mask begins at the first key: chunks, decodes, windows and other formats are other kernels'."""
+    assert CudnnBackend().kernels_for(op) == ()
+
+
+def test_windowed_decode_is_our_own_kernels():
+    """Torch's flash attention would neither pack query heads nor split keys there; with prompts in the call it runs."""
+    pytest.importorskip("triton")
+    from profiler.kernels.triton_backend import TritonBackend
+
+    decode = attention_shape("bf16", (8, 2, 64), decode=(4, 100, 100), window=64)
+    mixed = attention_shape("bf16", (8, 2, 64), prefill=(1, 40, 100), decode=(4, 100, 100), window=64)
+    assert (attention_kernels(decode, CUDA), TritonBackend().kernels_for(decode)) == ((), ("triton",))
+    assert attention_kernels(mixed, CUDA) == ("torch.flash_attention",)
+
+
+@pytest.mark.parametrize(
+    ("message_bytes", "ranks", "name"),
+    [
+        (1 << 20, 2, "one_shot_all_reduce"),
+        (1 << 14, 4, "one_shot_all_reduce"),
+        (1 << 20, 4, "two_shot_all_reduce_"),
+        (1 << 18, 8, "two_shot_all_reduce_"),
+    ],
+)
+def test_symmetric_memory_takes_our_call(message_bytes, ranks, name):
+    """Torch has the operator of the kernel chosen by ranks and bytes, which is asked for a sum of our operand."""
+
+    class Asked(TorchDispatchMode):
+        calls: ClassVar = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.namespace == "symm_mem":
+                self.calls.append((func._schema.name, args))
+                return args[0]
+            return func(*args, **(kwargs or {}))
+
+    operand = torch.zeros(message_bytes // 2, dtype=torch.bfloat16)
+    prepared = symmetric_call(operand, "group", ranks)
+    with Asked() as asked:
+        prepared.launch()
+    ((called, args),) = asked.calls
+    asked.calls.clear()
+    assert (called, args[1:]) == (f"symm_mem::{name}", ("sum", "group"))
+    assert args[0] is operand
 
 
 def test_grouped_gemm_takes_our_layout(buffers):
