@@ -6,6 +6,7 @@ installed. cuDNN's causal mask begins at the first key: chunks behind a prefix a
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -17,6 +18,14 @@ from profiler.point import OpShape
 CUDNN_ATTENTION: Final = "torch.cudnn_attention"
 FIRST_CAPABILITY: Final = (9, 0)
 _HEAD_DIMS: Final = 8  # in multiples of
+
+
+@dataclass(frozen=True, slots=True)
+class CudnnCall(Prepared):
+    """A call with its operands [prompts, heads, tokens, d]: queries, and keys with values in turn."""
+
+    queries: torch.Tensor
+    sides: list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class CudnnBackend:
@@ -33,7 +42,7 @@ class CudnnBackend:
         is_plain = shape["variant"] == "gqa" and not shape["window"]
         return (CUDNN_ATTENTION,) if is_whole and is_plain else ()
 
-    def prepare(self, op: OpShape, kernel: str, buffers: Buffers) -> Prepared:  # noqa: ARG002 - one kernel
+    def prepare(self, op: OpShape, kernel: str, buffers: Buffers) -> CudnnCall:  # noqa: ARG002 - one kernel
         """Allocate operands, prompts as engines store them [prompts, tokens, heads, d], and return the launch."""
         shape = op.shape
         if shape["num_heads"] % shape["num_kv_heads"] or shape["head_dim"] % _HEAD_DIMS:
@@ -50,4 +59,4 @@ class CudnnBackend:
             # No bias, no log-sums, no dropout, causal, no debug mask.
             return attend(queries, keys, values, None, False, 0.0, True, False)[0]
 
-        return Prepared(launch, len(sides))
+        return CudnnCall(launch, len(sides), queries, sides)

@@ -211,5 +211,6 @@ def test_profiles_say_which_kernels_their_engine_runs(cluster: ClusterSpec) -> N
         assert kernels.of("attention", ("gqa", "bf16", "fp8")) == ("fa3",)
         assert kernels.of("gemm", ("bf16",)) == ("cublas",)
         assert kernels.of("elementwise", ("rmsnorm",)) == ()
+    assert kernels_of_engine("sglang-0.5.14", cluster.device).of("moe", ("w4a16",)) == ("marlin",)
     assert kernels_of_engine("", cluster.device).families == {}
     assert kernels_of_engine("other-1.0", cluster.device).families == {}

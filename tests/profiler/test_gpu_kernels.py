@@ -11,6 +11,7 @@ from profiler.bench import Bench  # noqa: E402
 from profiler.campaign.anchors import anchor_steps  # noqa: E402
 from profiler.kernels.attention import PAGE_TOKENS, flash_launch, flash_parameters, page_table  # noqa: E402
 from profiler.kernels.buffers import Buffers, cache_bytes  # noqa: E402
+from profiler.kernels.cudnn_backend import CUDNN_ATTENTION, FIRST_CAPABILITY, CudnnBackend  # noqa: E402
 from profiler.kernels.gemm import prepare_gemm  # noqa: E402
 from profiler.kernels.moe import expert_loop, torch_grouped  # noqa: E402
 from profiler.machine import Machine  # noqa: E402
@@ -149,6 +150,20 @@ def test_the_grid_is_measured_as_graphs(bench, family):
     ]
     assert points
     assert not failed
+
+
+@pytest.mark.parametrize("heads", [(8, 2, 64), (16, 16, 128)])
+def test_cudnn_attention_is_causal_attention(bench, heads):
+    """Whole prompts, query heads in groups: the result is that of torch's own attention."""
+    if torch.cuda.get_device_capability(bench.device) < FIRST_CAPABILITY:
+        pytest.skip("cuDNN's attention is measured on Hopper and later")
+    op = attention_shape("bf16", heads, prefill=(2, 200, 200))
+    call = CudnnBackend().prepare(op, CUDNN_ATTENTION, Buffers(bench.device, cold_bytes=1 << 20, seed=0))
+    keys, values = call.sides[0]
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *(side.float() for side in (call.queries, keys, values)), is_causal=True, enable_gqa=True
+    )
+    assert torch.allclose(call.launch(0).float(), expected, atol=0.02)
 
 
 def test_whole_steps_are_captured(bench):
