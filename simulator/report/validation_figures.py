@@ -11,19 +11,27 @@ from typing import Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, NullFormatter, PercentFormatter
+from numpy.typing import NDArray
 
 from simulator.report.validation_servers import short
 from simulator.validation.distributions import LatencyDistribution
 from simulator.validation.predict import ValidatedRun
 from simulator.validation.predict_all import server_of
 
+Array = NDArray[np.float64]
+
 _COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 _MARKS: Final = "os^Dv*P"
 _BANDS: Final = ((0.2, "#f3f3f3"), (0.1, "#e4e4e4"))
 _WIDTH_IN: Final = 9.5
+_HEIGHT_IN: Final = 5.2
 _MOST_ROWS: Final = 8  # of a figure of distributions
-_LINE_IN: Final = 0.19  # of a legend
+_COLUMNS: Final = 3  # of a figure by load
+_PANEL_IN: Final = 1.35
+_LEAST_ERROR: Final = 0.25  # ends of its axis: the nearest, and the furthest
+_MOST_ERROR: Final = 0.60
+_EDGE: Final = 0.96  # of the axis, where what is beyond it is drawn
 _LOW: Final = 1e-9
 
 
@@ -62,34 +70,58 @@ def parity_figure(runs: Sequence[ValidatedRun], path: str) -> Figure:
 
 
 def load_figure(runs: Sequence[ValidatedRun], path: str) -> Figure:
-    """Error of every run by the requests that are under way in its prediction."""
-    servers = _by_server(runs)
-    figure, axes = _figure(f"{short(path)}: error by load", height_in=max(3.8, 0.6 + _LINE_IN * len(servers)))
-    for share in (-0.2, -0.1, 0.0, 0.1, 0.2):
-        axes.axhline(share, color="#888888" if share == 0 else "#dddddd", linewidth=0.8, zorder=0)
-    for index, (server, own) in enumerate(servers.items()):
-        points = [
-            (load, error)
-            for run in own
-            if (load := _under_way(run)) is not None and (error := run.error_frac(path)) is not None
-        ]
-        axes.plot(
-            [load for load, _ in points],
-            [error for _, error in points],
-            _mark(index),
-            color=_COLOURS[index % len(_COLOURS)],
-            markersize=4,
-            alpha=0.75,
-            linestyle="none",
-            label=server,
-        )
-    axes.set(xscale="log", xlabel="requests under way (predicted mean)", ylabel="predicted / measured - 1")
-    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        set_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.tick_params(which="both", labelsize=8)
-    _legend_beside(axes)
+    """Error of every run by the requests that are under way in its prediction, a panel for each server.
+
+    Errors beyond the axis are drawn at its end, as triangles.
+    """
+    servers = {name: _errors_by_load(own, path) for name, own in _by_server(runs).items()}
+    furthest = float(np.abs(np.concatenate(list(servers.values()))[:, 1]).max(initial=0.0))
+    reach = min(_MOST_ERROR, max(_LEAST_ERROR, 1.05 * furthest))
+    columns = min(_COLUMNS, len(servers))
+    rows = math.ceil(len(servers) / columns)
+    figure = Figure(figsize=(_WIDTH_IN, 0.9 + _PANEL_IN * rows), layout="constrained")
+    figure.suptitle(f"{short(path)}: error by load", fontsize=11, x=0.01, ha="left")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axes, (server, own) in zip(grid.flat, servers.items(), strict=False):
+        for share in (-0.2, 0.0, 0.2):
+            axes.axhline(share, color="#888888" if share == 0 else "#dddddd", linewidth=0.8, zorder=0)
+        _draw_errors(axes, own, reach)
+        axes.set_title(server, fontsize=7, loc="left", pad=2)
+        axes.set_xscale("log", base=2)
+        axes.set_ylim(-reach, reach)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.tick_params(which="both", labelsize=7)
+    for axes in grid.flat[len(servers) :]:
+        axes.set_axis_off()
+    for place in range(max(0, len(servers) - columns), len(servers)):  # the last of their columns
+        grid.flat[place].tick_params(labelbottom=True)
+    figure.supxlabel("requests under way (predicted mean)", fontsize=8)
+    figure.supylabel("predicted / measured - 1", fontsize=8)
     return figure
+
+
+def _errors_by_load(runs: Sequence[ValidatedRun], path: str) -> Array:
+    """Return [runs, 2] of load and error, of the runs that have both."""
+    found = [
+        (load, error)
+        for run in runs
+        if (load := _under_way(run)) is not None and (error := run.error_frac(path)) is not None
+    ]
+    return np.array(found, dtype=np.float64).reshape(-1, 2)
+
+
+def _draw_errors(axes: Axes, points: Array, reach: float) -> None:
+    """Draw errors within ``reach`` as dots and those beyond as triangles at the end of the axis."""
+    for mark, where in (
+        ("o", np.abs(points[:, 1]) <= reach),
+        ("^", points[:, 1] > reach),
+        ("v", points[:, 1] < -reach),
+    ):
+        load, error = points[where].T
+        error = np.clip(error, -_EDGE * reach, _EDGE * reach) if mark != "o" else error
+        axes.plot(load, error, mark, color=_COLOURS[0], markersize=4, linestyle="none", alpha=0.75)
 
 
 def distribution_figure(runs: Sequence[tuple[str, Sequence[LatencyDistribution]]]) -> Figure:
@@ -145,8 +177,8 @@ def _units(axes: Axes, path: str) -> None:
     axes.tick_params(axis="x", which="minor", labelrotation=60)
 
 
-def _figure(title: str, *, height_in: float = 5.2) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
+def _figure(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, fontsize=11, loc="left")
     return figure, axes

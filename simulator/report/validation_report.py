@@ -45,7 +45,8 @@ def write_report(folder: Path, found: Validation) -> list[Path]:
         figures.append(
             NamedFigure(
                 name=f"load_{path.partition('.')[0]}",
-                caption="An error that grows with the load points to the queue or to large batches.",
+                caption="An error that grows with the load points to the queue or to large batches. Triangles: "
+                "errors beyond the axis.",
                 figure=load_figure(runs, path),
             )
         )
