@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from profiles_db.recordings.dates import stated_day
 from profiles_db.recordings.fields import MOST_COUNT, count_at, number_at
 from profiles_db.recordings.stated_server import StatedServer
 from profiles_db.recordings.summarised_run import NominalLengths, SummarisedRun
@@ -65,7 +66,7 @@ def read_row(row: Mapping[str, Any], place: str) -> SummarisedRun:
         warmup=_WARMUP_PER_SLOT * concurrency,
         rate_per_s=math.inf,
         max_concurrency=concurrency,
-        summary=ClientSummary(metrics=metrics),
+        summary=ClientSummary(day=stated_day(row, place), metrics=metrics),
         stated=StatedServer(
             model=_text(row, "model", place),
             hardware=_text(row, "hw", place),

@@ -12,6 +12,7 @@ class ClientSummary:
     ``throughput_tokens_per_s`` (of answers). Times are over the requests that were answered.
     """
 
+    day: str | None = None  # on which it was measured, ISO 8601
     duration_s: float | None = None  # over which the client takes its rates
     completed: int | None = None
     failed: int | None = None

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from profiles_db.recordings.dates import stated_day
 from profiles_db.recordings.fields import LONGEST_S, MOST_COUNT, count_at, number_at, optional_number_at
 from profiles_db.recordings.server_facts import server_facts
 from profiles_db.recordings.stated_server import StatedServer
@@ -79,6 +80,7 @@ def summary_of(document: Mapping[str, Any], place: str) -> ClientSummary:
     }
     duration_s = optional_number_at(document, "duration", place)
     return ClientSummary(
+        day=stated_day(document, place),
         duration_s=None if math.isnan(duration_s) else duration_s,
         completed=_optional_count(document, "completed", place),
         failed=_optional_count(document, "failed", place),

@@ -49,15 +49,17 @@ def profile_text(found: Calibration, path: Path) -> str:
 
 
 def provenance(found: Calibration) -> str:
-    """Say what was measured where, with a digest of each file of results."""
+    """Say what was measured where and when, as far as the results state it, with a digest of each of their files."""
     first = found.runs[0].deployment
     named = [f"{run.name} ({run.deployment.plan})" for run in found.runs[:_MOST_NAMED]]
     more = len(found.runs) - len(named)
     files = dict.fromkeys(path for run in found.runs if (path := _file(run.place)) is not None)
+    days = sorted({run.day for run in found.runs if run.day is not None})
+    when = f", measured {' to '.join(dict.fromkeys((days[0], days[-1])))}" if days else ""
     digests = [f"{path.name} {hashlib.sha256(read_document(path)).hexdigest()[:_DIGEST]}" for path in files]
     return (
         f"apex calibrate {_own_version()}: {len(found.runs)} runs of {first.model} on {first.cluster} under "
-        f"{first.engine}: {', '.join(named)}{f' and {more} more' if more else ''}; sha256 of {', '.join(digests)}"
+        f"{first.engine}{when}: {', '.join(named)}{f' and {more} more' if more else ''}; sha256 of {', '.join(digests)}"
     )
 
 

@@ -28,6 +28,7 @@ class MeasuredRun:
     requests: MeasuredRequests | None = None
     failed: int = 0  # requests that were not answered
     client_lead_s: float = 0.0
+    day: str | None = None  # on which it was measured, ISO 8601
     server: ServerFacts = field(default_factory=ServerFacts)
     notes: tuple[str, ...] = ()
     group: str = ""  # the server, where a table holds runs of several

@@ -92,6 +92,7 @@ def _measured_run(run: RecordedRun, name: str, asked: Asked) -> MeasuredRun | Un
         requests=requests,
         failed=failed,
         client_lead_s=lead_s,
+        day=run.summary.day,
         server=run.server,
         notes=workload.notes,
     )
@@ -130,6 +131,7 @@ def _summarised_run(run: SummarisedRun, name: str, asked: Asked) -> MeasuredRun 
         measured=run.summary.metrics if duration_s is None else {**run.summary.metrics, "duration_s": duration_s},
         failed=run.failed,
         client_lead_s=_lead_s(run),
+        day=run.summary.day,
         server=run.server,
         notes=workload.notes,
     )

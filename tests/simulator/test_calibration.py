@@ -98,6 +98,7 @@ def test_the_same_runs_write_the_same_bytes(folder: Path, found: Calibration) ->
     texts = [profile_text(item, Path("x.toml")) for item in (found, calibrate(_runs(other)))]
     assert texts[0] == texts[1]
     assert "c24.json " in texts[0]
+    assert "under vllm-0.33, measured 2026-12-01: c1 (tp1)" in texts[0]
     assert 'extends = "vllm-0.33"' in texts[0]
 
 
