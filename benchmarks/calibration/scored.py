@@ -6,20 +6,20 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.calibration.measured_server import METRICS, MeasuredServer, measured_server
-from benchmarks.fidelity.rows import Row
+from benchmarks.calibration.kernel import LinearServer
+from benchmarks.calibration.measured_server import METRICS, MeasuredServer
 from simulator.calibration.choose_runs import choose_runs
-from simulator.calibration.estimate import Estimate, estimate, slopes_at
 from simulator.calibration.evidence import Array
 from simulator.calibration.learnt import learnt_values, with_values
-from simulator.calibration.leave_one_out import leave_one_out
+from simulator.calibration.load_points import LoadKernel
 from simulator.calibration.replays import Replays
+from simulator.calibration.server_fit import ServerFit, fit_server
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.model.cells.moe import MixtureOfExperts
 from simulator.validation.measured_run import UnusableRun
 
 RUNS: Final = 4
-_LEAST_SETTINGS: Final = 8  # four to calibrate on and four to score
+LEAST_SETTINGS: Final = 8  # four to calibrate on and four to score
 _SEED: Final = 0
 
 
@@ -29,7 +29,7 @@ class Scored:
 
     before: Array
     after: Array
-    kept_profile: bool  # leaving out one run said that calibrating would harm
+    width: float  # how far from the profile the runs make the server likely, in what servers are
     told: tuple[str, ...]
     runs: tuple[str, ...]
 
@@ -53,29 +53,28 @@ class ServerScore:
     rows: int
     chosen: Scored
     drawn: tuple[Scored, ...]
+    kernel: LoadKernel  # with which it was calibrated
     inside_before: Inside
     inside_after: Inside
 
 
-def score(rows: Sequence[Row], draws: int) -> ServerScore | None:
-    """Calibrate and score the server of ``rows``; None where it has too few settings."""
-    server = measured_server(rows)
+def drawn_runs(count: int, draws: int) -> list[list[int]]:
+    """Draw so many choices of runs among ``count`` settings."""
+    random = np.random.default_rng(_SEED)
+    return [sorted(random.choice(count, RUNS, replace=False).tolist()) for _ in range(draws)]
+
+
+def score(server: MeasuredServer, linear: LinearServer, kernel: LoadKernel) -> ServerScore:
+    """Calibrate and score one server, on the runs chosen and on each draw of ``linear``."""
     count = len(server.runs)
-    if count < _LEAST_SETTINGS:
-        return None
     everything = server.replays(range(count))
-    zero = np.zeros(len(server.unknowns))
-    middle = everything(zero)
-    slopes = slopes_at(everything, zero, middle, range(len(zero))).reshape(count, len(METRICS), -1)
-    chosen = choose_runs(slopes, list(server.plans), METRICS, RUNS)
-    found, scored = _scored(server, chosen, middle, slopes, everything)
+    chosen = choose_runs(linear.slopes, list(server.plans), METRICS, RUNS)
+    found, scored = _scored(server, linear, chosen, everything, kernel)
     rest = [place for place in range(count) if place not in chosen]
     after = server.profile
-    if not scored.kept_profile:
-        values = learnt_values(server.profile, server.unknowns, found, server.profile.spread)
+    if found.width:
+        values = learnt_values(server.profile, found.unknowns, found.estimate, server.profile.spread)
         after = with_values(server.profile, values)
-    random = np.random.default_rng(_SEED)
-    drawn = [sorted(random.choice(count, RUNS, replace=False).tolist()) for _ in range(draws)]
     return ServerScore(
         name=server.name,
         engine=server.profile.engine,
@@ -83,7 +82,8 @@ def score(rows: Sequence[Row], draws: int) -> ServerScore | None:
         settings=count,
         rows=sum(len(values) for values in server.measured),
         chosen=scored,
-        drawn=tuple(_scored(server, own, middle, slopes, everything)[1] for own in drawn),
+        drawn=tuple(_scored(server, linear, own, everything, kernel)[1] for own in linear.draws),
+        kernel=kernel,
         inside_before=_inside(server, server.profile, rest),
         inside_after=_inside(server, after, rest),
     )
@@ -95,21 +95,21 @@ def _is_mixture(server: MeasuredServer) -> bool:
 
 
 def _scored(
-    server: MeasuredServer, chosen: Sequence[int], middle: Array, slopes: Array, shared: Replays
-) -> tuple[Estimate, Scored]:
-    evidence, predict = server.evidence(chosen), server.replays(chosen, shared)
-    found = estimate(
-        predict, server.unknowns, evidence, slopes=slopes[list(chosen)].reshape(len(evidence), len(server.unknowns))
-    )
-    harms = leave_one_out(predict, server.unknowns, evidence, found).harms
+    server: MeasuredServer, linear: LinearServer, chosen: Sequence[int], shared: Replays, kernel: LoadKernel
+) -> tuple[ServerFit, Scored]:
+    evidence = server.evidence(chosen)
+    own = linear.slopes[list(chosen)].reshape(len(evidence), len(server.unknowns))
+    found = fit_server(server.replays(chosen, shared), evidence, kernel=kernel, slopes=own)
     rest = [place for place in range(len(server.runs)) if place not in chosen]
-    before = middle.reshape(len(server.runs), -1)[rest].ravel()
-    after = before if harms else server.replays(rest, shared)(found.moves)
+    before = linear.middle[rest].ravel()
+    after = before
+    if found.width:
+        after = server.replays(rest, shared).with_unknowns(found.unknowns)(found.estimate.moves)
     return found, Scored(
         before=np.abs(server.errors(before, rest)).mean(axis=0),
         after=np.nanmean(np.abs(server.errors(after, rest)), axis=0),
-        kept_profile=harms,
-        told=tuple(server.unknowns[place].key for place in found.kept),
+        width=found.width,
+        told=tuple(found.unknowns[place].key for place in found.constants),
         runs=tuple(f"{server.plans[place]} {server.runs[place].workload.name}" for place in chosen),
     )
 

@@ -8,13 +8,15 @@ import numpy as np
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
-from simulator.calibration.estimate import Estimate, estimate, slopes_at
+from simulator.calibration.estimate import Estimate
 from simulator.calibration.evidence import ITL, TPOT, Evidence, telling_metrics
 from simulator.calibration.learnt import Values, learnt_values
 from simulator.calibration.leave_one_out import LeftOut, leave_one_out
+from simulator.calibration.memory_constants import LearntMemory, learn_memory
 from simulator.calibration.one_server import refuse_other_blocks, refuse_unusable
 from simulator.calibration.posterior import whitened
 from simulator.calibration.replays import Replayed, Replays
+from simulator.calibration.server_fit import fit_server
 from simulator.calibration.told import Untold, untold
 from simulator.calibration.unknowns import COMMON, Unknown, unknowns_of
 from simulator.engine_profiles.engine_profile import EngineProfile
@@ -30,7 +32,8 @@ _MOST_INTERVAL_ERROR = 0.25  # of a whole number of tokens, for what clients see
 class Calibration:
     """What runs say of a profile.
 
-    ``values`` are those of the new profile by section and key; none where leaving one run out said that they harm.
+    ``values`` are those of the new profile by section and key; of memory alone where the runs are likelier of the
+    profile as it is.
     """
 
     runs: tuple[MeasuredRun, ...]
@@ -39,7 +42,9 @@ class Calibration:
     evidence: Evidence
     estimate: Estimate
     untold: tuple[Untold, ...]
+    width: float  # how far the server is from its profile, in what servers are (`width`)
     left_out: LeftOut
+    memory: LearntMemory
     values: Values
     stream_interval: int | None  # told by gaps between chunks, where it is not the profile's own
     notes: tuple[str, ...] = ()
@@ -63,41 +68,42 @@ def calibrate(runs: Sequence[MeasuredRun | UnusableRun], constants: Sequence[str
         streaming = profile.streaming.model_copy(update={"interval": interval})
         profile = profile.model_copy(update={"streaming": streaming})
     spread = _spread(servings)
-    unknowns = unknowns_of(profile, spread)
     evidence, metrics = _evidence(measured)
-    only = _named(constants, unknowns, evidence)
-    replays = Replays(
-        runs=[
-            Replayed(
-                serving=serving,
-                layout=run.deployment.layout(),
-                workload=run.workload,
-                client_lead_s=run.client_lead_s,
-            )
-            for run, serving in zip(measured, servings, strict=True)
-        ],
-        metrics=metrics,
-        profile=profile,
-        unknowns=unknowns,
-    )
-    zero = np.zeros(len(unknowns))
-    middle = replays(zero)
-    _refuse_unpredicted(measured, middle, evidence, predictor)
-    slopes = slopes_at(replays, zero, middle, only or range(len(unknowns)))
-    found = estimate(replays, unknowns, evidence, slopes=slopes, only=only)
-    left_out = leave_one_out(replays, unknowns, evidence, found)
-    white = whitened(found.before, slopes, evidence.covariance())[1]
+    possible = unknowns_of(profile, spread)
+    only = _named(constants, possible, evidence)
+    replayed = [_replayed(run, serving) for run, serving in zip(measured, servings, strict=True)]
+    replays = Replays(runs=replayed, metrics=metrics, profile=profile, unknowns=possible)
+    _refuse_unpredicted(measured, replays(np.zeros(len(possible))), evidence, predictor)
+    fit = fit_server(replays, evidence, only=only)
+    found, unknowns = fit.estimate, fit.unknowns
+    memory = learn_memory(measured, servings)
+    white = whitened(found.before, fit.slopes, evidence.covariance())[1]
     return Calibration(
         runs=tuple(measured),
         profile=profile,
         unknowns=unknowns,
         evidence=evidence,
         estimate=found,
-        untold=tuple(item for item in untold(white, found.kept) if slopes[:, item.place].any()),
-        left_out=left_out,
-        values={} if left_out.harms or not found.kept else learnt_values(profile, unknowns, found, spread),
+        untold=tuple(
+            item
+            for item in untold(white[:, : len(possible)], fit.constants)  # factors by load are no constants
+            if fit.slopes[:, item.place].any()
+        ),
+        width=fit.width,
+        left_out=leave_one_out(fit.replays, unknowns, evidence, found),
+        memory=memory,
+        values={
+            **(learnt_values(profile, unknowns, found, spread) if fit.width and found.kept else {}),
+            **({"memory": memory.values} if memory.values else {}),
+        },
         stream_interval=interval,
         notes=tuple(dict.fromkeys(note for run in measured for note in run.notes)),
+    )
+
+
+def _replayed(run: MeasuredRun, serving: Serving) -> Replayed:
+    return Replayed(
+        serving=serving, layout=run.deployment.layout(), workload=run.workload, client_lead_s=run.client_lead_s
     )
 
 

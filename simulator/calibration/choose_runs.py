@@ -1,7 +1,8 @@
-"""The runs worth making: those that tell most of a profile's constants, chosen before anything is measured.
+"""The runs worth making: those after which least is unknown of all others, chosen before anything is measured.
 
-A set of runs is worth ln det(1 + slopes' covariance^-1 slopes), the information that they would add to what is known
-(D-optimality), where slopes are the simulator's own. Runs are added one by one, then swapped while that gains.
+A set of runs leaves each candidate's predicted numbers with a variance, by the simulator's own slopes and by what runs
+of a plan share. The set is worth as much as it lowers their sum over all candidates, in deviations of a run's own
+(I-optimality). Runs are added one by one, then swapped while that gains.
 """
 
 from collections.abc import Sequence
@@ -10,12 +11,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.calibration.evidence import covariance
+from simulator.calibration.evidence import covariance, own_variance
 from simulator.calibration.posterior import Array
 
 _MOST_SWAPS: Final = 50
 _GAIN: Final = 1e-9
-_TRAIT: Final = 1e6  # nats, more than any set of runs tells
+_TRAIT: Final = 1e9  # more than any set of runs lowers
 
 
 def choose_runs(
@@ -31,10 +32,11 @@ def choose_runs(
     come before information: as many different ones as possible are among the chosen.
     """
     names = np.array(plans)
+    told = _Told(slopes, np.repeat(names, len(metrics)), np.tile(np.array(metrics), len(names)))
 
     def worth(chosen: Sequence[int]) -> float:
         held = len(frozenset().union(*(traits[place] for place in chosen))) if traits else 0
-        return _TRAIT * held + information(chosen, slopes, names, metrics)
+        return _TRAIT * held + told.by(chosen)
 
     chosen: list[int] = []
     for _ in range(min(count, len(names))):
@@ -54,10 +56,19 @@ def choose_runs(
     return chosen
 
 
-def information(chosen: Sequence[int], slopes: Array, plans: NDArray[np.str_], metrics: Sequence[str]) -> float:
-    """Return what the chosen candidates together tell, in nats."""
-    count = len(metrics)
-    own = slopes[list(chosen)].reshape(len(chosen) * count, -1)
-    wide = covariance(np.repeat(plans[list(chosen)], count), np.tile(np.array(metrics), len(chosen)))
-    gained = np.eye(own.shape[1]) + own.T @ np.linalg.solve(wide, own)
-    return float(np.linalg.slogdet(gained)[1])
+class _Told:
+    """What runs tell of all candidates: ``slopes`` [candidates, metrics, unknowns], plan and metric of each number."""
+
+    def __init__(self, slopes: Array, plans: NDArray[np.str_], metrics: NDArray[np.str_]) -> None:
+        self._count = slopes.shape[1]
+        flat = slopes.reshape(-1, slopes.shape[2])
+        own = own_variance(metrics)
+        self._whole = flat @ flat.T + covariance(plans, metrics)  # of numbers as they would be measured
+        # What a run says of others is all but its own noise; each number counts in deviations of that noise.
+        self._shared = (self._whole - np.diag(own)) / np.sqrt(own)[:, None]
+
+    def by(self, chosen: Sequence[int]) -> float:
+        """Return by how much the chosen lower the variance of all numbers, each in its own deviations squared."""
+        places = np.concatenate([np.arange(self._count) + self._count * place for place in chosen])
+        root = np.linalg.cholesky(self._whole[np.ix_(places, places)])
+        return float((np.linalg.solve(root, self._shared[:, places].T) ** 2).sum())

@@ -61,6 +61,15 @@ class Evidence:
 
 def covariance(plans: NDArray[np.str_], metrics: NDArray[np.str_]) -> Array:
     """Return the covariance of residuals, [numbers, numbers]: of each alone, and of a plan's metric together."""
-    widths = np.array([_TTFT if metric == TTFT else _TPOT for metric in metrics]).reshape(-1, 2)
+    widths = _widths(metrics)
     alike = (plans[:, None] == plans[None, :]) & (metrics[:, None] == metrics[None, :])
     return np.asarray(np.diag(widths[:, 0] ** 2) + alike * np.outer(widths[:, 1], widths[:, 1]))
+
+
+def own_variance(metrics: NDArray[np.str_]) -> Array:
+    """Return the variance of each number that no other shares, [numbers]: the noise of a run."""
+    return np.asarray(_widths(metrics)[:, 0] ** 2)
+
+
+def _widths(metrics: NDArray[np.str_]) -> Array:
+    return np.array([_TTFT if metric == TTFT else _TPOT for metric in metrics]).reshape(-1, 2)

@@ -6,7 +6,7 @@ each plan's own stays. No constant stands for the spread of first tokens, so tha
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from simulator.engine_profiles.constant import Constant
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.engine_profiles.spread import Spread
 
-Values = Mapping[str, Mapping[str, float]]  # section, key: a number with its error
+Values = Mapping[str, Mapping[str, Any]]  # section, key: a number with its error, or points of the load
 
 _DIGITS: Final = 4  # that are written
 
@@ -30,16 +30,22 @@ def learnt_values(
     """
     at = profile_at(profile, unknowns, found.moves.tolist())
     errors = dict(zip(found.kept, np.sqrt(np.diag(found.covariance)).tolist(), strict=True))
-    values: dict[str, dict[str, float]] = {}
+    values: dict[str, Any] = {}
     common_is_told = any(unknowns[place].key == COMMON for place in found.kept)
     for place, unknown in enumerate(unknowns):
-        if unknown.key == COMMON or (place not in errors and not (unknown.is_factor and common_is_told)):
+        if unknown.load is not None or unknown.key == COMMON:
+            continue
+        if place not in errors and not (unknown.is_factor and common_is_told):
             continue
         section, key = unknown.key.split(".")
         value = value_at(at, unknown.key)
         width = HALF_WIDTH * unknown.error * errors.get(place, 0.0)
         error = value * math.expm1(width) if unknown.is_factor else width
         values.setdefault(section, {})[key] = _written(value, min(value, error))
+    if at.load_factors != profile.load_factors:
+        points = [point.model_copy(update={"weight": rounded(point.weight)}) for point in at.load_factors.points]
+        reach = {name: getattr(at.load_factors, name) for name in ("tokens_octaves", "ranks_octaves")}
+        values["load_factors"] = {**reach, "points": points}
     if spread is not None:
         values["spread"] = _narrowed(spread, unknowns, found)
     return values
@@ -57,13 +63,14 @@ def _narrowed(spread: Spread, unknowns: Sequence[Unknown], found: Estimate) -> d
     for place, variance in zip(found.kept, np.diag(found.covariance).tolist(), strict=True):
         if unknowns[place].key == COMMON:
             shared = unknowns[place].error * math.sqrt(variance)
-    return {"step_frac": _rounded(math.expm1(math.hypot(math.log1p(spread.own_step_frac), HALF_WIDTH * shared)))}
+    return {"step_frac": rounded(math.expm1(math.hypot(math.log1p(spread.own_step_frac), HALF_WIDTH * shared)))}
 
 
 def _written(value: float, error: float) -> float:
     """Return a number as it is written: four digits say more than any run tells."""
-    return Constant(_rounded(value), _rounded(error)) if error else _rounded(value)
+    return Constant(rounded(value), rounded(error)) if error else rounded(value)
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """Return a number as it is written."""
     return float(f"{value:.{_DIGITS}g}")

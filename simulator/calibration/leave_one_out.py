@@ -15,8 +15,6 @@ from simulator.calibration.posterior import Array, most_likely, whitened
 from simulator.calibration.unknowns import Unknown
 
 _ROUNDS: Final = 2
-# A fold knows one run less than the whole, so that its error is a little too large.
-MOST_WORSE: Final = 1.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +23,10 @@ class LeftOut:
 
     before: Array
     after: Array
-    harms: bool
 
 
 def leave_one_out(predict: Predict, unknowns: Sequence[Unknown], evidence: Evidence, found: Estimate) -> LeftOut:
-    """Predict each run of ``evidence`` from the others, and judge whether calibrating on them would harm."""
+    """Predict each run of ``evidence`` from the others."""
     after = found.before.copy()
     least = np.array([unknown.least_move for unknown in unknowns])[found.kept]
     most = np.array([unknown.most_move for unknown in unknowns])[found.kept]
@@ -46,13 +43,4 @@ def leave_one_out(predict: Predict, unknowns: Sequence[Unknown], evidence: Evide
             residuals = predict(moves) - evidence.log_measured
         if np.isfinite(residuals).all() and others.any():
             after[~others] = residuals[~others]
-    return LeftOut(
-        before=found.before,
-        after=after,
-        harms=_score(after, covariance) > MOST_WORSE * _score(found.before, covariance),
-    )
-
-
-def _score(errors: Array, covariance: Array) -> float:
-    """Return the mean of absolute errors, each in its own deviation."""
-    return float((np.abs(errors) / np.sqrt(np.diag(covariance))).mean())
+    return LeftOut(before=found.before, after=after)

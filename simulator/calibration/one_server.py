@@ -1,14 +1,12 @@
 """Whether runs can be calibrated on: of one server, answered, enough, and with the memory that the model says."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
-from simulator.feasible.server_setup import Overrides
-from simulator.pools.layouts import start_layout
-from simulator.serving import Serving, StartedPlan
+from simulator.calibration.memory_constants import counted_memory
+from simulator.serving import Serving
 from simulator.validation.measured_run import MeasuredRun, UnusableRun
 
 LEAST_RUNS: Final = 3  # with fewer, leaving one out says nothing
@@ -66,11 +64,9 @@ def refuse_other_blocks(run: MeasuredRun, serving: Serving) -> None:
     logged = run.server.num_gpu_blocks
     if logged is None:
         return
-    stated = {**run.deployment.settings, "num_gpu_blocks": None}
-    started = start_layout(replace(serving, overrides=Overrides(**stated)), run.deployment.layout(), run.workload)
-    if not isinstance(started, StartedPlan):
+    memory = counted_memory(run, serving)
+    if memory is None:
         return
-    memory = started.memory
     allowed = memory.blocks_error + _BLOCKS_FRAC * memory.num_gpu_blocks
     if abs(logged - memory.num_gpu_blocks) > allowed:
         raise UserError(

@@ -35,8 +35,9 @@ def profile_text(found: Calibration, path: Path) -> str:
     }
     for section, own in found.values.items():
         values[section] = {key: _stated(value) for key, value in own.items()}
-    if "price_factors" in values:  # the one table of which no bundled profile states a source
-        values["price_factors"]["source"] = "the runs that this file names"
+    for section in ("price_factors", "load_factors"):  # the tables of which no bundled profile states a source
+        if section in values:
+            values[section]["source"] = "the runs that this file names"
     if found.stream_interval is not None and found.profile.streaming is not None:
         values["streaming"] = {"interval": found.stream_interval}
     if "spread" in values:
@@ -70,7 +71,9 @@ def _file(place: str) -> Path | None:
     return next((path for path in whole if path.is_file()), None)
 
 
-def _stated(value: float) -> Any:
+def _stated(value: Any) -> Any:
+    if isinstance(value, list):
+        return [InlineTable(**point.model_dump()) for point in value]
     error = error_of(value)
     return InlineTable(value=float(value), error=error) if error else float(value)
 

@@ -42,6 +42,10 @@ class Replays:
     priced: dict[tuple[int, float], dict[float | None, OpCurves]] = field(default_factory=dict, repr=False)
     _known: dict[tuple[int, tuple[float, ...]], list[float]] = field(default_factory=dict)
 
+    def with_unknowns(self, unknowns: Sequence[Unknown]) -> "Replays":
+        """Return what predicts the same runs, moved by other unknowns; op curves are shared."""
+        return replace(self, unknowns=unknowns, _known={})
+
     def __call__(self, moves: Array) -> Array:
         """Return predicted logarithms, run after run; NaN where the plan would not start or does not answer all."""
         profile = profile_at(self.profile, self.unknowns, moves.tolist())
@@ -54,10 +58,15 @@ class Replays:
             known = self._known[place, key] = self._replayed(place, profile)
         return known
 
+    def serving(self, place: int, profile: EngineProfile) -> Serving:
+        """Return the server of a run under a profile."""
+        run = self.runs[place]
+        priced = self.priced.setdefault((id(run.serving.costs), profile.sustained_load.slowdown_frac), {})
+        return replace(run.serving, profile=profile, priced=priced)
+
     def _replayed(self, place: int, profile: EngineProfile) -> list[float]:
         run, wanted = self.runs[place], self.metrics[place]
-        priced = self.priced.setdefault((id(run.serving.costs), profile.sustained_load.slowdown_frac), {})
-        serving = replace(run.serving, profile=profile, priced=priced)
+        serving = self.serving(place, profile)
         started = start_layout(serving, run.layout, run.workload)
         if isinstance(started, Refusal):
             return [math.nan] * len(wanted)

@@ -5,6 +5,7 @@ one known least stands for all: the others are left at the profile's value, and 
 told apart from.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,16 +26,19 @@ class Untold:
     like: int | None
 
 
-def told(slopes: Array, *, most: int | None = None) -> list[int]:
-    """Return the constants, by place, that whitened ``slopes`` [numbers, constants] tell; at most ``most``."""
-    kept = list(range(slopes.shape[1]))
-    while kept:
-        left = np.sqrt(np.diag(moves_covariance(slopes[:, kept])))
+def told(slopes: Array, *, most: int | None = None, loads: Sequence[int] = ()) -> list[int]:
+    """Return the constants, by place, that whitened ``slopes`` [numbers, constants] tell; at most ``most``.
+
+    ``loads`` are places of what is no constant but a correction by load: it is kept, and explains what it explains.
+    """
+    constants = [place for place in range(slopes.shape[1]) if place not in loads]
+    while constants:
+        left = np.sqrt(np.diag(moves_covariance(slopes[:, [*constants, *loads]])))[: len(constants)]
         worst = int(np.argmax(left))
-        if left[worst] <= MOST_LEFT and (most is None or len(kept) <= most):
+        if left[worst] <= MOST_LEFT and (most is None or len(constants) <= most):
             break
-        del kept[worst]
-    return kept
+        del constants[worst]
+    return sorted([*constants, *loads])
 
 
 def untold(slopes: Array, kept: list[int]) -> list[Untold]:

@@ -12,6 +12,7 @@ from typing import Final
 
 from simulator.engine_profiles.constant import Constant, error_of
 from simulator.engine_profiles.engine_profile import EngineProfile
+from simulator.engine_profiles.load_factors import LoadFactors
 from simulator.engine_profiles.price_factors import FAMILIES
 from simulator.engine_profiles.spread import NO_SPREAD, Spread
 
@@ -34,6 +35,7 @@ _TIMES: Final[Mapping[str, float]] = {
     _SUSTAINED: 0.12,
 }
 _MOST_FACTOR: Final = 10.0
+_MOST_LOAD_MOVE: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class Unknown:
     value: float
     error: float
     is_factor: bool
+    load: LoadFactors | None = None  # by load: factors of a move of one, which is one error
 
     def at(self, move: float) -> float:
         """Return the value ``move`` errors away."""
@@ -54,11 +57,15 @@ class Unknown:
     @property
     def least_move(self) -> float:
         """The lowest move that means anything: no time is below zero, no factor below a tenth."""
+        if self.load is not None:
+            return -_MOST_LOAD_MOVE
         return -math.log(_MOST_FACTOR * self.value) / self.error if self.is_factor else -self.value / self.error
 
     @property
     def most_move(self) -> float:
         """The highest move."""
+        if self.load is not None:
+            return _MOST_LOAD_MOVE
         return math.log(_MOST_FACTOR / self.value) / self.error if self.is_factor else math.inf
 
 
@@ -96,6 +103,8 @@ def profile_at(profile: EngineProfile, unknowns: Sequence[Unknown], moves: Seque
     values: dict[str, dict[str, float]] = {}
     common = 1.0
     for unknown, move in zip(unknowns, moves, strict=True):
+        if unknown.load is not None:
+            continue
         if unknown.key == COMMON:
             common = unknown.at(move)
         elif move:
@@ -107,6 +116,18 @@ def profile_at(profile: EngineProfile, unknowns: Sequence[Unknown], moves: Seque
         for family in FAMILIES:
             value = factors.get(family, value_at(profile, f"{_FACTORS}.{family}"))
             factors[family] = Constant(min(_MOST_FACTOR, value * common), error_of(value))
-    return profile.model_copy(
-        update={section: getattr(profile, section).model_copy(update=numbers) for section, numbers in values.items()}
-    )
+    changed: dict[str, object] = {
+        section: getattr(profile, section).model_copy(update=numbers) for section, numbers in values.items()
+    }
+    loads = [(unknown.load, move) for unknown, move in zip(unknowns, moves, strict=True) if unknown.load is not None]
+    if any(move for _, move in loads):
+        changed["load_factors"] = _added(profile.load_factors, loads)
+    return profile.model_copy(update=changed)
+
+
+def _added(before: LoadFactors, loads: Sequence[tuple[LoadFactors, float]]) -> LoadFactors:
+    """Return the factors of a profile with moves of all loads, which share their points, added to them."""
+    first = loads[0][0]
+    weights = [sum(load.points[place].weight * move for load, move in loads) for place in range(len(first.points))]
+    points = [point.model_copy(update={"weight": weight}) for point, weight in zip(first.points, weights, strict=True)]
+    return first.model_copy(update={"points": [*before.points, *points]})

@@ -2,26 +2,25 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from simulator.calibration.calibrate import Calibration, name_of
-from simulator.calibration.leave_one_out import MOST_WORSE
-from simulator.calibration.unknowns import HALF_WIDTH, Unknown
+from simulator.calibration.unknowns import HALF_WIDTH, Unknown, profile_at
 from simulator.report.formats import number, rendered, title
 
 
 def calibration_text(found: Calibration) -> str:
     """Describe the constants told, name those that are not, and give the errors of every run."""
-    parts = [f"constants told by {len(found.runs)} runs", rendered(_constants(found))] if found.estimate.kept else []
+    parts = [f"constants told by {len(found.runs)} runs", rendered(_constants(found))] if _told(found) else []
     return "\n\n".join([*parts, "\n".join(_untold(found)), rendered(_errors(found)), verdict(found)])
 
 
 def calibration_json(found: Calibration) -> dict[str, Any]:
     """Return the same as plain values."""
-    widths = np.sqrt(np.diag(found.estimate.covariance)).tolist()
     return {
         "runs": [
             {
@@ -36,11 +35,10 @@ def calibration_json(found: Calibration) -> dict[str, Any]:
                 "name": name_of(unknown),
                 "profile": unknown.value,
                 "profile_error": _half_width(unknown, 1.0, unknown.value),
-                "told": unknown.at(float(found.estimate.moves[place])),
-                "told_error": _half_width(unknown, width, unknown.at(float(found.estimate.moves[place]))),
+                "told": value,
+                "told_error": _half_width(unknown, width, value),
             }
-            for place, width in zip(found.estimate.kept, widths, strict=True)
-            for unknown in [found.unknowns[place]]
+            for unknown, value, width in _told(found)
         ],
         "not_told": [
             {
@@ -60,8 +58,15 @@ def calibration_json(found: Calibration) -> dict[str, Any]:
             }
             for run, metric, before, after, left_out in _rows(found)
         ],
-        "left_out_harms": found.left_out.harms,
-        "values": {section: {key: float(value) for key, value in own.items()} for section, own in found.values.items()},
+        "width": found.width,
+        "values": {
+            section: {key: float(value) for key, value in own.items() if isinstance(value, float)}
+            for section, own in found.values.items()
+        },
+        "kv_blocks": [asdict(item) for item in found.memory.blocks],
+        "load_factors": [
+            {"tokens": tokens, "ranks": ranks, "factor": factor} for tokens, ranks, factor in _loads(found)
+        ],
         "verdict": verdict(found),
     }
 
@@ -71,12 +76,14 @@ def verdict(found: Calibration) -> str:
     before, after = (_mean_error(errors) for errors in (found.left_out.before, found.left_out.after))
     said = f"mean error of a run left out: {before:.1%} as the profile is, {after:.1%} calibrated on the others"
     if not found.estimate.kept:
-        return f"{said}; the runs tell no constant, and the profile stays as it is"
-    if found.left_out.harms:
+        return f"{said}; the runs tell nothing, and the profile stays as it is"
+    if not found.width:
         return (
-            f"{said}, in deviations more than {MOST_WORSE:g} times as far off: calibrating would harm, and the "
-            "profile's values are kept"
+            f"{said}; the runs are likelier of a server as the profile has it than of another: the profile's values "
+            "are kept"
         )
+    if found.width < 1.0:
+        return f"{said}; the server is nearer to its profile than others are, and its constants move by less"
     return said
 
 
@@ -88,10 +95,7 @@ def _constants(found: Calibration) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("", "profile", "told", "error left"):
         table.add_column(head, justify="left" if not head else "right")
-    widths = np.sqrt(np.diag(found.estimate.covariance)).tolist()
-    for place, width in zip(found.estimate.kept, widths, strict=True):
-        unknown = found.unknowns[place]
-        value = unknown.at(float(found.estimate.moves[place]))
+    for unknown, value, width in _told(found):
         table.add_row(
             name_of(unknown),
             _with_error(unknown.value, _half_width(unknown, 1.0, unknown.value)),
@@ -99,6 +103,14 @@ def _constants(found: Calibration) -> Table:
             f"{width:.0%}",
         )
     return table
+
+
+def _told(found: Calibration) -> list[tuple[Unknown, float, float]]:
+    """Return each constant told, its value, and what is left of its error."""
+    widths = np.sqrt(np.diag(found.estimate.covariance)).tolist()
+    told = [(found.unknowns[place], place, width) for place, width in zip(found.estimate.kept, widths, strict=True)]
+    moves = found.estimate.moves.tolist()
+    return [(unknown, unknown.at(moves[place]), width) for unknown, place, width in told if unknown.load is None]
 
 
 def _half_width(unknown: Unknown, width: float, value: float) -> float:
@@ -120,8 +132,24 @@ def _untold(found: Calibration) -> Iterator[str]:
         yield f"not told apart from {other}: {name} (left as the profile has it)"
     if silent:
         yield f"not told: {', '.join(silent)} (left as the profile has them)"
+    constants = ", ".join(f"memory.{key} {value:.4g}" for key, value in found.memory.values.items())
+    for blocks in found.memory.blocks:
+        yield (
+            f"KV blocks of {blocks.plan}: {blocks.logged:,} logged, {blocks.before:,} as the profile counts, "
+            f"{blocks.after:,} with {constants}"
+        )
+    if loads := list(_loads(found)):
+        told = ", ".join(f"{tokens:,} on {ranks} x {factor:.3f}" for tokens, ranks, factor in loads)
+        yield f"besides, steps by tokens on ranks take their time times (load_factors): {told}"
     if found.stream_interval is not None:
         yield f"tokens come {number(found.stream_interval)} at a time: streaming.interval"
+
+
+def _loads(found: Calibration) -> Iterator[tuple[int, int, float]]:
+    """Return the factor at every point of a load: its tokens, its ranks."""
+    factors = profile_at(found.profile, found.unknowns, found.estimate.moves.tolist()).load_factors
+    for point in factors.points:
+        yield point.tokens, point.ranks, float(factors.at(np.array([point.tokens]), point.ranks)[0])
 
 
 def _rows(found: Calibration) -> Iterator[tuple[int, str, float, float, float]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from costmodel.ops.op_types import Attention, Scan
 from simulator.engine_profiles.engine_kernels import Launches
 from simulator.engine_profiles.engine_profile import EngineProfile
+from simulator.engine_profiles.load_factors import LoadFactors
 from simulator.engine_profiles.spread import NO_SPREAD, Spread
 from simulator.model.cell import AttentionTemplate, KernelChoices
 from simulator.model.cells.moe import MixtureOfExperts
@@ -55,6 +56,9 @@ def compile_plan(
     last.samples.add_all(model.head_ops(plan, knots.rows), curves)
     for stage in stages[:-1]:
         stage.sends.add_all(model.send_ops(plan, knots.tokens), curves)
+    factors = profile.load_factors
+    if factors.points:
+        stages = [_at_load(stage, knots, factors, plan.stage_ranks) for stage in stages]
     return CompiledPlan(
         stages=tuple(stages),
         knots=knots,
@@ -163,6 +167,26 @@ class _Compiler:
         stage.scans.add("scan", self.curves.price(chunks), count)
         steps = replace(scan, num_decode=knots.batch, decode_q=self.shape.queries)
         stage.decode.add("scan", self.curves.price(steps).repeated(len(knots.kv)), count)
+
+
+def _at_load(stage: StageSums, knots: TableKnots, factors: LoadFactors, ranks: int) -> StageSums:
+    """Put the factors of a server on all ops of a stage, by the tokens of their step.
+
+    A prompt's causal pairs say how many tokens it has; reading a prefix has no tokens of its own, and is left alone.
+    """
+    tokens = factors.at(knots.tokens, ranks)
+    sequences = np.repeat(factors.at(knots.batch, ranks), len(knots.kv))
+    return replace(
+        stage,
+        tokens=stage.tokens.scaled(tokens),
+        pooled=stage.pooled.scaled(tokens),
+        sends=stage.sends.scaled(tokens),
+        scans=stage.scans.scaled(tokens),
+        samples=stage.samples.scaled(factors.at(knots.rows, ranks)),
+        decode=stage.decode.scaled(sequences),
+        windowed=stage.windowed.scaled(sequences),
+        prefill=stage.prefill.scaled(factors.at(np.sqrt(2.0 * knots.pairs), ranks)),
+    )
 
 
 def _prefill(call: Attention, pairs: I64, shape: StepShape) -> Attention:

@@ -41,6 +41,10 @@ class OpCurve:
     flop: Array
     io_bytes: Array
 
+    def scaled(self, factor: Array) -> "OpCurve":
+        """Return the curve with its time and energy times ``factor``, a number per point."""
+        return replace(self, **{name: getattr(self, name) * factor for name in _TIMED})
+
     def repeated(self, times: int) -> "OpCurve":
         """Every point ``times`` over, one after the other: a quantity that does not change along a second axis."""
         return OpCurve(**{field.name: np.repeat(getattr(self, field.name), times) for field in fields(self)})

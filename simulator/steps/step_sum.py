@@ -34,6 +34,13 @@ class StepSum:
         self._added.append((name, curve, times))
         self._widths.clear()
 
+    def scaled(self, factor: Array) -> "StepSum":
+        """Return the sum with the time and energy of every op times ``factor``, a number per point."""
+        other = StepSum(len(self.latency_s))
+        for name, curve, times in self._added:
+            other.add(name, curve.scaled(factor), times)
+        return other
+
     @property
     def energy_j(self) -> Array:
         """Energy of the sum, added up when it is asked for: of most plans of a search it never is."""

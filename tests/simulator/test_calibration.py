@@ -1,5 +1,6 @@
 """Constants of a profile estimated from runs of a server: recovered, told apart, refused, written."""
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,17 @@ from profiles_db.recordings.server_facts import ServerFacts
 from simulator.calibration.calibrate import Calibration, calibrate, name_of
 from simulator.calibration.choose_runs import choose_runs
 from simulator.calibration.evidence import E2E, ITL, RATE, TPOT, TTFT, telling_metrics
+from simulator.calibration.learnt import with_values
+from simulator.calibration.memory_constants import counted_memory, learn_memory
 from simulator.calibration.plan_runs import plan_runs
 from simulator.calibration.posterior import most_likely, moves_covariance
 from simulator.calibration.profile_file import profile_text
 from simulator.calibration.told import told, untold
 from simulator.calibration.unknowns import profile_at, unknowns_of
+from simulator.calibration.width import likeliest_width, narrowed
 from simulator.engine_profiles.constant import error_of
 from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
+from simulator.engine_profiles.load_factors import LoadFactors, LoadPoint
 from simulator.engine_profiles.price_factors import FAMILIES, PriceFactors
 from simulator.validation.measured_run import MeasuredRun, UnusableRun
 from simulator.validation.predict import ValidatedRun, predict_run
@@ -69,7 +74,7 @@ def test_a_server_that_is_slower_is_found_to_be(found: Calibration) -> None:
     assert host["frontend_s"] == pytest.approx(_FRONTEND_S, abs=1.5 * error_of(host["frontend_s"]))
     before, after = (np.abs(errors).mean() for errors in (found.left_out.before, found.left_out.after))
     assert after < 0.3 * before
-    assert not found.left_out.harms
+    assert found.width == 1.0
     assert found.estimate.is_settled
 
 
@@ -122,6 +127,8 @@ def test_runs_of_the_profile_itself_change_nothing_much(tmp_path: Path) -> None:
         save_results(tmp_path / f"c{concurrency}.json", simulated_result(traffic))
     same = calibrate(_runs(tmp_path))
     assert np.abs(same.estimate.moves).max() < 0.01
+    assert same.width == 0.0
+    assert same.values == {}
 
 
 def test_constants_may_be_named(folder: Path) -> None:
@@ -165,6 +172,61 @@ def test_failed_requests_are_refused_from_the_file(tmp_path: Path, folder: Path)
     (run,) = read_results([save_results(tmp_path / "failed.json", result)], DEPLOYMENT)
     with pytest.raises(UserError, match=r"failed\.json"):
         calibrate([*_runs(folder), run])
+
+
+def test_what_one_load_has_alone_reaches_its_neighbours(tmp_path: Path) -> None:
+    """Of steps of 24 sequences that take a fifth longer a part is found to be theirs; one sequence has hardly any."""
+    slow = LoadFactors(points=[LoadPoint(tokens=24, ranks=1, weight=math.log(1.2))], source="a test")
+    profile = load_profile("vllm-0.33").model_copy(update={"load_factors": slow})
+    for concurrency, prompt, output in _LOADS:
+        traffic = f"closed:isl={prompt},osl={output},concurrency={concurrency},ratio=0.5,warmup_per_slot=0"
+        save_results(tmp_path / f"c{concurrency}.json", simulated_result(traffic, profile=profile))
+    told_so = calibrate(_runs(tmp_path))
+    factors = with_values(told_so.profile, told_so.values).load_factors
+    near, far = factors.at(np.array([24, 1]), 1)
+    assert near > 1.02 > far
+    assert factors.at(np.array([24]), 64)[0] == pytest.approx(1.0, abs=0.01)
+    path = tmp_path / "ours.toml"
+    path.write_text(profile_text(told_so, path))
+    assert load_profile(str(path)).load_factors.at(np.array([24.0]), 1) == pytest.approx(near, rel=1e-3)
+
+
+def test_a_server_is_as_far_from_its_profile_as_its_runs_say() -> None:
+    """Residuals of the size of noise keep the profile, those of the size of the prior move it whole."""
+    slopes, covariance = 0.1 * np.ones((8, 1)), 0.03**2 * np.eye(8)
+    widths = [likeliest_width(size * np.ones(8), slopes, covariance) for size in (0.005, 0.04, 0.15)]
+    assert widths == [0.0, 0.5, 1.0]
+    profile = load_profile("vllm-0.33")
+    half = narrowed(unknowns_of(profile), 0.5)
+    assert [item.error for item in half] == [0.5 * item.error for item in unknowns_of(profile)]
+
+
+def test_logged_blocks_move_memory_constants(folder: Path) -> None:
+    """A server that has 512 MiB less than counted is found to, and other runs of it are counted with as much less."""
+    runs = _runs(folder)
+    serving = runs[0].deployment.serving()
+    counted = counted_memory(runs[0], serving)
+    assert counted is not None
+    missing = round(512 * 2**20 / counted.block_bytes)
+    facts = ServerFacts(num_gpu_blocks=counted.num_gpu_blocks - missing)
+    logged = [
+        replace(
+            run,
+            server=facts,
+            deployment=replace(
+                run.deployment, settings={**run.deployment.settings, "num_gpu_blocks": facts.num_gpu_blocks}
+            ),
+        )
+        for run in runs
+    ]
+    learnt = learn_memory(logged, [run.deployment.serving() for run in logged])
+    (blocks,) = learnt.blocks
+    assert blocks.before - blocks.logged == missing
+    assert abs(blocks.after - blocks.logged) < 0.25 * missing
+    before = load_profile("vllm-0.33").memory.runtime_mib
+    assert learnt.values["runtime_mib"] == pytest.approx(before + 512, abs=120)
+    assert error_of(learnt.values["runtime_mib"]) < 512
+    assert learn_memory(runs, [serving] * len(runs)).values == {}
 
 
 def test_a_stream_interval_shows_in_the_gaps(folder: Path) -> None:
