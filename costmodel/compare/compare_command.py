@@ -12,7 +12,7 @@ _ANALYTIC: Final = "analytic:"
 
 
 @click.command(cls=Command)
-@click.argument("sides", nargs=-1, metavar="FIT | FIT B | A B")
+@click.argument("sides", nargs=-1, metavar="FIT | FIT FIT | FIT B | A B")
 @DB_OPTION
 @click.option("--family", "families", multiple=True, help="gemm, attention, moe, elementwise, collective; repeatable.")
 @click.option("--match", "also", multiple=True, metavar="COLUMN", help="Match on this column too, e.g. backend.")
@@ -46,8 +46,9 @@ def compare(
 
     FIT is a file written by apex fit: says how far it is to be trusted, by what it predicts of each measured point
     without that point; --out draws that over the fitted curves, utilisation, bandwidth, error distributions and
-    transfer across clocks, and writes the points as CSV. With B, or analytic:CLUSTER for FIT, prints
-    how far its predictions are from the measurements of B.
+    transfer across clocks, and writes the points as CSV. Two of them are laid over each other. With B, or
+    analytic:CLUSTER for FIT, prints how far its predictions are from the measurements of B; rows it has seen are priced
+    as if it had not.
 
     \b
     A side is a device (h100-sxm), a database folder, or key=value,... of device, origin, framework, backend, dtype,
@@ -76,6 +77,12 @@ def compare(
         return
     if len(sides) != 2:
         raise click.UsageError("give a fitted model, or two sides, e.g. apex compare h100-sxm h200-sxm")
+    if all(Path(side).is_file() for side in sides):
+        refuse_given(
+            context, "db", "also", "widest", "cluster", because="two fits are compared at the points the first holds"
+        )
+        _compare_fits(Path(sides[0]), Path(sides[1]), families=families, out=out, as_json=as_json)
+        return
     from cluster_specs.extras import require_extra
 
     require_extra("fit", "pandas", what="apex compare of two sides")
@@ -171,6 +178,30 @@ def _compare_fit(
         title = f"{artefact.provenance.device}: predicted against measured"
         sections = fit_sections(artefact, spec, points, worst=worst)
         for written in [*write_page(out, title, sections), *write_points(out, points)]:
+            click.echo(f"wrote {written}", err=True)
+
+
+def _compare_fits(first: Path, second: Path, *, families: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+    from cluster_specs.load import load_cluster
+    from costmodel.compare.held_out_prices import points_of_families
+    from costmodel.compare.tables import text_table
+    from costmodel.compare.two_fits import overlay_rows, overlay_sections, overlay_verdict, overlays
+    from costmodel.fit_file.artefact import load_artefact
+
+    fits = load_artefact(first), load_artefact(second)
+    on_first, on_second = (load_cluster(fit.provenance.cluster) for fit in fits)
+    found = overlays(points_of_families(fits[0], on_first, families), fits[1], on_second, on_first)
+    rows = overlay_rows(found)
+    said = overlay_verdict(rows, first.name, second.name)
+    if as_json:
+        click.echo(strict_json({"schema": 1, "a": str(first), "b": str(second), "verdict": said, "labels": rows}))
+    else:
+        click.echo(f"{said}\n\nratio = price of {second.name} / measured for {first.name}\n{text_table(rows)}")
+    if out is not None:
+        from costmodel.compare.page import write_page
+
+        sections = overlay_sections(found, *fits, (on_first, on_second), said)
+        for written in write_page(out, f"{second.name} over {first.name}", sections):
             click.echo(f"wrote {written}", err=True)
 
 

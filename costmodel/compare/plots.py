@@ -14,6 +14,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, NullLoc
 from costmodel.compare.held_out_plots import hollow_markers, residual_strip
 from costmodel.compare.palette import COLOURS, MARKERS, label_log_axis
 from costmodel.compare.series import Series
+from costmodel.compare.verdict import SMALL_ERROR
 from costmodel.ops.arrays import Array
 
 _WIDTH_IN, _HEIGHT_IN, _STRIP_IN = 9.0, 4.8, 1.5
@@ -60,6 +61,32 @@ def curves_figure(title: str, series: Sequence[Series], *, x_label: str) -> Figu
     strip.set_xlabel(x_label)
     label_log_axis(strip.xaxis, FuncFormatter(lambda value, _: f"{value:,.0f}"))
     _legend_beside(axes, _CURVE_LEGEND)
+    return figure
+
+
+def overlay_figure(title: str, pairs: Sequence[tuple[Series, Series]], *, x_label: str) -> Figure:
+    """Curves of two fits, the second dashed, over the points of the first; beneath, the second over the first."""
+    figure, axes, strip = _figure_with_strip(title)
+    for index, (first, second) in enumerate(pairs):
+        assert first.band is not None
+        assert second.band is not None
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        axes.plot(first.x, first.y, marker, color=colour, markersize=3.8, linestyle="none", label=first.label)
+        for band, style in ((first.band, "-"), (second.band, "--")):
+            axes.plot(band.x, band.y, style, color=colour, linewidth=1.2)
+        strip.plot(first.band.x, second.band.y / first.band.y, color=colour, linewidth=1.2)
+    _log_axes(axes, "", "latency")
+    label_log_axis(axes.yaxis, EngFormatter(unit="s", places=0))
+    strip.axhspan(1.0 - SMALL_ERROR, 1.0 + SMALL_ERROR, color="#e8e8e8", linewidth=0)
+    strip.axhline(1.0, color="#7F7F7F", linewidth=0.8)
+    strip.set_yscale("log")
+    low, high = _ratio_limits(np.concatenate([b.band.y / a.band.y for a, b in pairs if a.band and b.band]))
+    strip.set_ylim(low, high)
+    _label_ratios(strip, low, high)
+    strip.set_ylabel("second / first", fontsize=8)
+    strip.set_xlabel(x_label)
+    label_log_axis(strip.xaxis, FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    _legend_beside(axes, "first fit: points, full line\nsecond fit: dashed")
     return figure
 
 
@@ -166,9 +193,7 @@ def ratio_figure(title: str, groups: Mapping[str, tuple[Array, Array]], *, a_lab
     axes.xaxis.set_major_formatter(EngFormatter(unit="s", places=0))
     low, high = _ratio_limits(np.concatenate([ratio for _, ratio in groups.values()]))
     axes.set_ylim(low, high)
-    axes.yaxis.set_major_locator(FixedLocator([tick for tick in _RATIO_TICKS if low <= tick <= high]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    _label_ratios(axes, low, high)
     _legend_beside(axes, "line: running median")
     return figure
 
@@ -231,6 +256,12 @@ def _running_median(x: Array, y: Array, *, bins: int = 16) -> tuple[Array, Array
     filled = [i for i in range(bins) if (index == i).any()]
     centres = np.sqrt(edges[:-1] * edges[1:])
     return centres[filled], np.array([np.median(y[index == i]) for i in filled])
+
+
+def _label_ratios(axes: Axes, low: float, high: float) -> None:
+    axes.yaxis.set_major_locator(FixedLocator([tick for tick in _RATIO_TICKS if low <= tick <= high]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _ratio_limits(ratio: Array) -> tuple[float, float]:
