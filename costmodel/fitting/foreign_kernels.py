@@ -28,10 +28,15 @@ from profiles_db.store import Store
 
 
 def known_elsewhere(device: str, prior: Prior | None) -> dict[str, frozenset[str]]:
-    """Return the choices that an earlier fit of the same device holds as an engine runs them, by family."""
-    is_of_engine = prior is not None and prior.name == device and any(prior.artefact.provenance.frameworks)
+    """Return the choices that an earlier fit of the same device holds as an engine runs them, by family.
+
+    Labels that it calls stand-ins are none of them.
+    """
+    if prior is None or prior.name != device or not prior.framework:
+        return dict.fromkeys(OP_FAMILIES, frozenset())
+    stand_ins = {report.family: report.stand_ins for report in prior.artefact.reports}
     return {
-        name: known_choices(family, prior.artefact.families.get(name)) if prior and is_of_engine else frozenset()
+        name: known_choices(family, prior.artefact.families.get(name), stand_ins.get(name, {}))
         for name, family in OP_FAMILIES.items()
     }
 

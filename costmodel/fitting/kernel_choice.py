@@ -6,7 +6,7 @@ an earlier fit of the device: they are set aside, and tell ratios within their o
 measured they stand in, and the report says so.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Container, Mapping, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,8 +69,8 @@ def choice_of_label(family: OpFamily, label: Label) -> str:
     return "|".join(family.part(label, name) for name in family.kernel_choice)
 
 
-def known_choices(family: OpFamily, knots: FamilyKnots | None) -> frozenset[str]:
-    """Return the choices that a fit has labels of."""
+def known_choices(family: OpFamily, knots: FamilyKnots | None, without: Container[str] = ()) -> frozenset[str]:
+    """Return the choices that a fit has labels of, leaving some labels out."""
     if knots is None or not family.kernel_choice:
         return frozenset()
-    return frozenset(choice_of_label(family, label) for label in knots.labels)
+    return frozenset(choice_of_label(family, label) for label in knots.labels if label.text not in without)

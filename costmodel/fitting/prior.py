@@ -78,9 +78,10 @@ class Prior:
 
     @property
     def framework(self) -> str:
-        """The engine, and its version, that most of its rows were measured through; empty where none."""
-        counts = {name: count for name, count in self.artefact.provenance.frameworks.items() if name}
-        return max(counts, key=counts.__getitem__, default="")
+        """The engine, and its version, that its rows were held against, else most were measured through; or empty."""
+        provenance = self.artefact.provenance
+        counts = {name: count for name, count in provenance.frameworks.items() if name}
+        return provenance.engine or max(counts, key=counts.__getitem__, default="")
 
     def has_seen(self, measured: Measurements) -> str:
         """Say why the fit may know these rows, empty when it cannot: what has seen a row cannot be judged on it."""

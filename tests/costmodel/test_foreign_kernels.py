@@ -140,6 +140,22 @@ def test_nothing_but_rows_of_another_kernel_beside_the_engines_is_one_error(
     assert "--prior none" in caught.value.hint
 
 
+def test_a_fit_that_took_the_tables_from_another_guards_them_too(
+    tmp_path: Path, cluster: ClusterSpec, of_tables: Artefact
+) -> None:
+    """Its rows went through no engine, but it knows whose kernels it holds; its stand-ins are not guarded."""
+    own = store_of(tmp_path / "own", gemm=gemm_rows(cluster))
+    second = fit_device(own, DEVICE, cluster, prior=Prior(of_tables, cluster), engine=ENGINE)
+    both = store_of(tmp_path / "both", gemm=gemm_rows(cluster), attention=foreign(candidates(cluster), 50))
+    third = fit_device(both, DEVICE, cluster, prior=Prior(second, cluster), engine=ENGINE)
+    assert prices(third, cluster) == prices(of_tables, cluster)
+    alone = store_of(tmp_path / "alone", attention=foreign(attention_rows(cluster), 200))
+    stand_in = fit_device(alone, DEVICE, cluster, engine=ENGINE)
+    again = store_of(tmp_path / "again", attention=foreign(candidates(cluster), 200))
+    artefact = fit_device(again, DEVICE, cluster, prior=Prior(stand_in, cluster), engine=ENGINE)
+    assert "attention" not in artefact.provenance.from_prior
+
+
 def test_rows_of_the_engines_kernel_take_the_place_of_the_same_points_alone(
     tmp_path: Path, cluster: ClusterSpec
 ) -> None:
