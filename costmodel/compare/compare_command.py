@@ -15,6 +15,9 @@ _ANALYTIC: Final = "analytic:"
 @click.argument("sides", nargs=-1, metavar="FIT | FIT FIT | FIT B | A B")
 @DB_OPTION
 @click.option("--family", "families", multiple=True, help="gemm, attention, moe, elementwise, collective; repeatable.")
+@click.option(
+    "--where", multiple=True, metavar="COLUMN=VALUE", help="Of a fit, these shapes only, e.g. n=8192; repeatable."
+)
 @click.option("--match", "also", multiple=True, metavar="COLUMN", help="Match on this column too, e.g. backend.")
 @click.option(
     "--widest",
@@ -36,6 +39,7 @@ def compare(
     sides: tuple[str, ...],
     db: Path | None,
     families: tuple[str, ...],
+    where: tuple[str, ...],
     also: tuple[str, ...],
     widest: int,
     cluster: str | None,
@@ -73,7 +77,9 @@ def compare(
             because="one fitted model is compared with the rows it has kept of its own",
             hint="name what to compare it with as well, e.g. origin=measured",
         )
-        _compare_fit(Path(sides[0]), families=families, worst=widest, cluster=cluster, out=out, as_json=as_json)
+        _compare_fit(
+            Path(sides[0]), families=families, where=where, worst=widest, cluster=cluster, out=out, as_json=as_json
+        )
         return
     if len(sides) != 2:
         raise click.UsageError("give a fitted model, or two sides, e.g. apex compare h100-sxm h200-sxm")
@@ -81,8 +87,9 @@ def compare(
         refuse_given(
             context, "db", "also", "widest", "cluster", because="two fits are compared at the points the first holds"
         )
-        _compare_fits(Path(sides[0]), Path(sides[1]), families=families, out=out, as_json=as_json)
+        _compare_fits(Path(sides[0]), Path(sides[1]), families=families, where=where, out=out, as_json=as_json)
         return
+    refuse_given(context, "where", because="it chooses shapes of a fit", hint="choose rows by key=value of a side")
     from cluster_specs.extras import require_extra
 
     require_extra("fit", "pandas", what="apex compare of two sides")
@@ -132,7 +139,14 @@ def _compare_sides(
 
 
 def _compare_fit(
-    path: Path, *, families: tuple[str, ...], worst: int, cluster: str | None, out: Path | None, as_json: bool
+    path: Path,
+    *,
+    families: tuple[str, ...],
+    where: tuple[str, ...],
+    worst: int,
+    cluster: str | None,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     from dataclasses import asdict
 
@@ -145,10 +159,12 @@ def _compare_fit(
 
     artefact = load_artefact(path)
     spec = load_cluster(cluster or artefact.provenance.cluster)
-    points = points_of_families(artefact, spec, families)
+    points = points_of_families(artefact, spec, families, where)
     summary, worst_rows = family_rows(artefact, points), worst_points(points, worst)
-    rows = [row for row in held_out_rows(artefact) if row["family"] in points]
-    clocks = clock_rows([found for found in clock_transfers(artefact, spec) if found.family in points])
+    # What speaks of all shapes of a label is not shown where some were chosen.
+    whole = () if where else tuple(points)
+    rows = [row for row in held_out_rows(artefact) if row["family"] in whole]
+    clocks = clock_rows([found for found in clock_transfers(artefact, spec) if found.family in whole])
     if as_json:
         document = {
             "schema": 1,
@@ -165,7 +181,8 @@ def _compare_fit(
         click.echo(f"{verdict(summary)}\n\n{text_table(summary)}")
         if worst_rows:
             click.echo(f"\nworst predictions of points left out\n{text_table(worst_rows)}")
-        click.echo(f"\nby label and held-out question\n{text_table(overall(rows))}")
+        if rows:
+            click.echo(f"\nby label and held-out question\n{text_table(overall(rows))}")
         if clocks:
             click.echo(f"\nlower clocks priced from the highest alone\n{text_table(clocks)}")
     for note in notes(points):
@@ -176,12 +193,20 @@ def _compare_fit(
         from costmodel.compare.points_csv import write_points
 
         title = f"{artefact.provenance.device}: predicted against measured"
-        sections = fit_sections(artefact, spec, points, worst=worst)
+        sections = fit_sections(artefact, spec, points, worst=worst, is_whole=not where)
         for written in [*write_page(out, title, sections), *write_points(out, points)]:
             click.echo(f"wrote {written}", err=True)
 
 
-def _compare_fits(first: Path, second: Path, *, families: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+def _compare_fits(
+    first: Path,
+    second: Path,
+    *,
+    families: tuple[str, ...],
+    where: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
+) -> None:
     from cluster_specs.load import load_cluster
     from costmodel.compare.held_out_prices import points_of_families
     from costmodel.compare.tables import text_table
@@ -190,7 +215,7 @@ def _compare_fits(first: Path, second: Path, *, families: tuple[str, ...], out: 
 
     fits = load_artefact(first), load_artefact(second)
     on_first, on_second = (load_cluster(fit.provenance.cluster) for fit in fits)
-    found = overlays(points_of_families(fits[0], on_first, families), fits[1], on_second, on_first)
+    found = overlays(points_of_families(fits[0], on_first, families, where), fits[1], on_second, on_first)
     rows = overlay_rows(found)
     said = overlay_verdict(rows, first.name, second.name)
     if as_json:

@@ -3,7 +3,7 @@
 A fitted model keeps every measured point (`costmodel.fitted.knots`), so fitted and measured are compared from it alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,14 +52,17 @@ def measured_rows_of(knots: FamilyKnots, cluster: ClusterSpec) -> MeasuredRows:
     return rows.take(~rows.is_estimate)
 
 
-def curve_series(knots: FamilyKnots, label: Label, costs: CostModel, held_out_s: Array) -> list[Series]:
+def curve_series(
+    knots: FamilyKnots, label: Label, costs: CostModel, held_out_s: Array, shapes: Sequence[int]
+) -> list[Series]:
     """Measured points, fitted curves and held-out prices of up to six representative shapes of one label.
 
+    ``shapes`` are those to choose from.
     ``held_out_s`` [knots] is what the fit says of each measured knot without it, NaN where it says nothing.
     """
     if np.any(knots.y != 1.0):
-        return list(_surface_series(knots, label, costs, held_out_s))
-    return [_series(knots, label, shape, costs, held_out_s) for shape in _representative(knots, label)]
+        return list(_surface_series(knots, label, costs, held_out_s, shapes))
+    return [_series(knots, label, shape, costs, held_out_s) for shape in _representative(knots, shapes)]
 
 
 def _series(knots: FamilyKnots, label: Label, shape: int, costs: CostModel, held_out_s: Array) -> Series:
@@ -72,9 +75,11 @@ def _series(knots: FamilyKnots, label: Label, shape: int, costs: CostModel, held
     )
 
 
-def _surface_series(knots: FamilyKnots, label: Label, costs: CostModel, held_out_s: Array) -> Iterator[Series]:
+def _surface_series(
+    knots: FamilyKnots, label: Label, costs: CostModel, held_out_s: Array, shapes: Sequence[int]
+) -> Iterator[Series]:
     """Cut the middle shape's surface as its family says."""
-    shape = _middle(knots, label)
+    shape = _middle(knots, shapes)
     own = knots.rows(shape)
     measured = ~np.isnan(knots.latency_s[own])
     x, y, latency_s = knots.x[own][measured], knots.y[own][measured], knots.latency_s[own][measured]
@@ -97,26 +102,25 @@ def _surface_series(knots: FamilyKnots, label: Label, costs: CostModel, held_out
         yield Series(label=name, x=along[points], y=latency_s[points], band=band, held_out=without_s[points])
 
 
-def surface_shape_name(knots: FamilyKnots, label: Label) -> str:
-    """Name the shape whose surface `curve_series` cuts."""
-    return shape_name(knots, _middle(knots, label))
+def surface_shape_name(knots: FamilyKnots, shapes: Sequence[int]) -> str:
+    """Name the shape, of those to choose from, whose surface `curve_series` cuts."""
+    return shape_name(knots, _middle(knots, shapes))
 
 
-def _middle(knots: FamilyKnots, label: Label) -> int:
+def _middle(knots: FamilyKnots, shapes: Sequence[int]) -> int:
     """Return the shape of median latency among those measured at most sizes."""
-    shapes = _by_latency(knots, label)
-    return shapes[len(shapes) // 2]
+    ordered = _by_latency(knots, shapes)
+    return ordered[len(ordered) // 2]
 
 
-def _representative(knots: FamilyKnots, label: Label) -> list[int]:
-    """Return shapes spread evenly over the label's range of latencies, among those measured at most sizes."""
-    shapes = _by_latency(knots, label)
-    return [shapes[i] for i in _spread(len(shapes))]
+def _representative(knots: FamilyKnots, shapes: Sequence[int]) -> list[int]:
+    """Return shapes spread evenly over the range of latencies, among those measured at most sizes."""
+    ordered = _by_latency(knots, shapes)
+    return [ordered[i] for i in _spread(len(ordered))]
 
 
-def _by_latency(knots: FamilyKnots, label: Label) -> list[int]:
+def _by_latency(knots: FamilyKnots, shapes: Sequence[int]) -> list[int]:
     """Return the shapes measured at four fifths of the most sizes, by median latency."""
-    shapes = [shape for shape in knots.of_label(label).tolist() if knots.is_measured(shape)]
     latencies = [knots.latency_s[knots.rows(shape)] for shape in shapes]
     counts = [int(np.count_nonzero(~np.isnan(own))) for own in latencies]
     typical = {shape: float(np.nanmedian(own)) for shape, own in zip(shapes, latencies, strict=True)}

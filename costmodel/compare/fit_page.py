@@ -30,18 +30,24 @@ from costmodel.compare.series import Band, Series
 from costmodel.compare.verdict import family_rows, notes, verdict, worst_points
 from costmodel.families.all import OP_FAMILIES
 from costmodel.fit_file.artefact import Artefact
-from costmodel.fitted.knots import FamilyKnots
 from costmodel.fitted_costs import FittedCosts
-from costmodel.ops.arrays import Array
 from costmodel.ops.label import Label
 from costmodel.ops.op_types import bus_factor
 from costmodel.ops.roofline import roofline
 
 
 def fit_sections(
-    artefact: Artefact, cluster: ClusterSpec, points: Mapping[str, HeldOutPoints], *, worst: int = 3
+    artefact: Artefact,
+    cluster: ClusterSpec,
+    points: Mapping[str, HeldOutPoints],
+    *,
+    worst: int = 3,
+    is_whole: bool = True,
 ) -> Iterator[Section]:
-    """Yield verdict, distribution of errors, a section per family of ``points``, transfer across clocks, tables."""
+    """Yield verdict, distribution of errors, a section per family of ``points``, transfer across clocks, tables.
+
+    Where ``points`` are not all of their families (``is_whole``), sections that could only speak of all are left out.
+    """
     head = artefact.provenance
     device = head.device
     rows = [row for row in held_out_rows(artefact) if row["family"] in points]
@@ -54,13 +60,15 @@ def fit_sections(
     ]
     yield Section(title="Verdict", remarks=remarks, rows=summary)
     yield Section(title="Worst predictions of points left out", rows=worst_points(points, worst))
-    yield Section(title="Distribution of held-out errors", figures=list(_histograms(artefact, cluster, list(points))))
+    if is_whole:
+        yield Section(
+            title="Distribution of held-out errors", figures=list(_histograms(artefact, cluster, list(points)))
+        )
     for name, found in points.items():
-        knots = found.knots
-        without_s = np.full(len(knots.x), np.nan)
-        without_s[found.row] = found.predicted_s
-        figures = [*_parity(found, device), *_family_figures(knots, FittedCosts(artefact, cluster), without_s, device)]
+        figures = [*_parity(found, device), *_family_figures(found, FittedCosts(artefact, cluster), device)]
         yield Section(title=f"{name}: predicted without each point, measured, fitted", figures=figures)
+    if not is_whole:
+        return
     transfers = [found for found in clock_transfers(artefact, cluster) if found.family in points]
     if transfers:
         yield Section(
@@ -110,23 +118,28 @@ def _parity(found: HeldOutPoints, device: str) -> Iterator[NamedFigure]:
     )
 
 
-def _family_figures(knots: FamilyKnots, costs: FittedCosts, without_s: Array, device: str) -> Iterator[NamedFigure]:
-    for kind in OP_FAMILIES[knots.family].figures:
-        yield from _FIGURES[kind](knots, costs, without_s, device)
+def _family_figures(found: HeldOutPoints, costs: FittedCosts, device: str) -> Iterator[NamedFigure]:
+    for kind in OP_FAMILIES[found.knots.family].figures:
+        yield from _FIGURES[kind](found, costs, device)
 
 
-def _curves(knots: FamilyKnots, costs: FittedCosts, without_s: Array, device: str) -> Iterator[NamedFigure]:
+def _curves(found: HeldOutPoints, costs: FittedCosts, device: str) -> Iterator[NamedFigure]:
+    knots = found.knots
     size_name = OP_FAMILIES[knots.family].size_name
     for label in knots.labels:
+        shapes = found.shapes_of(label)
+        if not shapes:
+            continue
         at_clock = FittedCosts(costs.artefact, costs.cluster, label.clock_mhz)
         title = f"{knots.family} {_words(label)} on {device}"
         if np.any(knots.y != 1.0):
-            title += f"\n{surface_shape_name(knots, label)}"
+            title += f"\n{surface_shape_name(knots, shapes)}"
+        series = curve_series(knots, label, at_clock, found.knot_price_s, shapes)
         yield NamedFigure(
             name=_stem("curves", knots.family, label.text),
             caption="Shapes are spread evenly over the measured ones. A line meets its own points by construction; the "
             "hollow markers and the strip beneath show what the fit says of each point without it.",
-            figure=curves_figure(title, curve_series(knots, label, at_clock, without_s), x_label=size_name(label)),
+            figure=curves_figure(title, series, x_label=size_name(label)),
         )
 
 
@@ -138,16 +151,18 @@ def _stem(*parts: str) -> str:
     return "_".join(parts).replace("|", "_").replace("@", "_at_").replace(".", "_")
 
 
-def _heat_maps(knots: FamilyKnots, costs: FittedCosts, without_s: Array, device: str) -> Iterator[NamedFigure]:  # noqa: ARG001 - one signature for all
+def _heat_maps(found: HeldOutPoints, costs: FittedCosts, device: str) -> Iterator[NamedFigure]:
     """One map per number format, of its unlocked points, or else of those at its highest locked clock."""
-    cluster = costs.cluster
+    knots, cluster = found.knots, costs.cluster
+    shapes = np.unique(found.shape).tolist()
     clocks: dict[str, set[int | None]] = {}
-    for label in knots.labels:
+    for label in {knots.label[shape] for shape in shapes}:
         clocks.setdefault(label.parts[0], set()).add(label.clock_mhz)
     for dtype, seen in sorted(clocks.items()):
         clock = None if None in seen else max(mhz for mhz in seen if mhz is not None)
         m, nk, utilisation = [], [], []
-        for shape, label in enumerate(knots.label):
+        for shape in shapes:
+            label = knots.label[shape]
             if label.parts[0] != dtype or label.clock_mhz != clock:
                 continue
             own = knots.rows(shape)
@@ -171,25 +186,29 @@ def _heat_maps(knots: FamilyKnots, costs: FittedCosts, without_s: Array, device:
         )
 
 
-def _bandwidth_figures(knots: FamilyKnots, costs: FittedCosts, without_s: Array, device: str) -> Iterator[NamedFigure]:
+def _bandwidth_figures(found: HeldOutPoints, costs: FittedCosts, device: str) -> Iterator[NamedFigure]:
+    knots, without_s = found.knots, found.knot_price_s
     for label in knots.labels:
+        shapes = found.shapes_of(label)
+        if not shapes:
+            continue
         kind, level = label.parts
         link = next(link for link in costs.cluster.levels if link.name == level)
         algbw: list[Series] = []
         busbw: list[Series] = []
-        for shape in knots.of_label(label).tolist():
+        for shape in shapes:
             own = knots.rows(shape)
             ranks = int(knots.shape[shape][0])
             size, latency_s = knots.x[own], knots.latency_s[own]
             axis = np.geomspace(size.min(), size.max(), 160)
-            found = costs.predict(op_of(knots, shape, axis, np.ones_like(axis), costs.cluster))
+            price = costs.predict(op_of(knots, shape, axis, np.ones_like(axis), costs.cluster))
             name = f"{ranks} ranks, {int(knots.shape[shape][1])} node(s)"
             for series, factor in ((algbw, 1.0), (busbw, bus_factor(kind, ranks))):
                 band = Band(
                     x=axis,
-                    y=axis / found.latency_s * factor,
-                    low=axis / found.high_s * factor,
-                    high=axis / found.low_s * factor,
+                    y=axis / price.latency_s * factor,
+                    low=axis / price.high_s * factor,
+                    high=axis / price.low_s * factor,
                 )
                 held_out = size / without_s[own] * factor
                 series.append(Series(label=name, x=size, y=size / latency_s * factor, band=band, held_out=held_out))
@@ -208,7 +227,7 @@ def _bandwidth_figures(knots: FamilyKnots, costs: FittedCosts, without_s: Array,
 
 
 # By the names that families choose from (`OpFamily.figures`).
-_FIGURES: Final[Mapping[str, Callable[[FamilyKnots, FittedCosts, Array, str], Iterator[NamedFigure]]]] = {
+_FIGURES: Final[Mapping[str, Callable[[HeldOutPoints, FittedCosts, str], Iterator[NamedFigure]]]] = {
     "curves": _curves,
     "utilisation": _heat_maps,
     "bandwidth": _bandwidth_figures,

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from costmodel.compare.curves_to_draw import measured_rows_of
+from costmodel.families.all import OP_FAMILIES
 from costmodel.fit_file.artefact import Artefact
 from costmodel.fitted.knots import FamilyKnots
 from costmodel.fitted_costs import FittedCosts
 from costmodel.fitting.holdout import without_point
 from costmodel.ops.arrays import Array
+from costmodel.ops.label import Label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,23 @@ class HeldOutPoints:
     def predicted_s(self) -> Array:
         """Price without the point, NaN where there is none."""
         return np.asarray(self.measured_s * np.exp(self.log_error))
+
+    @property
+    def num_measured(self) -> int:
+        """Points measured of the whole family."""
+        return int(np.count_nonzero(~np.isnan(self.knots.latency_s)))
+
+    @property
+    def knot_price_s(self) -> Array:
+        """Price of each knot without it [knots], NaN where there is none."""
+        price_s = np.full(len(self.knots.x), np.nan)
+        price_s[self.row] = self.predicted_s
+        return price_s
+
+    def shapes_of(self, label: Label) -> list[int]:
+        """Return the shapes of a label that have points here."""
+        present = set(self.shape.tolist())
+        return [shape for shape in self.knots.of_label(label).tolist() if shape in present]
 
     @property
     def label_text(self) -> NDArray[np.str_]:
@@ -82,13 +101,45 @@ def held_out_points(knots: FamilyKnots, cluster: ClusterSpec) -> HeldOutPoints:
 
 
 def points_of_families(
-    artefact: Artefact, cluster: ClusterSpec, families: Sequence[str] = ()
+    artefact: Artefact, cluster: ClusterSpec, families: Sequence[str] = (), where: Sequence[str] = ()
 ) -> dict[str, HeldOutPoints]:
-    """Return the measured points of ``families`` (none: all that were fitted); raises ``UserError`` for another."""
+    """Return the measured points of ``families`` (none: all that were fitted) whose shapes have what ``where`` says.
+
+    ``where`` holds texts ``column=value`` of a family's features and of the parts of its labels. Families that lack a
+    column are left out. Raises ``UserError`` for a family that was not fitted, or where nothing is left.
+    """
     if missing := [name for name in families if name not in artefact.families]:
         fitted = ", ".join(artefact.families)
         raise UserError(f"family {missing[0]} was not fitted", hint=f"this fit has {fitted}")
-    return {name: held_out_points(artefact.families[name], cluster) for name in families or artefact.families}
+    found = {name: held_out_points(artefact.families[name], cluster) for name in families or artefact.families}
+    if not where:
+        return found
+    found = {name: own.take(_chosen(own.knots, where)[own.shape]) for name, own in found.items()}
+    found = {name: own for name, own in found.items() if len(own.row)}
+    if not found:
+        columns = sorted({name for knots in artefact.families.values() for name in _columns(knots)})
+        raise UserError(f"no measured point has {' and '.join(where)}", hint=f"columns: {', '.join(columns)}")
+    return found
+
+
+def _columns(knots: FamilyKnots) -> tuple[str, ...]:
+    return (*knots.features, *OP_FAMILIES[knots.family].label_parts)
+
+
+def _chosen(knots: FamilyKnots, where: Sequence[str]) -> NDArray[np.bool_]:
+    """Whether each shape has every value asked for."""
+    chosen = np.ones(knots.num_shapes, dtype=bool)
+    for text in where:
+        column, separator, value = (part.strip() for part in text.partition("="))
+        if not (column and separator and value):
+            raise UserError(f"--where {text}: must be column=value", hint="e.g. --where n=8192")
+        if column in knots.features:
+            chosen &= [f"{size:.15g}" == value for size in knots.shape[:, knots.features.index(column)].tolist()]
+        elif column in _columns(knots):
+            chosen &= [OP_FAMILIES[knots.family].part(label, column) == value for label in knots.label]
+        else:
+            chosen &= False
+    return chosen
 
 
 def held_out_residual(knots: FamilyKnots) -> Array:

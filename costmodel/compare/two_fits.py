@@ -120,13 +120,14 @@ def _figures(
     for label in knots.labels:
         if label.text not in texts:
             continue
+        shapes = overlay.points.shapes_of(label)
         curves = [
-            curve_series(knots, label, FittedCosts(fit, cluster, label.clock_mhz), np.full(len(knots.x), np.nan))
+            curve_series(knots, label, FittedCosts(fit, cluster, label.clock_mhz), overlay.points.knot_price_s, shapes)
             for fit, cluster in zip((a, b), clusters, strict=True)
         ]
         title = f"{knots.family} {' '.join(label.parts)}"
         if np.any(knots.y != 1.0):
-            title += f"\n{surface_shape_name(knots, label)}"
+            title += f"\n{surface_shape_name(knots, shapes)}"
         yield NamedFigure(
             name=f"overlay_{knots.family}_{label.text}".replace("|", "_").replace("@", "_at_").replace(".", "_"),
             caption="Points and full lines: the first fit and what it was measured at. Dashed: the second fit. The "

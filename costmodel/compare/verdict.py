@@ -21,11 +21,17 @@ _FEWEST: Final = 20
 def family_rows(artefact: Artefact, points: Mapping[str, HeldOutPoints]) -> list[dict[str, Any]]:
     """Return one row per family, over all labels together, and one of all families where there are several.
 
-    ``points`` counts what was measured, ``judged`` what has an answer without itself. Coverage is that of the report.
+    ``points`` counts what was measured, ``judged`` what has an answer without itself. Coverage is that of the report;
+    where only some shapes of a family were chosen it is not known.
     """
     counts = {family: len(found.row) for family, found in points.items()}
     errors = {family: found.log_error[found.is_known] for family, found in points.items()}
-    return _rows(counts, errors, lambda families: _coverage(artefact, families))
+    is_whole = {family: len(found.row) == found.num_measured for family, found in points.items()}
+
+    def coverage(families: Sequence[str]) -> float | None:
+        return _coverage(artefact, families) if all(is_whole[family] for family in families) else None
+
+    return _rows(counts, errors, coverage)
 
 
 def priced_family_rows(found: Sequence[PricedRows]) -> list[dict[str, Any]]:

@@ -21,7 +21,6 @@ from costmodel.fit_file.artefact import Artefact, save_artefact
 from costmodel.fitted.knots import FamilyKnots, with_labels
 from costmodel.fitted_costs import FittedCosts
 from costmodel.fitting.fit_device import fit_device
-from costmodel.ops.arrays import Array
 from costmodel.ops.roofline import peak_flop_per_s
 from profiles_db.store import open_store
 
@@ -89,14 +88,6 @@ def artefact(cluster: ClusterSpec, tmp_path_factory: pytest.TempPathFactory) -> 
     return fit_device(store, DEVICE, cluster)
 
 
-def held_out_s(knots: FamilyKnots, cluster: ClusterSpec) -> Array:
-    """Held-out price of every knot, NaN where there is none."""
-    found = held_out_points(knots, cluster)
-    price_s = np.full(len(knots.x), np.nan)
-    price_s[found.row] = found.predicted_s
-    return price_s
-
-
 def knots_of(artefact: Artefact, family: str) -> FamilyKnots:
     return artefact.families[family]
 
@@ -135,8 +126,9 @@ def test_curves_pass_through_their_points_and_lie_in_their_band(artefact: Artefa
     """A drawn curve meets the measured points, and its interval is around it."""
     knots = knots_of(artefact, "gemm")
     for label in knots.labels:
-        without_s = held_out_s(knots, cluster)
-        series = curve_series(knots, label, FittedCosts(artefact, cluster, label.clock_mhz), without_s)
+        found = held_out_points(knots, cluster)
+        costs = FittedCosts(artefact, cluster, label.clock_mhz)
+        series = curve_series(knots, label, costs, found.knot_price_s, found.shapes_of(label))
         assert len(series) == 4
         for one in series:
             assert one.band is not None
@@ -152,7 +144,8 @@ def test_surfaces_are_cut_along_the_number_of_sequences(artefact: Artefact, clus
     """Decode attention is drawn over sequences, one curve per context length."""
     knots = knots_of(artefact, "attention")
     (label,) = knots.labels
-    series = curve_series(knots, label, FittedCosts(artefact, cluster), held_out_s(knots, cluster))
+    found = held_out_points(knots, cluster)
+    series = curve_series(knots, label, FittedCosts(artefact, cluster), found.knot_price_s, found.shapes_of(label))
     assert [one.label for one in series] == [f"{n} tokens of context" for n in ("64", "256", "1,024", "4,096")]
     assert all(one.x.tolist() == [1, 2, 4, 8, 16] for one in series)
 

@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from costmodel.bundled_fits import bundled_fit
+from costmodel.compare.compare_command import compare
 from costmodel.compare.held_out_prices import HeldOutPoints, held_out_costs, points_of_families
 from costmodel.compare.points_csv import write_points
 from costmodel.compare.verdict import family_rows, notes, verdict, worst_points
 from costmodel.cost_model import Source
-from costmodel.fit_file.artefact import Artefact, load_artefact
+from costmodel.fit_file.artefact import Artefact, load_artefact, save_artefact
 from costmodel.fitted_costs import FittedCosts
 from costmodel.fitting.fit_device import fit_device
 from costmodel.ops.op_types import Gemm
@@ -156,3 +158,29 @@ def test_a_family_that_was_not_fitted_is_refused(artefact: Artefact, cluster: Cl
     with pytest.raises(UserError, match="family moe was not fitted") as caught:
         points_of_families(artefact, cluster, ["moe"])
     assert "gemm" in str(caught.value.hint)
+
+
+def test_where_keeps_the_shapes_asked_for(artefact: Artefact, cluster: ClusterSpec) -> None:
+    """Features and parts of labels choose; families without the column are left out, and values nobody has refused."""
+    found = points_of_families(artefact, cluster, where=["n=6144", "branch=aligned"])
+    assert list(found) == ["gemm"]
+    knots, shapes = found["gemm"].knots, np.unique(found["gemm"].shape)
+    assert {(knots.shape[shape][0], knots.label[shape].parts[1]) for shape in shapes} == {(6144.0, "aligned")}
+    with pytest.raises(UserError, match="no measured point has n=1") as caught:
+        points_of_families(artefact, cluster, where=["n=1"])
+    assert "num_heads" in str(caught.value.hint)
+    with pytest.raises(UserError, match="--where n: must be column=value"):
+        points_of_families(artefact, cluster, where=["n"])
+
+
+def test_coverage_of_chosen_shapes_is_not_that_of_all(artefact: Artefact, cluster: ClusterSpec, tmp_path: Path) -> None:
+    """The command shows verdict, families and worst points of the shapes alone, and no table of whole labels."""
+    path = tmp_path / "a.parquet"
+    save_artefact(artefact, path)
+    result = CliRunner().invoke(compare, [str(path), "--where", "n=6144"])
+    assert result.exit_code == 0, result.output
+    assert "by label and held-out question" not in result.stdout
+    assert result.stdout.startswith("Predicted without itself")
+    assert result.stdout.splitlines()[3].split()[-1] == "-"
+    refused = CliRunner().invoke(compare, ["h100-sxm", "h200-sxm", "--where", "n=6144"])
+    assert "--where cannot act" in str(refused.exception)
