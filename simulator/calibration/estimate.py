@@ -75,7 +75,8 @@ def estimate(
         slopes = slopes_at(predict, moves, middle, range(count))
     white = whitened(before, slopes, covariance)[1]
     able = list(range(count)) if only is None else list(only)
-    loads = [place for place, item in enumerate(able) if unknowns[item].load is not None]
+    is_load = np.array([unknown.load is not None for unknown in unknowns])
+    loads = np.flatnonzero(is_load[able]).tolist()
     kept = [able[place] for place in told(white[:, able], most=len(evidence), loads=loads)]
     residuals, is_settled, rounds = before, not kept, 0
     reached = loss(whitened(residuals, slopes, covariance)[0], moves)
@@ -102,10 +103,8 @@ def estimate(
             break
         is_settled = reached - own < _GAIN * max(1.0, reached)
         moves, residuals, reached = tried, found, own
-        constants = [place for place in kept if unknowns[place].load is None]
-        steep = slopes_at(predict, moves, residuals + evidence.log_measured, constants)
-        # Factors by load are small, and logarithms nearly linear in them: their slopes stay those of the start.
-        slopes = np.where([unknown.load is not None for unknown in unknowns], slopes, steep)
+        steep = slopes_at(predict, moves, residuals + evidence.log_measured, np.array(kept)[~is_load[kept]].tolist())
+        slopes = np.where(is_load, slopes, steep)  # logarithms are nearly linear in factors by load
     return Estimate(
         moves=moves,
         kept=kept,

@@ -68,7 +68,7 @@ def calibrate(
     """Estimate the constants of an engine profile that runs of one server tell, and write a profile with them.
 
     RESULT is what `apex validate` takes: files of a benchmark client, or a TOML list of runs. At least three runs are
-    needed. Where predicting each run from the others says that calibrating harms, the profile's values are kept.
+    needed. Where they are likelier of a server as the profile has it, the profile's values are kept.
     """
     if plan_runs:
         if results:
