@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,10 @@ Columns = Mapping[str, NDArray[np.generic]]
 Row = dict[str, object]
 # Values of an op's fields by column name: one each, or arrays.
 Sizes = Mapping[str, Any]
+
+
+# Shapes that others are known by: of fewer, hardly any is near.
+_FEWEST_ALIKE: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +178,19 @@ def siblings(family: OpFamily, shapes: Array, shape: Array) -> NDArray[np.bool_]
     """
     apart = list(family.apart)
     return np.asarray(np.all(shapes[:, apart] == shape[apart], axis=1))
+
+
+def lone(family: OpFamily, measured: Array, shape: Array) -> bool:
+    """Whether few of the ``measured`` shapes [shapes, features] are like ``shape`` in what does not make it another.
+
+    Attention of a head size and window that other heads were hardly measured under. A shape does not count for itself.
+    """
+    rest = [index for index in range(len(family.features)) if index not in family.apart]
+    if not rest:
+        return False
+    alike = np.all(measured[:, rest] == shape[rest], axis=1)
+    itself = np.any(np.all(measured == shape, axis=1))
+    return bool(np.count_nonzero(alike) - itself < _FEWEST_ALIKE)
 
 
 def op_from(kind: type[Op], sizes: Sizes) -> Any:

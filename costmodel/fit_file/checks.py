@@ -80,6 +80,9 @@ def _label_faults(fit: LabelFit) -> Iterator[tuple[str, object]]:
         yield "size_edges_s", edges.tolist()
     if not 1.0 <= fit.lent_factor < np.inf:
         yield "lent_factor", fit.lent_factor
+    factor = fit.lone_factor
+    if factor.shape not in {(1,), (fit.num_sizes,)} or not ((factor >= 1.0) & np.isfinite(factor)).all():
+        yield "lone_factor", factor.tolist()
     if fit.filling is not None:
         yield from _filling_faults(fit.filling)
 

@@ -28,6 +28,7 @@ def label_to_json(fit: LabelFit) -> dict[str, object]:
         "log_half_width": fit.log_half_width.tolist(),
         "size_edges_s": fit.size_edges_s.tolist(),
         "lent_factor": fit.lent_factor,
+        "lone_factor": fit.lone_factor.tolist(),
         "filling": None if fit.filling is None else _filling_json(fit.filling),
     }
 
@@ -62,8 +63,9 @@ def label_from_json(label: str, part: Mapping[str, Any]) -> LabelFit:
         best_utilisation=_number(part["best_utilisation"]),
         trust_along_x=_number(part["trust_along_x"]),
         log_half_width=np.array(part["log_half_width"], dtype=np.float64),
-        size_edges_s=np.array(part.get("size_edges_s", []), dtype=np.float64),  # schema 3 had neither
+        size_edges_s=np.array(part.get("size_edges_s", []), dtype=np.float64),  # schema 3 had none
         lent_factor=_number(part.get("lent_factor", 1.0)),
+        lone_factor=np.array(part.get("lone_factor", [1.0]), dtype=np.float64),
         filling=_filling(label, part.get("filling")),  # schema 1 had none
     )
 
@@ -91,6 +93,7 @@ def _filling(label: str, part: dict[str, Any] | None) -> Filling | None:
             shape=np.array(found["shape"], dtype=np.int64),
             regime=np.array(found["regime"], dtype=np.int8),
             reference_s=np.ones(len(found["error"])),  # told the intervals when they were made; not kept
+            is_lone=np.zeros(len(found["error"]), dtype=np.bool_),  # likewise
             error=np.array(found["error"], dtype=np.float64),
         )
         for question, found in ((name, part["errors"].get(name, _NO_ERRORS)) for name in QUESTIONS)

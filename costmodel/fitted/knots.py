@@ -24,12 +24,16 @@ from costmodel.ops.label import Label
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errors:
-    """ln(predicted / measured) of held-out points, each with its label, shape number, regime and reference time."""
+    """ln(predicted / measured) of held-out points, each with its label, shape number, regime and reference time.
+
+    ``is_lone`` says whether its shape has few like it (`costmodel.families.family.lone`).
+    """
 
     label: NDArray[np.str_]
     shape: NDArray[np.int64]
     regime: NDArray[np.int8]
     reference_s: Array
+    is_lone: NDArray[np.bool_]
     error: Array
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> "Errors":
@@ -39,6 +43,7 @@ class Errors:
             shape=self.shape[rows],
             regime=self.regime[rows],
             reference_s=self.reference_s[rows],
+            is_lone=self.is_lone[rows],
             error=self.error[rows],
         )
 
@@ -54,6 +59,7 @@ def joined_errors(parts: Sequence[Errors]) -> Errors:
         shape=np.concatenate([part.shape for part in parts]),
         regime=np.concatenate([part.regime for part in parts]),
         reference_s=np.concatenate([part.reference_s for part in parts]),
+        is_lone=np.concatenate([part.is_lone for part in parts]),
         error=np.concatenate([part.error for part in parts]),
     )
 
@@ -78,7 +84,8 @@ class LabelFit:
 
     ``log_half_width`` [source, regime x size] is the 90 % interval's half-width in natural log; sizes are classes of
     the reference time, with ``size_edges_s`` between them (none in older fits). It is ``lent_factor`` times as wide for
-    a shape of which not even a sibling was measured (`costmodel.families.family.siblings`). ``best_utilisation`` is the
+    a shape of which not even a sibling was measured (`costmodel.families.family.siblings`), and ``lone_factor`` [size]
+    times for one with few like it (`costmodel.families.family.lone`). ``best_utilisation`` is the
     largest share of the stated peaks that a measured call reached. It is above 1 where operands lay in a cache, which
     is faster than memory: an estimate may then be as much faster than the roofline, and no more. ``trust_along_x`` is
     the weight of a grid's x lines against its y lines when a hole is filled, chosen by which had the smaller error
@@ -93,6 +100,7 @@ class LabelFit:
     log_half_width: Array = field(default_factory=lambda: np.full((len(Source), len(REGIMES)), 0.3))
     size_edges_s: Array = field(default_factory=lambda: np.zeros(0))
     lent_factor: float = 1.0
+    lone_factor: Array = field(default_factory=lambda: np.ones(1))
     filling: Filling | None = None
 
     def expected_log_s(self, flop_s: Array, bytes_s: Array) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.families.all import OP_FAMILIES
-from costmodel.families.family import siblings
+from costmodel.families.family import lone, siblings
 from costmodel.families.lending import Lenders, curve_residual, grid_residual, lenders
 from costmodel.fitted.knots import Errors, FamilyKnots, joined_errors
 from costmodel.fitted.measured_rows import MeasuredRows
@@ -21,11 +21,12 @@ from costmodel.ops.label import Label
 
 
 def held_out_errors(rows: MeasuredRows, knots: FamilyKnots) -> dict[str, Errors]:
-    """Answer the three questions; ``rows`` are what ``knots`` were built from."""
+    """Answer the questions; ``rows`` are what ``knots`` were built from."""
     regime, reference_s = _regimes(knots, rows)
     label = np.repeat(knots.label_text, np.diff(knots.start))
     shape = np.repeat(np.arange(knots.num_shapes), np.diff(knots.start))
     measured = ~np.isnan(knots.latency_s)
+    is_lone = lone_shapes(knots)
     found = {}
     estimates = {
         "point": without_point(knots),
@@ -36,7 +37,12 @@ def held_out_errors(rows: MeasuredRows, knots: FamilyKnots) -> dict[str, Errors]
         known = measured & ~np.isnan(estimate)
         error = (estimate - knots.residual)[known]
         found[question] = Errors(
-            label=label[known], shape=shape[known], regime=regime[known], reference_s=reference_s[known], error=error
+            label=label[known],
+            shape=shape[known],
+            regime=regime[known],
+            reference_s=reference_s[known],
+            is_lone=is_lone[shape[known]],
+            error=error,
         )
     found["octave"] = _without_octave(rows)
     return with_fillings(found, knots)
@@ -51,6 +57,16 @@ def _with_fillings(errors: Errors, question: str, knots: FamilyKnots) -> Errors:
     fillings = {name.text: fit.filling for name, fit in knots.labels.items() if fit.filling is not None}
     own = ~np.isin(errors.label, list(fillings))
     return joined_errors([errors.take(own), *(filling.errors[question] for filling in fillings.values())])
+
+
+def lone_shapes(knots: FamilyKnots) -> NDArray[np.bool_]:
+    """Whether each shape has few like it in its label [shapes]."""
+    family = OP_FAMILIES[knots.family]
+    found = np.zeros(knots.num_shapes, dtype=np.bool_)
+    for label in knots.labels:
+        own = knots.of_label(label)
+        found[own] = [lone(family, knots.shape[own], shape) for shape in knots.shape[own]]
+    return found
 
 
 def _regimes(knots: FamilyKnots, rows: MeasuredRows) -> tuple[NDArray[np.int8], Array]:
@@ -161,7 +177,14 @@ def _without_octave(rows: MeasuredRows) -> Errors:
         error[own] = expected + residual - np.log(asked.latency_s[own])
         regime[own] = fit.reference.regime(asked.flop_s[own], asked.bytes_s[own])
         reference_s[own] = fit.reference.seconds(asked.flop_s[own], asked.bytes_s[own])
-    found = Errors(label=asked.label, shape=which[beyond], regime=regime, reference_s=reference_s, error=error)
+    found = Errors(
+        label=asked.label,
+        shape=which[beyond],
+        regime=regime,
+        reference_s=reference_s,
+        is_lone=np.zeros(len(error), dtype=np.bool_),  # what lies beyond the sizes is judged apart
+        error=error,
+    )
     return found.take(~np.isnan(error))
 
 

@@ -51,7 +51,12 @@ def with_intervals(knots: FamilyKnots, errors: dict[str, Errors]) -> FamilyKnots
                     # A point's neighbours cannot know it better than it knows itself: their median bounds its noise.
                     half[Source.MEASURED, column] = float(np.median(np.abs(found.error)))
         shape, sibling = (errors[question].of_label(name.text) for question in ("shape", "sibling"))
-        labels[name] = replace(sized, log_half_width=np.round(half, _DIGITS), lent_factor=_times_wider(shape, sibling))
+        labels[name] = replace(
+            sized,
+            log_half_width=np.round(half, _DIGITS),
+            lent_factor=_times_wider(shape, sibling),
+            lone_factor=_times_wider_alone(sibling, sized),
+        )
     return replace(knots, labels=labels)
 
 
@@ -61,6 +66,16 @@ def _times_wider(shape: Errors, sibling: Errors) -> float:
         return 1.0
     narrow = _width(sibling, is_by_shape=True)
     return max(1.0, _width(shape, is_by_shape=True) / narrow) if narrow else 1.0
+
+
+def _times_wider_alone(sibling: Errors, fit: LabelFit) -> Array:
+    """How much wider the interval is of a shape with few like it, by class of size, at least once."""
+    factor = np.ones(fit.num_sizes)
+    size = np.searchsorted(fit.size_edges_s, sibling.reference_s, side="right")
+    for column in range(fit.num_sizes):
+        own = sibling.take(size == column)
+        factor[column] = _times_wider(own.take(own.is_lone), own.take(~own.is_lone))
+    return np.round(factor, _DIGITS)
 
 
 def _size_edges(errors: Errors) -> Array:
@@ -80,9 +95,13 @@ def _calibrated(errors: Errors, label: str, fit: LabelFit, column: int, *, is_by
     own = errors.label == label
     of_regime = own & (errors.regime == regime)
     of_size = of_regime & (np.searchsorted(fit.size_edges_s, errors.reference_s, side="right") == size)
-    for choice in (of_size, of_regime, own, np.ones_like(own)):
+    # What is special about shapes with few like them is told by a factor.
+    common = (
+        ~errors.is_lone if is_by_shape and np.count_nonzero(own & ~errors.is_lone) >= _FEWEST else np.ones_like(own)
+    )
+    for level, choice in enumerate((of_size & common, of_regime & common, own & common, np.ones_like(own))):
         count = np.count_nonzero(choice)
-        is_finest = choice is of_size and fit.num_sizes > 1
+        is_finest = level == 0 and fit.num_sizes > 1
         if count >= _FEWEST and not (is_finest and is_by_shape and _num_shapes(errors.take(choice)) < _FEWEST_SHAPES):
             return errors.take(choice)
     return errors.take(np.zeros_like(own))

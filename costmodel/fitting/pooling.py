@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.families.all import OP_FAMILIES
+from costmodel.families.family import lone
 from costmodel.families.rows import row_sides
 from costmodel.fitted.knots import Errors, FamilyKnots, Filling, LabelFit, joined_errors
 from costmodel.fitted.measured_rows import MeasuredRows, without_repeats
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from sklearn.ensemble import ExtraTreesRegressor
 
 _TREES: Final = 40
-_TREES_TO_JUDGE: Final = 16
+_TREES_TO_JUDGE: Final = 20
 # Shares of the shapes, and of the points of the others, that are left out to judge.
 _SHAPES_LEFT_OUT: Final = 0.15
 _POINTS_LEFT_OUT: Final = 0.1
@@ -53,6 +54,7 @@ class _Question:
     fit: LabelFit
     rows: MeasuredRows
     shape: NDArray[np.int64]
+    is_lone: NDArray[np.bool_]  # [shapes]
     new_shapes: Array  # [shapes, features]
 
     def errors(self, found: Array, asked: NDArray[np.bool_]) -> Errors:
@@ -63,6 +65,7 @@ class _Question:
             shape=self.shape[asked],
             regime=reference.regime(part.flop_s, part.bytes_s),
             reference_s=reference.seconds(part.flop_s, part.bytes_s),
+            is_lone=self.is_lone[self.shape[asked]],
             error=found - np.log(part.latency_s),
         )
 
@@ -84,9 +87,15 @@ def pooled(
             own = rows.take(rows.label == label.text)
             if len(own.x) < _FEWEST_POINTS:
                 continue
-            _, shape = np.unique(own.shape, axis=0, return_inverse=True)
+            shapes, shape = np.unique(own.shape, axis=0, return_inverse=True)
+            family = OP_FAMILIES[rows.family]
             question = _Question(
-                label=label, fit=knots.labels[label], rows=own, shape=shape.ravel(), new_shapes=_new_shapes(own)
+                label=label,
+                fit=knots.labels[label],
+                rows=own,
+                shape=shape.ravel(),
+                is_lone=np.array([lone(family, shapes, one) for one in shapes]),
+                new_shapes=_new_shapes(own),
             )
             found = _completed(question, {name: part.of_label(label.text) for name, part in errors.items()}, cluster)
             if found is not None:

@@ -1,9 +1,12 @@
 """Trees over all shapes of a label: they complete what was measured, and stand aside where they do not win."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cluster_specs.load import load_cluster
+from costmodel.cost_model import Source
 from costmodel.families.all import OP_FAMILIES
 from costmodel.families.rows import efficiencies, row_sides
 from costmodel.fit_file.label_json import label_from_json, label_to_json
@@ -15,6 +18,10 @@ from costmodel.fitting.holdout import held_out_errors
 from costmodel.fitting.intervals import with_intervals
 from costmodel.fitting.pooling import pooled
 from costmodel.ops.label import Label
+from costmodel.ops.op_types import Moe
+from costmodel.pricing.domain import OutOfDomain
+from costmodel.pricing.power_model import PowerModel
+from costmodel.pricing.price_points import Pricing
 
 _CLUSTER = load_cluster("h100-sxm-8")
 _TEXT = "bf16|balanced"
@@ -128,6 +135,7 @@ def test_intervals_are_wider_where_larger_calls_err_more() -> None:
             shape=found.shape,
             regime=found.regime,
             reference_s=found.reference_s,
+            is_lone=found.is_lone,
             error=spread * np.random.default_rng(3).normal(size=len(found.error)),
         )
     fit = with_intervals(knots, errors).labels[Label.parse(_TEXT)]
@@ -138,12 +146,50 @@ def test_intervals_are_wider_where_larger_calls_err_more() -> None:
     assert wide > 5 * narrow
 
 
+def test_shapes_with_few_like_them_have_wider_intervals_when_they_err_more() -> None:
+    """A sharding that few models were measured under is borrowed with the interval of its kind alone."""
+    rows = _experts(
+        _shapes(24) + [(hidden, inter, 64.0, 4.0, 8, 1) for hidden, inter in ((1024.0, 256.0), (2048.0, 512.0))]
+    )
+    knots, errors = _judged(rows)
+    sibling = errors["sibling"]
+    assert 0 < np.mean(sibling.is_lone) < 0.05
+    spread = np.where(sibling.is_lone, 0.3, 0.03)
+    errors["sibling"] = replace(sibling, error=spread * np.random.default_rng(4).normal(size=len(spread)))
+    fit = with_intervals(knots, errors).labels[Label.parse(_TEXT)]
+    assert fit.lone_factor.max() > 4
+    priced = {name: _half_width(knots, errors, shape) for name, shape in (("common", (2, 4)), ("lone", (8, 1)))}
+    assert priced["lone"] > 2 * priced["common"]
+
+
+def _half_width(knots: FamilyKnots, errors: dict[str, Errors], sharding: tuple[int, int]) -> float:
+    """Mean half-width of prices of a model that was not measured under ``sharding``."""
+    fitted = with_intervals(knots, errors)
+    pricing = Pricing(
+        cluster=_CLUSTER,
+        clock_mhz=None,
+        measured_mhz=_CLUSTER.device.clock.max_mhz,
+        policy=OutOfDomain.ROOFLINE,
+        power=PowerModel.from_device(_CLUSTER.device),
+    )
+    tp, ep = sharding
+    op = Moe(num_tokens=_TOKENS, hidden=1536, inter=512, num_experts=64, topk=4, tp=tp, ep=ep)
+    found = OP_FAMILIES["moe"].prices(OP_FAMILIES["moe"], fitted, pricing).predict(op)
+    assert found is not None
+    assert np.all(found.source == Source.BORROWED)
+    return float(np.mean(np.log(found.high_s / found.latency_s)))
+
+
 def test_a_label_of_an_older_file_has_one_size_and_no_factor() -> None:
     """What schema 3 did not know is read as what it meant: one class of size, the same interval for every shape."""
     rows = _experts(_shapes(2))
     knots = build_knots(rows)
     fit: LabelFit = knots.labels[Label.parse(_TEXT)]
-    part = {name: value for name, value in label_to_json(fit).items() if name not in {"size_edges_s", "lent_factor"}}
+    part = {
+        name: value
+        for name, value in label_to_json(fit).items()
+        if name not in {"size_edges_s", "lent_factor", "lone_factor"}
+    }
     older = label_from_json(_TEXT, part)
-    assert (older.num_sizes, older.lent_factor) == (1, 1.0)
+    assert (older.num_sizes, older.lent_factor, older.lone_factor.tolist()) == (1, 1.0, [1.0])
     assert np.array_equal(older.width_class(rows.flop_s, rows.bytes_s), fit.reference.regime(rows.flop_s, rows.bytes_s))
