@@ -15,13 +15,15 @@ from cluster_specs.cluster import ClusterSpec
 from costmodel.cost_model import CostModel, Prediction
 from costmodel.families.all import manifest_rows
 from costmodel.families.family import Row
+from costmodel.ops.arrays import Array
 from costmodel.ops.op_types import Attention, Moe, Op
 from costmodel.pricing.analytic_costs import AnalyticCosts
-from profiles_db.manifest import ShapeManifest, manifest_schema
+from profiles_db.manifest import SHARES, ShapeManifest, manifest_schema, shares_schema
 from profiles_db.schema import FAMILIES
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.feasible.context import context_of
 from simulator.feasible.server_setup import Overrides
+from simulator.manifest.step_shares import step_rows
 from simulator.model.spec import ModelSpec
 from simulator.plan.plan import Plan
 from simulator.serving import Refusal, Serving, StartedPlan
@@ -91,6 +93,8 @@ class Shapes:
     refused: list[Refusal] = field(default_factory=list)
     unreachable: int = 0  # decode batches of sequences longer than any may get
     ungated: int = 0  # calls of experts without a gate, which no kernel here measures
+    # Seconds' shares of each row in a prefill and in a decode step, summed over plans.
+    shares: dict[str, dict[tuple[object, ...], tuple[Row, Array]]] = field(default_factory=dict)
 
     def manifest(self) -> ShapeManifest:
         """Return the rows as tables, families in the schema's order."""
@@ -99,7 +103,19 @@ class Shapes:
             if family in self.rows:
                 schema = manifest_schema(FAMILIES[family])
                 tables[family] = pa.Table.from_pylist(list(self.rows[family].values()), schema=schema)
-        return ShapeManifest(tables=tables)
+        return ShapeManifest(tables=tables, shares=self._share_tables())
+
+    def _share_tables(self) -> dict[str, pa.Table]:
+        """Return the shares of a mean plan, families in the schema's order."""
+        tables = {}
+        for family in _FAMILIES:
+            if family in self.shares:
+                rows = [
+                    {**row, **dict(zip(SHARES, (total / self.plans).tolist(), strict=True))}
+                    for row, total in self.shares[family].values()
+                ]
+                tables[family] = pa.Table.from_pylist(rows, schema=shares_schema(FAMILIES[family]))
+        return tables
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Shapes per family and number format."""
@@ -141,6 +157,7 @@ def collect_shapes(
             shapes.plans += 1
             for op in recorders[scheme].take():
                 _add(shapes, op, start, cluster)
+            _add_shares(shapes, serving, start, AnalyticCosts(cluster))
     return shapes
 
 
@@ -170,6 +187,16 @@ def _add(shapes: Shapes, op: Op, start: StartedPlan, cluster: ClusterSpec) -> No
     rows = shapes.rows.setdefault(op.family, {})
     for row in manifest_rows(reached, cluster):
         rows.setdefault(tuple(row.values()), row)
+
+
+def _add_shares(shapes: Shapes, serving: Serving, start: StartedPlan, costs: CostModel) -> None:
+    """Add what each row takes of the two steps of one plan, each step 1 in all."""
+    for index, is_prefill in enumerate((True, False)):
+        found = list(step_rows(serving, start, costs, is_prefill=is_prefill))
+        whole = sum(seconds for _, _, seconds in found)
+        for family, row, seconds in found:
+            _, total = shapes.shares.setdefault(family, {}).setdefault(tuple(row.values()), (row, np.zeros(2)))
+            total[index] += seconds / whole
 
 
 def _reachable(op: Op, longest: int) -> tuple[Op, int]:

@@ -142,3 +142,23 @@ def test_json_beyond_the_parser_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match=r"shapes\.json"):
         load_manifest(path)
+
+
+def test_shares_survive_the_file_and_may_be_missing(tmp_path: Path) -> None:
+    """Shares come back as written; a manifest of before there were any is read without."""
+    shares = _gemm(prefill_frac=[0.25, 0.75], decode_frac=[1.0, 0.0])
+    with_shares, without = tmp_path / "new.json", tmp_path / "old.json"
+    ShapeManifest(tables={"gemm": _gemm()}, shares={"gemm": shares}).save(with_shares)
+    ShapeManifest(tables={"gemm": _gemm()}).save(without)
+    assert load_manifest(with_shares).shares["gemm"]["prefill_frac"].to_pylist() == [0.25, 0.75]
+    assert "shares" not in json.loads(without.read_text())
+    assert not load_manifest(without).shares
+    assert load_manifest(with_shares).tables["gemm"].equals(load_manifest(without).tables["gemm"])
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.5, float("nan")])
+def test_shares_that_are_none_are_refused(wrong: float) -> None:
+    """A share is from 0 to 1."""
+    shares = _gemm(prefill_frac=[0.5, wrong], decode_frac=[0.5, 0.5])
+    with pytest.raises(UserError, match="prefill_frac, row 1"):
+        ShapeManifest(tables={}, shares={"gemm": shares})

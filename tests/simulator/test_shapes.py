@@ -210,3 +210,14 @@ def _spec(memory_bytes_per_s: float) -> ClusterSpec:
     cluster = load_cluster("h100-sxm-2")
     device = cluster.device.model_copy(update={"memory_bytes_per_s": memory_bytes_per_s})
     return cluster.model_copy(update={"device": device})
+
+
+def test_shares_of_each_step_add_up_to_one() -> None:
+    """All rows together are a whole prefill step and a whole decode step; a step of one prompt decodes nothing."""
+    manifest = _collected("qwen3-30b-a3b", "h100-sxm-8", "tp4", "tp2").manifest()
+    rows = [(family, row) for family, table in manifest.shares.items() for row in table.to_pylist()]
+    for share in ("prefill_frac", "decode_frac"):
+        assert sum(row[share] for _, row in rows) == pytest.approx(1.0)
+    decode = [row for family, row in rows if family == "attention" and row["phase"] == "decode"]
+    assert decode
+    assert all(row["prefill_frac"] == 0.0 for row in decode)
