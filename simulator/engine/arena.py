@@ -46,7 +46,6 @@ class _Lengths:
     first_heap: int
     block_size: int
     results: int
-    leaves: int
 
     @property
     def group(self) -> int:
@@ -57,7 +56,7 @@ class _Lengths:
     def replica(self) -> int:
         """All lists of one replica and its groups."""
         own = self.max_seqs + (self.max_seqs + 1) + self.stages + (self.stages + 1)
-        own += 2 * self.results + 2 * self.leaves
+        own += 2 * self.results
         return own + self.stages * self.group
 
 
@@ -79,7 +78,6 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> 
         first_heap=heap if rules.first_chunk > 1 else 0,
         block_size=rules.block_size,
         results=results_capacity(rules),
-        leaves=4 * rules.most_nodes + 128 if rules.has_tree else 0,
     )
     num_pending = rules.concurrency + 1 if workload.after is None else n + 1
     at = _Places()
@@ -145,9 +143,6 @@ def _fill_replicas(state: StateArrays, lists: int, lengths: _Lengths) -> None:
     ):
         replicas[field] = at
         at = at + length
-    replicas["leaves"]["place"] = at
-    replicas["leaves"]["capacity"] = lengths.leaves
-    at = at + 2 * lengths.leaves
     groups["number"] = np.arange(len(groups))
     at = np.repeat(at, lengths.stages) + np.tile(np.arange(lengths.stages), len(replicas)) * lengths.group
     for heap, length in (
@@ -179,8 +174,8 @@ def _most_nodes(rules: State, workload: Workload) -> int:
     A retracted prompt is cut anew and others cut it where they part from it, so there may be more, and then leaves go
     early; rows that are never used cost no memory.
     """
-    chunks = (workload.prompt_tokens + workload.output_tokens) // rules.max_tokens + 3
-    return int(min(rules.num_blocks, max(1 << 16, 4 * int(chunks.sum())))) + 64
+    chunks = int(((workload.prompt_tokens + workload.output_tokens) // rules.max_tokens + 3).sum())
+    return min(rules.num_blocks, max(4 * chunks, min(16 * chunks + 1024, 1 << 16))) + 64
 
 
 def _opening(rules: State, n: int) -> dict[str, int]:

@@ -7,6 +7,7 @@ request stops decoding early. It is dead from then on: its key no longer is what
 
 from typing import Final
 
+from simulator.engine.blocks import phase
 from simulator.engine.bounds import ADMISSION_BITS, EPOCHS_FULL, LAST_EPOCH, NONE
 from simulator.engine.heap import first_key, first_payload, pop, push
 from simulator.engine.jit import kernel
@@ -20,6 +21,8 @@ from simulator.engine.tables import group, list_at, request
 FINISH: Final = 0
 WINDOW: Final = 1
 FIRST_CHUNK: Final = 2
+
+LONG_ANSWER: Final = 4096  # tokens of an answer that SGLang's admission counts
 
 
 @kernel
@@ -92,7 +95,7 @@ def _add(state: State, heap: Heap, req: Request, event: int) -> None:
 @kernel
 def _count_block_phase(state: State, grp: Group, tokens: int, change: int) -> None:
     """Add ``change`` requests of ``tokens`` of KV to the counts of those that need a block at the same epochs."""
-    list_at(state, grp.residue)[(grp.epoch - tokens) % state.block_size] += change
+    list_at(state, grp.residue)[phase(state, grp.epoch - tokens)] += change
 
 
 @kernel
@@ -107,6 +110,8 @@ def start_decoding(state: State, grp: Group, req: Request) -> None:
     req.finish_epoch = finish_epoch
     grp.decoders += 1
     grp.decode_kv += tokens
+    grp.finish_epochs += finish_epoch
+    grp.long_answers += req.output > LONG_ANSWER
     _count_block_phase(state, grp, tokens, 1)
     if req.finish_ps == NONE:
         _add(state, grp.finishes, req, FINISH)
@@ -135,6 +140,8 @@ def stop_decoding(state: State, req: Request) -> None:
     req.status = PREFILLING
     grp.decoders -= 1
     grp.decode_kv -= tokens
+    grp.finish_epochs -= req.finish_epoch
+    grp.long_answers -= req.output > LONG_ANSWER
     _count_block_phase(state, grp, tokens, -1)
     if state.window > 0:
         grp.window_kv -= min(tokens, state.window)

@@ -8,37 +8,34 @@ between cuts it short: steps decided before the arrival stand, the rest are prop
 
 from math import sqrt
 
-from simulator.engine.bounds import ADMISSION_BITS, FRACTION_BITS, FRACTION_MASK, LONGEST_LEAP, NEVER, NONE
+from simulator.engine.blocks import full_blocks, phase
+from simulator.engine.bounds import FRACTION_BITS, LONGEST_LEAP, NEVER, NONE
 from simulator.engine.cost import decode_line, kv_segment, sample_cost, steps_in_segment, token_cost
 from simulator.engine.costs import Costs
-from simulator.engine.decoding import FINISH, FIRST_CHUNK, WINDOW, is_first_alive, next_epoch
-from simulator.engine.heap import first_key, first_payload, pop
-from simulator.engine.iteration_log import log_decodes
+from simulator.engine.decoding import FINISH, WINDOW, next_epoch
 from simulator.engine.jit import kernel
-from simulator.engine.prefix_cache import allocate, free_blocks, used_blocks
+from simulator.engine.prefix_cache import free_blocks
 from simulator.engine.replica import Group, Replica
-from simulator.engine.scheduler_sglang import allocate_decode, begin_decode
 from simulator.engine.sequences import release_due
 from simulator.engine.state import State
-from simulator.engine.step import add_occupancy, add_time, note_peak, settle
-from simulator.engine.tables import group, list_at, request
+from simulator.engine.tables import group, list_at
 
 
 @kernel
-def _elapsed(cost: int, growth: int, steps: int) -> int:
+def elapsed(cost: int, growth: int, steps: int) -> int:
     """Time of the first ``steps`` steps in 2^-12 ps."""
     return steps * cost + growth * (steps * (steps - 1) // 2)
 
 
 @kernel
-def _blocks_needed(state: State, grp: Group, steps: int) -> int:
+def blocks_needed(state: State, grp: Group, steps: int) -> int:
     """Count the new KV blocks of all decoding sequences over the next ``steps`` steps."""
     if state.reserves_output:
         return 0
     size = state.block_size
-    rounds = steps // size
+    rounds = full_blocks(state, steps)
     need = rounds * grp.decoders
-    at = grp.epoch % size
+    at = phase(state, grp.epoch)
     residue = list_at(state, grp.residue)
     for _ in range(steps - rounds * size):
         need += residue[at]
@@ -54,12 +51,12 @@ def _steps_within_blocks(state: State, rep: Replica, grp: Group, limit: int) -> 
     size = state.block_size
     free = free_blocks(state, rep)
     batch = grp.decoders
-    if state.reserves_output or (limit // size + 1) * batch <= free:
+    if state.reserves_output or (full_blocks(state, limit) + 1) * batch <= free:
         return limit
     steps = free // batch * size
     free %= batch
     residue = list_at(state, grp.residue)
-    at = grp.epoch % size
+    at = phase(state, grp.epoch)
     while steps < limit and residue[at] <= free:
         free -= residue[at]
         steps += 1
@@ -108,25 +105,29 @@ def _needs_a_pass(state: State, rep: Replica, grp: Group) -> bool:
 
 
 @kernel
-def _sees_results_next(state: State, rep: Replica) -> bool:
-    """Whether SGLang's scheduler knows more, or its running batch is another one, after the next decode."""
-    if not state.is_sglang:
-        return False
-    return rep.overrunning > 0 or rep.over > 0 or rep.num_results > 0 or rep.was_prefill
+def _changes_after_a_step(rep: Replica) -> bool:
+    """Whether anything but another decode of the same sequences may follow the next step.
+
+    What is released after it may admit somebody, and SGLang then sees that those who overrun are over.
+    """
+    if rep.overrunning > 0:
+        return True
+    return rep.waiting.count > 0 and (rep.releasing.head != NONE or rep.over > 0)
 
 
 @kernel
-def _take_blocks(state: State, rep: Replica, grp: Group, need: int, steps: int) -> None:
-    """Take the blocks of the next ``steps`` decodes, ``need`` in all."""
-    if not state.is_sglang:
-        allocate(state, rep, need)
-        return
-    if rep.free >= need + grp.decoders:
-        rep.free -= need
-        return
-    residue = list_at(state, grp.residue)
-    for step in range(steps):
-        allocate_decode(state, rep, residue[(grp.epoch + step) % state.block_size], grp.decoders)
+def _steps_alike(state: State, rep: Replica, grp: Group, limit: int) -> int:
+    """Longest leap, at most ``limit``, of steps that decode the same sequences and find their blocks."""
+    steps = 1
+    if state.is_leaping and not _changes_after_a_step(rep):
+        # SGLang's scheduler sees who is over a step late: that step is as those before it.
+        late = int(state.is_sglang and state.is_async)
+        steps = min(limit, next_epoch(state, grp.finishes, FINISH) - grp.epoch + late)
+    steps = min(steps, _steps_to_next_look(state, rep, steps))
+    fed = _steps_within_blocks(state, rep, grp, steps)
+    if fed < steps and rep.num_results > 0:
+        return min(fed, 1)  # prompts that join the radix cache after it may free blocks
+    return fed
 
 
 @kernel
@@ -145,13 +146,7 @@ def propose(state: State, costs: Costs, rep: Replica, grp: Group) -> None:
         return
     batch = grp.decoders
     cost, growth, steps = _attention(state, costs, grp)
-    # What is released after the first step may admit somebody.
-    if not state.is_leaping or (has_waiting and rep.releasing.head != NONE) or _sees_results_next(state, rep):
-        steps = 1
-    else:
-        steps = min(steps, next_epoch(state, grp.finishes, FINISH) - grp.epoch)
-    steps = min(steps, _steps_to_next_look(state, rep, steps))
-    steps = _steps_within_blocks(state, rep, grp, steps)
+    steps = _steps_alike(state, rep, grp, steps)
     if steps == 0:
         return
     rep.step_attention = cost
@@ -190,7 +185,7 @@ def _propose_leap(state: State, rep: Replica, cost: int, growth: int, steps: int
     started_before = steps - 1 - state.is_async
     if started_before >= 0:
         # Asynchronous: the last step is decided at the start of the one before it.
-        rep.key_ps = start + ((fraction + _elapsed(cost, growth, started_before)) >> FRACTION_BITS)
+        rep.key_ps = start + ((fraction + elapsed(cost, growth, started_before)) >> FRACTION_BITS)
 
 
 @kernel
@@ -231,124 +226,9 @@ def steps_decided_before(state: State, rep: Replica, time: int) -> int:
         half = float(cost) - 0.5 * float(growth)
         root = sqrt(max(0.0, half * half + 2.0 * float(growth) * float(span)))
         last = min(int(2.0 * float(span) / max(1.0, half + root)), steps)
-        while last < steps and _elapsed(cost, growth, last + 1) < span:
+        while last < steps and elapsed(cost, growth, last + 1) < span:
             last += 1
-        while last > 0 and _elapsed(cost, growth, last) >= span:
+        while last > 0 and elapsed(cost, growth, last) >= span:
             last -= 1
         started = last + 1
     return min(steps, started + state.is_async)
-
-
-@kernel
-def _count(state: State, rep: Replica, grp: Group, steps: int) -> None:
-    """Add a leap to the replica's sums."""
-    batch = grp.decoders
-    token = steps * rep.step_token_ps
-    sample = steps * rep.step_sample_ps
-    attention = _elapsed(rep.step_attention, rep.attention_growth, steps)
-    elapsed = _elapsed(rep.step_cost, rep.step_growth, steps)
-    rep.steps += steps
-    rep.decode_steps += steps
-    rep.token_ps += token
-    rep.sample_ps += sample
-    add_time(rep.attention, attention)
-    add_time(rep.host, elapsed - attention - ((token + sample) << FRACTION_BITS))
-    rep.decode_tokens += steps * batch
-    rep.surplus_tokens += steps * rep.overrunning
-    rep.sampled_rows += steps * batch
-    rep.decode_kv_reads += steps * grp.decode_kv + batch * (steps * (steps + 1) // 2)
-    list_at(state, rep.histogram)[batch] += steps
-
-
-@kernel
-def _end_of_step(rep: Replica, number: int) -> int:
-    """Time at which step ``number`` of the leap ends; 0 is its start."""
-    clock = _elapsed(rep.step_cost, rep.step_growth, number)
-    return rep.leap_start_ps + ((rep.leap_start_fraction + clock) >> FRACTION_BITS)
-
-
-@kernel
-def _log_leap(state: State, rep: Replica, grp: Group, first: int, steps: int, free: int, decision: int) -> None:
-    """Write the rows that single steps ``first`` to ``steps`` would have written.
-
-    ``decision`` is when the first of them was decided, ``free`` the blocks there would be had none of the leap
-    taken any.
-    """
-    start = _end_of_step(rep, first - 1)
-    for done in range(first, steps + 1):
-        end = _end_of_step(rep, done)
-        decode_kv = grp.decode_kv + done * grp.decoders
-        left = free - _blocks_needed(state, grp, done)
-        log_decodes(state, rep, decision, start, end, grp.decoders, decode_kv, left)
-        decision = start if state.is_async else end
-        start = end
-
-
-@kernel
-def _grow_and_release(state: State, rep: Replica, grp: Group) -> int:
-    """Take the blocks of a leap's first step and release what is due before its second; returns the blocks."""
-    need = _blocks_needed(state, grp, 1)
-    allocate(state, rep, need)
-    note_peak(state, rep)
-    rep.decision_ps = rep.leap_start_ps
-    release_due(state, rep)
-    return need
-
-
-@kernel
-def _send_first_chunks(state: State, rep: Replica, grp: Group, steps: int) -> None:
-    """Send the first chunks that are complete within the next ``steps`` steps of the leap, each when its step ends."""
-    while grp.firsts.size > 0 and first_key(state, grp.firsts) >> ADMISSION_BITS <= grp.epoch + steps:
-        if is_first_alive(state, grp.firsts, FIRST_CHUNK):
-            step = (first_key(state, grp.firsts) >> ADMISSION_BITS) - grp.epoch
-            request(state, first_payload(state, grp.firsts)).first_token_ps = _end_of_step(rep, step)
-        pop(state, grp.firsts)
-
-
-@kernel
-def commit(state: State, rep: Replica, grp: Group, steps: int) -> None:
-    """Run the first ``steps`` steps of the proposed leap."""
-    if state.is_sglang:
-        begin_decode(state, rep, grp)
-        rep.had_prefill = False
-    cost = rep.step_cost
-    growth = rep.step_growth
-    batch = grp.decoders
-    first = rep.leap_start_ps
-    fraction = rep.leap_start_fraction
-    used = used_blocks(state, rep)
-    need = _blocks_needed(state, grp, steps)
-    has_log = state.log_capacity > 0
-    if rep.releasing.head != NONE and steps > 1:
-        # Blocks of requests that finished before come back after the first of these steps is scheduled.
-        if has_log:
-            _log_leap(state, rep, grp, 1, 1, free_blocks(state, rep), rep.decision_ps)
-        taken = _grow_and_release(state, rep, grp)
-        need -= taken
-        if has_log:
-            decision = first if state.is_async else _end_of_step(rep, 1)
-            _log_leap(state, rep, grp, 2, steps, free_blocks(state, rep) + taken, decision)
-    elif has_log:
-        _log_leap(state, rep, grp, 1, steps, free_blocks(state, rep), rep.decision_ps)
-    _take_blocks(state, rep, grp, need, steps)
-    if state.recv_interval > 1:
-        before = 0 if rep.skipped >= state.recv_interval else rep.skipped
-        rep.skipped = (before + steps - 1) % state.recv_interval + 1
-    clock = fraction + _elapsed(cost, growth, steps)
-    end = first + (clock >> FRACTION_BITS)
-    _count(state, rep, grp, steps)
-    _send_first_chunks(state, rep, grp, steps)
-    rep.busy_ps += end - first
-    rep.active_ps += end - first
-    add_occupancy(state, rep, used, batch, end - first)
-    grp.epoch += steps
-    grp.decode_kv += steps * batch
-    grp.window_kv += steps * grp.window_open
-    rep.end_ps = end
-    rep.end_fraction = clock & FRACTION_MASK
-    rep.last_end_ps = end
-    rep.decision_ps = end
-    if state.is_async:
-        rep.decision_ps = first + ((fraction + _elapsed(cost, growth, steps - 1)) >> FRACTION_BITS)
-    rep.leap_steps = 0
-    settle(state, rep, grp, end)

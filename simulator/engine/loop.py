@@ -10,11 +10,13 @@ the rest is proposed again. A scheduling pass is left to the caller, which knows
 
 from typing import Final
 
+from simulator.engine.blocks import blocks_for
 from simulator.engine.bounds import NEVER, NONE
 from simulator.engine.clients import announce_finish, later, next_arrival, take_arrival
+from simulator.engine.commit import commit
 from simulator.engine.costs import Costs
 from simulator.engine.jit import kernel
-from simulator.engine.leap import commit, propose, steps_decided_before
+from simulator.engine.leap import propose, steps_decided_before
 from simulator.engine.replica import Replica
 from simulator.engine.request import (
     DECODING,
@@ -28,7 +30,7 @@ from simulator.engine.request import (
     Request,
 )
 from simulator.engine.router import next_tick, replica_to_show, route
-from simulator.engine.sequences import blocks_for, enqueue, is_given_up, keep_unseen
+from simulator.engine.sequences import enqueue, is_given_up, keep_unseen
 from simulator.engine.state import State
 from simulator.engine.tables import group, replica, request
 

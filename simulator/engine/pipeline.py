@@ -28,14 +28,38 @@ from simulator.engine.tables import group, list_at, request
 
 
 @kernel
+def _next_group(state: State, rep: Replica) -> Group:
+    """Return the group whose turn it is to decode at the next decision."""
+    turn = rep.turn + 1
+    if state.decodes_always or turn == state.stages:
+        turn = 0
+    return group(state, rep.first_group + turn)
+
+
+@kernel
+def _count_decision(state: State, rep: Replica) -> None:
+    rep.decisions += 1
+    rep.turn += 1
+    if rep.turn == state.stages:
+        rep.turn = 0
+
+
+@kernel
+def _forget_decision(state: State, rep: Replica) -> None:
+    rep.decisions -= 1
+    rep.turn -= 1
+    if rep.turn < 0:
+        rep.turn += state.stages
+
+
+@kernel
 def begin_decision(state: State, rep: Replica) -> Group:
     """Count a decision; returns the group whose turn it is to decode."""
-    rep.decisions += 1
-    if not state.decodes_always:
-        return group(state, rep.first_group + rep.decisions % state.stages)
+    grp = _next_group(state, rep)
+    _count_decision(state, rep)
     if rep.surplus > 0:
         _end_surplus(state, rep)
-    return group(state, rep.first_group)
+    return grp
 
 
 @kernel
@@ -70,9 +94,7 @@ def _apply(state: State, rep: Replica, grp: Group, batch: int, end: int) -> None
     """
     back = grp.back_ps
     grp.back_ps = end
-    heir = grp
-    if not state.decodes_always:
-        heir = group(state, rep.first_group + (rep.decisions + 1) % state.stages)
+    heir = _next_group(state, rep)
     starved = 0
     rep.surplus_tokens += rep.surplus
     at = rep.starved_head
@@ -139,16 +161,21 @@ def launch_stages(state: State, costs: Costs, rep: Replica, grp: Group) -> None:
 @kernel
 def _queue_decision(state: State, rep: Replica) -> None:
     """Queue a decision; one that scheduled nothing lies behind the step before it, and is seen as soon as that is."""
-    list_at(state, rep.ends)[rep.decisions % state.in_flight] = rep.end_ps
+    rep.last_end += 1
+    if rep.last_end == state.in_flight:
+        rep.last_end = 0
+    list_at(state, rep.ends)[rep.last_end] = rep.end_ps
     rep.unseen_results += 1
 
 
 @kernel
 def _see_oldest(state: State, rep: Replica) -> None:
     """Wait for the oldest decision under way and see what it gave."""
-    oldest = rep.decisions - rep.unseen_results + 1
     rep.unseen_results -= 1
-    rep.seen_ps = list_at(state, rep.ends)[oldest % state.in_flight]
+    oldest = rep.last_end - rep.unseen_results
+    if oldest < 0:
+        oldest += state.in_flight
+    rep.seen_ps = list_at(state, rep.ends)[oldest]
     rep.decision_ps = max(rep.decision_ps, rep.seen_ps)
     if rep.releasing.head != NONE:
         release_due(state, rep)
@@ -162,7 +189,7 @@ def _drain(state: State, rep: Replica) -> None:
         rep.tells_workers = False
         _queue_decision(state, rep)
     else:
-        rep.decisions -= 1
+        _forget_decision(state, rep)
     if rep.unseen_results > 0:
         _see_oldest(state, rep)
     rep.key_ps = rep.decision_ps if rep.unseen_results > 0 else NEVER
@@ -175,8 +202,7 @@ def _finds_nothing(state: State, rep: Replica) -> bool:
         return False
     if rep.waiting.count > 0 and (not rep.is_blocked or has_unseen_results(rep, request(state, rep.waiting.head))):
         return False
-    turn = 0 if state.decodes_always else (rep.decisions + 1) % state.stages
-    return group(state, rep.first_group + turn).decoders == 0
+    return _next_group(state, rep).decoders == 0
 
 
 @kernel
@@ -190,7 +216,7 @@ def finish_pipeline_pass(state: State, rep: Replica, has_launched: bool) -> bool
     if rep.unseen_results == state.in_flight:
         _see_oldest(state, rep)
     while rep.decision_ps == rep.key_ps and _finds_nothing(state, rep):
-        rep.decisions += 1
+        _count_decision(state, rep)
         rep.empties += 1
         _queue_decision(state, rep)
         if rep.unseen_results == state.in_flight:

@@ -11,6 +11,7 @@ same.
 Source: vLLM 0.33 ``KVCacheManager.allocate_slots`` and ``get_computed_blocks``, ``BlockPool``.
 """
 
+from simulator.engine.blocks import full_blocks
 from simulator.engine.jit import kernel
 from simulator.engine.replica import Replica
 from simulator.engine.request import Request
@@ -33,7 +34,7 @@ from simulator.engine.tables import list_at, segment
 @kernel
 def free_blocks(state: State, rep: Replica) -> int:  # noqa: ARG001 - asked for with the state everywhere
     """Blocks that can be allocated: empty ones, and cached ones nobody uses."""
-    return rep.free + rep.unused.count + rep.evictable
+    return rep.free + rep.unused.count
 
 
 @kernel
@@ -54,6 +55,26 @@ def allocate(state: State, rep: Replica, blocks: int) -> None:
 def _unit_at(state: State, req: Request, at: int) -> int:
     """Return the unit that id ``at`` of a request names."""
     return list_at(state, state.unit_ids)[req.first_unit + at]
+
+
+@kernel
+def _block_at(state: State, rep: Replica, req: Request, block: int) -> int:
+    """Segment of a named block, where an id names one block; NO_SEGMENT if it is not cached."""
+    return list_at(state, rep.rings)[_unit_at(state, req, block)]
+
+
+@kernel
+def _match_blocks(state: State, rep: Replica, req: Request, end: int) -> tuple[int, int]:
+    """Leading named blocks, at most ``end``, that are cached, and how many nobody uses, where an id names one block."""
+    found = 0
+    unused = 0
+    while found < end:
+        number = _block_at(state, rep, req, found)
+        if number == NO_SEGMENT:
+            break
+        unused += segment(state, number).users == 0
+        found += 1
+    return found, unused
 
 
 @kernel
@@ -81,12 +102,16 @@ def match(state: State, rep: Replica, req: Request) -> tuple[int, int]:
     """
     if not state.is_caching:
         return 0, 0
-    limit = (req.target - 1) // state.block_size
+    limit = full_blocks(state, req.target - 1)
     named = min(limit, req.named_blocks)
     parts = state.unit_blocks
     found = 0
     unused = 0
     at = 0
+    if parts == 1:
+        found, unused = _match_blocks(state, rep, req, named)
+        if found < named:
+            return found, unused
     while found < named:
         end = min(parts, named - found)
         blocks, idle = _match_unit(state, rep, _unit_at(state, req, at), end)
@@ -124,6 +149,10 @@ def take(state: State, rep: Replica, req: Request, found: int) -> None:
     parts = state.unit_blocks
     block = 0
     at = 0
+    if parts == 1:
+        for block in range(named):
+            hold(state, rep, _block_at(state, rep, req, block))
+        block = named
     while block < named:
         end = min(parts, named - block)
         _take_of_unit(state, rep, _unit_at(state, req, at), end)
@@ -154,8 +183,8 @@ def _publish_part(state: State, rep: Replica, req: Request, unit: int, first: in
 @kernel
 def publish(state: State, rep: Replica, req: Request, before: int, after: int) -> None:
     """Hash the named blocks that a chunk from token ``before`` to token ``after`` fills."""
-    block = before // state.block_size
-    last = min(after // state.block_size, req.named_blocks)
+    block = full_blocks(state, before)
+    last = min(full_blocks(state, after), req.named_blocks)
     if block >= last:
         return
     parts = state.unit_blocks
@@ -175,7 +204,7 @@ def _hash_the_rest(state: State, rep: Replica, req: Request, hashed: int) -> int
 
     The last ones join the queue first: what no id names, then the part of the answer that a next turn's ids name.
     """
-    done = max(req.hit_blocks, min(req.computed, req.target) // state.block_size)
+    done = max(req.hit_blocks, full_blocks(state, min(req.computed, req.target)))
     first = max(req.named_blocks, req.hit_blocks)
     blocks = 0
     if hashed > first:
@@ -228,7 +257,7 @@ def give_back(state: State, rep: Replica, req: Request, blocks: int, tokens: int
     if not state.is_caching:
         rep.free += blocks
         return
-    kept = _hash_the_rest(state, rep, req, tokens // state.block_size)
+    kept = _hash_the_rest(state, rep, req, full_blocks(state, tokens))
     kept += _let_own_go(state, rep, req)
     kept += req.hit_blocks
     tail = rep.unused.tail
@@ -236,6 +265,10 @@ def give_back(state: State, rep: Replica, req: Request, blocks: int, tokens: int
     parts = state.unit_blocks
     block = 0
     at = 0
+    if parts == 1:
+        for block in range(named):
+            let_go(state, rep, _block_at(state, rep, req, block), tail)
+        block = named
     while block < named:
         end = min(parts, named - block)
         _let_unit_go(state, rep, _unit_at(state, req, at), end, tail)

@@ -12,25 +12,32 @@ units of a prompt is its own. A node that begins with a unit is found by the uni
 unit or inside what is a request's own is the only one that follows the node before it.
 """
 
+from simulator.engine.blocks import full_blocks
 from simulator.engine.bounds import NODES_FULL
 from simulator.engine.jit import kernel
 from simulator.engine.radix_nodes import (
     NO_NODE,
     has_nodes,
     link,
+    lock,
     new_node,
-    next_touch,
-    offer,
     own_tokens_from,
     split,
-    touch,
+    touch_path,
     unit_at,
     unit_tokens,
+    unlock,
 )
 from simulator.engine.replica import Node, Replica
 from simulator.engine.request import Request
 from simulator.engine.state import State
 from simulator.engine.tables import list_at, node
+
+
+@kernel
+def _whole(state: State, tokens: int) -> int:
+    """Tokens of the blocks that ``tokens`` fill."""
+    return full_blocks(state, tokens) * state.block_size
 
 
 @kernel
@@ -53,22 +60,26 @@ def _common(state: State, req: Request, at: int, child: Node, limit: int) -> int
         return end - at
     size = unit_tokens(state)
     last = min(end, child.shared, own)
+    place = at // size
+    theirs = list_at(state, state.unit_ids + child.first_unit)
+    ours = list_at(state, state.unit_ids + req.first_unit)
     reached = at
-    while reached < last:
-        if unit_at(state, child.first_unit, reached) != unit_at(state, req.first_unit, reached):
-            break
-        reached = min((reached // size + 1) * size, last)
+    while reached < last and theirs[place] == ours[place]:
+        place += 1
+        reached = min(place * size, last)
     return reached - at
 
 
 @kernel
 def _descend(state: State, rep: Replica, req: Request, limit: int) -> tuple[int, int]:
-    """Walk a request's sequence down to token ``limit``, touching and splitting: tokens found, and the last node."""
+    """Walk a request's sequence, from what it locks on, down to token ``limit``, cutting a node where they part.
+
+    Returns the tokens found, those it locks included, and the last node.
+    """
+    at = req.held
+    here = req.node
     if not has_nodes(state, rep):
-        return 0, NO_NODE
-    time = next_touch(rep)
-    at = 0
-    here = NO_NODE
+        return at, here
     while at < limit:
         number = _child(state, rep, req, at, here)
         if number == NO_NODE:
@@ -77,7 +88,6 @@ def _descend(state: State, rep: Replica, req: Request, limit: int) -> tuple[int,
         tokens = _common(state, req, at, child, limit)
         if tokens == 0:
             break
-        touch(state, rep, number, time)
         at += tokens
         here = number if tokens == child.tokens else split(state, rep, number, tokens)
     return at, here
@@ -88,13 +98,15 @@ def match(state: State, rep: Replica, req: Request) -> tuple[int, int]:
     """Tokens of what a request has to compute that the tree holds, and their last node; all but the last at most."""
     if not state.has_tree:
         return 0, NO_NODE
-    return _descend(state, rep, req, (req.target - 1) // state.block_size * state.block_size)
+    found, last = _descend(state, rep, req, _whole(state, req.target - 1))
+    touch_path(state, rep, last)
+    return found, last
 
 
 @kernel
 def tokens_found(state: State, rep: Replica, req: Request) -> int:
     """Tokens ``match`` would find; changes nothing."""
-    limit = (req.target - 1) // state.block_size * state.block_size
+    limit = _whole(state, req.target - 1)
     at = 0
     here = NO_NODE
     while at < limit:
@@ -111,80 +123,41 @@ def tokens_found(state: State, rep: Replica, req: Request) -> int:
 
 
 @kernel
-def lock(state: State, rep: Replica, number: int) -> None:
-    """Keep a path, from a node up to the root, from being evicted."""
-    while number != NO_NODE:
-        held = node(state, number)
-        if held.locks == 0:
-            rep.evictable -= held.tokens // state.block_size
-        held.locks += 1
-        number = held.parent
-
-
-@kernel
-def unlock(state: State, rep: Replica, number: int) -> None:
-    """Give up the lock on a path."""
-    while number != NO_NODE:
-        held = node(state, number)
-        held.locks -= 1
-        if held.locks == 0:
-            rep.evictable += held.tokens // state.block_size
-            if held.children == 0:
-                offer(state, rep, number)
-        number = held.parent
-
-
-@kernel
-def _insert(state: State, rep: Replica, req: Request, limit: int) -> int:
-    """Put a request's sequence up to token ``limit`` into the tree, unlocked; tokens that were there already."""
-    found, here = _descend(state, rep, req, limit)
-    if found == limit or state.full == NODES_FULL:
-        return found
-    number = new_node(state, rep)
-    new = node(state, number)
-    new.parent = here
-    new.start = found
-    new.tokens = limit - found
-    new.touched = next_touch(rep)
-    new.first_unit = req.first_unit
-    new.shared = own_tokens_from(state, req)
-    new.owner = req.number
-    if here != NO_NODE:
-        node(state, here).children += 1
-    link(state, rep, number, here)
-    rep.evictable += new.tokens // state.block_size
-    offer(state, rep, number)
-    return found
-
-
-@kernel
 def keep_prompt(state: State, rep: Replica, req: Request, tokens: int) -> None:
     """Insert the first ``tokens`` of a running request, lock them, and free what the tree held already."""
-    limit = tokens // state.block_size * state.block_size
-    found = _insert(state, rep, req, limit)
-    rep.free += (found - req.held) // state.block_size
-    _, last = _descend(state, rep, req, limit)
-    unlock(state, rep, req.node)
-    lock(state, rep, last)
+    limit = _whole(state, tokens)
+    found, last = _descend(state, rep, req, limit)
+    if state.full == NODES_FULL:
+        return
+    rep.free += full_blocks(state, found - req.held)
+    lock(state, rep, last, req.node)
+    if found < limit:
+        number = new_node(state, rep, 1)
+        new = node(state, number)
+        new.parent = last
+        new.start = found
+        new.tokens = limit - found
+        new.first_unit = req.first_unit
+        new.shared = own_tokens_from(state, req)
+        new.owner = req.number
+        link(state, rep, number, last)
+        last = number
+    touch_path(state, rep, last)
     req.node = last
     req.held = limit
 
 
 @kernel
-def keep_all(state: State, rep: Replica, req: Request, tokens: int, blocks: int) -> None:
-    """Leave the ``tokens`` of a request that is over to the tree, and free the rest of its ``blocks``."""
-    limit = tokens // state.block_size * state.block_size
-    found = _insert(state, rep, req, limit)
-    rep.free += blocks - (req.held + limit - found) // state.block_size
+def keep_nothing(state: State, rep: Replica, req: Request, blocks: int) -> None:
+    """Free the ``blocks`` of a request but for what the tree holds."""
+    rep.free += blocks - full_blocks(state, req.held)
     unlock(state, rep, req.node)
     req.node = NO_NODE
     req.held = 0
 
 
 @kernel
-def keep_nothing(state: State, rep: Replica, req: Request, blocks: int) -> None:
-    """Free the ``blocks`` of a request but for what the tree holds."""
-    rep.free += blocks - req.held // state.block_size
-    unlock(state, rep, req.node)
-    req.node = NO_NODE
-    req.held = 0
+def keep_all(state: State, rep: Replica, req: Request, tokens: int, blocks: int) -> None:
+    """Leave the ``tokens`` of a request that is over to the tree, and free the rest of its ``blocks``."""
+    keep_prompt(state, rep, req, tokens)
+    keep_nothing(state, rep, req, blocks)

@@ -1,17 +1,21 @@
-"""Nodes of SGLang's radix cache (``radix_cache``): rows that are taken and given back, found, cut, and evicted.
+"""Nodes of SGLang's radix cache (``radix_cache``): rows that are taken and given back, found, cut, touched and evicted.
 
 A node that begins with a unit is found by the unit's number, one that begins inside a unit or inside what is a
 request's own is the only one that follows the node before it. Of the leaves that no request locks the least recently
 touched is evicted first, as a whole, then its parent if that has become a leaf.
+
+Nodes that nobody locks form a queue in the order of their last touch; those of one path that were touched together lie
+in it from the end of the path up. Who touches or locks a node does so to all above it. So the head of the queue is a
+leaf: what is below it would be locked, and the head with it, or before it in the queue.
 """
 
 from typing import Final
 
+from simulator.engine.blocks import full_blocks
 from simulator.engine.bounds import NODES_FULL, NONE
 from simulator.engine.decoding import end_run
-from simulator.engine.heap import first_key, first_payload, pop, push
 from simulator.engine.jit import kernel
-from simulator.engine.replica import Node, Replica
+from simulator.engine.replica import Replica
 from simulator.engine.request import Request
 from simulator.engine.state import State
 from simulator.engine.tables import list_at, node, request
@@ -64,44 +68,81 @@ def _unlink(state: State, rep: Replica, number: int) -> None:
 
 
 @kernel
-def _is_evictable_leaf(leaf: Node) -> bool:
-    return leaf.locks == 0 and leaf.children == 0 and leaf.tokens > 0
+def _put_behind(state: State, rep: Replica, number: int, place: int) -> None:
+    """Put a node into the queue of those nobody locks behind the one at ``place``; NO_NODE: at its head."""
+    queue = rep.unused
+    new = node(state, number)
+    new.previous = place
+    if place == NO_NODE:
+        new.next = queue.head
+        queue.head = number
+    else:
+        ahead = node(state, place)
+        new.next = ahead.next
+        ahead.next = number
+    if new.next == NO_NODE:
+        queue.tail = number
+    else:
+        node(state, new.next).previous = number
 
 
 @kernel
-def offer(state: State, rep: Replica, number: int) -> None:
-    """Let a leaf that nobody locks be evicted; a heap of mostly dead entries loses them first."""
-    heap = rep.leaves
-    if heap.size >= 4 * rep.used_nodes + 64:
-        keys = list_at(state, heap.place)
-        payloads = list_at(state, heap.place + heap.capacity)
-        entries = heap.size
-        heap.size = 0
-        for at in range(entries):
-            other = node(state, payloads[at])
-            if _is_evictable_leaf(other) and keys[at] == other.touched:
-                push(state, heap, keys[at], payloads[at])
-    push(state, heap, node(state, number).touched, number)
+def _leave_queue(state: State, rep: Replica, number: int) -> None:
+    queue = rep.unused
+    old = node(state, number)
+    if old.previous == NO_NODE:
+        queue.head = old.next
+    else:
+        node(state, old.previous).next = old.next
+    if old.next == NO_NODE:
+        queue.tail = old.previous
+    else:
+        node(state, old.next).previous = old.previous
 
 
 @kernel
-def touch(state: State, rep: Replica, number: int, time: int) -> None:
-    """Note the last match or insertion that passed a node."""
-    touched = node(state, number)
-    touched.touched = time
-    if _is_evictable_leaf(touched):
-        offer(state, rep, number)
+def lock(state: State, rep: Replica, number: int, held: int) -> None:
+    """Keep a path from being evicted, from a node up to one above it that is kept already, or up to the root."""
+    while number != held:
+        kept = node(state, number)
+        if kept.locks == 0:
+            rep.unused.count -= full_blocks(state, kept.tokens)
+            _leave_queue(state, rep, number)
+        kept.locks += 1
+        number = kept.parent
 
 
 @kernel
-def next_touch(rep: Replica) -> int:
-    """Return the number of a new match or insertion."""
+def unlock(state: State, rep: Replica, number: int) -> None:
+    """Give up the lock on a path. What nobody locks any more joins the queue where its last touch belongs."""
+    queue = rep.unused
+    while number != NO_NODE:
+        kept = node(state, number)
+        kept.locks -= 1
+        if kept.locks == 0:
+            queue.count += full_blocks(state, kept.tokens)
+            place = queue.tail
+            while place != NO_NODE and node(state, place).touched > kept.touched:
+                place = node(state, place).previous
+            _put_behind(state, rep, number, place)
+        number = kept.parent
+
+
+@kernel
+def touch_path(state: State, rep: Replica, number: int) -> None:
+    """Note a match or an insertion that passed a path, down to a node."""
     rep.touches += 1
-    return rep.touches
+    while number != NO_NODE:
+        passed = node(state, number)
+        passed.touched = rep.touches
+        if passed.locks == 0:
+            _leave_queue(state, rep, number)
+            _put_behind(state, rep, number, rep.unused.tail)
+        number = passed.parent
 
 
 @kernel
-def new_node(state: State, rep: Replica) -> int:
+def new_node(state: State, rep: Replica, locks: int) -> int:
     """Take a node from those given back, or one that was never used; ``has_nodes`` has seen to it."""
     number = rep.free_node
     if number == NO_NODE:
@@ -110,47 +151,27 @@ def new_node(state: State, rep: Replica) -> int:
     else:
         rep.free_node = node(state, number).follower
     new = node(state, number)
-    new.locks = 0
-    new.children = 0
+    new.locks = locks
     new.follower = NO_NODE
-    rep.used_nodes += 1
     return number
-
-
-@kernel
-def _delete(state: State, rep: Replica, number: int) -> None:
-    """Take a leaf out of the tree."""
-    leaf = node(state, number)
-    _unlink(state, rep, number)
-    if leaf.parent != NO_NODE:
-        node(state, leaf.parent).children -= 1
-    rep.used_nodes -= 1
-    leaf.tokens = 0
-    leaf.follower = rep.free_node
-    rep.free_node = number
 
 
 @kernel
 def _evict_leaf(state: State, rep: Replica) -> int:
     """Evict the least recently touched leaf; the blocks that makes free, 0 if there is none."""
-    heap = rep.leaves
-    while heap.size > 0:
-        key = first_key(state, heap)
-        number = first_payload(state, heap)
-        pop(state, heap)
-        leaf = node(state, number)
-        if not _is_evictable_leaf(leaf) or leaf.touched != key:
-            continue
-        blocks = leaf.tokens // state.block_size
-        rep.free += blocks
-        rep.evictable -= blocks
-        rep.evicted_units += blocks
-        above = leaf.parent
-        _delete(state, rep, number)
-        if above != NO_NODE and _is_evictable_leaf(node(state, above)):
-            offer(state, rep, above)
-        return blocks
-    return 0
+    number = rep.unused.head
+    if number == NO_NODE:
+        return 0
+    leaf = node(state, number)
+    blocks = full_blocks(state, leaf.tokens)
+    rep.free += blocks
+    rep.unused.count -= blocks
+    rep.evicted_units += blocks
+    _leave_queue(state, rep, number)
+    _unlink(state, rep, number)
+    leaf.follower = rep.free_node
+    rep.free_node = number
+    return blocks
 
 
 @kernel
@@ -192,14 +213,21 @@ def make_room(state: State, rep: Replica, blocks: int) -> None:
 
 @kernel
 def split(state: State, rep: Replica, number: int, tokens: int) -> int:
-    """Cut a node behind its first ``tokens``; it keeps what follows, and the new node before it is returned."""
-    upper_number = new_node(state, rep)
-    upper = node(state, upper_number)
+    """Cut a node behind its first ``tokens``; it keeps what follows, and the new node before it is returned.
+
+    Who cuts it has touched all of it, and touches what is before the cut again.
+    """
     lower = node(state, number)
+    upper_number = new_node(state, rep, lower.locks)
+    upper = node(state, upper_number)
+    rep.touches += 1
+    lower.touched = rep.touches
+    upper.touched = rep.touches
+    if lower.locks == 0:
+        _leave_queue(state, rep, number)
+        _put_behind(state, rep, number, rep.unused.tail)
+        _put_behind(state, rep, upper_number, number)
     upper.parent = lower.parent
-    upper.children = 1
-    upper.locks = lower.locks
-    upper.touched = next_touch(rep)
     upper.start = lower.start
     upper.tokens = tokens
     upper.first_unit = lower.first_unit

@@ -11,6 +11,8 @@ class Group(Record):
     epoch: int  # decode steps it has run
     decoders: int
     decode_kv: int  # tokens of KV over all its requests
+    finish_epochs: int  # sum over them
+    long_answers: int  # requests with more than LONG_ANSWER tokens of output
     finishes: Heap  # keys finish_epoch << ADMISSION_BITS | admission, and requests
     firsts: Heap  # same, by the epoch at which the first chunk of an answer is sent; empty where that is one token
     residue: int  # counts of requests by the epoch (mod block size) at which they need a block
@@ -95,18 +97,20 @@ class Replica(Record):
     batched: int  # lockstep, first rank: the same since every rank has some
 
     free: int  # blocks without cached content
-    unused: Queue  # segments nobody holds, the least recently used first; counts their blocks
+    unused: Queue  # segments nobody holds, the least recently used first, sglang: such nodes; counts their blocks
     rings: int  # list: the segment of each unit that was hashed first; sglang: the node that begins with the unit
     next_segment: int  # first row that no segment has taken yet
     free_segment: int  # first of the rows that segments have left
 
     # of a pipeline
     decisions: int  # taken so far, those that scheduled nothing included
+    turn: int  # the last one leaves this modulo the stages
     unseen_results: int  # of them whose results the scheduler has not seen
     empties: int  # the last ones in a row that scheduled nothing
     tells_workers: bool  # the next one is taken even if no request is left: it says who has finished
     seen_ps: int  # end of the last step it has seen
-    ends: int  # ends of the decisions whose results it has not seen, a ring
+    ends: int  # ends of the decisions whose results it has not seen, a ring, and the place of the last one
+    last_end: int
     stage_free: int  # ps at which each stage is free
     surplus: int  # sequences that decode although their last token is under way
 
@@ -134,11 +138,8 @@ class Replica(Record):
     # sglang: the radix cache
     next_node: int  # first row that no node has taken yet, and the row behind the last one
     end_node: int
-    used_nodes: int  # nodes of the tree
     free_node: int  # first of the rows that nodes have left
     touches: int
-    leaves: Heap  # keys when a leaf was touched, and nodes
-    evictable: int  # blocks of nodes that nobody locks
 
     planned: Planned
 
@@ -192,12 +193,13 @@ class Node(Record):
     """One node of SGLang's radix cache; rows count from 1, 0 is none, or the root (``radix_cache``)."""
 
     parent: Small
-    children: Small
+    previous: Small  # neighbours among those nobody locks
+    next: Small
     follower: Small  # the one that begins inside a unit or inside what is one request's own; of free rows the next one
     locks: Small  # requests that hold a path through it
     touched: int  # number of the last match or insertion that passed it
     start: Small  # token of its sequences it begins with
-    tokens: Small  # 0 = a free row
+    tokens: Small
     owner: int  # request whose sequence it spells; NONE if that is forgotten
     first_unit: int  # place of the owner's first id
     shared: int  # tokens of the owner's sequence that ids name: what lies behind them nobody shares

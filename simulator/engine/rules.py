@@ -81,7 +81,8 @@ def _state_scheduler(rules: State, limits: EngineLimits) -> None:
     rules.max_seqs = limits.max_num_seqs
     rules.max_tokens = limits.max_num_batched_tokens
     rules.max_model_len = limits.max_model_len
-    rules.block_size = limits.block_size
+    rules.block_size = size = limits.block_size
+    rules.block_bits = NONE if size & (size - 1) else size.bit_length() - 1
     rules.num_blocks = limits.num_gpu_blocks
     rules.is_chunked = limits.enable_chunked_prefill and not is_orca
     rules.is_async = limits.async_scheduling and limits.policy in {"vllm-v1", "sglang"}

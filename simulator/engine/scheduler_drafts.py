@@ -8,13 +8,13 @@ that row is computed for nothing. Prompts go on as without drafts. Not modelled:
 (EAGLE, MTP) give up in the prefix cache.
 """
 
+from simulator.engine.blocks import blocks_for
 from simulator.engine.bounds import NONE
 from simulator.engine.jit import kernel
 from simulator.engine.prefix_cache import allocate
 from simulator.engine.replica import Replica
 from simulator.engine.request import PREFILLING, RELEASING, Request
 from simulator.engine.scheduler_v1 import admit_waiting, begin_step, chunk_limit, plan_chunk, preempt_until_free
-from simulator.engine.sequences import blocks_for
 from simulator.engine.state import State
 from simulator.engine.tables import request
 

@@ -22,21 +22,21 @@ takes no time here.
 
 from typing import Final
 
+from simulator.engine.blocks import blocks_for
 from simulator.engine.bounds import NONE
-from simulator.engine.decoding import tokens_generated
+from simulator.engine.decoding import LONG_ANSWER, tokens_generated
 from simulator.engine.jit import kernel
 from simulator.engine.prefix_cache import free_blocks
-from simulator.engine.radix_cache import keep_prompt, lock, match, unlock
-from simulator.engine.radix_nodes import make_room
+from simulator.engine.radix_cache import keep_prompt, match
+from simulator.engine.radix_nodes import NO_NODE, lock, make_room, unlock
 from simulator.engine.replica import Group, Replica
 from simulator.engine.request import PREFILLING, Request
 from simulator.engine.retraction import order_running, retract
 from simulator.engine.scheduler_v1 import begin_step, decode_growth, plan_chunk
-from simulator.engine.sequences import admit, blocks_for, receive
+from simulator.engine.sequences import admit, receive
 from simulator.engine.state import State
 from simulator.engine.tables import list_at, request
 
-_CLIP: Final = 4096  # tokens of an answer that admission counts
 _RATIO: Final = 0.7
 _LEAST_SHARE: Final = 0.14  # of the first ratio
 _RANKS_SHARE: Final = 0.3  # SGLang reserves less where attention is data-parallel
@@ -61,29 +61,42 @@ def _new_token_ratio(state: State, rep: Replica, grp: Group) -> float:
 
 
 @kernel
-def _is_in_flight(rep: Replica, grp: Group, place: int) -> bool:
-    """Whether the request at a place of the running batch has a token under way that the scheduler has not seen."""
+def _in_flight(rep: Replica, grp: Group) -> int:
+    """Count the requests, the last of the running batch, with a token under way that the scheduler has not seen."""
     if rep.decision_ps >= rep.end_ps:
-        return False
-    return not rep.had_prefill or place >= grp.decoders - rep.joined
+        return 0
+    return min(rep.joined, grp.decoders) if rep.had_prefill else grp.decoders
 
 
 @kernel
-def _reserved_tokens(state: State, rep: Replica, grp: Group) -> float:
-    """Tokens kept free for the answers of the running batch, as far as the scheduler has seen them."""
-    ratio = _new_token_ratio(state, rep, grp)
+def _summed_as_sglang_does(state: State, rep: Replica, grp: Group, ratio: float) -> float:
+    """Sum what is kept free for each request of the running batch, rounded as often as in SGLang."""
+    first_in_flight = grp.decoders - _in_flight(rep, grp)
     reserved = 0.0
     place = 0
     at = rep.running.head
     while at != NONE and place < grp.decoders:
         req = request(state, at)
         if req.status != PREFILLING:
-            to_come = req.finish_epoch - grp.epoch
-            if _is_in_flight(rep, grp, place):
-                to_come += 1
-            reserved += min(to_come, _CLIP) * ratio
+            to_come = req.finish_epoch - grp.epoch + int(place >= first_in_flight)
+            reserved += min(to_come, LONG_ANSWER) * ratio
             place += 1
         at = req.next
+    return reserved
+
+
+@kernel
+def _reserved_tokens(state: State, rep: Replica, grp: Group) -> float:
+    """Tokens kept free for the answers of the running batch, as far as the scheduler has seen them.
+
+    They are compared with whole numbers alone: how a sum was rounded matters only next to one.
+    """
+    ratio = _new_token_ratio(state, rep, grp)
+    reserved = (grp.finish_epochs - grp.decoders * grp.epoch + _in_flight(rep, grp)) * ratio
+    above = reserved - int(reserved)
+    rounding = 1e-6 + 1e-15 * grp.decoders * reserved
+    if grp.long_answers > 0 or above < rounding or above > 1 - rounding:
+        return _summed_as_sglang_does(state, rep, grp, ratio)
     return reserved
 
 
@@ -150,7 +163,7 @@ def _plan_prompt(state: State, rep: Replica, req: Request, chunk: int) -> None:
     planned.inputs -= pages
     planned.taken += pages + state.block_size
     if req.computed == req.target:
-        planned.answers += min(req.output, _CLIP)
+        planned.answers += min(req.output, LONG_ANSWER)
 
 
 @kernel
@@ -171,14 +184,14 @@ def _admit_head(state: State, rep: Replica, reserved: float) -> bool:
     req = request(state, rep.waiting.head)
     found, last = match(state, rep, req)
     lacking = req.target - found
-    total = lacking + min(max(req.output - req.generated, 0), _CLIP)
+    total = lacking + min(max(req.output - req.generated, 0), LONG_ANSWER)
     if total >= _room(state, rep, reserved):
         rep.is_blocked = True
         return False
     pages = _whole_pages(state, lacking)
     if pages >= planned.inputs and planned.prefills > 0:
         return False
-    lock(state, rep, last)
+    lock(state, rep, last, NO_NODE)
     chunk = lacking if pages <= planned.left else planned.left // page * page
     is_too_large = total >= _room(state, rep, reserved)
     if is_too_large or chunk <= 0:
@@ -221,12 +234,13 @@ def _plan_prefills(state: State, rep: Replica, grp: Group) -> None:
 @kernel
 def _sort_running(state: State, rep: Replica, grp: Group) -> None:
     """Order the running batch as a retraction does: most generated tokens first, then the shortest prompt."""
+    first_in_flight = grp.decoders - _in_flight(rep, grp)
     place = 0
     at = rep.running.head
     while at != NONE:
         req = request(state, at)
         # What is sorted by lasts until the batch has been retracted from.
-        req.seen = tokens_generated(state, req) - _is_in_flight(rep, grp, place)
+        req.seen = tokens_generated(state, req) - int(place >= first_in_flight)
         place += 1
         at = req.next
     order_running(state, rep)

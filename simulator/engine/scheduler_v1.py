@@ -7,13 +7,14 @@ until budget, slots or blocks are used up and never skips one that does not fit.
 prompts and with blocks reserved for the whole answer, which TensorRT-LLM reserves too (``GUARANTEED_NO_EVICT``).
 """
 
+from simulator.engine.blocks import blocks_for, phase
 from simulator.engine.bounds import NONE
 from simulator.engine.decoding import kv_tokens, stop_decoding
 from simulator.engine.jit import kernel
 from simulator.engine.prefix_cache import allocate, free_blocks, match, publish, take, used_blocks
 from simulator.engine.replica import Group, Replica
 from simulator.engine.request import DECODING, PREFILLING, RELEASING, Request
-from simulator.engine.sequences import admit, blocks_at_admission, blocks_for, has_unseen_results, preempt
+from simulator.engine.sequences import admit, blocks_at_admission, has_unseen_results, preempt
 from simulator.engine.state import State
 from simulator.engine.tables import list_at, request
 from simulator.engine.waiting import waits_for_company
@@ -42,7 +43,7 @@ def decode_growth(state: State, grp: Group) -> int:
     """Blocks the decoding sequences of a group need for their next step."""
     if state.reserves_output:
         return 0
-    return list_at(state, grp.residue)[grp.epoch % state.block_size]
+    return list_at(state, grp.residue)[phase(state, grp.epoch)]
 
 
 @kernel

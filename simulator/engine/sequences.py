@@ -3,6 +3,7 @@
 Every change is O(1), but for the list of prefills, which is short.
 """
 
+from simulator.engine.blocks import blocks_for
 from simulator.engine.bounds import ADMISSIONS_FULL, LAST_ADMISSION, NONE
 from simulator.engine.clients import announce_finish
 from simulator.engine.decoding import end_run, kv_tokens, stop_decoding
@@ -25,13 +26,6 @@ from simulator.engine.request import (
 )
 from simulator.engine.state import State
 from simulator.engine.tables import group, list_at, request
-
-
-@kernel
-def blocks_for(state: State, tokens: int) -> int:
-    """KV blocks that hold ``tokens``."""
-    size = state.block_size
-    return (tokens + size - 1) // size
 
 
 @kernel
@@ -201,7 +195,9 @@ def _see_results(state: State, rep: Replica) -> None:
     ring = list_at(state, rep.results)
     while rep.num_results > 0 and ring[2 * rep.first_result + 1] <= rep.decision_ps:
         number = ring[2 * rep.first_result]
-        rep.first_result = (rep.first_result + 1) % size
+        rep.first_result += 1
+        if rep.first_result == size:
+            rep.first_result = 0
         rep.num_results -= 1
         if number == NONE:
             continue

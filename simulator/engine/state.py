@@ -45,6 +45,7 @@ class State(Record):
     max_tokens: int
     max_model_len: int
     block_size: int
+    block_bits: int  # block_size is 2 to this power, or none: NONE
     num_blocks: int
     watermark: int  # blocks that must stay free at an admission beside running requests
     long_prefill: int  # tokens; 0 = no threshold
