@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 from profiler.bench import Bench
 from profiler.device_health import device_lost
-from profiler.duration import format_duration
 from profiler.journal import Entry
 from profiler.planning.planner import Planner
 from profiler.point import Point, answers
+from profiler.progress import Progress
 from profiler.run import Run
 
 _ROUND_POINTS_PER_RANK = 24
@@ -29,31 +29,32 @@ class ComputeRounds:
         self._hang_s = hang_s
         self._wants_energy = wants_energy
         self._rounds = 0
-        self._measured = 0
         self.timed: list[tuple[Point, float]] = []
 
     def fulfil(self, planner: Planner | None) -> None:
         """Measure until the plan (rank 0's; None elsewhere) is fulfilled or time is up; all ranks call it together."""
         run = self._run
         self.timed.clear()
-        started_s = run.spent_s
-        while True:
-            wanted: Sequence[Point] = []
-            if planner is not None and not run.is_over(self._share):
-                wanted = planner.next_points(_ROUND_POINTS_PER_RANK * run.ranks.place.world_size)
-            wanted = run.ranks.share(wanted)
-            if not wanted:
-                return
-            parts = run.ranks.collect((self._measure(wanted), run.stop.name))
-            run.stop.name = run.stop.name or next((name for _, name in parts if name), None)
-            entries = [entry for part, _ in parts for entry in part]
-            run.store(entries)
-            if planner is not None:
-                planner.learn(answers(wanted, ((entry.family, entry.row) for entry in entries)))
-                self._measured += len(entries)
-                run.talk(self._progress(planner, run.spent_s - started_s))
+        with Progress(run, planner) as progress:
+            while True:
+                wanted: Sequence[Point] = []
+                if planner is not None and not run.is_over(self._share):
+                    ranks = run.ranks.place.world_size
+                    wanted = planner.next_points(_ROUND_POINTS_PER_RANK * ranks, run.spendable_s(self._share, ranks))
+                wanted = run.ranks.share(wanted)
+                if not wanted:
+                    return
+                parts = run.ranks.collect((self._measure(wanted, progress), run.stop.name))
+                run.stop.name = run.stop.name or next((name for _, name in parts if name), None)
+                entries = [entry for part, _ in parts for entry in part]
+                run.store(entries)
+                if planner is not None:
+                    answered = answers(wanted, ((entry.family, entry.row) for entry in entries))
+                    planner.learn(answered)
+                    progress.reach(len(answered))
+                    progress.end_round()
 
-    def _measure(self, wanted: Sequence[Point]) -> list[Entry]:
+    def _measure(self, wanted: Sequence[Point], progress: Progress) -> list[Entry]:
         """Take points from the shared counter until the round is empty or time is up."""
         run = self._run
         self._rounds += 1
@@ -61,6 +62,8 @@ class ComputeRounds:
         entries: list[Entry] = []
         while not run.is_over(self._share) and (index := run.ranks.take(queue)) < len(wanted):
             point = wanted[index]
+            # What was taken before is measured, but for what the other ranks are at.
+            progress.reach(max(index + 1 - run.ranks.place.world_size, 0))
             with run.in_flight(point, self._hang_s):
                 rows = self._bench.measure(point, with_energy=self._wants_energy(point))
             run.journal.commit(point.family, run.outcome.run_id, rows)
@@ -70,13 +73,3 @@ class ComputeRounds:
             if rows[-1]["status"] == "ok":
                 self.timed.append((point, rows[-1]["latency_s"]))
         return entries
-
-    def _progress(self, planner: Planner, spent_s: float) -> str:
-        """One line: time so far, the plan's own words, time to the end at the present rate."""
-        line = f"[{format_duration(self._run.spent_s)}] {planner.progress()}"
-        if not planner.remaining or not self._measured:
-            return line
-        left_s = planner.remaining * spent_s / self._measured
-        if self._run.left_s is not None:
-            left_s = min(left_s, self._run.left_s)
-        return f"{line}, at most {format_duration(left_s)} to go"

@@ -87,7 +87,7 @@ def _integers(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option("--nproc-per-node", type=click.IntRange(1), default=1, show_default=True, help="Ranks to start here.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads per rank.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--dry-run", is_flag=True, help="Print what would be measured and what it would cost, then stop.")
+@click.option("--dry-run", is_flag=True, help="Print what would be measured, its cost, what --budget reaches.")
 @click.option("--self-test", is_flag=True, help="Measure known quantities against the device's spec, then stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @click.pass_context
@@ -104,7 +104,7 @@ def profile(ctx: click.Context, /, *, nproc_per_node: int, as_json: bool, self_t
     if self_test:
         ctx.exit(_self_test(request, place))
     if request.dry_run:
-        _dry_run(request, nproc_per_node, as_json=as_json)
+        _dry_run(request, place, nproc_per_node, as_json=as_json)
         return
     if not place.is_started:
         from profiler.supervisor import supervise
@@ -114,6 +114,7 @@ def profile(ctx: click.Context, /, *, nproc_per_node: int, as_json: bool, self_t
         ctx.exit(code)
     outcome = _measure(request, place)
     if place.rank == 0:
+        _refuse_empty(outcome)
         click.echo(strict_json(asdict(outcome), indent=None) if as_json else _summary(outcome))
     ctx.exit({"SIGINT": 130, "SIGTERM": 143}.get(outcome.stopped_by or "", 0))
 
@@ -153,11 +154,18 @@ def _request(**options: Any) -> "ProfileRequest":
         Prior.choose(options["prior"], "")  # a bad file is told now, not on every rank
     if options["target_error"] <= 0:
         raise UserError(f"--target-error is {options['target_error']:g}, must be > 0", hint="0.02 means 2 %")
+    policy = TimingPolicy()
+    budget_s = parse_duration_s(budget, "--budget") if budget is not None else None
+    if budget_s is not None and budget_s < policy.longest_s:
+        raise UserError(
+            f"--budget is {budget!r}, below the {policy.longest_s:g} s of one point",
+            hint="`--dry-run` says what a budget reaches",
+        )
     return ProfileRequest(
         **options,
         db=db,
-        budget_s=parse_duration_s(budget, "--budget") if budget else None,
-        policy=TimingPolicy(),
+        budget_s=budget_s,
+        policy=policy,
         command=("apex", "profile", *sys.argv[1:]),
     )
 
@@ -175,6 +183,18 @@ def _measure(request: "ProfileRequest", place: Any) -> "Outcome":
     from profiler.session import profile as run_profile
 
     return run_profile(request, place, lambda line: click.echo(line, err=True))
+
+
+def _refuse_empty(outcome: "Outcome") -> None:
+    """Raise ``UserError`` where the budget was over before the first point."""
+    from cluster_specs.errors import UserError
+    from profiler.duration import format_duration
+
+    if outcome.is_empty:
+        raise UserError(
+            f"--budget was over before the first point: starting took {format_duration(outcome.wall_s)}",
+            hint="give more time; `--dry-run` says what a budget reaches",
+        )
 
 
 def _summary(outcome: "Outcome") -> str:
@@ -195,13 +215,18 @@ def _summary(outcome: "Outcome") -> str:
     return "\n".join(lines)
 
 
-def _dry_run(request: "ProfileRequest", nproc_per_node: int, *, as_json: bool) -> None:
+def _dry_run(request: "ProfileRequest", place: Any, nproc_per_node: int, *, as_json: bool) -> None:
     from profiler.machine import require_torch
+    from profiler.ranks import RankPlace
 
+    if place.rank:  # torchrun starts every rank, one of them answers
+        return
     require_torch()
     from profiler.planning.dry_run import describe, survey
 
-    surveyed = survey(request, nproc_per_node)
+    if not place.is_started:
+        place = RankPlace(world_size=nproc_per_node, ranks_per_node=nproc_per_node)
+    surveyed = survey(request, place)
     click.echo(strict_json(asdict(surveyed), indent=None) if as_json else describe(surveyed))
 
 

@@ -37,6 +37,12 @@ class Outcome:
     drift_frac: float | None = None
     drift_points: int = 0
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was measured, now or before, although nobody stopped the run and points were left."""
+        has_rows = self.measured or self.already or self.recovered
+        return bool(self.left_out) and not has_rows and self.stopped_by is None
+
 
 class StopSignal:
     """SIGINT or SIGTERM asks for an end after the point in flight; a second one ends at once.
@@ -96,6 +102,10 @@ class Run:
     def left_s(self) -> float | None:
         """Seconds of the budget that are left, None without one."""
         return None if self._budget_s is None else max(self._budget_s - self.spent_s, 0.0)
+
+    def spendable_s(self, share: float, ranks: int) -> float | None:
+        """Seconds that so many ranks have together until this ``share`` of the budget is over, None without one."""
+        return None if self._budget_s is None else max(self._budget_s * share - self.spent_s, 0.0) * ranks
 
     def is_over(self, share: float = 1.0) -> bool:
         """Whether to begin no further point: stopped, left alone, or this ``share`` of the budget is spent."""

@@ -1,6 +1,7 @@
 """What a run measures, in order: collectives, then compute points clock by clock, a share of each clock's twice.
 
-Collectives may take a third of the budget where compute points follow them. Points are repeated while their own clock
+Where compute points follow, collectives get the part of the budget that buys both as many points to a label, a third at
+most. Points are repeated while their own clock
 is still in force: at another clock the repeat would tell of the clock.
 """
 
@@ -18,6 +19,7 @@ from profiler.machine import Machine
 from profiler.planning.adaptive import AdaptivePlan
 from profiler.planning.planner import FixedPlan, Planner
 from profiler.planning.points_to_measure import PointsToMeasure, place_collectives
+from profiler.planning.series import in_labels
 from profiler.point import Point, answers
 from profiler.ranks import RankPlace
 from profiler.request import ProfileRequest
@@ -26,8 +28,8 @@ from profiler.run import Run
 if TYPE_CHECKING:
     from costmodel.fitting.prior import Prior
 
-_COLLECTIVES_SHARE: Final = 0.35
-_COMPUTE_SHARE: Final = 0.95
+_COLLECTIVES_SHARE: Final = 0.35  # at most
+COMPUTE_SHARE: Final = 0.95
 _CLOCK_TOLERANCE_MHZ: Final = 20.0  # one step of 15 MHz and what reading back rounds away
 
 
@@ -39,6 +41,14 @@ def layouts_of(machine: Machine, place: RankPlace) -> list[GroupLayout]:
         place.world_size, place.ranks_per_node, device_kind=machine.kind, has_nvlink=machine.has_nvlink
     )
     return group_layouts(place.world_size, place.ranks_per_node, levels)
+
+
+def collectives_share(collective_labels: int, compute_labels: int, ranks: int) -> float:
+    """Return the share of the budget after which collectives make room; all ranks measure a collective together."""
+    if not compute_labels:
+        return COMPUTE_SHARE
+    together = collective_labels * ranks
+    return min(_COLLECTIVES_SHARE, COMPUTE_SHARE * together / (together + compute_labels))
 
 
 def measure_workload(
@@ -56,7 +66,7 @@ def measure_workload(
     if workload.collectives:
         _measure_collectives(run, request, machine, workload)
     rounds = ComputeRounds(
-        run, bench, budget_share=_COMPUTE_SHARE, hang_s=request.policy.hang_s, wants_energy=wants_energy
+        run, bench, budget_share=COMPUTE_SHARE, hang_s=request.policy.hang_s, wants_energy=wants_energy
     )
     prior = _prior(run, request, machine)
     ratios: list[float] = []
@@ -66,7 +76,7 @@ def measure_workload(
             in_force = None if clock_mhz is None else _lock(run, control, clock_mhz)
             planner = _planner(request, [point.at(in_force) for point in workload.compute], run, prior)
             rounds.fulfil(planner)
-            run.outcome.is_fulfilled &= not run.is_over(_COMPUTE_SHARE)
+            run.outcome.is_fulfilled &= not run.is_over(COMPUTE_SHARE)
             if planner is not None:
                 run.outcome.left_out += planner.left_out()
             ratios += measure_drift(run, bench, rounds.timed, seed=request.seed)
@@ -120,7 +130,7 @@ def _measure_collectives(run: Run, request: ProfileRequest, machine: Machine, wo
     kernels = {op.shape["kind"]: bench.kernels_for(op.shape["kind"]) for op in workload.collectives}
     points = place_collectives(workload.collectives, kernels, bench.launches(), machine.name, seed=request.seed)
     planner = _planner(request, points, run, None)  # no two clusters share a network
-    share = _COLLECTIVES_SHARE if workload.compute else _COMPUTE_SHARE
+    share = collectives_share(len(in_labels(points)), len(in_labels(workload.compute)), run.ranks.place.world_size)
     measure_collectives(
         run, bench, planner, request.policy, budget_share=share, hang_s=5 * request.collective_timeout_s + 60
     )

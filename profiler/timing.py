@@ -48,6 +48,11 @@ class TimingPolicy:
     point_timeout_s: float = 60.0
 
     @property
+    def longest_s(self) -> float:
+        """Seconds of a point of short calls that is sampled to its cap."""
+        return self.warmup_s + self.max_s
+
+    @property
     def hang_s(self) -> float:
         """Seconds after which a point that does not even reach its own time limits has hung."""
         return 3 * self.point_timeout_s

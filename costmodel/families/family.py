@@ -24,6 +24,8 @@ from costmodel.pricing.price_points import Pricing
 if TYPE_CHECKING:
     from cluster_specs.cluster import ClusterSpec
 
+# Distinct points that a fit of one label needs: the reference has three constants, the rest is what can be held out.
+FEWEST_POINTS: Final = 6
 Columns = Mapping[str, NDArray[np.generic]]
 # A row of a shape manifest: the columns by which the profiler runs a point and the fit finds it again.
 Row = dict[str, object]

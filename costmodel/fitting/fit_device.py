@@ -18,7 +18,7 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from cluster_specs.extras import require_extra
 from costmodel.families.all import OP_FAMILIES
-from costmodel.families.family import OpFamily
+from costmodel.families.family import FEWEST_POINTS, OpFamily
 from costmodel.families.kernels import EngineKernels
 from costmodel.families.rows import measured_rows, taken
 from costmodel.fit_file.artefact import Artefact, FamilyReport, Provenance
@@ -41,8 +41,6 @@ from costmodel.pricing.measured_links import links_of
 from profiles_db.schema import FAMILIES
 from profiles_db.store import Store
 
-# Distinct points one label needs: the reference has three constants, the rest is what can be held out.
-FEWEST_POINTS: Final = 6
 # The column of families whose timings may include quantising the activations.
 _QUANTISE: Final = "quantise"
 

@@ -1,13 +1,14 @@
 """Collective points: all ranks together, one at a time, in the order rank 0 announces; rank 0 keeps the rows."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from profiler.bench import columns_of
 from profiler.collectives.bench import CollectiveBench, CollectiveTiming
 from profiler.device_health import device_lost, is_usable
-from profiler.duration import format_duration
 from profiler.planning.planner import Planner
 from profiler.point import Point
+from profiler.progress import Progress
 from profiler.run import Row, Run
 from profiler.timing import Measurement, TimingPolicy
 
@@ -24,29 +25,33 @@ def measure_collectives(
     hang_s: float,
 ) -> None:
     """Measure what rank 0's planner (None elsewhere) asks for, until that or this share of the budget is exhausted."""
-    while True:
-        is_over = any(run.ranks.collect(run.is_over(budget_share)))
-        wanted = [] if planner is None or is_over else planner.next_points(_ROUND_POINTS)
-        wanted = run.ranks.share(wanted)
-        if not wanted:
-            return
-        rows: list[tuple[Point, Row]] = []
-        for point in wanted:
-            if any(run.ranks.collect(run.is_over(budget_share))):
-                break
-            with run.in_flight(point, hang_s):
-                row = row_of(point, bench.measure(point, policy.rule()))
-            if run.ranks.is_first:
-                run.journal.commit(point.family, run.outcome.run_id, [row])
-                rows.append((point, row))
-            else:
-                run.journal.abandon()
-            if row["status"] == "error" and not all(run.ranks.collect(is_usable(bench.device))):
-                raise device_lost(point)
-        run.store([entry for point, row in rows for entry in run.entries(point, [row])])
-        if planner is not None:
-            planner.learn(rows)
-            run.talk(f"[{format_duration(run.spent_s)}] collectives: {planner.progress()}")
+    with Progress(run, planner, name="collectives: ") as progress:
+        while True:
+            is_over = any(run.ranks.collect(run.is_over(budget_share)))
+            wanted: Sequence[Point] = []
+            if planner is not None and not is_over:
+                wanted = planner.next_points(_ROUND_POINTS, run.spendable_s(budget_share, 1))
+            wanted = run.ranks.share(wanted)
+            if not wanted:
+                return
+            rows: list[tuple[Point, Row]] = []
+            for index, point in enumerate(wanted):
+                if any(run.ranks.collect(run.is_over(budget_share))):
+                    break
+                with run.in_flight(point, hang_s):
+                    row = row_of(point, bench.measure(point, policy.rule()))
+                if run.ranks.is_first:
+                    run.journal.commit(point.family, run.outcome.run_id, [row])
+                    rows.append((point, row))
+                    progress.reach(index + 1)
+                else:
+                    run.journal.abandon()
+                if row["status"] == "error" and not all(run.ranks.collect(is_usable(bench.device))):
+                    raise device_lost(point)
+            run.store([entry for point, row in rows for entry in run.entries(point, [row])])
+            if planner is not None:
+                planner.learn(rows)
+                progress.end_round()
 
 
 def row_of(point: Point, timing: CollectiveTiming) -> Row:

@@ -1,36 +1,30 @@
-"""A coarse grid first, then the points that teach a model of the measurements most, until its held-out error is small.
+"""What a fit needs of every series, then a coarse grid, then the points that teach a model most, until it errs little.
 
-Points that differ in sizes only form a *series* (one family, kernel, format, and the same labels), with one model each
-(`profiler.planning.latency_model`), which may start from an earlier fit. A series is settled when the median
-leave-one-out error reaches the target, or hardly falls any more although the points doubled: what is left is noise, or
-steps that only measuring every size would show.
+A series (`profiler.planning.series`) is what differs in sizes only. The first points are the smallest of every series,
+which is quick and tells how fast its kernel is; then one series after the other gets the points without which
+``apex fit`` leaves it out, so that a budget that ends early has bought whole fits. Until every series has its coarse
+grid, no point is begun that would take far more than its part of the time left.
 """
 
 import itertools
 import math
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
-from costmodel.ops.arrays import Array
-from profiler.planning.coarse_grid import farthest_points
-from profiler.planning.latency_model import LatencyModel, octaves_of, prior_of, work_of
+from profiler.planning.latency_model import prior_of
 from profiler.planning.planner import Row
-from profiler.point import Key, Point, Value
+from profiler.planning.series import Series, in_series
+from profiler.point import Point
 
 if TYPE_CHECKING:
     from costmodel.fitting.prior import Prior
 
-_COARSE_BASE: Final = 4
-_COARSE_PER_DIM: Final = 3
-# A fit is renewed when the series has grown by this factor: fits cost more than the points they choose.
-_REFIT_GROWTH: Final = 1.25
-# Whether an error still falls is told over a doubling of the points, from this many coarse grids on.
-_STALL_GROWTH: Final = 2.0
-_STALL_COARSE: Final = 3.0
+_T = TypeVar("_T")
+# Once every series has its coarse grid, one point may take this part of the time that is left.
+_LARGEST_PART: Final = 0.1
 
 
 class AdaptivePlan:
@@ -52,36 +46,47 @@ class AdaptivePlan:
         self._target = target_error
         self._stall_ratio = stall_ratio
         self._random = random.Random(seed)  # noqa: S311 - an order of measurement, not a secret
-        groups: dict[tuple[Value, ...], list[Point]] = {}
-        for point in points:
-            groups.setdefault(_series_name(point), []).append(point)
-        self._series = [_Series(members, prior_of(members, prior)) for members in groups.values()]
+        self._series = _alternating([Series(members, prior_of(members, prior)) for members in in_series(points)])
         self._of = {point.identity: series for series in self._series for point in series.points}
         self._total = len(points)
 
-    def next_points(self, limit: int) -> list[Point]:
-        """Return the coarse grid first, then shares of the limit: a series' error times its points not measured."""
-        coarse: dict[tuple[str, str], list[Point]] = {}
+    def next_points(self, limit: int, spendable_s: float | None = None) -> list[Point]:
+        """Return what a fit needs, then the coarse grid, then parts of the limit: a series' error times its points.
+
+        ``spendable_s`` is the time left for measuring, over all ranks.
+        """
+        return self._needed(limit, spendable_s) or self._coarse(limit, spendable_s) or self._rest(limit, spendable_s)
+
+    def _needed(self, limit: int, spendable_s: float | None) -> list[Point]:
+        """Return the smallest point of every series, then series by series the points without which there is no fit."""
+        short = [series for series in self._series if series.lacking]
+        untouched = [series.smallest() for series in short if not series.is_begun]
+        if untouched:
+            return untouched[:limit]
+        most_s = _part(spendable_s, sum(series.lacking for series in short))
+        chosen = itertools.chain.from_iterable(series.needed(most_s) for series in short)
+        return list(itertools.islice(chosen, limit))
+
+    def _coarse(self, limit: int, spendable_s: float | None) -> list[Point]:
+        most_s = _part(spendable_s, sum(series.coarse_lacking for series in self._series))
+        queues: dict[tuple[str, str], list[Point]] = {}
         for series in self._series:
-            coarse.setdefault((series.points[0].family, series.points[0].op.dtype), []).extend(series.coarse())
-        if any(coarse.values()):
-            return self._alternating(list(coarse.values()))[:limit]
+            queues.setdefault(series.kind, []).extend(series.coarse(most_s))
+        for queue in queues.values():
+            self._random.shuffle(queue)
+        return _in_turns(list(queues.values()))[:limit]
+
+    def _rest(self, limit: int, spendable_s: float | None) -> list[Point]:
         open_series = [series for series in self._series if not series.is_settled(self._target, self._stall_ratio)]
         if not open_series:
             return []
+        most_s = None if spendable_s is None else _LARGEST_PART * spendable_s
         ignorance = [min(series.error, 1.0) * len(series.todo) for series in open_series]
         chosen: list[Point] = []
         for series, share in zip(open_series, ignorance, strict=True):
-            chosen += series.most_informative(max(1, math.floor(limit * share / sum(ignorance))))
+            chosen += series.most_informative(max(1, math.floor(limit * share / sum(ignorance))), most_s)
         self._random.shuffle(chosen)
         return chosen[:limit]
-
-    def _alternating(self, queues: list[list[Point]]) -> list[Point]:
-        """Merge shuffled queues in turns, so that a short budget reaches every family and format."""
-        for queue in queues:
-            self._random.shuffle(queue)
-        turns = itertools.zip_longest(*queues)
-        return [point for turn in turns for point in turn if point is not None]
 
     def learn(self, rows: Iterable[tuple[Point, Row]]) -> None:
         """Take what was measured; a row without a time only strikes its point off."""
@@ -107,7 +112,7 @@ class AdaptivePlan:
 
     def left_out(self) -> list[str]:
         """One sentence per family and format that has points left."""
-        grouped: dict[tuple[str, str, str], list[_Series]] = {}
+        grouped: dict[tuple[str, str, str], list[Series]] = {}
         for series in self._series:
             sample = series.points[0]
             grouped.setdefault((sample.family, sample.op.dtype, sample.backend), []).append(series)
@@ -122,82 +127,19 @@ class AdaptivePlan:
         return sentences
 
 
-def _series_name(point: Point) -> tuple[Value, ...]:
-    labels = (value for value in point.op.values if isinstance(value, str | bool))
-    return (point.family, point.backend, point.op.dtype, point.launch, point.cache, point.clock_mhz, *labels)
+def _part(spendable_s: float | None, points: int) -> float | None:
+    """Time for one of so many points that are all to be measured."""
+    return None if spendable_s is None else spendable_s / max(points, 1)
 
 
-@dataclass(slots=True)
-class _Series:
-    """Candidates that differ in sizes only, and what is known of them."""
+def _alternating(found: Sequence[Series]) -> list[Series]:
+    """Order series so that a short budget reaches every family and format."""
+    queues: dict[tuple[str, str], list[Series]] = {}
+    for series in found:
+        queues.setdefault(series.kind, []).append(series)
+    return _in_turns(list(queues.values()))
 
-    points: list[Point]
-    prior_s: Array | None
-    todo: dict[tuple[str, Key], int] = field(init=False)
-    _x: Array = field(init=False)
-    _work: Array = field(init=False)
-    _latency_s: dict[int, float] = field(default_factory=dict)
-    _model: LatencyModel | None = None
-    _fitted_at: int = 0
-    _error: float = math.inf
-    _errors: list[tuple[int, float]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self._x = octaves_of(self.points)
-        self._work = work_of(self.points)
-        self.todo = {point.identity: index for index, point in enumerate(self.points)}
-
-    @property
-    def _coarse_count(self) -> int:
-        return _COARSE_BASE + _COARSE_PER_DIM * int(self._x.shape[1])
-
-    @property
-    def error(self) -> float:
-        """Median leave-one-out error, as a fraction; infinite while there are too few points."""
-        self._refit()
-        return self._error
-
-    def learn(self, point: Point, row: Row) -> None:
-        index = self.todo.pop(point.identity, None)
-        if index is not None and row["status"] == "ok":
-            self._latency_s[index] = float(row["latency_s"])
-
-    def coarse(self) -> list[Point]:
-        """Return points of the coarse grid that are still to be measured."""
-        wanted = self._coarse_count
-        measured = len(self.points) - len(self.todo)
-        if not self.todo or measured >= wanted:
-            return []
-        left = list(self.todo.values())
-        done = np.delete(self._x, left, axis=0)
-        return [self.points[left[i]] for i in farthest_points(self._x[left], wanted - measured, done)]
-
-    def is_settled(self, target: float, stall_ratio: float) -> bool:
-        """Whether nothing is left, or the held-out error is at the target or has stalled."""
-        if not self.todo:
-            return True
-        self._refit()
-        if self._error <= target:
-            return True
-        fewest = _STALL_COARSE * self._coarse_count
-        earlier = [e for points, e in self._errors if points >= fewest and self._fitted_at >= _STALL_GROWTH * points]
-        return bool(earlier) and self._error > stall_ratio * earlier[-1]
-
-    def most_informative(self, count: int) -> list[Point]:
-        self._refit()
-        left = list(self.todo.values())
-        if self._model is None:
-            return [self.points[index] for index in left[:count]]
-        return [self.points[left[i]] for i in self._model.most_informative(self._x[left], count)]
-
-    def _refit(self) -> None:
-        known = len(self._latency_s)
-        if known < _COARSE_BASE or (self._model is not None and known < self._fitted_at * _REFIT_GROWTH):
-            return
-        index = np.array(sorted(self._latency_s))
-        latency_s = np.array([self._latency_s[i] for i in index])
-        prior_s = None if self.prior_s is None else self.prior_s[index]
-        self._model = LatencyModel(self._x[index], self._work[index], latency_s, prior_s)
-        self._error = self._model.held_out_error()
-        self._fitted_at = known
-        self._errors.append((known, self._error))
+def _in_turns(queues: Sequence[Sequence[_T]]) -> list[_T]:
+    """Merge queues, one of each in turn."""
+    return [item for turn in itertools.zip_longest(*queues) for item in turn if item is not None]

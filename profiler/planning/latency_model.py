@@ -7,7 +7,8 @@ prices come from `costmodel`.
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -20,6 +21,27 @@ if TYPE_CHECKING:
     from costmodel.fitting.prior import Prior
 
 
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """Local roofline of a series, seconds = flop / F + bytes / B + floor."""
+
+    flop_per_s: float
+    bytes_per_s: float
+    floor_s: float
+
+    @classmethod
+    def seen(cls, work: Array, latency_s: Array) -> Self:
+        """Take the best rates and the least time among ``work`` [points, 2] and ``latency_s`` [points]."""
+        flop, moved = work.T
+        rates = max(float((flop / latency_s).max()), 1.0), max(float((moved / latency_s).max()), 1.0)
+        return cls(*rates, float(latency_s.min()))
+
+    def latency_s(self, work: Array) -> Array:
+        """Return seconds of calls of ``work`` [points, 2] in FLOP and bytes."""
+        flop, moved = work.T
+        return np.asarray(flop / self.flop_per_s + moved / self.bytes_per_s + self.floor_s)
+
+
 class LatencyModel:
     """Fitted to sizes ``x`` [points, dims] in octaves, ``work`` [points, 2] in FLOP and bytes, and times in seconds.
 
@@ -27,15 +49,13 @@ class LatencyModel:
     """
 
     def __init__(self, x: Array, work: Array, latency_s: Array, prior_s: Array | None = None) -> None:
-        flop, moved = work.T
-        self._flop_per_s = max(float((flop / latency_s).max()), 1.0)
-        self._bytes_per_s = max(float((moved / latency_s).max()), 1.0)
-        self._floor_s = float(latency_s.min())
-        self._blend = BlendedProcess(x, np.log(latency_s), np.log(self._roofline_s(work)), _log(prior_s))
+        self._roofline = Roofline.seen(work, latency_s)
+        expected_s = self._roofline.latency_s(work)
+        self._blend = BlendedProcess(x, np.log(latency_s), np.log(expected_s), _log(prior_s))
 
     def predict_s(self, x: Array, work: Array, prior_s: Array | None = None) -> Array:
         """Return the expected time of points that were not measured."""
-        return np.exp(self._blend.predict(x, np.log(self._roofline_s(work)), _log(prior_s)))
+        return np.exp(self._blend.predict(x, np.log(self._roofline.latency_s(work)), _log(prior_s)))
 
     def held_out_error(self) -> float:
         """Median leave-one-out error, as a fraction."""
@@ -44,10 +64,6 @@ class LatencyModel:
     def most_informative(self, x: Array, count: int) -> list[int]:
         """Return indices of the candidates ``x`` to measure next."""
         return self._blend.rest.most_informative(x, count)
-
-    def _roofline_s(self, work: Array) -> Array:
-        flop, moved = work.T
-        return np.asarray(flop / self._flop_per_s + moved / self._bytes_per_s + self._floor_s)
 
 
 def _log(seconds: Array | None) -> Array | None:

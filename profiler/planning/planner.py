@@ -12,8 +12,11 @@ Row = Mapping[str, Any]
 class Planner(Protocol):
     """Rank 0's plan over one clock and its compute points."""
 
-    def next_points(self, limit: int) -> list[Point]:
-        """Return up to ``limit`` points to measure next, none when the plan is fulfilled."""
+    def next_points(self, limit: int, spendable_s: float | None = None) -> list[Point]:
+        """Return up to ``limit`` points to measure next, none when the plan is fulfilled.
+
+        ``spendable_s`` is the time left for measuring, over all ranks; None without a budget.
+        """
 
     def learn(self, rows: Iterable[tuple[Point, Row]]) -> None:
         """Take what was measured."""
@@ -39,7 +42,7 @@ class FixedPlan:
         self._order = order
         self._total = len(order)
 
-    def next_points(self, limit: int) -> list[Point]:
+    def next_points(self, limit: int, spendable_s: float | None = None) -> list[Point]:  # noqa: ARG002 - fixed order
         """Return the next points of the order that nobody has measured yet."""
         self._order = [identity for identity in self._order if identity in self._todo]
         return [self._todo[identity] for identity in self._order[:limit]]

@@ -8,8 +8,9 @@ import pytest
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from costmodel.cost_model import Source
+from costmodel.families.family import FEWEST_POINTS
 from costmodel.fitted_costs import FittedCosts
-from costmodel.fitting.fit_device import FEWEST_POINTS, fit_device
+from costmodel.fitting.fit_device import fit_device
 from costmodel.fitting.measured_device import choose_cluster, choose_device
 from costmodel.ops.op_types import Gemm
 from profiles_db.store import Store, open_store

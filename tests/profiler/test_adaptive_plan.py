@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 
+from costmodel.families.family import FEWEST_POINTS
 from profiler.planning.adaptive import AdaptivePlan
 from profiler.planning.coarse_grid import farthest_points
 from profiler.planning.grid import attention_shape
@@ -18,6 +19,14 @@ def gemm(m, n, k, dtype="bf16"):
 
 
 GRID = [gemm(m, n, k) for m in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) for n in (512, 1024, 4096) for k in (512, 2048)]
+
+
+def decode(sequences, context, backend="torch.sdpa"):
+    op = attention_shape("bf16", (8, 2, 64), decode=(sequences, context, context))
+    return Point(op=op, device="cpu", backend=backend, launch="eager", cache="cold")
+
+
+MANY = [decode(b, c, backend) for b in (1, 2, 4, 8) for c in (64, 128, 256, 512, 1024) for backend in ("one", "two")]
 
 
 def latency_s(point, noise=0.0, draw=None):
@@ -83,19 +92,58 @@ def test_a_resumed_plan_goes_on_where_it_was():
 
 def test_a_short_budget_reaches_every_family():
     """The first points alternate over families and formats instead of following their sizes."""
-    decode = [
-        Point(
-            op=attention_shape("bf16", (8, 2, 64), decode=(b, 64, 64)),
-            device="cpu",
-            backend="s",
-            launch="eager",
-            cache="cold",
-        )
-        for b in (1, 2, 4)
-    ]
-    plan = AdaptivePlan([*GRID, *(gemm(m, 512, 512, "fp32") for m in (1, 2)), *decode], target_error=0.05, seed=0)
+    plan = AdaptivePlan([*GRID, *(gemm(m, 512, 512, "fp32") for m in (1, 2)), *MANY], target_error=0.05, seed=0)
     first = plan.next_points(6)
     assert {(p.family, p.op.dtype) for p in first} == {("gemm", "bf16"), ("gemm", "fp32"), ("attention", "bf16")}
+
+
+def label(point):
+    """Return what a fit tells apart: the kernel, and whether a GEMM fills its tiles."""
+    size = point.op.shape.get("m", 0)
+    return point.family, point.op.dtype, point.backend, size <= 16 or size % 8 == 0
+
+
+def test_every_label_gets_what_a_fit_needs_before_any_gets_more():
+    """Whenever the time ends, the labels begun last alone are without a fit; a seventh point waits for all of them."""
+    ragged = [gemm(m, 512, 512) for m in range(17, 120, 9)]
+    plan = AdaptivePlan([*GRID, *ragged, *MANY], target_error=0.02, seed=0)
+    labels = {label(point) for point in (*GRID, *ragged, *MANY)}
+    counts = dict.fromkeys(labels, 0)
+    while min(counts.values()) < FEWEST_POINTS:
+        batch = plan.next_points(5)
+        for point in batch:
+            counts[label(point)] += 1
+        plan.learn((point, {"status": "ok", "latency_s": 1e-3}) for point in batch)
+        unfinished = sum(0 < count < FEWEST_POINTS for count in counts.values())
+        assert max(counts.values()) <= FEWEST_POINTS + 5 * (min(counts.values()) == FEWEST_POINTS)
+    assert unfinished == 0
+    assert len(labels) == 4
+
+
+def test_a_kernel_that_refuses_every_point_is_not_tried_for_ever():
+    """Points of the other labels come while most of the refused ones were never tried."""
+    plan = AdaptivePlan([*GRID, *MANY], target_error=0.02, seed=0)
+    refused = finished = 0
+    while finished < 2 * FEWEST_POINTS:
+        batch = plan.next_points(6)
+        refused += sum(point.family == "gemm" for point in batch)
+        finished += sum(point.family == "attention" for point in batch)
+        ok = {"status": "ok", "latency_s": 1e-3}
+        plan.learn((p, {"status": "oom", "latency_s": None} if p.family == "gemm" else ok) for p in batch)
+    assert refused <= 2 * FEWEST_POINTS < len(GRID)
+
+
+def test_no_point_takes_far_more_than_its_part_of_the_time_left():
+    """What is long for the budget waits; with more time, or with none to keep, it is among the first."""
+    for spendable_s, begins_long in ((1.0, False), (1e4, True), (None, True)):
+        plan = AdaptivePlan([gemm(2**i, 4096, 4096) for i in range(20)], target_error=0.02, seed=0)
+        measured = []
+        while len(measured) < FEWEST_POINTS:
+            batch = plan.next_points(24, spendable_s)
+            plan.learn((point, {"status": "ok", "latency_s": latency_s(point)}) for point in batch)
+            measured += map(latency_s, batch)
+        assert len(measured) == FEWEST_POINTS
+        assert (max(measured) > 1.0 / FEWEST_POINTS) is begins_long
 
 
 def test_farthest_points_take_the_corners_first():

@@ -150,6 +150,7 @@ def test_rows_left_on_another_node_come_home(start, manifest, tmp_path):
     ("arguments", "environment", "message"),
     [
         (["--budget", "soon"], {}, "--budget is 'soon', must be a positive duration"),
+        (["--budget", "0.1s"], {}, "--budget is '0.1s', below the 0.33 s of one point"),
         (["--device", "cpu", "--manifest", "gone.json"], {}, "gone.json: no such file"),
         (["--device", "cpu"], {"RANK": "0"}, "WORLD_SIZE"),
         (["--device", "cpu"], {"RANK": "3", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2",
@@ -225,3 +226,24 @@ def test_a_dry_run_prices_the_plan_and_writes_nothing(run_apex, manifest, tmp_pa
     assert "gemm        fp8       torch.scaled_mm" in done.stdout
     assert "time: at most" in done.stdout
     assert not (tmp_path / "db").exists()
+
+
+def test_a_dry_run_says_what_the_budget_reaches_on_the_ranks_it_will_have(run_apex, manifest, tmp_path, monkeypatch):
+    """Labels of six points and points in all, with collectives where there are two ranks, asked for or torchrun's."""
+    document = json.loads(manifest.read_text())
+    document["families"]["gemm"]["rows"] += [[m, 512, 128, "none", False, "bf16"] for m in (1, 2, 4, 8)]
+    manifest.write_text(json.dumps(document))
+    words = ["--device", "cpu", "--manifest", str(manifest), "--db", str(tmp_path / "db"), "--dry-run", "--json"]
+    alone = json.loads(run_apex("profile", *words, "--budget", "1h").stdout)
+    assert alone["reach"] == {"labels": 1, "of_labels": 5, "points": 18, "of_points": 18}
+    asked = json.loads(run_apex("profile", *words, "--budget", "1h", "--nproc-per-node", "2").stdout)
+    assert asked["ranks"] == 2
+    assert asked["reach"] == {"labels": 1, "of_labels": 6, "points": 20, "of_points": 20}
+    assert json.loads(run_apex("profile", *words).stdout)["reach"] is None
+    short = run_apex("profile", *words[:-1], "--budget", "0.4s")
+    assert "budget: 0.4 s reaches about 0 of 18 points, and the 6 that a fit needs of 0 of 5 labels" in short.stdout
+    for name, value in (ONLY_RANK | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}).items():
+        monkeypatch.setenv(name, value)
+    assert json.loads(run_apex("profile", *words, "--budget", "1h").stdout) == asked
+    monkeypatch.setenv("RANK", "1")
+    assert run_apex("profile", *words).stdout == ""
