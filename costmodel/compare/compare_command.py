@@ -16,6 +16,11 @@ _ANALYTIC: Final = "analytic:"
 @DB_OPTION
 @click.option("--family", "families", multiple=True, help="gemm, attention, moe, elementwise, collective; repeatable.")
 @click.option(
+    "--manifest",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Of one fit, how wrong a prefill and a decode step of these models is; written by `apex shapes`.",
+)
+@click.option(
     "--where", multiple=True, metavar="COLUMN=VALUE", help="Of a fit, these shapes only, e.g. n=8192; repeatable."
 )
 @click.option("--match", "also", multiple=True, metavar="COLUMN", help="Match on this column too, e.g. backend.")
@@ -39,6 +44,7 @@ def compare(
     sides: tuple[str, ...],
     db: Path | None,
     families: tuple[str, ...],
+    manifest: Path | None,
     where: tuple[str, ...],
     also: tuple[str, ...],
     widest: int,
@@ -78,9 +84,17 @@ def compare(
             hint="name what to compare it with as well, e.g. origin=measured",
         )
         _compare_fit(
-            Path(sides[0]), families=families, where=where, worst=widest, cluster=cluster, out=out, as_json=as_json
+            Path(sides[0]),
+            families=families,
+            where=where,
+            manifest=manifest,
+            worst=widest,
+            cluster=cluster,
+            out=out,
+            as_json=as_json,
         )
         return
+    refuse_given(context, "manifest", because="it weighs the errors of one fit")
     if len(sides) != 2:
         raise click.UsageError("give a fitted model, or two sides, e.g. apex compare h100-sxm h200-sxm")
     if all(Path(side).is_file() for side in sides):
@@ -143,6 +157,7 @@ def _compare_fit(
     *,
     families: tuple[str, ...],
     where: tuple[str, ...],
+    manifest: Path | None,
     worst: int,
     cluster: str | None,
     out: Path | None,
@@ -153,14 +168,19 @@ def _compare_fit(
     from cluster_specs.load import load_cluster
     from costmodel.compare.held_out_points import clock_rows, clock_transfers, held_out_rows, overall
     from costmodel.compare.held_out_prices import points_of_families
+    from costmodel.compare.step_errors import step_error_rows, step_verdict
     from costmodel.compare.tables import text_table
     from costmodel.compare.verdict import family_rows, notes, verdict, worst_points
     from costmodel.fit_file.artefact import load_artefact
+    from costmodel.fitted_costs import FittedCosts
+    from profiles_db.manifest import load_manifest
 
     artefact = load_artefact(path)
     spec = load_cluster(cluster or artefact.provenance.cluster)
     points = points_of_families(artefact, spec, families, where)
     summary, worst_rows = family_rows(artefact, points), worst_points(points, worst)
+    costs = FittedCosts(artefact, spec)
+    steps = [] if manifest is None else step_error_rows(load_manifest(manifest), costs)
     # What speaks of all shapes of a label is not shown where some were chosen.
     whole = () if where else tuple(points)
     rows = [row for row in held_out_rows(artefact) if row["family"] in whole]
@@ -172,6 +192,7 @@ def _compare_fit(
             "provenance": asdict(artefact.provenance),
             "verdict": verdict(summary),
             "families": summary,
+            "steps": steps,
             "worst": worst_rows,
             "held_out": rows,
             "clocks": clocks,
@@ -179,6 +200,8 @@ def _compare_fit(
         click.echo(strict_json(document))
     else:
         click.echo(f"{verdict(summary)}\n\n{text_table(summary)}")
+        if steps:
+            click.echo(f"\n{step_verdict(steps)}\n\n{text_table(steps)}")
         if worst_rows:
             click.echo(f"\nworst predictions of points left out\n{text_table(worst_rows)}")
         if rows:

@@ -1,11 +1,13 @@
 """What a fit says of its own points without them, and the summaries, worst points and files that rest on it."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
@@ -22,6 +24,7 @@ from costmodel.fit_file.artefact import Artefact, load_artefact, save_artefact
 from costmodel.fitted_costs import FittedCosts
 from costmodel.fitting.fit_device import fit_device
 from costmodel.ops.op_types import Gemm
+from profiles_db.manifest import ShapeManifest
 from profiles_db.store import open_store
 
 DEVICE = "rtx-4090"
@@ -184,3 +187,23 @@ def test_coverage_of_chosen_shapes_is_not_that_of_all(artefact: Artefact, cluste
     assert result.stdout.splitlines()[3].split()[-1] == "-"
     refused = CliRunner().invoke(compare, ["h100-sxm", "h200-sxm", "--where", "n=6144"])
     assert "--where cannot act" in str(refused.exception)
+
+
+def test_a_step_is_as_wrong_as_its_shapes(artefact: Artefact, tmp_path: Path) -> None:
+    """`--manifest` weighs intervals by the shapes' shares; a manifest without shares is refused."""
+    fit, manifest = tmp_path / "a.parquet", tmp_path / "shapes.json"
+    save_artefact(artefact, fit)
+    shape = {"m": [8], "n": [4096], "k": [4096], "scaling": ["none"], "quantise": [False], "dtype": ["bf16"]}
+    table = pa.table(shape)
+    shares = pa.table({**shape, "prefill_frac": [1.0], "decode_frac": [1.0]})
+    ShapeManifest(tables={"gemm": table}, shares={"gemm": shares}).save(manifest)
+    result = CliRunner().invoke(compare, [str(fit), "--manifest", str(manifest), "--json"])
+    assert result.exit_code == 0, result.output
+    price = FittedCosts(artefact, load_cluster(artefact.provenance.cluster)).predict(Gemm(m=8, n=4096, k=4096))
+    half = float(np.log(price.high_s / price.low_s)) / 2.0
+    for row in json.loads(result.stdout)["steps"]:
+        assert row["interval_log"] == pytest.approx(half)
+        assert row["measured_frac"] == row["share_frac"] == 1.0
+    ShapeManifest(tables={"gemm": table}).save(manifest)
+    refused = CliRunner().invoke(compare, [str(fit), "--manifest", str(manifest)])
+    assert "says no shares" in str(refused.exception)

@@ -331,7 +331,7 @@ DISPLAY_ONLY = {
 _PROFILE = "tests/profiler/test_profile_command.py"
 _PLAN = "tests/profiler/test_adaptive_plan.py"
 ELSEWHERE = {
-    "compare": {"--where": "tests/costmodel/test_held_out_prices.py"},
+    "compare": dict.fromkeys(("--where", "--manifest"), "tests/costmodel/test_held_out_prices.py"),
     "validate": dict.fromkeys(("--mapping", "--report"), "tests/simulator/test_validation_report.py"),
     "profile": {
         "--device": _PROFILE,
