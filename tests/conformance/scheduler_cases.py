@@ -157,7 +157,8 @@ def _sessions(rng: random.Random, of: Draw, case: Case, longest: int) -> Case:
     least = -(-model_len // block)
     blocks = least + int(rng.random() * of.spare_blocks * least)
     memory = {"num_blocks": blocks, "watermark_blocks": min(case["watermark_blocks"], least - 1)}
-    return case | drawn | memory | {"max_model_len": model_len, "trace_block": block, "concurrency": 0}
+    limits = {"max_model_len": model_len, "long_prefill": min(case["long_prefill"], model_len - 1)}
+    return case | drawn | memory | limits | {"trace_block": block, "concurrency": 0}
 
 
 def _outputs(rng: random.Random, of: Draw) -> Callable[[], int]:
