@@ -37,7 +37,7 @@ class LoadFactors(ProfileSection):
     tokens_octaves: Octaves = 1.0
     ranks_octaves: Octaves = 1.0
     points: Annotated[list[LoadPoint], Field(max_length=100)] = Field(default_factory=list)
-    source: Source = "no run was measured"
+    source: Source = "no runs were calibrated on"
 
     @model_validator(mode="after")
     def _points_are_bounded_and_have_a_source(self) -> "LoadFactors":
