@@ -19,7 +19,7 @@ from cluster_specs.cluster import ClusterSpec
 from costmodel.families.all import OP_FAMILIES
 from costmodel.families.family import knot_op, lone
 from costmodel.families.rows import row_sides
-from costmodel.fitted.knots import Errors, FamilyKnots, Filling, with_labels
+from costmodel.fitted.knots import Errors, FamilyKnots, Filling, LabelFit, with_labels
 from costmodel.fitted.measured_rows import MeasuredRows, concatenated, without_repeats
 from costmodel.fitting.gaussian_process import BlendedProcess, GaussianProcess
 from costmodel.fitting.holdout import top_octave
@@ -116,13 +116,20 @@ def _estimates(
     points = np.unique(points, axis=0)
     known = np.column_stack([measured.shape, measured.x, measured.y])
     points = points[~np.isin(_row_ids(points), _row_ids(known))]
+    new = rows_at(points, measured, cluster)
+    log_s = process.predict(_coordinates(new, knots), *_expected_log_s(new, knots, cluster, trusted))
+    return estimated(new, log_s, knots.labels[label])
+
+
+def rows_at(points: Array, measured: MeasuredRows, cluster: ClusterSpec) -> MeasuredRows:
+    """Rows of the one label of ``measured`` at ``points`` [points, features + 2], to be estimated."""
     features = measured.shape.shape[1]
     shape, x, y = points[:, :features], points[:, features], points[:, features + 1]
-    of_label = np.full(len(points), label.text)
-    flop_s, bytes_s = row_sides(OP_FAMILIES[measured.family], of_label, shape, x, y, cluster=cluster)
-    new = replace(
+    label = np.full(len(points), measured.label[0])
+    flop_s, bytes_s = row_sides(OP_FAMILIES[measured.family], label, shape, x, y, cluster=cluster)
+    return replace(
         measured,
-        label=of_label,
+        label=label,
         shape=shape,
         x=x,
         y=y,
@@ -131,9 +138,12 @@ def _estimates(
         bytes_s=bytes_s,
         is_estimate=np.ones(len(points), dtype=bool),
     )
-    latency_s = np.exp(process.predict(_coordinates(new, knots), *_expected_log_s(new, knots, cluster, trusted)))
-    floor_s = np.maximum(new.flop_s, new.bytes_s) / knots.labels[label].best_utilisation
-    return replace(new, latency_s=np.maximum(latency_s, floor_s))
+
+
+def estimated(rows: MeasuredRows, log_s: Array, fit: LabelFit) -> MeasuredRows:
+    """Return the rows at ``log_s`` ln seconds, no faster than the best that was measured of their label."""
+    floor_s = np.maximum(rows.flop_s, rows.bytes_s) / fit.best_utilisation
+    return replace(rows, latency_s=np.maximum(np.exp(log_s), floor_s))
 
 
 def _grid_of_all_sizes(rows: MeasuredRows) -> Array:

@@ -13,7 +13,7 @@ are asked for; where trees do not win they stand aside. Runs in ``apex fit`` onl
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from cluster_specs.cluster import ClusterSpec
 from costmodel.families.all import OP_FAMILIES
 from costmodel.families.family import lone
-from costmodel.families.rows import row_sides
 from costmodel.fitted.knots import Errors, FamilyKnots, Filling, LabelFit, joined_errors
 from costmodel.fitted.measured_rows import MeasuredRows, without_repeats
-from costmodel.fitting.filling import MOST_POINTS, alike_labels
+from costmodel.fitting.filling import MOST_POINTS, alike_labels, estimated, rows_at
 from costmodel.ops.arrays import Array
 from costmodel.ops.label import Label
 
@@ -185,25 +184,8 @@ def _common(size: Array, shape: Array) -> Array:
 
 def _estimates(asked: _Question, points: Array, cluster: ClusterSpec) -> MeasuredRows:
     """Rows of what trees grown on all points say."""
-    measured, features = asked.rows, points.shape[1] - 2
-    family = OP_FAMILIES[measured.family]
-    label = np.full(len(points), asked.label.text)
-    shape, x, y = points[:, :features], points[:, features], points[:, features + 1]
-    flop_s, bytes_s = row_sides(family, label, shape, x, y, cluster=cluster)
-    new = replace(
-        measured,
-        label=label,
-        shape=shape,
-        x=x,
-        y=y,
-        latency_s=np.full(len(points), np.nan),
-        flop_s=flop_s,
-        bytes_s=bytes_s,
-        is_estimate=np.ones(len(points), dtype=bool),
-    )
-    log_s = _log_s(_grown(measured, asked.fit, _TREES), new, asked.fit)
-    floor_s = np.maximum(flop_s, bytes_s) / asked.fit.best_utilisation
-    return replace(new, latency_s=np.maximum(np.exp(log_s), floor_s))
+    new = rows_at(points, asked.rows, cluster)
+    return estimated(new, _log_s(_grown(asked.rows, asked.fit, _TREES), new, asked.fit), asked.fit)
 
 
 def _grown(rows: MeasuredRows, fit: LabelFit, trees: int) -> "ExtraTreesRegressor":
