@@ -29,6 +29,7 @@ _HEIGHT_IN: Final = 5.2
 _MOST_ROWS: Final = 8  # of a figure of distributions
 _COLUMNS: Final = 3  # of a figure by load
 _PANEL_IN: Final = 1.35
+_TITLE_WIDTH: Final = 350.0  # of a panel: points times letters that fit over it
 _LEAST_ERROR: Final = 0.25  # ends of its axis: the nearest, and the furthest
 _MOST_ERROR: Final = 0.60
 _EDGE: Final = 0.96  # of the axis, where what is beyond it is drawn
@@ -86,7 +87,7 @@ def load_figure(runs: Sequence[ValidatedRun], path: str) -> Figure:
         for share in (-0.2, 0.0, 0.2):
             axes.axhline(share, color="#888888" if share == 0 else "#dddddd", linewidth=0.8, zorder=0)
         _draw_errors(axes, own, reach)
-        axes.set_title(server, fontsize=7, loc="left", pad=2)
+        axes.set_title(server, fontsize=min(7.0, _TITLE_WIDTH / len(server)), loc="left", pad=2)
         axes.set_xscale("log", base=2)
         axes.set_ylim(-reach, reach)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
