@@ -18,7 +18,7 @@ from profiler.instruments.clocks import ClockControl
 from profiler.machine import Machine
 from profiler.planning.adaptive import AdaptivePlan
 from profiler.planning.planner import FixedPlan, Planner
-from profiler.planning.points_to_measure import PointsToMeasure, place_collectives
+from profiler.planning.points_to_measure import PointsToMeasure, place_collectives, step_shares
 from profiler.planning.series import in_labels
 from profiler.point import Point, answers
 from profiler.ranks import RankPlace
@@ -148,7 +148,8 @@ def _planner(request: ProfileRequest, points: list[Point], run: Run, prior: "Pri
     run.outcome.already += len(points) - len(todo)
     if request.exhaustive or not todo:
         return FixedPlan(todo, seed=request.seed)
-    plan = AdaptivePlan(points, target_error=request.target_error, seed=request.seed, prior=prior)
+    shares = step_shares(request)
+    plan = AdaptivePlan(points, target_error=request.target_error, seed=request.seed, prior=prior, shares=shares)
     families = sorted({point.family for point in points})
     plan.learn(answers(points, ((family, row) for family in families for _, row in run.ledger.stored(family))))
     return plan

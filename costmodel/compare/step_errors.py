@@ -44,26 +44,26 @@ def step_error_rows(manifest: ShapeManifest, costs: CostModel) -> list[dict[str,
 
 def _part(family: str, table: pa.Table, share: str, costs: CostModel) -> dict[str, Any]:
     weight = table[share].to_numpy()
-    width, is_measured = _widths(family, table, costs)
+    width, source = widths_and_sources(family, table, costs)
     total = float(weight.sum())
     mean = total or 1.0
     return {
         "share_frac": total,
-        "measured_frac": float(weight @ is_measured) / mean,
+        "measured_frac": float(weight @ (source <= Source.FITTED)) / mean,
         "interval_log": float(weight @ width) / mean,
     }
 
 
-def _widths(family: str, table: pa.Table, costs: CostModel) -> tuple[Array, Array]:
-    """Half-width of each shape's interval in natural log, and whether its price comes from its own curve."""
+def widths_and_sources(family: str, table: pa.Table, costs: CostModel) -> tuple[Array, Array]:
+    """Return the half-width of each shape's interval in natural log, and the ``Source`` of its price."""
     columns = {name: np.asarray(table[name].to_pylist()) for name in table.column_names}
     columns["latency_s"] = np.ones(table.num_rows)
-    width, is_measured = np.zeros((2, table.num_rows))
+    width, source = np.zeros((2, table.num_rows))
     for op, rows in iter_row_ops(OP_FAMILIES[family], columns, costs.cluster):
         price = costs.predict(op)
         width[rows] = np.log(price.high_s / price.low_s) / 2.0
-        is_measured[rows] = price.source <= Source.FITTED
-    return width, is_measured
+        source[rows] = price.source
+    return width, source
 
 
 def step_verdict(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,6 +1,6 @@
 """What `apex fit` tells a person: rows used and left out, and how wrong each label is on what it has not seen."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,15 +16,15 @@ from costmodel.ops.label import Label
 _MANY = 0.03
 
 
-def report_json(artefact: Artefact) -> str:
-    """Report as JSON: provenance, families, held-out errors as fractions of 1."""
+def report_json(artefact: Artefact, more: Mapping[str, Any]) -> str:
+    """Report as JSON: provenance, families, held-out errors as fractions of 1, and what else there is to tell."""
     body: dict[str, Any] = {
         "schema": 1,
         "provenance": asdict(artefact.provenance),
         "families": [asdict(report) for report in artefact.reports],
         "held_out": [asdict(row) for row in artefact.held_out],
     }
-    return strict_json(body)
+    return strict_json({**body, **more})
 
 
 def fit_text(artefact: Artefact) -> str:

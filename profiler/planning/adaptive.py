@@ -1,15 +1,16 @@
-"""What a fit needs of every series, then a coarse grid, then the points that teach a model most, until it errs little.
+"""What a fit needs of every series, what a step asks for, a coarse grid, then the points that teach a model most.
 
 A series (`profiler.planning.series`) is what differs in sizes only. The first points are the smallest of every series,
-which is quick and tells how fast its kernel is; then one series after the other gets the points without which
-``apex fit`` leaves it out, so that a budget that ends early has bought whole fits. Until every series has its coarse
-grid, no point is begun that would take far more than its part of the time left.
+which is quick and tells how fast its kernel is; then one series after the other, that of the largest share of a step
+first, gets the points without which ``apex fit`` leaves it out, so that a budget that ends early has bought whole fits.
+Next come the very points of the steps, by their shares. Until every series has its coarse grid, no point is begun that
+would take far more than its part of the time left. The plan ends when its model errs little.
 """
 
 import itertools
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
@@ -17,13 +18,13 @@ import numpy as np
 from profiler.planning.latency_model import prior_of
 from profiler.planning.planner import Row
 from profiler.planning.series import Series, in_series
-from profiler.point import Point
+from profiler.point import OpShape, Point
 
 if TYPE_CHECKING:
     from costmodel.fitting.prior import Prior
 
 _T = TypeVar("_T")
-# Once every series has its coarse grid, one point may take this part of the time that is left.
+# Where points are not all to be measured, one may take this part of the time that is left.
 _LARGEST_PART: Final = 0.1
 
 
@@ -31,7 +32,8 @@ class AdaptivePlan:
     """The adaptive plan over a set of candidate points.
 
     A series whose error falls to more than ``stall_ratio`` of what it was at half the points has stalled; infinity
-    never gives up. ``prior`` is an earlier fit whose prices the measurements may resemble.
+    never gives up. ``prior`` is an earlier fit whose prices the measurements may resemble, ``shares`` says which part
+    of a step of the user's model an op takes.
     """
 
     def __init__(
@@ -41,21 +43,33 @@ class AdaptivePlan:
         target_error: float,
         seed: int,
         prior: "Prior | None" = None,
+        shares: Mapping[OpShape, float] | None = None,
         stall_ratio: float = 0.85,
     ) -> None:
         self._target = target_error
         self._stall_ratio = stall_ratio
         self._random = random.Random(seed)  # noqa: S311 - an order of measurement, not a secret
-        self._series = _alternating([Series(members, prior_of(members, prior)) for members in in_series(points)])
+        share_of = shares or {}
+        found = [
+            Series(members, prior_of(members, prior), np.array([share_of.get(point.op, 0.0) for point in members]))
+            for members in in_series(points)
+        ]
+        self._series = sorted(_alternating(found), key=lambda series: -series.shares.sum())
         self._of = {point.identity: series for series in self._series for point in series.points}
         self._total = len(points)
 
     def next_points(self, limit: int, spendable_s: float | None = None) -> list[Point]:
-        """Return what a fit needs, then the coarse grid, then parts of the limit: a series' error times its points.
+        """Return points of the first of these that has any: a fit's needs, the steps, the coarse grid, the rest.
 
-        ``spendable_s`` is the time left for measuring, over all ranks.
+        ``spendable_s`` is the time left for measuring, over all ranks. The rest is shared by a series' error times its
+        points.
         """
-        return self._needed(limit, spendable_s) or self._coarse(limit, spendable_s) or self._rest(limit, spendable_s)
+        return (
+            self._needed(limit, spendable_s)
+            or self._of_steps(limit, spendable_s)
+            or self._coarse(limit, spendable_s)
+            or self._rest(limit, spendable_s)
+        )
 
     def _needed(self, limit: int, spendable_s: float | None) -> list[Point]:
         """Return the smallest point of every series, then series by series the points without which there is no fit."""
@@ -66,6 +80,11 @@ class AdaptivePlan:
         most_s = _part(spendable_s, sum(series.lacking for series in short))
         chosen = itertools.chain.from_iterable(series.needed(most_s) for series in short)
         return list(itertools.islice(chosen, limit))
+
+    def _of_steps(self, limit: int, spendable_s: float | None) -> list[Point]:
+        most_s = None if spendable_s is None else _LARGEST_PART * spendable_s
+        found = [of_step for series in self._series for of_step in series.of_a_step(most_s)]
+        return [point for _, point in sorted(found, key=lambda of_step: -of_step[0])][:limit]
 
     def _coarse(self, limit: int, spendable_s: float | None) -> list[Point]:
         most_s = _part(spendable_s, sum(series.coarse_lacking for series in self._series))

@@ -15,7 +15,7 @@ from profiler.collectives.groups import GroupLayout
 from profiler.planning.grid import DEFAULT_DTYPES, FAMILIES, DeviceKind, general_grid
 from profiler.point import COLLECTIVE_FAMILIES, OpShape, Point
 from profiler.request import ProfileRequest
-from profiles_db.manifest import load_manifest
+from profiles_db.manifest import SHARES, ShapeManifest, load_manifest
 
 # Backend label of a row that says no kernel here runs the op.
 NO_KERNEL = "none"
@@ -40,12 +40,9 @@ def wanted_shapes(request: ProfileRequest, kind: DeviceKind, layouts: Sequence[G
             layouts=layouts,
         )
     manifest = load_manifest(request.manifest)
-    shapes = [
-        OpShape.of(family, **row)
-        for family, table in manifest.tables.items()
-        if request.families is None or family in request.families
-        for row in table.to_pylist()
-    ]
+    asked = [OpShape.of(family, **row) for family, table in manifest.tables.items() for row in table.to_pylist()]
+    shapes = list(dict.fromkeys([*asked, *_shares_in(manifest)]))
+    shapes = [op for op in shapes if request.families is None or op.family in request.families]
     if request.dtypes is not None:
         shapes = [op for op in shapes if op.family in COLLECTIVE_FAMILIES or op.dtype in request.dtypes]
     if not shapes:
@@ -54,6 +51,20 @@ def wanted_shapes(request: ProfileRequest, kind: DeviceKind, layouts: Sequence[G
             hint="check --families and --dtypes against the manifest, or write it again with `apex shapes`",
         )
     return shapes
+
+
+def step_shares(request: ProfileRequest) -> dict[OpShape, float]:
+    """Return the share of a step that each op takes, the mean of a prefill and a decode step; empty where none says."""
+    return {} if request.manifest is None else _shares_in(load_manifest(request.manifest))
+
+
+def _shares_in(manifest: ShapeManifest) -> dict[OpShape, float]:
+    found: dict[OpShape, float] = {}
+    for family, table in manifest.shares.items():
+        for row in table.to_pylist():
+            share = sum(row.pop(name) for name in SHARES) / len(SHARES)
+            found[OpShape.of(family, **row)] = share
+    return found
 
 
 def place_workload(

@@ -62,10 +62,14 @@ def _labels_in(members: Sequence[Point]) -> list[Indices]:
 
 @dataclass(slots=True)
 class Series:
-    """Candidates of one series; ``prior_s`` [points] is what an earlier fit expects of them in seconds."""
+    """Candidates of one series, and what is known of them.
+
+    ``prior_s`` [points] is what an earlier fit expects of them in seconds, ``shares`` [points] their shares of a step.
+    """
 
     points: list[Point]
     prior_s: Array | None
+    shares: Array
     todo: dict[tuple[str, Key], int] = field(init=False)
     _labels: list[Indices] = field(init=False)
     _x: Array = field(init=False)
@@ -146,19 +150,31 @@ class Series:
             quick = left if most_s is None else left[_CALLS * expected_s <= most_s]
             if len(quick) < count:
                 quick = left[np.argsort(expected_s, kind="stable")][:count]
-            chosen += self._spread(quick, count)
+            chosen += self._heavy_and_spread(quick, count)
         return chosen
+
+    def _heavy_and_spread(self, left: Indices, count: int) -> list[Point]:
+        """Choose those of the largest shares of a step for half of ``count``, and the others far from all chosen."""
+        heavy = left[np.argsort(-self.shares[left], kind="stable")][: count // 2]
+        heavy = heavy[self.shares[heavy] > 0.0]
+        others = left[~np.isin(left, heavy)]
+        return [*(self.points[i] for i in heavy), *self._spread(others, count - len(heavy), heavy)]
+
+    def of_a_step(self, most_s: float | None) -> list[tuple[float, Point]]:
+        """Return share and point of what a step asks for, was not tried and takes ``most_s`` at most."""
+        return [(float(self.shares[i]), self.points[i]) for i in self._within(most_s) if self.shares[i] > 0.0]
 
     def coarse(self, most_s: float | None) -> list[Point]:
         """Return points of the coarse grid that are still to be measured, of those that take ``most_s`` at most."""
         return self._spread(self._within(most_s), self.coarse_lacking)
 
-    def _spread(self, left: Indices, count: int) -> list[Point]:
-        """Choose ``count`` of the candidates ``left`` that lie far from each other and from what was tried."""
+    def _spread(self, left: Indices, count: int, beside: Sequence[int] | Indices = ()) -> list[Point]:
+        """Choose ``count`` of ``left`` that lie far from each other, from what was tried and from those ``beside``."""
         if not count or not len(left):
             return []
-        tried = np.delete(self._x, list(self.todo.values()), axis=0)
-        return [self.points[left[i]] for i in farthest_points(self._x[left], count, tried)]
+        open_points = list(set(self.todo.values()) - set(beside))
+        taken = np.delete(self._x, open_points, axis=0)
+        return [self.points[left[i]] for i in farthest_points(self._x[left], count, taken)]
 
     def _within(self, most_s: float | None) -> Indices:
         """Return the indices of points not tried that are expected to take ``most_s`` at most."""

@@ -146,6 +146,26 @@ def test_no_point_takes_far_more_than_its_part_of_the_time_left():
         assert (max(measured) > 1.0 / FEWEST_POINTS) is begins_long
 
 
+def test_points_come_in_the_order_of_their_share_of_a_step():
+    """The series of the largest share is served first, its heavy points among its six; then the points of the steps."""
+    heavy = {gemm(512, 4096, 2048).op: 0.4, gemm(1, 4096, 2048).op: 0.2}
+    light = {gemm(m, 1024, 512).op: 0.01 * m for m in (2, 4, 8)}
+    shares = heavy | light | {decode(8, 1024).op: 0.1}
+    plan = AdaptivePlan([*MANY, *GRID], target_error=0.02, seed=0, shares=shares)
+    assert [label(point)[:3] for point in plan.next_points(1)] == [("gemm", "bf16", "torch.onednn")]
+    measured = []
+    while not shares.keys() <= {point.op for point in measured}:
+        batch = plan.next_points(4)
+        plan.learn((point, {"status": "ok", "latency_s": 1e-3}) for point in batch)
+        measured += batch
+    needed, of_steps = measured[: 3 * FEWEST_POINTS], measured[3 * FEWEST_POINTS :]
+    assert heavy.keys() <= {point.op for point in needed[: FEWEST_POINTS + 2]}
+    assert sum(point.family == "gemm" for point in needed) == FEWEST_POINTS
+    left = [shares[point.op] for point in of_steps]
+    assert left == sorted(left, reverse=True)
+    assert left
+
+
 def test_farthest_points_take_the_corners_first():
     """The coarse grid starts at the extremes of the range."""
     x = np.array([[0.0], [1.0], [2.0], [3.0], [9.0]])

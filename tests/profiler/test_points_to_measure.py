@@ -10,7 +10,7 @@ from cluster_specs.errors import UserError  # noqa: E402 - torch first
 from profiler.collectives.groups import default_levels, group_layouts  # noqa: E402
 from profiler.machine import Machine  # noqa: E402
 from profiler.planning.grid import FAMILIES, general_grid  # noqa: E402
-from profiler.planning.points_to_measure import wanted_shapes  # noqa: E402
+from profiler.planning.points_to_measure import step_shares, wanted_shapes  # noqa: E402
 from profiler.point import cost_op, counted  # noqa: E402
 from profiler.ranks import RankPlace  # noqa: E402
 from profiler.request import ProfileRequest  # noqa: E402
@@ -111,3 +111,18 @@ def test_an_unknown_family_is_refused_by_name(tmp_path):
     """A family without a grid is named together with those that have one."""
     with pytest.raises(UserError, match="no general grid for conv"):
         wanted_shapes(ProfileRequest(db=tmp_path, families=("gemm", "conv")), "cpu", ())
+
+
+def test_what_a_step_takes_is_measured_and_says_its_share(tmp_path):
+    """Shapes of a manifest's shares are asked for, once; their share is the mean of the two steps."""
+    rows = gemm_rows((1, 64, 64, "none", False, "bf16"))
+    columns = [*rows["columns"], "prefill_frac", "decode_frac"]
+    of_steps = [[1, 64, 64, "none", False, "bf16", 0.0, 0.5], [512, 64, 64, "none", False, "bf16", 1.0, 0.5]]
+    document = {"apex_shape_manifest": 1, "families": {"gemm": rows}}
+    document["shares"] = {"gemm": {"columns": columns, "rows": of_steps}}
+    path = tmp_path / "shapes.json"
+    path.write_text(json.dumps(document))
+    request = ProfileRequest(db=tmp_path, device="cpu", manifest=path)
+    assert [op.shape["m"] for op in wanted_shapes(request, "cpu", ())] == [1, 512]
+    assert {op.shape["m"]: share for op, share in step_shares(request).items()} == {1: 0.25, 512: 0.75}
+    assert step_shares(ProfileRequest(db=tmp_path, device="cpu")) == {}

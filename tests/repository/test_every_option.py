@@ -332,6 +332,7 @@ _PROFILE = "tests/profiler/test_profile_command.py"
 _PLAN = "tests/profiler/test_adaptive_plan.py"
 ELSEWHERE = {
     "compare": dict.fromkeys(("--where", "--manifest"), "tests/costmodel/test_held_out_prices.py"),
+    "fit": {"--manifest": "tests/costmodel/test_next_minutes.py"},
     "validate": dict.fromkeys(("--mapping", "--report"), "tests/simulator/test_validation_report.py"),
     "profile": {
         "--device": _PROFILE,
