@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The tests measure this machine's CPU, so they need torch; any build will do.
 TORCH ?= torch==2.13.0
-SLICE ?= 9m
+SLICE ?= 560s
 # A GPU image brings its own torch: its python3 runs the campaign unless there is a .venv.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 CAMPAIGN ?= build/campaign
@@ -140,7 +140,7 @@ format: $(VENV)/.dev ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-gpu-campaign: ## Measure what one GPU can add, one slice of SLICE=9m at a time into CAMPAIGN; repeat until complete
+gpu-campaign: ## Measure what one GPU can add, within SLICE=560s, into CAMPAIGN and CAMPAIGN.tar
 	$(GPU_PYTHON) -m profiler.campaign --slice $(SLICE) --db $(CAMPAIGN)
 
 gpu-report: $(VENV)/.dev ## Write docs/measured_gpu.md from what the campaign measured

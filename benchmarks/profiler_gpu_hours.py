@@ -25,8 +25,7 @@ from profiler.planning.grid import FAMILIES, general_grid
 from profiler.planning.latency_model import prior_of
 from profiler.planning.points_to_measure import wanted_shapes
 from profiler.point import COLLECTIVE_FAMILIES, OpShape, Point
-from profiler.request import ProfileRequest
-from profiler.session import ENERGY_POINTS
+from profiler.request import ENERGY_POINTS, ProfileRequest
 from profiler.timing import TimingPolicy
 
 DEVICE: Final = "h200-sxm"

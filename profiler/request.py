@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from profiler.timing import TimingPolicy
+
+# Points per clock whose energy `some` measures: more than a power model needs.
+ENERGY_POINTS: Final = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +24,7 @@ class ProfileRequest:
     caches: tuple[str, ...] | None = None  # states of operands; None: as a serving step finds each family's
     clocks_mhz: tuple[int, ...] = ()
     energy: Literal["none", "some", "all"] = "none"
+    energy_points: int = ENERGY_POINTS  # of `some`, per clock
     budget_s: float | None = None
     target_error: float = 0.02
     prior: str = "auto"

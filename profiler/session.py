@@ -29,8 +29,6 @@ from profiler.sustained_clocks import sustained_clocks
 from profiler.sweep import layouts_of, measure_workload
 
 _ENERGY_EVERY: Final = 8
-# Points per clock whose energy `some` measures.
-ENERGY_POINTS: Final = 48
 _IDLE_DRIFT: Final = 1.1
 
 
@@ -216,7 +214,7 @@ def _energy_choice(
         if request.energy != "some":
             return request.energy == "all"
         count = taken.get(point.clock_mhz, 0)
-        if count >= -(-ENERGY_POINTS // world_size) or sum(map(ord, str(point.op))) % _ENERGY_EVERY:
+        if count >= -(-request.energy_points // world_size) or sum(map(ord, str(point.op))) % _ENERGY_EVERY:
             return False
         taken[point.clock_mhz] = count + 1
         return True

@@ -1,17 +1,19 @@
 """The stages of a campaign, each resumable: what a slice has not finished the next one goes on with.
 
-In order: the tests marked gpu, the self-test, whole-step anchors and their parts, our timing beside `do_bench`, and the
-adaptive profile with energy, which takes what is left of the campaign's time. Rows go to the store; comparisons and the
-state of the stages to ``campaign/`` beside it.
+The self-test, the tests marked gpu, our timing beside `do_bench`, whole-step anchors and their parts, and the adaptive
+profile with energy; which of them run, in which order and for how long at most is `profiler.campaign.stage_list`. A
+stage that reaches its cap tells what it has. Rows go to the store; comparisons and the state of the stages to
+``campaign/`` beside it.
 """
 
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +26,7 @@ from cluster_specs.files.json_text import parse_json
 from cluster_specs.files.reading import read_document
 from cluster_specs.files.whole import make_folder, write_text
 from profiler.campaign.anchors import PARTS, anchor_steps, compare_steps, save_steps, write_manifest
+from profiler.campaign.stage_list import Stage
 from profiler.campaign.timers import compare_timers, compared_ops, load_timers, save_timers
 from profiler.device_health import device_lost, is_usable
 from profiler.device_spec import device_spec
@@ -31,7 +34,7 @@ from profiler.duration import format_duration
 from profiler.journal import unwritable
 from profiler.machine import Machine
 from profiler.ranks import RankPlace
-from profiler.request import ProfileRequest
+from profiler.request import ENERGY_POINTS, ProfileRequest
 from profiler.run import Outcome
 from profiler.selftest import self_test
 from profiler.session import open_bench, profile
@@ -42,7 +45,6 @@ from profiles_db.store import open_store
 # Time for the last point, the summary and the interpreter's end, and its share of a short slice.
 _MARGIN_S: Final = 20.0
 _MARGIN_SHARE: Final = 0.1
-_TESTS_S: Final = 240.0
 # A point that hangs must not outlast the slice by minutes; on a CPU the campaign is a rehearsal of its own course.
 _POLICIES: Final = {
     "cuda": TimingPolicy(point_timeout_s=20.0),
@@ -63,11 +65,18 @@ class Campaign:
         device: str,
         dtypes: tuple[str, ...],
         target_error: float,
+        stages: Sequence[Stage],
+        families: tuple[str, ...] | None = None,
+        energy_points: int = ENERGY_POINTS,
     ) -> None:
         self._db = db
         self._device = device
         self._dtypes = dtypes
         self._target_error = target_error
+        self._stages = stages
+        self._families = families
+        self._energy_points = energy_points
+        self._stage_ends_s = math.inf
         self._started_s = time.monotonic()
         self._margin_s = min(_MARGIN_S, _MARGIN_SHARE * slice_s)
         self._slice_s = slice_s - self._margin_s
@@ -86,8 +95,17 @@ class Campaign:
 
     @property
     def left_s(self) -> float:
-        """Seconds of this slice that are left."""
+        """Seconds of this stage that are left."""
+        return min(self._slice_left_s, self._stage_ends_s - time.monotonic())
+
+    @property
+    def _slice_left_s(self) -> float:
         return self._slice_s - (time.monotonic() - self._started_s)
+
+    @property
+    def _ends_by_cap(self) -> bool:
+        """Whether the stage's own cap comes before the end of the slice."""
+        return self._stage_ends_s - time.monotonic() < self._slice_left_s
 
     def run(self) -> bool:
         """Work through the stages until the slice is over; returns whether all are finished.
@@ -103,22 +121,23 @@ class Campaign:
             raise unwritable(self._db, error) from error
 
     def _run_stages(self) -> bool:
-        stages: tuple[tuple[str, Callable[[], Any]], ...] = (
-            ("tests", self._tests),
-            ("self_test", self._self_test),
-            ("anchors", self._anchors),
-            ("timers", self._timers),
-            ("profile", self._profile),
-        )
-        for name, stage in stages:
-            if name in self.state:
+        methods: dict[str, Callable[[], dict[str, Any] | None]] = {
+            "tests": self._tests,
+            "self_test": self._self_test,
+            "anchors": self._anchors,
+            "timers": self._timers,
+            "profile": self._profile,
+        }
+        for stage in self._stages:
+            if stage.name in self.state:
                 continue
-            if self.left_s <= 0:
+            if self._slice_left_s <= 0:
                 return False
-            click.echo(f"== {name}: {format_duration(self.left_s)} of the slice left", err=True)
-            result = stage()
+            self._stage_ends_s = math.inf if stage.cap_s is None else time.monotonic() + stage.cap_s
+            click.echo(f"== {stage.name}: {format_duration(self.left_s)} left for it", err=True)
+            result = methods[stage.name]()
             if result is not None:
-                self.state[name] = result
+                self.state[stage.name] = result
             self._save()
             if result is None:
                 return False
@@ -137,7 +156,7 @@ class Campaign:
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "gpu", "-q", "-rfE", str(tests)]
         # Other versions of plugins and of torch may warn; that is no news about the GPU.
         command += ["-W", "default", "-o", "addopts=--import-mode=importlib"]
-        limit_s = min(self.left_s, _TESTS_S)
+        limit_s = self.left_s
         environment = {name: value for name, value in os.environ.items() if name not in _RANK_VARIABLES}
         try:
             done = subprocess.run(
@@ -175,9 +194,9 @@ class Campaign:
         manifest = self._folder / "anchors.json"
         make_folder(self._folder)
         write_manifest(steps, manifest)
-        for families, energy in ((PARTS, "none"), (("step",), "all")):
-            outcome = self._measure(manifest=manifest, families=families, energy=energy, exhaustive=True)
-            if not outcome.is_fulfilled:
+        for families in (("step",), PARTS):
+            outcome = self._measure(manifest=manifest, families=families, exhaustive=True)
+            if not outcome.is_fulfilled and not self._ends_by_cap:
                 return None
         with self._machine() as machine:
             backend = open_bench(self._request(), machine).step_backend
@@ -203,6 +222,8 @@ class Campaign:
                 if str(op) in done:
                     continue
                 if self.left_s <= 0:
+                    if self._ends_by_cap:
+                        break
                     return None
                 rows.append(compare_timers(bench, op, machine.name))
                 save_timers(rows, path)
@@ -218,8 +239,14 @@ class Campaign:
 
     def _profile(self) -> dict[str, Any] | None:
         """Measure the general grid until it is known well enough, or the campaign's time is over."""
-        outcome = self._measure(energy="some", budget_s=min(self.left_s, self._total_s - self.spent_s))
-        if not outcome.is_fulfilled and self._total_s - self.spent_s > self._margin_s:
+        ends_campaign = self._total_s - self.spent_s <= self.left_s + self._margin_s + 1.0
+        outcome = self._measure(
+            families=self._families,
+            energy="some" if self._energy_points else "none",
+            energy_points=self._energy_points,
+            budget_s=min(self.left_s, self._total_s - self.spent_s),
+        )
+        if not (outcome.is_fulfilled or self._ends_by_cap or ends_campaign):
             return None
         return {
             "measured_in_last_slice": outcome.measured,

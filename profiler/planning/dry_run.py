@@ -14,7 +14,7 @@ from profiler.planning.series import in_labels
 from profiler.point import Point, counted
 from profiler.ranks import RankPlace
 from profiler.request import ProfileRequest
-from profiler.session import ENERGY_POINTS, open_bench, plan_workload
+from profiler.session import open_bench, plan_workload
 from profiler.sweep import COMPUTE_SHARE, collectives_share
 
 # Operands, compilation and graph capture of a point, beside warm-up and sampling.
@@ -68,7 +68,7 @@ def survey(request: ProfileRequest, place: RankPlace) -> Survey:
         clocks = max(1, len(request.clocks_mhz))
         per_point_s = _SETUP_S + request.policy.longest_s
         points = sum(todo.values())
-        energy_points = {"none": 0, "some": min(ENERGY_POINTS, points), "all": points}[request.energy]
+        energy_points = {"none": 0, "some": min(request.energy_points, points), "all": points}[request.energy]
         compute_s = clocks * (points * per_point_s + energy_points * _ENERGY_S) / place.world_size
         return Survey(
             device=machine.name,
@@ -109,7 +109,7 @@ def _reach(
     together_s = max(share * request.budget_s - opening_s, 0.0) if collectives else 0.0
     first = _bought(collectives, ledger, int(together_s / point_s))
     left_s = max(COMPUTE_SHARE * request.budget_s - opening_s - first.points * point_s, 0.0)
-    energy_s = {"none": 0.0, "some": clocks * ENERGY_POINTS * _ENERGY_S / ranks, "all": 0.0}[request.energy]
+    energy_s = {"none": 0.0, "some": clocks * request.energy_points * _ENERGY_S / ranks, "all": 0.0}[request.energy]
     point_s += _ENERGY_S if request.energy == "all" else 0.0
     affordable = int(max(left_s - energy_s, 0.0) * ranks / point_s)
     for clock in request.clocks_mhz or (None,):

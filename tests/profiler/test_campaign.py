@@ -5,6 +5,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,6 +17,8 @@ pytest.importorskip("torch", reason="the campaign measures with torch")
 from profiler.bench import Bench
 from profiler.campaign.__main__ import campaign
 from profiler.campaign.anchors import anchor_steps, compare_steps, write_manifest
+from profiler.campaign.archive import archive_of
+from profiler.campaign.stage_list import DEFAULT_STAGES, STAGES, Stage, parse_stages
 from profiler.campaign.stages import Campaign
 from profiler.device_spec import device_spec
 from profiler.kernels.step_backend import LABEL
@@ -121,8 +124,20 @@ def test_specs_are_read_without_pydantic():
     assert device_spec("abacus") is None
 
 
-# A slice as long as it takes; a total that is over by then asks the adaptive profile for the least it can do.
-CAMPAIGN = ("--device", "cpu", "--dtypes", "bf16", "--slice", "1h", "--total", "1s", "--db")
+# A slice and stages as long as they take; a total that is over by then asks the profile for the least it can do.
+CAMPAIGN = (
+    "--device",
+    "cpu",
+    "--dtypes",
+    "bf16",
+    "--slice",
+    "1h",
+    "--total",
+    "1s",
+    "--stages",
+    ",".join(STAGES),
+    "--db",
+)
 
 
 # What the command tells the worker it keeps alive.
@@ -152,8 +167,49 @@ def finished(tmp_path_factory, wait_until):
 def test_a_slice_that_is_over_ends_before_the_next_stage(tmp_path):
     """Where no time is left nothing is measured, the campaign is not complete, and its state can be gone on with."""
     options = {"slice_s": 0.0, "total_s": 1.0, "device": "cpu", "dtypes": ("bf16",), "target_error": 0.03}
+    options |= {"stages": parse_stages(DEFAULT_STAGES)}
     assert not Campaign(tmp_path, **options).run()
     assert Campaign(tmp_path, **options).state.keys() == {"spent_s", "runs"}
+
+
+def test_a_stage_at_its_cap_tells_what_it_has_and_the_next_one_comes(tmp_path):
+    """The stages are those chosen, in that order; one without time ends with nothing, and the campaign is complete."""
+    stages = [Stage(name="timers", cap_s=0.0), Stage(name="tests", cap_s=0.0)]
+    options = {"slice_s": 3600.0, "total_s": 3600.0, "device": "cpu", "dtypes": ("bf16",), "target_error": 0.03}
+    found = Campaign(tmp_path, stages=stages, **options)
+    assert found.run()
+    assert list(found.state) == ["spent_s", "runs", "timers", "tests"]
+    assert found.state["timers"] == {"ops": 0, "timed": 0}
+
+
+def test_stages_are_read_in_order_with_their_caps():
+    """A name may have a cap; every stage is among the default's."""
+    assert parse_stages("timers = 40s, profile") == (Stage(name="timers", cap_s=40.0), Stage(name="profile"))
+    assert tuple(stage.name for stage in parse_stages(DEFAULT_STAGES)) == STAGES
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--stages", "warmup"), "--stages: 'warmup' is not among self_test, tests, timers, anchors, profile"),
+        (("--stages", "timers,timers=4s"), "--stages: timers is there twice"),
+        (("--stages", "timers=0s"), "--stages timers is '0s', must be a positive duration"),
+        (("--families", "conv"), "--families: conv is not among gemm, attention"),
+        (("--stages", "timers", "--energy-points", "4"), "--energy-points cannot act: --stages leaves the profile out"),
+    ],
+)
+def test_a_campaign_refuses_stages_and_families_that_are_none(words, message, tmp_path):
+    """One message, before anything is written."""
+    done = CliRunner().invoke(campaign, ["--device", "cpu", "--db", str(tmp_path / "db"), *words])
+    assert message in str(done.exception)
+    assert not (tmp_path / "db").exists()
+
+
+def test_a_command_that_ends_leaves_everything_as_one_file(finished):
+    """Also one that was stopped: what it had measured lies in the archive beside the folder."""
+    db, _ = finished
+    with tarfile.open(archive_of(db)) as archive:
+        assert f"{db.name}/campaign/state.json" in archive.getnames()
 
 
 def test_slices_work_through_every_stage_and_each_goes_on_where_the_last_one_ended(finished):

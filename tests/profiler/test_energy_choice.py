@@ -5,8 +5,8 @@ import pytest
 pytest.importorskip("torch", reason="a session measures with torch")
 
 from profiler.point import OpShape, Point
-from profiler.request import ProfileRequest
-from profiler.session import ENERGY_POINTS, _energy_choice
+from profiler.request import ENERGY_POINTS, ProfileRequest
+from profiler.session import _energy_choice
 
 
 def points(count):

@@ -1,0 +1,35 @@
+"""Which stages a campaign runs, in which order, and how long each may take: ``self_test,timers=40s,profile``."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from cluster_specs.errors import UserError
+from profiler.duration import parse_duration_s
+
+STAGES: Final = ("self_test", "tests", "timers", "anchors", "profile")
+# What a second buys: known quantities, the tests of what is then timed, the timer beside a peer, whole steps beside the
+# sum of their kernels; the profile takes what is left.
+DEFAULT_STAGES: Final = "self_test=20s,tests=60s,timers=40s,anchors=110s,profile"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage; without a cap it may take all that is left."""
+
+    name: str
+    cap_s: float | None = None
+
+
+def parse_stages(text: str) -> tuple[Stage, ...]:
+    """Read the list; raises ``UserError`` for a stage that is unknown or there twice, and for a cap that is none."""
+    hint = f"for example {DEFAULT_STAGES}"
+    stages: list[Stage] = []
+    for part in text.split(","):
+        name, has_cap, cap = (word.strip() for word in part.partition("="))
+        if name not in STAGES:
+            raise UserError(f"--stages: {name!r} is not among {', '.join(STAGES)}", hint=hint)
+        if name in (stage.name for stage in stages):
+            raise UserError(f"--stages: {name} is there twice", hint=hint)
+        cap_s = parse_duration_s(cap, f"--stages {name}") if has_cap else None
+        stages.append(Stage(name=name, cap_s=cap_s))
+    return tuple(stages)
