@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from costmodel.families.gemm import is_aligned
 from costmodel.fitting.gaussian_process import BlendedProcess
@@ -57,9 +58,10 @@ class LatencyModel:
         """Return the expected time of points that were not measured."""
         return np.exp(self._blend.predict(x, np.log(self._roofline.latency_s(work)), _log(prior_s)))
 
-    def held_out_error(self) -> float:
-        """Median leave-one-out error, as a fraction."""
-        return math.expm1(float(np.median(np.abs(self._blend.rest.leave_one_out()))))
+    def held_out_error(self, asked: NDArray[np.bool_]) -> float:
+        """Median leave-one-out error of the points ``asked``, as a fraction; of all points where none is."""
+        errors = np.abs(self._blend.rest.leave_one_out())
+        return math.expm1(float(np.median(errors[asked] if asked.any() else errors)))
 
     def most_informative(self, x: Array, count: int) -> list[int]:
         """Return indices of the candidates ``x`` to measure next."""

@@ -122,8 +122,9 @@ class Series:
 
     @property
     def coarse_lacking(self) -> int:
-        """Points of the coarse grid that are still to be measured."""
-        return min(max(self._coarse_count - self._tried, 0), len(self.todo))
+        """Points of the coarse grid that are still to be measured; those of a step lie at few sizes and are none."""
+        of_steps = int(np.count_nonzero(self.shares)) - int(np.count_nonzero(self.shares[list(self.todo.values())]))
+        return min(max(self._coarse_count - (self._tried - of_steps), 0), len(self.todo))
 
     def smallest(self) -> Point:
         """Return the point of least work that was not tried."""
@@ -131,7 +132,10 @@ class Series:
 
     @property
     def error(self) -> float:
-        """Median leave-one-out error, as a fraction; infinite while there are too few points."""
+        """Median leave-one-out error, as a fraction; infinite while there are too few points.
+
+        Points of a step say little of the sizes between them: others are asked where there are any.
+        """
         self._refit()
         return self._error
 
@@ -219,6 +223,6 @@ class Series:
         latency_s = np.array([self._latency_s[i] for i in index])
         prior_s = None if self.prior_s is None else self.prior_s[index]
         self._model = LatencyModel(self._x[index], self._work[index], latency_s, prior_s)
-        self._error = self._model.held_out_error()
+        self._error = self._model.held_out_error(self.shares[index] == 0.0)
         self._fitted_at = known
         self._errors.append((known, self._error))

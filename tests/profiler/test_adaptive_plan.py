@@ -166,6 +166,26 @@ def test_points_come_in_the_order_of_their_share_of_a_step():
     assert left
 
 
+def test_points_of_a_step_do_not_stand_for_the_sizes_between_them():
+    """A step asks for every product at two sizes; the plan measures its coarse grid at other sizes all the same."""
+    shapes = [(n, k) for n in (512, 1024, 2048, 4096) for k in (512, 1024, 2048)]
+    sizes = [2**octave for octave in range(12)]
+    points = [gemm(m, n, k) for m in sizes for n, k in shapes]
+
+    def time_s(point):
+        m, n, k = (point.op.shape[side] for side in "mnk")
+        return max(2.0 * m * n * k / 1e12, 2.0 * n * k / 1e10) + 1e-5
+
+    of_steps = {gemm(m, n, k).op: 0.01 for m in (64, 2048) for n, k in shapes}
+    plan = AdaptivePlan(points, target_error=0.02, seed=0, shares=of_steps)
+    measured = []
+    while batch := plan.next_points(4):
+        plan.learn((point, {"status": "ok", "latency_s": time_s(point)}) for point in batch)
+        measured += batch
+    assert of_steps.keys() <= {point.op for point in measured}
+    assert sum(point.op not in of_steps for point in measured) >= 12
+
+
 def test_farthest_points_take_the_corners_first():
     """The coarse grid starts at the extremes of the range."""
     x = np.array([[0.0], [1.0], [2.0], [3.0], [9.0]])
