@@ -311,9 +311,13 @@ def schedule_sglang(state: State, rep: Replica, grp: Group) -> bool:
     """Plan one step, of prompts, or of decodes if there is none; False if there is nothing to run."""
     begin_step(state, rep)
     if rep.decision_ps > rep.end_ps:
-        # It has been idle: it spins, and looks for requests every time.
+        # It has been idle: it spins, looks for requests every time, and has cleared a batch of none but those over.
         _reset_ratio(rep, grp)
         rep.skipped = state.recv_interval
+        if grp.decoders == 0 and rep.over > 0:
+            rep.over = 0
+            rep.over_before = 0
+            rep.is_blocked = False
     if rep.num_partials > 0 and state.has_tree:
         req = request(state, list_at(state, rep.partials)[0])
         keep_prompt(state, rep, req, req.computed)

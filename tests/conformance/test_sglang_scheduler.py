@@ -35,6 +35,13 @@ def test_the_kept_logs_reach_the_rare_rules() -> None:
     assert sum(request[1] == request[2] for request in requests) > 50
 
 
+def test_a_pause_clears_seats_of_those_that_are_over() -> None:
+    """Two seats, no overlap: after a pause nobody holds one, so that SGLang 0.5.10 admits the tenth request at once."""
+    case = make_case("no overlap", 104)
+    assert (case["max_seqs"], case["async"]) == (2, False)
+    assert run_engine(case)["requests"][9][:3] == [1_293_227, 1_307_384, 1_470_437]
+
+
 @pytest.fixture(scope="module")
 def sglang() -> Iterator[SGLang]:
     """Return SGLang's scheduler in a process of its own."""
