@@ -9,7 +9,8 @@ import pytest
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
-from costmodel.fit_file.artefact import Artefact
+from costmodel.bundled_fits import bundled_fit
+from costmodel.fit_file.artefact import Artefact, load_artefact
 from costmodel.fitting.fit_device import fit_device
 from costmodel.ops.op_types import Attention, Collective, Elementwise, Gemm, Moe
 from costmodel.pricing.analytic_costs import AnalyticCosts
@@ -138,3 +139,17 @@ def artefact(store: Store, cluster: ClusterSpec) -> Artefact:
 def sizes() -> np.ndarray:
     """Token counts on, between and beyond the measured ones."""
     return np.array([1, 3, 16, 17, 24, 100, 129, 250, 512, 700, 1024, 3000])
+
+
+@pytest.fixture(scope="session")
+def rtx_4090_fit() -> Artefact:
+    """Return the bundled fit of the RTX 4090, the smallest of all."""
+    path = bundled_fit("rtx-4090")
+    assert path is not None
+    return load_artefact(path)
+
+
+@pytest.fixture(scope="session")
+def rtx_4090(rtx_4090_fit: Artefact) -> ClusterSpec:
+    """Return the cluster it was fitted on."""
+    return load_cluster(rtx_4090_fit.provenance.cluster)

@@ -14,13 +14,12 @@ from click.testing import CliRunner
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
-from costmodel.bundled_fits import bundled_fit
 from costmodel.compare.compare_command import compare
 from costmodel.compare.held_out_prices import HeldOutPoints, held_out_costs, points_of_families
 from costmodel.compare.points_csv import write_points
 from costmodel.compare.verdict import family_rows, notes, verdict, worst_points
 from costmodel.cost_model import Source
-from costmodel.fit_file.artefact import Artefact, load_artefact, save_artefact
+from costmodel.fit_file.artefact import Artefact, save_artefact
 from costmodel.fitted_costs import FittedCosts
 from costmodel.fitting.fit_device import fit_device
 from costmodel.ops.op_types import Gemm
@@ -31,20 +30,8 @@ DEVICE = "rtx-4090"
 
 
 @pytest.fixture(scope="module")
-def artefact() -> Artefact:
-    path = bundled_fit(DEVICE)
-    assert path is not None
-    return load_artefact(path)
-
-
-@pytest.fixture(scope="module")
-def cluster(artefact: Artefact) -> ClusterSpec:
-    return load_cluster(artefact.provenance.cluster)
-
-
-@pytest.fixture(scope="module")
-def points(artefact: Artefact, cluster: ClusterSpec) -> dict[str, HeldOutPoints]:
-    return points_of_families(artefact, cluster)
+def points(rtx_4090_fit: Artefact, rtx_4090: ClusterSpec) -> dict[str, HeldOutPoints]:
+    return points_of_families(rtx_4090_fit, rtx_4090)
 
 
 def gemm_row(m: int, latency_s: float) -> dict[str, Any]:
@@ -53,10 +40,10 @@ def gemm_row(m: int, latency_s: float) -> dict[str, Any]:
     return {"device": DEVICE, **shape, **run, "latency_s": latency_s}
 
 
-def test_errors_are_those_the_fit_reported(artefact: Artefact, points: dict[str, HeldOutPoints]) -> None:
+def test_errors_are_those_the_fit_reported(rtx_4090_fit: Artefact, points: dict[str, HeldOutPoints]) -> None:
     """Median and count per label are those of the report's question "point left out", completed labels included."""
     judged = 0
-    for row in artefact.held_out:
+    for row in rtx_4090_fit.held_out:
         if row.question == "point" and row.regime == "all":
             found = points[row.family]
             own = found.log_error[found.is_known & (found.label_text == row.label)]
@@ -89,7 +76,7 @@ def test_a_point_left_out_tells_nothing_of_itself(tmp_path: Path) -> None:
 
 
 def test_prices_of_the_halves_are_the_held_out_ones(
-    artefact: Artefact, cluster: ClusterSpec, points: dict[str, HeldOutPoints]
+    rtx_4090_fit: Artefact, rtx_4090: ClusterSpec, points: dict[str, HeldOutPoints]
 ) -> None:
     """Each point is priced without itself by one half; a point at an end by neither, and stays measured."""
     found = points["gemm"]
@@ -98,8 +85,8 @@ def test_prices_of_the_halves_are_the_held_out_ones(
     own = np.flatnonzero((found.shape == shape) & (knots.x[found.row] <= 16))
     n, k = (int(size) for size in knots.shape[shape])
     op = Gemm(m=knots.x[found.row[own]].astype(np.int64), n=n, k=k, dtype="bf16")
-    assert (FittedCosts(artefact, cluster).predict(op).source == Source.MEASURED).all()
-    halves = [half.predict(op) for half in held_out_costs(artefact, cluster)(None)]
+    assert (FittedCosts(rtx_4090_fit, rtx_4090).predict(op).source == Source.MEASURED).all()
+    halves = [half.predict(op) for half in held_out_costs(rtx_4090_fit, rtx_4090)(None)]
     seen = np.array([half.source == Source.MEASURED for half in halves])
     assert (seen.sum(axis=0) == np.where(found.is_known[own], 1, 2)).all()
     price_s = np.where(seen[0], halves[1].latency_s, halves[0].latency_s)
@@ -108,9 +95,9 @@ def test_prices_of_the_halves_are_the_held_out_ones(
     np.testing.assert_allclose(price_s[known], found.predicted_s[own][known], rtol=3e-4)
 
 
-def test_summary_has_a_row_per_family_and_one_of_all(artefact: Artefact, points: dict[str, HeldOutPoints]) -> None:
+def test_summary_has_a_row_per_family_and_one_of_all(rtx_4090_fit: Artefact, points: dict[str, HeldOutPoints]) -> None:
     """The row of all counts what the others count; the verdict quotes it, in per cent of the measured time."""
-    rows = family_rows(artefact, points)
+    rows = family_rows(rtx_4090_fit, points)
     *families, whole = rows
     assert [row["family"] for row in families] == list(points)
     for count in ("points", "judged"):
@@ -120,10 +107,10 @@ def test_summary_has_a_row_per_family_and_one_of_all(artefact: Artefact, points:
     assert [note.split(" points")[0] for note in notes(points)] == [f"{name}: {n}" for name, n in silent.items() if n]
 
 
-def test_a_fit_that_nothing_judges_says_so(artefact: Artefact, points: dict[str, HeldOutPoints]) -> None:
+def test_a_fit_that_nothing_judges_says_so(rtx_4090_fit: Artefact, points: dict[str, HeldOutPoints]) -> None:
     """Points without neighbours give no error, no division by nothing, and a verdict that says so."""
     gemm = points["gemm"]
-    rows = family_rows(artefact, {"gemm": gemm.take(~gemm.is_known)})
+    rows = family_rows(rtx_4090_fit, {"gemm": gemm.take(~gemm.is_known)})
     assert rows[0]["judged"] == 0
     assert rows[0]["median_log"] is None
     assert verdict(rows).startswith("No point has measured neighbours")
@@ -156,30 +143,32 @@ def test_csv_holds_every_point(points: dict[str, HeldOutPoints], tmp_path: Path)
         assert float(known["error_frac"]) == pytest.approx(ratio, abs=1e-3)
 
 
-def test_a_family_that_was_not_fitted_is_refused(artefact: Artefact, cluster: ClusterSpec) -> None:
+def test_a_family_that_was_not_fitted_is_refused(rtx_4090_fit: Artefact, rtx_4090: ClusterSpec) -> None:
     """The error names the family and those there are."""
     with pytest.raises(UserError, match="family moe was not fitted") as caught:
-        points_of_families(artefact, cluster, ["moe"])
+        points_of_families(rtx_4090_fit, rtx_4090, ["moe"])
     assert "gemm" in str(caught.value.hint)
 
 
-def test_where_keeps_the_shapes_asked_for(artefact: Artefact, cluster: ClusterSpec) -> None:
+def test_where_keeps_the_shapes_asked_for(rtx_4090_fit: Artefact, rtx_4090: ClusterSpec) -> None:
     """Features and parts of labels choose; families without the column are left out, and values nobody has refused."""
-    found = points_of_families(artefact, cluster, where=["n=6144", "branch=aligned"])
+    found = points_of_families(rtx_4090_fit, rtx_4090, where=["n=6144", "branch=aligned"])
     assert list(found) == ["gemm"]
     knots, shapes = found["gemm"].knots, np.unique(found["gemm"].shape)
     assert {(knots.shape[shape][0], knots.label[shape].parts[1]) for shape in shapes} == {(6144.0, "aligned")}
     with pytest.raises(UserError, match="no measured point has n=1") as caught:
-        points_of_families(artefact, cluster, where=["n=1"])
+        points_of_families(rtx_4090_fit, rtx_4090, where=["n=1"])
     assert "num_heads" in str(caught.value.hint)
     with pytest.raises(UserError, match="--where n: must be column=value"):
-        points_of_families(artefact, cluster, where=["n"])
+        points_of_families(rtx_4090_fit, rtx_4090, where=["n"])
 
 
-def test_coverage_of_chosen_shapes_is_not_that_of_all(artefact: Artefact, cluster: ClusterSpec, tmp_path: Path) -> None:
+def test_coverage_of_chosen_shapes_is_not_that_of_all(
+    rtx_4090_fit: Artefact, rtx_4090: ClusterSpec, tmp_path: Path
+) -> None:
     """The command shows verdict, families and worst points of the shapes alone, and no table of whole labels."""
     path = tmp_path / "a.parquet"
-    save_artefact(artefact, path)
+    save_artefact(rtx_4090_fit, path)
     result = CliRunner().invoke(compare, [str(path), "--where", "n=6144"])
     assert result.exit_code == 0, result.output
     assert "by label and held-out question" not in result.stdout
@@ -189,17 +178,17 @@ def test_coverage_of_chosen_shapes_is_not_that_of_all(artefact: Artefact, cluste
     assert "--where cannot act" in str(refused.exception)
 
 
-def test_a_step_is_as_wrong_as_its_shapes(artefact: Artefact, tmp_path: Path) -> None:
+def test_a_step_is_as_wrong_as_its_shapes(rtx_4090_fit: Artefact, tmp_path: Path) -> None:
     """`--manifest` weighs intervals by the shapes' shares; a manifest without shares is refused."""
     fit, manifest = tmp_path / "a.parquet", tmp_path / "shapes.json"
-    save_artefact(artefact, fit)
+    save_artefact(rtx_4090_fit, fit)
     shape = {"m": [8], "n": [4096], "k": [4096], "scaling": ["none"], "quantise": [False], "dtype": ["bf16"]}
     table = pa.table(shape)
     shares = pa.table({**shape, "prefill_frac": [1.0], "decode_frac": [1.0]})
     ShapeManifest(tables={"gemm": table}, shares={"gemm": shares}).save(manifest)
     result = CliRunner().invoke(compare, [str(fit), "--manifest", str(manifest), "--json"])
     assert result.exit_code == 0, result.output
-    price = FittedCosts(artefact, load_cluster(artefact.provenance.cluster)).predict(Gemm(m=8, n=4096, k=4096))
+    price = FittedCosts(rtx_4090_fit, load_cluster(rtx_4090_fit.provenance.cluster)).predict(Gemm(m=8, n=4096, k=4096))
     half = float(np.log(price.high_s / price.low_s)) / 2.0
     for row in json.loads(result.stdout)["steps"]:
         assert row["interval_log"] == pytest.approx(half)
