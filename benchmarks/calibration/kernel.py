@@ -16,7 +16,7 @@ from benchmarks.calibration.measured_server import METRICS, MeasuredServer
 from simulator.calibration.estimate import slopes_at
 from simulator.calibration.evidence import TTFT, Array, covariance
 from simulator.calibration.load_points import LoadKernel, points_of
-from simulator.engine_profiles.load_factors import LoadFactors
+from simulator.engine_profiles.load_factors import LoadFactors, nearness
 
 _SD: Final = (0.02, 0.03, 0.045, 0.06, 0.08, 0.11)
 _OCTAVES: Final = (0.6, 0.84, 1.2, 1.7, 2.4)
@@ -64,10 +64,11 @@ class LinearServer:
         """Return the covariance that constants and factors by load give all numbers."""
         flat = self.slopes.reshape(-1, self.slopes.shape[2])
         found = flat @ flat.T
-        ranks = (self.log2_ranks[:, None] - self.log2_ranks[None, :]) / kernel.ranks_octaves
+        ranks = self.log2_ranks[:, None] - self.log2_ranks[None, :]
         for one, other in product(range(2), repeat=2):
-            tokens = (self.log2_tokens[:, one, None] - self.log2_tokens[None, :, other]) / kernel.tokens_octaves
-            joined = np.repeat(np.repeat(np.exp(-0.5 * (tokens**2 + ranks**2)), len(METRICS), 0), len(METRICS), 1)
+            tokens = self.log2_tokens[:, one, None] - self.log2_tokens[None, :, other]
+            near = nearness(tokens, ranks, kernel.tokens_octaves, kernel.ranks_octaves)
+            joined = np.repeat(np.repeat(near, len(METRICS), 0), len(METRICS), 1)
             found = found + kernel.sd**2 * joined * np.outer(self.loads[:, :, one], self.loads[:, :, other])
         return np.asarray(found)
 

@@ -18,7 +18,7 @@ from costmodel.compare.held_out_points import (
     overall,
 )
 from costmodel.compare.held_out_prices import HeldOutPoints
-from costmodel.compare.page import NamedFigure, Section
+from costmodel.compare.page import NamedFigure, Section, figure_name
 from costmodel.compare.plots import (
     bandwidth_figure,
     clocks_figure,
@@ -111,7 +111,7 @@ def _parity(found: HeldOutPoints, device: str) -> Iterator[NamedFigure]:
     group = np.array([label.parts[0] for label in known.knots.label], dtype=np.str_)[known.shape]
     panels = {name: known.take(group == name) for name in np.unique(group).tolist()}
     yield NamedFigure(
-        name=_stem("parity", family),
+        name=figure_name("parity", family),
         caption=f"Every {family} point that has measured neighbours, predicted from the others alone. Points above the "
         "line are predicted too slow.",
         figure=parity_figure(f"{family} on {device}: predicted without the point, over measured", panels),
@@ -136,7 +136,7 @@ def _curves(found: HeldOutPoints, costs: FittedCosts, device: str) -> Iterator[N
             title += f"\n{surface_shape_name(knots, shapes)}"
         series = curve_series(knots, label, at_clock, found.knot_price_s, shapes)
         yield NamedFigure(
-            name=_stem("curves", knots.family, label.text),
+            name=figure_name("curves", knots.family, label.text),
             caption="Shapes are spread evenly over the measured ones. A line meets its own points by construction; the "
             "hollow markers and the strip beneath show what the fit says of each point without it.",
             figure=curves_figure(title, series, x_label=size_name(label)),
@@ -145,10 +145,6 @@ def _curves(found: HeldOutPoints, costs: FittedCosts, device: str) -> Iterator[N
 
 def _words(label: Label) -> str:
     return " ".join(label.parts) + ("" if label.clock_mhz is None else f" at {label.clock_mhz} MHz")
-
-
-def _stem(*parts: str) -> str:
-    return "_".join(parts).replace("|", "_").replace("@", "_at_").replace(".", "_")
 
 
 def _heat_maps(found: HeldOutPoints, costs: FittedCosts, device: str) -> Iterator[NamedFigure]:
@@ -174,7 +170,7 @@ def _heat_maps(found: HeldOutPoints, costs: FittedCosts, device: str) -> Iterato
             utilisation.append(floor_s / latency_s)
         at_clock = "" if clock is None else f" at {clock} MHz"
         yield NamedFigure(
-            name=_stem("utilisation", dtype),
+            name=figure_name("utilisation", dtype),
             caption="Utilisation is what the fit interpolates: small calls are bound by launches (dark), large ones by "
             "memory (left) or arithmetic (right).",
             figure=heat_map_figure(
@@ -213,7 +209,7 @@ def _bandwidth_figures(found: HeldOutPoints, costs: FittedCosts, device: str) ->
                 held_out = size / without_s[own] * factor
                 series.append(Series(label=name, x=size, y=size / latency_s * factor, band=band, held_out=held_out))
         yield NamedFigure(
-            name=_stem("bandwidth", label.text),
+            name=figure_name("bandwidth", label.text),
             caption="algbw = message / time; busbw = algbw x the bus factor of nccl-tests, which equals the link's "
             "bandwidth when a ring keeps every link busy. A switch that reduces in flight may exceed it.",
             figure=bandwidth_figure(
@@ -237,7 +233,7 @@ _FIGURES: Final[Mapping[str, Callable[[HeldOutPoints, FittedCosts, str], Iterato
 def _clock_figures(artefact: Artefact, transfers: Sequence[ClockTransfer]) -> Iterator[NamedFigure]:
     for transfer in transfers:
         yield NamedFigure(
-            name=_stem("clocks", transfer.family, transfer.label.text),
+            name=figure_name("clocks", transfer.family, transfer.label.text),
             caption="Measured latency at each locked clock over the latency at the highest one; lines are priced from "
             "the highest clock alone.",
             figure=clocks_figure(

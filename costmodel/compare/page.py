@@ -37,6 +37,11 @@ class NamedFigure:
     figure: "Figure"
 
 
+def figure_name(*parts: str) -> str:
+    """Return the stem of a figure's file from words and labels."""
+    return "_".join(parts).replace("|", "_").replace("@", "_at_").replace(".", "_")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     """A heading, remarks, a table (rows of equal keys) and figures, each of which may be empty."""

@@ -14,7 +14,7 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from costmodel.compare.curves_to_draw import curve_series, op_of, surface_shape_name
 from costmodel.compare.held_out_prices import HeldOutPoints
-from costmodel.compare.page import NamedFigure, Section
+from costmodel.compare.page import NamedFigure, Section, figure_name
 from costmodel.compare.plots import overlay_figure
 from costmodel.compare.verdict import SMALL_ERROR
 from costmodel.families.all import OP_FAMILIES
@@ -129,7 +129,7 @@ def _figures(
         if np.any(knots.y != 1.0):
             title += f"\n{surface_shape_name(knots, shapes)}"
         yield NamedFigure(
-            name=f"overlay_{knots.family}_{label.text}".replace("|", "_").replace("@", "_at_").replace(".", "_"),
+            name=figure_name("overlay", knots.family, label.text),
             caption="Points and full lines: the first fit and what it was measured at. Dashed: the second fit. The "
             "strip shows the second over the first.",
             figure=overlay_figure(title, list(zip(*curves, strict=True)), x_label=family.size_name(label)),

@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels.buffers import Buffers
-from profiler.kernels.routing import route
+from profiler.kernels.routing import reached_frac, route
 from profiler.kernels.torch_rows import silu_mul
 from profiler.point import OpShape
 
@@ -78,6 +78,7 @@ class ExpertShard:
 
     ``tokens`` int64 [pairs]: the token of each pair. ``offsets`` int32 [experts]: the end of each expert's run.
     ``places`` int32 [tokens, topk]: where a token's pairs lie among these, -1 for those of other ranks.
+    ``read_frac``: share of the experts that have a token.
     """
 
     num_tokens: int
@@ -88,12 +89,7 @@ class ExpertShard:
     tokens: torch.Tensor
     offsets: torch.Tensor
     places: torch.Tensor
-
-    @property
-    def read_frac(self) -> float:
-        """Share of the rank's experts that have a token: few tokens leave the weights of most experts in memory."""
-        ends = self.offsets[self.offsets > 0]  # an expert without tokens ends where the one before it does
-        return max(len(torch.unique(ends)), 1) / self.experts
+    read_frac: float
 
     @classmethod
     def of(cls, op: OpShape, device: torch.device) -> "ExpertShard":
@@ -120,4 +116,5 @@ class ExpertShard:
             tokens=order // shape["topk"],
             offsets=torch.cumsum(torch.bincount(flat[order], minlength=local), 0).to(torch.int32),
             places=places.view_as(ids),
+            read_frac=reached_frac(ids, local),
         )

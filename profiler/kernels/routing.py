@@ -53,3 +53,9 @@ def _typical(drawn: torch.Tensor, num_experts: int) -> int:
     for seen in ((loads > 0).sum(1).double(), loads.amax(1).double()):
         distance += (seen - seen.mean()).abs() / seen.mean()
     return int(distance.argmin())
+
+
+def reached_frac(ids: torch.Tensor, experts: int) -> float:
+    """Return the share of the first ``experts`` that have a token: a call reads the weights of no others."""
+    loads = torch.bincount(ids[ids < experts], minlength=experts)
+    return max(int(loads.count_nonzero()), 1) / experts

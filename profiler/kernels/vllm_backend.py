@@ -14,7 +14,7 @@ from costmodel.ops.small_ops import SCALE_GROUP, SMALL_OPS
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels.attention import page_table, sequence_lengths
 from profiler.kernels.buffers import Buffers
-from profiler.kernels.routing import route
+from profiler.kernels.routing import reached_frac, route
 from profiler.kernels.row_operands import Rows, made_of
 from profiler.kernels.torch_rows import EPSILON
 from profiler.point import OpShape
@@ -204,8 +204,7 @@ def _experts(op: OpShape, buffers: Buffers) -> Prepared:
         expert_map = torch.full((shape["num_experts"],), -1, dtype=torch.int32, device=buffers.device)
         expert_map[:local] = torch.arange(local, dtype=torch.int32, device=buffers.device)
     sides = ((local, 2 * inter, hidden), (local, hidden, inter))
-    held = torch.bincount(ids[ids < local], minlength=local)
-    read_frac = max(int(held.count_nonzero()), 1) / local
+    read_frac = reached_frac(ids, local)
     stored = "bf16" if op.dtype == "bf16" else "fp8"
     gate_up, down = (buffers.rotating(side, stored, read_frac=read_frac) for side in sides)
     copies = max(len(gate_up), len(down))

@@ -17,7 +17,7 @@ import numpy as np
 from simulator.calibration.replays import Replays
 from simulator.calibration.unknowns import Unknown
 from simulator.engine_profiles.engine_profile import EngineProfile
-from simulator.engine_profiles.load_factors import LoadFactors, LoadPoint
+from simulator.engine_profiles.load_factors import LoadFactors, LoadPoint, nearness
 from simulator.pools.layouts import start_layout
 from simulator.serving import StartedPlan
 from simulator.simulate import client_metrics
@@ -44,8 +44,8 @@ class LoadKernel:
 
     def joins(self, one: LoadPoint, other: LoadPoint) -> float:
         """Return how much the factor at a point says of that at another, 0 to 1."""
-        tokens = math.log2(one.tokens / other.tokens) / self.tokens_octaves
-        return math.exp(-0.5 * (tokens**2 + (math.log2(one.ranks / other.ranks) / self.ranks_octaves) ** 2))
+        tokens, ranks = np.log2(one.tokens / other.tokens), np.log2(one.ranks / other.ranks)
+        return float(nearness(tokens, ranks, self.tokens_octaves, self.ranks_octaves))
 
 
 # As public servers have it, see docs/calibration.md: errors there are with what the others say.

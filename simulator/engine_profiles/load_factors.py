@@ -31,6 +31,11 @@ class LoadPoint(ProfileSection):
     weight: Weight  # of the factor's logarithm
 
 
+def nearness(tokens: Array, ranks: Array, tokens_octaves: float, ranks_octaves: float) -> Array:
+    """Return how much a point's factor is felt so many octaves of ``tokens`` and of ``ranks`` away, 0 to 1."""
+    return np.asarray(np.exp(-0.5 * ((tokens / tokens_octaves) ** 2 + (ranks / ranks_octaves) ** 2)))
+
+
 class LoadFactors(ProfileSection):
     """Points, and how far their factor reaches."""
 
@@ -56,8 +61,8 @@ class LoadFactors(ProfileSection):
         log2 = np.log2(np.maximum(np.asarray(tokens, dtype=np.float64), 1.0))
         logs = np.zeros_like(log2)
         for point in self.points:
-            far = ((log2 - math.log2(point.tokens)) / self.tokens_octaves) ** 2
-            logs += point.weight * np.exp(-0.5 * (far + (math.log2(ranks / point.ranks) / self.ranks_octaves) ** 2))
+            apart = log2 - math.log2(point.tokens), np.asarray(math.log2(ranks / point.ranks))
+            logs += point.weight * nearness(*apart, self.tokens_octaves, self.ranks_octaves)
         return np.exp(logs)
 
     def scaled(self, factor: float) -> "LoadFactors":
