@@ -1,7 +1,8 @@
 """Speed and memory of the whole product against the stated targets; writes docs/performance.md (``make bench``).
 
 Runs the other benchmarks as processes of their own and puts their numbers on one page, targets that are missed
-included. Needs the ``import-aic`` and ``fit`` extras; takes about four minutes on two cores.
+included. Needs the ``import-aic`` and ``fit`` extras; takes about six minutes on two cores, and once some more to
+install the peers.
 """
 
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from command_times import run
+from peers import LENGTHS
 from performance_targets import STREAMED_REQUESTS, Measured, targets
 
 FOLDER: Final = Path(__file__).resolve().parent
@@ -24,17 +26,7 @@ PAGE: Final = FOLDER.parent / "docs" / "performance.md"
 APEX: Final = (sys.executable, "-c", "from simulator.cli import main; main()")
 TABLES: Final = ("--system", "h200_sxm", "--framework", "vllm", "--version", "0.24.0")
 TRACE_REQUESTS: Final = 300_000
-
-# Measured late in 2026 with each peer's own commands; the machine was not recorded.
-PEERS: Final = (
-    ("apex_plus", "Llama-70B on 8 GPUs, 512 requests, 26 plans", "284 CPU-s", "47 requests x plans per CPU-s"),
-    ("AISimulate 0.13 dev", "chat trace, one plan, warm", "2.5-2.8 CPU-s fixed", "6,000-14,000 requests per CPU-s"),
-    ("AISimulate 0.13 dev", "search on 8 GPUs, 63 points", "18 CPU-s", "1.5 GB installed"),
-    ("aiconfigurator 0.12", "search on 8 GPUs, 370-650 points", "8-10 CPU-s", "closed forms, no trace"),
-    ("BLIS", "one plan", "", "11-1,040 requests per s"),
-    ("Vidur", "one plan, after 27 s to 40 min of training", "", "232-794 requests per CPU-s, up to 4.7 GB"),
-    ("LLMServingSim 2", "one plan", "", "0.8-1.9 requests per s"),
-)
+WHO: Final = ("apex", "peer")
 
 
 def main() -> None:
@@ -54,6 +46,7 @@ def main() -> None:
             fit=fit,
             store=printed("measurement_store.py", environment=environment),
             traces=printed("traces.py", "--requests", str(TRACE_REQUESTS), environment=environment),
+            peers=printed("peers.py", environment=environment),
         )
     PAGE.write_text("\n".join([*head(), *sections(measured)]) + "\n", encoding="utf-8")
     missed = [target.what for target in targets(measured) if not target.is_met]
@@ -176,9 +169,9 @@ def sections(measured: Measured) -> list[str]:
             ("command", "plans", "wall s", "CPU s", "peak MB", "requests x plans per CPU-s"), command_rows(commands)
         ),
         *(f"`{row['trace']}`: {row['left_out']}." for row in commands["searches"] if "left_out" in row),
-        "Peers, measured late in 2026 with their own commands on a machine not recorded: compare orders of magnitude.",
+        "## Beside other simulators",
         "",
-        *table(("peer", "case", "time", "rate or cost"), PEERS),
+        *beside_peers(measured.peers),
         "## Measurements and fits",
         "",
         f"H200 tables of `aiconfigurator-core` (vLLM 0.24.0): imported in {fit['import_cpu_s']:.1f} CPU-s, fitted with "
@@ -208,6 +201,40 @@ def sections(measured: Measured) -> list[str]:
             ],
         ),
     ]
+
+
+def beside_peers(peers: Mapping[str, Any]) -> list[str]:
+    """Lay out what the same run costs here and there; a peer that was not run says why."""
+    rows = []
+    aisimulate, apex_plus = peers["aisimulate"], peers["apex_plus"]
+    if "not_run" in aisimulate:
+        rows.append(("AISimulate", f"not run: {aisimulate['not_run']}", "", "", ""))
+    else:
+        name = f"AISimulate {aisimulate['version'].partition('.dev')[0]} ({aisimulate['size_bytes'] / 1e9:.1f} GB)"
+        for requests, pair in aisimulate["commands"].items():
+            rows.append(
+                compared(name, f"a command, one plan, {int(requests):,} requests", *(pair[who]["cpu_s"] for who in WHO))
+            )
+        own_s, peer_s = (aisimulate["replay_s"][who] for who in WHO)
+        rows.append(compared(name, f"the replay alone of {LENGTHS[-1]:,} requests, warm", own_s, peer_s))
+    if "not_run" in apex_plus:
+        rows.append(("apex_plus", f"not run: {apex_plus['not_run']}", "", "", ""))
+    else:
+        own, peer = (apex_plus[who] for who in WHO)
+        case = f"a search over {apex_plus['requests']} requests, per plan ({own['plans']} here, {peer['plans']} there)"
+        rows.append(compared("apex_plus", case, *(one["cpu_s"] / one["plans"] for one in (own, peer))))
+    return [
+        "Taken in turns in one run by `benchmarks/peers.py`, each program in an environment of its own. AISimulate: "
+        "Llama-3.1-70B in FP8 on 8 x H100, tp8, prompts of 550 and answers of 250 tokens at 8 requests/s; its command "
+        "gives no interval, ours replays both ends as well. Its replay is the time that it prints.",
+        "",
+        *table(("peer", "case", "apex, CPU s", "peer, CPU s", "times"), rows),
+    ]
+
+
+def compared(peer: str, case: str, own_s: float, peer_s: float) -> tuple[str, ...]:
+    """Lay out one pair."""
+    return peer, case, f"{own_s:.3g}", f"{peer_s:.3g}", f"{peer_s / own_s:,.1f}"
 
 
 def command_rows(commands: Mapping[str, Any]) -> list[tuple[str, ...]]:

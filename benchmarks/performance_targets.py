@@ -29,6 +29,7 @@ class Measured:
     fit: Mapping[str, float]
     store: Mapping[str, Any]
     traces: Mapping[str, Mapping[str, float]]
+    peers: Mapping[str, Any]
 
 
 def targets(measured: Measured) -> list[Target]:
@@ -74,6 +75,28 @@ def targets(measured: Measured) -> list[Target]:
             reached=f"{ratio:.2f} x",
             is_met=ratio <= NOISE,
         ),
+        *against_aisimulate(measured.peers["aisimulate"]),
+    ]
+
+
+def against_aisimulate(peer: Mapping[str, Any]) -> list[Target]:
+    """How many times the CPU time of a command, and of a warm replay, AISimulate takes."""
+    names = (("1000", "a command over 1,000 requests", 5), ("10000", "a command over 10,000 requests", 6))
+    if "not_run" in peer:
+        return []
+    times = [
+        (what, peer["commands"][key]["peer"]["cpu_s"] / peer["commands"][key]["apex"]["cpu_s"], least)
+        for key, what, least in names
+    ]
+    times.append(("a replay in a warm process", peer["replay_s"]["peer"] / peer["replay_s"]["apex"], 300))
+    return [
+        Target(
+            what=f"{what}, against AISimulate",
+            aim=f">= {least} times cheaper",
+            reached=f"{reached:,.1f} times",
+            is_met=reached >= least,
+        )
+        for what, reached, least in times
     ]
 
 
