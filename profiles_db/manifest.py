@@ -24,6 +24,7 @@ from cluster_specs.files.shown import shown
 from cluster_specs.files.whole import write_text
 from profiles_db.parquet_files import shown_reason
 from profiles_db.schema import FAMILIES, Family
+from profiles_db.validation import MOST_COUNT
 
 MANIFEST_VERSION: Final = 1
 SHARES: Final = ("prefill_frac", "decode_frac")
@@ -145,6 +146,8 @@ def _checked(table: pa.Table, family: str, place: str, schema_of: Callable[[Fami
             raise UserError(f"{place}: {family} column {of_column.name}: {shown_reason(error)}") from error
         if pa.types.is_integer(of_column.type):
             _refuse_sizes(arrays[-1].to_pylist(), of_column.name, f"{place}: {family}")
+        elif pa.types.is_floating(of_column.type) and of_column.name not in SHARES:
+            _refuse_counts(arrays[-1].to_pylist(), of_column.name, f"{place}: {family}")
         elif of_column.name in SHARES:
             _refuse_shares(arrays[-1].to_pylist(), of_column.name, f"{place}: {family}")
     return _distinct(pa.table(arrays, schema=schema))
@@ -156,6 +159,12 @@ def _refuse_sizes(values: list[int], column: str, place: str) -> None:
     for row, value in enumerate(values):
         if not 0 <= value <= most:
             raise UserError(f"{place} column {column}, row {row}: {value} must be from 0 to {most}")
+
+
+def _refuse_counts(values: list[float], column: str, place: str) -> None:
+    for row, value in enumerate(values):
+        if not 0.0 <= value <= MOST_COUNT:
+            raise UserError(f"{place} column {column}, row {row}: {value} must be from 0 to {MOST_COUNT}")
 
 
 def _refuse_shares(values: list[float], column: str, place: str) -> None:

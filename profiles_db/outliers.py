@@ -21,6 +21,7 @@ _WORK: Final = {
     "gemm": ("m", ()),
     "moe": ("num_tokens", ()),
     "elementwise": ("rows", ("io_bytes",)),
+    "custom": ("amount", ()),
     "collective": ("message_bytes", ()),
 }
 

@@ -21,6 +21,7 @@ CACHES: Final = ("cold", "hot")
 _UNIT_OF_SUFFIX: Final = {
     "_bytes_per_s": "B/s",
     "_flop_per_s": "FLOP/s",
+    "_flop": "FLOP",
     "_s": "s",
     "_bytes": "B",
     "_mhz": "MHz",
@@ -186,6 +187,22 @@ ELEMENTWISE: Final = Family(
     (_field("op", _STR), _field("rows", _INT), _field("width", _INT), _field("io_bytes", _INT)),
 )
 
+# An op of a person's own kernel: `op` its name, `sizes` those a plan fixes ("inner=1536 state=16"), `amount` the one
+# that runs, in what `amount_of` says (tokens | sequences). A call is unit_flop * amount FLOP and moves call_bytes +
+# unit_bytes * amount, so that a row can be fitted and priced without the code it came from.
+CUSTOM: Final = Family(
+    "custom",
+    (
+        _field("op", _STR),
+        _field("sizes", _STR),
+        _field("amount_of", _STR),
+        _field("amount", _INT),
+        _field("unit_flop", _FLOAT),
+        _field("call_bytes", _FLOAT),
+        _field("unit_bytes", _FLOAT),
+    ),
+)
+
 # `message_bytes` is nccl-tests' S (total payload). `level` = name of the innermost link level that holds the group;
 # `ranks` over `nodes` nodes. The path (nccl, vllm.custom_all_reduce, gloo ...) is `backend`.
 COLLECTIVE: Final = Family(
@@ -216,7 +233,7 @@ STEP: Final = Family(
 )
 
 FAMILIES: Final[dict[str, Family]] = {
-    family.name: family for family in (GEMM, ATTENTION, SCAN, MOE, ELEMENTWISE, COLLECTIVE, STEP)
+    family.name: family for family in (GEMM, ATTENTION, SCAN, MOE, ELEMENTWISE, CUSTOM, COLLECTIVE, STEP)
 }
 
 # One row per profiling run, keyed by run_id.

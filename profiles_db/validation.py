@@ -1,6 +1,6 @@
 """Refuses what breaks the contract: wrong columns, types, units or values, named by file, row, column and value."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import pyarrow as pa
@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
 from profiles_db.collective_kinds import COLLECTIVE_KINDS
+from profiles_db.custom_ops import AMOUNTS, OP_NAME, SIZES
 from profiles_db.schema import CACHES, FAMILIES, LAUNCHES, RUN, STATUSES, TIMED_STATUSES, unit_of
 
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -19,6 +20,7 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "variant": ("gqa", "mla"),
     "scaling": ("none", "tensor", "row", "group16", "group32", "group128"),
     "kind": tuple(COLLECTIVE_KINDS),
+    "amount_of": AMOUNTS,
 }
 _CHOICES_OF: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "scan": {"phase": ("prefill", "decode"), "variant": ("mamba2", "gated_delta")},
@@ -33,6 +35,7 @@ _POSITIVE: Final = frozenset(
         "num_groups",
         "state_dim",
         "chunk",
+        "amount",
         "latency_s",
         "latency_p10_s",
         "latency_p90_s",
@@ -150,8 +153,8 @@ def check_rows(table: pa.Table, family: str, place: str) -> None:
     _refuse(pc.invert(origin_known), table, "origin", place, "must be measured, analytic or imported:<tool>")
     if family != "run":
         _check_timed(table, place)
-    if family in {"attention", "scan"}:
-        _check_phase(table, place)
+    if family in _CHECK_OF:
+        _CHECK_OF[family](table, place)
 
 
 def _check_timed(table: pa.Table, place: str) -> None:
@@ -162,12 +165,28 @@ def _check_timed(table: pa.Table, place: str) -> None:
     _refuse(stray, table, "latency_s", place, "must be null where status is neither ok nor throttled")
 
 
+def _check_custom(table: pa.Table, place: str) -> None:
+    for column, pattern, rule in (
+        ("op", OP_NAME, "must be lower-case words with dots between"),
+        ("sizes", SIZES, "must be sizes as in inner=1536 state=16"),
+    ):
+        is_sound = pc.match_substring_regex(table[column], f"^({pattern})$")
+        _refuse(pc.invert(is_sound), table, column, place, rule)
+
+
 def _check_phase(table: pa.Table, place: str) -> None:
     prefills, decodes = pc.greater(table["num_prefill"], 0), pc.greater(table["num_decode"], 0)
     mixed = pc.and_(prefills, decodes)
     phase = pc.if_else(mixed, "mixed", pc.if_else(prefills, "prefill", "decode"))
     wrong = pc.or_(pc.not_equal(table["phase"], phase), pc.invert(pc.or_(prefills, decodes)))
     _refuse(wrong, table, "phase", place, "must follow from which of num_prefill and num_decode is non-zero")
+
+
+_CHECK_OF: Final[Mapping[str, Callable[[pa.Table, str], None]]] = {
+    "attention": _check_phase,
+    "scan": _check_phase,
+    "custom": _check_custom,
+}
 
 
 def _refuse(bad: pa.ChunkedArray, table: pa.Table, column: str, place: str, rule: str) -> None:

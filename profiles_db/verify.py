@@ -165,6 +165,11 @@ def _impossible(table: pa.Table, family: str) -> Iterator[tuple[str, NDArray[np.
     elif family == "elementwise":
         rate = _floats(table, "io_bytes") / latency
         yield f"faster than {_MOST_BYTES_PER_S:g} B/s", rate > _MOST_BYTES_PER_S
+    elif family == "custom":
+        flop = _floats(table, "unit_flop") * _floats(table, "amount")
+        moved = _floats(table, "call_bytes") + _floats(table, "unit_bytes") * _floats(table, "amount")
+        yield f"faster than {_MOST_FLOP_PER_S:g} FLOP/s", flop / latency > _MOST_FLOP_PER_S
+        yield f"faster than {_MOST_BYTES_PER_S:g} B/s", moved / latency > _MOST_BYTES_PER_S
     elif family == "collective":
         ranks = _floats(table, "ranks")
         doubled = np.where(table["kind"].to_numpy(zero_copy_only=False) == "all_reduce", 2.0, 1.0)

@@ -146,7 +146,11 @@ _ABBREVIATED = {"num_heads": "heads", "num_kv_heads": "kv heads", "num_experts":
 
 def shape_name(knots: FamilyKnots, shape: int) -> str:
     """Name a measured shape by its features."""
-    pairs = zip(knots.features, knots.shape[shape].tolist(), strict=True)
+    values = knots.shape[shape].tolist()
+    own_name = OP_FAMILIES[knots.family].shape_name
+    if own_name is not None:
+        return own_name(knots.label[shape], values)
+    pairs = zip(knots.features, values, strict=True)
     return ", ".join(f"{_ABBREVIATED.get(name, name)} {value:,.0f}" for name, value in pairs)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, get_args
 
 from costmodel.families.attention import ATTENTION
 from costmodel.families.collective import COLLECTIVE
+from costmodel.families.custom import CUSTOM
 from costmodel.families.elementwise import ELEMENTWISE
 from costmodel.families.family import OpFamily, Row, Sizes, op_from, own_rows
 from costmodel.families.gemm import GEMM
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 # By the name of their measurements in ``profiles_db.schema``; a fit keeps this order.
 OP_FAMILIES: Final[Mapping[str, OpFamily]] = {
-    family.name: family for family in (GEMM, ATTENTION, SCAN, MOE, ELEMENTWISE, COLLECTIVE)
+    family.name: family for family in (GEMM, ATTENTION, SCAN, MOE, ELEMENTWISE, CUSTOM, COLLECTIVE)
 }
 
 

@@ -164,6 +164,8 @@ class OpFamily:
     # Comparing.
     size_name: Callable[[Label], str]
     cut: Callable[[Label], Cut] | None = None
+    # A shape [features] in words, where the names of the features say little.
+    shape_name: Callable[[Label, Sequence[float]], str] | None = None
     # Sizes to draw a curve at, of evenly spread ones and those measured.
     drawn_at: Callable[[Label, Array, Array], Array] | None = None
     figures: tuple[str, ...] = ("curves",)

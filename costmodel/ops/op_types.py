@@ -5,13 +5,14 @@ floats are for curves prepared between whole sizes.
 Byte counts are compulsory traffic: each operand read once, each result written once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.ops.arrays import Array
+from costmodel.ops.custom import Custom
 from costmodel.ops.expert_routing import BALANCED, chances_on_heaviest
 from costmodel.ops.number_formats import DTYPE_BYTES, SCHEMES
 from profiles_db.collective_kinds import COLLECTIVE_KINDS
@@ -149,6 +150,14 @@ class Scan:
     def state_elements(self) -> int:
         """Elements of one sequence's state."""
         return self.num_heads * self.head_dim * self.state_dim
+
+    def prompt(self, tokens: Ints) -> "Scan":
+        """Return the call of a prompt of so many tokens."""
+        return replace(self, num_prefill=1, prefill_q=tokens)
+
+    def steps(self, sequences: Ints, tokens: int) -> "Scan":
+        """Return the call of so many sequences that decode so many tokens each."""
+        return replace(self, num_decode=sequences, decode_q=tokens)
 
     def tokens(self) -> Array:
         """Tokens of the call."""
@@ -323,4 +332,4 @@ def bus_factor(kind: str, ranks: int) -> float:
     return COLLECTIVE_KINDS[kind].bus_factor(ranks)
 
 
-Op = Gemm | Attention | Scan | Moe | Elementwise | Collective
+Op = Gemm | Attention | Scan | Moe | Elementwise | Custom | Collective

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from costmodel.ops.arrays import Array
+from costmodel.ops.custom import Custom
 from costmodel.ops.link_hierarchy import hops, level_share
 from costmodel.ops.number_formats import SCHEMES
 from costmodel.ops.op_types import Attention, Collective, Elementwise, Gemm, Moe, Op, Scan
@@ -68,7 +69,7 @@ def roofline(op: Op, cluster: ClusterSpec, clock_mhz: float | None = None) -> Ro
 
 
 def _device_roofline(
-    op: Gemm | Attention | Scan | Moe | Elementwise, device: DeviceSpec, flop: Array, clock_mhz: float | None
+    op: Gemm | Attention | Scan | Moe | Elementwise | Custom, device: DeviceSpec, flop: Array, clock_mhz: float | None
 ) -> Roofline:
     moved = np.asarray(op.io_bytes(), dtype=np.float64)
     seconds = flop / peak_flop_per_s(device, compute_dtype(op), clock_mhz)

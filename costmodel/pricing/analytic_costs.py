@@ -15,6 +15,7 @@ import numpy as np
 
 from costmodel.cost_model import Prediction, Source
 from costmodel.ops.arrays import Array
+from costmodel.ops.custom import Custom
 from costmodel.ops.link_hierarchy import hop_latency_s, hops, level_share
 from costmodel.ops.number_formats import DTYPE_BYTES, SCHEMES
 from costmodel.ops.op_types import Attention, Collective, Elementwise, Gemm, Moe, Op, Scan
@@ -40,6 +41,7 @@ LOG_HALF_WIDTH: Final[Mapping[type[Op], float]] = {
     Scan: 1.4,
     Moe: 1.0,
     Elementwise: 0.9,
+    Custom: 1.4,  # nothing is known of the kernel: as wide as the widest
     Collective: 1.0,
 }
 # Grouped GEMMs reach about half of the plain GEMM's compute efficiency in the same tables, once the rows in between are
@@ -89,6 +91,8 @@ class AnalyticCosts:
             case Elementwise():
                 ramp_s = self._ramp_s + np.asarray(op.io_bytes()) / self._stream
                 latency_s = np.maximum(self._floor_s, ramp_s)
+            case Custom():
+                latency_s = self._custom(op)
             case Collective():
                 latency_s = self._collective(op)
         return self._prediction(op, np.asarray(latency_s, dtype=np.float64))
@@ -179,6 +183,12 @@ class AnalyticCosts:
             memory_s = memory_s + part.io_bytes() / rate
         compute_s = op.flop() / self._compute_rate(op.dtype, self.cluster.device.analytic.attention_efficiency.value)
         return np.asarray(floors + _knee(compute_s, memory_s))
+
+    def _custom(self, op: Custom) -> Array:
+        """Price a kernel known by its counts alone: arithmetic as attention reaches it, bytes as they stream."""
+        rate = self._compute_rate(op.dtype, self.cluster.device.analytic.attention_efficiency.value)
+        work_s = _knee(np.asarray(op.flop()) / rate, np.asarray(op.io_bytes()) / self._stream)
+        return np.maximum(self._floor_s, self._ramp_s + work_s)
 
     def _collective(self, op: Collective) -> Array:
         constants = self.cluster.device.analytic

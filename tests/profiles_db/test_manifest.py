@@ -14,6 +14,7 @@ from profiles_db.manifest import ShapeManifest, load_manifest, manifest_schema
 from profiles_db.schema import FAMILIES
 
 VALUES = {pa.int64(): st.integers(0, 2**31 - 1), pa.string(): st.sampled_from(["a", "b"]), pa.bool_(): st.booleans()}
+VALUES |= {pa.float64(): st.integers(0, 2**50).map(float)}
 
 
 def _gemm(**changes: Any) -> pa.Table:
