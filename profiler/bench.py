@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from profiler.kernels.buffers import Buffers
+    from profiler.kernels.custom_backend import CustomBackend
     from profiler.kernels.step_backend import StepBackend
 
 Row = dict[str, Any]
@@ -172,6 +173,13 @@ class Bench:
         from profiler.kernels.step_backend import StepBackend
 
         return next(backend for backend in self._backends if isinstance(backend, StepBackend))
+
+    @property
+    def custom_backend(self) -> "CustomBackend | None":
+        """The backend of a person's own kernels, None where no extension was given."""
+        from profiler.kernels.custom_backend import CustomBackend
+
+        return next((backend for backend in self._backends if isinstance(backend, CustomBackend)), None)
 
     def prepare(self, point: Point) -> Prepared:
         """Return the point's kernel with its operands; raises ``Unsupported``."""

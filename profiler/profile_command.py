@@ -23,7 +23,19 @@ __all__ = ["doctor", "profile"]
 
 # What chooses points and how they are measured.
 _OF_A_RUN: Final = (
-    *("manifest", "families", "dtypes", "kernels", "caches", "clocks_mhz", "energy", "budget", "target_error", "prior"),
+    *(
+        "manifest",
+        "extensions",
+        "families",
+        "dtypes",
+        "kernels",
+        "caches",
+        "clocks_mhz",
+        "energy",
+        "budget",
+        "target_error",
+        "prior",
+    ),
     *("exhaustive", "db", "nproc_per_node", "seed"),
 )
 
@@ -48,6 +60,13 @@ def _integers(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     "--manifest",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Shapes to measure, written by `apex shapes`.  [default: a general grid]",
+)
+@click.option(
+    "--extension",
+    "extensions",
+    multiple=True,
+    metavar="FILE|MODULE",
+    help="Python file or module that declares ops of the manifest with kernels of your own.",
 )
 @click.option("--families", callback=_strings, help="Op families, comma-separated.  [default: all of the manifest]")
 @click.option(
@@ -139,6 +158,11 @@ def _request(**options: Any) -> "ProfileRequest":
         raise UserError(f"--cache is {','.join(caches)!r}, must be cold, hot or cold,hot")
     if (manifest := options["manifest"]) is not None:
         load_manifest(manifest)  # a bad file is told before torch takes its seconds to load
+    if options["extensions"] and manifest is None:
+        raise UserError(
+            f"--extension {options['extensions'][0]}: an op of your own is measured at the sizes of a model",
+            hint="write them with `apex shapes --extension`, and give the file as --manifest",
+        )
     unknown = sorted(set(options["families"] or ()) - set(FAMILIES if manifest is None else SCHEMAS))
     if unknown:
         known = ", ".join(FAMILIES if manifest is None else SCHEMAS)

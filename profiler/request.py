@@ -18,6 +18,7 @@ class ProfileRequest:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     device_name: str | None = None
     manifest: Path | None = None
+    extensions: tuple[str, ...] = ()  # modules that declare ops with kernels of a person's own
     families: tuple[str, ...] | None = None
     dtypes: tuple[str, ...] | None = None
     kernels: tuple[str, ...] | None = None  # sources in order, the first that has a kernel of an op measures it

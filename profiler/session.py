@@ -44,6 +44,7 @@ def profile(request: ProfileRequest, place: RankPlace, talk: Callable[[str], Non
         stack.callback(ranks.close)
         bench = open_bench(request, machine)
         workload = plan_workload(request, machine, bench, place)
+        _check_custom_kernels(bench, ranks, workload, request.seed)
         ledger, outcome = _open_books(request, machine, ranks, stack)
         run = Run(
             ranks=ranks,
@@ -139,11 +140,16 @@ def _agree_on_provenance(request: ProfileRequest, machine: Machine, ranks: Ranks
 def open_bench(request: ProfileRequest, machine: Machine) -> Bench:
     """Return this rank's bench with the instruments its device has."""
     from profiler.kernels.buffers import Buffers, cache_bytes
+    from profiler.kernels.custom_backend import CustomBackend
 
     backends = kernel_backends(machine.device)
+    if request.kernels is not None:
+        backends = in_order(backends, request.kernels)
+    if request.extensions:
+        backends = (CustomBackend.load(request.extensions), *backends)
     return Bench(
         machine.device,
-        backends if request.kernels is None else in_order(backends, request.kernels),
+        backends,
         Buffers(machine.device, cold_bytes=3 * cache_bytes(machine.device), seed=request.seed),
         policy=request.policy,
         throttle=machine.throttle,
@@ -158,7 +164,28 @@ def plan_workload(request: ProfileRequest, machine: Machine, bench: Bench, place
     """Return everything this run could measure."""
     layouts = layouts_of(machine, place)
     kind = cast(Literal["cpu", "cuda"], machine.kind)
-    return place_workload(wanted_shapes(request, kind, layouts), bench, request, machine.name, layouts)
+    shapes = wanted_shapes(request, kind, layouts)
+    if request.manifest is not None:
+        from profiler.kernels.custom_check import refuse_undeclared
+
+        refuse_undeclared(shapes, bench.custom_backend, str(request.manifest))
+    return place_workload(shapes, bench, request, machine.name, layouts)
+
+
+def _check_custom_kernels(bench: Bench, ranks: Ranks, workload: PointsToMeasure, seed: int) -> None:
+    """Hold a person's own kernels against their references; a disagreement on any rank is raised on every rank."""
+    if (backend := bench.custom_backend) is None:
+        return
+    from profiler.kernels.custom_check import check_kernels
+
+    fault: UserError | None = None
+    try:
+        check_kernels((point.op for point in workload.compute), backend, bench.device, seed=seed)
+    except UserError as error:
+        fault = error
+    for found in ranks.collect(fault):
+        if found is not None:
+            raise found
 
 
 def _idle_power_w(request: ProfileRequest, machine: Machine) -> float | None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster_specs.command_line import Command, strict_json
+from cluster_specs.command_line import Command, refuse_given, strict_json
 from simulator.commands.serving_options import extension_option
 
 if TYPE_CHECKING:
@@ -16,18 +16,21 @@ if TYPE_CHECKING:
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @extension_option
-def models(name: str | None, as_json: bool, extensions: tuple[Path, ...]) -> None:
+@click.pass_context
+def models(context: click.Context, /, *, name: str | None, as_json: bool, extensions: tuple[Path, ...]) -> None:
     """List bundled models, or show the model NAME (bundled, a Hugging Face id, or a config.json).
 
     Shown are its parameters, KV cache and every kind of layer.
     """
-    from simulator.model.extension import load_extension
+    from simulator.model.extension import load_extensions, refuse_unused
     from simulator.model.load_model import bundled_models, load_model
 
-    for file in extensions:
-        load_extension(file)
+    if name is None:
+        refuse_given(context, "extensions", because="without NAME the bundled models are listed")
+    loaded = load_extensions(extensions)
     if name is not None:
         spec = load_model(name)
+        refuse_unused(loaded, spec)
         click.echo(strict_json(_summary(spec)) if as_json else _describe(spec))
         return
     specs = [load_model(bundled) for bundled in bundled_models()]

@@ -34,8 +34,8 @@ extension_option = click.option(
     "extensions",
     multiple=True,
     type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Python file that registers cells or architectures of your own (docs/guides/add_a_model.md).",
+    metavar="FILE|MODULE",
+    help="Python file or module that registers cells or architectures of your own (docs/guides/add_a_model.md).",
 )
 
 engine_option = click.option(
@@ -60,7 +60,7 @@ _PRICES = (
     ),
 )
 
-_unsupported_option = click.option(
+unsupported_option = click.option(
     "--allow-unsupported", is_flag=True, help="Simulate models and layouts the engine does not support."
 )
 
@@ -155,7 +155,7 @@ _OPTIONS = (
         help="Price of one device, for USD per million tokens; the cluster file's without it.",
     ),
     engine_option,
-    _unsupported_option,
+    unsupported_option,
     click.option(
         "--slo",
         "slos",
@@ -182,7 +182,7 @@ _MEASURED_OPTIONS = (
         metavar="NAME|TOML",
         help="Engine profile, bundled or a file (`apex engines`); that of the result, or the newest, without it.",
     ),
-    _unsupported_option,
+    unsupported_option,
     *_SETTINGS,
 )
 
@@ -271,17 +271,18 @@ def load_serving(
     from costmodel.bundled_fits import choose_costs
     from simulator.engine_profiles.engine_profile import load_profile
     from simulator.feasible.server_setup import Overrides
-    from simulator.model.extension import load_extension
+    from simulator.model.extension import load_extensions, refuse_unused
     from simulator.model.load_model import load_model
     from simulator.serving import Serving
 
-    for file in extensions:
-        load_extension(file)
+    loaded = load_extensions(extensions)
+    served = load_model(model)
+    refuse_unused(loaded, served)
     spec = load_cluster(cluster)
     if usd_per_device_hour is not None:
         spec = spec.model_copy(update={"usd_per_device_hour": usd_per_device_hour})
     return Serving(
-        model=load_model(model),
+        model=served,
         cluster=spec,
         profile=load_profile(engine),
         allow_unsupported=allow_unsupported,

@@ -8,7 +8,7 @@ import click
 
 from cluster_specs.command_line import Command, check_outputs, refuse_given, strict_json
 from simulator.commands.axes_options import axes_options, known_formats
-from simulator.commands.serving_options import engine_option, profile_files
+from simulator.commands.serving_options import engine_option, extension_option, profile_files, unsupported_option
 from simulator.commands.trace_options import workload_files
 
 if TYPE_CHECKING:
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 @click.option(
     "--model", "models", required=True, multiple=True, metavar="NAME|ID|PATH", help="May be given repeatedly."
 )
+@extension_option
 @click.option("--cluster", required=True, metavar="NAME|TOML", help="Bundled cluster, sized name or TOML file.")
 @click.option("--trace", metavar="FILE|TEXT", help="Size steps for this trace; sequences of 8192 tokens without it.")
 @click.option("--plan", "plans", multiple=True, metavar="PLAN", help="These plans only (tp4, prefill.tp4+decode.tp4).")
 @axes_options
 @engine_option
+@unsupported_option
 @click.option("--max-num-seqs", type=click.IntRange(min=1), help="Sequences per step and replica.")
 @click.option("--max-num-batched-tokens", type=click.IntRange(min=1), help="Tokens per step and replica.")
 @click.option("--max-model-len", type=click.IntRange(min=1), help="Longest sequence.")
@@ -39,6 +41,7 @@ def shapes(
     /,
     *,
     models: tuple[str, ...],
+    extensions: tuple[Path, ...],
     cluster: str,
     trace: str | None,
     plans: tuple[str, ...],
@@ -46,6 +49,7 @@ def shapes(
     kv: tuple[str | None, ...],
     fewer_devices: bool,
     engine: str,
+    allow_unsupported: bool,
     as_json: bool,
     out: Path,
     **limits: Any,
@@ -59,6 +63,7 @@ def shapes(
     from simulator.feasible.plan_space import Axes, enumerate_plans
     from simulator.feasible.server_setup import Overrides
     from simulator.manifest.shapes import collect_shapes
+    from simulator.model.extension import load_extensions, refuse_unused
     from simulator.model.load_model import load_model
     from simulator.plan.pool_plan import parse_layout
     from simulator.simulate import InfeasibleError
@@ -67,7 +72,12 @@ def shapes(
     if plans:
         refuse_given(context, "weights", "kv", "fewer_devices", because="--plan states which plans are sized")
     configs = (str(Path(model) / "config.json") for model in models)
-    check_outputs([out], [*models, *configs, cluster, *profile_files(engine), *workload_files(trace or "")])
+    check_outputs(
+        [out], [*models, *configs, *map(str, extensions), cluster, *profile_files(engine), *workload_files(trace or "")]
+    )
+    loaded = load_extensions(extensions)
+    read = [load_model(model) for model in models]
+    refuse_unused(loaded, *read)
     spec = load_cluster(cluster)
     axes = Axes(
         weight_dtypes=known_formats(weights, "weights"),
@@ -77,10 +87,11 @@ def shapes(
     layouts = [parse_layout(text) for text in plans]
     chosen = _plans_of(layouts)
     found = collect_shapes(
-        [(model, chosen or enumerate_plans(model, spec, axes)) for model in map(load_model, models)],
+        [(model, chosen or enumerate_plans(model, spec, axes)) for model in read],
         spec,
         load_profile(engine),
         overrides=Overrides(**limits),
+        allow_unsupported=allow_unsupported,
         workload=parse_workload(trace) if trace else None,
     )
     if not found.plans:

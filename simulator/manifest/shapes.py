@@ -26,7 +26,7 @@ from simulator.feasible.server_setup import Overrides
 from simulator.manifest.step_shares import step_rows
 from simulator.model.spec import ModelSpec
 from simulator.plan.plan import Plan
-from simulator.serving import Refusal, Serving, StartedPlan
+from simulator.serving import CostSource, Refusal, Serving, StartedPlan
 from simulator.workload.workload import Workload
 
 # Families in the order of the schema; steps are not asked for by plans.
@@ -134,6 +134,7 @@ def collect_shapes(
     *,
     overrides: Overrides,
     workload: Workload | None = None,
+    allow_unsupported: bool = False,
 ) -> Shapes:
     """Compile every plan of every model and collect what each asks of its cost model.
 
@@ -148,7 +149,14 @@ def collect_shapes(
             scheme = plan.weight_dtype
             if scheme not in servings:
                 recorders[scheme] = RecordingCosts(AnalyticCosts(cluster))
-                servings[scheme] = _serving(model, cluster, profile, recorders[scheme], overrides)
+                servings[scheme] = Serving(
+                    model=model,
+                    cluster=cluster,
+                    profile=profile,
+                    allow_unsupported=allow_unsupported,
+                    costs=_at_any_clock(recorders[scheme]),
+                    overrides=overrides,
+                )
             serving = servings[scheme]
             start = serving.start(plan, workload or _longest_request(serving))
             if isinstance(start, Refusal):
@@ -161,10 +169,8 @@ def collect_shapes(
     return shapes
 
 
-def _serving(
-    model: ModelSpec, cluster: ClusterSpec, profile: EngineProfile, costs: CostModel, overrides: Overrides
-) -> Serving:
-    return Serving(model=model, cluster=cluster, profile=profile, costs=lambda _clock: costs, overrides=overrides)
+def _at_any_clock(costs: CostModel) -> CostSource:
+    return lambda _clock: costs
 
 
 def _longest_request(serving: Serving) -> Workload:

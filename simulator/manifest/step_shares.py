@@ -54,8 +54,7 @@ def step_ops(serving: Serving, start: StartedPlan, *, is_prefill: bool) -> Itera
                 decode = replace(call.decode, num_decode=sequences, decode_q=queries)
                 ops.append(replace(decode, decode_kv=mean, decode_kv_max=mean))
             for scan in block.scans(plan):
-                prefill = replace(scan, num_prefill=1, prefill_q=prompt)
-                ops.append(prefill if is_prefill else replace(scan, num_decode=sequences, decode_q=queries))
+                ops.append(scan.prompt(prompt) if is_prefill else scan.steps(sequences, queries))
             yield from ((op, float(count)) for op in ops)
     once = [*model.embedding_ops(plan, tokens), *model.final_norm_ops(plan, tokens, kernels)]
     once += model.head_ops(plan, 1 if is_prefill else tokens)

@@ -16,6 +16,7 @@ from itertools import chain
 from math import ceil
 
 from cluster_specs.device import DeviceSpec
+from costmodel.ops.custom import Custom
 from costmodel.ops.number_formats import DTYPE_BYTES
 from costmodel.ops.op_types import Elementwise, Gemm, Moe, Op
 from costmodel.ops.small_ops import works_in_place
@@ -230,6 +231,8 @@ def step_bytes(op: Op, element: float, start_up: StartUpMemory) -> float:
         return both_ends + float(chunk) * op.topk * (wide + op.local_inter) * element
     if isinstance(op, Elementwise) and not works_in_place(op.op):
         return float(op.rows) * op.bytes_per_row
+    if isinstance(op, Custom):
+        return float(op.amount) * op.unit_bytes
     return 0.0
 
 

@@ -72,7 +72,7 @@ def architecture(*model_types: str, reads: Iterable[str] = ()) -> Callable[[Read
     def register(reader: Reader) -> Reader:
         for model_type in model_types:
             known = ARCHITECTURES.get(model_type)
-            if known is not None and known.__qualname__ != reader.__qualname__:
+            if known is not None and (known.__module__, known.__qualname__) != (reader.__module__, reader.__qualname__):
                 msg = f"model type {model_type!r} is already read by {known.__qualname__}"
                 raise ValueError(msg)
             ARCHITECTURES[model_type] = reader
@@ -133,6 +133,6 @@ def _reader_of(config: HfConfig) -> Reader:
         raise UserError(
             f"{config.place}: model_type {shown(model_type)} is not supported{because and f': {because}'}",
             hint=f"{'close to it: ' + ', '.join(close) + '; ' if close else ''}all {len(ARCHITECTURES)} that are "
-            "supported: docs/reference/models.md; a new one is one file: docs/guides/add_a_model.md",
+            "supported: docs/reference/models.md; a new one is one file (--extension): docs/guides/add_a_model.md",
         )
     return reader

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from costmodel.ops.op_types import Ints, Op, Scan
-from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, Cell, KernelChoices, scans
+from costmodel.ops.op_types import Ints, Op
+from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, Cell, KernelChoices, StateCall, scans
 from simulator.plan.plan import Plan
 
 
@@ -37,7 +37,7 @@ class Block:
         """Attention calls of one rank, batch left open."""
         return [call for cell in self.cells if (call := cell.attention(plan)) is not None]
 
-    def scans(self, plan: Plan) -> list[Scan]:
+    def scans(self, plan: Plan) -> list[StateCall]:
         """Return the scans of one rank, batch left open."""
         return [cell.scan(plan) for cell in self.cells if scans(cell)]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, Protocol, TypeGuard, TypeVar, runtime_checkable
 
-from costmodel.ops.op_types import Attention, Gemm, Ints, Op, Scan
+from costmodel.ops.op_types import Attention, Gemm, Ints, Op
 from simulator.model.linear import MXFP4_MXFP8, Linear
 from simulator.plan.plan import Plan
 
@@ -110,11 +110,24 @@ class KeepsState(Protocol):
         """Bytes on one rank."""
 
 
+class StateCall(Protocol):
+    """A call that carries a state through the tokens of sequences, its batch left open.
+
+    `costmodel.ops.op_types.Scan` is one, `costmodel.extension.custom_op.CustomScan` one of a person's own.
+    """
+
+    def prompt(self, tokens: Ints) -> Op:
+        """Return the call of a prompt of so many tokens; several prompts of a step count as one of all their tokens."""
+
+    def steps(self, sequences: Ints, tokens: int) -> Op:
+        """Return the call of so many sequences that decode so many tokens each."""
+
+
 class Scans(Protocol):
     """What a cell is beside, that carries a state through the tokens of a sequence instead of attending to them."""
 
-    def scan(self, plan: Plan) -> Scan:
-        """One rank's call with the batch left open: ``dataclasses.replace`` fills in the counts."""
+    def scan(self, plan: Plan) -> StateCall:
+        """One rank's call with the batch left open."""
 
 
 def keeps_state(cell: object) -> TypeGuard[KeepsState]:
@@ -137,7 +150,7 @@ def register_cell(kind: str) -> Callable[[CellType], CellType]:
 
     def register(cell: CellType) -> CellType:
         known = CELL_KINDS.get(kind)
-        if known is not None and known.__qualname__ != cell.__qualname__:
+        if known is not None and (known.__module__, known.__qualname__) != (cell.__module__, cell.__qualname__):
             msg = f"cell kind {kind!r} is already registered by {known.__qualname__}"
             raise ValueError(msg)
         CELL_KINDS[kind] = cell

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.ops.op_types import Attention, Scan
+from costmodel.ops.op_types import Attention
 from simulator.engine_profiles.engine_kernels import Launches
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.engine_profiles.load_factors import LoadFactors
 from simulator.engine_profiles.spread import NO_SPREAD, Spread
-from simulator.model.cell import AttentionTemplate, KernelChoices
+from simulator.model.cell import AttentionTemplate, KernelChoices, StateCall
 from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.spec import Block, ModelSpec
 from simulator.plan.plan import Plan
@@ -160,13 +160,13 @@ class _Compiler:
         if call.context_gemm is not None:
             stage.context.add("gemm", price(replace(call.context_gemm, m=read)), count)
 
-    def _add_scan(self, stage: StageSums, scan: Scan, count: int) -> None:
+    def _add_scan(self, stage: StageSums, scan: StateCall, count: int) -> None:
         """Price one scan: prefill by the tokens of the step, decode by its sequences, whatever their length."""
         knots = self.knots
-        chunks = replace(scan, num_prefill=1, prefill_q=knots.tokens)
-        stage.scans.add("scan", self.curves.price(chunks), count)
-        steps = replace(scan, num_decode=knots.batch, decode_q=self.shape.queries)
-        stage.decode.add("scan", self.curves.price(steps).repeated(len(knots.kv)), count)
+        chunks = scan.prompt(knots.tokens)
+        stage.scans.add(label(chunks), self.curves.price(chunks), count)
+        steps = scan.steps(knots.batch, self.shape.queries)
+        stage.decode.add(label(steps), self.curves.price(steps).repeated(len(knots.kv)), count)
 
 
 def _at_load(stage: StageSums, knots: TableKnots, factors: LoadFactors, ranks: int) -> StageSums:

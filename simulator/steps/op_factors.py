@@ -1,5 +1,6 @@
 """The factor that an engine profile puts on the price of an op: that of its family of kernels."""
 
+from costmodel.ops.custom import Custom
 from costmodel.ops.op_types import Attention, Collective, Gemm, Moe, Op, Scan
 from simulator.engine_profiles.price_factors import PriceFactors
 from simulator.model.linear import ProductAlone
@@ -17,4 +18,6 @@ def factor_of(op: Op, factors: PriceFactors) -> float:
         return factors.scan
     if isinstance(op, Collective):
         return factors.collective
+    if isinstance(op, Custom):
+        return 1.0  # no server that factors were learnt from runs it
     return factors.small_ops

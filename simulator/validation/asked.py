@@ -17,7 +17,7 @@ from profiles_db.recordings.server_facts import ServerFacts
 from profiles_db.recordings.stated_server import StatedServer
 from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE
 from simulator.engine_profiles.engine_profile import load_profile
-from simulator.model.extension import load_extension
+from simulator.model.extension import load_extensions
 from simulator.model.load_model import load_model
 from simulator.model.spec import ModelSpec
 from simulator.plan.pool_plan import PoolPlan, parse_layout
@@ -67,8 +67,7 @@ class Asked:
         )
 
     def _model(self, stated: StatedServer, place: str) -> str:
-        for file in self.extensions:
-            load_extension(file)
+        load_extensions(self.extensions)
         if stated.model is None:
             return _needed("model", self.model, place)
         measured = _known(stated.model)

@@ -11,7 +11,7 @@ from costmodel.bundled_fits import choose_costs
 from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE
 from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
 from simulator.feasible.server_setup import Overrides
-from simulator.model.extension import load_extension
+from simulator.model.extension import load_extensions
 from simulator.model.load_model import load_model
 from simulator.plan.pool_plan import parse_layout
 from simulator.pools.layouts import Layout
@@ -49,8 +49,7 @@ class Deployment:
 
         ``costs`` are handed over where they are open already.
         """
-        for file in self.extensions:
-            load_extension(file)
+        load_extensions(self.extensions)
         cluster = load_cluster(self.cluster)
         return Serving(
             model=load_model(self.model),

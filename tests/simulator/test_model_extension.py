@@ -12,7 +12,7 @@ from costmodel.ops.op_types import Gemm
 from simulator.model.architectures import architecture
 from simulator.model.cell import kind_of, register_cell
 from simulator.model.cells.mlp import Mlp
-from simulator.model.extension import load_extension
+from simulator.model.extension import load_extension, load_extensions, refuse_unused
 from simulator.model.families.gpt_oss import read_gpt_oss
 from simulator.model.load_model import load_model
 from simulator.plan.plan import Plan
@@ -31,13 +31,15 @@ _CONFIG = {
 }
 
 
-def _documented(folder: Path) -> tuple[Path, Path]:
-    """Write the page's example and a config for it."""
-    file = folder / "retention.py"
-    file.write_text(_PAGE.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0], encoding="utf-8")
+def _documented(folder: Path, kind: str = "retention") -> tuple[Path, Path]:
+    """Write the page's example and a config for it; its names are known to this process once, hence ``kind``."""
+    text = _PAGE.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
     config = folder / "toy" / "config.json"
     config.parent.mkdir()
-    config.write_text(json.dumps(_CONFIG), encoding="utf-8")
+    config.write_text(json.dumps(_CONFIG | {"model_type": f"toy_{kind}"}), encoding="utf-8")
+    file = folder / "retention.py"
+    renamed = text.replace('register_cell("retention")', f'register_cell("{kind}")')
+    file.write_text(renamed.replace('"toy_retnet"', f'"toy_{kind}"'), encoding="utf-8")
     return file, config
 
 
@@ -86,9 +88,55 @@ def test_a_broken_extension_is_the_users_mistake(tmp_path: Path, content: str | 
     assert str(file) in str(caught.value)
 
 
+def test_a_module_that_registers_nothing_is_refused(tmp_path: Path) -> None:
+    """A file of classes that no decorator made known could change no model; importing Apex's own is no registration."""
+    file = tmp_path / "idle.py"
+    file.write_text("from simulator.model.cells.mlp import Mlp\n\nclass Mixer:\n    pass\n", encoding="utf-8")
+    with pytest.raises(UserError, match="registers neither an architecture nor a cell"):
+        load_extension(file)
+
+
+def test_an_extension_must_be_of_use(tmp_path: Path) -> None:
+    """One that the model has nothing of, or that is given twice, could not act and is refused."""
+    file, config = _documented(tmp_path, "useful")
+    (loaded,) = load_extensions([file])
+    refuse_unused([loaded], load_model(config))
+    refuse_unused([loaded], load_model("tiny-llama"), load_model(config))
+    with pytest.raises(UserError, match=r"nothing of it is in tiny-llama"):
+        refuse_unused([loaded], load_model("tiny-llama"))
+    with pytest.raises(UserError, match="is given twice"):
+        load_extensions([file, tmp_path / "toy" / ".." / "retention.py"])
+
+
+def test_a_file_may_be_loaded_again_and_another_of_its_name_may_not(tmp_path: Path) -> None:
+    """What a file registered it may register anew; a second file with a cell of the same kind is refused."""
+    first, _ = _documented(tmp_path, "held")
+    assert load_extension(first).brought
+    assert load_extension(first).brought
+    second = tmp_path / "toy" / "retention.py"
+    second.write_text(first.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(UserError, match="cell kind 'held' is already registered by Retention"):
+        load_extension(second)
+
+
+@pytest.mark.parametrize("command", ["models", "shapes"])
+def test_commands_refuse_an_extension_that_cannot_act(tmp_path: Path, command: str) -> None:
+    """`models` without a name and a manifest of other models have no use for it."""
+    file, _ = _documented(tmp_path)
+    out = tmp_path / "out"
+    options = [] if command == "models" else ["--model", "tiny-llama", "--cluster", "cpu-2", "-o", str(out)]
+    arguments = [sys.executable, "-m", "simulator.cli", command, *options, "--extension", str(file)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--extension" in done.stderr
+    assert not out.exists()
+
+
 def test_names_cannot_be_taken_twice() -> None:
-    """A second cell or reader under a known name is refused, not silently preferred."""
+    """A second cell or reader under a known name is refused, not silently preferred, whatever its class is called."""
     with pytest.raises(ValueError, match="already registered by Mlp"):
         register_cell("mlp")(type("Other", (Mlp,), {}))
+    with pytest.raises(ValueError, match="already registered by Mlp"):
+        register_cell("mlp")(type("Mlp", (Mlp,), {"__module__": "elsewhere"}))
     with pytest.raises(ValueError, match="already read by read_llama"):
         architecture("llama")(read_gpt_oss)
