@@ -216,6 +216,12 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         "--kv": ("shapes --model tiny-llama --cluster h100-sxm-2 -o s.json", "--kv fp8", ""),
         "--fewer-devices": ("shapes --model tiny-llama --cluster h100-sxm-4 -o s.json", "--fewer-devices", ""),
         "--engine": ("shapes --model tiny-llama --cluster h100-sxm-2 -o s.json", "--engine sglang-0.5", ""),
+        "--extension": ("shapes --model tiny-llama --cluster h100-sxm-2 -o s.json", "--extension cells.py", ""),
+        "--allow-unsupported": (
+            "shapes --model deepseek-v3 --cluster h200-sxm-8 --plan attn.dp8-moe.ep8 --engine vllm-0.6 -o s.json",
+            "--allow-unsupported",
+            "",
+        ),
         "--max-num-seqs": ("shapes --model tiny-llama --cluster h100-sxm-2 -o s.json", "--max-num-seqs 4", ""),
         "--max-num-batched-tokens": (
             "shapes --model tiny-llama --cluster h100-sxm-2 -o s.json",
@@ -340,6 +346,7 @@ ELSEWHERE = {
         "--device": _PROFILE,
         "--device-name": "tests/simulator/test_shapes_command.py",
         "--manifest": _PROFILE,
+        "--extension": "tests/profiler/test_custom_ops.py",
         "--families": _PROFILE,
         "--dtypes": "tests/profiler/test_supervisor.py",
         "--kernels": "tests/profiler/test_vllm_cpu_kernels.py",
