@@ -50,6 +50,18 @@ def is_patch(name: str, release: tuple[int, int] | None) -> bool:
     return asked is not None and asked[1][:2] == release
 
 
+def release_in(name: str) -> tuple[int, int] | None:
+    """Return major and minor version in a name such as vllm-0.33; None where it is no such name."""
+    found = _version(name)
+    return None if found is None else (found[1][0], found[1][1])
+
+
+def newest_bundled(engine: str) -> str | None:
+    """Return the name of the newest bundled profile of an engine; None where there is none."""
+    known = {found[1]: name for name in bundled_profiles() if (found := _version(name)) and found[0] == engine}
+    return known[max(known)] if known else None
+
+
 def _version(name: str) -> tuple[str, tuple[int, ...]] | None:
     """Split a name such as vllm-0.18.1 into engine and numbers; None where it is no such name."""
     found = _NAME.fullmatch(name)

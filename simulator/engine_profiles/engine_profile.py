@@ -5,6 +5,7 @@ describe the engine's own code, not the hardware, and carry their source.
 """
 
 import re
+from functools import cache
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
@@ -249,8 +250,14 @@ def load_profile(name_or_path: str) -> EngineProfile:
     if is_path(name_or_path):
         return check_profile(merge_profile(name_or_path))
     name = profile_for(name_or_path)
-    profile = check_profile(merge_profile(name))
+    profile = _bundled(name)
     return profile if name == name_or_path else profile.standing_in_for(name_or_path)
+
+
+@cache
+def _bundled(name: str) -> EngineProfile:
+    """Read a bundled profile once: every plan of a search asks for the engines that could run it."""
+    return check_profile(merge_profile(name))
 
 
 def check_profile(merged: MergedProfile) -> EngineProfile:

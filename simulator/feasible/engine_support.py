@@ -4,11 +4,10 @@ Formats are those of an engine's profile (``built_for``), layouts what vLLM 0.33
 (PyTorch backend) document as supported; they are not derived from the engines' sources.
 """
 
-from functools import cache
 from typing import Final
 
 from cluster_specs.device import DeviceSpec
-from simulator.engine_profiles.bundled_profiles import bundled_profiles
+from simulator.engine_profiles.bundled_profiles import newest_bundled
 from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
 from simulator.feasible.engine_architectures import SERVED, SINCE
 from simulator.feasible.engine_devices import device_refusal
@@ -41,11 +40,11 @@ def engines_for(
     }
 
 
-@cache
 def newest_profile(engine: str) -> EngineProfile:
-    """Return the bundled profile of the newest version of ``engine``; every plan of a search asks for it."""
-    found = [load_profile(name) for name in bundled_profiles() if name.startswith(f"{engine}-")]
-    return max(found, key=lambda profile: profile.release or (0, 0))
+    """Return the bundled profile of the newest version of ``engine``, one of ``ENGINES``."""
+    name = newest_bundled(engine)
+    assert name is not None
+    return load_profile(name)
 
 
 def converted_checkpoint(model: ModelSpec, plan: Plan) -> str | None:

@@ -12,10 +12,9 @@
 """
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Final
 
-from simulator.engine_profiles.bundled_profiles import bundled_profiles
+from simulator.engine_profiles.bundled_profiles import bundled_profiles, newest_bundled, release_in
 from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
 from simulator.engine_profiles.graph_capture import GraphCapture
 from simulator.engine_profiles.graph_modes import GRAPH_MODES
@@ -84,7 +83,7 @@ def vllm_lines(serving: Serving, start: StartedPlan, more: str = "") -> Iterator
 
 def release(profile: EngineProfile) -> Version:
     """Major and minor version; a profile of no stated version is taken for the newest bundled one."""
-    return profile.release or max(release(own) for own in _bundled())
+    return profile.release or release_in(newest_bundled("vllm") or "") or (0, 0)
 
 
 def has_no_place(serving: Serving, plan: Plan) -> str | None:
@@ -148,19 +147,17 @@ def _graphs(serving: Serving, version: Version) -> Iterator[Flag]:
 
 def _own_graphs(profile: EngineProfile) -> GraphCapture | None:
     """Return the graphs a version captures by itself, where it is a bundled one."""
-    return next((own.graphs for own in _bundled() if release(own) == release(profile)), None)
+    of_version = release(profile)
+    own = next(
+        (name for name in bundled_profiles() if name.startswith("vllm-") and release_in(name) == of_version), None
+    )
+    return None if own is None else load_profile(own).graphs
 
 
 def _sizes(graphs: GraphCapture, largest: int | None = None) -> list[int]:
     last, most = graphs.sizes[-1] if graphs.sizes else 0, largest or graphs.max_tokens
     sizes = [*graphs.sizes, *range(last + graphs.step, most + 1, graphs.step)]
     return [size for size in sizes if largest is None or size <= largest]
-
-
-@cache
-def _bundled() -> list[EngineProfile]:
-    """Return vLLM's bundled profiles; every plan of a search asks for them."""
-    return [load_profile(name) for name in bundled_profiles() if name.startswith("vllm-")]
 
 
 def _drafts(serving: Serving, start: StartedPlan) -> Iterator[Flag]:

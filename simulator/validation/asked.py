@@ -15,14 +15,14 @@ from cluster_specs.files.shown import shown
 from cluster_specs.load import load_cluster
 from profiles_db.recordings.server_facts import ServerFacts
 from profiles_db.recordings.stated_server import StatedServer
-from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE
+from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE, newest_bundled
 from simulator.engine_profiles.engine_profile import load_profile
 from simulator.model.extension import load_extensions
 from simulator.model.load_model import load_model
 from simulator.model.spec import ModelSpec
 from simulator.plan.pool_plan import PoolPlan, parse_layout
 from simulator.validation.deployment import Deployment
-from simulator.validation.stated_names import cluster_of, device_of, newest_profile, weight_format
+from simulator.validation.stated_names import cluster_of, device_of, weight_format
 
 _VERSION: Final = re.compile(r"v?(\d{1,6}\.\d{1,6})(\.\d{1,6})?.*")
 
@@ -132,7 +132,7 @@ class Asked:
             return self.engine
         if engine is None:
             return DEFAULT_PROFILE
-        newest = newest_profile(engine)
+        newest = newest_bundled(engine)
         if newest is None:
             raise UserError(f"{place}: was measured on {shown(engine)}, an engine that is not simulated")
         found = None if version is None else _VERSION.fullmatch(version)

@@ -3,7 +3,6 @@
 from typing import Final
 
 from cluster_specs.bundled_names import bundled_devices
-from simulator.engine_profiles.bundled_profiles import bundled_profiles
 from simulator.model.spec import ModelSpec
 
 # Devices whose name leaves out what was measured: the public benchmarks' nodes are SXM boards.
@@ -34,16 +33,6 @@ def cluster_of(device: str, devices: int) -> str:
     node = _RACK_DEVICES if device in _RACKS else _NODE_DEVICES
     nodes = -(-devices // node)
     return f"{device}-{node}" if nodes == 1 else f"{device}-{nodes}x{node}"
-
-
-def newest_profile(engine: str) -> str | None:
-    """Return the newest bundled profile of an engine; None where it is not simulated."""
-    versions = {
-        tuple(map(int, name.removeprefix(f"{engine}-").split("."))): name
-        for name in bundled_profiles()
-        if name.startswith(f"{engine}-")
-    }
-    return versions[max(versions)] if versions else None
 
 
 def weight_format(precision: str, model: ModelSpec) -> tuple[str | None, str | None]:

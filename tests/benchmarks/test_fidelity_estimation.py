@@ -8,9 +8,9 @@ from benchmarks.fidelity.decisions import Setting, quality
 from benchmarks.fidelity.linear_fit import Residuals, fit, identifying_servers
 from benchmarks.fidelity.profile_changes import changed, shifted, value_of
 from benchmarks.fidelity.widths import width
+from simulator.engine_profiles.bundled_profiles import newest_bundled
 from simulator.engine_profiles.constant import error_of
 from simulator.engine_profiles.engine_profile import load_profile
-from simulator.validation.stated_names import newest_profile
 from tests.simulator.validated_runs import validated_run
 
 _LEAST, _PRIOR = np.array([-5.0]), np.array([0.0])
@@ -67,7 +67,7 @@ def test_every_learnt_constant_is_one_of_its_engines_profiles() -> None:
     """Keys exist, and a shift reaches the engines that share the constant."""
     for constant in CONSTANTS:
         for engine in constant.engines:
-            newest = newest_profile(engine)
+            newest = newest_bundled(engine)
             assert newest is not None
             assert value_of(load_profile(newest), constant.key) >= 0
     found = shifts(CONSTANTS, {CONSTANTS[-1].name: 0.1})

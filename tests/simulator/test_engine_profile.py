@@ -7,7 +7,7 @@ import pytest
 
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster, load_device
-from simulator.engine_profiles.bundled_profiles import bundled_path, bundled_profiles
+from simulator.engine_profiles.bundled_profiles import bundled_path, bundled_profiles, release_in
 from simulator.engine_profiles.engine_profile import load_profile
 from simulator.plan.plan import Plan, parse_plan
 
@@ -18,6 +18,7 @@ def test_a_profile_is_what_its_file_is_called(name: str) -> None:
     profile = load_profile(name)
     assert profile.name == name
     assert name.startswith(profile.engine)
+    assert profile.release == release_in(name)
     assert profile.batch_limits(load_device("v100-sxm2")).max_num_seqs > 0
     assert len(profile.host.source) > 20
 

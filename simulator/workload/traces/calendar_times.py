@@ -43,16 +43,25 @@ def date_of(first: float, unit: TimeUnit) -> str:
 
 def is_date(value: object) -> bool:
     """Whether a value is an ISO 8601 text."""
-    return isinstance(value, str) and not value.strip().isdecimal() and _parsed(_texts([value]), None) is not None
+    return isinstance(value, str) and not is_numeral(value) and _parsed(_texts([value]), None) is not None
+
+
+def is_numeral(text: str) -> bool:
+    """Whether a text is one number, which no date is: those have dashes between their digits."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def typed_times_ns(chunk: RawChunk, key: str) -> NDArray[np.int64] | None:
     """Column ``key`` in nanoseconds where its Arrow type has a unit (timestamp, date, duration), else None."""
-    import pyarrow as pa
-
     values = chunk.values[key]
     if isinstance(values, list):
         return None
+    import pyarrow as pa
+
     is_duration = pa.types.is_duration(values.type)
     if not (is_duration or pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)):
         return None

@@ -20,6 +20,7 @@ from simulator.workload.traces.calendar_times import (
     epoch_unit,
     is_beyond_clocks,
     is_date,
+    is_numeral,
     iso_times_ns,
     typed_times_ns,
 )
@@ -94,7 +95,7 @@ class ArrivalClock:
 
     def _looks_dated(self, first: object) -> bool:
         """Whether a column is to be read as dates: it is one, or it is no number where no unit is known."""
-        return is_date(first) or (self.fmt.time_unit is None and isinstance(first, str) and not _is_numeral(first))
+        return is_date(first) or (self.fmt.time_unit is None and isinstance(first, str) and not is_numeral(first))
 
     def _decided(self, chunk: RawChunk, times: NDArray[np.int64] | NDArray[np.float64]) -> TimeUnit:
         """Settle the unit of a column of numbers by its name and its first values."""
@@ -169,11 +170,3 @@ class ArrivalClock:
     @staticmethod
     def _mean_gap_s(requests: int, span_s: float) -> float | None:
         return None if requests < 2 or span_s <= 0 else span_s / (requests - 1)
-
-
-def _is_numeral(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
