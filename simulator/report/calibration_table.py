@@ -6,17 +6,17 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from simulator.calibration.calibrate import Calibration, name_of
 from simulator.calibration.unknowns import HALF_WIDTH, Unknown, profile_at
-from simulator.report.formats import number, rendered, title
+from simulator.report.formats import number, title
+from simulator.report.text_table import text_table
 
 
 def calibration_text(found: Calibration) -> str:
     """Describe the constants told, name those that are not, and give the errors of every run."""
-    parts = [f"constants told by {len(found.runs)} runs", rendered(_constants(found))] if _told(found) else []
-    return "\n\n".join([*parts, "\n".join(_untold(found)), rendered(_errors(found)), verdict(found)])
+    parts = [f"constants told by {len(found.runs)} runs", _constants(found)] if _told(found) else []
+    return "\n\n".join([*parts, "\n".join(_untold(found)), _errors(found), verdict(found)])
 
 
 def calibration_json(found: Calibration) -> dict[str, Any]:
@@ -91,18 +91,17 @@ def _mean_error(log_errors: Any) -> float:
     return float(np.abs(np.expm1(log_errors)).mean())
 
 
-def _constants(found: Calibration) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("", "profile", "told", "error left"):
-        table.add_column(head, justify="left" if not head else "right")
-    for unknown, value, width in _told(found):
-        table.add_row(
+def _constants(found: Calibration) -> str:
+    rows = (
+        (
             name_of(unknown),
             _with_error(unknown.value, _half_width(unknown, 1.0, unknown.value)),
             _with_error(value, _half_width(unknown, width, value)),
             f"{width:.0%}",
         )
-    return table
+        for unknown, value, width in _told(found)
+    )
+    return text_table(("", "profile", "told", "error left"), rows, left={""})
 
 
 def _told(found: Calibration) -> list[tuple[Unknown, float, float]]:
@@ -157,12 +156,10 @@ def _rows(found: Calibration) -> Iterator[tuple[int, str, float, float, float]]:
     yield from zip(found.evidence.runs, found.evidence.metrics, *errors, strict=True)
 
 
-def _errors(found: Calibration) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("run", "plan", "", "as it is", "fitted", "left out"):
-        table.add_column(head, justify="left" if head in {"run", "plan", ""} else "right")
+def _errors(found: Calibration) -> str:
+    rows: list[tuple[str, ...]] = []
     for run, metric, *errors in _rows(found):
         own = found.runs[int(run)]
         cells = (f"{100 * math.expm1(error):+.1f} %" for error in errors)
-        table.add_row(own.name, own.deployment.plan, title(str(metric)), *cells)
-    return table
+        rows.append((own.name, own.deployment.plan, title(str(metric)), *cells))
+    return text_table(("run", "plan", "", "as it is", "fitted", "left out"), rows, left={"run", "plan", ""})

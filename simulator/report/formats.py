@@ -1,12 +1,8 @@
 """Values and tables as a terminal shows them; the only place where seconds become milliseconds."""
 
-import io
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
-
-from rich.console import Console
-from rich.table import Table
 
 from simulator.results.objective import STATISTICS
 from simulator.results.saturation import Saturation
@@ -112,13 +108,6 @@ def _wrapped(command: str) -> Iterator[str]:
 def columns() -> int:
     """Width of the terminal."""
     return shutil.get_terminal_size((_PIPE_COLUMNS, 24)).columns
-
-
-def rendered(table: Table) -> str:
-    """Write a table as plain text, as wide as it is."""
-    buffer = io.StringIO()
-    Console(file=buffer, width=1000, no_color=True).print(table)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip("\n").split("\n"))
 
 
 def saturation_line(found: Saturation) -> str:

@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.table import Table
-
-from simulator.report.formats import counted, duration, form_of, rendered, saturation_line, spread, start_lines
+from simulator.report.formats import counted, duration, form_of, saturation_line, spread, start_lines
+from simulator.report.text_table import text_table
 from simulator.results.objective import STATISTICS
 
 if TYPE_CHECKING:
@@ -19,24 +18,21 @@ def plan_table(result: "Outcome") -> str:
     """Describe one plan, every value under the name it has in the JSON."""
     intervals = result.interval or {}
     facts = result.to_json()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
-    for statistic in STATISTICS:
-        table.add_column(statistic, justify="right")
-    table.add_column("90 % of the mean", justify="right")
+    latencies: list[tuple[str, ...]] = []
     plain: dict[str, Any] = {}
     sections: dict[str, Any] = {"": plain}
     for name, value in facts["metrics"].items():
         if isinstance(value, dict) and set(STATISTICS) <= set(value):
             cells = [duration(value[statistic]) for statistic in STATISTICS]
-            table.add_row(name, *cells, spread(intervals.get(f"{name}.mean"), duration))
+            latencies.append((name, *cells, spread(intervals.get(f"{name}.mean"), duration)))
         elif isinstance(value, dict):
             sections[name] = value
         else:
             plain[name] = value
     sections |= {"limits": facts["limits"], "memory": facts["memory"]}
     sections["runs on"] = {engine: reason or "yes" for engine, reason in result.engines.items()}
-    lines = [f"plan {result.plan} on {counted(result.plan.num_devices, 'device')}", "", rendered(table)]
+    table = text_table(["", *STATISTICS, "90 % of the mean"], latencies, left={""})
+    lines = [f"plan {result.plan} on {counted(result.plan.num_devices, 'device')}", "", table]
     if result.saturation is not None:
         lines.append(saturation_line(result.saturation))
     if "approximate" in facts:

@@ -2,10 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
-from simulator.report.formats import columns, rendered
+from simulator.report.formats import columns
 from simulator.report.search_answer import answer_lines, headline, ranking, refusal_lines
+from simulator.report.text_table import text_table
 
 if TYPE_CHECKING:
     from simulator.search.search import SearchResult
@@ -34,10 +33,6 @@ def _fitted(rows: list[dict[str, str]]) -> list[str]:
     titles = list(rows[0])
     widths = [max(len(name), *(len(row[name]) for row in rows)) for name in titles]
     fitting = max(2, sum(sum(widths[: i + 1]) + 2 * i <= columns() for i in range(len(widths))))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in titles[:fitting]:
-        table.add_column(name, justify="left" if name in {"plan", "loses in", "breaks"} else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(row[name] for name in titles[:fitting]))
-    left_out = titles[fitting:]
-    return [rendered(table), *([f"left out for width: {', '.join(left_out)}"] if left_out else [])]
+    shown, left_out = titles[:fitting], titles[fitting:]
+    table = text_table(shown, ([row[name] for name in shown] for row in rows), left={"plan", "loses in", "breaks"})
+    return [table, *([f"left out for width: {', '.join(left_out)}"] if left_out else [])]

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from rich.table import Table
-
-from simulator.report.formats import rendered
+from simulator.report.text_table import text_table
 from simulator.validation.predict import ValidatedRun
 from simulator.validation.predict_all import server_of
 from simulator.validation.summary import agreement
@@ -38,12 +36,8 @@ def server_rows(runs: Sequence[ValidatedRun]) -> list[dict[str, str]]:
 def servers_text(runs: Sequence[ValidatedRun]) -> str:
     """Return the same as a table for a terminal."""
     rows = server_rows(runs)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in rows[0] if rows else ():
-        table.add_column(head, justify="left" if head in {"server", "set"} else "right")
-    for row in rows:
-        table.add_row(*row.values())
-    return rendered(table)
+    heads = list(rows[0]) if rows else []
+    return text_table(heads, (list(row.values()) for row in rows), left={"server", "set"})
 
 
 def _row(server: str, name: str, runs: Sequence[ValidatedRun], paths: Sequence[str]) -> dict[str, str]:

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from rich.table import Table
-
-from simulator.report.formats import TITLES, form_of, rendered, spread
+from simulator.report.formats import TITLES, form_of, spread
+from simulator.report.text_table import text_table
 from simulator.report.validation_servers import servers_text
 from simulator.validation.distributions import LatencyDistribution
 from simulator.validation.measured_run import UnusableRun
@@ -54,20 +53,20 @@ def validation_json(found: Validation) -> dict[str, Any]:
 
 
 def _run_text(run: ValidatedRun, apart: Sequence[LatencyDistribution]) -> str:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("", "measured", "predicted", "90 % interval", "error"):
-        table.add_column(head, justify="left" if not head else "right")
+    rows: list[tuple[str, ...]] = []
     for path in (*(f"{name}.{statistic}" for name in _LATENCIES for statistic in _STATISTICS), *_RATES):
         if path not in run.run.measured:
             continue
         form, error = form_of(path), run.error_frac(path)
         inside = run.is_covered(path)
-        table.add_row(
-            TITLES.get(path, path),
-            form(run.run.measured[path]),
-            form(run.predicted.get(path)),
-            spread(run.interval.get(path), form),
-            "-" if error is None else f"{100 * error:+.1f} %" + ("" if inside is not False else " outside"),
+        rows.append(
+            (
+                TITLES.get(path, path),
+                form(run.run.measured[path]),
+                form(run.predicted.get(path)),
+                spread(run.interval.get(path), form),
+                "-" if error is None else f"{100 * error:+.1f} %" + ("" if inside is not False else " outside"),
+            )
         )
     deployment, client = run.run.deployment, run.run.workload
     failed = f", {run.run.failed} failed" if run.run.failed else ""
@@ -80,30 +79,32 @@ def _run_text(run: ValidatedRun, apart: Sequence[LatencyDistribution]) -> str:
         f"(Kolmogorov-Smirnov; chance alone up to {one.ks_by_chance:.2f})"
         for one in apart
     ]
-    return "\n".join([head, "", rendered(table), *lines])
+    table = text_table(("", "measured", "predicted", "90 % interval", "error"), rows, left={""})
+    return "\n".join([head, "", table, *lines])
 
 
 def _summary_text(runs: Sequence[ValidatedRun]) -> str:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("all runs", "runs", "mean error", "median", "bias", "worst", "", "in interval", "rank correlation"):
-        table.add_column(head, justify="left" if head in {"all runs", ""} else "right")
+    heads = ("all runs", "runs", "mean error", "median", "bias", "worst", "", "in interval", "rank correlation")
+    rows: list[tuple[str, ...]] = []
     found = agreements(runs)
     for path in _SUMMARISED:
         if path not in found:
             continue
         one = found[path]
-        table.add_row(
-            TITLES.get(path, path),
-            str(one.runs),
-            f"{one.mape_frac:.1%}",
-            f"{one.median_frac:.1%}",
-            f"{one.bias_frac:+.1%}",
-            f"{one.worst_frac:+.1%}",
-            one.worst_run,
-            "-" if one.coverage_frac is None else f"{one.coverage_frac:.0%}",
-            "-" if one.rank_correlation is None else f"{one.rank_correlation:.2f}",
+        rows.append(
+            (
+                TITLES.get(path, path),
+                str(one.runs),
+                f"{one.mape_frac:.1%}",
+                f"{one.median_frac:.1%}",
+                f"{one.bias_frac:+.1%}",
+                f"{one.worst_frac:+.1%}",
+                one.worst_run,
+                "-" if one.coverage_frac is None else f"{one.coverage_frac:.0%}",
+                "-" if one.rank_correlation is None else f"{one.rank_correlation:.2f}",
+            )
         )
-    return rendered(table)
+    return text_table(heads, rows, left={"all runs", ""})
 
 
 def _unusable_text(unusable: Sequence[UnusableRun], total: int) -> str:
