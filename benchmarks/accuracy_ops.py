@@ -20,7 +20,8 @@ import numpy as np
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
 from costmodel.compare.curves_to_draw import measured_rows_of
-from costmodel.fit_file.artefact import Artefact, load_artefact
+from costmodel.fit_file.artefact import load_artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted.held_out import QUESTIONS, relative_error
 from costmodel.fitted.knots import Errors
 from costmodel.fitted_costs import FittedCosts

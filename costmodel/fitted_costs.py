@@ -18,7 +18,9 @@ from cluster_specs.errors import UserError
 from cluster_specs.load import bundled_devices, load_device
 from costmodel.cost_model import CostModel, Prediction, Source
 from costmodel.families.all import OP_FAMILIES
-from costmodel.fit_file.artefact import Artefact, FamilyReport, load_artefact
+from costmodel.families.family import Prices
+from costmodel.fit_file.contents import Artefact, FamilyReport
+from costmodel.fit_file.prepared import load_for_prices
 from costmodel.ops.op_types import Op
 from costmodel.pricing.analytic_costs import AnalyticCosts
 from costmodel.pricing.domain import OutOfDomain, QueryCount
@@ -70,12 +72,10 @@ class FittedCosts:
             is_monotone=artefact.provenance.is_monotone,
         )
         on_links = replace(pricing, links=self._links)
-        families = {name: OP_FAMILIES[name] for name in artefact.families}
-        self._prices = {
-            name: family.prices(family, artefact.families[name], pricing if family.level is None else on_links)
-            for name, family in families.items()
-        }
-        self._has_links = any(family.level is not None for family in families.values())
+        families = [OP_FAMILIES[name] for name in artefact.families]
+        self._pricing = {family.name: pricing if family.level is None else on_links for family in families}
+        self._prices: dict[str, Prices] = {}  # of the families asked for so far
+        self._has_links = any(family.level is not None for family in families)
 
     @property
     def origin(self) -> str:
@@ -113,8 +113,7 @@ class FittedCosts:
         Raises ``UserError`` under the policy ``raise`` for sizes outside the measured domain.
         """
         family = op.family
-        prices = self._prices.get(family)
-        found = prices.predict(op) if prices is not None else None
+        found = self._prices_of(family).predict(op) if family in self._pricing else None
         counts = self.queries
         if found is None:
             found = self._analytic.predict(op)
@@ -130,6 +129,13 @@ class FittedCosts:
             counts.extrapolated[family] = counts.extrapolated.get(family, 0) + outside
         return found
 
+    def _prices_of(self, name: str) -> Prices:
+        if name not in self._prices:
+            family = OP_FAMILIES[name]
+            prices = family.prices(family, self.artefact.families[name], self._pricing[name])
+            self._prices.setdefault(name, prices)  # another thread's, if it was first
+        return self._prices[name]
+
     def outside(self) -> str:
         """Say how many prices were extrapolated or analytic."""
         return self.queries.summary()
@@ -143,7 +149,7 @@ class FittedCosts:
         path = self.engine_fits.get(engine)
         if path is None:
             return self
-        own = FittedCosts(load_artefact(path), self.cluster, self.clock_mhz, out_of_domain=self._policy.value)
+        own = FittedCosts(load_for_prices(path), self.cluster, self.clock_mhz, out_of_domain=self._policy.value)
         return EngineCosts(self, own, engine)
 
 
@@ -240,4 +246,4 @@ def load_costs(
     """Open a fitted model, or the analytic one when ``path`` is None; raises ``UserError``."""
     if path is None:
         return AnalyticCosts(cluster, clock_mhz)
-    return FittedCosts(load_artefact(path), cluster, clock_mhz, out_of_domain=out_of_domain, engine_fits=engine_fits)
+    return FittedCosts(load_for_prices(path), cluster, clock_mhz, out_of_domain=out_of_domain, engine_fits=engine_fits)

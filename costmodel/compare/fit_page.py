@@ -29,7 +29,7 @@ from costmodel.compare.plots import (
 from costmodel.compare.series import Band, Series
 from costmodel.compare.verdict import family_rows, notes, verdict, worst_points
 from costmodel.families.all import OP_FAMILIES
-from costmodel.fit_file.artefact import Artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted_costs import FittedCosts
 from costmodel.ops.label import Label
 from costmodel.ops.op_types import bus_factor

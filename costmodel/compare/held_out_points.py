@@ -13,7 +13,7 @@ import numpy as np
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.compare.curves_to_draw import measured_rows_of, op_of, point_name
-from costmodel.fit_file.artefact import Artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted.knots import Errors, FamilyKnots, with_labels
 from costmodel.fitted.reference import REGIMES
 from costmodel.fitted_costs import FittedCosts

@@ -15,7 +15,7 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from costmodel.compare.curves_to_draw import measured_rows_of
 from costmodel.families.all import OP_FAMILIES
-from costmodel.fit_file.artefact import Artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted.knots import FamilyKnots
 from costmodel.fitted_costs import FittedCosts
 from costmodel.fitting.holdout import without_point

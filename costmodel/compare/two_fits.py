@@ -18,7 +18,7 @@ from costmodel.compare.page import NamedFigure, Section, figure_name
 from costmodel.compare.plots import overlay_figure
 from costmodel.compare.verdict import SMALL_ERROR
 from costmodel.families.all import OP_FAMILIES
-from costmodel.fit_file.artefact import Artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted_costs import FittedCosts
 from costmodel.ops.arrays import Array
 from costmodel.ops.label import Label

@@ -8,7 +8,7 @@ import numpy as np
 from costmodel.compare.curves_to_draw import point_name
 from costmodel.compare.held_out_prices import HeldOutPoints, from_curves_alone
 from costmodel.compare.predictions import PricedRows
-from costmodel.fit_file.artefact import Artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted.held_out import relative_error
 from costmodel.fitted.reference import REGIMES
 from costmodel.ops.arrays import Array

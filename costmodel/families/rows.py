@@ -15,7 +15,6 @@ from costmodel.ops.arrays import Array
 from costmodel.ops.label import Label, at_clocks, parsed_labels
 from costmodel.ops.op_types import Op
 from costmodel.pricing.price_points import work_sides
-from profiles_db.schema import FAMILIES
 
 if TYPE_CHECKING:
     from cluster_specs.cluster import ClusterSpec
@@ -40,6 +39,8 @@ def taken(columns: Columns, rows: NDArray[np.bool_] | Rows) -> Columns:
 
 def iter_row_ops(family: OpFamily, columns: Columns, cluster: ClusterSpec) -> Iterator[tuple[Op, Rows]]:
     """Yield ops that together stand for all rows of one family, each with the rows it stands for."""
+    from profiles_db.schema import FAMILIES
+
     columns = family.sized(columns)
     group = np.zeros(len(columns["latency_s"]), dtype=np.int64)
     for name in family.fixed:

@@ -7,8 +7,7 @@ intervals by size; older files are read with every other check.
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from cluster_specs.files.json_text import parse_json
 from cluster_specs.files.shown import shown
 from costmodel.families.all import OP_FAMILIES
 from costmodel.fit_file.checks import fault_in_family, fault_in_power
+from costmodel.fit_file.contents import Artefact, FamilyReport, Provenance
 from costmodel.fit_file.label_json import derived_from_json, label_from_json, label_to_json
 from costmodel.fit_file.row_digests import changed_label, label_digests
 from costmodel.fit_file.rows import FamilyRows, RowsFault, family_rows, knots_table, table_schema, wrong_column
@@ -38,77 +38,6 @@ _BODY_DIGEST: Final = "apex_fit_digest"
 _AGAIN: Final = "copy the file again, or fit again with `apex fit`; a bundled one comes with apex-planner"
 # Fits come with the package: the smallest file, at a second of writing.
 _COMPRESSION_LEVEL: Final = 19
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FamilyReport:
-    """What became of one family's rows.
-
-    ``why_not`` is empty when it was fitted, ``no_prior`` unless there was a prior that could not serve. ``priced_by``
-    names the kernel families of each label's rows, ``engine_runs`` those of the engine where they are known,
-    ``contracts`` what lies inside the times of a label whose rows may differ in it.
-    """
-
-    family: str
-    rows: int
-    used: int
-    dropped: dict[str, int]
-    suspicious: dict[str, int]
-    labels: dict[str, int]
-    why_not: str = ""
-    no_prior: str = ""
-    priced_by: dict[str, str] = field(default_factory=dict)
-    engine_runs: dict[str, str] = field(default_factory=dict)
-    contracts: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def stand_ins(self) -> dict[str, str]:
-        """Labels that are priced by no kernel of the engine, in words."""
-        return {
-            label: f"{self.priced_by[label]} in place of {runs}"
-            for label, runs in self.engine_runs.items()
-            if not set(self.priced_by[label].split(", ")) & set(runs.split(", "))
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provenance:
-    """Where a fit comes from.
-
-    ``from_prior`` names the labels, by family, that the prior alone has, ``links`` the levels collectives ran on,
-    ``engine`` the one whose kernels rows were held against, empty where none was known.
-    """
-
-    device: str
-    cluster: str
-    created_at: str
-    tool_version: str
-    run_ids: tuple[str, ...]
-    origins: dict[str, int]
-    frameworks: dict[str, int]
-    is_monotone: bool
-    unlocked_mhz: float
-    quantise_included: tuple[str, ...] = ()
-    energy_source: str = ""
-    prior: str = ""
-    from_prior: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    links: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    engine: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Artefact:
-    """Everything a prediction needs, and everything a reader wants to know about it.
-
-    ``has_digest`` is false for one read from a file of an older version, whose rows nothing vouches for.
-    """
-
-    provenance: Provenance
-    families: dict[str, FamilyKnots]
-    power: PowerModel | None
-    reports: tuple[FamilyReport, ...] = ()
-    held_out: tuple[HeldOut, ...] = field(default_factory=tuple)
-    has_digest: bool = True
 
 
 def save_artefact(artefact: Artefact, path: Path) -> None:

@@ -21,7 +21,7 @@ from costmodel.families.all import OP_FAMILIES
 from costmodel.families.family import FEWEST_POINTS, OpFamily
 from costmodel.families.kernels import EngineKernels
 from costmodel.families.rows import measured_rows, taken
-from costmodel.fit_file.artefact import Artefact, FamilyReport, Provenance
+from costmodel.fit_file.contents import Artefact, FamilyReport, Provenance
 from costmodel.fitted.held_out import HeldOut
 from costmodel.fitted.knots import Errors, FamilyKnots
 from costmodel.fitted.measured_rows import MeasuredRows, concatenated

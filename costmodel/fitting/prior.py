@@ -19,7 +19,8 @@ from cluster_specs.files.shown import shown
 from costmodel.bundled_fits import bundled_fit, devices_with_fit
 from costmodel.cost_model import Source
 from costmodel.families.all import OP_FAMILIES
-from costmodel.fit_file.artefact import Artefact, load_artefact
+from costmodel.fit_file.artefact import load_artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted.knots import FamilyKnots, with_labels
 from costmodel.fitted_costs import FittedCosts
 from costmodel.fitting.measured_device import choose_cluster

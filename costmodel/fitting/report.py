@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cluster_specs.command_line import strict_json
-from costmodel.fit_file.artefact import Artefact, FamilyReport
+from costmodel.fit_file.contents import Artefact, FamilyReport
 from costmodel.fitted.held_out import QUESTIONS, HeldOut, relative_error
 from costmodel.fitted.knots import LabelFit
 from costmodel.ops.label import Label

@@ -10,7 +10,8 @@ import pytest
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.load import load_cluster
 from costmodel.bundled_fits import bundled_fit
-from costmodel.fit_file.artefact import Artefact, load_artefact
+from costmodel.fit_file.artefact import load_artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitting.fit_device import fit_device
 from costmodel.ops.op_types import Attention, Collective, Elementwise, Gemm, Moe
 from costmodel.pricing.analytic_costs import AnalyticCosts

@@ -10,7 +10,8 @@ import pytest
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
-from costmodel.fit_file.artefact import FIT_SCHEMA_VERSION, Artefact, load_artefact, save_artefact
+from costmodel.fit_file.artefact import FIT_SCHEMA_VERSION, load_artefact, save_artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted_costs import FittedCosts
 from costmodel.ops.op_types import Attention, Gemm
 

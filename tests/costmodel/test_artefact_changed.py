@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from costmodel.bundled_fits import bundled_fit, devices_with_fit
-from costmodel.fit_file.artefact import Artefact, load_artefact, save_artefact
+from costmodel.fit_file.artefact import load_artefact, save_artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted_costs import FittedCosts
 from costmodel.ops.op_types import Gemm
 

@@ -17,7 +17,8 @@ from costmodel.compare.predictions import Seen, price_rows, price_side, seen_not
 from costmodel.compare.sides import parse_side
 from costmodel.compare.verdict import priced_family_rows
 from costmodel.cost_model import Source
-from costmodel.fit_file.artefact import Artefact, save_artefact
+from costmodel.fit_file.artefact import save_artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted_costs import FittedCosts
 from costmodel.fitting.fit_device import fit_device
 from costmodel.ops.op_types import Gemm

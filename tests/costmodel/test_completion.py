@@ -6,7 +6,8 @@ import numpy as np
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.cost_model import Source
-from costmodel.fit_file.artefact import Artefact, load_artefact, save_artefact
+from costmodel.fit_file.artefact import load_artefact, save_artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted_costs import FittedCosts
 from costmodel.fitting.fit_device import fit_device
 from costmodel.fitting.prior import Prior

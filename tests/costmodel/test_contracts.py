@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cluster_specs.cluster import ClusterSpec
-from costmodel.fit_file.artefact import Artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted_costs import FittedCosts
 from costmodel.fitting.fit_device import fit_device
 from costmodel.fitting.prior import Prior

@@ -14,7 +14,8 @@ from costmodel.compare.fit_page import fit_sections
 from costmodel.compare.held_out_points import individual_errors
 from costmodel.compare.held_out_prices import points_of_families
 from costmodel.cost_model import Source
-from costmodel.fit_file.artefact import Artefact, load_artefact, save_artefact
+from costmodel.fit_file.artefact import load_artefact, save_artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted_costs import FittedCosts
 from costmodel.fitting.filling import MOST_POINTS
 from costmodel.fitting.fit_device import fit_device

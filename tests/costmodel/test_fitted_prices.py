@@ -14,7 +14,7 @@ from cluster_specs.load import load_cluster
 from costmodel.cost_model import Source
 from costmodel.families.all import OP_FAMILIES
 from costmodel.families.rows import iter_row_ops
-from costmodel.fit_file.artefact import Artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted_costs import FittedCosts, load_costs
 from costmodel.fitting.fit_device import fit_device
 from costmodel.ops.op_types import Attention, Collective, Elementwise, Gemm, Moe, Op

@@ -10,7 +10,8 @@ import pytest
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from costmodel.families.kernels import EngineKernels, kernel_family
-from costmodel.fit_file.artefact import Artefact, load_artefact, save_artefact
+from costmodel.fit_file.artefact import load_artefact, save_artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted_costs import FittedCosts
 from costmodel.fitting.fit_device import fit_device
 from costmodel.fitting.prior import Prior

@@ -17,7 +17,8 @@ from costmodel.compare.compare_command import compare
 from costmodel.compare.curves_to_draw import curve_series, measured_rows_of, op_of
 from costmodel.compare.held_out_points import clock_rows, clock_transfers, held_out_rows, individual_errors, overall
 from costmodel.compare.held_out_prices import held_out_points
-from costmodel.fit_file.artefact import Artefact, save_artefact
+from costmodel.fit_file.artefact import save_artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted.knots import FamilyKnots, with_labels
 from costmodel.fitted_costs import FittedCosts
 from costmodel.fitting.fit_device import fit_device

@@ -19,7 +19,8 @@ from costmodel.compare.held_out_prices import HeldOutPoints, held_out_costs, poi
 from costmodel.compare.points_csv import write_points
 from costmodel.compare.verdict import family_rows, notes, verdict, worst_points
 from costmodel.cost_model import Source
-from costmodel.fit_file.artefact import Artefact, save_artefact
+from costmodel.fit_file.artefact import save_artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted_costs import FittedCosts
 from costmodel.fitting.fit_device import fit_device
 from costmodel.ops.op_types import Gemm

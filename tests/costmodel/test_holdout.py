@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from costmodel.cost_model import Source
-from costmodel.fit_file.artefact import Artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted.held_out import QUESTIONS, conformal_half_width
 from costmodel.fitted.measured_rows import MeasuredRows
 from costmodel.fitting.build_knots import build_knots, fill_from_neighbours

@@ -8,7 +8,8 @@ import pytest
 
 from cluster_specs.load import load_cluster
 from costmodel.cost_model import Source
-from costmodel.fit_file.artefact import Artefact, save_artefact
+from costmodel.fit_file.artefact import save_artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted.held_out import HeldOut
 from costmodel.fitted_costs import FittedCosts
 from costmodel.fitting.fit_device import fit_device

@@ -13,7 +13,8 @@ from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster
 from costmodel.bundled_fits import bundled_fit
 from costmodel.cost_model import Source
-from costmodel.fit_file.artefact import Artefact, load_artefact
+from costmodel.fit_file.artefact import load_artefact
+from costmodel.fit_file.contents import Artefact
 from costmodel.fitted_costs import FittedCosts
 from costmodel.ops.op_types import Collective
 from costmodel.pricing.analytic_costs import AnalyticCosts

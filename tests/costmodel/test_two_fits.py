@@ -13,7 +13,8 @@ from cluster_specs.errors import UserError
 from costmodel.compare.compare_command import compare
 from costmodel.compare.held_out_prices import points_of_families
 from costmodel.compare.two_fits import overlay_rows, overlay_verdict, overlays
-from costmodel.fit_file.artefact import Artefact, save_artefact
+from costmodel.fit_file.artefact import save_artefact
+from costmodel.fit_file.contents import Artefact
 
 DEVICE = "rtx-4090"
 

@@ -1,0 +1,246 @@
+"""A fit that was read and checked once, kept so that later commands neither read nor check it again.
+
+The Parquet file is the contract; this is what pricing needs of it, in the user's cache under the digest of the file's
+content and of the code that checked it. A changed file or changed checks have another digest and are read anew:
+nothing is priced that was not checked whole (decision 122).
+
+    magic | length and digest of the head | head: JSON | numbers of every family, mapped into memory
+
+The head states how long the file is and where each number stands. A file that is cut short, not ours, or has another
+head than was written is taken for none, and made again. Families are built when a price first asks for them.
+"""
+
+import hashlib
+import json
+import mmap
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_specs.errors import OutputError
+from cluster_specs.files.user_cache import user_cache
+from cluster_specs.files.whole import make_folder, write_whole
+from costmodel.fit_file.contents import Artefact, FamilyReport, Provenance
+from costmodel.fitted.knots import Derived, FamilyKnots, LabelFit
+from costmodel.fitted.reference import Reference
+from costmodel.ops.label import Label
+from costmodel.pricing.power_model import PowerModel
+
+_MAGIC: Final = b"apex prepared fit 1\n"
+_DIGEST_BYTES: Final = 16
+_HEAD_AT: Final = 64  # magic, length and digest of the head stand before it
+_ALIGNMENT: Final = 64
+_MOST_BYTES: Final = 2**27  # the largest bundled fit has 3 MB; what is far larger is not hashed for nothing
+_MOST_KEPT: Final = 16  # of 15 MB each
+_ROWS: Final = ("x", "y", "latency_s", "residual")
+_ARRAYS_OF_LABEL: Final = ("trend_log_s", "trend", "log_half_width", "size_edges_s", "lone_factor")
+# Rooms whose code decides what a checked fit is.
+_ROOMS: Final = ("fit_file", "fitted", "families", "ops")
+
+
+class PreparedFamilies(Mapping[str, FamilyKnots]):
+    """Families of a prepared fit, each built when it is first asked for."""
+
+    def __init__(self, build: Mapping[str, Callable[[], FamilyKnots]]) -> None:
+        self._build = build
+        self._built: dict[str, FamilyKnots] = {}
+
+    def __getitem__(self, name: str) -> FamilyKnots:
+        if name not in self._built:
+            self._built[name] = self._build[name]()
+        return self._built[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._build)
+
+    def __len__(self) -> int:
+        return len(self._build)
+
+
+def load_for_prices(path: Path) -> Artefact:
+    """Open a fitted model for pricing: without held-out errors, which no price rests on.
+
+    Raises as ``load_artefact`` does where the file was never read before. Where the cache cannot be written the file is
+    read and checked every time.
+    """
+    digest = _digest_of(path)
+    kept = None if digest is None else user_cache() / "fits" / digest
+    if kept is not None and (found := _read(kept)) is not None:
+        return found
+    from costmodel.fit_file.artefact import load_artefact
+
+    artefact = load_artefact(path)
+    if kept is not None and digest == _digest_of(path):  # else it changed while it was read
+        _keep(artefact, kept)
+    return artefact
+
+
+def _digest_of(path: Path) -> str | None:
+    """Digest of a file's content and of the code that checks it; None for what is no file of a fit's size."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
+            return None
+        digest = hashlib.blake2b(_code(), digest_size=_DIGEST_BYTES)
+        digest.update(path.read_bytes())
+    except (OSError, ValueError):  # whoever opens it says what is wrong
+        return None
+    return digest.hexdigest()
+
+
+@cache
+def _code() -> bytes:
+    """Digest of the code that reads and checks fits."""
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for room in _ROOMS:
+        for source in sorted(Path(__file__).parents[1].joinpath(room).glob("*.py")):
+            digest.update(source.read_bytes())
+    return digest.digest()
+
+
+def _keep(artefact: Artefact, path: Path) -> None:
+    """Write a checked fit; a cache that cannot be written is no reason to give no answer."""
+    families: dict[str, Any] = {}
+    blocks: list[NDArray[Any]] = []
+    for name, knots in artefact.families.items():
+        labels = list(knots.labels)
+        number_of = {label: index for index, label in enumerate(labels)}
+        numbers = {
+            "label": np.array([number_of[label] for label in knots.label], dtype=np.int64),
+            "start": knots.start,
+            "shape": _with_gaps(knots.shape),
+            **{row: getattr(knots, row) for row in _ROWS},
+        }
+        families[name] = {
+            "features": list(knots.features),
+            "labels": [_label_to_json(label, knots.labels[label]) for label in labels],
+            "derived": {kind: asdict(correction) for kind, correction in knots.derived.items()},
+            "numbers": {key: _laid_out(values, blocks) for key, values in numbers.items()},
+        }
+    head = {
+        "provenance": asdict(artefact.provenance),
+        "power": None if artefact.power is None else asdict(artefact.power),
+        "reports": [asdict(report) for report in artefact.reports],
+        "has_digest": artefact.has_digest,
+        "families": families,
+        "bytes": sum(map(len, map(_padded, blocks))),
+    }
+    try:
+        make_folder(path.parent)
+        write_whole(path, lambda stream: _write(stream, head, blocks))
+        _forget_oldest(path.parent)
+    except OutputError:
+        return
+
+
+def _with_gaps(shape: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return features with the unused columns they were read with: other strides may round otherwise."""
+    columns = max(shape.strides[0] // shape.itemsize, shape.shape[1])
+    whole = np.full((len(shape), columns), np.nan)
+    whole[:, : shape.shape[1]] = shape
+    return whole
+
+
+def _laid_out(values: NDArray[Any], blocks: list[NDArray[Any]]) -> list[Any]:
+    """Add an array to the numbers; returns its type, shape and place behind the head."""
+    place = sum(map(len, map(_padded, blocks)))
+    blocks.append(values)
+    return [values.dtype.str, list(values.shape), place]
+
+
+def _padded(values: NDArray[Any]) -> bytes:
+    content = values.tobytes()
+    return content + bytes(-len(content) % _ALIGNMENT)
+
+
+def _write(stream: BinaryIO, head: Mapping[str, Any], blocks: list[NDArray[Any]]) -> None:
+    content = json.dumps(head).encode()
+    content += b" " * (-len(content) % _ALIGNMENT)
+    digest = hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
+    stream.write((_MAGIC + len(content).to_bytes(8, "little") + digest).ljust(_HEAD_AT, b"\0"))
+    stream.write(content)
+    for values in blocks:
+        stream.write(_padded(values))
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Keep the fits written last; of others the file was probably replaced."""
+    try:
+        kept = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        for path in kept[:-_MOST_KEPT]:
+            path.unlink(missing_ok=True)
+    except OSError:  # another process did so first
+        return
+
+
+def _read(path: Path) -> Artefact | None:
+    """Map a prepared fit into memory; None where there is none, or none that was written whole by this code."""
+    try:
+        with path.open("rb") as stream:
+            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError):  # not there, empty
+        return None
+    length = int.from_bytes(content[len(_MAGIC) : len(_MAGIC) + 8], "little")
+    stated, end = content[len(_MAGIC) + 8 : len(_MAGIC) + 8 + _DIGEST_BYTES], _HEAD_AT + length
+    if not content[:_HEAD_AT].startswith(_MAGIC) or end > len(content):
+        return None
+    text = content[_HEAD_AT:end]
+    if hashlib.blake2b(text, digest_size=_DIGEST_BYTES).digest() != stated:
+        return None
+    head = json.loads(text)
+    if len(content) != end + head["bytes"]:
+        return None
+    families = {
+        name: lambda name=name, part=part: _family(name, part, content, end) for name, part in head["families"].items()
+    }
+    return Artefact(
+        provenance=_provenance(head["provenance"]),
+        families=PreparedFamilies(families),
+        power=None if head["power"] is None else PowerModel(**head["power"]),
+        reports=tuple(FamilyReport(**report) for report in head["reports"]),
+        has_digest=head["has_digest"],
+    )
+
+
+def _provenance(part: Mapping[str, Any]) -> Provenance:
+    tuples = {name: tuple(part[name]) for name in ("run_ids", "quantise_included")}
+    from_prior = {family: tuple(labels) for family, labels in part["from_prior"].items()}
+    return Provenance(**{**part, **tuples, "from_prior": from_prior})
+
+
+def _family(name: str, part: Mapping[str, Any], content: mmap.mmap, begin: int) -> FamilyKnots:
+    numbers = {
+        key: np.frombuffer(content, dtype=kind, count=int(np.prod(shape)), offset=begin + place).reshape(shape)
+        for key, (kind, shape, place) in part["numbers"].items()
+    }
+    labels = dict(map(_label_from_json, part["labels"]))
+    of_number, features = list(labels), tuple(part["features"])
+    return FamilyKnots(
+        family=name,
+        features=features,
+        shape=numbers.pop("shape")[:, : len(features)],
+        label=tuple(of_number[number] for number in numbers.pop("label").tolist()),
+        labels=labels,
+        derived={kind: Derived(**correction) for kind, correction in part["derived"].items()},
+        **numbers,
+    )
+
+
+def _label_to_json(label: Label, fit: LabelFit) -> dict[str, Any]:
+    """Everything of a label that a price rests on: how its holes were filled is in its rows."""
+    own = {item.name: getattr(fit, item.name) for item in fields(fit) if item.name not in {"reference", "filling"}}
+    arrays = {name: own[name].tolist() for name in _ARRAYS_OF_LABEL}
+    return {"label": label.text, "reference": asdict(fit.reference), "constants": {**own, **arrays}}
+
+
+def _label_from_json(part: Mapping[str, Any]) -> tuple[Label, LabelFit]:
+    constants = part["constants"]
+    arrays = {name: np.array(constants[name], dtype=np.float64) for name in _ARRAYS_OF_LABEL}
+    fit = LabelFit(reference=Reference(**part["reference"]), **{**constants, **arrays})
+    return Label.parse(part["label"]), fit
