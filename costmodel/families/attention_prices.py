@@ -16,7 +16,7 @@ from costmodel.families.family import OpFamily, knot_op
 from costmodel.families.knot_prices import KnotPrices, by_group
 from costmodel.families.lending import grid_residual
 from costmodel.fitted.knots import FamilyKnots
-from costmodel.ops.arrays import Array
+from costmodel.ops.arrays import Array, distinct
 from costmodel.ops.label import Label
 from costmodel.ops.op_types import Attention, Op
 from costmodel.pricing.domain import OutOfDomain
@@ -185,7 +185,7 @@ class AttentionPrices(KnotPrices):
         fit = self.fit_of(label, shape, lent)
         is_lent = is_lent or label.parts != wanted.parts
         rows = np.concatenate([np.arange(*knots.rows(int(index)).indices(len(knots.x))) for index in lent.shapes])
-        knot_x, knot_y = np.unique(knots.x[rows]), np.unique(knots.y[rows])
+        knot_x, knot_y = distinct(knots.x[rows]), distinct(knots.y[rows])
         x = with_sub_points(knot_x, low=1.0, octaves_beyond=_OCTAVES_BEYOND)
         y = with_sub_points(knot_y, low=1.0, octaves_beyond=_OCTAVES_BEYOND)
         measured_s = np.full((len(x), len(y)), np.nan)

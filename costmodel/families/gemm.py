@@ -21,7 +21,7 @@ from costmodel.families.lending import nearest
 from costmodel.families.rows import numbers, taken, texts, timed_calls
 from costmodel.fitted.calibration import COMPUTE, MEMORY, Calibrated, Calls, efficiency, floor
 from costmodel.fitted.knots import FamilyKnots
-from costmodel.ops.arrays import Array
+from costmodel.ops.arrays import Array, distinct
 from costmodel.ops.label import Label, joined
 from costmodel.ops.op_types import Gemm, Op
 from costmodel.ops.roofline import format_efficiency
@@ -105,8 +105,8 @@ def _lend(measured: Array, shape: Array) -> tuple[NDArray[np.int64], Array]:
         for index, share in bracket:
             weight[index] += trust * share
     if not weight.any():
-        for side_n, share_n in _bracket_values(np.unique(log_n), n):
-            for side_k, share_k in _bracket_values(np.unique(log_k), k):
+        for side_n, share_n in _bracket_values(distinct(log_n), n):
+            for side_k, share_k in _bracket_values(distinct(log_k), k):
                 weight[(log_n == side_n) & (log_k == side_k)] += share_n * share_k
     if not weight.any():
         return nearest(np.hypot(log_n - n, log_k - k))

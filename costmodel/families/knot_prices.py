@@ -11,7 +11,7 @@ from costmodel.cost_model import Prediction, Source
 from costmodel.families.family import OpFamily, lone, siblings
 from costmodel.families.lending import Lenders, curve_residual, lenders
 from costmodel.fitted.knots import FamilyKnots, LabelFit
-from costmodel.ops.arrays import Array
+from costmodel.ops.arrays import Array, distinct
 from costmodel.ops.label import Label
 from costmodel.ops.op_types import Op
 from costmodel.pricing.curves import CurvePoints
@@ -82,7 +82,7 @@ class KnotPrices:
             knots.x[knots.rows(int(index))] / np.exp(shift)
             for index, shift in zip(lent.shapes, lent.log_shift, strict=True)
         ]
-        knot_x = np.unique(np.concatenate(lender_x))
+        knot_x = distinct(np.concatenate(lender_x))
         low, high = float(knot_x[0]), float(knot_x[-1])
         x = with_sub_points(knot_x, low=min(1.0, low))
         measured_s = np.full_like(x, np.nan)
@@ -114,10 +114,10 @@ def by_group(
     keys: Array, shape: tuple[int, ...], price: Callable[[tuple[float, ...], NDArray[np.bool_]], Prediction | None]
 ) -> Prediction | None:
     """Price the rows of each distinct key [rows, parts] together; None as soon as one key has no price."""
-    distinct, which = np.unique(keys, axis=0, return_inverse=True)
+    different, which = np.unique(keys, axis=0, return_inverse=True)
     which = which.ravel()
     whole = empty_prediction(shape)
-    for index, key in enumerate(distinct.tolist()):
+    for index, key in enumerate(different.tolist()):
         own = which == index
         part = price(tuple(key), own)
         if part is None:

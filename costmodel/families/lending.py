@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from costmodel.families.family import OpFamily
 from costmodel.fitted.knots import FamilyKnots
-from costmodel.ops.arrays import Array
+from costmodel.ops.arrays import Array, distinct
 from costmodel.ops.label import Label
 
 
@@ -69,7 +69,7 @@ def grid_residual(knots: FamilyKnots, lent: Lenders, log_x: Array, log_y: Array)
     total = np.zeros((len(log_x), len(log_y)))
     for shape, weight in zip(lent.shapes, lent.weights, strict=True):
         own = knots.rows(int(shape))
-        x, y = np.unique(knots.x[own]), np.unique(knots.y[own])
+        x, y = distinct(knots.x[own]), distinct(knots.y[own])
         grid = knots.residual[own].reshape(len(x), len(y))
         total += weight * (_interpolation(log_x, np.log(x)) @ grid @ _interpolation(log_y, np.log(y)).T)
     return total

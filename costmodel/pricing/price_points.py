@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from costmodel.cost_model import Source
 from costmodel.fitted.knots import LabelFit
-from costmodel.ops.arrays import Array
+from costmodel.ops.arrays import Array, distinct
 from costmodel.ops.op_types import Collective, Op
 from costmodel.ops.roofline import Roofline, compute_dtype, peak_flop_per_s, roofline
 from costmodel.pricing.domain import OutOfDomain
@@ -128,7 +128,7 @@ def with_sub_points(knots: Array, *, low: float, octaves_beyond: int = OCTAVES_B
     above = log_x[-1] + np.log(2.0) * np.arange(0.5, octaves_beyond + 0.5, 0.5)
     below = np.arange(np.log(low), log_x[0], np.log(2.0) / 2) if low < knots[0] else np.zeros(0)
     extra = np.exp(np.concatenate([below, between, above]))
-    return np.unique(np.concatenate([knots, extra]))
+    return distinct(np.concatenate([knots, extra]))
 
 
 def octaves_outside(x: Array, low: float, high: float) -> Array:

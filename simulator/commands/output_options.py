@@ -41,6 +41,8 @@ class OutputFiles:
 
     def write(self, run: "EngineResult") -> None:
         """Write each file whole and say on stderr what it holds."""
+        if (self.requests_out, self.iterations_out, self.chrome_trace) == (None, None, None):
+            return
         from simulator.outputs.chrome_trace import MAX_EVENTS, write_chrome_trace
         from simulator.outputs.iterations import iteration_table
         from simulator.outputs.requests import request_table

@@ -23,9 +23,13 @@ MOST_REQUESTS: Final = 8_000_000
 MOST_BLOCK_IDS: Final = 16_000_000
 
 
+class Numerals(list[str]):
+    """A column of texts that are all plain decimal numbers, of as many digits as are exact."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawChunk:
-    """Consecutive records of one file; ``values[key]`` is a list of JSON values or a pyarrow array."""
+    """Consecutive records of one file; ``values[key]`` is a list of JSON values, `Numerals` or a pyarrow array."""
 
     path: str
     line: NDArray[np.int64]  # [n] 1-based line (record number in Parquet and JSON lists) of each record
@@ -37,7 +41,7 @@ class RawChunk:
     def take(self, indices: NDArray[np.int64]) -> "RawChunk":
         """Return the records at ``indices``."""
         values = {
-            key: [column[i] for i in indices] if isinstance(column, list) else column.take(indices)
+            key: type(column)(column[i] for i in indices) if isinstance(column, list) else column.take(indices)
             for key, column in self.values.items()
         }
         return RawChunk(path=self.path, line=self.line[indices], values=values)
@@ -54,6 +58,8 @@ def objects(values: Any) -> Sequence[object]:
 
 def _as_array(values: Any) -> NDArray[np.int64] | NDArray[np.float64] | None:
     """Numbers as int64 where all are whole JSON/CSV integers, else float64; None when one is not a number."""
+    if isinstance(values, Numerals):
+        return np.array(list(map(int if all(map(str.isdecimal, values)) else float, values)))
     if isinstance(values, list):
         kinds = set(map(type, values))
         if not kinds <= {int, float}:

@@ -89,7 +89,7 @@ def test_both_price_alike(artefact: Artefact, cluster: ClusterSpec, saved: Path,
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda content: b"",
+        lambda _content: b"",
         lambda content: content[:-1],
         lambda content: content[: len(content) // 2],
         lambda content: content[:40],

@@ -21,7 +21,7 @@ LARGEST_SEED: Final = 2**32 - 1  # what numpy's legacy generator takes
 ArrivalName = Literal["poisson", "gamma", "constant", "burst"]
 
 
-def random_stream(seed: int, name: str) -> np.random.Generator:
+def random_stream(seed: int, name: str) -> "np.random.Generator":
     """Return the stream called ``name`` under ``seed``; streams of different names are independent."""
     if not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"seed is {shown(seed)}, must be 0 to {LARGEST_SEED}")
@@ -66,7 +66,7 @@ def iter_arrivals(
 
 
 def _gaps(
-    stream: np.random.Generator, count: int, *, process: ArrivalName, rate_per_s: float, cv: float
+    stream: "np.random.Generator", count: int, *, process: ArrivalName, rate_per_s: float, cv: float
 ) -> NDArray[np.float64]:
     if process == "poisson":
         return stream.exponential(1 / rate_per_s, size=count)

@@ -19,7 +19,7 @@ _MOST: Final = f"<= {MAX_PLAUSIBLE_TOKENS}"
 class LengthDistribution(Protocol):
     """Draws token counts."""
 
-    def draw(self, count: int, stream: np.random.Generator) -> NDArray[np.int64]:
+    def draw(self, count: int, stream: "np.random.Generator") -> NDArray[np.int64]:
         """Return ``count`` lengths in tokens, each >= 1."""
         ...
 
@@ -41,7 +41,7 @@ class Fixed:
             f"fixed length is {self.tokens} tokens, must be {'>= 1' if self.tokens < 1 else _MOST}",
         )
 
-    def draw(self, count: int, stream: np.random.Generator) -> NDArray[np.int64]:  # noqa: ARG002 - nothing is random
+    def draw(self, count: int, stream: "np.random.Generator") -> NDArray[np.int64]:  # noqa: ARG002 - nothing is random
         """Return ``count`` times the same length."""
         return np.full(count, self.tokens, dtype=np.int64)
 
@@ -59,7 +59,7 @@ class Uniform:
             f"uniform lengths from {self.low} to {self.high}, must be 1 <= low <= high {_MOST}",
         )
 
-    def draw(self, count: int, stream: np.random.Generator) -> NDArray[np.int64]:
+    def draw(self, count: int, stream: "np.random.Generator") -> NDArray[np.int64]:
         """Return ``count`` independent draws."""
         return stream.integers(self.low, self.high, size=count, endpoint=True)
 
@@ -78,7 +78,7 @@ class Lognormal:
         _require(self.mean <= MAX_PLAUSIBLE_TOKENS, f"mean length is {self.mean:g} tokens, must be {_MOST}")
         _require(self.maximum >= self.mean, f"longest length {self.maximum} is below the mean {self.mean:g}")
 
-    def draw(self, count: int, stream: np.random.Generator) -> NDArray[np.int64]:
+    def draw(self, count: int, stream: "np.random.Generator") -> NDArray[np.int64]:
         """Return ``count`` independent draws."""
         variance = math.log1p(self.cv**2)
         drawn = stream.lognormal(math.log(self.mean) - variance / 2, math.sqrt(variance), size=count)
@@ -86,7 +86,7 @@ class Lognormal:
 
 
 def draw_pairs(
-    prompts: NDArray[np.int64], outputs: NDArray[np.int64], count: int, stream: np.random.Generator
+    prompts: NDArray[np.int64], outputs: NDArray[np.int64], count: int, stream: "np.random.Generator"
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw ``count`` (prompt, output) pairs of a trace with replacement, so that their correlation survives."""
     index = stream.integers(0, len(prompts), size=count)
