@@ -2,9 +2,8 @@
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, model_validator
-
 from cluster_specs.device import BytesPerSecond, DeviceSpec, Name, Seconds, SpecModel, Text, Version, bounded
+from cluster_specs.files.declared import Field, model_validator
 
 _NETWORKS: Final = frozenset({"infiniband", "roce", "ethernet"})
 # Without peer-to-peer access a sender writes to host memory what the receiver reads from there: of 32 GB/s on PCIe 4

@@ -6,8 +6,7 @@ and leaves memory bandwidth alone. Every number is bounded to what hardware can 
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-
+from cluster_specs.files.declared import AfterValidator, BeforeValidator, Declared, Field, Recorded, model_validator
 from cluster_specs.files.shown import shown
 
 Dtype = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4"]
@@ -27,7 +26,7 @@ def _fraction(value: float) -> float:
     return value
 
 
-def bounded(low: float, high: float) -> AfterValidator:
+def bounded(low: float, high: float) -> Recorded:
     """Return the check that a number is finite and from ``low`` to ``high``."""
 
     def check(value: float) -> float:
@@ -51,10 +50,8 @@ Text = Annotated[str, Field(min_length=1, max_length=2000)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=80)]
 
 
-class SpecModel(BaseModel):
+class SpecModel(Declared, frozen=True, extra="forbid", str_strip_whitespace=True, strict=True):
     """A value read from a person's file: immutable, unknown keys refused, booleans and texts no numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, strict=True)
 
 
 class Constant(SpecModel):

@@ -14,7 +14,7 @@ from cluster_specs.bundled_names import (
 from cluster_specs.cluster import ClusterFile, ClusterSpec
 from cluster_specs.device import DeviceSpec
 from cluster_specs.errors import UserError
-from cluster_specs.files.toml_model import read_toml
+from cluster_specs.files.toml_model import read_bundled, read_toml
 from cluster_specs.sized import sized_cluster
 
 __all__ = ["bundled_clusters", "bundled_devices", "bundled_node", "load_cluster", "load_device"]
@@ -30,7 +30,7 @@ def load_device(name_or_path: str) -> DeviceSpec:
         return device
     if name_or_path not in bundled_devices():
         raise unknown_device(name_or_path)
-    return read_toml(bundled_path("devices", name_or_path), DeviceSpec)
+    return read_bundled(bundled_path("devices", name_or_path), DeviceSpec)
 
 
 def load_cluster(name_or_path: str) -> ClusterSpec:
@@ -44,7 +44,7 @@ def load_cluster(name_or_path: str) -> ClusterSpec:
         file = read_toml(path, ClusterFile, hint=f"bundled clusters: {', '.join(bundled_clusters())}")
         return _resolve(file, _device_of(file, path))
     if name_or_path in bundled_clusters():
-        file = read_toml(bundled_path("clusters", name_or_path), ClusterFile)
+        file = read_bundled(bundled_path("clusters", name_or_path), ClusterFile)
         return _resolve(file, load_device(file.device))
     shape = parse_size(name_or_path)
     node = None if shape is None else bundled_node(shape.device)
@@ -90,14 +90,9 @@ def _check_power(device: DeviceSpec, path: str) -> None:
 
 
 def _resolve(file: ClusterFile, device: DeviceSpec) -> ClusterSpec:
-    return ClusterSpec(
-        name=file.name,
-        device=device,
-        nodes=file.nodes,
-        devices_per_node=file.devices_per_node,
-        hosts_per_node=file.hosts_per_node,
-        usd_per_device_hour=file.usd_per_device_hour,
-        levels=tuple(file.level),
+    stated = ("name", "nodes", "devices_per_node", "hosts_per_node", "usd_per_device_hour")
+    return ClusterSpec.of_fields(
+        {**{name: getattr(file, name) for name in stated}, "device": device, "levels": tuple(file.level)}
     )
 
 

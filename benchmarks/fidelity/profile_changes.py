@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
-
+from cluster_specs.files.declared import Declared
 from simulator.engine_profiles.constant import Constant, error_of
 from simulator.engine_profiles.engine_profile import EngineProfile
 
-Section = TypeVar("Section", bound=BaseModel)
+Section = TypeVar("Section", bound=Declared)
 
 
 def changed(profile: EngineProfile, changes: Mapping[str, Any]) -> EngineProfile:

@@ -3,18 +3,28 @@
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.declared import Declared
 from cluster_specs.files.reading import read_document
 from cluster_specs.files.shown import shown
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
-Model = TypeVar("Model", bound=BaseModel)
+
+class Checks(Protocol):
+    """A declaration or a pydantic model: what checks the values of a file."""
+
+    @classmethod
+    def model_validate(cls, values: Any, /) -> Self:
+        """Return the checked value; raises pydantic's ``ValidationError``."""
+
+
+Model = TypeVar("Model", bound=Checks)
+Bundled = TypeVar("Bundled", bound=Declared)
 Place = tuple[int | str, ...]
 
 # The largest bundled file has 4 kB.
@@ -30,6 +40,11 @@ def read_toml(path: Path, model: type[Model], *, hint: str = _HINT) -> Model:
     ``hint`` says what to do about a file that is not there.
     """
     return checked(read_values(path, hint=hint), model, lambda _place: str(path))
+
+
+def read_bundled(path: Path, model: type[Bundled]) -> Bundled:
+    """Read a file that comes with the package, which its tests check as a person's file is checked."""
+    return model.trusted(read_values(path))
 
 
 def read_values(path: Path, *, hint: str = _HINT) -> dict[str, Any]:
@@ -56,11 +71,15 @@ def checked(
     """
     try:
         return model.model_validate(values)
-    except ValidationError as error:
+    except ValueError as error:
+        from pydantic import ValidationError
+
+        if not isinstance(error, ValidationError):
+            raise
         raise UserError(_describe(error, file_of), hint=hint) from error
 
 
-def _describe(error: ValidationError, file_of: Callable[[Place], str]) -> str:
+def _describe(error: "ValidationError", file_of: Callable[[Place], str]) -> str:
     """List every complaint at once, file by file, each with its place and the value found."""
     faults: dict[str, list[str]] = {}
     found = error.errors(include_url=False)

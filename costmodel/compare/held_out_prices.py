@@ -199,15 +199,16 @@ def held_out_costs(artefact: Artefact, cluster: ClusterSpec) -> HeldOutCosts:
 
     A point that neither has forgotten, at the end of its curve, has no neighbour that could say what it takes.
     """
-    halves = [replace(artefact, families={}), replace(artefact, families={})]
+    families: list[dict[str, FamilyKnots]] = [{}, {}]
     for family, knots in artefact.families.items():
         residual = held_out_residual(knots)
         is_even = np.arange(len(knots.x)) % 2 == 0
-        for half, turn in zip(halves, (is_even, ~is_even), strict=True):
+        for half, turn in zip(families, (is_even, ~is_even), strict=True):
             forgotten = turn & ~np.isnan(residual)
-            half.families[family] = replace(
+            half[family] = replace(
                 knots,
                 latency_s=np.where(forgotten, np.nan, knots.latency_s),
                 residual=np.where(forgotten, residual, knots.residual),
             )
+    halves = [replace(artefact, families=half) for half in families]
     return lambda clock_mhz: [FittedCosts(half, cluster, clock_mhz) for half in halves]

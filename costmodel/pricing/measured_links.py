@@ -88,7 +88,7 @@ class MeasuredLinks:
 
 def links_of(cluster: ClusterSpec) -> dict[str, dict[str, Any]]:
     """Record the links of ``cluster`` for a fit's provenance, by level name."""
-    return {link.name: link.model_dump() for link in cluster.levels}
+    return {link.name: link.fields() for link in cluster.levels}
 
 
 def same_link(one: LinkSpec, other: LinkSpec) -> bool:
@@ -104,16 +104,21 @@ def reference_links(cluster: str, recorded: Mapping[str, Mapping[str, Any]]) -> 
     from cluster_specs.cluster import LinkSpec
     from cluster_specs.load import bundled_clusters, load_cluster
 
+    bundled = {link.name: link for link in load_cluster(cluster).levels} if cluster in bundled_clusters() else None
     if recorded:
+        checked = {name: link.fields() for name, link in (bundled or {}).items()}
         try:
-            return {name: LinkSpec.model_validate(dict(values)) for name, values in recorded.items()}
+            return {
+                name: bundled[name]
+                if bundled is not None and checked.get(name) == values
+                else LinkSpec.model_validate(dict(values))
+                for name, values in recorded.items()
+            }
         except (TypeError, ValueError) as error:
             raise UserError(
                 "the fitted model's record of its links is damaged", hint="fit again with `apex fit`"
             ) from error
-    if cluster not in bundled_clusters():
-        return None
-    return {link.name: link for link in load_cluster(cluster).levels}
+    return bundled
 
 
 def _counterpart(link: LinkSpec, reference: Mapping[str, LinkSpec]) -> LinkSpec | None:

@@ -13,8 +13,7 @@ The last chunk ends with the answer, however few tokens it has.
 
 from typing import Annotated, Final, Literal
 
-from pydantic import Field
-
+from cluster_specs.files.declared import Field
 from simulator.engine_profiles.profile_section import ProfileSection, Source
 
 FirstChunk = Literal["alone", "counted", "full"]

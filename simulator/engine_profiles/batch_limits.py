@@ -2,9 +2,8 @@
 
 from typing import Literal
 
-from pydantic import Field
-
 from cluster_specs.device import DeviceSpec
+from cluster_specs.files.declared import Field
 from simulator.engine_profiles.profile_section import Count, Gibibytes, GraphTokens, ProfileSection
 
 

@@ -7,11 +7,10 @@ A constant is a ``float`` that carries its error, so that what computes with it 
 A file that extends another and states such a key replaces value and error together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from pydantic import PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator
-
+from cluster_specs.files.declared import PlainSerializer, WrapValidator
 from cluster_specs.files.shown import shown
 
 _VALUE: Final = "value"
@@ -47,7 +46,7 @@ def stated_form(number: float) -> float | dict[str, float]:
     return {_VALUE: float(number), _ERROR: error} if error else float(number)
 
 
-def _read(stated: Any, check: ValidatorFunctionWrapHandler) -> float:
+def _read(stated: Any, check: Callable[[Any], float]) -> float:
     """Check a number, or a table of a number and its error."""
     if not isinstance(stated, Mapping):
         value: float = check(stated)

@@ -7,9 +7,8 @@ op, and how much longer kernels take on a busy server than alone. Each table sta
 import re
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, field_validator
-
 from cluster_specs.device import DeviceSpec
+from cluster_specs.files.declared import Field, field_validator
 from cluster_specs.files.shown import shown
 from costmodel.ops.number_formats import SCHEMES
 from costmodel.ops.op_types import Elementwise, Gemm, Moe, Op

@@ -6,11 +6,10 @@ describe the engine's own code, not the hardware, and carry their source.
 
 import re
 from functools import cache
-from typing import Annotated, Literal, Self
-
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from cluster_specs.device import DeviceSpec
+from cluster_specs.files.declared import Field, field_validator
 from cluster_specs.files.toml_model import checked
 from simulator.engine_profiles.answer_chunks import AnswerChunks
 from simulator.engine_profiles.batch_limits import BatchLimits
@@ -39,6 +38,9 @@ from simulator.engine_profiles.profile_section import (
 from simulator.engine_profiles.spread import Spread
 from simulator.engine_profiles.start_up import MemoryReserve, StartUpMemory
 from simulator.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from pydantic import ValidationInfo
 
 
 class HostTime(ProfileSection):
@@ -143,7 +145,7 @@ class EngineProfile(ProfileSection):
     streaming: AnswerChunks | None = None  # None: every token is sent at once, and the version knows no other way
 
     # The version asked for, where it has no profile of its own and this one stands in.
-    _asked: str | None = PrivateAttr(default=None)
+    _asked: str | None = None
 
     @property
     def stands_in_for(self) -> str | None:
@@ -152,9 +154,7 @@ class EngineProfile(ProfileSection):
 
     def standing_in_for(self, asked: str) -> Self:
         """Return the profile as it stands in for a version that has none."""
-        profile = self.model_copy()
-        profile._asked = asked  # noqa: SLF001 - a copy made by the class itself
-        return profile
+        return self.model_copy(update={"_asked": asked})
 
     @property
     def release(self) -> tuple[int, int] | None:
@@ -164,7 +164,7 @@ class EngineProfile(ProfileSection):
 
     @field_validator("max_prefill_tokens")
     @classmethod
-    def _of_sglang(cls, tokens: int | None, info: ValidationInfo) -> int | None:
+    def _of_sglang(cls, tokens: int | None, info: "ValidationInfo") -> int | None:
         if tokens is not None and info.data.get("policy") != "sglang":
             msg = "only policy sglang has such a limit beside the tokens of a step"
             raise ValueError(msg)
@@ -257,7 +257,7 @@ def load_profile(name_or_path: str) -> EngineProfile:
 @cache
 def _bundled(name: str) -> EngineProfile:
     """Read a bundled profile once: every plan of a search asks for the engines that could run it."""
-    return check_profile(merge_profile(name))
+    return EngineProfile.trusted(merge_profile(name).values)
 
 
 def check_profile(merged: MergedProfile) -> EngineProfile:

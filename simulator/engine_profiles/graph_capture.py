@@ -3,8 +3,7 @@
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
-
+from cluster_specs.files.declared import Field, field_validator
 from simulator.engine_profiles.graph_modes import MOST_GRAPH_TOKENS
 from simulator.engine_profiles.profile_section import GraphTokens, ProfileSection, Source
 

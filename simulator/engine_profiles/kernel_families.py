@@ -11,9 +11,8 @@ the number format, for attention its variant and formats. A device's name comes 
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import Field, field_validator
-
 from cluster_specs.device import DeviceSpec
+from cluster_specs.files.declared import Field, field_validator
 from cluster_specs.files.shown import shown
 from costmodel.families.all import OP_FAMILIES
 from simulator.engine_profiles.profile_section import ProfileSection, Source

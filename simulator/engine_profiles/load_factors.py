@@ -13,11 +13,12 @@ from typing import Annotated, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
+from cluster_specs.files.declared import Field, model_validator
 from costmodel.ops.arrays import Array
 from simulator.engine_profiles.profile_section import Count, ProfileSection, Source
 
+_NO_SOURCE: Final = "no runs were calibrated on"
 _MOST_LOG: Final = math.log(10.0)  # as much as a price factor may do
 Octaves = Annotated[float, Field(gt=0, le=20)]
 Weight = Annotated[float, Field(ge=-_MOST_LOG, le=_MOST_LOG)]
@@ -42,7 +43,7 @@ class LoadFactors(ProfileSection):
     tokens_octaves: Octaves = 1.0
     ranks_octaves: Octaves = 1.0
     points: Annotated[list[LoadPoint], Field(max_length=100)] = Field(default_factory=list)
-    source: Source = "no runs were calibrated on"
+    source: Source = _NO_SOURCE
 
     @model_validator(mode="after")
     def _points_are_bounded_and_have_a_source(self) -> "LoadFactors":
@@ -51,7 +52,7 @@ class LoadFactors(ProfileSection):
             if abs(math.log(factor)) > _MOST_LOG:
                 where = f"{point.tokens} tokens on {point.ranks} ranks"
                 raise ValueError(f"the factor at {where} is {factor:.3g}, must be from 0.1 to 10")
-        if self.points and "source" not in self.model_fields_set:
+        if self.points and self.source == _NO_SOURCE:
             msg = "points need a source: say which runs they were learnt from"
             raise ValueError(msg)
         return self
@@ -71,4 +72,4 @@ class LoadFactors(ProfileSection):
         return self.model_copy(update={"points": points})
 
 
-NO_LOAD_FACTORS: Final = LoadFactors()
+NO_LOAD_FACTORS: Final = LoadFactors.trusted({})

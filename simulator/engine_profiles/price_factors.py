@@ -7,12 +7,12 @@ link. What that leaves beside the engine's own time is one factor per family, le
 
 from typing import Annotated, Final
 
-from pydantic import Field, model_validator
-
+from cluster_specs.files.declared import Field, model_validator
 from simulator.engine_profiles.constant import WITH_ERROR, error_of
 from simulator.engine_profiles.profile_section import ProfileSection, Source
 
 Factor = Annotated[float, Field(ge=0.1, le=10), *WITH_ERROR]
+_NO_SOURCE: Final = "prices as they are fitted"
 FAMILIES: Final = (
     "gemm",
     "attention_prefill",
@@ -34,11 +34,11 @@ class PriceFactors(ProfileSection):
     scan: Factor = 1.0
     collective: Factor = 1.0  # transfers between devices
     small_ops: Factor = 1.0  # norms, activations, roundings, copies
-    source: Source = "prices as they are fitted"
+    source: Source = _NO_SOURCE
 
     @model_validator(mode="after")
     def _figures_have_a_source(self) -> "PriceFactors":
-        if not self.are_as_fitted and "source" not in self.model_fields_set:
+        if not self.are_as_fitted and self.source == _NO_SOURCE:
             msg = "factors need a source: say which runs they were learnt from"
             raise ValueError(msg)
         return self
@@ -49,4 +49,4 @@ class PriceFactors(ProfileSection):
         return all(getattr(self, family) == 1.0 and not error_of(getattr(self, family)) for family in FAMILIES)
 
 
-AS_FITTED: Final = PriceFactors()
+AS_FITTED: Final = PriceFactors.trusted({})

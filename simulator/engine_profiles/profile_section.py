@@ -2,8 +2,7 @@
 
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from cluster_specs.files.declared import Declared, Field
 from simulator.engine_profiles.constant import WITH_ERROR
 from simulator.engine_profiles.graph_modes import MOST_GRAPH_TOKENS
 
@@ -20,7 +19,5 @@ Seconds = Annotated[float, Field(ge=0, lt=1), *WITH_ERROR]
 Source = Annotated[str, Field(min_length=1)]  # where the figures of a table come from
 
 
-class ProfileSection(BaseModel):
+class ProfileSection(Declared, frozen=True, extra="forbid", strict=True):
     """A table of the TOML file. Strict: 2.0 or true is no count, "16" no number."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

@@ -9,8 +9,7 @@ import math
 from collections.abc import Iterable
 from typing import Annotated, Final
 
-from pydantic import Field, model_validator
-
+from cluster_specs.files.declared import Field, model_validator
 from simulator.engine_profiles.profile_section import ProfileSection, Source
 
 # A half width of 0.25 reaches from 1 / 1.25 to 1.25 of the best estimate.
@@ -66,4 +65,4 @@ def _together(fractions: Iterable[float]) -> float:
     return math.expm1(math.hypot(*map(math.log1p, fractions)))
 
 
-NO_SPREAD: Final = Spread(source="nothing is stated")
+NO_SPREAD: Final = Spread.trusted({"source": "nothing is stated"})

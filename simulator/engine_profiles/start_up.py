@@ -11,8 +11,7 @@ a look after the communicators were made (vLLM from 0.11 on) leaves them out.
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field
-
+from cluster_specs.files.declared import Field
 from simulator.engine_profiles.constant import error_of
 from simulator.engine_profiles.profile_section import Count, Gibibytes, Kibibytes, Mebibytes, ProfileSection, Source
 from simulator.model.expert_layout import ExpertKernel

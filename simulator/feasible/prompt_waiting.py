@@ -13,7 +13,7 @@ _SETTINGS: Final = (
     "attention_dp_timeout_iters",
     "attention_dp_batching_wait_iters",
 )
-_NONE: Final = PromptWaiting(source="this engine starts prompts at once")
+_NONE: Final = PromptWaiting.trusted({"source": "this engine starts prompts at once"})
 
 
 def prompt_waiting(setup: ServerSetup, *, is_chunked: bool) -> PromptWaiting:

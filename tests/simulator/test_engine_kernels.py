@@ -5,9 +5,9 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from pydantic import BaseModel
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.declared import Declared
 from cluster_specs.load import load_cluster, load_device
 from costmodel.ops.op_types import Elementwise, Gemm, Moe
 from costmodel.ops.small_ops import small_op
@@ -136,13 +136,13 @@ def test_a_skew_that_no_measurement_can_have_is_refused(tmp_path: Path, skew: st
         load_profile(str(path))
 
 
-def _tables(model: type[BaseModel]) -> list[type[BaseModel]]:
+def _tables(model: type[Declared]) -> list[type[Declared]]:
     """Return the tables of a profile, itself first; entries of lists and maps are no tables."""
     nested = [
         kind
         for field in model.model_fields.values()
         for kind in (field.annotation, *get_args(field.annotation))
-        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not BatchLimits
+        if isinstance(kind, type) and issubclass(kind, Declared) and kind is not BatchLimits
     ]
     return [model, *(table for kind in nested for table in _tables(kind))]
 
@@ -167,7 +167,7 @@ def test_every_table_states_where_its_figures_come_from() -> None:
 def test_bundled_sources_say_something(name: str) -> None:
     """A bundled profile's sources are whole phrases."""
 
-    def sources(table: BaseModel) -> list[str]:
+    def sources(table: Declared) -> list[str]:
         values = [getattr(table, key) for key in type(table).model_fields]
         return [table.source, *(text for value in values if hasattr(value, "source") for text in sources(value))]  # type: ignore[attr-defined]
 

@@ -8,8 +8,10 @@ import pytest
 from cluster_specs.errors import UserError
 from cluster_specs.load import load_cluster, load_device
 from simulator.engine_profiles.bundled_profiles import bundled_path, bundled_profiles, release_in
-from simulator.engine_profiles.engine_profile import load_profile
+from simulator.engine_profiles.engine_profile import check_profile, load_profile
+from simulator.engine_profiles.inheritance import merge_profile
 from simulator.plan.plan import Plan, parse_plan
+from tests.cluster_specs.exact import exact
 
 
 @pytest.mark.parametrize("name", bundled_profiles())
@@ -21,6 +23,12 @@ def test_a_profile_is_what_its_file_is_called(name: str) -> None:
     assert profile.release == release_in(name)
     assert profile.batch_limits(load_device("v100-sxm2")).max_num_seqs > 0
     assert len(profile.host.source) > 20
+
+
+@pytest.mark.parametrize("name", bundled_profiles())
+def test_a_bundled_profile_needs_no_check(name: str) -> None:
+    """It passes the checks of a person's profile, and is the same without them, to the type of every number."""
+    assert exact(check_profile(merge_profile(name))) == exact(load_profile(name))
 
 
 @pytest.mark.parametrize(
