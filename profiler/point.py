@@ -45,6 +45,11 @@ class OpShape:
         """Shape columns by name."""
         return dict(zip(FAMILIES[self.family].shape_columns, self.values, strict=True))
 
+    @property
+    def is_collective(self) -> bool:
+        """Whether it is an exchange between ranks."""
+        return self.family in COLLECTIVE_FAMILIES
+
     def __str__(self) -> str:
         """Short text for progress lines and error messages."""
         return f"{self.family} {self.dtype} " + " ".join(f"{name}={value}" for name, value in self.shape.items())
@@ -65,6 +70,11 @@ class Point:
     def family(self) -> str:
         """Op family of the row."""
         return self.op.family
+
+    @property
+    def is_collective(self) -> bool:
+        """Whether every rank takes part in it."""
+        return self.op.is_collective
 
     @property
     def key(self) -> Key:

@@ -13,6 +13,7 @@ import click
 
 from cluster_specs.command_line import Command, refuse_given, strict_json
 from profiler.doctor.command import doctor
+from profiler.errors import LAUNCHER_LOST, TRY_AGAIN_EXIT_CODE
 
 if TYPE_CHECKING:
     from profiler.request import ProfileRequest
@@ -38,6 +39,8 @@ _OF_A_RUN: Final = (
     ),
     *("exhaustive", "db", "nproc_per_node", "seed"),
 )
+# By what stopped the run.
+_EXIT_CODES: Final = {None: 0, "SIGINT": 130, "SIGTERM": 143, LAUNCHER_LOST: TRY_AGAIN_EXIT_CODE}
 
 
 def _strings(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:  # noqa: ARG001
@@ -118,8 +121,8 @@ def profile(ctx: click.Context, /, *, nproc_per_node: int, as_json: bool, self_t
         refuse_given(ctx, *_OF_A_RUN, "dry_run", "as_json", because="--self-test measures known quantities alone")
     if options["exhaustive"]:
         refuse_given(ctx, "target_error", because="--exhaustive measures every point, whatever the error")
+    place = RankPlace.from_environment()  # while its launcher is surely there
     request = _request(**options)
-    place = RankPlace.from_environment()
     if self_test:
         ctx.exit(_self_test(request, place))
     if request.dry_run:
@@ -135,7 +138,7 @@ def profile(ctx: click.Context, /, *, nproc_per_node: int, as_json: bool, self_t
     if place.rank == 0:
         _refuse_empty(outcome)
         click.echo(strict_json(asdict(outcome), indent=None) if as_json else _summary(outcome))
-    ctx.exit({"SIGINT": 130, "SIGTERM": 143}.get(outcome.stopped_by or "", 0))
+    ctx.exit(_EXIT_CODES[outcome.stopped_by])
 
 
 def _request(**options: Any) -> "ProfileRequest":

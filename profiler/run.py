@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from profiler.errors import LAUNCHER_LOST
 from profiler.journal import Entry, Journal
 from profiler.ledger import Ledger
 from profiler.point import Point
@@ -47,26 +48,31 @@ class Outcome:
 class StopSignal:
     """SIGINT or SIGTERM asks for an end after the point in flight; a second one ends at once.
 
-    One that the process was started to ignore asks for nothing.
+    One that the process was started to ignore asks for nothing. The end of the launcher, by default the process that
+    started this one, asks for it too: nobody is left to look after the rank.
     """
 
-    def __init__(self) -> None:
-        self.name: str | None = None
-        self._parent_pid = os.getppid()
+    def __init__(self, launcher_pid: int | None = None) -> None:
+        self._name: str | None = None
+        self._parent_pid = launcher_pid or os.getppid()
 
     @property
-    def is_orphaned(self) -> bool:
-        """Whether the process that started this one has died without ending it."""
-        return os.getppid() != self._parent_pid
+    def name(self) -> str | None:
+        """What asked for the end, None while nothing has."""
+        return self._name or (LAUNCHER_LOST if os.getppid() != self._parent_pid else None)
+
+    def follow(self, names: Iterable[str | None]) -> None:
+        """End for what another rank has heard, unless this one has heard something itself."""
+        self._name = self.name or next((name for name in names if name), None)
 
     def listening(self) -> AbstractContextManager[None]:
         """Take the signals over, and give them back at the end."""
         return listening(self._hear)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal's signature
-        if self.name is not None:
+        if self._name not in {None, LAUNCHER_LOST}:
             raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
+        self._name = signal.Signals(number).name
 
 
 class Run:
@@ -108,8 +114,8 @@ class Run:
         return None if self._budget_s is None else max(self._budget_s * share - self.spent_s, 0.0) * ranks
 
     def is_over(self, share: float = 1.0) -> bool:
-        """Whether to begin no further point: stopped, left alone, or this ``share`` of the budget is spent."""
-        if self.stop.name is not None or self.stop.is_orphaned:
+        """Whether to begin no further point: stopped, or this ``share`` of the budget is spent."""
+        if self.stop.name is not None:
             return True
         return self._budget_s is not None and self.spent_s > self._budget_s * share
 

@@ -1,17 +1,18 @@
-"""What a run measures, in order: collectives, then compute points clock by clock, a share of each clock's twice.
+"""What a run measures, in order: one plan over collectives and compute points, a share of these twice.
 
-Where compute points follow, collectives get the part of the budget that buys both as many points to a label, a third at
-most. Points are repeated while their own clock
+With clocks to lock there is a plan for each, and one for collectives before, whose clocks nobody locks; they get the
+part of the budget that buys both as many points to a label, a third at most. Points are repeated while their own clock
 is still in force: at another clock the repeat would tell of the clock.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from profiler.bench import Bench
 from profiler.collectives.bench import CollectiveBench
 from profiler.collectives.groups import GroupLayout, default_levels, group_layouts
-from profiler.collectives.rounds import measure_collectives
+from profiler.collectives.rounds import CollectiveRounds
 from profiler.compute_rounds import ComputeRounds
 from profiler.drift import drift_frac, measure_drift
 from profiler.instruments.clocks import ClockControl
@@ -23,13 +24,14 @@ from profiler.planning.series import in_labels
 from profiler.point import Point, answers
 from profiler.ranks import RankPlace
 from profiler.request import ProfileRequest
+from profiler.rounds import Rounds
 from profiler.run import Run
 
 if TYPE_CHECKING:
     from costmodel.fitting.prior import Prior
 
 _COLLECTIVES_SHARE: Final = 0.35  # at most
-COMPUTE_SHARE: Final = 0.95
+BUDGET_SHARE: Final = 0.95
 _CLOCK_TOLERANCE_MHZ: Final = 20.0  # one step of 15 MHz and what reading back rounds away
 
 
@@ -46,9 +48,9 @@ def layouts_of(machine: Machine, place: RankPlace) -> list[GroupLayout]:
 def collectives_share(collective_labels: int, compute_labels: int, ranks: int) -> float:
     """Return the share of the budget after which collectives make room; all ranks measure a collective together."""
     if not compute_labels:
-        return COMPUTE_SHARE
+        return BUDGET_SHARE
     together = collective_labels * ranks
-    return min(_COLLECTIVES_SHARE, COMPUTE_SHARE * together / (together + compute_labels))
+    return min(_COLLECTIVES_SHARE, BUDGET_SHARE * together / (together + compute_labels))
 
 
 def measure_workload(
@@ -63,23 +65,23 @@ def measure_workload(
     """Measure until the plans are fulfilled or time is up; all ranks call it together."""
     for note in (*machine.notes, *workload.notes):
         _say(run, note)
-    if workload.collectives:
-        _measure_collectives(run, request, machine, workload)
-    rounds = ComputeRounds(
-        run, bench, budget_share=COMPUTE_SHARE, hang_s=request.policy.hang_s, wants_energy=wants_energy
-    )
+    alone = ComputeRounds(run, bench, hang_s=request.policy.hang_s, wants_energy=wants_energy)
     prior = _prior(run, request, machine)
     ratios: list[float] = []
     clocks: tuple[int | None, ...] = request.clocks_mhz or (None,)
-    with machine.clocks() as control:
+    with _collectives(run, request, machine, workload) as (together, collectives), machine.clocks() as control:
+        rounds = Rounds(run, alone, together)
+        if request.clocks_mhz and collectives:
+            labels = len(in_labels(collectives)), len(in_labels(workload.compute))
+            share = collectives_share(*labels, run.ranks.place.world_size)
+            _fulfil(rounds, _planner(request, collectives, run, prior), share, run)
         for index, clock_mhz in enumerate(clocks):
             in_force = None if clock_mhz is None else _lock(run, control, clock_mhz)
-            planner = _planner(request, [point.at(in_force) for point in workload.compute], run, prior)
-            rounds.fulfil(planner)
-            run.outcome.is_fulfilled &= not run.is_over(COMPUTE_SHARE)
-            if planner is not None:
-                run.outcome.left_out += planner.left_out()
-            ratios += measure_drift(run, bench, rounds.timed, seed=request.seed)
+            beside = () if request.clocks_mhz else collectives
+            points = [*beside, *(point.at(in_force) for point in workload.compute)]
+            alone.timed.clear()
+            _fulfil(rounds, _planner(request, points, run, prior), BUDGET_SHARE, run)
+            ratios += measure_drift(run, bench, alone.timed, seed=request.seed)
             if clock_mhz is not None and in_force is None:
                 if rest := ", ".join(map(str, clocks[index + 1 :])):
                     _say(run, f"left out: {rest} MHz, which would be the same unlocked clock again")
@@ -124,20 +126,29 @@ def _lock(run: Run, control: ClockControl, clock_mhz: int) -> float | None:
     return agreed
 
 
-def _measure_collectives(run: Run, request: ProfileRequest, machine: Machine, workload: PointsToMeasure) -> None:
-    layouts = layouts_of(machine, run.ranks.place)
-    bench = CollectiveBench(machine.device, layouts, timeout_s=request.collective_timeout_s)
+@contextmanager
+def _collectives(
+    run: Run, request: ProfileRequest, machine: Machine, workload: PointsToMeasure
+) -> Iterator[tuple[CollectiveRounds | None, list[Point]]]:
+    """Open the groups of ranks that collectives are measured over; gives the points on the paths that are there."""
+    if not workload.collectives:
+        yield None, []
+        return
+    bench = CollectiveBench(
+        machine.device, layouts_of(machine, run.ranks.place), timeout_s=request.collective_timeout_s
+    )
     kernels = {op.shape["kind"]: bench.kernels_for(op.shape["kind"]) for op in workload.collectives}
     points = place_collectives(workload.collectives, kernels, bench.launches(), machine.name, seed=request.seed)
-    planner = _planner(request, points, run, None)  # no two clusters share a network
-    share = collectives_share(len(in_labels(points)), len(in_labels(workload.compute)), run.ranks.place.world_size)
-    measure_collectives(
-        run, bench, planner, request.policy, budget_share=share, hang_s=5 * request.collective_timeout_s + 60
-    )
+    yield CollectiveRounds(run, bench, request.policy, hang_s=5 * request.collective_timeout_s + 60), points
+    bench.close()  # not after an error: the groups may hang
+
+
+def _fulfil(rounds: Rounds, planner: Planner | None, budget_share: float, run: Run) -> None:
+    """Measure what a plan asks for, and keep for the summary whether it got there."""
+    rounds.fulfil(planner, budget_share)
+    run.outcome.is_fulfilled &= not run.is_over(budget_share)
     if planner is not None:
-        run.outcome.is_fulfilled &= not run.is_over(share)
         run.outcome.left_out += planner.left_out()
-    bench.close()
 
 
 def _planner(request: ProfileRequest, points: list[Point], run: Run, prior: "Prior | None") -> Planner | None:
@@ -149,7 +160,14 @@ def _planner(request: ProfileRequest, points: list[Point], run: Run, prior: "Pri
     if request.exhaustive or not todo:
         return FixedPlan(todo, seed=request.seed)
     shares = step_shares(request)
-    plan = AdaptivePlan(points, target_error=request.target_error, seed=request.seed, prior=prior, shares=shares)
+    plan = AdaptivePlan(
+        points,
+        target_error=request.target_error,
+        seed=request.seed,
+        prior=prior,
+        shares=shares,
+        ranks=run.ranks.place.world_size,
+    )
     families = sorted({point.family for point in points})
     plan.learn(answers(points, ((family, row) for family in families for _, row in run.ledger.stored(family))))
     return plan

@@ -1,57 +1,44 @@
-"""Collective points: all ranks together, one at a time, in the order rank 0 announces; rank 0 keeps the rows."""
+"""Collective points: all ranks together, one at a time, in the order rank 0 announced; rank 0 keeps the rows."""
 
 from collections.abc import Sequence
-from typing import Final
 
 from profiler.bench import columns_of
 from profiler.collectives.bench import CollectiveBench, CollectiveTiming
 from profiler.device_health import device_lost, is_usable
-from profiler.planning.planner import Planner
+from profiler.journal import Entry
 from profiler.point import Point
 from profiler.progress import Progress
 from profiler.run import Row, Run
 from profiler.timing import Measurement, TimingPolicy
 
-_ROUND_POINTS: Final = 32
 
+class CollectiveRounds:
+    """Measures collectives, each by all ranks together."""
 
-def measure_collectives(
-    run: Run,
-    bench: CollectiveBench,
-    planner: Planner | None,
-    policy: TimingPolicy,
-    *,
-    budget_share: float,
-    hang_s: float,
-) -> None:
-    """Measure what rank 0's planner (None elsewhere) asks for, until that or this share of the budget is exhausted."""
-    with Progress(run, planner, name="collectives: ") as progress:
-        while True:
-            is_over = any(run.ranks.collect(run.is_over(budget_share)))
-            wanted: Sequence[Point] = []
-            if planner is not None and not is_over:
-                wanted = planner.next_points(_ROUND_POINTS, run.spendable_s(budget_share, 1))
-            wanted = run.ranks.share(wanted)
-            if not wanted:
-                return
-            rows: list[tuple[Point, Row]] = []
-            for index, point in enumerate(wanted):
-                if any(run.ranks.collect(run.is_over(budget_share))):
-                    break
-                with run.in_flight(point, hang_s):
-                    row = row_of(point, bench.measure(point, policy.rule()))
-                if run.ranks.is_first:
-                    run.journal.commit(point.family, run.outcome.run_id, [row])
-                    rows.append((point, row))
-                    progress.reach(index + 1)
-                else:
-                    run.journal.abandon()
-                if row["status"] == "error" and not all(run.ranks.collect(is_usable(bench.device))):
-                    raise device_lost(point)
-            run.store([entry for point, row in rows for entry in run.entries(point, [row])])
-            if planner is not None:
-                planner.learn(rows)
-                progress.end_round()
+    def __init__(self, run: Run, bench: CollectiveBench, policy: TimingPolicy, *, hang_s: float) -> None:
+        self._run = run
+        self._bench = bench
+        self._policy = policy
+        self._hang_s = hang_s
+
+    def measure(self, wanted: Sequence[Point], budget_share: float, progress: Progress) -> list[Entry]:
+        """Return the rows on rank 0, none on the others; ends early when time is up for any rank."""
+        run = self._run
+        entries: list[Entry] = []
+        for index, point in enumerate(wanted):
+            if any(run.ranks.collect(run.is_over(budget_share))):
+                break
+            with run.in_flight(point, self._hang_s):
+                row = row_of(point, self._bench.measure(point, self._policy.rule()))
+            if run.ranks.is_first:
+                run.journal.commit(point.family, run.outcome.run_id, [row])
+                entries += run.entries(point, [row])
+                progress.reach(index + 1)
+            else:
+                run.journal.abandon()
+            if row["status"] == "error" and not all(run.ranks.collect(is_usable(self._bench.device))):
+                raise device_lost(point)
+        return entries
 
 
 def row_of(point: Point, timing: CollectiveTiming) -> Row:

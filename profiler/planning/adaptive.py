@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 
 from profiler.planning.latency_model import prior_of
-from profiler.planning.planner import Row
+from profiler.planning.planner import Row, collectives_first
 from profiler.planning.series import Series, in_series
 from profiler.point import OpShape, Point
 
@@ -29,7 +29,7 @@ _LARGEST_PART: Final = 0.1
 
 
 class AdaptivePlan:
-    """The adaptive plan over a set of candidate points.
+    """The adaptive plan over a set of candidate points, to be measured by so many ``ranks``.
 
     A series whose error falls to more than ``stall_ratio`` of what it was at half the points has stalled; infinity
     never gives up. ``prior`` is an earlier fit whose prices the measurements may resemble, ``shares`` says which part
@@ -44,6 +44,7 @@ class AdaptivePlan:
         seed: int,
         prior: "Prior | None" = None,
         shares: Mapping[OpShape, float] | None = None,
+        ranks: int = 1,
         stall_ratio: float = 0.85,
     ) -> None:
         self._target = target_error
@@ -51,7 +52,12 @@ class AdaptivePlan:
         self._random = random.Random(seed)  # noqa: S311 - an order of measurement, not a secret
         share_of = shares or {}
         found = [
-            Series(members, prior_of(members, prior), np.array([share_of.get(point.op, 0.0) for point in members]))
+            Series(
+                points=members,
+                prior_s=None if members[0].is_collective else prior_of(members, prior),  # no two share a network
+                shares=np.array([share_of.get(point.op, 0.0) for point in members]),
+                ranks=ranks if members[0].is_collective else 1,
+            )
             for members in in_series(points)
         ]
         self._series = sorted(_alternating(found), key=lambda series: -series.shares.sum())
@@ -61,14 +67,14 @@ class AdaptivePlan:
     def next_points(self, limit: int, spendable_s: float | None = None) -> list[Point]:
         """Return points of the first of these that has any: a fit's needs, the steps, the coarse grid, the rest.
 
-        ``spendable_s`` is the time left for measuring, over all ranks. The rest is shared by a series' error times its
-        points.
+        ``spendable_s`` is the time left for measuring, over all ranks, all of which a collective takes. The rest is
+        shared by a series' error times its points, over the ranks that each takes.
         """
         return (
             self._needed(limit, spendable_s)
-            or self._of_steps(limit, spendable_s)
-            or self._coarse(limit, spendable_s)
-            or self._rest(limit, spendable_s)
+            or collectives_first(self._of_steps(limit, spendable_s))
+            or collectives_first(self._coarse(limit, spendable_s))
+            or collectives_first(self._rest(limit, spendable_s))
         )
 
     def _needed(self, limit: int, spendable_s: float | None) -> list[Point]:
@@ -77,7 +83,7 @@ class AdaptivePlan:
         untouched = [series.smallest() for series in short if not series.is_begun]
         if untouched:
             return untouched[:limit]
-        most_s = _part(spendable_s, sum(series.lacking for series in short))
+        most_s = _part(spendable_s, sum(series.lacking * series.ranks for series in short))
         chosen = itertools.chain.from_iterable(series.needed(most_s) for series in short)
         return list(itertools.islice(chosen, limit))
 
@@ -87,7 +93,7 @@ class AdaptivePlan:
         return [point for _, point in sorted(found, key=lambda of_step: -of_step[0])][:limit]
 
     def _coarse(self, limit: int, spendable_s: float | None) -> list[Point]:
-        most_s = _part(spendable_s, sum(series.coarse_lacking for series in self._series))
+        most_s = _part(spendable_s, sum(series.coarse_lacking * series.ranks for series in self._series))
         queues: dict[tuple[str, str], list[Point]] = {}
         for series in self._series:
             queues.setdefault(series.kind, []).extend(series.coarse(most_s))
@@ -100,7 +106,7 @@ class AdaptivePlan:
         if not open_series:
             return []
         most_s = None if spendable_s is None else _LARGEST_PART * spendable_s
-        ignorance = [min(series.error, 1.0) * len(series.todo) for series in open_series]
+        ignorance = [min(series.error, 1.0) * len(series.todo) / series.ranks for series in open_series]
         chosen: list[Point] = []
         for series, share in zip(open_series, ignorance, strict=True):
             chosen += series.most_informative(max(1, math.floor(limit * share / sum(ignorance))), most_s)
@@ -147,7 +153,7 @@ class AdaptivePlan:
 
 
 def _part(spendable_s: float | None, points: int) -> float | None:
-    """Time for one of so many points that are all to be measured."""
+    """Time of one rank for one of so many points that are all to be measured."""
     return None if spendable_s is None else spendable_s / max(points, 1)
 
 

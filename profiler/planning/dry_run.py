@@ -1,7 +1,7 @@
 """What a run would measure and cost, and what its budget reaches, before anything is measured."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,13 +9,13 @@ from costmodel.families.family import FEWEST_POINTS
 from profiler.duration import format_duration
 from profiler.ledger import Ledger
 from profiler.machine import Machine
-from profiler.planning.points_to_measure import PointsToMeasure, place_collectives
+from profiler.planning.points_to_measure import PointsToMeasure, place_collectives, step_shares
 from profiler.planning.series import in_labels
-from profiler.point import Point, counted
+from profiler.point import OpShape, Point, counted
 from profiler.ranks import RankPlace
 from profiler.request import ProfileRequest
 from profiler.session import open_bench, plan_workload
-from profiler.sweep import COMPUTE_SHARE, collectives_share
+from profiler.sweep import BUDGET_SHARE, collectives_share
 
 # Operands, compilation and graph capture of a point, beside warm-up and sampling.
 _SETUP_S: Final = 0.05
@@ -26,10 +26,10 @@ _ENERGY_S: Final = 7.0
 class Reach:
     """Labels that get the points a fit needs and points measured, each of how many; all clocks together."""
 
-    labels: int
-    of_labels: int
-    points: int
-    of_points: int
+    labels: int = 0
+    of_labels: int = 0
+    points: int = 0
+    of_points: int = 0
 
     def __add__(self, other: "Reach") -> "Reach":
         """Both together."""
@@ -99,38 +99,74 @@ def _reach(
     ledger: Ledger,
     opening_s: float,
 ) -> Reach | None:
-    """Share the budget over compute points and collectives as the run does, every point sampled to its cap."""
+    """Spend the budget plan by plan as the run does, every point sampled to its cap."""
     compute, collectives = wanted
     if request.budget_s is None:
         return None
-    clocks = max(1, len(request.clocks_mhz))
-    point_s = _SETUP_S + request.policy.longest_s
-    share = collectives_share(len(in_labels(collectives)), len(in_labels(compute)), ranks)
-    together_s = max(share * request.budget_s - opening_s, 0.0) if collectives else 0.0
-    first = _bought(collectives, ledger, int(together_s / point_s))
-    left_s = max(COMPUTE_SHARE * request.budget_s - opening_s - first.points * point_s, 0.0)
-    energy_s = {"none": 0.0, "some": clocks * request.energy_points * _ENERGY_S / ranks, "all": 0.0}[request.energy]
-    point_s += _ENERGY_S if request.energy == "all" else 0.0
-    affordable = int(max(left_s - energy_s, 0.0) * ranks / point_s)
+    spender = _Spender(request, ranks, ledger, step_shares(request))
+    left_s = max(BUDGET_SHARE * request.budget_s - opening_s, 0.0) * ranks
+    reach, beside = Reach(), collectives
+    if request.clocks_mhz and collectives:
+        share = collectives_share(len(in_labels(collectives)), len(in_labels(compute)), ranks)
+        reach, spent_s = spender.spend(collectives, max(share * request.budget_s - opening_s, 0.0) * ranks)
+        left_s, beside = left_s - spent_s, ()
+    if request.energy == "some":
+        left_s = max(left_s - max(1, len(request.clocks_mhz)) * request.energy_points * _ENERGY_S, 0.0)
     for clock in request.clocks_mhz or (None,):
-        bought = _bought([point.at(clock) for point in compute], ledger, affordable)
-        affordable -= bought.points
-        first += bought
-    return first
+        bought, spent_s = spender.spend([*beside, *(point.at(clock) for point in compute)], left_s)
+        left_s -= spent_s
+        reach += bought
+    return reach
 
 
-def _bought(points: Sequence[Point], ledger: Ledger, affordable: int) -> Reach:
-    """Spend so many points as the adaptive plan does: one for each label, then label by label what a fit needs."""
-    labels = in_labels(points)
-    left = [sum(point not in ledger for point in members) for members in labels]
-    fresh = [len(members) == todo for members, todo in zip(labels, left, strict=True)]
-    spent, fitted = sum(fresh), 0
-    for members, todo, is_fresh in zip(labels, left, fresh, strict=True):
-        spent += min(max(FEWEST_POINTS - (len(members) - todo), 0), todo) - is_fresh
-        if spent > affordable:
-            break
-        fitted += len(members) >= FEWEST_POINTS
-    return Reach(labels=fitted, of_labels=len(labels), points=min(affordable, sum(left)), of_points=sum(left))
+class _Spender:
+    """Spends seconds of one rank as the adaptive plan does: a point for each label, a fit's points, then the rest."""
+
+    def __init__(self, request: ProfileRequest, ranks: int, ledger: Ledger, shares: Mapping[OpShape, float]) -> None:
+        self._point_s = _SETUP_S + request.policy.longest_s
+        self._energy_s = _ENERGY_S if request.energy == "all" else 0.0
+        self._ranks = ranks
+        self._ledger = ledger
+        self._shares = shares
+
+    def spend(self, points: Sequence[Point], spendable_s: float) -> tuple[Reach, float]:
+        """Return what so many seconds of all ranks together buy of one plan's points, and what of them it takes."""
+        labels = sorted(in_labels(points), key=lambda label: -sum(self._shares.get(point.op, 0.0) for point in label))
+        left = [sum(point not in self._ledger for point in label) for label in labels]
+        first = [int(todo == len(label)) for label, todo in zip(labels, left, strict=True)]
+        spent_s, bought, fitted = 0.0, 0, 0
+        for label, count in zip(labels, first, strict=True):
+            taken, cost_s = self._afforded(label, count, spendable_s - spent_s)
+            spent_s, bought = spent_s + cost_s, bought + taken
+        for label, todo, count in zip(labels, left, first, strict=True):
+            lacking = min(max(FEWEST_POINTS - (len(label) - todo), 0), todo) - count
+            taken, cost_s = self._afforded(label, lacking, spendable_s - spent_s)
+            spent_s, bought = spent_s + cost_s, bought + taken
+            if taken < lacking:
+                break
+            fitted += len(label) >= FEWEST_POINTS
+        else:
+            rest, rest_s = self._rest(labels, left, bought, spent_s, spendable_s)
+            spent_s, bought = spent_s + rest_s, bought + rest
+        return Reach(labels=fitted, of_labels=len(labels), points=bought, of_points=sum(left)), spent_s
+
+    def _rest(
+        self, labels: Sequence[Sequence[Point]], left: Sequence[int], bought: int, spent_s: float, spendable_s: float
+    ) -> tuple[int, float]:
+        """Return how many points after those that fits need are bought, each at the mean cost, and what they take."""
+        count = sum(left) - bought
+        rest_s = sum(todo * self._cost_s(label[0]) for label, todo in zip(labels, left, strict=True)) - spent_s
+        part = min((spendable_s - spent_s) / rest_s, 1.0) if count else 0.0
+        return int(part * count), part * rest_s
+
+    def _afforded(self, label: Sequence[Point], count: int, spendable_s: float) -> tuple[int, float]:
+        """Return how many of ``count`` points of a label so many seconds buy, and what they take."""
+        cost_s = self._cost_s(label[0])
+        taken = min(count, int(spendable_s / cost_s))
+        return taken, taken * cost_s
+
+    def _cost_s(self, point: Point) -> float:
+        return self._point_s * self._ranks if point.is_collective else self._point_s + self._energy_s
 
 
 def describe(survey: Survey) -> str:

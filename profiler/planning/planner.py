@@ -10,10 +10,10 @@ Row = Mapping[str, Any]
 
 
 class Planner(Protocol):
-    """Rank 0's plan over one clock and its compute points."""
+    """Rank 0's plan over the points of one clock."""
 
     def next_points(self, limit: int, spendable_s: float | None = None) -> list[Point]:
-        """Return up to ``limit`` points to measure next, none when the plan is fulfilled.
+        """Return up to ``limit`` points to measure next, in that order, none when the plan is fulfilled.
 
         ``spendable_s`` is the time left for measuring, over all ranks; None without a budget.
         """
@@ -32,8 +32,13 @@ class Planner(Protocol):
         """Sentences on what was not measured and why, for the end of the run."""
 
 
+def collectives_first(points: Iterable[Point]) -> list[Point]:
+    """Return points so that ranks change once between measuring together and each by itself, in order otherwise."""
+    return sorted(points, key=lambda point: not point.is_collective)
+
+
 class FixedPlan:
-    """Every point once, in a random order that depends on the seed alone."""
+    """Every point once, in a random order that depends on the seed alone, collectives of a round first."""
 
     def __init__(self, points: Sequence[Point], *, seed: int) -> None:
         self._todo = {point.identity: point for point in points}
@@ -45,7 +50,7 @@ class FixedPlan:
     def next_points(self, limit: int, spendable_s: float | None = None) -> list[Point]:  # noqa: ARG002 - fixed order
         """Return the next points of the order that nobody has measured yet."""
         self._order = [identity for identity in self._order if identity in self._todo]
-        return [self._todo[identity] for identity in self._order[:limit]]
+        return collectives_first(self._todo[identity] for identity in self._order[:limit])
 
     def learn(self, rows: Iterable[tuple[Point, Row]]) -> None:
         """Strike measured points off."""

@@ -13,7 +13,7 @@ from costmodel.families.all import OP_FAMILIES
 from profiler.bench import Bench
 from profiler.collectives.groups import GroupLayout
 from profiler.planning.grid import DEFAULT_DTYPES, FAMILIES, DeviceKind, general_grid
-from profiler.point import COLLECTIVE_FAMILIES, OpShape, Point
+from profiler.point import OpShape, Point
 from profiler.request import ProfileRequest
 from profiles_db.manifest import SHARES, ShapeManifest, load_manifest
 
@@ -44,7 +44,7 @@ def wanted_shapes(request: ProfileRequest, kind: DeviceKind, layouts: Sequence[G
     shapes = list(dict.fromkeys([*asked, *_shares_in(manifest)]))
     shapes = [op for op in shapes if request.families is None or op.family in request.families]
     if request.dtypes is not None:
-        shapes = [op for op in shapes if op.family in COLLECTIVE_FAMILIES or op.dtype in request.dtypes]
+        shapes = [op for op in shapes if op.is_collective or op.dtype in request.dtypes]
     if not shapes:
         raise UserError(
             f"{request.manifest}: no shape left to measure",
@@ -81,7 +81,7 @@ def place_workload(
     foreign: set[tuple[int, int, str]] = set()
     foreign_count = without_kernel = 0
     for op in shapes:
-        if op.family in COLLECTIVE_FAMILIES:
+        if op.is_collective:
             key = (op.shape["ranks"], op.shape["nodes"], op.shape["level"])
             if key in known:
                 collectives.append(op)

@@ -31,7 +31,7 @@ _REFIT_GROWTH: Final = 1.25
 # Whether an error still falls is told over a doubling of the points, from this many coarse grids on.
 _STALL_GROWTH: Final = 2.0
 _STALL_COARSE: Final = 3.0
-# A point whose calls are long takes this many of them: a warm-up, two samples, and as much again for its operands.
+# A point whose calls are long takes so many of every rank: a warm-up, two samples, as much again for its operands.
 _CALLS: Final = 4.0
 # A series whose kernel refuses points is tried this often for each one that a fit needs.
 _TRIES: Final = 2
@@ -60,16 +60,18 @@ def _labels_in(members: Sequence[Point]) -> list[Indices]:
     return [label for label in (np.flatnonzero(aligned), np.flatnonzero(~aligned)) if len(label)]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Series:
     """Candidates of one series, and what is known of them.
 
-    ``prior_s`` [points] is what an earlier fit expects of them in seconds, ``shares`` [points] their shares of a step.
+    ``prior_s`` [points] is what an earlier fit expects of them in seconds, ``shares`` [points] their shares of a step;
+    each keeps ``ranks`` ranks busy.
     """
 
     points: list[Point]
     prior_s: Array | None
     shares: Array
+    ranks: int = 1
     todo: dict[tuple[str, Key], int] = field(init=False)
     _labels: list[Indices] = field(init=False)
     _x: Array = field(init=False)
@@ -146,12 +148,12 @@ class Series:
             self._latency_s[index] = float(row["latency_s"])
 
     def needed(self, most_s: float | None) -> list[Point]:
-        """Return the points a fit still lacks, spread over those that take ``most_s`` at most, else the quickest."""
+        """Return what a fit still lacks, spread over points of ``most_s`` of a rank at most, else the quickest."""
         chosen: list[Point] = []
         for label in self._labels:
             count, left = self._lacks(label), self._left(label)
             expected_s = self._expected_s(left)
-            quick = left if most_s is None else left[_CALLS * expected_s <= most_s]
+            quick = left if most_s is None else left[_CALLS * self.ranks * expected_s <= most_s]
             if len(quick) < count:
                 quick = left[np.argsort(expected_s, kind="stable")][:count]
             chosen += self._heavy_and_spread(quick, count)
@@ -183,7 +185,7 @@ class Series:
     def _within(self, most_s: float | None) -> Indices:
         """Return the indices of points not tried that are expected to take ``most_s`` at most."""
         left = np.fromiter(self.todo.values(), dtype=np.int64)
-        return left if most_s is None else left[_CALLS * self._expected_s(left) <= most_s]
+        return left if most_s is None else left[_CALLS * self.ranks * self._expected_s(left) <= most_s]
 
     def _expected_s(self, index: Indices) -> Array:
         """Expect the prior's time of a call, else that of the best rates seen; zero where nothing is known."""

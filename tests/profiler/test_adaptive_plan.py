@@ -29,6 +29,16 @@ def decode(sequences, context, backend="torch.sdpa"):
 MANY = [decode(b, c, backend) for b in (1, 2, 4, 8) for c in (64, 128, 256, 512, 1024) for backend in ("one", "two")]
 
 
+def all_reduce(message_bytes):
+    op = OpShape.of(
+        "collective", dtype="bf16", kind="all_reduce", ranks=2, nodes=1, level="memory", message_bytes=message_bytes
+    )
+    return Point(op=op, device="cpu", backend="gloo", launch="eager", cache="hot")
+
+
+EXCHANGES = [all_reduce(1 << octave) for octave in range(10, 26)]
+
+
 def latency_s(point, noise=0.0, draw=None):
     """Return a memory-bound floor that turns compute-bound, with multiplicative noise."""
     m, n, k = (point.op.shape[name] for name in "mnk")
@@ -164,6 +174,28 @@ def test_points_come_in_the_order_of_their_share_of_a_step():
     left = [shares[point.op] for point in of_steps]
     assert left == sorted(left, reverse=True)
     assert left
+
+
+def test_collectives_get_what_a_fit_needs_in_the_order_of_their_share():
+    """They wait for labels of larger shares, come before those of smaller ones, and none waits for a coarse grid."""
+    shares = {gemm(512, 4096, 2048).op: 0.5, all_reduce(1 << 20).op: 0.3, decode(8, 1024).op: 0.2}
+    plan = AdaptivePlan([*EXCHANGES, *MANY, *GRID], target_error=0.02, seed=0, shares=shares, ranks=2)
+    measured = []
+    while len(measured) < 4 * FEWEST_POINTS:
+        batch = plan.next_points(4)
+        plan.learn((point, {"status": "ok", "latency_s": 1e-3}) for point in batch)
+        measured += batch
+    families = [point.family for point in measured[4:]]  # the smallest of each label come first
+    assert families == ["gemm"] * 5 + ["collective"] * 5 + ["attention"] * 10
+
+
+def test_a_collective_counts_as_often_as_it_has_ranks():
+    """What a compute point may take of the time left is too long for a collective that keeps eight ranks busy."""
+    for points, ranks, begins_long in ((EXCHANGES, 1, True), (EXCHANGES, 8, False)):
+        plan = AdaptivePlan(points, target_error=0.02, seed=0, ranks=ranks)
+        plan.learn((point, {"status": "ok", "latency_s": 0.01}) for point in plan.next_points(24, 10.0))
+        longest = max(point.op.shape["message_bytes"] for point in plan.next_points(24, 500.0))
+        assert (longest > 1 << 18) is begins_long
 
 
 def test_points_of_a_step_do_not_stand_for_the_sizes_between_them():
