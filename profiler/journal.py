@@ -113,9 +113,9 @@ class Leftovers:
     A line or a mark is torn where a death or a power cut cut it off, or where it is nothing this program writes.
     """
 
-    entries: tuple[Entry, ...]
-    deaths: tuple[Death, ...]
-    torn: int
+    entries: tuple[Entry, ...] = ()
+    deaths: tuple[Death, ...] = ()
+    torn: int = 0
 
 
 def collect_leftovers(folder: Path) -> Leftovers:

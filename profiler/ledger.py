@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster_specs.errors import OutputError, UserError
-from profiler.journal import FOLDER, MAX_DEATHS, Death, Entry, collect_leftovers, discard_leftovers
+from profiler.journal import FOLDER, MAX_DEATHS, Death, Entry, Leftovers, collect_leftovers, discard_leftovers
 from profiler.point import Key, Point, row_identity
 from profiles_db.schema import FAMILIES
 from profiles_db.store import open_store
@@ -28,18 +28,24 @@ class Ledger:
         return point.identity in self._done
 
     def recover(self) -> tuple[int, int]:
-        """Store what dead runs left in their journals; returns the rows stored and how many lines were torn.
+        """Store what dead runs left in their journals; returns the rows stored and how many lines were torn."""
+        left = collect_leftovers(self._folder)
+        stored = self.settle(left)
+        discard_leftovers(self._folder)
+        return stored, left.torn
+
+    def settle(self, left: Leftovers) -> int:
+        """Store what a dead run left, here or on another node; returns how many rows.
 
         A point that hung, or took its process down ``MAX_DEATHS`` times, gets a row that says so and is not tried
         again.
         """
-        left = collect_leftovers(self._folder)
         entries = [
             *left.entries,
             *(_epitaph(death) for death in left.deaths if death.hung or death.deaths >= MAX_DEATHS),
         ]
         try:
-            stored = self.add(entries)
+            return self.add(entries)
         except OutputError:
             raise
         except UserError as error:
@@ -47,8 +53,6 @@ class Ledger:
                 f"{self._folder / FOLDER}: holds rows that cannot be stored: {error}",
                 hint="remove its files rows-*.jsonl: what they hold is measured again",
             ) from error
-        discard_leftovers(self._folder)
-        return stored, left.torn
 
     def add(self, entries: Iterable[Entry]) -> int:
         """Store the rows whose points have none yet; returns how many. Raises ``OutputError`` on a full disk."""

@@ -4,14 +4,14 @@ Compute points are handed out by a shared counter, so that a rank with slow poin
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from cluster_specs.errors import UserError
-from profiler.errors import RanksLost
+from profiler.errors import siblings_answer
+from profiler.watchdog import LauncherWatch
 
 if TYPE_CHECKING:
     import torch
@@ -22,13 +22,17 @@ _SIBLING_WAIT: Final = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankPlace:
-    """This process among the ranks of its run, where the environment says that it ``is_started`` as one; else alone."""
+    """This process among the ranks of its run, where the environment says that it ``is_started`` as one; else alone.
+
+    Ranks of one launcher are a node, and neighbours in ``rank``. ``launcher_pid`` is None where nothing is known of it.
+    """
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
     ranks_per_node: int = 1
     is_started: bool = False
+    launcher_pid: int | None = None
 
     @classmethod
     def from_environment(cls) -> "RankPlace":
@@ -55,21 +59,13 @@ class RankPlace:
                 hint="start every node with the same --nnodes and --nproc-per-node",
             )
         return cls(
-            rank=rank, world_size=world_size, local_rank=local_rank, ranks_per_node=ranks_per_node, is_started=True
+            rank=rank,
+            world_size=world_size,
+            local_rank=local_rank,
+            ranks_per_node=ranks_per_node,
+            is_started=True,
+            launcher_pid=os.getppid(),
         )
-
-
-@contextmanager
-def _siblings_answer() -> Iterator[None]:
-    """Turn the exchange's complaint about a dead sibling into ``RanksLost``."""
-    try:
-        yield
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0].rpartition("] ")[2]  # without the place in gloo's sources
-        raise RanksLost(
-            f"a rank stopped answering: {reason}",
-            hint="look for the first error of the other ranks; the same command resumes",
-        ) from error
 
 
 class Ranks:
@@ -84,10 +80,11 @@ class Ranks:
             import torch.distributed as dist
             from torch.distributed.rendezvous import rendezvous
 
-            store, rank, world_size = next(rendezvous("env://"))
-            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_SIBLING_WAIT)
-            self._host = dist.new_group(backend="gloo", timeout=_SIBLING_WAIT)
+            with siblings_answer("the ranks did not meet"), LauncherWatch(place.launcher_pid):
+                store, rank, world_size = next(rendezvous("env://", timeout=_SIBLING_WAIT))
+                backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+                dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_SIBLING_WAIT)
+                self._host = dist.new_group(backend="gloo", timeout=_SIBLING_WAIT)
             self._counter = torch_store.PrefixStore("apex-points", store)
 
     @property
@@ -102,7 +99,7 @@ class Ranks:
         import torch.distributed as dist
 
         box = [value]
-        with _siblings_answer():
+        with siblings_answer():
             dist.broadcast_object_list(box, src=0, group=self._host)
         return box[0]
 
@@ -113,16 +110,29 @@ class Ranks:
         import torch.distributed as dist
 
         values: list[Any] = [None] * self.place.world_size
-        with _siblings_answer():
+        with siblings_answer():
             dist.all_gather_object(values, value, group=self._host)
         return values
+
+    def require_equal_nodes(self) -> None:
+        """Raise ``UserError`` on every rank where nodes differ in their number of ranks: links are told by that.
+
+        A node is what one launcher has started, whatever its host is called.
+        """
+        sizes = self.collect(self.place.ranks_per_node)
+        if len(set(sizes)) > 1:
+            found = ", ".join(f"{size} on the node of rank {sizes.index(size)}" for size in dict.fromkeys(sizes))
+            raise UserError(
+                f"the nodes have different numbers of ranks: {found}",
+                hint="start every node with the same --nproc-per-node",
+            )
 
     def take(self, queue: str) -> int:
         """Return the next index of ``queue``: each index goes to one rank."""
         if self._counter is None:
             self._taken[queue] = self._taken.get(queue, -1) + 1
             return self._taken[queue]
-        with _siblings_answer():
+        with siblings_answer():
             return int(self._counter.add(queue, 1)) - 1
 
     def close(self) -> None:

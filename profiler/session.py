@@ -16,7 +16,7 @@ from profiler.bench import NOT_CAPTURED, Bench
 from profiler.captures import CaptureRecord
 from profiler.instruments.energy import EnergyMeter
 from profiler.instruments.provenance import collect_provenance, require_same_software
-from profiler.journal import Journal, collect_leftovers, discard_leftovers, only_run_in
+from profiler.journal import FOLDER, Journal, Leftovers, collect_leftovers, discard_leftovers, only_run_in
 from profiler.kernels.available import in_order, kernel_backends
 from profiler.ledger import Ledger
 from profiler.machine import Machine
@@ -37,11 +37,12 @@ def profile(request: ProfileRequest, place: RankPlace, talk: Callable[[str], Non
     started_s = time.monotonic()
     silent: Callable[[str], None] = lambda _: None  # noqa: E731 - a name for what the other ranks say
     with ExitStack() as stack:
-        stop = StopSignal()
+        stop = StopSignal(place.launcher_pid)
         stack.enter_context(stop.listening())
         machine = stack.enter_context(Machine.open(request.device, request.device_name, place, threads=request.threads))
         ranks = Ranks(place, machine.device)
         stack.callback(ranks.close)
+        ranks.require_equal_nodes()
         bench = open_bench(request, machine)
         workload = plan_workload(request, machine, bench, place)
         _check_custom_kernels(bench, ranks, workload, request.seed)
@@ -82,6 +83,7 @@ def _open_books(
     """Lock the folder on rank 0 and recover what dead runs left; a failure there is raised on every rank."""
     ledger: Ledger | None = None
     shared: Outcome | ValueError | None = None
+    torn = 0
     if ranks.is_first:
         run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
         try:
@@ -89,31 +91,31 @@ def _open_books(
             ledger = Ledger(request.db, machine.name)
             recovered, torn = ledger.recover()
             shared = Outcome(device=machine.name, run_id=run_id, recovered=recovered)
-            if torn:
-                shared.notes.append(
-                    f"{torn} lines or marks of the journal were cut off or unreadable: their points are measured again"
-                )
         except ValueError as error:  # every mistake a person can make is one, with a hint
             shared = error
     shared = ranks.share(shared)
     if isinstance(shared, ValueError):
         raise shared
     assert shared is not None
-    _bring_home(request.db, ranks, ledger, shared)
+    torn += _bring_home(request.db, ranks, ledger, shared)
+    if torn:
+        shared.notes.append(
+            f"{torn} lines or marks of the journal were cut off or unreadable: their points are measured again"
+        )
     return ledger, shared
 
 
-def _bring_home(folder: Path, ranks: Ranks, ledger: Ledger | None, outcome: Outcome) -> None:
-    """Store what a dead run left on other nodes, whose ranks may not see rank 0's folder."""
+def _bring_home(folder: Path, ranks: Ranks, ledger: Ledger | None, outcome: Outcome) -> int:
+    """Store what a dead run left on other nodes, whose ranks may not see rank 0's folder; returns what was torn."""
     is_other_node = ranks.place.local_rank == 0 and not ranks.is_first
-    left = collect_leftovers(folder).entries if is_other_node else ()
-    parts = ranks.collect(left)
+    parts = ranks.collect(collect_leftovers(folder) if is_other_node else Leftovers())
     if ledger is not None:
-        outcome.recovered += ledger.add(entry for part in parts for entry in part)
+        outcome.recovered += sum(map(ledger.settle, parts))
     ranks.collect(None)  # the rows are safe before anybody forgets one
     if is_other_node:
         discard_leftovers(folder)
-    (folder / ".profile").mkdir(parents=True, exist_ok=True)
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    return sum(part.torn for part in parts)
 
 
 def _agree_on_provenance(request: ProfileRequest, machine: Machine, ranks: Ranks, run_id: str) -> dict[str, Any]:

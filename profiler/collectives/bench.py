@@ -17,7 +17,7 @@ import torch.distributed as dist
 from profiler.collectives.attempt import SEVERITY, CollectiveAttempt
 from profiler.collectives.groups import GroupLayout
 from profiler.collectives.kernels import MOST_CALLS, CollectiveKernel, Communicator, collective_kernels
-from profiler.errors import RanksLost
+from profiler.errors import siblings_answer
 from profiler.point import Point
 from profiler.stopping import StoppingRule
 
@@ -57,7 +57,8 @@ class CollectiveBench:
         self._kernels = {kernel.name: kernel for kernel in (kernels or collective_kernels(device))}
         self._communicators: dict[tuple[int, int, str], Communicator | None] = {}
         # The exchange must outlive a hung collective on every rank, one after the other.
-        self._exchange = dist.new_group(backend="gloo", timeout=timedelta(seconds=3 * timeout_s + 10))
+        with siblings_answer():
+            self._exchange = dist.new_group(backend="gloo", timeout=timedelta(seconds=3 * timeout_s + 10))
 
     @property
     def layouts(self) -> tuple[GroupLayout, ...]:
@@ -117,7 +118,8 @@ class CollectiveBench:
     def _communicator(self, key: tuple[int, int, str]) -> Communicator | None:
         """Return this rank's communicator of a layout, None for a rank left over; made by all ranks together."""
         if key not in self._communicators:
-            self._communicators[key] = self._connect(self._layouts[key])
+            with siblings_answer():
+                self._communicators[key] = self._connect(self._layouts[key])
         return self._communicators[key]
 
     def _connect(self, layout: GroupLayout) -> Communicator | None:
@@ -143,7 +145,8 @@ class CollectiveBench:
         if not worst:
             return None
         notes = [attempt.note if rank == culprit else None]
-        self._guard(lambda: dist.broadcast_object_list(notes, src=culprit, group=self._exchange))
+        with siblings_answer():
+            dist.broadcast_object_list(notes, src=culprit, group=self._exchange)
         status = SEVERITY[worst]
         if status in {"timeout", "error"}:
             # The groups may be left in disorder: the next point on this layout makes new ones.
@@ -153,17 +156,9 @@ class CollectiveBench:
     def _slowest(self, values: list[float]) -> list[float]:
         """Maximum over all ranks of the world, elementwise."""
         tensor = torch.tensor(values, dtype=torch.float64)
-        self._guard(lambda: dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._exchange))
+        with siblings_answer():
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._exchange)
         return [float(value) for value in tensor]
-
-    def _guard(self, exchange: Callable[[], object]) -> None:
-        try:
-            exchange()
-        except RuntimeError as error:
-            raise RanksLost(
-                "a rank stopped answering while collectives were measured",
-                hint="look for the first error of the other ranks; the same command resumes",
-            ) from error
 
 
 def _abandon(communicator: Communicator | None) -> None:

@@ -1,7 +1,7 @@
 """`apex search`: the best plans of a model on a cluster for a trace."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +10,15 @@ import click
 from cluster_specs.command_line import Command, check_outputs, strict_json
 from simulator.commands.axes_options import axes_options, known_formats, listed_clocks, listed_counts
 from simulator.commands.serving_options import input_files, load_serving, say_when_compiling, serving_options
-from simulator.commands.stream_option import load_parts, stream_option
 from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, trace_options
 from simulator.errors import EXIT_INFEASIBLE
 
 if TYPE_CHECKING:
     from simulator.feasible.plan_space import Axes
     from simulator.pools.layouts import Layout
-    from simulator.search.judged_plans import JudgedPlans
     from simulator.search.search import SearchResult
     from simulator.serving import Serving
-    from simulator.workload.parts import Traffic
+    from simulator.workload.workload import Workload
 
 _METRICS_HELP = """
 \b
@@ -59,12 +57,6 @@ Metrics of --objective and --slo:
     metavar="DIRECTORY",
     help="Folder for the answer as index.html with figures.",
 )
-@click.option(
-    "--state",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File that keeps each plan as it is judged; the same search goes on from there.",
-)
-@stream_option
 @trace_options
 @click.pass_context
 def search(
@@ -88,8 +80,6 @@ def search(
     as_json: bool,
     out: Path | None,
     report: Path | None,
-    state: Path | None,
-    stream: bool | None,
     **options: Any,
 ) -> None:
     """Find the best plan for a model, a cluster and a request trace.
@@ -100,18 +90,16 @@ def search(
     import time
 
     from simulator.commands.cannot_act import refuse_covered_limits, refuse_idle_options
-    from simulator.commands.progress import Progress
     from simulator.feasible.plan_space import Axes
     from simulator.plan.pool_plan import parse_layout
     from simulator.report.formats import counted
     from simulator.report.search_report import check_report
     from simulator.results.objective import parse_objective, parse_slo
-    from simulator.search.rests_on import rests_on
-    from simulator.search.search import needs_all_requests, with_intervals
     from simulator.search.search import search as run_search
+    from simulator.search.search import with_intervals
 
     started = time.perf_counter()
-    check_outputs([out, state], input_files(trace, options))
+    check_outputs([out], input_files(trace, options))
     if report is not None:
         check_report(report)
     aim, slo = parse_objective(objective), parse_slo(slos)
@@ -127,19 +115,11 @@ def search(
     )
     _refuse_axes_of_stated_plans(axes, chosen)
     refuse_covered_limits(context, seqs=seqs, tokens=tokens)
-    reading = {name: options.pop(name) for name in TRACE_OPTION_NAMES}
-    needs_all = needs_all_requests(aim, pools=pools)
-    parts = load_parts(trace, stream=stream, layout=None, needs_all=needs_all, reading=reading, serving=options)
-    workload = load_workload(trace, **reading) if parts is None else parts
+    workload = load_workload(trace, **{name: options.pop(name) for name in TRACE_OPTION_NAMES})
     serving = load_serving(**options)
     refuse_idle_options(context, serving, workload, chosen, costs=options["costs"])
     say_when_compiling()
-    prices = {name: options[name] for name in ("costs", "out_of_domain", "extensions")}
-    with _kept(state, lambda: rests_on(serving, workload, aim, slo, **prices)) as kept:
-        progress = Progress("plan", known=0 if kept is None else kept.found)
-        found = run_search(
-            serving, workload, aim, slo=slo, axes=axes, plans=chosen, threads=threads, on_done=progress, kept=kept
-        )
+    found = run_search(serving, workload, aim, slo=slo, axes=axes, plans=chosen, threads=threads, on_done=_progress)
     if interval:
         found = with_intervals(found, serving, workload, slo, first=top, threads=threads)
     found.inputs.update(_inputs(serving, workload, trace, found, slos))
@@ -152,21 +132,6 @@ def search(
         _explain_infeasible(serving, workload, found)
     if not found.ranked:
         context.exit(EXIT_INFEASIBLE)
-
-
-@contextmanager
-def _kept(state: Path | None, inputs: Callable[[], Mapping[str, str]]) -> "Iterator[JudgedPlans | None]":
-    """Open the file that keeps judged plans, and say how many are there; nothing without one."""
-    if state is None:
-        yield None
-        return
-    from simulator.report.formats import counted
-    from simulator.search.judged_plans import kept_in
-
-    with kept_in(state, inputs()) as kept:
-        if kept.found:
-            click.echo(f"{state}: {counted(kept.found, 'plan')} judged before", err=True)
-        yield kept
 
 
 def _refuse_axes_of_stated_plans(axes: "Axes", chosen: "Sequence[Layout] | None") -> None:
@@ -183,7 +148,7 @@ def _refuse_axes_of_stated_plans(axes: "Axes", chosen: "Sequence[Layout] | None"
 def _deliver(
     found: "SearchResult",
     serving: "Serving",
-    workload: "Traffic",
+    workload: "Workload",
     *,
     top: int,
     as_json: bool,
@@ -205,8 +170,13 @@ def _deliver(
         click.echo(note, err=True)
 
 
+def _progress(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{done} of {total} plans", nl=done == total, err=True)
+
+
 def _inputs(
-    serving: "Serving", workload: "Traffic", trace: str, found: "SearchResult", slos: tuple[str, ...]
+    serving: "Serving", workload: "Workload", trace: str, found: "SearchResult", slos: tuple[str, ...]
 ) -> dict[str, Any]:
     """Return what the answer depends on, so that a saved result explains itself."""
     curves = next(iter(serving.priced.values()), None) or serving.curves(None)
@@ -223,7 +193,7 @@ def _inputs(
     }
 
 
-def _explain_infeasible(serving: "Serving", workload: "Traffic", found: "SearchResult") -> None:
+def _explain_infeasible(serving: "Serving", workload: "Workload", found: "SearchResult") -> None:
     from simulator.search.search import smallest_cluster
 
     closest = found.refused[-1]

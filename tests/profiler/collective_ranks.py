@@ -12,9 +12,10 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from profiler.collectives.bench import CollectiveBench, RanksLost
+from profiler.collectives.bench import CollectiveBench
 from profiler.collectives.groups import default_levels, group_layouts
 from profiler.collectives.kernels import KINDS, MOST_CALLS, Communicator, PreparedCollective, TorchCollectives
+from profiler.errors import RanksLost
 from profiler.point import OpShape, Point
 from profiler.stopping import MedianConfidence
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,19 @@ class FakeNvml:
             "LD_LIBRARY_PATH": str(self.library.parent),
             "FAKE_NVML_STATE": str(self._state),
         }
+
+
+@pytest.fixture(scope="session")
+def has_ended() -> Callable[[str], bool]:
+    """Return a function that says whether a process has ended, waited for or not."""
+
+    def ended(process_id: str) -> bool:
+        try:
+            return "zombie" in Path(f"/proc/{process_id}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    return ended
 
 
 @pytest.fixture(scope="session")

@@ -126,19 +126,50 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         pass
 
 
+def mark():
+    """Return what a mark of a point in flight holds."""
+    return json.dumps({"family": "gemm", "run_id": "run-a", "columns": point(9).columns, "hung": True})
+
+
+def line(m):
+    """Return a journalled row."""
+    return json.dumps({"family": "gemm", "run_id": "run-a", "row": row(point(m))}) + "\n"
+
+
+# A power cut leaves a file of no length, one that ends anywhere, or one whose last blocks the disk never got: zeros.
+@pytest.mark.parametrize("name", ["flight-0.json", "deaths.json"])
 @pytest.mark.parametrize(
-    "content", ["", "{", "[1]", '{"family": "gemm"}', '{"family": "none", "columns": {}}', "\0" * 40]
-)
-@pytest.mark.parametrize("name", ["flight-0.json", "deaths.json", "rows-0.jsonl"])
-def test_torn_and_foreign_files_do_not_keep_a_run_from_resuming(folder, name, content):
-    """What a power cut or another program left under a name of the journal is counted, dropped and tried again."""
+    "content", ["", "HALF", "HALF" + "\0" * 4096, "\0" * 4096, "[1]", '{"family": "gemm"}'],
+    ids=["empty", "half", "half and zeros", "zeros", "a list", "another's"],
+)  # fmt: skip
+def test_a_torn_mark_is_counted_and_dropped(folder, name, content):
+    """What a power cut or another program left under a mark's name costs no row, and no point is given up for it."""
     Journal(folder, 1).commit("gemm", "run-a", [row(point(1))])
-    (folder / ".profile" / name).write_text(content)
-    stored_rows, torn = Ledger(folder, "cpu").recover()
-    assert stored_rows == 1
-    assert torn == (0 if name == "rows-0.jsonl" and not content else 1)
+    whole = mark() if name == "flight-0.json" else json.dumps({mark(): MAX_DEATHS})
+    (folder / ".profile" / name).write_text(content.replace("HALF", whole[: len(whole) // 2]))
+    assert Ledger(folder, "cpu").recover() == (1, 1)
     assert Ledger(folder, "cpu").recover() == (0, 0)
     assert stored(folder) == [1]
+
+
+@pytest.mark.parametrize(("content", "kept", "torn"), [
+    ("", [], 0),
+    ("\0" * 4096, [], 1),
+    (line(2) + line(3)[:-40], [2], 1),
+    (line(2) + line(3)[:-40] + "\0" * 4096, [2], 1),
+    (line(2) + "\0" * 4096, [2], 1),
+    (line(2) + "\0" * 200 + line(3)[100:] + line(4), [2, 4], 1),
+    ("[1]\n" + line(2) + line(2), [2], 1),
+], ids=["empty", "zeros", "half", "half and zeros", "zeros behind", "a hole of zeros", "twice"])  # fmt: skip
+def test_a_torn_journal_keeps_its_whole_lines(folder, content, kept, torn):
+    """Lines that a power cut left whole are stored once; what is no line any more is counted, its point to do again."""
+    Journal(folder, 1).commit("gemm", "run-a", [row(point(1))])
+    (folder / ".profile" / "rows-0.jsonl").write_text(content)
+    ledger = Ledger(folder, "cpu")
+    assert ledger.recover() == (1 + len(kept), torn)
+    assert stored(folder) == [1, *kept]
+    assert [m for m in (1, 2, 3, 4) if point(m) in ledger] == [1, *kept]
+    assert not list((folder / ".profile").glob("rows-*"))
 
 
 def test_rows_that_cannot_be_stored_name_what_to_remove(folder):

@@ -48,6 +48,7 @@ def options(manifest, db):
 # What a run tells the one rank it starts.
 ONLY_RANK = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
 ONLY_RANK |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+TORN = "lines or marks of the journal were cut off or unreadable: their points are measured again"
 PROFILE = [sys.executable, "-m", "simulator.cli", "profile"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "profiler"]
 
@@ -119,14 +120,26 @@ def test_a_killed_rank_is_replaced_and_loses_no_row(in_flight):
     assert len(found) == len(set(found)) == 12 + 2 + 2
 
 
-def test_rows_left_on_another_node_come_home(start, manifest, tmp_path):
-    """Two nodes with folders of their own: rows a dead run left on the second are stored on the first."""
+def test_what_is_left_on_another_node_comes_home(start, manifest, tmp_path):
+    """Two nodes with folders of their own: a row, a hung point and a torn mark on the second are stored, or told."""
     homes = [tmp_path / "node-0", tmp_path / "node-1"]
-    op = OpShape.of("gemm", dtype="bf16", m=7, n=256, k=128, scaling="none", quantise=False)
-    point = Point(op=op, device="cpu", backend="torch.onednn", launch="eager", cache="cold")
+    sizes = {"n": 256, "k": 128, "scaling": "none", "quantise": False}
+    done, hung = (
+        Point(
+            op=OpShape.of("gemm", dtype="bf16", m=m, **sizes),
+            device="cpu",
+            backend="torch.onednn",
+            launch="eager",
+            cache="cold",
+        )
+        for m in (7, 9)
+    )
     with only_run_in(homes[1]):
         times = {"latency_s": 1e-3, "samples": 10, "status": "ok", "origin": "measured"}
-        Journal(homes[1], 1).commit("gemm", "dead-run", [point.columns | times])
+        Journal(homes[1], 1).commit("gemm", "dead-run", [done.columns | times])
+        Journal(homes[1], 1).begin(hung, "dead-run")
+        Journal(homes[1], 1).hang()
+        (homes[1] / ".profile" / "flight-2.json").write_text("")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -139,11 +152,40 @@ def test_rows_left_on_another_node_come_home(start, manifest, tmp_path):
     out, err = nodes[0].communicate()
     nodes[1].communicate()
     assert [node.returncode for node in nodes] == [0, 0], err
-    assert json.loads(out)["recovered"] == 1
+    outcome = json.loads(out)
+    assert outcome["recovered"] == 2
+    assert outcome["notes"] == [f"1 {TORN}"]
     found = keys(homes[0])
-    assert len(found) == len(set(found)) == 12 + 1
+    assert len(found) == len(set(found)) == 12 + 2
+    assert open_store(homes[0], bundled=None).read("gemm", statuses=["timeout"])["m"].to_pylist() == [9]
     assert keys(homes[1]) == []
-    assert not list((homes[1] / ".profile").glob("rows-*"))
+    assert not [path.name for path in (homes[1] / ".profile").glob("[rf]*-*")]
+
+
+def test_after_a_power_cut_a_run_goes_on_and_says_what_it_lost(run_apex, manifest, tmp_path, monkeypatch):
+    """Torn marks and journals are told, a torn Parquet file is set aside; in the end each point is there once."""
+    for name, value in ONLY_RANK.items():
+        monkeypatch.setenv(name, value)
+    command = ["profile", *options(manifest, tmp_path), "--families", "gemm", "--json"]
+    assert run_apex(*command).returncode == 0
+    (rows,) = (tmp_path / "cpu" / "gemm").glob("*.parquet")
+    whole = rows.read_bytes()
+    rows.write_bytes(whole[: len(whole) // 2].ljust(len(whole), b"\0"))
+    (tmp_path / ".profile" / "flight-0.json").write_text("")
+    (tmp_path / ".profile" / "deaths.json").write_text('{"[')
+    (tmp_path / ".profile" / "rows-0.jsonl").write_text('{"family": "gemm", "run' + "\0" * 4096)
+    damaged = run_apex(*command)
+    assert damaged.returncode == 2
+    aside = tmp_path / "quarantine" / "cpu" / "gemm" / rows.name
+    assert "damaged or not Parquet: " in damaged.stderr
+    assert f"moved to {aside}" in damaged.stderr
+    assert "hint: run the command again to go on without these rows" in damaged.stderr
+    assert aside.exists()
+    outcome = json.loads(run_apex(*command).stdout)
+    assert outcome["notes"] == [f"3 {TORN}"]
+    assert (outcome["measured"], outcome["already"], outcome["recovered"]) == (12, 0, 0)
+    found = keys(tmp_path)
+    assert len(found) == len(set(found)) == 12
 
 
 @pytest.mark.parametrize(

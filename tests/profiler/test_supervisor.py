@@ -3,9 +3,9 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -34,14 +34,6 @@ def rank(tmp_path, monkeypatch):
 
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     return ending
-
-
-def has_ended(process_id):
-    """Whether a process has ended, waited for or not."""
-    try:
-        return "zombie" in Path(f"/proc/{process_id}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def test_a_process_may_ask_for_a_new_one_as_often_as_it_likes(rank):
@@ -109,7 +101,7 @@ def test_a_rank_hears_the_signals_that_its_run_does(disposition, handler, name):
     assert signal.getsignal(signal.SIGINT) == handler
 
 
-def test_a_rank_whose_supervisor_was_killed_ends_after_its_point(tmp_path, start, wait_until):
+def test_a_rank_whose_supervisor_was_killed_ends_after_its_point(tmp_path, start, wait_until, has_ended):
     """SIGKILL of the command leaves no process behind, and the same command resumes with every row."""
     db = tmp_path / "db"
     command = [sys.executable, "-m", "simulator.cli", "profile", "--device", "cpu", "--families", "gemm"]
@@ -123,3 +115,24 @@ def test_a_rank_whose_supervisor_was_killed_ends_after_its_point(tmp_path, start
     done = subprocess.run([*command, "--budget", "1s"], capture_output=True, text=True, check=True)
     outcome = json.loads(done.stdout)
     assert outcome["already"] + outcome["recovered"] > 0
+
+
+def test_a_rank_that_waits_for_others_ends_with_its_launcher(tmp_path, start, wait_until, has_ended):
+    """SIGKILL of a launcher whose other rank never came: the rank it has started does not wait on for minutes."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    place = {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    env = {**os.environ, **{name: str(value) for name, value in place.items()}, "MASTER_ADDR": "127.0.0.1"}
+    rank = [sys.executable, "-m", "profiler", "--device", "cpu", "--families", "gemm", "--db", str(tmp_path)]
+    script = f"import subprocess; rank = subprocess.Popen({rank!r}); print(rank.pid, flush=True); rank.wait()"
+    launcher = start([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE)
+    (pid,) = launcher.stdout.readline().split()
+
+    def is_waiting():
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(is_waiting)
+    launcher.send_signal(signal.SIGKILL)
+    wait_until(lambda: has_ended(pid))
