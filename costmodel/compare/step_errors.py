@@ -1,6 +1,7 @@
 """How wrong a step of the user's model is: a fit's intervals at the shapes of a manifest, weighted by their shares."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -20,8 +21,6 @@ _STEPS: Final[Mapping[str, str]] = dict(zip(SHARES, ("prefill", "decode"), stric
 def step_error_rows(manifest: ShapeManifest, costs: CostModel) -> list[dict[str, Any]]:
     """Return a row per step and family, and one per step: its share, what of it is measured, its 90 % half-width.
 
-    Errors within a family have a cause in common and add up; those of families are independent and add up in squares.
-
     Raises ``UserError`` for a manifest of before there were shares.
     """
     if not manifest.shares:
@@ -33,13 +32,21 @@ def step_error_rows(manifest: ShapeManifest, costs: CostModel) -> list[dict[str,
         parts = {family: _part(family, table, share, costs) for family, table in manifest.shares.items()}
         parts = {family: part for family, part in parts.items() if part["share_frac"]}
         rows += [{"step": step, "family": family, **part} for family, part in parts.items()]
-        wrong = float(np.sqrt(sum((part["share_frac"] * part["interval_log"]) ** 2 for part in parts.values())))
+        wrong = step_half_width(part["share_frac"] * part["interval_log"] for part in parts.values())
         known = sum(part["share_frac"] * part["measured_frac"] for part in parts.values())
         whole = sum(part["share_frac"] for part in parts.values())
         rows.append(
             {"step": step, "family": "all", "share_frac": whole, "measured_frac": known / whole, "interval_log": wrong}
         )
     return rows
+
+
+def step_half_width(parts: Iterable[float]) -> float:
+    """Return a step's half-width from those of its families, each times its share of the step.
+
+    Errors within a family have a cause in common and add up; those of families are independent and add up in squares.
+    """
+    return math.sqrt(sum(part**2 for part in parts))
 
 
 def _part(family: str, table: pa.Table, share: str, costs: CostModel) -> dict[str, Any]:
@@ -66,6 +73,12 @@ def widths_and_sources(family: str, table: pa.Table, costs: CostModel) -> tuple[
     return width, source
 
 
+def error_text(log_error: float) -> str:
+    """Return an error in words: a share of the step, or a factor where that share would be more than the whole."""
+    error = relative_error(log_error)
+    return f"{error:.1%}" if error < 1.0 else f"a factor of {1.0 + error:.1f}"
+
+
 def step_verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say how wrong each step may be, and which family's fault that is."""
     said = []
@@ -74,7 +87,7 @@ def step_verdict(rows: Sequence[Mapping[str, Any]]) -> str:
         whole = own[-1]
         worst = max(own[:-1], key=lambda row: float(row["share_frac"] * row["interval_log"]))
         said.append(
-            f"A {step} step is priced to {relative_error(whole['interval_log']):.1%} in nine of ten cases, most of it "
+            f"A {step} step is priced to {error_text(whole['interval_log'])} in nine of ten cases, most of it "
             f"from {worst['family']} ({worst['share_frac']:.0%} of the step)."
         )
     return " ".join(said)

@@ -1,6 +1,7 @@
 """The profiler as a person runs it: real processes, real measurements, real deaths."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -12,7 +13,10 @@ import pytest
 
 pytest.importorskip("torch", reason="measuring needs torch")
 
+from costmodel.ops.op_types import Gemm
+from costmodel.pricing.analytic_costs import LOG_HALF_WIDTH
 from profiler.journal import Journal, only_run_in
+from profiler.planning.expected_errors import FEWEST_BUY
 from profiler.point import OpShape, Point
 from profiles_db.schema import FAMILIES
 from profiles_db.store import open_store
@@ -268,6 +272,26 @@ def test_a_dry_run_prices_the_plan_and_writes_nothing(run_apex, manifest, tmp_pa
     assert "gemm        fp8       torch.scaled_mm" in done.stdout
     assert "time: at most" in done.stdout
     assert not (tmp_path / "db").exists()
+
+
+def test_a_dry_run_expects_what_a_step_errs_by_once_the_budget_is_spent(run_apex, manifest, tmp_path):
+    """Where the manifest says shares: now the analytic model's width, less with each label that a budget completes."""
+    words = ["profile", "--device", "cpu", "--manifest", str(manifest), "--db", str(tmp_path / "db"), "--dry-run"]
+    assert json.loads(run_apex(*words, "--json", "--budget", "1h").stdout)["step_errors"] is None
+    document = json.loads(manifest.read_text())
+    rows = [[m, 512, 128, "none", False, "bf16", share, share] for m, share in ((1, 0.0), (2, 0.0), (4, 0.5), (8, 0.5))]
+    document["shares"] = {"gemm": {"columns": [*GEMM, "prefill_frac", "decode_frac"], "rows": rows}}
+    manifest.write_text(json.dumps(document))
+
+    def errors(budget):
+        return json.loads(run_apex(*words, "--json", "--budget", budget).stdout)["step_errors"]
+
+    unreached, reached = errors("0.4s"), errors("1h")
+    assert unreached["now_log"] == unreached["then_log"] == reached["now_log"] == [LOG_HALF_WIDTH[Gemm]] * 2
+    assert reached["then_log"] == pytest.approx([FEWEST_BUY["gemm"][0]] * 2)
+    said = run_apex(*words, "--budget", "1h").stdout
+    assert "expected then, in nine of ten cases: a prefill step to " in said
+    assert f"(now {math.expm1(LOG_HALF_WIDTH[Gemm]):.1%}) and a decode step to " in said
 
 
 def test_a_dry_run_says_what_the_budget_reaches_on_the_ranks_it_will_have(run_apex, manifest, tmp_path, monkeypatch):
