@@ -18,7 +18,7 @@ from cluster_specs.errors import OutputError, UserError
 from cluster_specs.files.json_text import parse_json
 from cluster_specs.files.lock import locked
 from cluster_specs.files.reading import read_document
-from cluster_specs.files.whole import reason_of, write_text
+from cluster_specs.files.whole import TEMPORARY_SUFFIX, reason_of, write_text
 from profiler.point import Point
 from profiles_db.schema import FAMILIES
 
@@ -121,6 +121,8 @@ class Leftovers:
 def collect_leftovers(folder: Path) -> Leftovers:
     """Read every journal in ``folder`` and count the deaths; call with the folder locked, before ranks start."""
     home = folder / FOLDER
+    for path in home.glob(f".*{TEMPORARY_SUFFIX}"):  # a mark whose writer was killed
+        path.unlink()
     entries: list[Entry] = []
     torn = 0
     for path in sorted(home.glob("rows-*.jsonl")):

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from cluster_specs.errors import UserError
+from cluster_specs.files.whole import TEMPORARY_SUFFIX
 from profiler.journal import MAX_DEATHS, Journal, collect_leftovers, discard_leftovers, only_run_in
 from profiler.ledger import Ledger
 from profiler.point import OpShape, Point
@@ -98,6 +99,13 @@ def test_discarded_leftovers_are_gone(folder):
     Journal(folder, 0).commit("gemm", "run-a", [row(point(1))])
     discard_leftovers(folder)
     assert collect_leftovers(folder).entries == ()
+
+
+def test_a_mark_whose_writer_was_killed_leaves_no_file(folder):
+    """The temporary file of a mark that was never put in place is neither read nor kept."""
+    (folder / ".profile" / f".flight-0.json.0123{TEMPORARY_SUFFIX}").write_text('{"family": "ge')
+    assert Ledger(folder, "cpu").recover() == (0, 0)
+    assert [path.name for path in (folder / ".profile").iterdir()] == ["lock"]
 
 
 def test_a_second_run_is_refused_by_name(folder):
