@@ -147,13 +147,17 @@ gpu-report: $(VENV)/.dev ## Write docs/measured_gpu.md from what the campaign me
 	$(BIN)/python benchmarks/measured_gpu.py --db $(CAMPAIGN) $(if $(wildcard $(ACCURACY_DB)),--imported $(ACCURACY_DB))
 
 clean: ## Remove the virtual environment and every cache
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) simulator/engine/native/built .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.core: pyproject.toml | $(BIN)/python
-	$(PIP) --editable .
+# Installing compiles the engine; without a linker here it is compiled at first use, by numba.
+ENGINE := pyproject.toml hatch_build.py $(wildcard simulator/engine/*.py simulator/engine/native/*.py)
+CORE := $(if $(shell command -v cc || command -v gcc || command -v clang || command -v ld),.,.[jit])
+
+$(VENV)/.core: $(ENGINE) | $(BIN)/python
+	$(PIP) --editable '$(CORE)'
 	@touch $@
 
 # torch goes first: with a build already there, nothing that depends on it fetches another.

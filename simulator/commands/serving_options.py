@@ -292,7 +292,7 @@ def load_serving(
 
 
 def say_when_compiling() -> None:
-    """Tell a person what the first seconds of a first run go to."""
-    from simulator.engine.jit import on_first_compilation
+    """Tell a person what the first seconds go to where the engine was not compiled at installation."""
+    from simulator.engine.native.load import ENGINE_CODE
 
-    on_first_compilation(lambda: click.echo("compiling the simulator, once: some 15 s", err=True))
+    ENGINE_CODE.on_compilation(lambda: click.echo("compiling the simulator, once: some 6 s", err=True))

@@ -1,6 +1,6 @@
 """KV blocks of tokens. A division costs as much as the rest of a small function; most block sizes are powers of two."""
 
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.state import State
 
 

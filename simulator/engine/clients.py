@@ -8,7 +8,7 @@ its time has come. The frontend delays every arrival by a constant, and lets tho
 
 from simulator.engine.bounds import CLOCK_END, NEVER, NONE
 from simulator.engine.heap import first_key, first_payload, pop, push
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.replica import Replica
 from simulator.engine.request import UNSENT, Request
 from simulator.engine.state import State

@@ -9,7 +9,7 @@ from simulator.engine.bounds import ADMISSION_BITS, FRACTION_BITS, FRACTION_MASK
 from simulator.engine.decoding import FINISH, FIRST_CHUNK, is_first_alive
 from simulator.engine.heap import first_key, first_payload, pop
 from simulator.engine.iteration_log import log_decodes
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.leap import blocks_needed, elapsed
 from simulator.engine.prefix_cache import allocate, free_blocks, used_blocks
 from simulator.engine.replica import Group, Replica

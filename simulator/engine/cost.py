@@ -6,7 +6,7 @@ cost of n steps of one batch is an arithmetic series in integers and a leap ends
 
 from simulator.engine.bounds import FRACTION_BITS, NEVER
 from simulator.engine.costs import Costs
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.records import Ints
 from simulator.engine.tables import list_at
 

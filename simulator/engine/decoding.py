@@ -10,7 +10,7 @@ from typing import Final
 from simulator.engine.blocks import phase
 from simulator.engine.bounds import ADMISSION_BITS, EPOCHS_FULL, LAST_EPOCH, NONE
 from simulator.engine.heap import first_key, first_payload, pop, push
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.lists import Heap
 from simulator.engine.replica import Group
 from simulator.engine.request import DECODING, OVERRUNNING, PREFILLING, Request

@@ -13,7 +13,7 @@ from simulator.engine.bounds import FRACTION_BITS, NEVER, NONE
 from simulator.engine.cost import decode_line, kv_segment, prefill_cost, sample_cost, token_cost
 from simulator.engine.costs import Costs
 from simulator.engine.iteration_log import log_planned
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.leap import wait_for_output
 from simulator.engine.replica import Replica
 from simulator.engine.request import VERIFYING, Request

@@ -1,6 +1,6 @@
 """Binary min-heap in a list of integers: ``capacity`` keys, then as many payloads."""
 
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.lists import Heap
 from simulator.engine.state import State
 from simulator.engine.tables import list_at

@@ -1,6 +1,6 @@
 """The iteration log: one row per step, kept on request; rows beyond its end are counted, not kept."""
 
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.prefix_cache import free_blocks
 from simulator.engine.replica import Replica
 from simulator.engine.state import State

@@ -13,7 +13,7 @@ from simulator.engine.bounds import FRACTION_BITS, LONGEST_LEAP, NEVER, NONE
 from simulator.engine.cost import decode_line, kv_segment, sample_cost, steps_in_segment, token_cost
 from simulator.engine.costs import Costs
 from simulator.engine.decoding import FINISH, WINDOW, next_epoch
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.prefix_cache import free_blocks
 from simulator.engine.replica import Group, Replica
 from simulator.engine.sequences import release_due

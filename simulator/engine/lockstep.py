@@ -16,7 +16,7 @@ from simulator.engine.bounds import FRACTION_BITS, FRACTION_MASK, NEVER
 from simulator.engine.cost import prefill_cost, ranks_token_cost, sample_cost
 from simulator.engine.costs import Costs
 from simulator.engine.iteration_log import log_planned
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.replica import Replica
 from simulator.engine.scheduler_sglang import schedule_sglang
 from simulator.engine.scheduler_v1 import schedule_v1

@@ -15,7 +15,7 @@ from simulator.engine.bounds import NEVER, NONE
 from simulator.engine.clients import announce_finish, later, next_arrival, take_arrival
 from simulator.engine.commit import commit
 from simulator.engine.costs import Costs
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.leap import propose, steps_decided_before
 from simulator.engine.replica import Replica
 from simulator.engine.request import (

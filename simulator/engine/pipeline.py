@@ -18,7 +18,7 @@ from simulator.engine.cost import prefill_cost, sample_cost, send_cost, token_co
 from simulator.engine.costs import Costs
 from simulator.engine.decoding import end_run, kv_tokens, stop_decoding
 from simulator.engine.iteration_log import log_planned
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.replica import Group, Replica
 from simulator.engine.request import DECODING, RELEASING
 from simulator.engine.sequences import has_unseen_results, release_due

@@ -12,7 +12,7 @@ Source: vLLM 0.33 ``KVCacheManager.allocate_slots`` and ``get_computed_blocks``,
 """
 
 from simulator.engine.blocks import full_blocks
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.replica import Replica
 from simulator.engine.request import Request
 from simulator.engine.segments import (

@@ -1,7 +1,7 @@
 """Rows in and out of queues that link requests by their neighbours."""
 
 from simulator.engine.bounds import NONE
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.lists import Queue
 from simulator.engine.request import Request
 from simulator.engine.state import State

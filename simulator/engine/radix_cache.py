@@ -14,7 +14,7 @@ unit or inside what is a request's own is the only one that follows the node bef
 
 from simulator.engine.blocks import full_blocks
 from simulator.engine.bounds import NODES_FULL
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.radix_nodes import (
     NO_NODE,
     has_nodes,

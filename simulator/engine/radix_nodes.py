@@ -14,7 +14,7 @@ from typing import Final
 from simulator.engine.blocks import full_blocks
 from simulator.engine.bounds import NODES_FULL, NONE
 from simulator.engine.decoding import end_run
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.replica import Replica
 from simulator.engine.request import Request
 from simulator.engine.state import State

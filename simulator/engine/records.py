@@ -5,6 +5,7 @@ another record that lies inside. The type checker sees the class, numpy a struct
 code a pointer to one row: ``req.prompt`` is one load, and a row cannot be passed where a number is meant.
 """
 
+import ctypes
 from typing import Annotated, Any, ClassVar, Final, Protocol
 
 import numpy as np
@@ -22,10 +23,13 @@ class Record:
     """A row of a table; in Python ``Rows`` hold all rows of one."""
 
     dtype: ClassVar[np.dtype[np.void]]  # structured, aligned as C aligns a struct
+    structure: ClassVar[type[ctypes.Structure]]  # the same at an address, its fields read and written in place
 
     def __init_subclass__(cls) -> None:
-        """Make the dtype of the fields that the class declares."""
+        """Make dtype and structure of the fields that the class declares."""
         cls.dtype = np.dtype([(name, _field_dtype(hint)) for name, hint in cls.__annotations__.items()], align=True)
+        fields = [(name, _c_type(hint)) for name, hint in cls.__annotations__.items()]
+        cls.structure = type(cls.__name__, (ctypes.Structure,), {"_fields_": fields})
 
 
 class Ints(Protocol):
@@ -51,6 +55,13 @@ def _field_dtype(hint: Any) -> np.dtype[np.generic]:
     return np.dtype(width)
 
 
+def _c_type(hint: Any) -> Any:
+    if isinstance(hint, type) and issubclass(hint, Record):
+        return hint.structure
+    dtype: Any = _field_dtype(hint)
+    return np.ctypeslib.as_ctypes_type(dtype)
+
+
 def rows_at(cells: I64, place: int, count: int, record: type[Record]) -> Rows:
     """View ``count`` rows that begin at ``place`` of an int64 array."""
     return np.ndarray(count, dtype=record.dtype, buffer=cells.data, offset=place * PLACE_BYTES)
@@ -60,6 +71,11 @@ def taken(rows: Rows, which: slice | Flags = slice(None)) -> Rows:
     """Copy some rows as a whole: by itself numpy copies a record field by field."""
     plain = np.dtype((np.void, rows.dtype.itemsize))
     return rows.view(plain)[which].copy().view(rows.dtype)
+
+
+def offset_of(record: type[Record], field: str) -> int:
+    """Bytes before a field of a row."""
+    return int(getattr(record.structure, field).offset)
 
 
 def places(record: type[Record]) -> int:

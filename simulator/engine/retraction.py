@@ -4,7 +4,7 @@ Source: SGLang 0.5.10 ``ScheduleBatch.retract_decode`` and ``release_req``.
 """
 
 from simulator.engine.bounds import NONE
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.queues import leave
 from simulator.engine.replica import Replica
 from simulator.engine.request import OVERRUNNING, Request

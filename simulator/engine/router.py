@@ -10,7 +10,7 @@ outstanding.
 from typing import Final
 
 from simulator.engine.bounds import NONE
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.leap import steps_decided_before
 from simulator.engine.prefix_cache import match, used_blocks
 from simulator.engine.radix_cache import tokens_found

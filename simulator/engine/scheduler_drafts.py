@@ -10,7 +10,7 @@ that row is computed for nothing. Prompts go on as without drafts. Not modelled:
 
 from simulator.engine.blocks import blocks_for
 from simulator.engine.bounds import NONE
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.prefix_cache import allocate
 from simulator.engine.replica import Replica
 from simulator.engine.request import PREFILLING, RELEASING, Request

@@ -25,7 +25,7 @@ from typing import Final
 from simulator.engine.blocks import blocks_for
 from simulator.engine.bounds import NONE
 from simulator.engine.decoding import LONG_ANSWER, tokens_generated
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.prefix_cache import free_blocks
 from simulator.engine.radix_cache import keep_prompt, match
 from simulator.engine.radix_nodes import NO_NODE, lock, make_room, unlock

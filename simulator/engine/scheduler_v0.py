@@ -6,7 +6,7 @@ where blocks run out the last one is preempted. With chunked prefill V0 walks li
 blocks of the whole prompt at admission and admits in a preempting step as well.
 """
 
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.prefix_cache import allocate, free_blocks
 from simulator.engine.replica import Group, Replica
 from simulator.engine.scheduler_v1 import admit_waiting, begin_step, decode_growth, run_in_order

@@ -10,7 +10,7 @@ prompts and with blocks reserved for the whole answer, which TensorRT-LLM reserv
 from simulator.engine.blocks import blocks_for, phase
 from simulator.engine.bounds import NONE
 from simulator.engine.decoding import kv_tokens, stop_decoding
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.prefix_cache import allocate, free_blocks, match, publish, take, used_blocks
 from simulator.engine.replica import Group, Replica
 from simulator.engine.request import DECODING, PREFILLING, RELEASING, Request

@@ -10,7 +10,7 @@ Source: vLLM 0.33 ``BlockPool``: ``BlockHashToBlockMap``, ``touch``, ``free_bloc
 
 from typing import Final
 
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.replica import Replica, Segment
 from simulator.engine.state import State
 from simulator.engine.tables import list_at, request, segment

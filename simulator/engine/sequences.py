@@ -7,7 +7,7 @@ from simulator.engine.blocks import blocks_for
 from simulator.engine.bounds import ADMISSIONS_FULL, LAST_ADMISSION, NONE
 from simulator.engine.clients import announce_finish
 from simulator.engine.decoding import end_run, kv_tokens, stop_decoding
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.prefix_cache import give_back
 from simulator.engine.queues import join, leave
 from simulator.engine.radix_cache import keep_all, keep_nothing, keep_prompt

@@ -20,7 +20,7 @@ from simulator.engine.decoding import (
 )
 from simulator.engine.heap import first_key, first_payload, pop
 from simulator.engine.iteration_log import log_planned
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.prefix_cache import used_blocks
 from simulator.engine.replica import Duration, Group, Integral, Replica
 from simulator.engine.request import DECODING, Request

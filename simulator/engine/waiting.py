@@ -8,7 +8,7 @@ rank has one, or ``ranks_wait_iters`` steps after the last that did. Nobody wait
 """
 
 from simulator.engine.bounds import NONE
-from simulator.engine.jit import kernel
+from simulator.engine.kernel import kernel
 from simulator.engine.prefix_cache import free_blocks, match
 from simulator.engine.replica import Group, Replica
 from simulator.engine.sequences import blocks_at_admission

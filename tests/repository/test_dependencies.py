@@ -25,7 +25,7 @@ MODULES = {
 }
 TOOLS = "dev"  # run, not imported: tests, linters, types
 # Slow to load or not always there: the modules that import one of them whole are themselves imported where used.
-HEAVY = {"matplotlib", "pandas", "pynvml", "scipy", "sklearn", "torch", "triton", "vllm"}
+HEAVY = {"llvmlite", "matplotlib", "numba", "pandas", "pynvml", "scipy", "sklearn", "torch", "triton", "vllm"}
 COMMANDS = (
     "simulator.cli",
     "simulator.simulate",

@@ -15,7 +15,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def watch():
     tick = threading.Event()
-    while not any(frame.f_code.co_name == "run_engine" for frame in sys._current_frames().values()):
+    while not any(frame.f_code.co_name == "run_compiled" for frame in sys._current_frames().values()):
         tick.wait(0.01)
     print("running", file=sys.stderr, flush=True)
 
