@@ -144,6 +144,7 @@ def profile(ctx: click.Context, /, *, nproc_per_node: int, as_json: bool, self_t
 def _request(**options: Any) -> "ProfileRequest":
     """Check what click cannot; raises ``UserError``."""
     from cluster_specs.errors import UserError
+    from costmodel.extension.load import load_ops
     from profiler.duration import parse_duration_s
     from profiler.planning.grid import FAMILIES
     from profiler.request import ProfileRequest
@@ -161,6 +162,7 @@ def _request(**options: Any) -> "ProfileRequest":
         raise UserError(f"--cache is {','.join(caches)!r}, must be cold, hot or cold,hot")
     if (manifest := options["manifest"]) is not None:
         load_manifest(manifest)  # a bad file is told before torch takes its seconds to load
+    load_ops(options["extensions"])  # as a bad manifest, before torch
     if options["extensions"] and manifest is None:
         raise UserError(
             f"--extension {options['extensions'][0]}: an op of your own is measured at the sizes of a model",

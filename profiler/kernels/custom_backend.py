@@ -117,6 +117,7 @@ def _function(op: CustomOp, what: str, text: str) -> Callable[..., Any]:
         raise UserError(f"{place}: {type(error).__name__}: {error}", hint=hint) from error
     found = getattr(module, name, None)
     if not callable(found):
-        raise UserError(f"{place}: {module_name} has no function {name}", hint=GUIDE)
+        where = getattr(module, "__file__", None) or module_name  # another module of that name may have come first
+        raise UserError(f"{place}: {where} has no function {name}", hint=GUIDE)
     function: Callable[..., Any] = found
     return function

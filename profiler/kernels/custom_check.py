@@ -36,8 +36,8 @@ def refuse_undeclared(shapes: Iterable[OpShape], backend: CustomBackend | None, 
     for text, names in ({} if backend is None else backend.names_by_extension).items():
         if asked.isdisjoint(names):
             raise UserError(
-                f"--extension {text}: {place} asks for none of its ops ({', '.join(sorted(names))})",
-                hint="leave it out, or write the manifest with it: `apex shapes --extension FILE`",
+                f"--extension {text}: none of its ops ({', '.join(sorted(names))}) is to be measured",
+                hint=f"leave it out, or check --families, --dtypes and the model that {place} was written for",
             )
 
 
@@ -59,10 +59,8 @@ def _checked(members: Sequence[OpShape]) -> list[OpShape]:
     """Return the call of the smallest amount, and of the largest that a plain reference is done with soon."""
     by_amount = {op.shape["amount"]: op for op in members}
     smallest = min(by_amount)
-    return [
-        by_amount[amount]
-        for amount in sorted({smallest, max(a for a in by_amount if a <= max(smallest, _MOST_CHECKED))})
-    ]
+    large = max((amount for amount in by_amount if amount <= _MOST_CHECKED), default=smallest)
+    return [by_amount[amount] for amount in sorted({smallest, large})]
 
 
 def _check(op: OpShape, kernel: CustomKernel, device: torch.device, seed: int) -> None:
@@ -72,9 +70,9 @@ def _check(op: OpShape, kernel: CustomKernel, device: torch.device, seed: int) -
         operands = kernel.drawn(op, device)
         mine, own = _copied(operands), _copied(operands)
         found, wanted = _tensors(kernel.run(**mine)), _tensors(kernel.reference(**own))
-    except (Unsupported, UserError) as error:
-        if isinstance(error, Unsupported):
-            return  # the point becomes a row that says so
+    except Unsupported:
+        return  # the point becomes a row that says so
+    except UserError:
         raise
     except Exception as error:  # a person's kernel raises what it likes
         first = next(iter(str(error).splitlines()), "")

@@ -12,7 +12,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 
 CHECKS = [
-    Path(__file__).with_name(f"triton_{part}checks.py") for part in ("", "gemm_", "attention_", "memory_", "scan_")
+    Path(__file__).with_name(f"triton_{part}checks.py")
+    for part in ("", "gemm_", "attention_", "memory_", "scan_", "custom_")
 ]
 
 
