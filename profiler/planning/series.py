@@ -154,6 +154,8 @@ class Series:
             count, left = self._lacks(label), self._left(label)
             expected_s = self._expected_s(left)
             quick = left if most_s is None else left[_CALLS * self.ranks * expected_s <= most_s]
+            if not np.isin(self._heavy(left, count), quick).all():
+                count = math.ceil(count / 2)  # the others when more is known of the rates: those of small calls mislead
             if len(quick) < count:
                 quick = left[np.argsort(expected_s, kind="stable")][:count]
             chosen += self._heavy_and_spread(quick, count)
@@ -161,10 +163,14 @@ class Series:
 
     def _heavy_and_spread(self, left: Indices, count: int) -> list[Point]:
         """Choose those of the largest shares of a step for half of ``count``, and the others far from all chosen."""
-        heavy = left[np.argsort(-self.shares[left], kind="stable")][: count // 2]
-        heavy = heavy[self.shares[heavy] > 0.0]
+        heavy = self._heavy(left, count)
         others = left[~np.isin(left, heavy)]
         return [*(self.points[i] for i in heavy), *self._spread(others, count - len(heavy), heavy)]
+
+    def _heavy(self, left: Indices, count: int) -> Indices:
+        """Return those of the largest shares of a step for half of ``count``."""
+        heavy = left[np.argsort(-self.shares[left], kind="stable")][: math.ceil(count / 2)]
+        return heavy[self.shares[heavy] > 0.0]
 
     def of_a_step(self, most_s: float | None) -> list[tuple[float, Point]]:
         """Return share and point of what a step asks for, was not tried and takes ``most_s`` at most."""

@@ -156,6 +156,20 @@ def test_no_point_takes_far_more_than_its_part_of_the_time_left():
         assert (max(measured) > 1.0 / FEWEST_POINTS) is begins_long
 
 
+def test_what_a_step_asks_for_is_tried_once_quick_calls_have_told_the_rates():
+    """Of a kernel whose calls all take the same time, the first alone makes the largest seem too long for a budget."""
+    points = [gemm(1 << octave, 4096, 2048) for octave in range(13)]
+    asked_by_a_step = points[-1]
+    plan = AdaptivePlan(points, target_error=0.02, seed=0, shares={asked_by_a_step.op: 0.5})
+    measured = []
+    while len(measured) < FEWEST_POINTS:
+        batch = plan.next_points(24, 60.0)
+        plan.learn((point, {"status": "ok", "latency_s": 0.05}) for point in batch)
+        measured += batch
+    assert asked_by_a_step in measured
+    assert len(measured) == FEWEST_POINTS
+
+
 def test_points_come_in_the_order_of_their_share_of_a_step():
     """The series of the largest share is served first, its heavy points among its six; then the points of the steps."""
     heavy = {gemm(512, 4096, 2048).op: 0.4, gemm(1, 4096, 2048).op: 0.2}
