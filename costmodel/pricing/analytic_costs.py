@@ -163,7 +163,7 @@ class AnalyticCosts:
         seconds = np.asarray(0.0)
         if np.any(op.num_prefill):
             part = _phase(op, prefill=True)
-            keys = np.asarray(op.prefill_kv, dtype=np.float64)
+            keys = np.maximum(np.asarray(op.prefill_kv, dtype=np.float64), 1.0)  # none where a batch only decodes
             long_rate = rate * _LONG_PREFILL * keys / (keys + _HALF_KEYS)
             seconds = seconds + _knee(part.flop() / long_rate, part.io_bytes() / self._stream)
         if np.any(op.num_decode):

@@ -90,6 +90,17 @@ def test_mixed_calls_pay_one_launch(cluster: ClusterSpec) -> None:
     assert max(decode, prefill) < mixed < decode + prefill
 
 
+def test_calls_with_and_without_prompts_are_priced_together(cluster: ClusterSpec) -> None:
+    """Of many calls in one op, those that only decode cost what each would cost by itself."""
+    decode = Attention(**HEADS, num_decode=64, decode_kv=1000, decode_kv_max=1000)
+    prompts, tokens = np.array([0, 1]), np.array([0, 512])
+    both = replace(decode, num_prefill=prompts, prefill_q=tokens, prefill_kv=tokens)
+    costs = AnalyticCosts(cluster)
+    alone_s, with_prompt_s = costs.predict(both).latency_s
+    assert alone_s == costs.predict(decode).latency_s
+    assert with_prompt_s > alone_s
+
+
 def test_a_group_of_one_costs_nothing(cluster: ClusterSpec) -> None:
     """A collective among one rank takes no time and no energy."""
     found = AnalyticCosts(cluster).predict(Collective(kind="all_reduce", message_bytes=np.array([1, 1 << 20]), ranks=1))
