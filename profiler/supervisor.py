@@ -5,6 +5,7 @@ killed, crashes or ends itself over a hung point or a lost device takes its sibl
 resumes. A single rank is started this way too: a kernel that faults leaves its process without a device.
 """
 
+import math
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from profiler.errors import RENEW_EXIT_CODE
 from profiler.signals import listening
 
 _MAX_RESTARTS: Final = 5
+_OVERRUN_CODE: Final = 124  # as `timeout` ends
 # Ranks that outlive a dead sibling finish the point in flight, or sit in a collective that never ends.
 _GRACE_S: Final = 10.0
 _POLL_S: Final = 0.05
@@ -29,12 +31,20 @@ _FINAL_CODES: Final = frozenset({0, 1, 2, 130, 143})
 
 
 def supervise(
-    module: str, world_size: int, arguments: Sequence[str], *, time_option: str, limit_s: float | None = None
+    module: str,
+    world_size: int,
+    arguments: Sequence[str],
+    *,
+    time_option: str,
+    limit_s: float | None = None,
+    overrun_s: float | None = None,
+    max_restarts: int = _MAX_RESTARTS,
 ) -> int:
     """Run ``python -m module`` on ``world_size`` ranks until they end by themselves; returns the exit code.
 
     Of a time limit every start gets what is left, as ``time_option``. A process that asks to be replaced has stored a
-    row, so it may do so as often as it likes; other deaths are counted.
+    row, so it may do so as often as it likes; other deaths are counted. Ranks that still run ``overrun_s`` after the
+    limit are killed, and none is started any more.
     """
     deadline_s = None if limit_s is None else time.monotonic() + limit_s
     heard: list[int] = []
@@ -44,20 +54,24 @@ def supervise(
 
     with listening(hear):
         deaths = 0
-        while deaths <= _MAX_RESTARTS:
+        while deaths <= max_restarts:
             own = list(arguments)
             if deadline_s is not None:
                 left_s = max(deadline_s - time.monotonic(), 1.0)
                 own = [*_without(arguments, time_option), time_option, f"{left_s:.1f}s"]
             ranks = _start([sys.executable, "-m", module, *own], world_size)
-            code = _wait(ranks, heard)
+            end_at_s = None if deadline_s is None or overrun_s is None else deadline_s + overrun_s
+            code = _wait(ranks, heard, end_at_s)
+            if end_at_s is not None and time.monotonic() > end_at_s:
+                click.echo(f"ranks still ran {overrun_s:g} s after the time limit and were killed", err=True)
+                return _OVERRUN_CODE
             if code in _FINAL_CODES or heard:
                 return code if code >= 0 else 128 - code  # as shells count deaths by a signal
             if code == RENEW_EXIT_CODE:
                 continue
             deaths += 1
-            click.echo(f"a rank ended with {_name(code)}; starting again ({deaths}/{_MAX_RESTARTS})", err=True)
-    click.echo(f"error: ranks died {_MAX_RESTARTS + 1} times; rows measured so far are stored", err=True)
+            click.echo(f"a rank ended with {_name(code)}; starting again ({deaths}/{max_restarts})", err=True)
+    click.echo(f"error: ranks died {max_restarts + 1} times; rows measured so far are stored", err=True)
     click.echo("hint: the same command resumes; see the messages above for what the ranks died of", err=True)
     return 1
 
@@ -92,10 +106,10 @@ def _start(command: Sequence[str], world_size: int) -> list[subprocess.Popen[byt
     return ranks
 
 
-def _wait(ranks: list[subprocess.Popen[bytes]], heard: list[int]) -> int:
+def _wait(ranks: list[subprocess.Popen[bytes]], heard: list[int], kill_at_s: float | None) -> int:
     """Wait for all; a bad end of one ends the others. Returns the code of the rank that ended first."""
     forwarded, code = 0, 0
-    kill_at_s: float | None = None
+    has_ended = False
     try:
         while None in [rank.poll() for rank in ranks]:
             for number in heard[forwarded:]:
@@ -103,10 +117,11 @@ def _wait(ranks: list[subprocess.Popen[bytes]], heard: list[int]) -> int:
                     rank.send_signal(number)
             forwarded = len(heard)
             ended = [rank.returncode for rank in ranks if rank.returncode]
-            if ended and kill_at_s is None:
+            if ended and not has_ended:
+                has_ended = True
                 # A death is the cause of its siblings' ends, a complaint about lost siblings is not.
                 code = min(ended, key=lambda code: (code in _FINAL_CODES, code >= 0))
-                kill_at_s = time.monotonic() + _GRACE_S
+                kill_at_s = min(kill_at_s or math.inf, time.monotonic() + _GRACE_S)
                 if code not in _FINAL_CODES:
                     for rank in ranks:
                         rank.terminate()
