@@ -33,6 +33,7 @@ class ProfileRequest:
     seed: int = 0
     threads: int = 1
     dry_run: bool = False
+    tells_sustained_clocks: bool = True
     collective_timeout_s: float = 30.0
     policy: TimingPolicy = field(default_factory=TimingPolicy)
     command: tuple[str, ...] = ()

@@ -69,7 +69,8 @@ def profile(request: ProfileRequest, place: RankPlace, talk: Callable[[str], Non
         provenance["idle_power_w"] = _idle_over_run(
             provenance["idle_power_w"], _idle_power_w(request, machine), outcome
         )
-        provenance["sustained_clocks"] = sustained_clocks(run, bench, workload.compute)
+        if request.tells_sustained_clocks:
+            provenance["sustained_clocks"] = sustained_clocks(run, bench, workload.compute)
         if ledger is not None:
             ledger.record_run(provenance, ended=True)
         outcome.wall_s = run.spent_s

@@ -6,6 +6,7 @@ short is repeated until it says it is complete. Nothing here asks for a clock.
 """
 
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -14,15 +15,16 @@ import click
 from cluster_specs.command_line import Command, refuse_given, strict_json
 from cluster_specs.errors import UserError
 from profiler.campaign.archive import pack
-from profiler.campaign.stage_list import DEFAULT_STAGES, STAGES, parse_stages
+from profiler.campaign.course import GRACE_S, MAX_DEATHS
+from profiler.campaign.stage_list import DEFAULT_STAGES, LISTED, STAGES, parse_stages
 from profiler.duration import format_duration, parse_duration_s
 from profiler.planning.grid import FAMILIES
 from profiler.ranks import RankPlace
 
 DTYPES: Final = ("bf16", "fp8", "w8a8")
 _SHORTEST_S: Final = 10.0
-# A power model needs twelve below the power limit, and some of these are at it.
-_ENERGY_POINTS: Final = 16
+# A power model needs twelve below the power limit, and some of these may be at it.
+_ENERGY_POINTS: Final = 14
 
 
 @click.command(cls=Command)
@@ -39,13 +41,13 @@ _ENERGY_POINTS: Final = 16
     show_default=True,
     help=f"Stages in order, each with its longest time where it has one: {', '.join(STAGES)}.",
 )
-@click.option("--families", help="Op families of the profile stage, comma-separated.  [default: all]")
+@click.option("--families", help=f"Op families of {', '.join(LISTED)}, comma-separated.  [default: all]")
 @click.option(
     "--energy-points",
     type=click.IntRange(min=0),
     default=_ENERGY_POINTS,
     show_default=True,
-    help="Points of the profile stage whose joules are measured, about 7 s each.",
+    help="Points whose joules are measured, about 7 s each.",
 )
 @click.pass_context
 def campaign(
@@ -63,16 +65,30 @@ def campaign(
     energy_points: int,
 ) -> None:
     """Run the next slice of the campaign."""
+    started_s = time.monotonic()
     slice_s, total_s = parse_duration_s(slice_text, "--slice"), parse_duration_s(total_text, "--total")
     stages, chosen = parse_stages(stages_text), _families(families)
-    if "profile" not in (stage.name for stage in stages):
-        refuse_given(ctx, "families", "energy_points", "target_error", because="--stages leaves the profile out")
+    names = {stage.name for stage in stages}
+    if "profile" not in names:
+        refuse_given(ctx, "target_error", because="--stages leaves the profile out")
+    if not names & {"profile", "joules"}:
+        refuse_given(ctx, "energy_points", because="--stages leaves joules and the profile out")
+    if not names & set(LISTED):
+        refuse_given(ctx, "families", because=f"--stages leaves out {', '.join(LISTED)}")
     if not RankPlace.from_environment().is_started:
         if slice_s < _SHORTEST_S:
             raise UserError(f"--slice is {slice_text!r}, must be at least {_SHORTEST_S:g} s")
         from profiler.supervisor import supervise
 
-        code = supervise("profiler.campaign", 1, sys.argv[1:], time_option="--slice", limit_s=slice_s)
+        code = supervise(
+            "profiler.campaign",
+            1,
+            sys.argv[1:],
+            time_option="--slice",
+            limit_s=slice_s,
+            overrun_s=GRACE_S[device],
+            max_restarts=MAX_DEATHS * len(STAGES),
+        )
         if db.is_dir():
             click.echo(f"wrote {pack(db)}: everything measured so far", err=True)
         ctx.exit(code)
@@ -91,9 +107,13 @@ def campaign(
         stages=stages,
         families=chosen,
         energy_points=energy_points,
+        started_s=started_s,
     )
     is_complete = work.run()
-    click.echo(strict_json({"complete": is_complete, **work.state}, indent=1))
+    summary = {"complete": is_complete, "spent_s": work.state["spent_s"], "runs": work.state["runs"], **work.results}
+    click.echo(strict_json(summary, indent=1))
+    if failed := [name for name, result in work.results.items() if "failed" in result]:
+        click.echo(f"failed: {', '.join(failed)}; the other stages were run", err=True)
     if not is_complete:
         click.echo(f"not complete after {format_duration(work.spent_s)}: run the same command again", err=True)
 

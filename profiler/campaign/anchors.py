@@ -12,7 +12,6 @@ from profiler.kernels.step_backend import StepBackend
 from profiler.kernels.step_ops import layer_ops, step_shape
 from profiler.planning.points_to_measure import serving_cache
 from profiler.point import OpShape
-from profiles_db.manifest import ShapeManifest, manifest_schema
 from profiles_db.parquet_files import write_parquet
 from profiles_db.schema import FAMILIES
 from profiles_db.store import Store
@@ -23,6 +22,7 @@ class _Anchors:
     """Models with their tensor parallelism, and the batches of each."""
 
     models: tuple[tuple[str, int], ...]
+    dtypes: tuple[str, ...]
     layers: int
     decodes: tuple[tuple[int, int], ...]
     prefills: tuple[tuple[int, int, int], ...]
@@ -36,13 +36,15 @@ PARTS: Final = ("gemm", "attention", "elementwise")
 _ANCHORS: Final = {
     "cuda": _Anchors(
         models=(("llama-3.1-8b", 1), ("llama-3.1-70b", 8)),
+        dtypes=("bf16", "fp8"),
         layers=8,
-        decodes=((1, 1024), (32, 1024), (128, 2048), (512, 1024)),
-        prefills=((1, 512, 512), (1, 4096, 4096), (2, 2048, 8192)),
+        decodes=((1, 1024), (32, 1024), (128, 2048)),
+        prefills=((1, 512, 512), (1, 4096, 4096)),
         mixed=(((1, 1024, 1024), (64, 1024)),),
     ),
     "cpu": _Anchors(
         models=(("llama-3.2-1b", 4),),
+        dtypes=("bf16", "fp8", "w8a8"),
         layers=2,
         decodes=((8, 256),),
         prefills=((1, 64, 64),),
@@ -55,7 +57,7 @@ _STEPS: Final = pa.schema([("step", pa.string()), ("measured_s", pa.float64()), 
 
 
 def anchor_steps(device_kind: str, dtypes: Iterable[str]) -> list[OpShape]:
-    """Return decode, prefill and mixed steps of every model and format for ``cuda`` or ``cpu``."""
+    """Return decode, prefill and mixed steps of every model and each format of them for ``cuda`` or ``cpu``."""
     anchors = _ANCHORS[device_kind]
     batches: list[dict[str, tuple[int, ...]]] = [{"decode": decode} for decode in anchors.decodes]
     batches += [{"prefill": prefill} for prefill in anchors.prefills]
@@ -63,19 +65,23 @@ def anchor_steps(device_kind: str, dtypes: Iterable[str]) -> list[OpShape]:
     return [
         step_shape(model, dtype=dtype, tp=tp, layers=anchors.layers, **batch)  # type: ignore[arg-type]  # sizes vary
         for model, tp in anchors.models
-        for dtype in dtypes
+        for dtype in anchors.dtypes
+        if dtype in dtypes
         for batch in batches
     ]
 
 
-def write_manifest(steps: Sequence[OpShape], path: Path) -> None:
-    """Write steps and all their parts as a shape manifest; raises ``UserError`` when the disk refuses."""
-    shapes = [*steps, *(part for step in steps for part in layer_ops(step))]
-    tables = {}
-    for family in dict.fromkeys(op.family for op in shapes):
-        rows = [{**op.shape, "dtype": op.dtype} for op in shapes if op.family == family]
-        tables[family] = pa.Table.from_pylist(rows, schema=manifest_schema(FAMILIES[family]))
-    ShapeManifest(tables=tables).save(path)
+def grouped(steps: Sequence[OpShape]) -> list[list[OpShape]]:
+    """Return the steps model by model and format by format: each group has all its parts before the next begins."""
+    groups: dict[tuple[str, str], list[OpShape]] = {}
+    for step in steps:
+        groups.setdefault((step.shape["model"], step.dtype), []).append(step)
+    return list(groups.values())
+
+
+def with_parts(steps: Sequence[OpShape]) -> list[OpShape]:
+    """Return steps and the kernels that they are made of."""
+    return [*steps, *(part for step in steps for part in layer_ops(step))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

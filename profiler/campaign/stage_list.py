@@ -6,10 +6,27 @@ from typing import Final
 from cluster_specs.errors import UserError
 from profiler.duration import parse_duration_s
 
-STAGES: Final = ("self_test", "tests", "timers", "anchors", "profile")
-# What a second buys: known quantities, the tests of what is then timed, the timer beside a peer, whole steps beside the
-# sum of their kernels; the profile takes what is left.
-DEFAULT_STAGES: Final = "self_test=20s,tests=60s,timers=40s,anchors=110s,profile"
+# What a second buys: instruments and known quantities, the tests of what is then timed, the timer beside a peer;
+# kernels of which tables hold absolute times, then what no table holds; whole steps beside the sum of their kernels;
+# the joules and clocks that a power model needs. The adaptive profile takes what is left.
+_CAPS_S: Final[dict[str, int | None]] = {
+    "machine": 10,
+    "self_test": 20,
+    "tests": 45,
+    "timers": 30,
+    "products": 80,
+    "formats": 50,
+    "small_ops": 35,
+    "attention": 65,
+    "anchors": 60,
+    "joules": 115,
+    "clocks": 20,
+    "profile": None,
+}
+STAGES: Final = tuple(_CAPS_S)
+DEFAULT_STAGES: Final = ",".join(name if cap is None else f"{name}={cap}s" for name, cap in _CAPS_S.items())
+# Stages that measure lists of points, of which families may be chosen.
+LISTED: Final = ("products", "formats", "small_ops", "attention", "joules", "profile")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,17 +16,18 @@ import pyarrow.parquet as pq
 from cluster_specs.errors import UserError
 from cluster_specs.files.whole import make_folder
 from profiler.bench import Bench
-from profiler.planning.grid import attention_shape
+from profiler.planning.grid import attention_shape, product_shape
 from profiler.point import OpShape
 from profiles_db.parquet_files import write_parquet
 
+# (format, m, n, k) from launch-bound to compute-bound.
 _GEMMS: Final = {
     "cuda": (
-        *((m, 8192, 8192) for m in (1, 16, 64, 256, 1024, 8192)),
-        *((m, 57344, 8192) for m in (1, 64, 4096)),
-        *((m, 1280, 8192) for m in (1, 64, 4096)),
+        *(("bf16", m, 8192, 8192) for m in (1, 64, 1024, 8192)),
+        *(("bf16", 64, 57344, 8192), ("bf16", 1, 1280, 8192)),
+        *((dtype, m, 8192, 8192) for dtype in ("fp8", "w8a8") for m in (64, 4096)),
     ),
-    "cpu": ((1, 1024, 1024), (64, 1024, 1024)),
+    "cpu": (("bf16", 1, 1024, 1024), ("bf16", 64, 1024, 1024), ("fp8", 64, 1024, 1024), ("w8a8", 64, 1024, 1024)),
 }
 # (query heads, KV heads, head_dim), prefill (chunks, q, kv), decode (sequences, mean, max)
 _ATTENTION: Final = {
@@ -55,12 +56,8 @@ _SCHEMA: Final = pa.schema(
 
 
 def compared_ops(device_kind: str, dtypes: tuple[str, ...]) -> list[OpShape]:
-    """Return GEMMs from launch-bound to compute-bound in every format, and a prefill and a decode attention."""
-    gemms = [
-        OpShape.of("gemm", dtype=d, m=m, n=n, k=k, scaling="none" if d == "bf16" else "row", quantise=False)
-        for d in dtypes
-        for m, n, k in _GEMMS[device_kind]
-    ]
+    """Return products of the formats asked for, and a prefill and a decode attention."""
+    gemms = [product_shape(dtype, m, n, k) for dtype, m, n, k in _GEMMS[device_kind] if dtype in dtypes]
     heads, prefill, decode = _ATTENTION[device_kind]
     return [*gemms, attention_shape("bf16", heads, prefill=prefill), attention_shape("bf16", heads, decode=decode)]
 

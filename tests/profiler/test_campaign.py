@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -16,8 +17,9 @@ pytest.importorskip("torch", reason="the campaign measures with torch")
 
 from profiler.bench import Bench
 from profiler.campaign.__main__ import campaign
-from profiler.campaign.anchors import anchor_steps, compare_steps, write_manifest
+from profiler.campaign.anchors import anchor_steps, compare_steps, grouped, with_parts
 from profiler.campaign.archive import archive_of
+from profiler.campaign.point_lists import write_points
 from profiler.campaign.stage_list import DEFAULT_STAGES, STAGES, Stage, parse_stages
 from profiler.campaign.stages import Campaign
 from profiler.device_spec import device_spec
@@ -44,14 +46,17 @@ def bench(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_anchor_manifest_holds_every_step_and_each_part_once(tmp_path, kind):
-    """The manifest asks for all steps and for the distinct kernels they are made of."""
+def test_anchor_manifests_hold_every_step_and_each_part_once(tmp_path, kind):
+    """Each group's manifest asks for its steps and for the distinct kernels they are made of; no step is in two."""
     steps = anchor_steps(kind, DTYPES)
-    write_manifest(steps, tmp_path / "anchors.json")
-    tables = load_manifest(tmp_path / "anchors.json").tables
-    parts = {part for step in steps for part in layer_ops(step)}
-    assert tables["step"].num_rows == len(steps) == len(set(steps))
-    assert sum(table.num_rows for name, table in tables.items() if name != "step") == len(parts)
+    groups = grouped(steps)
+    assert [step for group in groups for step in group] == steps
+    for group in groups:
+        write_points(with_parts(group), tmp_path / "anchors.json")
+        tables = load_manifest(tmp_path / "anchors.json").tables
+        parts = {part for step in group for part in layer_ops(step)}
+        assert tables["step"].num_rows == len(group) == len(set(group))
+        assert sum(table.num_rows for name, table in tables.items() if name != "step") == len(parts)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -124,20 +129,9 @@ def test_specs_are_read_without_pydantic():
     assert device_spec("abacus") is None
 
 
-# A slice and stages as long as they take; a total that is over by then asks the profile for the least it can do.
-CAMPAIGN = (
-    "--device",
-    "cpu",
-    "--dtypes",
-    "bf16",
-    "--slice",
-    "1h",
-    "--total",
-    "1s",
-    "--stages",
-    ",".join(STAGES),
-    "--db",
-)
+# Stages as long as they take, save the profile, which is asked for the least it can do.
+EVERY = ",".join(f"{name}=0.001s" if name == "profile" else name for name in STAGES)
+CAMPAIGN = ("--device", "cpu", "--dtypes", "bf16", "--slice", "1h", "--total", "1h", "--stages", EVERY, "--db")
 
 
 # What the command tells the worker it keeps alive.
@@ -145,9 +139,9 @@ WORKER = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE":
 WORKER |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
 
-def run_slice(db):
+def run_slice(db, stages=EVERY):
     """Run one slice on the CPU to its end, as the worker does, and return its summary and what it said."""
-    done = CliRunner(env=WORKER).invoke(campaign, [*CAMPAIGN, str(db)])
+    done = CliRunner(env=WORKER).invoke(campaign, [*CAMPAIGN[:-2], stages, "--db", str(db)])
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout), done.stderr
 
@@ -169,7 +163,16 @@ def test_a_slice_that_is_over_ends_before_the_next_stage(tmp_path):
     options = {"slice_s": 0.0, "total_s": 1.0, "device": "cpu", "dtypes": ("bf16",), "target_error": 0.03}
     options |= {"stages": parse_stages(DEFAULT_STAGES)}
     assert not Campaign(tmp_path, **options).run()
-    assert Campaign(tmp_path, **options).state.keys() == {"spent_s", "runs"}
+    assert Campaign(tmp_path, **options).results == {}
+
+
+def test_what_the_total_leaves_no_time_for_is_said_and_the_campaign_is_complete(tmp_path):
+    """Where no further slice may follow, every stage says that it was left out."""
+    options = {"slice_s": 1.0, "total_s": 0.0, "device": "cpu", "dtypes": ("bf16",), "target_error": 0.03}
+    found = Campaign(tmp_path, **options, stages=parse_stages(DEFAULT_STAGES))
+    assert found.run()
+    assert list(found.results) == list(STAGES)
+    assert all("--total" in result["left_out"][0] for result in found.results.values())
 
 
 def test_a_stage_at_its_cap_tells_what_it_has_and_the_next_one_comes(tmp_path):
@@ -178,8 +181,21 @@ def test_a_stage_at_its_cap_tells_what_it_has_and_the_next_one_comes(tmp_path):
     options = {"slice_s": 3600.0, "total_s": 3600.0, "device": "cpu", "dtypes": ("bf16",), "target_error": 0.03}
     found = Campaign(tmp_path, stages=stages, **options)
     assert found.run()
-    assert list(found.state) == ["spent_s", "runs", "timers", "tests"]
-    assert found.state["timers"] == {"ops": 0, "timed": 0}
+    assert list(found.results) == ["timers", "tests"]
+    assert found.results["timers"]["timed"] == 0
+    assert len(found.results["timers"]["left_out"]) == 4
+
+
+def test_a_stage_that_fails_says_why_and_the_next_one_comes(tmp_path):
+    """What one stage runs into, here a file of its own that cannot be read, costs that stage alone."""
+    (tmp_path / "campaign").mkdir()
+    (tmp_path / "campaign" / "timers.parquet").write_bytes(b"no table")
+    stages = [Stage(name="timers"), Stage(name="machine")]
+    options = {"slice_s": 3600.0, "total_s": 3600.0, "device": "cpu", "dtypes": ("bf16",), "target_error": 0.03}
+    found = Campaign(tmp_path, stages=stages, **options)
+    assert found.run()
+    assert "holds no comparisons of timers" in found.results["timers"]["failed"]
+    assert "failed" not in found.results["machine"]
 
 
 def test_stages_are_read_in_order_with_their_caps():
@@ -191,11 +207,13 @@ def test_stages_are_read_in_order_with_their_caps():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--stages", "warmup"), "--stages: 'warmup' is not among self_test, tests, timers, anchors, profile"),
+        (("--stages", "warmup"), "--stages: 'warmup' is not among machine, self_test, tests, timers, products"),
         (("--stages", "timers,timers=4s"), "--stages: timers is there twice"),
         (("--stages", "timers=0s"), "--stages timers is '0s', must be a positive duration"),
         (("--families", "conv"), "--families: conv is not among gemm, attention"),
-        (("--stages", "timers", "--energy-points", "4"), "--energy-points cannot act: --stages leaves the profile out"),
+        (("--stages", "timers", "--energy-points", "4"), "--stages leaves joules and the profile out"),
+        (("--stages", "timers", "--families", "gemm"), "--families cannot act: --stages leaves out products"),
+        (("--stages", "products", "--target-error", "1"), "--target-error cannot act: --stages leaves the profile out"),
     ],
 )
 def test_a_campaign_refuses_stages_and_families_that_are_none(words, message, tmp_path):
@@ -212,6 +230,45 @@ def test_a_command_that_ends_leaves_everything_as_one_file(finished):
         assert f"{db.name}/campaign/state.json" in archive.getnames()
 
 
+def test_a_worker_that_is_killed_within_a_stage_is_replaced_and_a_command_that_is_killed_leaves_an_archive(
+    tmp_path, start, wait_until, has_ended
+):
+    """The next worker goes on with the stage; one whose command is gone begins no further stage, and tells none."""
+    db = tmp_path / "db"
+    command = [sys.executable, "-m", "profiler.campaign", *CAMPAIGN[:-2], "machine,timers,products", "--db", str(db)]
+
+    def state():
+        path = db / "campaign" / "state.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def is_in(stage, parent):
+        found = state()
+        return found.get("in_flight", {}).get("stage") == stage and found["told"]["parent"] == parent
+
+    killed = start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: is_in("timers", killed.pid))
+    (first,) = workers_of(killed.pid)
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: is_in("timers", killed.pid) and state()["starts"]["timers"]["deaths"] == 1)
+    (second,) = workers_of(killed.pid)
+    killed.kill()
+    killed.wait()
+    wait_until(lambda: has_ended(str(second)))
+    with tarfile.open(archive_of(db)) as archive:
+        packed = json.load(archive.extractfile(f"{db.name}/campaign/state.json"))
+    assert "machine" in packed
+    assert "products" not in state()
+    summary, _ = run_slice(db, "machine,timers,products")
+    assert summary["complete"]
+    assert summary["timers"]["timed"] == 2 + 2
+    assert summary["products"]["stored"] == 8
+
+
+def workers_of(parent):
+    """Return the ids of the processes that a command has started."""
+    return [int(word) for word in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
 def test_slices_work_through_every_stage_and_each_goes_on_where_the_last_one_ended(finished):
     """Slices end with all stages told, comparisons and rows on disk, no point twice; one more changes nothing."""
     db, state = finished
@@ -219,6 +276,16 @@ def test_slices_work_through_every_stage_and_each_goes_on_where_the_last_one_end
     assert state["self_test"]["lines"]
     quantities = pq.read_table(db / "campaign" / "self_test.parquet").to_pylist()
     assert [row["rate"] > 0 for row in quantities] == [True, True]
+    assert all(rate > 0 for rate in state["self_test"]["flop_per_s"].values())
+    facts = json.loads((db / "campaign" / "machine.json").read_text())
+    assert facts["without_nvml"] == "a CPU has no NVML"
+    assert facts["distributions"]["torch"]
+    assert not any("failed" in state[stage] for stage in STAGES)
+    for stage in ("products", "small_ops", "attention", "joules", "clocks"):
+        assert state[stage]["stored"] == state[stage]["points"] > 0
+    assert state["formats"] == {"points": 0, "stored": 0, "statuses": {}, "left_out": state["formats"]["left_out"]}
+    assert "--dtypes" in state["formats"]["left_out"][0]
+    assert "no counter" in state["joules"]["left_out"][-1]
     assert state["anchors"]["compared"] == state["anchors"]["steps"] == 3
     assert state["timers"]["timed"] == state["timers"]["ops"] == 4
     assert state["profile"]["left_out"] or state["profile"]["fulfilled"]
@@ -233,27 +300,8 @@ def test_slices_work_through_every_stage_and_each_goes_on_where_the_last_one_end
         rows = [row_identity(family, row) for row in store.read(family, statuses=None).to_pylist()]
         assert len(rows) == len(set(rows)) > 0
     again, talk = run_slice(db)
-    assert again == state
+    assert {**again, "spent_s": None} == {**state, "spent_s": None}
     assert "==" not in talk
-
-
-def test_a_report_is_made_of_what_a_campaign_leaves(finished, tmp_path):
-    """Every section of the page is filled from the campaign's folder; a page with numbers is not lost without one."""
-    db, _ = finished
-    page = tmp_path / "page.md"
-    report = [sys.executable, Path(__file__).parents[2] / "benchmarks" / "measured_gpu.py", "--out", page]
-    subprocess.run([*report, "--db", tmp_path / "none"], check=True)
-    assert "Not measured yet" in page.read_text()
-    subprocess.run([*report, "--db", db], check=True, capture_output=True)
-    text = page.read_text()
-    assert "Not measured yet" not in text
-    assert "Not reached" not in text
-    assert "| step | bf16 | apex.layer_stack | eager | ok | 3 | 0 |" in text
-    assert "3 steps: median error of the sum" in text
-    assert text.count("do_bench times GPUs") == 4
-    refused = subprocess.run([*report, "--db", tmp_path / "none"], check=False, capture_output=True, text=True)
-    assert refused.returncode == 1
-    assert page.read_text() == text
 
 
 def test_a_campaign_without_a_gpu_is_one_message(tmp_path):
