@@ -144,7 +144,7 @@ gpu-campaign: ## Measure what one GPU can add, within SLICE=560s, into CAMPAIGN 
 	$(GPU_PYTHON) -m profiler.campaign --slice $(SLICE) --db $(CAMPAIGN)
 
 gpu-report: $(VENV)/.dev ## Write docs/measured_gpu.md from what the campaign measured
-	$(BIN)/python benchmarks/measured_gpu.py --db $(CAMPAIGN) $(if $(wildcard $(ACCURACY_DB)),--imported $(ACCURACY_DB))
+	$(BIN)/python -m benchmarks.gpu_report --db $(CAMPAIGN) $(if $(wildcard $(ACCURACY_DB)),--imported $(ACCURACY_DB))
 
 clean: ## Remove the virtual environment and every cache
 	rm -rf $(VENV) simulator/engine/native/built .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
