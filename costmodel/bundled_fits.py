@@ -9,7 +9,6 @@ from typing import Final
 
 import profiles_db
 from cluster_specs.cluster import ClusterSpec
-from costmodel.capped_costs import CappedCosts
 from costmodel.cost_model import CostModel
 from costmodel.fitted_costs import load_costs
 
@@ -46,6 +45,4 @@ def choose_costs(
     if str(choice) == "analytic":
         path = None
     own = engine_fits(cluster.device.name) if choice is None else None
-    costs = load_costs(path, cluster, clock_mhz, out_of_domain=out_of_domain, engine_fits=own)
-    cap_w = cluster.device.power_cap_w
-    return costs if cap_w is None else CappedCosts(costs, cap_w)
+    return load_costs(path, cluster, clock_mhz, out_of_domain=out_of_domain, engine_fits=own)

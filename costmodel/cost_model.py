@@ -14,6 +14,7 @@ from costmodel.ops.op_types import Op
 
 if TYPE_CHECKING:
     from cluster_specs.cluster import ClusterSpec
+    from costmodel.power_model import PowerModel
 
 
 class Source(IntEnum):
@@ -68,6 +69,10 @@ class CostModel(Protocol):
     @property
     def clock_mhz(self) -> float | None:
         """Locked SM clock, None when unlocked."""
+
+    @property
+    def power(self) -> PowerModel:
+        """What the joules of prices follow from."""
 
     @property
     def origin(self) -> str:

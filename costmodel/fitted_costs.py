@@ -22,10 +22,10 @@ from costmodel.families.family import Prices
 from costmodel.fit_file.contents import Artefact, FamilyReport
 from costmodel.fit_file.prepared import load_for_prices
 from costmodel.ops.op_types import Op
+from costmodel.power_model import PowerModel
 from costmodel.pricing.analytic_costs import AnalyticCosts
 from costmodel.pricing.domain import OutOfDomain, QueryCount
 from costmodel.pricing.measured_links import MeasuredLinks, reference_links
-from costmodel.pricing.power_model import PowerModel
 from costmodel.pricing.price_points import Pricing
 
 # Families whose engine picks the faster of several kernels, wherever that one was measured.

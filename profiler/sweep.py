@@ -97,24 +97,17 @@ def _say(run: Run, note: str) -> None:
 
 def _prior(run: Run, request: ProfileRequest, machine: Machine) -> "Prior | None":
     """Return the earlier fit that rank 0, which plans for all, starts from."""
-    if run.ledger is None or request.exhaustive:
+    if run.ledger is None or request.exhaustive or request.prior == "none":
         return None
-    prior, said = opened_prior(request.prior, machine.name)
-    if said:
-        _say(run, said)
-    return prior
-
-
-def opened_prior(choice: str, device: str) -> tuple["Prior | None", str]:
-    """Return the earlier fit that plans start from, and a sentence on it or on why it cannot be opened."""
-    if choice == "none":
-        return None, ""
     try:
         from costmodel.fitting.prior import Prior
     except ImportError as error:  # GPU images often lack what specs are read with
-        return None, f"compute plans start from no earlier fit: {error}"
-    prior = Prior.choose(choice, device)
-    return prior, "" if prior is None else f"compute plans start from {prior.described}"
+        _say(run, f"compute plans start from no earlier fit: {error}")
+        return None
+    prior = Prior.choose(request.prior, machine.name)
+    if prior is not None:
+        _say(run, f"compute plans start from {prior.described}")
+    return prior
 
 
 def _lock(run: Run, control: ClockControl, clock_mhz: int) -> float | None:

@@ -17,6 +17,7 @@ from simulator.feasible.context import context_note, context_of
 from simulator.feasible.engine_support import engines_for
 from simulator.feasible.kv_format import KvFormat, kv_format, served
 from simulator.feasible.plan_space import check_plan
+from simulator.feasible.power_caps import cap_refusal
 from simulator.feasible.prompt_waiting import prompt_waiting, waiting_refusal
 from simulator.feasible.server_setup import ServerSetup
 from simulator.feasible.sizing import Sizing, size_plan
@@ -95,7 +96,7 @@ class Serving(ServerSetup):
     def start(self, plan: Plan, workload: Traffic) -> StartedPlan | Refusal:
         """Check, size and compile ``plan`` for ``workload``."""
         reason = check_plan(self.model, plan, self.cluster) or self._engine_refusal(plan)
-        reason = reason or self._workload_refusal(plan, workload)
+        reason = reason or self._workload_refusal(plan, workload) or self._cap_refusal(plan)
         if reason is not None:
             return Refusal(plan=plan, reason=reason)
         kv = kv_format(self.model, plan, self.profile)
@@ -121,6 +122,7 @@ class Serving(ServerSetup):
             shape=shape,
             kernels=self.kernels(plan),
             spread=self.spread(plan.clock_mhz),
+            context_tokens=workload.mean_context_tokens,
         )
         host = self.profile.host
         gap_error_s = error_of(host.frontend_token_s) * workload.mean_prompt_tokens
@@ -189,6 +191,11 @@ class Serving(ServerSetup):
         for text, clocks in alike.items():
             at_clocks = "" if clocks == ["unlocked clocks"] else f" at {', '.join(clocks)}"
             notes.append(f"prices{at_clocks}: {text}")
+        cap_w = self.cluster.device.power_cap_w
+        if cap_w is not None:
+            notes.append(
+                f"devices are run under the {cap_w:g} W of {self.cluster.name}; caps are modelled, not measured"
+            )
         notes += self._stand_in_notes()
         notes += dict.fromkeys(note for curves in self.priced.values() for note in curves.notes())
         return notes
@@ -291,6 +298,12 @@ class Serving(ServerSetup):
             speculative_acceptance=sized.acceptance,
             draft_step_s=self.overrides.draft_step_s or 0.0,
         )
+
+    def _cap_refusal(self, plan: Plan) -> str | None:
+        """Why no device holds the plan's power cap; prices are not opened for a plan without one."""
+        if plan.power_cap_w is None:
+            return None
+        return cap_refusal(plan.power_cap_w, self.cluster.device, self.curves(plan.clock_mhz).power)
 
     def _workload_refusal(self, plan: Plan, workload: Traffic) -> str | None:
         """Why the requests' own conditions are not modelled for the plan."""

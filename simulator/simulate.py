@@ -207,7 +207,7 @@ def replay(
 ) -> SimulatedPlan:
     """Run the engine on a started plan and measure what it did; ``log`` keeps a row per iteration in ``run.log``."""
     run = _run(start, workload, "middle", log=log)
-    metrics = _measure(serving, start, run, slo, "middle")
+    metrics = _measure(serving, start, run, slo, end="middle")
     metrics["breakdown_ops"] = op_breakdown(start.compiled, run)
     return SimulatedPlan(
         start=start,
@@ -222,33 +222,28 @@ def with_interval(serving: Serving, result: SimulatedPlan, workload: Workload, s
     """Add the metrics' 90 % intervals: two more runs, with all steps at either end of the cost model's interval."""
     start = result.start
     ends: tuple[IntervalEnd, IntervalEnd] = ("low", "high")
-    runs = [_measure(serving, start, _run(start, workload, end), slo, end) for end in ends]
+    runs = [_measure(serving, start, _run(start, workload, end), slo, end=end) for end in ends]
     frac = start.compiled.spread.first_token_frac
     every = [result.metrics, *runs]
     interval = metric_intervals(every, first_token_frac=frac)
     return replace(result, interval=interval, saturation=saturation_of(every, interval, Offered.of(workload)))
 
 
-def client_metrics(
+def client_metrics(start: StartedPlan, workload: Workload) -> dict[str, Any]:
+    """Return what a client would measure and nothing else."""
+    return summarise(_run(start, workload, "middle"), Slo().per_request).to_json()
+
+
+def slowed(
+    serving: Serving,
     start: StartedPlan,
     workload: Workload,
     slo: Slo | None = None,
     *,
-    end: IntervalEnd = "middle",
     only: Container[str] | None = None,
 ) -> dict[str, Any]:
-    """Return what a client would measure and nothing else, at one end of the intervals.
-
-    ``only`` holds the sources of error that are at theirs (`step_ends`).
-    """
-    return summarise(_run(start, workload, end, only=only), (slo or Slo()).per_request).to_json()
-
-
-def slowed(
-    start: StartedPlan, workload: Workload, slo: Slo | None = None, *, only: Container[str] | None = None
-) -> dict[str, Any]:
-    """Return what a client would measure with some sources of error alone at their slow ends (`step_ends`)."""
-    return client_metrics(start, workload, slo, end="high", only=only)
+    """Return the metrics with some sources of error alone at the end where steps take longer and draw more."""
+    return _measure(serving, start, _run(start, workload, "high", only=only), slo, end="high", only=only)
 
 
 def _run(
@@ -266,18 +261,32 @@ def _run(
 
 
 def _measure(
-    serving: Serving, start: StartedPlan, run: EngineResult, slo: Slo | None, end: IntervalEnd
+    serving: Serving,
+    start: StartedPlan,
+    run: EngineResult,
+    slo: Slo | None,
+    *,
+    end: IntervalEnd,
+    only: Container[str] | None = None,
 ) -> dict[str, Any]:
-    wanted = slo_at(end, (slo or Slo()).per_request, start.compiled.spread.first_token_frac)
-    metrics = summarise(run, wanted).to_json()
-    return metrics | work_figures(serving, start, run, int(run.output_tokens[run.is_finished].sum()), end)
+    limits, frac = (slo or Slo()).per_request, start.compiled.spread.first_token_frac
+    metrics = summarise(run, limits if only is not None else slo_at(end, limits, frac)).to_json()
+    return metrics | work_figures(
+        serving, start, run, int(run.output_tokens[run.is_finished].sum()), end=end, only=only
+    )
 
 
 def work_figures(
-    serving: Serving, start: StartedPlan, run: EngineResult, output_tokens: int, end: IntervalEnd
+    serving: Serving,
+    start: StartedPlan,
+    run: EngineResult,
+    output_tokens: int,
+    *,
+    end: IntervalEnd,
+    only: Container[str] | None = None,
 ) -> dict[str, float]:
     """Return utilisation, energy and price of a run at one end, from its sums of the replicas."""
-    work = run_work(start.compiled, run, start.plan, serving.cluster, end=end)
+    work = run_work(start.compiled, run, start.plan, serving.cluster, end=end, only=only)
     scheme = start.plan.weight_dtype or serving.model.quantisation or serving.model.dtype
     return work_metrics(work, start.plan, serving.cluster, output_tokens, SCHEMES[scheme].compute)
 

@@ -76,7 +76,7 @@ def replay_stream(
             metrics.add(part)
         on_part(finished[0])
     figures = [
-        found.metrics().to_json() | work_figures(serving, start, found.last, found.output_tokens, end)
+        found.metrics().to_json() | work_figures(serving, start, found.last, found.output_tokens, end=end)
         for found, end in zip(measured, _ENDS, strict=True)
     ]
     figures[0]["breakdown_ops"] = op_breakdown(start.compiled, measured[0].last)

@@ -23,7 +23,7 @@ from cluster_specs.cluster import ClusterSpec
 from costmodel.bundled_fits import bundled_fit
 from costmodel.fit_file.artefact import load_artefact
 from costmodel.fitting.measured_device import choose_cluster
-from costmodel.pricing.power_model import PowerModel
+from costmodel.power_model import PowerModel
 from profiles_db.store import open_store
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "measured_gpu.md"

@@ -9,7 +9,7 @@ from costmodel.families.rows import iter_row_ops
 from costmodel.fitting.fit_power import fit_power
 from costmodel.fitting.measurements import Measurements, read_measurements
 from costmodel.ops.roofline import roofline
-from costmodel.pricing.power_model import PowerModel
+from costmodel.power_model import PowerModel
 from profiles_db.store import Store
 
 

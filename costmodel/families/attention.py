@@ -23,8 +23,8 @@ from costmodel.fitted.knots import Derived, FamilyKnots
 from costmodel.ops.arrays import Array
 from costmodel.ops.label import Label, joined
 from costmodel.ops.op_types import Attention
+from costmodel.power_model import PowerModel
 from costmodel.pricing.domain import OutOfDomain
-from costmodel.pricing.power_model import PowerModel
 from costmodel.pricing.price_points import Pricing
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from costmodel.fit_file.rows import FamilyRows, RowsFault, family_rows, knots_ta
 from costmodel.fitted.held_out import HeldOut
 from costmodel.fitted.knots import FamilyKnots
 from costmodel.ops.label import parsed_labels
-from costmodel.pricing.power_model import PowerModel
+from costmodel.power_model import PowerModel
 from profiles_db.parquet_files import metadata_of, read_table, shown_reason, version_in, write_parquet
 
 FIT_SCHEMA_VERSION: Final = 4

@@ -12,7 +12,7 @@ from costmodel.families.all import OP_FAMILIES
 from costmodel.fitted.knots import FamilyKnots, Filling, LabelFit
 from costmodel.fitted.reference import REGIMES
 from costmodel.ops.arrays import Array
-from costmodel.pricing.power_model import PowerModel
+from costmodel.power_model import PowerModel
 
 # ln(latency / expected): the widest of the bundled fits is 5.2; 15 is a factor of three million.
 _MOST_RESIDUAL: Final = 15.0
@@ -45,7 +45,9 @@ def fault_in_family(knots: FamilyKnots) -> tuple[str, int | None] | None:
 
 def fault_in_power(power: PowerModel) -> str:
     """Return what is wrong with the constants of the power model, empty where nothing is."""
-    numbers = {name: getattr(power, name) for name in ("idle_w", "awake_w", "tdp_w", "j_per_byte", "j_per_link_byte")}
+    named = ["idle_w", "awake_w", "tdp_w", "j_per_byte", "j_per_link_byte"]
+    named += ["voltage_exponent", "voltage_exponent_error", "error_frac"]
+    numbers = {name: getattr(power, name) for name in named}
     numbers |= {f"j_per_flop.{name}": value for name, value in power.j_per_flop.items()}
     for name, value in numbers.items():
         if not (np.isfinite(value) and value >= 0.0):

@@ -6,7 +6,7 @@ from typing import Any
 
 from costmodel.fitted.held_out import HeldOut
 from costmodel.fitted.knots import FamilyKnots
-from costmodel.pricing.power_model import PowerModel
+from costmodel.power_model import PowerModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ from costmodel.fit_file.contents import Artefact, FamilyReport, Provenance
 from costmodel.fitted.knots import Derived, FamilyKnots, LabelFit
 from costmodel.fitted.reference import Reference
 from costmodel.ops.label import Label
-from costmodel.pricing.power_model import PowerModel
+from costmodel.power_model import PowerModel
 
 _MAGIC: Final = b"apex prepared fit 1\n"
 _DIGEST_BYTES: Final = 16

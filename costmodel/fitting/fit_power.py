@@ -3,11 +3,14 @@
 P - P_idle = (P_awake - P_idle) a(clock) + v(clock) (sum over formats of e_flop flop/s + e_byte B/s)
            + (1 - v(clock)) e_dram B/s + e_link B/s
 
-over calls that stay below the power limit; idle power is the spec's, e_dram a constant. Runs in ``apex fit`` only.
+over calls that stay below the power limit; idle power is the spec's, e_dram a constant. ``v`` is a power of the clock,
+whose exponent leaves the least squares where calls were measured at several clocks, and is recalled practice elsewhere;
+its error is how much it changes as clocks are left out in turn. Runs in ``apex fit`` only.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +22,15 @@ from costmodel.fitting.measurements import Measurements
 from costmodel.ops.arrays import Array
 from costmodel.ops.op_types import Collective
 from costmodel.ops.roofline import compute_dtype, roofline
-from costmodel.pricing.power_model import PowerModel
+from costmodel.power_model import PowerModel
 
 FEWEST_ENERGY_ROWS = 12
 # Above this share of TDP the limit, not the work, decides.
 _BELOW_LIMIT = 0.97
 _FOLDS = 5
+# A clock below this share of the top one tells of voltage.
+_LOWER_CLOCK = 0.9
+_MOST_EXPONENT = 4.0
 
 
 def fit_power(measured: Mapping[str, Measurements], cluster: ClusterSpec) -> tuple[PowerModel | None, str]:
@@ -35,29 +41,101 @@ def fit_power(measured: Mapping[str, Measurements], cluster: ClusterSpec) -> tup
     if np.count_nonzero(usable) < FEWEST_ENERGY_ROWS:
         have = int(np.count_nonzero(usable))
         return None, f"{have} rows with joules below the power limit, {FEWEST_ENERGY_ROWS} needed: energy is derived"
-    locked = [None if np.isnan(clock) else float(clock) for clock in clocks]
-    voltage = np.array([prior.voltage_factor(clock) for clock in locked])
-    awake = np.array([prior.awake_factor(clock) for clock in locked])
-    # Columns: awake, one per format, memory bytes, link bytes; the link is not scaled by the core's voltage.
-    scale = np.column_stack([awake, *[voltage] * (rates.shape[1] - 2), np.ones_like(voltage)])
-    design = (rates * scale)[usable]
-    known_w = (prior.idle_w + (1.0 - voltage) * prior.dram_j_per_byte * rates[:, -2])[usable]
-    constants = non_negative_least_squares(design, watts[usable] - known_w)
-    error = _held_out(design, watts[usable], known_w, ops[usable])
+    seen = _Seen(rates=rates[usable], watts=watts[usable], clocks=clocks[usable], ops=ops[usable])
+    law, told_of_law = _with_exponent(prior, seen)
+    constants = seen.constants(law)
+    errors = seen.held_out(law)
     per_flop = {
         name: float(value) for name, value in zip(formats, constants[1 : 1 + len(formats)], strict=True) if value > 0
     }
-    told = "of one op: no error" if error is None else f"held-out median error of power {error:.1%}"
-    source = f"measured: {len(design)} rows with joules, {told}"
+    told = "of one op: no error" if errors is None else f"held-out median error of power {np.median(errors):.1%}"
+    source = f"measured: {len(seen.watts)} rows with joules, {told}{told_of_law}"
     fitted = replace(
-        prior,
+        law,
         awake_w=prior.idle_w + float(constants[0]),
         j_per_flop=prior.j_per_flop | per_flop,
         j_per_byte=float(constants[-2]) or prior.j_per_byte,
         j_per_link_byte=float(constants[-1]) or prior.j_per_link_byte,
         source=source,
+        error_frac=law.error_frac if errors is None else float(np.quantile(errors, 0.9)),
     )
     return fitted, source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """Calls below the power limit: work per second [rows, awake | formats | memory | link], watts, clock and op."""
+
+    rates: Array
+    watts: Array
+    clocks: Array  # NaN where unlocked
+    ops: NDArray[np.int64]
+
+    def rows(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "_Seen":
+        """Return some of the calls."""
+        return _Seen(
+            rates=self.rates[chosen], watts=self.watts[chosen], clocks=self.clocks[chosen], ops=self.ops[chosen]
+        )
+
+    def linear(self, law: PowerModel) -> tuple[Array, Array]:
+        """Return what watts are linear in under a law of voltage, and the watts that no constant changes."""
+        clocks = np.where(np.isnan(self.clocks), law.max_mhz, self.clocks)
+        voltage, awake = law.voltage_factor(clocks), law.awake_factor(clocks)
+        # Columns: awake, one per format, memory bytes, link bytes; the link is not scaled by the core's voltage.
+        scale = np.column_stack([awake, *[voltage] * (self.rates.shape[1] - 2), np.ones_like(voltage)])
+        return self.rates * scale, law.idle_w + (1.0 - voltage) * law.dram_j_per_byte * self.rates[:, -2]
+
+    def constants(self, law: PowerModel) -> Array:
+        """Fit the constants of the equation."""
+        design, known_w = self.linear(law)
+        return non_negative_least_squares(design, self.watts - known_w)
+
+    def misfit(self, law: PowerModel) -> float:
+        """Return the squares that the best constants leave."""
+        design, known_w = self.linear(law)
+        return float(np.sum((known_w + design @ self.constants(law) - self.watts) ** 2))
+
+    def folds(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Return rows kept and left out, whole ops together: those of one would tell the others of it."""
+        from sklearn.model_selection import GroupKFold
+
+        folds = min(_FOLDS, len(np.unique(self.ops)))
+        return list(GroupKFold(folds).split(self.rates, groups=self.ops)) if folds > 1 else []
+
+    def held_out(self, law: PowerModel) -> Array | None:
+        """Return relative errors of power over folds that leave whole ops out; None where there is but one."""
+        errors = []
+        for kept, asked in self.folds():
+            constants = self.rows(kept).constants(law)
+            design, known_w = self.rows(asked).linear(law)
+            errors.append(np.abs((known_w + design @ constants) / self.watts[asked] - 1.0))
+        return np.concatenate(errors) if errors else None
+
+
+def _with_exponent(prior: PowerModel, seen: _Seen) -> tuple[PowerModel, str]:
+    """Fit how energy falls with the clock where calls at lower clocks tell it; the words say so."""
+    lower = seen.clocks < _LOWER_CLOCK * prior.max_mhz  # unlocked is no lower clock
+    if np.count_nonzero(lower) < FEWEST_ENERGY_ROWS or np.all(lower):
+        return prior, ""
+    exponent, error = _exponent(prior, seen), prior.voltage_exponent_error
+    clocks = np.unique(seen.clocks[lower])
+    if len(clocks) > 1:
+        without = np.array([_exponent(prior, seen.rows(seen.clocks != clock)) for clock in clocks])
+        jackknife = np.sqrt((len(clocks) - 1) * np.mean((without - without.mean()) ** 2))
+        error = NormalDist().inv_cdf(0.95) * float(jackknife)
+    law = replace(prior, voltage_exponent=exponent, voltage_exponent_error=error)
+    return law, f"; energy goes with the clock to the power {exponent:.2f} +- {error:.2f}"
+
+
+def _exponent(prior: PowerModel, seen: _Seen) -> float:
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(
+        lambda exponent: seen.misfit(replace(prior, voltage_exponent=float(exponent))),
+        bounds=(0.0, _MOST_EXPONENT),
+        method="bounded",
+    )
+    return float(found.x)
 
 
 def _rates(
@@ -106,20 +184,3 @@ def non_negative_least_squares(design: Array, target: Array) -> Array:
     size = np.abs(design).max(axis=0)
     size[size == 0] = 1.0
     return np.asarray(nnls(design / size, target)[0] / size, dtype=np.float64)
-
-
-def _held_out(design: Array, watts: Array, known_w: Array, ops: NDArray[np.int64]) -> float | None:
-    """Median relative error of power over folds that leave whole ops out; None where there is but one.
-
-    Rows of one op differ in size or clock alone: one of them left out would be told by the others.
-    """
-    from sklearn.model_selection import GroupKFold
-
-    folds = min(_FOLDS, len(np.unique(ops)))
-    if folds < 2:
-        return None
-    errors = []
-    for kept, asked in GroupKFold(folds).split(design, groups=ops):
-        constants = non_negative_least_squares(design[kept], watts[kept] - known_w[kept])
-        errors.append(np.abs((known_w[asked] + design[asked] @ constants) / watts[asked] - 1.0))
-    return float(np.median(np.concatenate(errors)))

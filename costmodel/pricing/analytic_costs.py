@@ -20,7 +20,7 @@ from costmodel.ops.link_hierarchy import hop_latency_s, hops, level_share
 from costmodel.ops.number_formats import DTYPE_BYTES, SCHEMES
 from costmodel.ops.op_types import Attention, Collective, Elementwise, Gemm, Moe, Op, Scan
 from costmodel.ops.roofline import compute_dtype, peak_flop_per_s, roofline
-from costmodel.pricing.power_model import PowerModel
+from costmodel.power_model import PowerModel
 
 if TYPE_CHECKING:
     from cluster_specs.cluster import ClusterSpec

@@ -13,9 +13,9 @@ from costmodel.fitted.knots import LabelFit
 from costmodel.ops.arrays import Array, distinct
 from costmodel.ops.op_types import Collective, Op
 from costmodel.ops.roofline import Roofline, compute_dtype, peak_flop_per_s, roofline
+from costmodel.power_model import PowerModel
 from costmodel.pricing.domain import OutOfDomain
 from costmodel.pricing.measured_links import MeasuredLinks
-from costmodel.pricing.power_model import PowerModel
 
 if TYPE_CHECKING:
     from cluster_specs.cluster import ClusterSpec

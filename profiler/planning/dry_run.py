@@ -17,12 +17,11 @@ from profiler.point import OpShape, Point, counted
 from profiler.ranks import RankPlace
 from profiler.request import ProfileRequest
 from profiler.session import open_bench, plan_workload
-from profiler.sweep import BUDGET_SHARE, collectives_share, opened_prior
+from profiler.sweep import BUDGET_SHARE, collectives_share
 from profiles_db.manifest import load_manifest
 
 if TYPE_CHECKING:
     from costmodel.cost_model import CostModel
-    from costmodel.fitting.prior import Prior
 
 # Operands, compilation and graph capture of a point, beside warm-up and sampling.
 _SETUP_S: Final = 0.05
@@ -86,7 +85,6 @@ def survey(request: ProfileRequest, place: RankPlace) -> Survey:
         points = sum(todo.values())
         spender = _Spender(request, place.world_size, ledger)
         reach = _reach(request, spender, (workload.compute, collectives), time.monotonic() - started_s)
-        prior, said = opened_prior(request.prior, machine.name)
         energy_points = {"none": 0, "some": min(request.energy_points, points), "all": points}[request.energy]
         compute_s = clocks * (points * per_point_s + energy_points * _ENERGY_S) / place.world_size
         return Survey(
@@ -98,8 +96,8 @@ def survey(request: ProfileRequest, place: RankPlace) -> Survey:
             most_s=compute_s + len(collectives) * per_point_s,
             budget_s=request.budget_s,
             reach=reach,
-            step_errors=None if reach is None else spender.step_errors(_costs_of(prior)),
-            notes=workload.notes if prior is not None or not said else (*workload.notes, said),
+            step_errors=None if reach is None else spender.step_errors(machine.name),
+            notes=workload.notes,
         )
 
 
@@ -179,14 +177,11 @@ class _Spender:
             self._known[1].measured |= {point.op for point in heaviest[:rest]}
         return Reach(labels=fitted, of_labels=len(labels), points=bought, of_points=sum(map(len, left))), spent_s
 
-    def step_errors(self, costs: "CostModel | None") -> StepErrors | None:
-        """Return how wrong the manifest's steps are before and after what was spent, None where it says no shares.
-
-        ``costs`` are those of an earlier fit, None where the analytic model prices.
-        """
+    def step_errors(self, device: str) -> StepErrors | None:
+        """Return how wrong the manifest's steps are before and after what was spent, None where it says no shares."""
         if not self._shares or self._request.manifest is None:
             return None
-        manifest = load_manifest(self._request.manifest)
+        manifest, costs = load_manifest(self._request.manifest), _present_costs(self._request.prior, device)
         now, then = (
             expected_errors(manifest, fitted=known.fitted, measured=known.measured, costs=costs)
             for known in self._known
@@ -229,13 +224,13 @@ class _Known:
             self.fitted |= {point.op for point in label}
 
 
-def _costs_of(prior: "Prior | None") -> "CostModel | None":
-    """Return the prices of an earlier fit."""
-    if prior is None:
-        return None
-    from costmodel.fitted_costs import FittedCosts  # it reads specs with what a GPU image may lack
+def _present_costs(prior: str, device: str) -> "CostModel | None":
+    """Return the earlier fit that prices start from, None where the analytic model prices."""
+    from costmodel.fitted_costs import FittedCosts
+    from costmodel.fitting.prior import Prior
 
-    return FittedCosts(prior.artefact, prior.cluster)
+    chosen = Prior.choose(prior, device)
+    return None if chosen is None else FittedCosts(chosen.artefact, chosen.cluster)
 
 
 def describe(survey: Survey) -> str:

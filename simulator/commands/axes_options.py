@@ -21,6 +21,11 @@ def listed_clocks(context: click.Context, parameter: click.Parameter, text: str 
     return _numbers(float, "clock in MHz", listed(context, parameter, text))
 
 
+def listed_caps(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float | None, ...]:
+    """Read a list of power caps in watts; raises click's error, which names the flag."""
+    return _numbers(float, "power cap in watts", listed(context, parameter, text))
+
+
 def listed_counts(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int | None, ...]:
     """Read a list of whole numbers; raises click's error, which names the flag."""
     return _numbers(int, "whole number", listed(context, parameter, text))

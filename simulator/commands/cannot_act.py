@@ -57,6 +57,27 @@ def _refuse_idle_waiting(context: click.Context, layouts: "Iterable[Layout]") ->
         refuse_given(context, *_OF_BATCHES, because="no plan named is one pool without attention-data-parallel ranks")
 
 
+def caps_of(layouts: "Iterable[Layout]") -> list[tuple[str, float | None]]:
+    """Return the power caps that plans state, each with the plan it stands in."""
+    from simulator.plan.plan import Plan
+
+    sides = [
+        (f"plan {layout}", side)
+        for layout in layouts
+        for side in ([layout] if isinstance(layout, Plan) else [layout.prefill, layout.decode])
+    ]
+    return [(place, side.power_cap_w) for place, side in sides]
+
+
+def refuse_caps(serving: "Serving", caps: "Iterable[tuple[str, float | None]]") -> None:
+    """Refuse power caps, each with the place it was asked for at, that no device of the cluster can hold."""
+    from simulator.feasible.power_caps import check_cap
+
+    for place, power_cap_w in caps:
+        if power_cap_w is not None:
+            check_cap(power_cap_w, serving.cluster.device, serving.curves(None).power, place)
+
+
 def refuse_idle_caching(context: click.Context, runs: "Iterable[tuple[Serving, Workload]]") -> None:
     """Refuse to turn the prefix cache of measured servers on or off where none of them feels it.
 

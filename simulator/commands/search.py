@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster_specs.command_line import Command, check_outputs, strict_json
-from simulator.commands.axes_options import axes_options, known_formats, listed_clocks, listed_counts
+from simulator.commands.axes_options import (
+    axes_options,
+    known_formats,
+    listed_caps,
+    listed_clocks,
+    listed_counts,
+)
 from simulator.commands.serving_options import input_files, load_serving, say_when_compiling, serving_options
 from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, trace_options
 from simulator.errors import EXIT_INFEASIBLE
@@ -42,7 +48,15 @@ Metrics of --objective and --slo:
     "--plan", "plans", multiple=True, metavar="PLAN", help="Search these plans only (dp2-tp4, prefill.tp4+decode.tp4)."
 )
 @axes_options
-@click.option("--clocks", callback=listed_clocks, metavar="MHZ,...", help="Locked SM clocks to try.")
+@click.option(
+    "--clocks", callback=listed_clocks, metavar="MHZ,...", help="Locked SM clocks to try (default,1410: also unlocked)."
+)
+@click.option(
+    "--caps",
+    callback=listed_caps,
+    metavar="WATTS,...",
+    help="Power caps per device to try (default,350: also without one).",
+)
 @click.option("--seqs", callback=listed_counts, metavar="N,...", help="Values of max_num_seqs to try.")
 @click.option("--tokens", callback=listed_counts, metavar="N,...", help="Values of max_num_batched_tokens to try.")
 @click.option("--pools", is_flag=True, help="Also try prefill and decode on devices of their own.")
@@ -70,6 +84,7 @@ def search(
     weights: tuple[str | None, ...],
     kv: tuple[str | None, ...],
     clocks: tuple[float | None, ...],
+    caps: tuple[float | None, ...],
     seqs: tuple[int | None, ...],
     tokens: tuple[int | None, ...],
     fewer_devices: bool,
@@ -89,7 +104,7 @@ def search(
     """
     import time
 
-    from simulator.commands.cannot_act import refuse_covered_limits, refuse_idle_options
+    from simulator.commands.cannot_act import caps_of, refuse_caps, refuse_covered_limits, refuse_idle_options
     from simulator.feasible.plan_space import Axes
     from simulator.plan.pool_plan import parse_layout
     from simulator.report.formats import counted
@@ -108,6 +123,7 @@ def search(
         weight_dtypes=known_formats(weights, "weights"),
         kv_dtypes=known_formats(kv, "kv"),
         clocks_mhz=clocks,
+        power_caps_w=caps,
         max_num_seqs=seqs,
         max_num_batched_tokens=tokens,
         allow_fewer_devices=fewer_devices,
@@ -118,6 +134,7 @@ def search(
     workload = load_workload(trace, **{name: options.pop(name) for name in TRACE_OPTION_NAMES})
     serving = load_serving(**options)
     refuse_idle_options(context, serving, workload, chosen, costs=options["costs"])
+    refuse_caps(serving, [("--caps", cap_w) for cap_w in caps] if chosen is None else caps_of(chosen))
     say_when_compiling()
     found = run_search(serving, workload, aim, slo=slo, axes=axes, plans=chosen, threads=threads, on_done=_progress)
     if interval:
@@ -140,8 +157,8 @@ def _refuse_axes_of_stated_plans(axes: "Axes", chosen: "Sequence[Layout] | None"
 
     if chosen and axes != Axes():
         raise click.UsageError(
-            "--plan states what is searched: --weights, --kv, --clocks, --seqs, --tokens, --fewer-devices and --pools "
-            "have nothing to vary; write tp4-w.fp8-kv.fp8-f1410-s256-t8192 or prefill.tp4+decode.tp4"
+            "--plan states what is searched: --weights, --kv, --clocks, --caps, --seqs, --tokens, --fewer-devices and "
+            "--pools have nothing to vary; write tp4-w.fp8-kv.fp8-f1410-cap350-s256-t8192 or prefill.tp4+decode.tp4"
         )
 
 

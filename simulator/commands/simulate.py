@@ -50,7 +50,7 @@ def simulate(
     **options: Any,
 ) -> None:
     """Simulate one plan. Exit code 3 when it cannot start or breaks a limit of --slo."""
-    from simulator.commands.cannot_act import refuse_idle_options
+    from simulator.commands.cannot_act import caps_of, refuse_caps, refuse_idle_options
     from simulator.plan.pool_plan import PoolPlan, parse_layout
     from simulator.report.plan_table import plan_table
     from simulator.results.objective import parse_slo
@@ -65,6 +65,7 @@ def simulate(
     workload = load_workload(trace, **reading) if parts is None else parts
     serving = load_serving(**options)
     refuse_idle_options(context, serving, workload, [plan], costs=options["costs"])
+    refuse_caps(serving, caps_of([plan]))
     say_when_compiling()
     result = _replayed(serving, plan, workload, slo, files)
     notes = [*result.notes, *serving.notes(workload), *stream_notes(result, slo)]

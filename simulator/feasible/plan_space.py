@@ -23,6 +23,7 @@ class Axes:
     weight_dtypes: tuple[str | None, ...] = (None,)
     kv_dtypes: tuple[str | None, ...] = (None,)
     clocks_mhz: tuple[float | None, ...] = (None,)
+    power_caps_w: tuple[float | None, ...] = (None,)
     max_num_seqs: tuple[int | None, ...] = (None,)
     max_num_batched_tokens: tuple[int | None, ...] = (None,)
     allow_fewer_devices: bool = False
@@ -46,11 +47,12 @@ def plans_on(model: ModelSpec, device: DeviceSpec, devices: int, axes: Axes) -> 
     for dp, pp, attention_dp, tp in _degrees(model, devices):
         ranks = tp * attention_dp
         experts = (1, ranks) if model.has_experts and ranks > 1 else (1,)
-        for ep, weights, kv, clock, seqs, tokens in product(
+        for ep, weights, kv, clock, cap, seqs, tokens in product(
             experts,
             axes.weight_dtypes,
             axes.kv_dtypes,
             axes.clocks_mhz,
+            axes.power_caps_w,
             axes.max_num_seqs,
             axes.max_num_batched_tokens,
         ):
@@ -63,6 +65,7 @@ def plans_on(model: ModelSpec, device: DeviceSpec, devices: int, axes: Axes) -> 
                 weight_dtype=weights or cast,
                 kv_dtype=kv,
                 clock_mhz=clock,
+                power_cap_w=cap,
                 max_num_seqs=seqs,
                 max_num_batched_tokens=tokens,
             )

@@ -1,4 +1,4 @@
-"""What every engine's command is preceded by: clocks, the checkpoint, how many servers, what the trace decided."""
+"""What every engine's command is preceded by: clock and power cap, the checkpoint, how many servers, and more."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +21,8 @@ def remarks(serving: Serving, start: StartedPlan, *, servers: int, devices: int,
     plan = start.plan
     if plan.clock_mhz is not None:
         yield clock_line(serving.cluster.device, plan.clock_mhz)
+    if plan.power_cap_w is not None:
+        yield cap_line(serving.cluster.device, plan.power_cap_w)
     converted = converted_checkpoint(serving.model, plan)
     if converted is not None:
         yield f"# {CHECKPOINT} is a checkpoint converted to {converted}"
@@ -56,6 +58,20 @@ def clock_line(device: DeviceSpec, clock_mhz: float) -> str:
             return f"amd-smi set --gpu all --perf-determinism {clock_mhz:.0f}  # as root, for these devices (--gpu)"
         case _:
             return f"# hold the devices at {clock_mhz:g} MHz: no command is known for {device.title}"
+
+
+def cap_line(device: DeviceSpec, power_cap_w: float) -> str:
+    """Return the command that limits the power of a device; a remark where there is none, or none is needed."""
+    own_w = device.power_cap_w
+    if own_w is not None and own_w <= power_cap_w:
+        return f"# the power cap of {power_cap_w:g} W is above the {own_w:g} W that the cluster file states: left alone"
+    match device.vendor:
+        case "nvidia":
+            return f"nvidia-smi -pl {power_cap_w:g}  # watts; as root, for these devices (--id)"
+        case "amd":
+            return f"amd-smi set --gpu all --power-cap {power_cap_w:.0f}  # watts; as root, for these devices (--gpu)"
+        case _:
+            return f"# cap the devices at {power_cap_w:g} W: no command is known for {device.title}"
 
 
 def kv_format_name(serving: Serving, start: StartedPlan, *, fp8: str) -> str:

@@ -17,6 +17,7 @@ from costmodel.families.all import manifest_rows
 from costmodel.families.family import Row
 from costmodel.ops.arrays import Array
 from costmodel.ops.op_types import Attention, Moe, Op
+from costmodel.power_model import PowerModel
 from costmodel.pricing.analytic_costs import AnalyticCosts
 from profiles_db.manifest import SHARES, ShapeManifest, manifest_schema, shares_schema
 from profiles_db.schema import FAMILIES
@@ -50,6 +51,11 @@ class RecordingCosts:
     def clock_mhz(self) -> float | None:
         """Locked SM clock, None when unlocked."""
         return self._costs.clock_mhz
+
+    @property
+    def power(self) -> PowerModel:
+        """As the model that answers."""
+        return self._costs.power
 
     @property
     def origin(self) -> str:
@@ -139,13 +145,14 @@ def collect_shapes(
     """Compile every plan of every model and collect what each asks of its cost model.
 
     Without a ``workload``, steps are sized for the longest sequence allowed: ``overrides.max_model_len``, else 8,192
-    tokens or the model's context. Plans that cannot start are kept with their reason. Clocks do not change shapes.
+    tokens or the model's context. Plans that cannot start are kept with their reason. Neither clocks
+    nor power caps change shapes.
     """
     shapes = Shapes()
     for model, plans in jobs:
         recorders: dict[str | None, RecordingCosts] = {}
         servings: dict[str | None, Serving] = {}
-        for plan in dict.fromkeys(replace(plan, clock_mhz=None) for plan in plans):
+        for plan in dict.fromkeys(replace(plan, clock_mhz=None, power_cap_w=None) for plan in plans):
             scheme = plan.weight_dtype
             if scheme not in servings:
                 recorders[scheme] = RecordingCosts(AnalyticCosts(cluster))

@@ -1,8 +1,9 @@
-"""How a model is laid out on a cluster: replicas, stages, tensor and expert parallelism, formats, clock, batch limits.
+"""How a model is laid out on a cluster: replicas, stages, tensor and expert parallelism, formats, clock, cap, limits.
 
 Text form: ``dp2-pp2-tp4``; ``ep8`` where experts are whole instead of sharded; ``attn.dp8-moe.ep8`` where attention
-runs data-parallel inside the replica while the experts span it; formats, clock in MHz and batch limits (sequences,
-tokens) as suffixes: ``tp4-w.fp8-kv.fp8``, ``tp4-f1410``, ``tp4-s256-t8192``.
+runs data-parallel inside the replica while the experts span it; formats, locked clock in MHz, power cap in watts per
+device and batch limits (sequences, tokens) as suffixes: ``tp4-w.fp8-kv.fp8``, ``tp4-f1410``, ``tp4-cap350``,
+``tp4-s256-t8192``. A plan with both runs at its clock, and below it where the power would exceed the cap.
 """
 
 import re
@@ -21,7 +22,8 @@ _COUNTS: Final = {
     "s": "max_num_seqs",
     "t": "max_num_batched_tokens",
 }
-_PART: Final = re.compile(r"^(attn\.dp|moe\.ep|dp|pp|tp|ep|s|t)(\d+)$|^f(\d+(?:\.\d+)?)$|^(w|kv)\.([a-z0-9_]+)$")
+_PART: Final = re.compile(r"^(attn\.dp|moe\.ep|dp|pp|tp|ep|s|t)(\d+)$|^(f|cap)(\d+(?:\.\d+)?)$|^(w|kv)\.([a-z0-9_]+)$")
+_RATES: Final = {"f": ("clock_mhz", "clock f", "MHz"), "cap": ("power_cap_w", "power cap", "W")}
 
 WEIGHT_DTYPES: Final = (
     "bf16",
@@ -55,6 +57,7 @@ class Plan:
     weight_dtype: str | None = None
     kv_dtype: str | None = None
     clock_mhz: float | None = None
+    power_cap_w: float | None = None  # of each device
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     # FP8 weights come from a checkpoint that states the scales of its inputs. Not in the text form: engines decide.
@@ -94,6 +97,8 @@ class Plan:
             parts.append(f"kv.{self.kv_dtype}")
         if self.clock_mhz:
             parts.append(f"f{self.clock_mhz:g}")
+        if self.power_cap_w:
+            parts.append(f"cap{self.power_cap_w:g}")
         if self.max_num_seqs:
             parts.append(f"s{self.max_num_seqs}")
         if self.max_num_batched_tokens:
@@ -109,7 +114,7 @@ def parse_plan(text: str) -> Plan:
         if match is None:
             raise UserError(
                 f"plan {text!r}: part {part!r} is not one of dpN, ppN, tpN, epN, attn.dpN, moe.epN, w.DTYPE, kv.DTYPE, "
-                "fMHZ, sSEQUENCES, tTOKENS",
+                "fMHZ, capWATTS, sSEQUENCES, tTOKENS",
                 hint="for example dp2-tp4, pp2-tp4-kv.fp8 or attn.dp8-moe.ep8",
             )
         key, value = _read_part(text, match)
@@ -127,15 +132,16 @@ def parse_plan(text: str) -> Plan:
 
 def _read_part(text: str, match: re.Match[str]) -> tuple[str, int | str | float]:
     """Field and value of one part of a plan's text."""
-    axis, degree, clock, tensor, dtype = match.groups()
+    axis, degree, rate, value, tensor, dtype = match.groups()
     if axis is not None:
         if int(degree) < 1:
             raise UserError(f"plan {text!r}: {axis} is {degree}, must be >= 1")
         return _COUNTS[axis], int(degree)
-    if clock is not None:
-        if not float(clock) > 0:
-            raise UserError(f"plan {text!r}: clock f is {clock} MHz, must be > 0")
-        return "clock_mhz", float(clock)
+    if rate is not None:
+        field, name, unit = _RATES[rate]
+        if not float(value) > 0:
+            raise UserError(f"plan {text!r}: {name} is {value} {unit}, must be > 0")
+        return field, float(value)
     known = WEIGHT_DTYPES if tensor == "w" else KV_DTYPES
     if dtype not in known:
         raise UserError(f"plan {text!r}: {tensor}.{dtype} is not one of {', '.join(known)}")

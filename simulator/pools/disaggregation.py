@@ -254,4 +254,11 @@ def _sum_work(serving: Serving, parts: list[RunWork], plan: PoolPlan) -> RunWork
         energy_j=sum(energies) + idle_j if len(energies) == len(parts) else None,
         busy_device_s=sum(part.busy_device_s for part in parts),
         total_device_s=total_s,
+        power_log_width=_joint_width(parts),
     )
+
+
+def _joint_width(parts: list[RunWork]) -> float:
+    """Return the width of the joules of pools whose devices are off alike: that of each by its share of them."""
+    whole_j = sum(part.energy_j or 0.0 for part in parts)
+    return sum((part.energy_j or 0.0) * part.power_log_width for part in parts) / whole_j if whole_j else 0.0

@@ -8,6 +8,7 @@ best estimate may lie outside them.
 
 What no step shows (client, frontend, bursts) is a relative width of TTFT, which joins that of the runs in quadrature of
 their logarithms. E2E is off by as many seconds, and goodput counts limits on TTFT that are as much tighter or looser.
+So does what is not known of a device's power join the joules (`simulator.results.run_work`).
 """
 
 import math
@@ -17,12 +18,14 @@ from typing import Final
 
 from simulator.results.metrics import RequestSlo
 from simulator.results.objective import STATISTICS, Metrics, metric_paths, read_metric
+from simulator.results.run_work import POWER_LOG_WIDTH
 from simulator.steps.step_sum import IntervalEnd
 
 Interval = tuple[float, float]
 
 _TTFT: Final = "ttft_s"
 _E2E: Final = "e2e_s"
+_JOULES: Final = ("energy_j", "energy_j_per_output_token")
 
 
 def metric_intervals(runs: Sequence[Metrics], *, first_token_frac: float = 0.0) -> dict[str, Interval]:
@@ -46,6 +49,12 @@ def metric_intervals(runs: Sequence[Metrics], *, first_token_frac: float = 0.0) 
         if e2e_s is not None and whole in intervals:
             shifted = e2e_s + ends[0] - ttft_s, e2e_s + ends[1] - ttft_s
             intervals[whole] = _joined(e2e_s, intervals[whole], shifted)
+    widths = [read_metric(run, POWER_LOG_WIDTH) or 0.0 for run in runs[1:]]
+    for path in _JOULES if any(widths) else ():
+        joules = read_metric(runs[0], path)
+        if joules is not None and path in intervals:
+            ends = joules * math.exp(-widths[0]), joules * math.exp(widths[-1])
+            intervals[path] = _joined(joules, intervals[path], ends)
     return intervals
 
 

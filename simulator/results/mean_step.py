@@ -103,13 +103,14 @@ def stage_totals(stage: StageSums, knots: TableKnots, counts: StepCounts, quanti
     batch = (counts.decode_tokens - counts.drafts) / steps
     mixed_tokens = (counts.tokens - decoding * counts.decode_steps) / mixed
     tokens = quantity(stage.tokens)
+    alone = tokens if stage.decode_tokens is None else quantity(stage.decode_tokens)
     row = int(np.clip(np.searchsorted(knots.batch, batch), 0, len(knots.batch) - 1))
     decode = 0.0
     for table in (stage.decode, stage.windowed):
         at_batch = quantity(table).reshape(len(knots.batch), len(knots.kv))[row]
         decode += counts.steps * _at(at_batch, knots.kv, counts.decode_kv / steps)
     return StageTotals(
-        tokens=counts.decode_steps * _at(tokens, knots.tokens, decoding)
+        tokens=counts.decode_steps * _at(alone, knots.tokens, decoding)
         + counts.mixed_steps * _at(tokens + quantity(stage.scans), knots.tokens, mixed_tokens),
         samples=counts.steps * _at(quantity(stage.samples), knots.rows, counts.rows / steps),
         sends=counts.steps * _at(quantity(stage.sends), knots.tokens, counts.tokens / steps),

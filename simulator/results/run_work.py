@@ -1,10 +1,17 @@
 """FLOPs, memory traffic, energy and cost of a simulated run, from what the engine counted and the compiled plan.
 
-Each quantity is summed at the run's mean steps (see ``simulator.results.mean_step``). An op that takes longer than its
-best estimate (an end of the interval) draws the device's idle power for the difference. Between steps a device draws
-its idle power.
+Each quantity is summed at the run's mean steps (see ``simulator.results.mean_step``). Where a step waits for its host
+(launches, serial work, gaps between pieces of graphs) its devices draw what they do between kernels, the awake power.
+An op that takes longer than its best estimate (an end of the interval) draws the device's idle power for the
+difference. Between steps a device draws its idle power.
+
+Joules are off by their own constants too: awake power, energy of work, and how both fall with the clock, each by its
+error, in quadrature. A run at an end of its steps' times says by how much; its joules are those of the best constants,
+since slower steps may well take less energy (fewer of them, of more sequences each).
 """
 
+import math
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,9 +24,12 @@ from simulator.engine.result import EngineResult, over_replicas
 from simulator.plan.plan import Plan
 from simulator.results.mean_step import Quantity, StepCounts, stage_totals
 from simulator.steps.compiled_plan import CompiledPlan
-from simulator.steps.step_sum import IntervalEnd, StepSum
+from simulator.steps.step_ends import AWAKE_POWER, VOLTAGE, WORK_ENERGY
+from simulator.steps.step_sum import EnergyParts, IntervalEnd, StepSum
 
 _S_PER_PS: Final = 1e-12
+# Among the figures of a run at an end alone, for `simulator.results.interval`.
+POWER_LOG_WIDTH: Final = "power_log_width"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,37 +41,61 @@ class RunWork:
     energy_j: float | None  # None where an op's energy is unknown
     busy_device_s: float
     total_device_s: float
+    power_log_width: float = 0.0  # half the 90 % interval of ln ``energy_j`` on the run's side, of power's constants
 
 
 def run_work(
-    compiled: CompiledPlan, result: EngineResult, plan: Plan, cluster: ClusterSpec, *, end: IntervalEnd = "middle"
+    compiled: CompiledPlan,
+    result: EngineResult,
+    plan: Plan,
+    cluster: ClusterSpec,
+    *,
+    end: IntervalEnd = "middle",
+    only: Container[str] | None = None,
 ) -> RunWork:
-    """Add up the work of every rank of every stage of every replica; ``end`` is the one ``result`` was run with."""
+    """Add up the work of every rank of every stage of every replica; ``end`` is the one ``result`` was run with.
+
+    ``only`` holds the sources of error that are at it (`step_ends`).
+    """
     totals = result.replicas
+    power, clock_mhz = compiled.power, compiled.clock_mhz
     idle_w = cluster.device.idle_w
     makespan_s = float(totals.last_end_ps.max()) * _S_PER_PS
 
-    def energy(total: StepSum) -> Array:
-        return total.energy_j + idle_w * (compiled.seconds(total, end) - total.latency_s)
+    awake_w = float(power.awake_w_at(clock_mhz))
+
+    def beyond_awake(total: StepSum) -> Array:
+        """Joules of ops without what an awake device draws meanwhile: that goes with the time the engine counted."""
+        seconds = compiled.seconds(total, end, only)
+        return total.energy_j + idle_w * (seconds - total.latency_s) - awake_w * seconds
 
     # The engine counts schedulers: a replica, or each attention-data rank of one. Either drives tp devices per stage.
-    flop = moved = energy_j = 0.0
-    for replica in range(totals.dp):
-        counts = StepCounts.of_replica(totals, replica)
-        flop += plan.tp * _rank_sum(compiled, counts, lambda total: total.flop)
-        moved += plan.tp * _rank_sum(compiled, counts, lambda total: total.io_bytes)
-        energy_j += plan.tp * _rank_sum(compiled, counts, energy)
+    every = [StepCounts.of_replica(totals, replica) for replica in range(totals.dp)]
+
+    def whole(quantity: Quantity) -> float:
+        return sum(plan.tp * _rank_sum(compiled, counts, quantity) for counts in every)
+
     busy_s = over_replicas(totals.busy_ps) * _S_PER_PS * plan.tp  # the engine sums over stages
     total_s = makespan_s * plan.num_devices
     # What the draft model draws is not known: at least what an idle device does.
     draft_s = over_replicas(totals.draft_ps) * _S_PER_PS * plan.tp
+    energy_j = whole(beyond_awake) + awake_w * (busy_s - draft_s)
     energy_j += idle_w * (max(0.0, total_s - busy_s) + draft_s)
+    log_width = 0.0
+    if end != "middle":
+        waiting_s = max(0.0, busy_s - draft_s - whole(lambda total: compiled.seconds(total, end, only)))
+        shift_j = _shift_j(compiled, whole, (awake_w - idle_w) * waiting_s, end, only)
+        most_j = max(0.0, power.tdp_w * total_s - energy_j)
+        log_width = math.log1p(min(shift_j, most_j) / energy_j) if energy_j > 0 else 0.0
+    if only is not None:
+        energy_j, log_width = energy_j * math.exp(log_width), 0.0
     return RunWork(
-        flop=flop,
-        memory_bytes=moved,
+        flop=whole(lambda total: total.flop),
+        memory_bytes=whole(lambda total: total.io_bytes),
         energy_j=energy_j if np.isfinite(energy_j) else None,
         busy_device_s=busy_s,
         total_device_s=total_s,
+        power_log_width=abs(log_width),
     )
 
 
@@ -77,6 +111,8 @@ def work_metrics(work: RunWork, plan: Plan, cluster: ClusterSpec, output_tokens:
         "mbu_frac": work.memory_bytes / (seconds * device.memory_bytes_per_s),
         "device_busy_frac": work.busy_device_s / seconds,
     }
+    if work.power_log_width:
+        metrics[POWER_LOG_WIDTH] = work.power_log_width
     if work.energy_j is not None:
         metrics["energy_j"] = work.energy_j
         metrics["mean_power_w"] = work.energy_j / seconds
@@ -86,6 +122,38 @@ def work_metrics(work: RunWork, plan: Plan, cluster: ClusterSpec, output_tokens:
         usd = cluster.usd_per_device_hour * seconds / 3600
         metrics["usd_per_million_output_tokens"] = usd * 1e6 / output_tokens
     return metrics
+
+
+def _shift_j(
+    compiled: CompiledPlan,
+    whole: Callable[[Quantity], float],
+    waiting_j: float,
+    end: IntervalEnd,
+    only: Container[str] | None,
+) -> float:
+    """Return what the errors of the power model at an end add to the joules of a run.
+
+    ``waiting_j`` is what being awake adds to idle power while steps wait for their host.
+    """
+    power, clock_mhz = compiled.power, compiled.clock_mhz
+    sign, law = (-1.0, power.voltage_ends()[0]) if end == "low" else (1.0, power.voltage_ends()[1])
+
+    def parts(total: StepSum) -> EnergyParts:
+        return total.energy_parts(power, clock_mhz)
+
+    def at_law(total: StepSum) -> Array:
+        return parts(total).voltage_low_j if end == "low" else parts(total).voltage_high_j
+
+    ops_j = whole(lambda total: total.energy_j)
+    awake_j = whole(lambda total: parts(total).awake_j)
+    idle_j = power.idle_w * whole(lambda total: total.latency_s)
+    waits = float(law.awake_factor(clock_mhz) / power.awake_factor(clock_mhz)) - 1.0
+    shifts_j = {
+        AWAKE_POWER: power.error_frac * (awake_j + waiting_j),
+        WORK_ENERGY: power.error_frac * (ops_j - awake_j - idle_j),
+        VOLTAGE: whole(at_law) - ops_j + waits * waiting_j,
+    }
+    return sign * math.hypot(*(shift_j for name, shift_j in shifts_j.items() if only is None or name in only))
 
 
 def _rank_sum(compiled: CompiledPlan, counts: StepCounts, quantity: Quantity) -> float:

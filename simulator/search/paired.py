@@ -8,7 +8,9 @@ end. The difference of what it does to them,
 
 is what is left of it in their ratio; the sources are independent, so that the half width of ln(b / a) is the root of
 their sum of squares. What servers differ in beside prices and constants has a part that is each plan's own
-(``own_step_frac``, ``own_first_token_frac`` of the profile): it counts twice, once for each plan.
+(``own_step_frac``, ``own_first_token_frac`` of the profile): it counts twice, once for each plan. Joules share what is
+wrong with the device's power: two plans at one clock hardly differ in it, a plan at a lower clock does by all that the
+law of voltage and clock is off.
 """
 
 import math
@@ -20,9 +22,10 @@ from typing import Any, Final
 from profiles_db.collective_kinds import COLLECTIVE_KINDS
 from simulator.errors import EngineLimitError
 from simulator.results.objective import Metrics, Objective, Slo, read_metric
+from simulator.serving import Serving
 from simulator.simulate import SimulatedPlan, slowed
 from simulator.steps.compiled_plan import CompiledPlan
-from simulator.steps.step_ends import ENGINE, SPREAD
+from simulator.steps.step_ends import AWAKE_POWER, ENGINE, SPREAD, VOLTAGE, WORK_ENERGY
 from simulator.workload.workload import Workload
 
 _HALF_WIDTH_SIGMAS: Final = NormalDist().inv_cdf(0.95)
@@ -59,17 +62,19 @@ class Effects:
     own: float  # of the part of the servers' spread that other plans do not share
 
 
-def effects(result: SimulatedPlan, workload: Workload, metric: str, slo: Slo | None = None) -> Effects | None:
-    """Replay a plan once per source of error; None for a metric that is unknown, not positive, or of devices' work."""
+def effects(
+    serving: Serving, result: SimulatedPlan, workload: Workload, metric: str, slo: Slo | None = None
+) -> Effects | None:
+    """Replay a plan once per source of error; None for a metric that is unknown or not positive."""
     value = read_metric(result.metrics, metric)
     if value is None or value <= 0:
         return None
     compiled = result.start.compiled
     spread = compiled.spread
     shared = {}
-    for name, only in _sources(compiled).items():
+    for name, only in _sources(compiled, metric).items():
         try:
-            slow = read_metric(slowed(result.start, workload, slo, only=only), metric)
+            slow = read_metric(slowed(serving, result.start, workload, slo, only=only), metric)
         except EngineLimitError:
             return None
         if slow is None or slow <= 0:
@@ -104,8 +109,11 @@ def versus(best: Effects, other: Effects, objective: Objective) -> Versus:
     )
 
 
-def _sources(compiled: CompiledPlan) -> dict[str, frozenset[str]]:
-    """Name the sources of error of a plan and what each is made of; prices of like ops are off together."""
+def _sources(compiled: CompiledPlan, metric: str) -> dict[str, frozenset[str]]:
+    """Name the sources of error of a plan and what each is made of; prices of like ops are off together.
+
+    What is known of a device's power concerns joules alone.
+    """
     labels = {name for stage in compiled.stages for name in stage.labels()}
     transfers = labels & set(COLLECTIVE_KINDS)
     groups = {
@@ -115,6 +123,7 @@ def _sources(compiled: CompiledPlan) -> dict[str, frozenset[str]]:
         "small ops": labels - _PRODUCTS - _ATTENTION - transfers,
         ENGINE: {ENGINE},
         SPREAD: {SPREAD} if compiled.spread.step_frac else set(),
+        **({name: {name} for name in (AWAKE_POWER, WORK_ENERGY, VOLTAGE)} if metric.startswith("energy_j") else {}),
     }
     return {name: frozenset(group) for name, group in groups.items() if group}
 

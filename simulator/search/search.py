@@ -193,7 +193,7 @@ def with_intervals(
     ranked, breaking = known[: len(found.ranked)], known[len(found.ranked) :]
     return replace(
         found,
-        versus_best=_versus_best(ranked, workload, found.objective, slo, threads=threads),
+        versus_best=_versus_best(serving, ranked, workload, found.objective, slo, threads=threads),
         ranked=(*ranked, *found.ranked[len(ranked) :]),
         breaking=(
             *((result, limits) for result, (_, limits) in zip(breaking, found.breaking[:left], strict=True)),
@@ -203,7 +203,13 @@ def with_intervals(
 
 
 def _versus_best(
-    ranked: Sequence[Outcome], workload: Workload, objective: Objective, slo: Slo | None, *, threads: int | None
+    serving: Serving,
+    ranked: Sequence[Outcome],
+    workload: Workload,
+    objective: Objective,
+    slo: Slo | None,
+    *,
+    threads: int | None,
 ) -> dict[str, Versus]:
     """Compare the first plan with the next ones that its interval does not tell from it, by plan."""
     if not ranked or not isinstance(best := ranked[0], SimulatedPlan):
@@ -221,7 +227,9 @@ def _versus_best(
     ][:_RIVALS]
     if not rivals:
         return {}
-    known = run_all(lambda plan: effects(plan, workload, objective.path, slo), [best, *rivals], threads=threads)
+    known = run_all(
+        lambda plan: effects(serving, plan, workload, objective.path, slo), [best, *rivals], threads=threads
+    )
     ours = known[0]
     return {
         str(rival.plan): versus(ours, theirs, objective)

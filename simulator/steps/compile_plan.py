@@ -19,8 +19,10 @@ from simulator.model.cell import AttentionTemplate, KernelChoices, StateCall
 from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.spec import Block, ModelSpec
 from simulator.plan.plan import Plan
+from simulator.steps.capped_stage import capped_stage
 from simulator.steps.compiled_plan import CompiledPlan, StageSums
 from simulator.steps.op_curves import OpCurves, label
+from simulator.steps.power_cap import PowerCap
 from simulator.steps.step_knots import StepShape, TableKnots, knots_of, padded_tokens
 from simulator.steps.step_sum import StepSum
 
@@ -36,8 +38,12 @@ def compile_plan(
     shape: StepShape,
     kernels: KernelChoices,
     spread: Spread = NO_SPREAD,
+    context_tokens: int = 1024,
 ) -> CompiledPlan:
-    """Price every op one rank of each stage of ``plan`` runs; ``spread`` is that of servers, where it is known."""
+    """Price every op one rank of each stage of ``plan`` runs; ``spread`` is that of servers, where it is known.
+
+    ``context_tokens`` is what the mean request holds of the KV cache: the power of decode steps follows from it.
+    """
     window = max((call.decode.window for block in model.unique_blocks for call in block.attention(plan)), default=0)
     knots = knots_of(profile, shape)
     compiler = _Compiler(
@@ -59,6 +65,12 @@ def compile_plan(
     factors = profile.load_factors
     if factors.points:
         stages = [_at_load(stage, knots, factors, plan.stage_ranks) for stage in stages]
+    cap = _cap_of(plan, curves)
+    if cap is not None:
+        stages = [
+            capped_stage(stage, knots, shape, cap, context_tokens=context_tokens, attention_dp=plan.attention_dp)
+            for stage in stages
+        ]
     return CompiledPlan(
         stages=tuple(stages),
         knots=knots,
@@ -68,8 +80,19 @@ def compile_plan(
         has_joint_attention=curves.costs.cluster.device.architecture in profile.kernels.joint_attention
         and not any(call.context_gemm for block in model.unique_blocks for call in block.attention(plan)),
         spread=spread,
+        power=curves.power,
+        clock_mhz=curves.costs.clock_mhz,
         padded_tokens=padded_tokens(profile, shape),
     )
+
+
+def _cap_of(plan: Plan, curves: OpCurves) -> PowerCap | None:
+    """Return the lower of the plan's power cap and the device's own; None where neither is below its TDP."""
+    device, power = curves.costs.cluster.device, curves.power
+    cap_w = min(plan.power_cap_w or device.tdp_w, device.power_cap_w or device.tdp_w)
+    if cap_w >= device.tdp_w:
+        return None
+    return PowerCap(cap_w=cap_w, power=power, law=power, clock_mhz=curves.costs.clock_mhz or power.max_mhz)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

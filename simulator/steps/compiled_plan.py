@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.ops.arrays import Array
+from costmodel.power_model import PowerModel
 from simulator.engine_profiles.constant import error_of
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.engine_profiles.spread import Spread
@@ -40,6 +41,12 @@ class StageSums:
     scans: StepSum  # scans over the tokens of a step with prefill, on the knots of ``tokens``
     all_reduces: int  # calls per step
     launches: int  # kernels the host starts one by one in a step that runs without a graph
+    decode_tokens: StepSum | None = None  # ``tokens`` in steps without prefill, where a power cap slows them apart
+
+    @property
+    def tokens_of_decode(self) -> StepSum:
+        """What depends on the tokens of a step without prefill alone."""
+        return self.tokens if self.decode_tokens is None else self.decode_tokens
 
     def labels(self) -> list[str]:
         """Return the labels of the ops a step of this stage may run, each once."""
@@ -59,6 +66,8 @@ class CompiledPlan:
     window_tokens: int
     has_joint_attention: bool  # one kernel attends for chunks and decoding sequences alike
     spread: Spread  # of servers, what stands in for another included
+    power: PowerModel
+    clock_mhz: float | None  # locked
     padded_tokens: I64  # [max_num_batched_tokens + 1]: tokens a captured step of T tokens really runs with
 
     def seconds(self, total: StepSum, end: IntervalEnd, only: Container[str] | None = None) -> Array:
@@ -141,7 +150,7 @@ class CompiledPlan:
         curves = [
             at_end(
                 end,
-                stage.tokens,
+                stage.tokens if has_prefill else stage.tokens_of_decode,
                 constant_s=gap_s * stage.all_reduces,
                 error_s=error_of(gap_s) * stage.all_reduces,
                 spread_frac=frac,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from costmodel.cost_model import CostModel, Prediction, Source
 from costmodel.ops.arrays import Array
-from costmodel.ops.op_types import Attention, Moe, Op
+from costmodel.ops.op_types import Attention, Collective, Moe, Op
 from costmodel.ops.roofline import roofline
 from costmodel.pricing.analytic_costs import AnalyticCosts
 from simulator.engine_profiles.constant import error_of
@@ -26,18 +26,25 @@ from simulator.steps.sustained_clock import SustainedClock
 from simulator.steps.wider_formats import added_rounding, wider
 
 _ANALYTIC: Final = int(Source.ANALYTIC)  # a plain number: comparing arrays with a member of an enum is slow
-_TIMED: Final = ("latency_s", "low_s", "high_s", "energy_j")  # of a curve, what goes with the time an op takes
+# Of a curve, what goes with the time an op takes.
+_TIMED: Final = ("latency_s", "low_s", "high_s", "energy_j", "clocked_s", "clocked_j")
 _TOLD_BELOW: Final = 0.9  # a bound that lowers a price by less is not worth a line
 
 
 @dataclass(frozen=True, slots=True)
 class OpCurve:
-    """Latency with its 90 % interval, energy, FLOP and memory bytes of one rank, at the points asked for."""
+    """Latency with its 90 % interval, energy, FLOP and memory bytes of one rank, at the points asked for.
+
+    ``clocked_s`` is the part of the latency that a lower clock stretches, ``clocked_j`` the part of the energy that
+    follows the voltage: all but what being awake takes, the DRAM and the links.
+    """
 
     latency_s: Array
     low_s: Array
     high_s: Array
     energy_j: Array
+    clocked_s: Array
+    clocked_j: Array
     flop: Array
     io_bytes: Array
 
@@ -69,6 +76,8 @@ class OpCurves:
         self._tile_rows = None if "fp4" in costs.cluster.device.peak_flop_per_s else weight_only_tile_rows
         self._streaming = AnalyticCosts(costs.cluster, costs.clock_mhz)
         self._sustained = SustainedClock(costs.cluster.device, costs.clock_mhz, sustained_slowdown_frac)
+        self.power = costs.power
+        self._awake_w = float(costs.power.awake_w_at(costs.clock_mhz))
         self._factors: PriceFactors | None = None  # None: every price is as fitted
         self._known: dict[tuple[object, ...], OpCurve] = {}
         self._names: dict[type, tuple[str, ...]] = {}  # of the fields of each kind of op
@@ -152,26 +161,39 @@ class OpCurves:
 
     def _on_busy_server(self, op: Op, found: Prediction) -> OpCurve:
         shape = found.latency_s.shape
-        moved = op.io_bytes() if hasattr(op, "io_bytes") else 0.0
+        moved = np.asarray(op.io_bytes() if hasattr(op, "io_bytes") else 0.0, dtype=np.float64)
         flop = np.asarray(op.flop(), dtype=np.float64)
-        slower = self._sustained.factor(op, flop, found.latency_s)
+        busy_frac = self._sustained.busy_frac(op, flop, found.latency_s)
+        slower = self._sustained.factor(busy_frac)
         latency_s, energy_j = found.latency_s, found.energy_j
+        clocked_s = latency_s * busy_frac
         low_s, high_s = latency_s - found.low_s, found.high_s - latency_s
         if slower is None:
             low_s, high_s = np.abs(low_s), np.abs(high_s)
         else:
-            error_s = latency_s * (slower - 1.0) * self._sustained.relative_error
+            added_s = latency_s * (slower - 1.0)
+            error_s = added_s * self._sustained.relative_error
             low_s, high_s = np.hypot(low_s * slower, error_s), np.hypot(high_s * slower, error_s)
             # The power cap holds for as long as it takes.
             latency_s, energy_j = latency_s * slower, energy_j * slower
+            clocked_s = clocked_s + added_s
         return OpCurve(
             latency_s=latency_s,
             low_s=latency_s - low_s,
             high_s=latency_s + high_s,
             energy_j=energy_j,
+            clocked_s=clocked_s,
+            clocked_j=self._clocked_j(op, energy_j, latency_s, moved),
             flop=_spread_over(flop, shape),
-            io_bytes=_spread_over(np.asarray(moved, dtype=np.float64), shape),
+            io_bytes=_spread_over(moved, shape),
         )
+
+    def _clocked_j(self, op: Op, energy_j: Array, latency_s: Array, moved: Array) -> Array:
+        """Joules that follow the voltage; at the power limit what the clock there leaves of them."""
+        if isinstance(op, Collective):
+            return np.zeros_like(energy_j)
+        rest_j = self._awake_w * latency_s + self.power.dram_j_per_byte * moved
+        return np.maximum(energy_j - rest_j, 0.0)
 
     def _alone(self, op: ProductAlone) -> OpCurve:
         """Take the rounding off a time that includes it; what is left is no shorter than the device allows."""
@@ -212,7 +234,7 @@ def _scaled(curve: OpCurve, factor: float) -> OpCurve:
         latency_s=latency_s,
         low_s=latency_s - np.hypot((curve.latency_s - curve.low_s) * factor, error_s),
         high_s=latency_s + np.hypot((curve.high_s - curve.latency_s) * factor, error_s),
-        energy_j=curve.energy_j * factor,
+        **{name: getattr(curve, name) * factor for name in ("energy_j", "clocked_s", "clocked_j")},
     )
 
 

@@ -21,6 +21,10 @@ from simulator.steps.step_sum import IntervalEnd, StepSum
 # Sources of error beside the labels of ops, whose prices are a source each.
 ENGINE: Final = "engine constants"
 SPREAD: Final = "servers"
+# Of joules alone (`simulator.results.run_work`): what is known of a device's power.
+AWAKE_POWER: Final = "awake power"
+WORK_ENERGY: Final = "energy of work"
+VOLTAGE: Final = "how energy falls with the clock"
 
 
 def at_end(

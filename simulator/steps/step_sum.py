@@ -1,6 +1,7 @@
 """Sums of priced ops over one step: time by label with its interval, energy and work."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -8,9 +9,22 @@ from numpy.typing import NDArray
 
 from costmodel.ops.arrays import Array
 from costmodel.ops.op_types import Op
+from costmodel.power_model import PowerModel
 from simulator.steps.op_curves import OpCurve, OpCurves, label
 
 IntervalEnd = Literal["low", "middle", "high"]  # best estimate, or an end of its 90 % interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergyParts:
+    """Of a sum's joules, those above idle power that being awake takes, and what they are at both ends of another law.
+
+    The law is how energy falls with the clock (``PowerModel.voltage_ends``).
+    """
+
+    awake_j: Array
+    voltage_low_j: Array
+    voltage_high_j: Array
 
 
 class StepSum:
@@ -25,6 +39,7 @@ class StepSum:
         self.by_label: dict[str, Array] = {}
         self._added: list[tuple[str, OpCurve, float]] = []
         self._widths: dict[IntervalEnd, dict[str, Array]] = {}  # half-widths by label, added up when asked for
+        self.parts: EnergyParts | None = None  # of steps under a power cap, each at a clock of its own
 
     def add(self, name: str, curve: OpCurve, times: float = 1.0) -> None:
         """Add ``times`` calls of an op."""
@@ -36,15 +51,38 @@ class StepSum:
 
     def scaled(self, factor: Array) -> "StepSum":
         """Return the sum with the time and energy of every op times ``factor``, a number per point."""
-        other = StepSum(len(self.latency_s))
-        for name, curve, times in self._added:
-            other.add(name, curve.scaled(factor), times)
-        return other
+        return self.changed(lambda curve: curve.scaled(factor))
 
     @property
     def energy_j(self) -> Array:
         """Energy of the sum, added up when it is asked for: of most plans of a search it never is."""
         return self._total("energy_j")
+
+    @property
+    def clocked_s(self) -> Array:
+        """Part of the time that a lower clock stretches."""
+        return self._total("clocked_s")
+
+    @property
+    def clocked_j(self) -> Array:
+        """Part of the energy that follows the voltage."""
+        return self._total("clocked_j")
+
+    def energy_parts(self, power: PowerModel, clock_mhz: float | None) -> EnergyParts:
+        """Split the joules of ops that all run at one clock, or as they run under their cap."""
+        if self.parts is not None:
+            return self.parts
+        energy_j, clocked_j = self.energy_j, self.clocked_j
+        awake_w, voltage = power.awake_w_at(clock_mhz), power.voltage_factor(clock_mhz)
+        ends = [
+            energy_j
+            + clocked_j * (law.voltage_factor(clock_mhz) / voltage - 1.0)
+            + (law.awake_w_at(clock_mhz) - awake_w) * self.latency_s
+            for law in power.voltage_ends()
+        ]
+        return EnergyParts(
+            awake_j=(awake_w - power.idle_w) * self.latency_s, voltage_low_j=ends[0], voltage_high_j=ends[1]
+        )
 
     @property
     def flop(self) -> Array:
@@ -56,7 +94,7 @@ class StepSum:
         """Memory bytes of the sum."""
         return self._total("io_bytes")
 
-    def _total(self, quantity: Literal["energy_j", "flop", "io_bytes"]) -> Array:
+    def _total(self, quantity: Literal["energy_j", "clocked_s", "clocked_j", "flop", "io_bytes"]) -> Array:
         return sum((times * getattr(curve, quantity) for _, curve, times in self._added), np.zeros_like(self.latency_s))
 
     def add_all(self, ops: Iterable[Op], curves: OpCurves, times: float = 1.0) -> None:
@@ -72,9 +110,17 @@ class StepSum:
         for op in ops:
             curve = curves.price(op)
             nothing = np.zeros_like(curve.energy_j)
-            kept = {"energy_j": nothing, "flop": nothing, "io_bytes": nothing}
-            timed = {name: np.where(where, getattr(curve, name), 0.0) for name in ("latency_s", "low_s", "high_s")}
+            kept = dict.fromkeys(("energy_j", "clocked_j", "flop", "io_bytes"), nothing)
+            hidden = ("latency_s", "low_s", "high_s", "clocked_s")
+            timed = {name: np.where(where, getattr(curve, name), 0.0) for name in hidden}
             self.add(label(op), OpCurve(**timed, **kept), -times)
+
+    def changed(self, change: Callable[[OpCurve], OpCurve]) -> "StepSum":
+        """Return the sum with every op's curve changed, and nothing else."""
+        other = StepSum(len(self.latency_s))
+        for name, curve, times in self._added:
+            other.add(name, change(curve), times)
+        return other
 
     def half_width_s(self, end: IntervalEnd, only: Container[str] | None = None) -> Array:
         """Return how far the low or high end is from the best estimate; ``only`` holds the labels at their ends."""

@@ -1,6 +1,7 @@
 """Constants, power and derived calls learnt back from machines whose constants are known."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from costmodel.fitting.calibrate_constants import calibrate, constants_toml
 from costmodel.fitting.fit_device import fit_device
 from costmodel.fitting.fit_power import FEWEST_ENERGY_ROWS, non_negative_least_squares
 from costmodel.ops.op_types import Attention, Gemm
+from costmodel.ops.roofline import roofline
+from costmodel.power_model import PowerModel
 from costmodel.pricing.analytic_costs import AnalyticCosts
-from costmodel.pricing.power_model import PowerModel
 from profiles_db.store import Store, open_store
 
 from .conftest import DEVICE, attention_rows, common, gemm_rows
@@ -108,6 +110,26 @@ def test_power_constants_are_learnt_from_measured_joules(empty: Store, cluster: 
     found = FittedCosts(artefact, cluster).predict(Gemm(m=16, n=2048, k=4096))
     truth = next(row["energy_j"] for row in rows if (row["m"], row["n"], row["k"]) == (16, 2048, 4096))
     assert found.energy_j == pytest.approx(truth, rel=0.03)
+
+
+def test_how_energy_falls_with_the_clock_is_learnt_from_a_sweep(empty: Store, cluster: ClusterSpec) -> None:
+    """Joules of a machine whose energy goes with the clock to the power 1.4 give it back, with an error."""
+    machine = replace(
+        PowerModel.from_device(cluster.device), awake_w=150.0, voltage_exponent=1.4, j_per_byte=100e-12, error_frac=0.0
+    )
+    rows = []
+    for clock in (None, 1400.0, 1200.0):
+        for row in gemm_rows(cluster):
+            op = Gemm(m=row["m"], n=row["n"], k=row["k"])
+            seconds = np.asarray(row["latency_s"])
+            joules = machine.op_energy_j(op, roofline(op, cluster), seconds, clock)
+            rows.append(row | {"energy_j": float(joules), "clock_mhz": clock})
+    empty.append("gemm", rows, "run-1")
+    artefact = fit_device(empty, DEVICE, cluster)
+    assert artefact.power is not None
+    assert artefact.power.voltage_exponent == pytest.approx(1.4, abs=0.05)
+    assert artefact.power.voltage_exponent_error < 0.2
+    assert "energy goes with the clock to the power 1.4" in artefact.provenance.energy_source
 
 
 def test_too_few_joules_say_how_many_are_needed(artefact_without_joules: str) -> None:

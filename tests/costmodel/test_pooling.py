@@ -19,8 +19,8 @@ from costmodel.fitting.intervals import with_intervals
 from costmodel.fitting.pooling import pooled
 from costmodel.ops.label import Label
 from costmodel.ops.op_types import Moe
+from costmodel.power_model import PowerModel
 from costmodel.pricing.domain import OutOfDomain
-from costmodel.pricing.power_model import PowerModel
 from costmodel.pricing.price_points import Pricing
 
 _CLUSTER = load_cluster("h100-sxm-8")

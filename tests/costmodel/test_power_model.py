@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cluster_specs.load import load_device
-from costmodel.pricing.power_model import PowerModel
+from costmodel.power_model import PowerModel
 
 
 def test_a_kernel_that_moves_nothing_draws_what_a_device_between_kernels_draws() -> None:

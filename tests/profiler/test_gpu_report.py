@@ -16,7 +16,7 @@ pytest.importorskip("pandas", reason="the report joins rows with pandas")
 from cluster_specs.load import load_cluster
 from costmodel.families.all import OP_FAMILIES, op_of_sizes
 from costmodel.ops.roofline import roofline
-from costmodel.pricing.power_model import PowerModel
+from costmodel.power_model import PowerModel
 from profiler.campaign.__main__ import campaign
 from profiler.campaign.timers import load_timers, save_timers
 from profiles_db.schema import FAMILIES

@@ -294,16 +294,6 @@ def test_a_dry_run_expects_what_a_step_errs_by_once_the_budget_is_spent(run_apex
     assert f"(now {math.expm1(LOG_HALF_WIDTH[Gemm]):.1%}) and a decode step to " in said
 
 
-def test_a_dry_run_where_an_earlier_fit_cannot_be_opened_says_so(manifest, tmp_path):
-    """A GPU image without pydantic: what the budget reaches is said, from analytic prices, and why from these."""
-    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['pydantic'] = None\n")
-    command = [sys.executable, "-m", "profiler", *options(manifest, tmp_path / "db"), "--device-name", "h100-sxm"]
-    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = run([*command, "--budget", "1h", "--dry-run"], PYTHONPATH=paths)
-    assert done.returncode == 0, done.stderr
-    assert "note: compute plans start from no earlier fit: " in done.stdout
-
-
 def test_a_dry_run_says_what_the_budget_reaches_on_the_ranks_it_will_have(run_apex, manifest, tmp_path, monkeypatch):
     """Labels of six points and points in all, with collectives where there are two ranks, asked for or torchrun's."""
     document = json.loads(manifest.read_text())

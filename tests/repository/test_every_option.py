@@ -127,6 +127,7 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         "--kv": (f"{_SEARCHED} {_OPEN}", "--kv fp8", ""),
         "--fewer-devices": (f"{_SEARCHED} {_OPEN}", "--fewer-devices", ""),
         "--clocks": (f"{_SEARCHED} {_OPEN}", "--clocks 1410", ""),
+        "--caps": (f"{_SEARCHED} {_OPEN}", "--caps 150", ""),
         "--seqs": (f"{_SEARCHED} {_OPEN}", "--seqs 2", ""),
         "--tokens": (f"{_SEARCHED} {_OPEN}", "--tokens 256", ""),
         "--pools": (f"{_SEARCHED} {_OPEN}", "--pools", ""),

@@ -10,7 +10,7 @@ import pytest
 
 from cluster_specs.load import load_cluster
 from simulator.launch import launch_lines, pool_launch_lines
-from simulator.launch.remarks import clock_line
+from simulator.launch.remarks import cap_line, clock_line
 from simulator.plan.plan import parse_plan
 from simulator.plan.pool_plan import PoolPlan, parse_layout
 from simulator.pools.disaggregation import PoolStarts, start_pools
@@ -147,6 +147,22 @@ def test_formats_limits_and_clock_reach_the_command() -> None:
 def test_the_clock_is_held_by_the_vendors_own_tool(cluster: str, line: str) -> None:
     """NVIDIA's and AMD's are known; for other devices the remark says that a clock was simulated."""
     assert clock_line(load_cluster(cluster).device, 1410).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "line"),
+    [
+        ("h100-sxm-8", "nvidia-smi -pl 350 "),
+        ("mi300x-8", "amd-smi set --gpu all --power-cap 350 "),
+        ("cpu-2", "# cap the devices at 350 W: no command is known"),
+    ],
+)
+def test_the_power_is_capped_by_the_vendors_own_tool(cluster: str, line: str) -> None:
+    """NVIDIA's and AMD's are known; elsewhere, and where the cluster's own limit is lower, there is a remark."""
+    device = load_cluster(cluster).device
+    assert cap_line(device, 350.0).startswith(line)
+    lower = device.model_copy(update={"power_cap_w": 300.0})
+    assert cap_line(lower, 350.0).startswith("# the power cap of 350 W is above the 300 W")
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ from simulator.model.load_model import load_model
 from simulator.plan.plan import parse_plan
 from simulator.report.search_answer import answer_lines
 from simulator.results.objective import parse_objective
-from simulator.search.paired import Effects, versus
+from simulator.search.paired import Effects, effects, versus
 from simulator.search.search import SearchResult, search, with_intervals
-from simulator.serving import Serving
+from simulator.serving import Serving, StartedPlan
+from simulator.simulate import replay
+from simulator.steps.step_ends import VOLTAGE
 from simulator.workload.parse import parse_workload
 
 _WORKLOAD = "closed:isl=256,osl=64,concurrency=8,prompts_per_slot=4,warmup_per_slot=0"
@@ -63,9 +65,42 @@ def test_the_json_and_the_answer_name_every_comparison() -> None:
         assert f"against {name}: E2E mean there is {known.ratio:.3g} times as much" in text
 
 
-def test_a_metric_of_the_devices_work_is_not_compared() -> None:
-    """Energy has no replay per source of error: its plans keep their intervals, and nothing is claimed of pairs."""
-    assert _found("energy_j").versus_best == {}
+def test_joules_of_two_plans_at_one_clock_share_what_is_wrong_with_the_devices_power() -> None:
+    """The interval of a ratio of joules is narrower than that of either plan's own joules, though each is in doubt."""
+    found = _found("energy_j")
+    assert found.versus_best
+    by_name = {str(result.plan): result for result in found.ranked}
+    for name, known in found.versus_best.items():
+        assert by_name[name].interval is not None
+        low, high = by_name[name].interval["energy_j"]
+        assert math.log(known.ratio_high / known.ratio) < math.log(high / low) / 2
+
+
+def test_a_lower_clock_is_compared_with_all_that_the_law_of_voltage_is_off() -> None:
+    """Joules at half the clock over those at the top differ by the law alone: its whole width stays in the ratio."""
+    at_top, lower = (
+        Effects(value=2.0, shared={VOLTAGE: 0.0}, own=0.0),
+        Effects(value=1.5, shared={VOLTAGE: 0.2}, own=0.0),
+    )
+    known = versus(lower, at_top, parse_objective("energy_j"))
+    assert math.log(known.ratio_high / known.ratio) == pytest.approx(0.2)
+    cluster = load_cluster("h100-sxm-8")
+    serving = Serving(
+        model=load_model("llama-3.1-8b"),
+        cluster=cluster,
+        profile=load_profile("vllm-0.33"),
+        costs=lambda clock: choose_costs(None, cluster, clock),
+    )
+    workload = parse_workload(_WORKLOAD)
+    of_clock = {}
+    for text in ("tp4", "tp4-f990"):
+        start = serving.start(parse_plan(text), workload)
+        assert isinstance(start, StartedPlan)
+        told = effects(serving, replay(serving, start, workload), workload, "energy_j")
+        assert told is not None
+        of_clock[text] = told.shared[VOLTAGE]
+    assert of_clock["tp4"] == 0.0
+    assert of_clock["tp4-f990"] > 0.05
 
 
 def test_what_two_plans_share_cancels_and_what_is_their_own_does_not() -> None:

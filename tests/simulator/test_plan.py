@@ -19,6 +19,7 @@ _degree = st.integers(1, 64)
     weights=st.sampled_from([None, *WEIGHT_DTYPES]),
     kv=st.sampled_from([None, *KV_DTYPES]),
     clock=st.one_of(st.none(), st.integers(100, 3000), st.sampled_from([1410.5, 997.25])),
+    cap=st.one_of(st.none(), st.integers(50, 1400), st.sampled_from([350.5])),
     seqs=st.one_of(st.none(), st.integers(1, 4096)),
     tokens=st.one_of(st.none(), st.integers(1, 65536)),
 )
@@ -32,6 +33,7 @@ def test_text_round_trips(
     weights: str | None,
     kv: str | None,
     clock: float | None,
+    cap: float | None,
     seqs: int | None,
     tokens: int | None,
 ) -> None:
@@ -45,6 +47,7 @@ def test_text_round_trips(
         weight_dtype=weights,
         kv_dtype=kv,
         clock_mhz=clock,
+        power_cap_w=cap,
         max_num_seqs=seqs,
         max_num_batched_tokens=tokens,
     )
@@ -57,6 +60,9 @@ def test_text_round_trips(
     [
         ("tp0", "tp is 0, must be >= 1"),
         ("f0", "must be > 0"),
+        ("tp2-cap0", "power cap is 0 W, must be > 0"),
+        ("cap350-cap300", "sets power_cap_w a second time"),
+        ("cap-350", "part 'cap' is not one of"),
         ("tp4-tp2", "a second time"),
         ("tp4-s0", "s is 0, must be >= 1"),
         ("attn.dp2-attn.dp4", "a second time"),

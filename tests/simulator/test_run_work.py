@@ -4,6 +4,7 @@ import pytest
 
 from cluster_specs.load import load_cluster
 from costmodel.pricing.analytic_costs import AnalyticCosts
+from simulator.feasible.server_setup import Overrides
 from simulator.model.load_model import load_model
 from simulator.plan.plan import parse_plan
 from simulator.simulate import SimulatedPlan, simulate
@@ -40,6 +41,30 @@ def test_energy_lies_between_idle_and_full_power() -> None:
     for plan in ("tp1", "tp8", "dp2-tp4"):
         mean_w = _run(plan).metrics["mean_power_w"]
         assert device.idle_w <= mean_w <= device.tdp_w
+
+
+def test_a_step_that_waits_for_its_launches_draws_awake_power() -> None:
+    """Without graphs a step lasts longer than its ops, and the device stays awake for all of it, never merely idle."""
+    spec = load_cluster("h100-sxm-8")
+    costs, workload = AnalyticCosts(spec), parse_workload("closed:isl=64,osl=64,concurrency=1,prompts_per_slot=4")
+    eager, captured = (
+        simulate(
+            parse_plan("tp1"),
+            workload,
+            spec,
+            costs,
+            model=load_model("llama-3.2-1b"),
+            overrides=Overrides(enforce_eager=is_eager),
+        )
+        for is_eager in (True, False)
+    )
+    assert eager.run is not None
+    assert captured.run is not None
+    eager_s, captured_s = (float(run.replicas.busy_ps.sum()) * 1e-12 for run in (eager.run, captured.run))
+    assert eager_s > 2 * captured_s
+    # The work is the same: what more it takes is the awake power of a longer wait.
+    added_j = eager.metrics["energy_j"] - captured.metrics["energy_j"]
+    assert added_j == pytest.approx(costs.power.awake_w * (eager_s - captured_s), rel=0.01)
 
 
 def test_a_lower_clock_takes_longer_and_less_power() -> None:

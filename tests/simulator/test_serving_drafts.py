@@ -47,18 +47,15 @@ def test_accepted_drafts_shorten_the_time_per_token() -> None:
 
 
 def test_the_draft_model_draws_idle_power() -> None:
-    """Four ranks draw their idle power for as long as the draft model runs, and nothing else changes."""
+    """Energy is that of a run in which the devices idle for as long as the draft model runs."""
     result = _run(speculative_tokens=3, speculative_acceptance=0.8, draft_step_s=4e-3)
     totals = result.run.replicas
-    without = replace(result.run, replicas=replace(totals, draft_ps=0 * totals.draft_ps))
-    parts = [
-        run_work(result.start.compiled, run, result.start.plan, _CLUSTER).energy_j for run in (result.run, without)
-    ]
+    idle = replace(totals, draft_ps=0 * totals.draft_ps, busy_ps=totals.busy_ps - totals.draft_ps)
+    runs = result.run, replace(result.run, replicas=idle)
+    parts = [run_work(result.start.compiled, run, result.start.plan, _CLUSTER).energy_j for run in runs]
     assert parts[0] is not None
-    assert parts[1] is not None
-    draft_s = float(totals.draft_ps.sum()) * 1e-12
-    assert draft_s > 0
-    assert parts[0] - parts[1] == pytest.approx(4 * draft_s * _CLUSTER.device.idle_w, rel=1e-6)
+    assert float(totals.draft_ps.sum()) > 0
+    assert parts[0] == pytest.approx(parts[1], rel=1e-9)
 
 
 def test_json_says_how_drafts_were_set() -> None:

@@ -29,7 +29,8 @@ def test_a_locked_clock_stays_where_it_is() -> None:
     """Below the power cap there is nothing to give up."""
     op = Gemm(m=np.array([32768]), n=8192, k=8192, dtype="bf16")
     flop, latency_s = np.asarray(op.flop()), np.array([5e-3])
-    assert SustainedClock(_CLUSTER.device, 1410.0, _SLOWDOWN_FRAC).factor(op, flop, latency_s) is None
-    slower = SustainedClock(_CLUSTER.device, None, _SLOWDOWN_FRAC).factor(op, flop, latency_s)
+    locked, free = (SustainedClock(_CLUSTER.device, mhz, _SLOWDOWN_FRAC) for mhz in (1410.0, None))
+    assert locked.factor(locked.busy_frac(op, flop, latency_s)) is None
+    slower = free.factor(free.busy_frac(op, flop, latency_s))
     assert slower is not None
     assert slower > 1.1
