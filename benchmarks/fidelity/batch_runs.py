@@ -28,6 +28,7 @@ from simulator.workload.workload import Workload
 DEVICES: Final = {"a100-80gb": "a100-sxm-80gb", "h100-80gb": "h100-sxm"}
 PROFILE: Final = "vllm-0.6"
 POWER: Final = "mean_power_w"
+_WORK: Final = (POWER, "mfu_frac", "mbu_frac", "duration_s")  # what power is compared by
 _MOST_OF_PEAK: Final = 0.60  # of the dense peak: a prompt time that implies more is not believed
 _HOST_TIMES: Final = (
     "step_s",
@@ -65,8 +66,7 @@ def replay_batches(path: Path, hardware: str, predictor: Predictor) -> Iterator[
         found = predictor.predict(run, profile, with_interval=False)
         if isinstance(found, ValidatedRun) and found.outcome is not None:
             predicted = dict(found.predicted)
-            if POWER in found.outcome.metrics:
-                predicted[POWER] = found.outcome.metrics[POWER]
+            predicted |= {name: found.outcome.metrics[name] for name in _WORK if name in found.outcome.metrics}
             found = replace(found, predicted=predicted, outcome=None)
         yield found
 

@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.fidelity.batch_runs import DEVICES, POWER, replay_batches
 from benchmarks.fidelity.open_loop import STAGES, WHOLE, replay_open_loop
 from benchmarks.fidelity.page.tables import spelled, table
+from benchmarks.fidelity.power_left_out import HARDWARE, power_section
 from benchmarks.fidelity.recorded_runs import PER_ANSWERED, PER_DECODED, replay_recorded
 from simulator.calibration.evidence import E2E, ITL, TPOT, TTFT
 from simulator.validation.predict import Predictor, ValidatedRun
@@ -56,13 +57,16 @@ def batch_section(path: Path, predictor: Predictor) -> Iterator[str]:
     yield (
         "## Fixed batches with measured power: Llama-2-70B fp16\n\n"
         "Public logs of batch runs; mean power as a fraction of TDP, recorded on A100 only. The power model's shares "
-        "of TDP\nwere read off these A100 runs, so that its row is not a test; times are. Prompts beyond the model's "
-        "context and\nprompt times that imply more than 60 % of the dense peak are left out.\n\n"
+        "of TDP\nwere read off these A100 runs, so that its column here is no test (the table below is); times are. "
+        "Prompts beyond the\nmodel's context and prompt times that imply more than 60 % of the dense peak are left "
+        "out.\n\n"
     )
     rows = []
+    replayed: dict[str, list[ValidatedRun]] = {}
     for hardware, device in DEVICES.items():
         runs = list(replay_batches(path, hardware, predictor))
         kept = [run for run in runs if isinstance(run, ValidatedRun)]
+        replayed[hardware] = kept
         cells = [spelled(agreement(kept, metric), "not recorded") for metric in (TTFT, TPOT, POWER)]
         rows.append((device, len(kept), *cells, len(runs) - len(kept)))
     yield table(("device", "settings", "prompt time", "time per token", "mean power", "left out"), rows)
@@ -70,6 +74,7 @@ def batch_section(path: Path, predictor: Predictor) -> Iterator[str]:
         "These runs prefill large batches at a third of the rate of one long prompt (A100 tp 4: 127 ms for 512 "
         "tokens,\n2.9 s for 16 x 512), which no engine modelled here does: that is where prompt time is missed.\n\n"
     )
+    yield from power_section(replayed[HARDWARE])
 
 
 def repeat_noise(pairs: Sequence[tuple[object, float]]) -> float | None:
