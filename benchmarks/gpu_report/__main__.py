@@ -75,7 +75,7 @@ def main() -> None:
     parts += [constants(store, cluster, runs), held_out(options.db, cluster)]
     if before is not None:
         parts.append(against_bundled(before, f"device={device},origin=measured,db={options.db}"))
-    parts += [rows(store), what_would_prove_it(device, options.db, options.framework)]
+    parts += [rows(store), what_would_prove_it(device, options.db, options.imported, options.framework)]
     options.out.write_text("".join(parts), encoding="utf-8")
     print(f"wrote {options.out}", file=sys.stderr)
 

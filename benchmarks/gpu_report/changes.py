@@ -19,7 +19,7 @@ from costmodel.fitted_costs import load_costs
 from costmodel.fitting.calibrate_constants import calibrate
 from costmodel.fitting.measurements import read_measurements
 from profiles_db.store import Store
-from simulator.engine_profiles.bundled_profiles import bundled_profiles
+from simulator.engine_profiles.bundled_profiles import newest_bundled
 from simulator.engine_profiles.engine_profile import load_profile
 
 _LARGE_ROWS: Final = 2048  # tokens of a product that is bound by arithmetic
@@ -90,7 +90,8 @@ def constants(own: Store, cluster: ClusterSpec, runs: list[dict[str, Any]]) -> s
     lines += list(_sustained(own, device.name, runs))
     if not lines:
         return title + "None was measured.\n\n"
-    return title + table(("constant", "#now", "#then", "#change", "from"), lines)
+    text = "The floor is that of these sizes: tiny products, which set the one of tables, are not among them.\n\n"
+    return title + text + table(("constant", "#now", "#then", "#change", "from"), lines)
 
 
 def _sustained(own: Store, device: str, runs: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
@@ -98,7 +99,8 @@ def _sustained(own: Store, device: str, runs: list[dict[str, Any]]) -> Iterator[
     told: dict[str, float] = {}
     for run in runs:
         told |= json.loads(run["sustained_clocks"] or "{}")
-    newest = [name for name in bundled_profiles() if name.startswith("vllm")][-1]
+    newest = newest_bundled("vllm")
+    assert newest is not None
     stated = load_profile(newest).sustained_load.slowdown_frac
     rows = own.read("gemm", device=device).to_pylist()
     for dtype, sustained_mhz in told.items():
@@ -121,8 +123,9 @@ def _line(name: str, now: float, then: float, source: str) -> tuple[str, ...]:
     return name, f"{now:.3g}", f"{then:.3g}", f"{then / now - 1:+.1%}" if now else "-", source
 
 
-def what_would_prove_it(device: str, db: Path, framework: str) -> str:
-    """Print the commands that tell whether the campaign is of use."""
+def what_would_prove_it(device: str, db: Path, imported: Path | None, framework: str) -> str:
+    """Print the commands that tell whether the campaign is of use: its rows and the tables', as one fit."""
+    tables = "build/accuracy/db" if imported is None else imported
     replay = (
         f"python -m benchmarks.fidelity --groundtruth ../shared/groundtruth --brief --server {device.partition('-')[0]}"
     )
@@ -131,7 +134,9 @@ def what_would_prove_it(device: str, db: Path, framework: str) -> str:
         "The campaign is of use only if predictions of measured servers get better by it. These commands tell; a fit\n"
         "that makes them worse is not to be bundled, whatever the tables above say.\n\n"
         "```\n"
-        f"apex fit --db {db} --device {device} --framework {framework} --out build/with.fit.parquet\n"
+        f"apex db merge --db build/with {tables} {db}\n"
+        f"apex fit --db build/with --device {device} --framework {framework} --prior none \\\n"
+        "    --out build/with.fit.parquet\n"
         f"{replay}\n"
         f"{replay} --costs build/with.fit.parquet\n"
         "```\n"

@@ -21,6 +21,7 @@ from profiler.campaign.__main__ import campaign
 from profiler.campaign.timers import load_timers, save_timers
 from profiles_db.schema import FAMILIES
 from profiles_db.store import open_store
+from simulator.engine_profiles.bundled_profiles import newest_bundled
 
 REPOSITORY = Path(__file__).parents[2]
 PEER = 1.25  # what another tool measured, over our time
@@ -148,6 +149,7 @@ def test_prices_and_constants_that_would_change_are_told(page):
     constants = section(page, "Constants that would change")
     assert "| 30 |" in next(line for line in constants.splitlines() if "idle_w" in line)
     slowdown = next(line for line in constants.splitlines() if "slowdown_frac" in line)
+    assert f"of {newest_bundled('vllm')}, bf16" in slowdown
     assert "| 0.2 |" in slowdown
     assert "1800 MHz in bursts of 7 products, 1500 MHz after seconds" in slowdown
 
@@ -158,6 +160,7 @@ def test_the_page_says_what_stages_could_not_do_and_what_would_prove_it_of_use(p
     assert "| tests | not reached |" in page
     assert "no counter that NVML reads" in page
     assert "3 steps: median error of the sum" in page
+    assert "apex db merge --db build/with" in page
     assert page.rstrip().endswith("--costs build/with.fit.parquet\n```")
 
 
