@@ -67,7 +67,7 @@ def first_runs(apex: str, simulate: Sequence[str], environment: dict[str, str], 
     for name in ("first", "second"):
         cache = folder / f"cache-{name}"
         cache.mkdir()
-        runs.append(run([apex, *simulate], {**environment, "APEX_CACHE": str(cache)}))
+        runs.append(run([apex, *simulate], {**environment, "XDG_CACHE_HOME": str(cache)}))
     return min(runs, key=lambda one: one.cpu_s)
 
 
@@ -108,7 +108,7 @@ def main() -> None:
         apex = str(folder / "venv" / "bin" / "apex")
         # Bytecode is kept between runs, as it is for a user, whatever this process was told.
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-        environment["APEX_CACHE"] = str(folder / "cache")
+        environment["XDG_CACHE_HOME"] = str(folder / "cache")
         trace = folder / "chat.csv"
         run([apex, "trace", "generate", "synthetic:chat,rate=2,n=1000,seed=0", "-o", str(trace)], environment)
         served = ("--model", "llama-3.1-70b", "--cluster", "h100-sxm-8", "--trace", str(trace))

@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-        environment["APEX_CACHE"] = str(folder / "cache")
+        environment["XDG_CACHE_HOME"] = str(folder / "cache")
         # What is timed cold goes first: the cache fills as the others run.
         engine = printed("engine.py", "--json", "--repeats", "9", environment=environment)
         fit, fitted = measure_fit(folder, environment)

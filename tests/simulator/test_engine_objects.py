@@ -28,9 +28,8 @@ def content() -> bytes:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give a user's folder of this test's own, not yet made."""
-    folder = tmp_path / "user" / "apex"
-    monkeypatch.setenv("APEX_CACHE", str(folder))
-    return folder
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    return tmp_path / "user" / "apex" / "engine"
 
 
 Starts = Callable[[], int]
@@ -175,7 +174,7 @@ def test_a_folder_that_cannot_keep_code_is_told(
     fault: str, start_engine: Starts, cache: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     """The engine runs from memory, and the warning names the folder and the variable; nothing is loaded from there."""
-    cache.parent.mkdir()
+    cache.parent.mkdir(parents=True)
     if fault == "a file":
         cache.write_text("")
     elif fault == "writable by others":
@@ -184,7 +183,7 @@ def test_a_folder_that_cannot_keep_code_is_told(
     else:
         cache.parent.rmdir()
         cache.parent.write_text("")
-    with pytest.warns(RuntimeWarning, match=f"cannot be kept.*{cache.parent}.*APEX_CACHE"):
+    with pytest.warns(RuntimeWarning, match=f"cannot be kept.*{cache.parent}.*XDG_CACHE_HOME"):
         assert start_engine() == 1
     assert cache.is_file() or not cache.exists() or kept(cache) == []
 

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Final
 
 from cluster_specs.errors import OutputError
+from cluster_specs.files.user_cache import user_cache
 from cluster_specs.files.whole import make_folder, write_whole
 from simulator.engine.native.abi import VERSION
 
 LIBRARY: Final = ".so"  # linked, for the system's loader
 OBJECT: Final = ".o"  # not linked, for llvmlite's
 BUNDLED: Final = Path(__file__).parent / "built"
-VARIABLE: Final = "APEX_CACHE"
 _SOURCES: Final = Path(__file__).parents[1]
 _KEPT: Final = 8  # files in the user's folder; older ones are of sources long gone
-_HINT: Final = f"set {VARIABLE} to a folder of your own"
+_HINT: Final = "set XDG_CACHE_HOME to a folder of your own"
 
 
 def target() -> str:
@@ -86,10 +86,7 @@ def drop_old(folder: Path) -> None:
 
 def user_folder() -> Path:
     """Folder of this user's objects, made if it is missing; raises ``OutputError`` where it is not the user's alone."""
-    try:
-        folder = _user_path()
-    except RuntimeError as error:  # a user without a home
-        raise OutputError(f"the user's cache folder is not known: {error}", hint=_HINT) from error
+    folder = user_cache() / "engine"
     try:
         make_folder(folder.parent, hint=_HINT)
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -99,12 +96,3 @@ def user_folder() -> Path:
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & (stat.S_IWGRP | stat.S_IWOTH):
         raise OutputError(f"{folder}: others can write to it, so no code is loaded from it", hint=_HINT)
     return folder
-
-
-def _user_path() -> Path:
-    stated = os.environ.get(VARIABLE)
-    if stated:
-        return Path(stated).absolute()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "apex"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apex"
