@@ -209,6 +209,13 @@ def replay(
     run = _run(start, workload, "middle", log=log)
     metrics = _measure(serving, start, run, slo, end="middle")
     metrics["breakdown_ops"] = op_breakdown(start.compiled, run)
+    return measured_plan(serving, start, metrics, run)
+
+
+def measured_plan(
+    serving: Serving, start: StartedPlan, metrics: dict[str, Any], run: EngineResult | None
+) -> SimulatedPlan:
+    """Put what was measured of a started plan beside how it is started."""
     return SimulatedPlan(
         start=start,
         metrics=metrics,

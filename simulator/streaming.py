@@ -12,13 +12,12 @@ In a notebook::
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import tee
-from typing import Final
+from typing import Any, Final
 
 from simulator.engine.result import EngineResult
 from simulator.engine.stream import run_stream
-from simulator.feasible.engine_support import engines_for
-from simulator.launch import launch_lines
 from simulator.plan.pool_plan import PoolPlan
 from simulator.pools.layouts import Layout
 from simulator.results.interval import metric_intervals, slo_at
@@ -28,11 +27,12 @@ from simulator.results.objective import Slo
 from simulator.results.op_breakdown import op_breakdown
 from simulator.results.saturation import Offered, saturation_of
 from simulator.serving import Serving, StartedPlan
-from simulator.simulate import SimulatedPlan, work_figures
+from simulator.simulate import SimulatedPlan, measured_plan, work_figures
 from simulator.steps.step_sum import IntervalEnd
 from simulator.workload.parts import WHOLE_HINT, NotStreamableError, WorkloadParts
 
-# A request takes some 430 bytes while a workload is simulated whole: 2 million take 0.9 GB, beside 0.3 GB of code.
+# What a request takes while a workload is simulated whole: 2 million take 0.9 GB, beside 0.3 GB of code.
+REQUEST_BYTES: Final = 430
 WHOLE_REQUESTS: Final = 2_000_000
 _ENDS: Final[tuple[IntervalEnd, ...]] = ("middle", "low", "high")
 
@@ -56,9 +56,10 @@ def replay_stream(
     parts: WorkloadParts,
     slo: Slo | None = None,
     *,
+    has_interval: bool = True,
     on_part: Callable[[EngineResult], None] = lambda _: None,
 ) -> SimulatedPlan:
-    """Run the engine on a started plan, part after part, and measure what it did, with intervals.
+    """Run the engine on a started plan, part after part, and measure what it did, with intervals where wanted.
 
     ``on_part`` is given what each part has finished, at the best estimate. Raises ``NotStreamableError`` for a plan
     that needs all requests at once.
@@ -66,10 +67,11 @@ def replay_stream(
     check_layout(start.plan, has_drafts=bool(start.limits.num_speculative_tokens))
     limits = slo or Slo()
     frac = start.compiled.spread.first_token_frac
-    measured = [StreamedMetrics(slo_at(end, limits.per_request, frac)) for end in _ENDS]
+    ends: tuple[IntervalEnd, ...] = _ENDS if has_interval else ("middle",)
+    measured = [StreamedMetrics(slo_at(end, limits.per_request, frac)) for end in ends]
     runs = [
         run_stream(start.compiled.tables(end), start.limits_at(end), own, dp=start.plan.dp, router=start.router)
-        for end, own in zip(_ENDS, tee(parts, len(_ENDS)), strict=True)
+        for end, own in zip(ends, tee(parts, len(ends)), strict=True)
     ]
     for finished in zip(*runs, strict=True):
         for metrics, part in zip(measured, finished, strict=True):
@@ -77,18 +79,17 @@ def replay_stream(
         on_part(finished[0])
     figures = [
         found.metrics().to_json() | work_figures(serving, start, found.last, found.output_tokens, end=end)
-        for found, end in zip(measured, _ENDS, strict=True)
+        for found, end in zip(measured, ends, strict=True)
     ]
     figures[0]["breakdown_ops"] = op_breakdown(start.compiled, measured[0].last)
+    result = streamed_plan(serving, start, figures[0])
+    if not has_interval:
+        return result
     offered = Offered(waits=False, span_s=measured[0].arrival_span_s)
     interval = metric_intervals(figures, first_token_frac=frac)
-    return SimulatedPlan(
-        start=start,
-        metrics=figures[0],
-        run=None,
-        engines=engines_for(serving.model, start.plan, serving.cluster.device, serving.profile),
-        launch=launch_lines(serving, start),
-        interval=interval,
-        saturation=saturation_of(figures, interval, offered),
-        quantile_error_frac=RELATIVE_ERROR,
-    )
+    return replace(result, interval=interval, saturation=saturation_of(figures, interval, offered))
+
+
+def streamed_plan(serving: Serving, start: StartedPlan, metrics: dict[str, Any]) -> SimulatedPlan:
+    """Put what was measured of a streamed plan beside how it is started; its quantiles are approximate."""
+    return replace(measured_plan(serving, start, metrics, None), quantile_error_frac=RELATIVE_ERROR)

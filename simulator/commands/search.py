@@ -1,7 +1,7 @@
 """`apex search`: the best plans of a model on a cluster for a trace."""
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +16,17 @@ from simulator.commands.axes_options import (
     listed_counts,
 )
 from simulator.commands.serving_options import input_files, load_serving, say_when_compiling, serving_options
+from simulator.commands.stream_option import load_parts, stream_option
 from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, trace_options
 from simulator.errors import EXIT_INFEASIBLE
 
 if TYPE_CHECKING:
     from simulator.feasible.plan_space import Axes
     from simulator.pools.layouts import Layout
+    from simulator.search.judged_plans import JudgedPlans
     from simulator.search.search import SearchResult
     from simulator.serving import Serving
-    from simulator.workload.workload import Workload
+    from simulator.workload.parts import Traffic
 
 _METRICS_HELP = """
 \b
@@ -71,6 +73,12 @@ Metrics of --objective and --slo:
     metavar="DIRECTORY",
     help="Folder for the answer as index.html with figures.",
 )
+@click.option(
+    "--state",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File that keeps each plan as it is judged; the same search goes on from there.",
+)
+@stream_option
 @trace_options
 @click.pass_context
 def search(
@@ -95,6 +103,8 @@ def search(
     as_json: bool,
     out: Path | None,
     report: Path | None,
+    state: Path | None,
+    stream: bool | None,
     **options: Any,
 ) -> None:
     """Find the best plan for a model, a cluster and a request trace.
@@ -105,16 +115,18 @@ def search(
     import time
 
     from simulator.commands.cannot_act import caps_of, refuse_caps, refuse_covered_limits, refuse_idle_options
+    from simulator.commands.progress import Progress
     from simulator.feasible.plan_space import Axes
     from simulator.plan.pool_plan import parse_layout
     from simulator.report.formats import counted
     from simulator.report.search_report import check_report
     from simulator.results.objective import parse_objective, parse_slo
+    from simulator.search.rests_on import rests_on
+    from simulator.search.search import needs_all_requests, with_intervals
     from simulator.search.search import search as run_search
-    from simulator.search.search import with_intervals
 
     started = time.perf_counter()
-    check_outputs([out], input_files(trace, options))
+    check_outputs([out, state], input_files(trace, options))
     if report is not None:
         check_report(report)
     aim, slo = parse_objective(objective), parse_slo(slos)
@@ -131,12 +143,20 @@ def search(
     )
     _refuse_axes_of_stated_plans(axes, chosen)
     refuse_covered_limits(context, seqs=seqs, tokens=tokens)
-    workload = load_workload(trace, **{name: options.pop(name) for name in TRACE_OPTION_NAMES})
+    reading = {name: options.pop(name) for name in TRACE_OPTION_NAMES}
+    needs_all = needs_all_requests(aim, pools=pools)
+    parts = load_parts(trace, stream=stream, layout=None, needs_all=needs_all, reading=reading, serving=options)
+    workload = load_workload(trace, **reading) if parts is None else parts
     serving = load_serving(**options)
     refuse_idle_options(context, serving, workload, chosen, costs=options["costs"])
     refuse_caps(serving, [("--caps", cap_w) for cap_w in caps] if chosen is None else caps_of(chosen))
     say_when_compiling()
-    found = run_search(serving, workload, aim, slo=slo, axes=axes, plans=chosen, threads=threads, on_done=_progress)
+    prices = {name: options[name] for name in ("costs", "out_of_domain", "extensions")}
+    with _kept(state, lambda: rests_on(serving, workload, aim, slo, **prices)) as kept:
+        progress = Progress("plan", known=0 if kept is None else kept.found)
+        found = run_search(
+            serving, workload, aim, slo=slo, axes=axes, plans=chosen, threads=threads, on_done=progress, kept=kept
+        )
     if interval:
         found = with_intervals(found, serving, workload, slo, first=top, threads=threads)
     found.inputs.update(_inputs(serving, workload, trace, found, slos))
@@ -149,6 +169,21 @@ def search(
         _explain_infeasible(serving, workload, found)
     if not found.ranked:
         context.exit(EXIT_INFEASIBLE)
+
+
+@contextmanager
+def _kept(state: Path | None, inputs: Callable[[], Mapping[str, str]]) -> "Iterator[JudgedPlans | None]":
+    """Open the file that keeps judged plans, and say how many are there; nothing without one."""
+    if state is None:
+        yield None
+        return
+    from simulator.report.formats import counted
+    from simulator.search.judged_plans import kept_in
+
+    with kept_in(state, inputs()) as kept:
+        if kept.found:
+            click.echo(f"{state}: {counted(kept.found, 'plan')} judged before", err=True)
+        yield kept
 
 
 def _refuse_axes_of_stated_plans(axes: "Axes", chosen: "Sequence[Layout] | None") -> None:
@@ -165,7 +200,7 @@ def _refuse_axes_of_stated_plans(axes: "Axes", chosen: "Sequence[Layout] | None"
 def _deliver(
     found: "SearchResult",
     serving: "Serving",
-    workload: "Workload",
+    workload: "Traffic",
     *,
     top: int,
     as_json: bool,
@@ -187,13 +222,8 @@ def _deliver(
         click.echo(note, err=True)
 
 
-def _progress(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        click.echo(f"\r{done} of {total} plans", nl=done == total, err=True)
-
-
 def _inputs(
-    serving: "Serving", workload: "Workload", trace: str, found: "SearchResult", slos: tuple[str, ...]
+    serving: "Serving", workload: "Traffic", trace: str, found: "SearchResult", slos: tuple[str, ...]
 ) -> dict[str, Any]:
     """Return what the answer depends on, so that a saved result explains itself."""
     curves = next(iter(serving.priced.values()), None) or serving.curves(None)
@@ -210,7 +240,7 @@ def _inputs(
     }
 
 
-def _explain_infeasible(serving: "Serving", workload: "Workload", found: "SearchResult") -> None:
+def _explain_infeasible(serving: "Serving", workload: "Traffic", found: "SearchResult") -> None:
     from simulator.search.search import smallest_cluster
 
     closest = found.refused[-1]

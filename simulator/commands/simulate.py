@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from simulator.serving import Serving
     from simulator.workload.parts import WorkloadParts
     from simulator.workload.workload import Workload
+
+_STEPS_OF_A_RUN: Final = "--iterations-out and --chrome-trace cannot be streamed: they keep every step of the run"
 
 
 @click.command(cls=Command)
@@ -61,7 +63,8 @@ def simulate(
     if isinstance(plan, PoolPlan) and files.need_log:
         raise click.UsageError(f"plan {plan}: --iterations-out and --chrome-trace are for plans of one pool")
     reading = {name: options.pop(name) for name in TRACE_OPTION_NAMES}
-    parts = load_parts(trace, stream=stream, layout=plan, files=files, reading=reading, serving=options)
+    needs_all = _STEPS_OF_A_RUN if files.need_log else None
+    parts = load_parts(trace, stream=stream, layout=plan, needs_all=needs_all, reading=reading, serving=options)
     workload = load_workload(trace, **reading) if parts is None else parts
     serving = load_serving(**options)
     refuse_idle_options(context, serving, workload, [plan], costs=options["costs"])

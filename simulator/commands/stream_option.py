@@ -23,16 +23,18 @@ def load_parts(
     trace: str,
     *,
     stream: bool | None,
-    layout: "Layout",
-    files: "OutputFiles",
+    layout: "Layout | None",
+    needs_all: str | None = None,
     reading: dict[str, Any],
     serving: dict[str, Any],
 ) -> "WorkloadParts | None":
     """Return the workload in parts, or None where it is to be simulated whole.
 
     ``stream`` None streams what may have more than ``WHOLE_REQUESTS`` requests and can be streamed, and says so.
-    ``reading`` and ``serving`` are what click collects of the trace's and of the serving options. Raises
-    ``NotStreamableError`` where ``stream`` asks for what needs the whole workload, ``UserError`` for a fault in it.
+    ``layout`` is the one plan that is simulated, None for plans that are judged one by one; ``needs_all`` says what
+    else was asked for that needs all requests at once. ``reading`` and ``serving`` are what click collects of the
+    trace's and of the serving options. Raises ``NotStreamableError`` where ``stream`` asks for what needs the whole
+    workload, ``UserError`` for a fault in it.
     """
     if stream is False:
         return None
@@ -45,7 +47,7 @@ def load_parts(
     if stream is None and not may_hold_more(trace, WHOLE_REQUESTS, limit=chosen["limit"]):
         return None
     try:
-        parts = _checked_parts(trace, layout, files, chosen, serving)
+        parts = _checked_parts(trace, layout, chosen, serving, needs_all)
     except NotStreamableError as refusal:
         if stream:
             raise
@@ -59,17 +61,16 @@ def load_parts(
 
 
 def _checked_parts(
-    trace: str, layout: "Layout", files: "OutputFiles", chosen: dict[str, Any], serving: dict[str, Any]
+    trace: str, layout: "Layout | None", chosen: dict[str, Any], serving: dict[str, Any], needs_all: str | None
 ) -> "WorkloadParts":
     from simulator.streaming import check_layout
     from simulator.workload.parse_parts import parse_parts
     from simulator.workload.parts import WHOLE_HINT, NotStreamableError
 
-    check_layout(layout, has_drafts=bool(serving["speculative_tokens"]))
-    if files.need_log:
-        raise NotStreamableError(
-            "--iterations-out and --chrome-trace cannot be streamed: they keep every step of the run", hint=WHOLE_HINT
-        )
+    if layout is not None:
+        check_layout(layout, has_drafts=bool(serving["speculative_tokens"]))
+    if needs_all is not None:
+        raise NotStreamableError(needs_all, hint=WHOLE_HINT)
     parts = parse_parts(trace, **chosen)
     if parts.prefix is not None and serving["prefix_caching"] is not False:
         raise NotStreamableError(

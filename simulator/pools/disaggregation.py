@@ -134,6 +134,13 @@ def start_pools(serving: Serving, plan: PoolPlan, workload: Workload) -> PoolSta
 def replay_pools(serving: Serving, starts: PoolStarts, workload: Workload, slo: Slo | None = None) -> PoolsResult:
     """Replay ``workload`` on two started pools and measure what they did."""
     metrics, run = _measure(serving, starts, workload, slo, "middle")
+    return measured_pools(serving, starts, metrics, run)
+
+
+def measured_pools(
+    serving: Serving, starts: PoolStarts, metrics: dict[str, Any], run: EngineResult | None
+) -> PoolsResult:
+    """Put what was measured of two started pools beside how they are started."""
     device, profile = serving.cluster.device, serving.profile
     sides = [engines_for(serving.model, start.plan, device, profile) for start in (starts.prefill, starts.decode)]
     engines = {engine: sides[0][engine] or sides[1][engine] for engine in sides[0]}

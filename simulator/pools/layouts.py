@@ -1,11 +1,20 @@
 """Plans of one pool and of two alike: started, replayed, and given their intervals."""
 
+from typing import Any
+
 from simulator.plan.plan import Plan
 from simulator.plan.pool_plan import PoolPlan
-from simulator.pools.disaggregation import PoolsResult, PoolStarts, replay_pools, start_pools, with_pools_interval
+from simulator.pools.disaggregation import (
+    PoolsResult,
+    PoolStarts,
+    measured_pools,
+    replay_pools,
+    start_pools,
+    with_pools_interval,
+)
 from simulator.results.objective import Slo
 from simulator.serving import Refusal, Serving, StartedPlan
-from simulator.simulate import SimulatedPlan, replay, with_interval
+from simulator.simulate import SimulatedPlan, measured_plan, replay, with_interval
 from simulator.workload.workload import Workload
 
 Layout = Plan | PoolPlan
@@ -27,6 +36,13 @@ def replay_layout(
     if isinstance(started, PoolStarts):
         return replay_pools(serving, started, workload, slo)
     return replay(serving, started, workload, slo, log=log)
+
+
+def measured_layout(serving: Serving, started: Started, metrics: dict[str, Any]) -> Outcome:
+    """Return the outcome of a plan whose metrics are known from an earlier replay."""
+    if isinstance(started, PoolStarts):
+        return measured_pools(serving, started, metrics, None)
+    return measured_plan(serving, started, metrics, None)
 
 
 def with_layout_interval(serving: Serving, outcome: Outcome, workload: Workload, slo: Slo | None = None) -> Outcome:

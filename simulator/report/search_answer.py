@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from simulator.search.paired import Versus
     from simulator.search.search import SearchResult
     from simulator.serving import Refusal, Serving
-    from simulator.workload.workload import Workload
+    from simulator.workload.parts import Traffic
 
 Column = Callable[["Outcome", tuple["Limit", ...]], str]
 
@@ -34,7 +34,7 @@ _ALL_BUT_SURE: Final = 0.999  # odds above it are not told apart
 _NUMBER: Final = re.compile(r"(?<![\w.-])(\d+(?:\.\d+)?)(?![\w-])")
 
 
-def headline(found: "SearchResult", serving: "Serving", workload: "Workload") -> str:
+def headline(found: "SearchResult", serving: "Serving", workload: "Traffic") -> str:
     """Say what was searched for what."""
     return (
         f"{serving.model.name} on {serving.cluster.name}, {counted(len(workload), 'request')} of {workload.name}, "

@@ -8,7 +8,7 @@ from simulator.report.search_answer import answer_lines, headline, ranking, refu
 if TYPE_CHECKING:
     from simulator.search.search import SearchResult
     from simulator.serving import Serving
-    from simulator.workload.workload import Workload
+    from simulator.workload.parts import Traffic
 
 
 def check_report(folder: Path) -> None:
@@ -22,7 +22,7 @@ def check_report(folder: Path) -> None:
 
 
 def write_report(
-    folder: Path, found: "SearchResult", serving: "Serving", workload: "Workload", *, top: int
+    folder: Path, found: "SearchResult", serving: "Serving", workload: "Traffic", *, top: int
 ) -> list[Path]:
     """Write ``index.html`` and its figures as PNG into ``folder``; return the files. Raises ``OutputError``."""
     from costmodel.compare.page import NamedFigure, Section, write_page

@@ -9,10 +9,10 @@ from simulator.report.text_table import text_table
 if TYPE_CHECKING:
     from simulator.search.search import SearchResult
     from simulator.serving import Serving
-    from simulator.workload.workload import Workload
+    from simulator.workload.parts import Traffic
 
 
-def search_table(found: "SearchResult", serving: "Serving", workload: "Workload", *, top: int) -> str:
+def search_table(found: "SearchResult", serving: "Serving", workload: "Traffic", *, top: int) -> str:
     """Rank the plans, best first, name what was refused and why, and end with the best one's command."""
     lines = [headline(found, serving, workload), "", *_fitted(ranking(found, top=top))]
     left = len(found.ranked) + len(found.breaking) - top

@@ -1,5 +1,6 @@
 """Every plan of a model on a cluster, judged by replaying the workload on each: refused with a reason, or ranked."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -10,15 +11,18 @@ from simulator.errors import EngineLimitError
 from simulator.feasible.plan_space import Axes, enumerate_plans, smallest_fit
 from simulator.feasible.sizing import Sizing, size_plan
 from simulator.plan.plan import Plan
-from simulator.pools.disaggregation import PoolStarts
-from simulator.pools.layouts import Layout, Outcome, replay_layout, start_layout, with_layout_interval
+from simulator.pools.layouts import Layout, Outcome, with_layout_interval
 from simulator.pools.pool_space import enumerate_pools
 from simulator.results.objective import SUSTAINABLE_RATE, Limit, Objective, Slo, read_metric
-from simulator.search.capacity import check_capacity, find_capacity
+from simulator.search.capacity import check_capacity
 from simulator.search.fan_out import run_all
+from simulator.search.judged_plans import JudgedPlans
+from simulator.search.judging import Candidate, judge, judged_before, plan_of
 from simulator.search.paired import Versus, effects, versus
 from simulator.serving import Refusal, Serving
 from simulator.simulate import SimulatedPlan
+from simulator.streaming import REQUEST_BYTES, replay_stream
+from simulator.workload.parts import WHOLE_HINT, NotStreamableError, Traffic, WorkloadParts
 from simulator.workload.workload import Workload
 
 _RIVALS: Final = 3  # plans that are compared with the best one: each replays the workload half a dozen times
@@ -73,7 +77,7 @@ class SearchResult:
 
 def search(
     serving: Serving,
-    workload: Workload,
+    workload: Traffic,
     objective: Objective,
     *,
     slo: Slo | None = None,
@@ -81,54 +85,73 @@ def search(
     plans: Sequence[Layout] | None = None,
     threads: int | None = None,
     on_done: Callable[[int, int], None] | None = None,
+    kept: JudgedPlans | None = None,
 ) -> SearchResult:
     """Simulate every plan of ``axes`` (or those of ``plans``) and rank them by ``objective``.
 
     The engine releases the interpreter lock, so plans run on ``threads`` threads (all cores by default), all of which
-    end soon after an interrupt. ``on_done`` is called with (finished, total). The result does not depend on the number
-    of threads.
+    end soon after an interrupt. ``on_done`` is called with (finished, total). What ``kept`` holds is not simulated
+    again, and it is given the rest. The result does not depend on the number of threads, nor on what was kept. A
+    workload in parts is streamed: plans that need all requests at once are refused.
     """
+    needs_all = needs_all_requests(objective, pools=axes is not None and axes.pools)
+    if needs_all is not None and not isinstance(workload, Workload):
+        raise NotStreamableError(needs_all, hint=WHOLE_HINT)
     candidates, refused = _candidates(serving, workload, axes, plans)
     wanted = slo or Slo()
     wants_capacity = objective.path == SUSTAINABLE_RATE
     if wants_capacity:
+        assert isinstance(workload, Workload)  # parts are refused above
         check_capacity(workload, wanted)
     _check_price(serving.cluster, [objective.path, *(limit.path for limit in wanted.per_plan)])
 
-    def judge(candidate: Layout | PoolStarts) -> Outcome | Refusal:
-        started = candidate if isinstance(candidate, PoolStarts) else start_layout(serving, candidate, workload)
-        if isinstance(started, Refusal):
-            return started
-        try:
-            outcome = replay_layout(serving, started, workload, slo)
-        except EngineLimitError as error:
-            return Refusal(plan=started.plan, reason=str(error))
-        if wants_capacity:
-            capacity = find_capacity(
-                lambda scaled: replay_layout(serving, started, scaled, slo).metrics, workload, wanted
-            )
-            outcome.metrics[SUSTAINABLE_RATE] = capacity.requests_per_s
-            outcome.metrics["sustainable_is_short"] = capacity.is_short
-        if outcome.metrics["finished"] == 0:
-            reasons = ", ".join(outcome.metrics["rejected"])
-            return Refusal(plan=outcome.plan, reason=f"no request is answered ({reasons})")
-        return replace(outcome, run=None)  # a row per request of thousands of plans would fill the memory
+    def judged(candidate: Candidate) -> Outcome | Refusal:
+        name = str(plan_of(candidate))
+        found = None if kept is None else kept.of(name)
+        if found is not None:
+            return judged_before(serving, candidate, workload, found)
+        outcome = judge(serving, candidate, workload, wanted, wants_capacity=wants_capacity)
+        if kept is not None:
+            kept.add(name, outcome.reason if isinstance(outcome, Refusal) else outcome.metrics)
+        return outcome
 
-    outcomes = run_all(judge, candidates, threads=threads, on_done=on_done)
+    outcomes = run_all(judged, candidates, threads=at_once(workload, threads), on_done=on_done)
     return _ranked(outcomes, refused, objective, wanted)
 
 
+def needs_all_requests(objective: Objective, *, pools: bool) -> str | None:
+    """Say why a search cannot go through its workload in parts; None where it can."""
+    if pools:
+        return "--pools cannot be streamed: requests go from one pool to the other"
+    if objective.path == SUSTAINABLE_RATE:
+        return f"{SUSTAINABLE_RATE} cannot be streamed: the trace is repeated at other rates"
+    return None
+
+
+def at_once(workload: Traffic, threads: int | None) -> int:
+    """Return on how many threads (all cores without ``threads``) plans are simulated: whole runs fill memory.
+
+    They may take half of the machine's; plans wait for one another beyond, and the answer is the same.
+    """
+    most = threads or os.cpu_count() or 1
+    if isinstance(workload, WorkloadParts):
+        return most
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(most, memory_bytes // (2 * REQUEST_BYTES * len(workload))))
+
+
 def _candidates(
-    serving: Serving, workload: Workload, axes: Axes | None, plans: Sequence[Layout] | None
-) -> tuple[list[Layout | PoolStarts], list[Refusal]]:
+    serving: Serving, workload: Traffic, axes: Axes | None, plans: Sequence[Layout] | None
+) -> tuple[list[Candidate], list[Refusal]]:
     """Return what is to be judged, and the pools of which one half cannot start; raises ``UserError`` for nothing."""
-    candidates: list[Layout | PoolStarts] = []
+    candidates: list[Candidate] = []
     refused: list[Refusal] = []
     if plans is not None:
         candidates += plans
     else:
         candidates += enumerate_plans(serving.model, serving.cluster, axes)
         if axes is not None and axes.pools:
+            assert isinstance(workload, Workload)  # parts are refused before
             pairs, refused = enumerate_pools(serving, workload, axes)
             candidates += pairs
     if not candidates:
@@ -170,7 +193,7 @@ def _check_price(cluster: ClusterSpec, paths: Sequence[str]) -> None:
 def with_intervals(
     found: SearchResult,
     serving: Serving,
-    workload: Workload,
+    workload: Traffic,
     slo: Slo | None = None,
     *,
     first: int,
@@ -178,22 +201,29 @@ def with_intervals(
 ) -> SearchResult:
     """Add the intervals of their metrics to the ``first`` plans, in the order of the ranking, breaking ones last.
 
-    The best plan is compared with the next ones whose intervals overlap its own, by what both are off by together.
+    The best plan is compared with the next ones whose intervals overlap its own, by what both are off by together; a
+    streamed workload would have to be read half a dozen times for each, and is not.
     """
     left = max(0, first - len(found.ranked))
     shown = [*found.ranked[:first], *(result for result, _ in found.breaking[:left])]
 
     def widened(result: Outcome) -> Outcome:
         try:
-            return with_layout_interval(serving, result, workload, slo)
+            if isinstance(workload, Workload):
+                return with_layout_interval(serving, result, workload, slo)
+            assert isinstance(result, SimulatedPlan)  # others were refused
+            return replay_stream(serving, result.start, workload, slo)
         except EngineLimitError:
             return result  # at its slow end the plan outlasts the engine's clock: no interval is known
 
+    threads = at_once(workload, threads)
     known = run_all(widened, shown, threads=threads)
     ranked, breaking = known[: len(found.ranked)], known[len(found.ranked) :]
     return replace(
         found,
-        versus_best=_versus_best(serving, ranked, workload, found.objective, slo, threads=threads),
+        versus_best=_versus_best(serving, ranked, workload, found.objective, slo, threads=threads)
+        if isinstance(workload, Workload)
+        else {},
         ranked=(*ranked, *found.ranked[len(ranked) :]),
         breaking=(
             *((result, limits) for result, (_, limits) in zip(breaking, found.breaking[:left], strict=True)),
@@ -238,7 +268,7 @@ def _versus_best(
     }
 
 
-def smallest_cluster(serving: Serving, workload: Workload) -> Plan | None:
+def smallest_cluster(serving: Serving, workload: Traffic) -> Plan | None:
     """Return the layout on the fewest devices of this kind that holds the model; None when no number does."""
     return smallest_fit(
         serving.model,

@@ -123,4 +123,4 @@ def check_streamable(workload: Workload) -> None:
     raise NotStreamableError(f"{workload.name} cannot be streamed: {reason}", hint=WHOLE_HINT)
 
 
-WHOLE_HINT: Final = "leave --stream out: it is then simulated whole"
+WHOLE_HINT: Final = "--no-stream simulates it whole"

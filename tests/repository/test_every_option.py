@@ -136,6 +136,8 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         "-o": (f"{_SEARCHED} {_OPEN}", "-o found.json", ""),
         "--report": (f"{_SEARCHED} {_OPEN}", "--report page", ""),
         "--top": (f"search {_SERVED} {_OPEN}", "--top 1", ""),
+        "--stream": (f"{_SEARCHED} {_OPEN}", "--stream", ""),
+        "--state": (f"{_SEARCHED} {_OPEN}", "--state judged.jsonl", ""),
     },
     "simulate": {
         **_within(_IN_SIMULATE, _SERVING),

@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from cluster_specs.load import load_cluster
 from costmodel.bundled_fits import choose_costs
 from simulator.cli import apex
-from simulator.commands.output_options import OutputFiles
 from simulator.commands.stream_option import load_parts
 from simulator.engine_profiles.engine_profile import load_profile
 from simulator.feasible.server_setup import Overrides
@@ -253,7 +252,6 @@ def test_workloads_beyond_two_million_are_streamed_unless_they_cannot_be(capsys:
             trace,
             stream=stream,
             layout=parse_layout(plan),
-            files=OutputFiles(requests_out=None, iterations_out=None, chrome_trace=None),
             reading={**reading, **rest, "result": None},
             serving={"speculative_tokens": None, "prefix_caching": None},
         )
