@@ -292,7 +292,8 @@ class Campaign:
         said = self._listed("joules", [one for one in lists if one.ops], energy="all")
         if said is not None:
             store = open_store(self._db, bundled=None)
-            rows = [row for family in ("gemm", "attention", "elementwise") for row in store.read(family).to_pylist()]
+            families = sorted({op.family for one in lists for op in one.ops})
+            rows = [row for family in families for row in store.read(family).to_pylist()]
             said["with_joules"] = sum(row["energy_j"] is not None for row in rows)
             if self._device == "cpu":
                 said["left_out"].append("joules: a CPU has no counter that NVML reads; the points are timed alone")

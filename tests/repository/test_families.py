@@ -26,6 +26,7 @@ ALLOWED: Final[Mapping[str, str]] = {
     "profiler/kernels/triton_backend.py": "which kernels run a family",
     "profiler/kernels/vllm_backend.py": "which kernels run a family",
     "profiler/kernels/vllm_cpu_backend.py": "which kernels run a family",
+    "profiler/planning/expected_errors.py": "what a benchmark found for each family; others take the widest",
     "profiler/planning/grid.py": "what is measured where no manifest says it",
     "profiler/campaign/anchors.py": "what a whole step is made of",
     "simulator/engine_profiles/engine_kernels.py": "launches of an engine's kernels",

@@ -46,7 +46,7 @@ def _sure() -> EngineProfile:
     tables = {name: getattr(profile, name) for name in ("host", "memory", "sustained_load")}
     exact = {
         name: table.model_copy(
-            update={key: float(value) for key, value in iter(table) if isinstance(value, float)}  # drops the error
+            update={key: float(value) for key, value in vars(table).items() if isinstance(value, float)}  # drops the error
         )
         for name, table in tables.items()
     }
