@@ -41,12 +41,12 @@ class _Widened(AnalyticCosts):
 
 
 def _sure() -> EngineProfile:
-    """Take the errors of its constants and the spread of its servers away from a profile."""
+    """Take the errors of its constants (as plain floats have none) and the spread of its servers from a profile."""
     profile = load_profile("vllm-0.33")
     tables = {name: getattr(profile, name) for name in ("host", "memory", "sustained_load")}
     exact = {
         name: table.model_copy(
-            update={key: float(value) for key, value in vars(table).items() if isinstance(value, float)}  # drops the error
+            update={key: float(value) for key, value in vars(table).items() if isinstance(value, float)}
         )
         for name, table in tables.items()
     }
