@@ -25,7 +25,7 @@ from costmodel.fit_file.contents import Artefact
 from costmodel.fitted.held_out import QUESTIONS, relative_error
 from costmodel.fitted.knots import Errors
 from costmodel.fitted_costs import FittedCosts
-from costmodel.fitting.holdout import held_out_errors
+from costmodel.fitting.holdout import held_out_errors_of_fit
 from costmodel.ops.op_types import Attention, Collective, Gemm, Moe, Op
 
 SYSTEMS = (("h100_sxm", "h100-sxm", "h100-sxm-8"), ("h200_sxm", "h200-sxm", "h200-sxm-8"))
@@ -127,7 +127,7 @@ def _load_s(path: Path) -> float:
 def _groups(artefact: Artefact, cluster: ClusterSpec) -> Iterator[tuple[str, dict[str, Errors]]]:
     """Errors per group of labels: families, attention split by phase."""
     for family, knots in artefact.families.items():
-        errors = held_out_errors(measured_rows_of(knots, cluster), knots)
+        errors = held_out_errors_of_fit(knots, measured_rows_of(knots, cluster))
         if family != "attention":
             yield family, errors
             continue

@@ -19,6 +19,7 @@ from profiles_db.validation import conform
 
 _ROWS_WORTH_THREADS: Final = 10_000
 
+_ARROW_SCHEMA: Final = b"ARROW:schema"
 _VERSION_KEY: Final = "apex_schema_version"
 _FAMILY_KEY: Final = "apex_family"
 _VERSION_DIGITS: Final = 9
@@ -33,11 +34,37 @@ class DamagedFileError(UserError):
     """A file that is cut short, overwritten or otherwise not Parquet any more."""
 
 
-def write_parquet(table: pa.Table, path: Path, *, compression_level: int | None = None, hint: str = "") -> None:
-    """Write ``table`` to ``path`` whole or not at all; raises ``OutputError`` when the disk refuses."""
+def write_parquet(
+    table: pa.Table,
+    path: Path,
+    *,
+    compression_level: int | None = None,
+    encodings: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    hint: str = "",
+) -> None:
+    """Write ``table`` to ``path`` whole or not at all; raises ``OutputError`` when the disk refuses.
+
+    Arrow keeps the metadata of a schema twice, the second time a third larger, and unpacks both when it opens the file:
+    long texts are better given as ``metadata``, which only the file holds. `read_table` finds both. Columns without one
+    of ``encodings`` are written with a dictionary.
+    """
+    chosen = dict(encodings or {})
+    by_dictionary = [name for name in table.column_names if name not in chosen] if chosen else True
 
     def fill(stream: BinaryIO) -> None:
-        pq.write_table(table, stream, compression="zstd", compression_level=compression_level, write_page_checksum=True)
+        with pq.ParquetWriter(
+            stream,
+            table.schema,
+            compression="zstd",
+            compression_level=compression_level,
+            use_dictionary=by_dictionary,
+            column_encoding=chosen or None,
+            write_page_checksum=True,
+        ) as writer:
+            writer.write_table(table)
+            if metadata:
+                writer.add_key_value_metadata(metadata)
 
     write_whole(path, fill, **({"hint": hint} if hint else {}))
 
@@ -45,7 +72,7 @@ def write_parquet(table: pa.Table, path: Path, *, compression_level: int | None 
 def read_table(
     path: Path, *, columns: Sequence[str] | None = None, most_rows: int = MOST_ROWS, verify_pages: bool = False
 ) -> pa.Table:
-    """Read a Parquet file whole; what it would take is read from its metadata first.
+    """Read a Parquet file whole, or those of ``columns`` it has; what it would take is read from its metadata first.
 
     Raises ``DamagedFileError`` for a file that cannot be read to its end, ``UserError`` for one that names a column
     twice or states more rows or bytes than such a file can have, ``FileNotFoundError`` for none.
@@ -57,7 +84,11 @@ def read_table(
             table = file.read(columns, use_threads=file.metadata.num_rows > _ROWS_WORTH_THREADS)
             _refuse_twice(path, table.schema)  # a name that is no text shows only here
             table.validate(full=True)  # texts are UTF-8, dictionary codes within the dictionary
-            return table
+            of_file, of_schema = file.metadata.metadata or {}, table.schema.metadata or {}
+            if of_file.keys() <= {_ARROW_SCHEMA, *of_schema}:
+                return table
+            more = {key: text for key, text in of_file.items() if key != _ARROW_SCHEMA}
+            return table.replace_schema_metadata({**more, **of_schema})
     except (FileNotFoundError, UserError):
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:

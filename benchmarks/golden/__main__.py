@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import pyarrow.parquet as pq
 
 from benchmarks.golden.cases import FITS, SEARCHES, SIMULATIONS
 from benchmarks.golden.measurements import write_measurements
+from profiles_db.parquet_files import read_table
 from simulator.cli import main as apex
 
 _KEPT: Final = Path(__file__).parent / "answers.json"
@@ -72,7 +72,7 @@ def _fit_answer(line: str, folder: Path) -> dict[str, Any]:
     file = folder / "fit.parquet"
     arguments = [word.format(db=folder / "db") for word in shlex.split(line)]
     code, text = _run(["fit", *arguments, "--out", str(file), "--json"])
-    table = pq.read_table(file)
+    table = read_table(file)
     metadata = {
         key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items() if key != _FILE_DIGEST
     }

@@ -17,7 +17,7 @@ from costmodel.fit_file.contents import Artefact
 from costmodel.fitted.knots import Errors, FamilyKnots, with_labels
 from costmodel.fitted.reference import REGIMES
 from costmodel.fitted_costs import FittedCosts
-from costmodel.fitting.holdout import held_out_errors
+from costmodel.fitting.holdout import held_out_errors_of_fit
 from costmodel.ops.arrays import Array
 from costmodel.ops.label import Label
 
@@ -72,7 +72,7 @@ def individual_errors(
 ) -> dict[str, dict[str, Errors]]:
     """Return ln(predicted / measured) of every held-out point, per family and question."""
     chosen = {name: artefact.families[name] for name in families}
-    return {name: held_out_errors(measured_rows_of(knots, cluster), knots) for name, knots in chosen.items()}
+    return {name: held_out_errors_of_fit(knots, measured_rows_of(knots, cluster)) for name, knots in chosen.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

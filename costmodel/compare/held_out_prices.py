@@ -145,8 +145,8 @@ def _chosen(knots: FamilyKnots, where: Sequence[str]) -> NDArray[np.bool_]:
 def held_out_residual(knots: FamilyKnots) -> Array:
     """Residual of each knot from the others, NaN where there is no answer and at knots that were not measured.
 
-    Estimates that complete a label have seen its points. The fit has kept what they are without each of them; where it
-    kept only a part, a point's own curve or grid answers alone, which is no better than the fit (`from_curves_alone`).
+    Estimates that complete a label have seen its points: the fit has kept what they are without each of them. Where a
+    point's own curve or grid knew it better, or an older fit kept a sample only, that answers alone.
     """
     measured = ~np.isnan(knots.latency_s)
     residual = np.full(len(knots.x), np.nan)
@@ -156,26 +156,17 @@ def held_out_residual(knots: FamilyKnots) -> Array:
     for name, fit in knots.labels.items():
         if fit.filling is None:
             continue
-        rows = _measured_rows_of_label(knots, knots.of_label(name).tolist())
-        error = fit.filling.errors["point"].error
-        if len(error) == len(rows):
-            residual[rows] = knots.residual[rows] + error
+        found = fit.filling.errors.get("point")
+        if found is not None:
+            rows = knots.measured_rows(name)
+            residual[rows] = np.nan
+            residual[rows[found.place]] = knots.residual[rows[found.place]] + found.error
     return np.asarray(np.where(measured, residual, np.nan))
 
 
 def from_curves_alone(knots: FamilyKnots) -> list[str]:
-    """Labels completed by estimates of which the fit has not kept every held-out error."""
-    return [
-        name.text
-        for name, fit in knots.labels.items()
-        if fit.filling is not None
-        and len(fit.filling.errors["point"].error) != len(_measured_rows_of_label(knots, knots.of_label(name).tolist()))
-    ]
-
-
-def _measured_rows_of_label(knots: FamilyKnots, shapes: Sequence[int]) -> NDArray[np.int64]:
-    rows = np.concatenate([np.arange(knots.start[shape], knots.start[shape + 1]) for shape in shapes])
-    return np.asarray(rows[~np.isnan(knots.latency_s[rows])])
+    """Labels completed by estimates of which an older fit has not kept every held-out error."""
+    return [name.text for name, fit in knots.labels.items() if fit.filling is not None and not fit.filling.errors]
 
 
 def _with_rows(knots: FamilyKnots, keep: NDArray[np.bool_]) -> FamilyKnots:

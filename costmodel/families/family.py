@@ -33,10 +33,6 @@ Row = dict[str, object]
 Sizes = Mapping[str, Any]
 
 
-# Shapes that others are known by: of fewer, hardly any is near.
-_FEWEST_ALIKE: Final = 20
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnotRows:
     """Measured rows as input of a fit, clock aside; all arrays are [rows].
@@ -184,17 +180,9 @@ def siblings(family: OpFamily, shapes: Array, shape: Array) -> NDArray[np.bool_]
     return np.asarray(np.all(shapes[:, apart] == shape[apart], axis=1))
 
 
-def lone(family: OpFamily, measured: Array, shape: Array) -> bool:
-    """Whether few of the ``measured`` shapes [shapes, features] are like ``shape`` in what does not make it another.
-
-    Attention of a head size and window that other heads were hardly measured under. A shape does not count for itself.
-    """
-    rest = [index for index in range(len(family.features)) if index not in family.apart]
-    if not rest:
-        return False
-    alike = np.all(measured[:, rest] == shape[rest], axis=1)
-    itself = np.any(np.all(measured == shape, axis=1))
-    return bool(np.count_nonzero(alike) - itself < _FEWEST_ALIKE)
+def rest_of(family: OpFamily) -> list[int]:
+    """Features that make no shape another: head size and window, how experts are sharded."""
+    return [index for index in range(len(family.features)) if index not in family.apart]
 
 
 def op_from(kind: type[Op], sizes: Sizes) -> Any:

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.cost_model import Prediction, Source
-from costmodel.families.family import OpFamily, lone, siblings
+from costmodel.families.family import OpFamily, rest_of, siblings
 from costmodel.families.lending import Lenders, curve_residual, lenders
 from costmodel.fitted.knots import FamilyKnots, LabelFit
+from costmodel.fitted.reference import REGIMES
 from costmodel.ops.arrays import Array, distinct
 from costmodel.ops.label import Label
 from costmodel.ops.op_types import Op
@@ -30,7 +31,6 @@ class KnotPrices:
         self._clock_mhz, measured_mhz = _nearest_clock(knots.labels, pricing)
         self.pricing = replace(pricing, measured_mhz=measured_mhz)
         self._shapes: dict[Label, dict[tuple[float, ...], int]] = {}
-        self._measured_of: dict[Label, Array] = {}
 
     def label_of(self, *parts: str) -> Label | None:
         """Return the label of these parts at the clock in use, or None when nothing of it was measured."""
@@ -53,25 +53,18 @@ class KnotPrices:
         return Lenders(shapes=np.array([own]), weights=np.ones(1), log_shift=np.zeros(1)), is_lent
 
     def fit_of(self, label: Label, shape: tuple[float, ...], lent: Lenders) -> LabelFit:
-        """Return a label's fit, its intervals wider where nothing like ``shape`` lends to it."""
+        """Return a label's fit with the intervals of ``shape``: wider where nothing like it lends, or where it errs."""
         fit, wanted = self.knots.labels[label], np.asarray(shape, dtype=np.float64)
-        factor = np.ones(fit.log_half_width.shape[1])
+        factor = np.ones(fit.num_sizes)
         if fit.lent_factor > 1.0 and not np.any(siblings(self.family, self.knots.shape[lent.shapes], wanted)):
             factor *= fit.lent_factor
-        if np.any(fit.lone_factor > 1.0) and lone(self.family, self._measured_shapes(label), wanted):
-            factor *= np.tile(fit.lone_factor, len(factor) // len(fit.lone_factor))
+        if not fit.shape_factors.is_empty:
+            factor *= fit.shape_factors.of(wanted[list(self.family.apart)], wanted[rest_of(self.family)])
         if np.all(factor == 1.0):
             return fit
         half_width = fit.log_half_width.copy()
-        half_width[Source.BORROWED] *= factor
+        half_width[Source.BORROWED] *= np.tile(factor, len(REGIMES))
         return replace(fit, log_half_width=half_width)
-
-    def _measured_shapes(self, label: Label) -> Array:
-        """Shapes [shapes, features] of a label of which something was measured."""
-        if label not in self._measured_of:
-            of_label = [shape for shape in self.knots.of_label(label).tolist() if self.knots.is_measured(shape)]
-            self._measured_of[label] = self.knots.shape[of_label]
-        return self._measured_of[label]
 
     def curve_points(self, label: Label, shape: tuple[float, ...], op_at: Callable[[Array], Op]) -> CurvePoints:
         """Prepare one curve; ``op_at`` gives the op at an array of sizes."""

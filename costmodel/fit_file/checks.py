@@ -1,6 +1,6 @@
 """What every fitted model must keep, whoever wrote the file: values no fit can have are named, never priced."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import numpy as np
@@ -29,8 +29,8 @@ def fault_in_family(knots: FamilyKnots) -> tuple[str, int | None] | None:
             return f"label {shown(label.text)} must be {'|'.join(family.label_parts)}", None
         for name, value in _label_faults(fit):
             return f"label {label}: {name} is {shown(value)}", None
-    unknown = set(knots.label) - set(knots.labels)
-    empty = set(knots.labels) - set(knots.label)
+    unknown = knots.labels_of_shapes - set(knots.labels)
+    empty = set(knots.labels) - knots.labels_of_shapes
     if unknown or empty:
         return f"label {shown(min(unknown | empty).text)} has {'rows only' if unknown else 'no rows'}", None
     for kind, correction in knots.derived.items():
@@ -40,6 +40,15 @@ def fault_in_family(knots: FamilyKnots) -> tuple[str, int | None] | None:
         if bad.any():
             row = int(np.argmax(bad))
             return f"{name} is {float(values[row])!r}, {rule}", row
+    return None
+
+
+def fault_in_errors(log_errors: Mapping[str, Array]) -> tuple[str, int | None] | None:
+    """Return what is wrong with a family's held-out errors and in which of its rows, or None."""
+    for question, values in log_errors.items():
+        if not _all_between(values, -_LARGEST, _LARGEST, is_nullable=True):
+            row = int(np.argmax(np.isinf(values)))
+            return f"log_error_{question} is {float(values[row])!r}, must be finite", row
     return None
 
 
@@ -82,11 +91,18 @@ def _label_faults(fit: LabelFit) -> Iterator[tuple[str, object]]:
         yield "size_edges_s", edges.tolist()
     if not 1.0 <= fit.lent_factor < np.inf:
         yield "lent_factor", fit.lent_factor
-    factor = fit.lone_factor
-    if factor.shape not in {(1,), (fit.num_sizes,)} or not ((factor >= 1.0) & np.isfinite(factor)).all():
-        yield "lone_factor", factor.tolist()
+    yield from _factor_faults(fit)
     if fit.filling is not None:
         yield from _filling_faults(fit.filling)
+
+
+def _factor_faults(fit: LabelFit) -> Iterator[tuple[str, object]]:
+    for name, term in (("apart", fit.shape_factors.apart), ("rest", fit.shape_factors.rest)):
+        num_values, log_factor = len(term.values), term.log_factor
+        if term.values.ndim != 2 or log_factor.ndim != 2 or len(log_factor) != num_values:
+            yield f"the shape of shape_factors.{name}", (term.values.shape, log_factor.shape)
+        elif num_values and (log_factor.shape[1] != fit.num_sizes or not (np.abs(log_factor) < _MOST_RESIDUAL).all()):
+            yield f"shape_factors.{name}", log_factor.tolist()
 
 
 def _filling_faults(filling: Filling) -> Iterator[tuple[str, object]]:
@@ -94,10 +110,6 @@ def _filling_faults(filling: Filling) -> Iterator[tuple[str, object]]:
         yield "filling.trust", filling.trust
     if not filling.alone >= 0.0:
         yield "filling.alone", filling.alone
-    for question, errors in filling.errors.items():
-        columns = (errors.label, errors.shape, errors.regime, errors.reference_s, errors.error)
-        if len({len(column) for column in columns}) > 1 or not np.isfinite(errors.error).all():
-            yield f"filling.errors.{question}", "of unequal lengths, or not finite"
 
 
 def _row_rules(knots: FamilyKnots) -> Iterator[tuple[str, Array, NDArray[np.bool_], str]]:

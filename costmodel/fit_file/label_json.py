@@ -2,23 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from cluster_specs.files.shown import shown
-from costmodel.fitted.held_out import QUESTIONS
-from costmodel.fitted.knots import Derived, Errors, Filling, LabelFit
+from costmodel.fitted.knots import Derived, Filling, LabelFit
 from costmodel.fitted.reference import Reference
-
-# Errors of a label up to so many are kept whole, else so many of each question.
-_KEPT_WHOLE: Final = 3000
-_SAMPLED: Final = 200
-_NO_ERRORS: Final[Mapping[str, Any]] = {"shape": [], "regime": [], "error": []}  # schema 3 knew three questions
+from costmodel.fitted.shape_factors import ShapeFactors, Term, no_term
 
 
 def label_to_json(fit: LabelFit) -> dict[str, object]:
-    """Everything of a label but its rows."""
+    """Everything of a label but its rows, and the held-out errors that stand with them."""
     return {
         "reference": asdict(fit.reference),
         "trend_log_s": fit.trend_log_s.tolist(),
@@ -28,33 +23,41 @@ def label_to_json(fit: LabelFit) -> dict[str, object]:
         "log_half_width": fit.log_half_width.tolist(),
         "size_edges_s": fit.size_edges_s.tolist(),
         "lent_factor": fit.lent_factor,
-        "lone_factor": fit.lone_factor.tolist(),
+        "shape_factors": factors_to_json(fit.shape_factors),
         "filling": None if fit.filling is None else _filling_json(fit.filling),
     }
 
 
+def _term_json(term: Term) -> dict[str, object]:
+    return {"values": term.values.tolist(), "log_factor": term.log_factor.tolist()}
+
+
+def factors_to_json(factors: ShapeFactors) -> dict[str, object]:
+    """Lay out both terms of a label's factors."""
+    return {"apart": _term_json(factors.apart), "rest": _term_json(factors.rest)}
+
+
+def factors_from_json(part: Mapping[str, Any] | None) -> ShapeFactors:
+    """Build a label's factors, none where a file has none; raises as ``label_from_json``."""
+    if part is None:
+        return ShapeFactors()
+    return ShapeFactors(apart=_term(part["apart"]), rest=_term(part["rest"]))
+
+
+def _term(part: Mapping[str, Any]) -> Term:
+    if not part["values"]:
+        return no_term()
+    return Term(
+        values=np.array(part["values"], dtype=np.float64), log_factor=np.array(part["log_factor"], dtype=np.float64)
+    )
+
+
 def _filling_json(filling: Filling) -> dict[str, object]:
-    """Keep an even sample of the errors of large labels: they are drawn and summed up, prices do not need them."""
-    most = max((len(found.error) for found in filling.errors.values()), default=0)
-    few = _SAMPLED if most > _KEPT_WHOLE else most
-    kept = {
-        question: found.take(np.arange(0, len(found.error), max(-(-len(found.error) // max(few, 1)), 1)))
-        for question, found in filling.errors.items()
-    }
-    errors = {
-        question: {
-            "shape": found.shape.tolist(),
-            "regime": found.regime.tolist(),
-            "error": np.round(found.error, 5).tolist(),
-        }
-        for question, found in kept.items()
-    }
     # JSON has no infinity.
-    alone = filling.alone if np.isfinite(filling.alone) else None
-    return {"trust": filling.trust, "alone": alone, "errors": errors}
+    return {"trust": filling.trust, "alone": filling.alone if np.isfinite(filling.alone) else None}
 
 
-def label_from_json(label: str, part: Mapping[str, Any]) -> LabelFit:
+def label_from_json(part: Mapping[str, Any]) -> LabelFit:
     """Build a label's constants; raises ``KeyError``, ``TypeError`` or ``ValueError`` for what they are not."""
     return LabelFit(
         reference=Reference(**{name: _number(value) for name, value in part["reference"].items()}),
@@ -65,8 +68,8 @@ def label_from_json(label: str, part: Mapping[str, Any]) -> LabelFit:
         log_half_width=np.array(part["log_half_width"], dtype=np.float64),
         size_edges_s=np.array(part.get("size_edges_s", []), dtype=np.float64),  # schema 3 had none
         lent_factor=_number(part.get("lent_factor", 1.0)),
-        lone_factor=np.array(part.get("lone_factor", [1.0]), dtype=np.float64),
-        filling=_filling(label, part.get("filling")),  # schema 1 had none
+        shape_factors=factors_from_json(part.get("shape_factors")),  # schema 4 had none
+        filling=_filling(part.get("filling")),  # schema 1 had none
     )
 
 
@@ -84,19 +87,13 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _filling(label: str, part: dict[str, Any] | None) -> Filling | None:
+def _filling(part: dict[str, Any] | None) -> Filling | None:
     if part is None:
         return None
-    errors = {
-        question: Errors(
-            label=np.full(len(found["error"]), label),
-            shape=np.array(found["shape"], dtype=np.int64),
-            regime=np.array(found["regime"], dtype=np.int8),
-            reference_s=np.ones(len(found["error"])),  # told the intervals when they were made; not kept
-            is_lone=np.zeros(len(found["error"]), dtype=np.bool_),  # likewise
-            error=np.array(found["error"], dtype=np.float64),
-        )
-        for question, found in ((name, part["errors"].get(name, _NO_ERRORS)) for name in QUESTIONS)
-    }
-    alone = np.inf if part["alone"] is None else part["alone"]
-    return Filling(trust=part["trust"], alone=alone, errors=errors)
+    return Filling(trust=part["trust"], alone=np.inf if part["alone"] is None else part["alone"], errors={})
+
+
+def errors_before_columns(part: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Held-out errors of a label as schema 4 and older kept them: of all points in order, or of an even sample."""
+    kept = part["filling"]["errors"]
+    return {question: [_number(error) for error in found["error"]] for question, found in kept.items()}

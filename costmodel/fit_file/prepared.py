@@ -27,6 +27,7 @@ from cluster_specs.errors import OutputError
 from cluster_specs.files.user_cache import user_cache
 from cluster_specs.files.whole import make_folder, write_whole
 from costmodel.fit_file.contents import Artefact, FamilyReport, Provenance
+from costmodel.fit_file.label_json import factors_from_json, factors_to_json
 from costmodel.fitted.knots import Derived, FamilyKnots, LabelFit
 from costmodel.fitted.reference import Reference
 from costmodel.ops.label import Label
@@ -39,7 +40,7 @@ _ALIGNMENT: Final = 64
 _MOST_BYTES: Final = 2**27  # the largest bundled fit has 3 MB; what is far larger is not hashed for nothing
 _MOST_KEPT: Final = 16  # of 15 MB each
 _ROWS: Final = ("x", "y", "latency_s", "residual")
-_ARRAYS_OF_LABEL: Final = ("trend_log_s", "trend", "log_half_width", "size_edges_s", "lone_factor")
+_ARRAYS_OF_LABEL: Final = ("trend_log_s", "trend", "log_half_width", "size_edges_s")
 # Rooms whose code decides what a checked fit is.
 _ROOMS: Final = ("fit_file", "fitted", "families", "ops")
 
@@ -75,7 +76,7 @@ def load_for_prices(path: Path) -> Artefact:
         return found
     from costmodel.fit_file.artefact import load_artefact
 
-    artefact = load_artefact(path)
+    artefact = load_artefact(path, with_errors=False)
     if kept is not None and digest == _digest_of(path):  # else it changed while it was read
         _keep(artefact, kept)
     return artefact
@@ -236,11 +237,13 @@ def _label_to_json(label: Label, fit: LabelFit) -> dict[str, Any]:
     """Everything of a label that a price rests on: how its holes were filled is in its rows."""
     own = {item.name: getattr(fit, item.name) for item in fields(fit) if item.name not in {"reference", "filling"}}
     arrays = {name: own[name].tolist() for name in _ARRAYS_OF_LABEL}
-    return {"label": label.text, "reference": asdict(fit.reference), "constants": {**own, **arrays}}
+    factors = {"shape_factors": factors_to_json(fit.shape_factors)}
+    return {"label": label.text, "reference": asdict(fit.reference), "constants": {**own, **arrays, **factors}}
 
 
 def _label_from_json(part: Mapping[str, Any]) -> tuple[Label, LabelFit]:
     constants = part["constants"]
     arrays = {name: np.array(constants[name], dtype=np.float64) for name in _ARRAYS_OF_LABEL}
-    fit = LabelFit(reference=Reference(**part["reference"]), **{**constants, **arrays})
+    factors = {"shape_factors": factors_from_json(constants["shape_factors"])}
+    fit = LabelFit(reference=Reference(**part["reference"]), **{**constants, **arrays, **factors})
     return Label.parse(part["label"]), fit

@@ -8,12 +8,14 @@ If one row was changed, the differences obey T' - T = i (S' - S), which says whi
 accidents and careless tools; who wants to deceive can write a new digest.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.fitted.knots import FamilyKnots
+from costmodel.ops.arrays import Array
 
 Words = NDArray[np.uint64]
 
@@ -21,18 +23,28 @@ _MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT: Final = np.uint64(29)
 
 
-def label_digests(knots: FamilyKnots) -> dict[str, str]:
-    """Digest of every label's rows, its shapes' features included."""
-    marks = _marks(knots)
+def row_marks(knots: FamilyKnots) -> Words:
+    """Mix each row's numbers, its shape's features among them; an unknown latency counts as zero."""
+    shape = _mixed(knots.num_shapes, *knots.shape.T)
+    latency_s = np.where(np.isnan(knots.latency_s), 0.0, knots.latency_s)
+    return _mixed(len(knots.x), np.repeat(shape, np.diff(knots.start)), knots.x, knots.y, latency_s, knots.residual)
+
+
+def error_marks(knots: FamilyKnots, log_errors: Mapping[str, Array]) -> Words:
+    """Mix each row's held-out errors, in the order of the questions; none counts as an error that no row has."""
+    return _mixed(len(knots.x), *(np.where(np.isnan(column), np.inf, column) for column in log_errors.values()))
+
+
+def label_digests(knots: FamilyKnots, marks: Words) -> dict[str, str]:
+    """Digest of what every label's rows are marked by."""
     return {text: _digest(np.concatenate([marks[rows] for rows in runs])) for text, runs in _runs(knots).items()}
 
 
-def changed_label(knots: FamilyKnots, stated: dict[str, str]) -> tuple[str, int | None] | None:
+def changed_label(knots: FamilyKnots, marks: Words, stated: Mapping[str, str]) -> tuple[str, int | None] | None:
     """Return the first label whose rows are not those its digest was made of, None where all are.
 
     The second value is the row within the family that was changed, None where more than one was.
     """
-    marks = _marks(knots)
     for label, runs in _runs(knots).items():
         found = _digest(marks[runs[0]] if len(runs) == 1 else np.concatenate([marks[rows] for rows in runs]))
         if found != stated[label]:
@@ -45,19 +57,11 @@ def changed_label(knots: FamilyKnots, stated: dict[str, str]) -> tuple[str, int 
 def _runs(knots: FamilyKnots) -> dict[str, list[slice]]:
     """Return the rows of each label as runs of neighbours, of which there usually is one."""
     runs: dict[str, list[slice]] = {label.text: [] for label in knots.labels}
-    first = 0
-    for shape, label in enumerate(knots.label):
-        if shape + 1 == knots.num_shapes or knots.label[shape + 1] != label:
-            runs[label.text].append(slice(int(knots.start[first]), int(knots.start[shape + 1])))
-            first = shape + 1
+    for shapes in knots.label_runs():
+        runs[knots.label[shapes.start].text].append(
+            slice(int(knots.start[shapes.start]), int(knots.start[shapes.stop]))
+        )
     return runs
-
-
-def _marks(knots: FamilyKnots) -> Words:
-    """Mix each row's numbers; an unknown latency counts as zero."""
-    shape = _mixed(knots.num_shapes, *knots.shape.T)
-    latency_s = np.where(np.isnan(knots.latency_s), 0.0, knots.latency_s)
-    return _mixed(len(knots.x), np.repeat(shape, np.diff(knots.start)), knots.x, knots.y, latency_s, knots.residual)
 
 
 def _mixed(count: int, *columns: NDArray[np.generic]) -> Words:

@@ -21,8 +21,9 @@ _FEWEST_PER_BIN = 8
 _TRUSTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 _FEWEST_FOR_TRUST = 50
 # Residuals are kept to 0.02 %, a hundredth of the least held-out error: the file is half as large, and no answer at a
-# measured point changes, for that is the measured latency itself.
+# measured point changes, for that is the measured latency itself. Estimates err ten times as much.
 _RESIDUAL_STEP: Final = 2.0**-12
+_ESTIMATE_STEP: Final = 2.0**-9
 
 
 def build_knots(rows: MeasuredRows) -> FamilyKnots:
@@ -65,7 +66,8 @@ def build_knots(rows: MeasuredRows) -> FamilyKnots:
         labels=labels,
     )
     whole = knots if np.all(rows.y == 1.0) else _with_full_grids(knots)
-    return replace(whole, residual=np.round(whole.residual / _RESIDUAL_STEP) * _RESIDUAL_STEP)
+    step = np.where(np.isnan(whole.latency_s), _ESTIMATE_STEP, _RESIDUAL_STEP)
+    return replace(whole, residual=np.round(whole.residual / step) * step)
 
 
 def _first_of_shape(rows: MeasuredRows) -> NDArray[np.bool_]:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.families.all import OP_FAMILIES
-from costmodel.families.family import knot_op, lone
+from costmodel.families.family import knot_op
 from costmodel.families.rows import row_sides
-from costmodel.fitted.knots import Errors, FamilyKnots, Filling, LabelFit, with_labels
+from costmodel.fitted.knots import Errors, FamilyKnots, Filling, LabelFit, places, with_labels
 from costmodel.fitted.measured_rows import MeasuredRows, concatenated, without_repeats
 from costmodel.fitting.gaussian_process import BlendedProcess, GaussianProcess
 from costmodel.fitting.holdout import top_octave
@@ -192,9 +192,6 @@ def _held_out(rows: MeasuredRows, knots: FamilyKnots, process: GaussianProcess) 
         regime[own] = reference.regime(rows.flop_s[own], rows.bytes_s[own])
         reference_s[own] = reference.seconds(rows.flop_s[own], rows.bytes_s[own])
     found = {}
-    family = OP_FAMILIES[rows.family]
-    shapes = np.unique(rows.shape, axis=0)
-    is_lone = np.array([lone(family, shapes, one) for one in shapes])[shape]
     questions = {"point": point.ravel(), "shape": other.ravel(), "octave": top}
     has_siblings = len(OP_FAMILIES[rows.family].apart) < rows.shape.shape[1]
     questions["sibling"] = shape if has_siblings else np.full(len(shape), -1)
@@ -202,7 +199,12 @@ def _held_out(rows: MeasuredRows, knots: FamilyKnots, process: GaussianProcess) 
         missed = _left_out(process, together)
         known = ~np.isnan(missed)
         found[question] = Errors(
-            label=rows.label, shape=shape, regime=regime, reference_s=reference_s, is_lone=is_lone, error=-missed
+            label=rows.label,
+            place=places(rows.label),
+            shape=shape,
+            regime=regime,
+            reference_s=reference_s,
+            error=-missed,
         ).take(known)
     return found
 

@@ -222,7 +222,7 @@ def _fit_family(
     knots = with_intervals(knots, errors)
     if family.with_derived is not None and not usable.all():
         knots = family.with_derived(family, knots, taken(found.columns, ~usable), cluster)
-    return report, knots, summarise(family.name, errors)
+    return report, knots, summarise(knots, errors)
 
 
 def _knots(

@@ -7,14 +7,16 @@ those that differ from it in the rest (attention: head size and window; MoE: how
 from the answers (`costmodel.fitting.intervals`).
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.families.all import OP_FAMILIES
-from costmodel.families.family import lone, siblings
+from costmodel.families.family import siblings
 from costmodel.families.lending import Lenders, curve_residual, grid_residual, lenders
-from costmodel.fitted.knots import Errors, FamilyKnots, joined_errors
-from costmodel.fitted.measured_rows import MeasuredRows
+from costmodel.fitted.knots import Errors, FamilyKnots, joined_errors, places
+from costmodel.fitted.measured_rows import MeasuredRows, without_repeats
 from costmodel.fitting.build_knots import build_knots, fill_from_neighbours
 from costmodel.ops.arrays import Array
 from costmodel.ops.label import Label
@@ -26,7 +28,8 @@ def held_out_errors(rows: MeasuredRows, knots: FamilyKnots) -> dict[str, Errors]
     label = np.repeat(knots.label_text, np.diff(knots.start))
     shape = np.repeat(np.arange(knots.num_shapes), np.diff(knots.start))
     measured = ~np.isnan(knots.latency_s)
-    is_lone = lone_shapes(knots)
+    place = np.full(len(measured), -1)
+    place[measured] = places(label[measured])
     found = {}
     estimates = {
         "point": without_point(knots),
@@ -38,35 +41,39 @@ def held_out_errors(rows: MeasuredRows, knots: FamilyKnots) -> dict[str, Errors]
         error = (estimate - knots.residual)[known]
         found[question] = Errors(
             label=label[known],
+            place=place[known],
             shape=shape[known],
             regime=regime[known],
             reference_s=reference_s[known],
-            is_lone=is_lone[shape[known]],
             error=error,
         )
-    found["octave"] = _without_octave(rows)
+    found["octave"] = _without_octave(without_repeats(rows))
     return with_fillings(found, knots)
 
 
+def held_out_errors_of_fit(knots: FamilyKnots, rows: MeasuredRows) -> dict[str, Errors]:
+    """Answer the questions for a fit that was read; ``rows`` are its measured points.
+
+    Estimates have seen the points: what they answered is kept in the fit, the others are asked without them.
+    """
+    plain = build_knots(rows)
+    labels = {name: replace(fit, filling=knots.labels[name].filling) for name, fit in plain.labels.items()}
+    return held_out_errors(rows, replace(plain, labels=labels))
+
+
 def with_fillings(found: dict[str, Errors], knots: FamilyKnots) -> dict[str, Errors]:
-    """Replace the errors of filled labels: the estimates between their points have seen the points."""
+    """Replace errors of completed labels by those of their estimates, where these answered the question."""
     return {question: _with_fillings(errors, question, knots) for question, errors in found.items()}
 
 
 def _with_fillings(errors: Errors, question: str, knots: FamilyKnots) -> Errors:
-    fillings = {name.text: fit.filling for name, fit in knots.labels.items() if fit.filling is not None}
-    own = ~np.isin(errors.label, list(fillings))
-    return joined_errors([errors.take(own), *(filling.errors[question] for filling in fillings.values())])
-
-
-def lone_shapes(knots: FamilyKnots) -> NDArray[np.bool_]:
-    """Whether each shape has few like it in its label [shapes]."""
-    family = OP_FAMILIES[knots.family]
-    found = np.zeros(knots.num_shapes, dtype=np.bool_)
-    for label in knots.labels:
-        own = knots.of_label(label)
-        found[own] = [lone(family, knots.shape[own], shape) for shape in knots.shape[own]]
-    return found
+    answered = {
+        name.text: fit.filling.errors[question]
+        for name, fit in knots.labels.items()
+        if fit.filling is not None and question in fit.filling.errors
+    }
+    own = ~np.isin(errors.label, list(answered))
+    return joined_errors([errors.take(own), *answered.values()])
 
 
 def _regimes(knots: FamilyKnots, rows: MeasuredRows) -> tuple[NDArray[np.int8], Array]:
@@ -179,10 +186,10 @@ def _without_octave(rows: MeasuredRows) -> Errors:
         reference_s[own] = fit.reference.seconds(asked.flop_s[own], asked.bytes_s[own])
     found = Errors(
         label=asked.label,
+        place=places(rows.label)[beyond],
         shape=which[beyond],
         regime=regime,
         reference_s=reference_s,
-        is_lone=np.zeros(len(error), dtype=np.bool_),  # what lies beyond the sizes is judged apart
         error=error,
     )
     return found.take(~np.isnan(error))

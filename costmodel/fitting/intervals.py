@@ -2,8 +2,9 @@
 
 The 90 % interval is the conformal quantile of |ln(predicted / measured)|: *point* errors for fitted values, *shape*
 errors for borrowed ones, *octave* errors beyond the domain. It is calibrated per label, regime and class of size, for
-calls that set the time of a step err otherwise than those that barely launch; and where the errors of a shape have a
-cause in common, every shape counts once. Its coverage is measured on the half of the shapes it was not calibrated on.
+calls that set the time of a step err otherwise than those that barely launch; where the errors of a shape have a
+cause in common, every shape counts once, and shapes that err more than others have a factor of their own
+(`costmodel.fitting.like_shapes`). Its coverage is measured on the half of the shapes it was not calibrated on.
 """
 
 from collections.abc import Iterator
@@ -14,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.cost_model import Source
+from costmodel.families.all import OP_FAMILIES
 from costmodel.fitted.held_out import QUESTIONS, HeldOut, conformal_half_width
-from costmodel.fitted.knots import Errors, FamilyKnots, LabelFit
+from costmodel.fitted.knots import Errors, FamilyKnots, LabelFit, joined_errors
 from costmodel.fitted.reference import REGIMES
+from costmodel.fitting.like_shapes import evened_out, shape_factors
 from costmodel.ops.arrays import Array
 
 # A conformal 90 % quantile needs nine points; twice that keeps both calibration halves above it.
@@ -36,6 +39,8 @@ _BY_SHAPE: Final = frozenset({"shape", "sibling", "octave"})
 def with_intervals(knots: FamilyKnots, errors: dict[str, Errors]) -> FamilyKnots:
     """Give every label its half-widths; classes and labels with few points take the regime's, then the family's."""
     labels = {}
+    family = OP_FAMILIES[knots.family]
+    even = {**errors, "sibling": _evened_out(knots, errors)}
     for name, fit in knots.labels.items():
         has_siblings = bool(np.any(errors["sibling"].label == name.text))
         borrowed = "sibling" if has_siblings else "shape"
@@ -44,7 +49,7 @@ def with_intervals(knots: FamilyKnots, errors: dict[str, Errors]) -> FamilyKnots
         half = np.full((len(Source), len(REGIMES) * sized.num_sizes), _UNKNOWN_HALF_WIDTH)
         for column in range(half.shape[1]):
             for source, question in told.items():
-                found = _calibrated(errors[question], name.text, sized, column, is_by_shape=question in _BY_SHAPE)
+                found = _calibrated(even[question], name.text, sized, column, is_by_shape=question in _BY_SHAPE)
                 if len(found.error):
                     half[source, column] = _width(found, is_by_shape=question in _BY_SHAPE)
                 if len(found.error) and source is Source.FITTED:
@@ -55,7 +60,7 @@ def with_intervals(knots: FamilyKnots, errors: dict[str, Errors]) -> FamilyKnots
             sized,
             log_half_width=np.round(half, _DIGITS),
             lent_factor=_times_wider(shape, sibling),
-            lone_factor=_times_wider_alone(sibling, sized),
+            shape_factors=shape_factors(family, knots, name, sized, sibling),
         )
     return replace(knots, labels=labels)
 
@@ -66,16 +71,6 @@ def _times_wider(shape: Errors, sibling: Errors) -> float:
         return 1.0
     narrow = _width(sibling, is_by_shape=True)
     return max(1.0, _width(shape, is_by_shape=True) / narrow) if narrow else 1.0
-
-
-def _times_wider_alone(sibling: Errors, fit: LabelFit) -> Array:
-    """How much wider the interval is of a shape with few like it, by class of size, at least once."""
-    factor = np.ones(fit.num_sizes)
-    size = np.searchsorted(fit.size_edges_s, sibling.reference_s, side="right")
-    for column in range(fit.num_sizes):
-        own = sibling.take(size == column)
-        factor[column] = _times_wider(own.take(own.is_lone), own.take(~own.is_lone))
-    return np.round(factor, _DIGITS)
 
 
 def _size_edges(errors: Errors) -> Array:
@@ -94,12 +89,8 @@ def _calibrated(errors: Errors, label: str, fit: LabelFit, column: int, *, is_by
     regime, size = divmod(column, fit.num_sizes)
     own = errors.label == label
     of_regime = own & (errors.regime == regime)
-    of_size = of_regime & (np.searchsorted(fit.size_edges_s, errors.reference_s, side="right") == size)
-    # What is special about shapes with few like them is told by a factor.
-    common = (
-        ~errors.is_lone if is_by_shape and np.count_nonzero(own & ~errors.is_lone) >= _FEWEST else np.ones_like(own)
-    )
-    for level, choice in enumerate((of_size & common, of_regime & common, own & common, np.ones_like(own))):
+    of_size = of_regime & (fit.size_of(errors.reference_s) == size)
+    for level, choice in enumerate((of_size, of_regime, own, np.ones_like(own))):
         count = np.count_nonzero(choice)
         is_finest = level == 0 and fit.num_sizes > 1
         if count >= _FEWEST and not (is_finest and is_by_shape and _num_shapes(errors.take(choice)) < _FEWEST_SHAPES):
@@ -111,12 +102,29 @@ def _num_shapes(errors: Errors) -> int:
     return len(np.unique(errors.shape))
 
 
-def summarise(family: str, errors: dict[str, Errors]) -> list[HeldOut]:
+def _evened_out(knots: FamilyKnots, errors: dict[str, Errors]) -> Errors:
+    """Errors of shapes with siblings, those of shapes that err more than others reduced."""
+    parts = [errors["sibling"].take(np.zeros(0, dtype=np.int64))]
+    for name, fit in knots.labels.items():
+        own = errors["sibling"].of_label(name.text)
+        sized = replace(fit, size_edges_s=_size_edges(errors["point"].of_label(name.text)))
+        parts.append(replace(own, error=evened_out(OP_FAMILIES[knots.family], knots, name, sized, own)))
+    return joined_errors(parts)
+
+
+def _in_order(errors: Errors, knots: FamilyKnots) -> Errors:
+    return joined_errors(
+        [errors.take(np.zeros(0, dtype=np.int64)), *(errors.of_label(one.text) for one in knots.labels)]
+    )
+
+
+def summarise(knots: FamilyKnots, errors: dict[str, Errors]) -> list[HeldOut]:
     """Tabulate errors per label, question and regime."""
     table = []
+    even = {**errors, "sibling": _evened_out(knots, errors)}
     for question in QUESTIONS:
-        found = errors[question]
-        covered = _covered(found, is_by_shape=question in _BY_SHAPE)
+        found, reduced = _in_order(errors[question], knots), _in_order(even[question], knots)
+        covered = _covered(reduced, is_by_shape=question in _BY_SHAPE)
         for label in np.unique(found.label).tolist():
             own = found.label == label
             regimes = [("all", own)] + [(name, own & (found.regime == i)) for i, name in enumerate(REGIMES)]
@@ -127,7 +135,7 @@ def summarise(family: str, errors: dict[str, Errors]) -> list[HeldOut]:
                 hits = covered[members]
                 table.append(
                     HeldOut(
-                        family=family,
+                        family=knots.family,
                         label=label,
                         question=question,
                         regime=regime,

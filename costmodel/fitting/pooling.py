@@ -9,7 +9,7 @@ this window, another sharding of this model), becomes knots without a latency: p
 scikit-learn. Measured points stay as they are.
 
 Every label answers the held-out questions twice, by its curves and lenders, and by trees grown without the points that
-are asked for; where trees do not win they stand aside. Runs in ``apex fit`` only.
+are asked for, each point and each shape once; where trees do not win they stand aside. Runs in ``apex fit`` only.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from costmodel.families.all import OP_FAMILIES
-from costmodel.families.family import lone
 from costmodel.fitted.knots import Errors, FamilyKnots, Filling, LabelFit, joined_errors
 from costmodel.fitted.measured_rows import MeasuredRows, without_repeats
 from costmodel.fitting.filling import MOST_POINTS, alike_labels, estimated, rows_at
@@ -32,11 +31,10 @@ if TYPE_CHECKING:
     from sklearn.ensemble import ExtraTreesRegressor
 
 _TREES: Final = 40
-_TREES_TO_JUDGE: Final = 20
-# Shares of the shapes, and of the points of the others, that are left out to judge.
-_SHAPES_LEFT_OUT: Final = 0.15
-_POINTS_LEFT_OUT: Final = 0.1
-_TURNS: Final = 2
+# Fewer than that err by a twentieth more, in a quarter of the time; intervals err on the wide side.
+_TREES_TO_JUDGE: Final = 10
+# As many parts of the shapes, and of the points of the others, are left out one after the other to judge.
+_TURNS: Final = 10
 # Fewer would not say who wins.
 _FEWEST_POINTS: Final = 500
 # A size counts as one of the label's where so many of its shapes were measured at it.
@@ -53,7 +51,6 @@ class _Question:
     fit: LabelFit
     rows: MeasuredRows
     shape: NDArray[np.int64]
-    is_lone: NDArray[np.bool_]  # [shapes]
     new_shapes: Array  # [shapes, features]
 
     def errors(self, found: Array, asked: NDArray[np.bool_]) -> Errors:
@@ -61,10 +58,10 @@ class _Question:
         part, reference = self.rows.take(asked), self.fit.reference
         return Errors(
             label=part.label,
+            place=np.flatnonzero(asked),
             shape=self.shape[asked],
             regime=reference.regime(part.flop_s, part.bytes_s),
             reference_s=reference.seconds(part.flop_s, part.bytes_s),
-            is_lone=self.is_lone[self.shape[asked]],
             error=found - np.log(part.latency_s),
         )
 
@@ -86,14 +83,12 @@ def pooled(
             own = rows.take(rows.label == label.text)
             if len(own.x) < _FEWEST_POINTS:
                 continue
-            shapes, shape = np.unique(own.shape, axis=0, return_inverse=True)
-            family = OP_FAMILIES[rows.family]
+            _, shape = np.unique(own.shape, axis=0, return_inverse=True)
             question = _Question(
                 label=label,
                 fit=knots.labels[label],
                 rows=own,
                 shape=shape.ravel(),
-                is_lone=np.array([lone(family, shapes, one) for one in shapes]),
                 new_shapes=_new_shapes(own),
             )
             found = _completed(question, {name: part.of_label(label.text) for name, part in errors.items()}, cluster)
@@ -105,15 +100,19 @@ def pooled(
 
 def _completed(asked: _Question, alone: dict[str, Errors], cluster: ClusterSpec) -> tuple[MeasuredRows, Filling] | None:
     """Judge trees on one label; return their estimates where they win, and what the label's errors are then."""
+    points = {
+        "point": _unknown_points(asked.rows, np.unique(asked.rows.shape, axis=0)),
+        "sibling": _unknown_points(asked.rows, asked.new_shapes),
+    }
+    if not any(map(len, points.values())):
+        return None
     by_trees = _judged(asked)
     won = {question: errors for question, errors in by_trees.items() if _missed(errors) < _missed(alone[question])}
-    shapes = [np.unique(asked.rows.shape, axis=0)] if "point" in won else []
-    shapes += [asked.new_shapes] if "sibling" in won else []
-    points = _unknown_points(asked.rows, np.concatenate(shapes)) if shapes else np.zeros((0, 0))
-    if not len(points):
+    wanted = np.concatenate([points["point"][:0], *(points[question] for question in points if question in won)])
+    if not len(wanted):
         return None
-    filling = Filling(trust=0.0, alone=_missed(alone["point"]), errors={**alone, **won})
-    return _estimates(asked, points, cluster), filling
+    filling = Filling(trust=0.0, alone=_missed(alone["point"]), errors=won)
+    return _estimates(asked, wanted, cluster), filling
 
 
 def _missed(errors: Errors) -> float:
@@ -133,19 +132,19 @@ def _judged(asked: _Question) -> dict[str, Errors]:
 
 
 def _left_out(shape: NDArray[np.int64], *, has_siblings: bool) -> Iterator[NDArray[np.str_]]:
-    """Draw what is left out to judge, several times: rows name the question that they answer, most none.
+    """Draw what is left out in each turn: rows name the question that they answer, most none.
 
-    Errors of a shape have a cause in common, so that many shapes must be asked to know them; points need one draw.
+    Every row answers each question in one turn. Errors of a shape have a cause in common: of a few shapes alone nobody
+    would know how wide they scatter.
     """
     draw = np.random.default_rng(0)
-    point = draw.random(len(shape))
-    order = draw.permutation(int(shape.max()) + 1)
-    turns = np.array_split(order, round(1.0 / _SHAPES_LEFT_OUT))[:_TURNS] if has_siblings else [order[:0]]
-    for turn, shapes in enumerate(turns):
-        found = np.full(len(shape), "", dtype="U7")
-        found[(point >= turn * _POINTS_LEFT_OUT) & (point < (turn + 1) * _POINTS_LEFT_OUT)] = "point"
-        found[np.isin(shape, shapes)] = "sibling"
-        yield found
+    number = np.arange(int(shape.max()) + 1) % _TURNS
+    of_shape = draw.permutation(number)[shape]
+    # Never the turn in which the row is left out with its shape.
+    of_point = (of_shape + draw.integers(1, _TURNS, len(shape))) % _TURNS
+    for turn in range(_TURNS):
+        found = np.where(of_point == turn, "point", "")
+        yield np.where(of_shape == turn, "sibling", found) if has_siblings else found
 
 
 def _new_shapes(rows: MeasuredRows) -> Array:
@@ -172,7 +171,7 @@ def _unknown_points(rows: MeasuredRows, shapes: Array) -> Array:
     sizes = np.column_stack([np.repeat(x, len(y)), np.tile(y, len(x))])
     points = np.column_stack([np.repeat(shapes, len(sizes), axis=0), np.tile(sizes, (len(shapes), 1))])
     measured = {tuple(point) for point in np.column_stack([rows.shape, rows.x, rows.y]).tolist()}
-    return points[[tuple(point) not in measured for point in points.tolist()]] if len(points) else points
+    return points[np.array([tuple(point) not in measured for point in points.tolist()], dtype=np.bool_)]
 
 
 def _common(size: Array, shape: Array) -> Array:

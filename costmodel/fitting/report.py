@@ -88,8 +88,10 @@ def _filling_line(family: str, label: Label, fit: LabelFit, prior: str) -> str:
     filling = fit.filling
     assert filling is not None
     source = "all its shapes" + (f" and {filling.trust:.0%} of the fit of {prior}" if filling.trust else "")
-    error = float(np.mean(np.abs(filling.errors["point"].error)))
     alone = f"{relative_error(filling.alone):.2%} alone" if np.isfinite(filling.alone) else "too few points alone"
+    if "point" not in filling.errors:
+        return f"filled in {family} {label}: new shapes from {source}, mean error of a point {alone}"
+    error = float(np.mean(np.abs(filling.errors["point"].error)))
     return f"filled in {family} {label}: from {source}, mean error {relative_error(error):.2%} ({alone})"
 
 

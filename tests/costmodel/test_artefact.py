@@ -14,6 +14,7 @@ from costmodel.fit_file.artefact import FIT_SCHEMA_VERSION, load_artefact, save_
 from costmodel.fit_file.contents import Artefact
 from costmodel.fitted_costs import FittedCosts
 from costmodel.ops.op_types import Attention, Gemm
+from profiles_db.parquet_files import read_table
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_a_file_cut_short_is_refused_by_name(saved: Path, keep: float) -> None:
 
 
 def _rewrite(path: Path, **changes: bytes | None) -> None:
-    table = pq.read_table(path)
+    table = read_table(path)
     metadata = dict(table.schema.metadata)
     for key, value in changes.items():
         if value is None:

@@ -20,8 +20,9 @@ from costmodel.fit_file.artefact import load_artefact, save_artefact
 from costmodel.fit_file.contents import Artefact
 from costmodel.fitted_costs import FittedCosts
 from costmodel.ops.op_types import Gemm
+from profiles_db.parquet_files import read_table
 
-NUMBERS = ("x", "y", "latency_s", "log_residual", "feature_0", "feature_1")
+NUMBERS = ("x", "y", "latency_s", "log_residual", "log_error_point", "feature_0", "feature_1")
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +34,7 @@ def saved(artefact: Artefact, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _table(path: Path) -> pa.Table:
-    with pq.ParquetFile(path) as file:
-        return file.read()
+    return read_table(path)
 
 
 def _written(table: pa.Table, like: Path, name: str = "changed.parquet") -> Path:
@@ -68,7 +68,7 @@ def test_a_changed_value_is_named_by_its_row(saved: Path, data: st.DataObject) -
     values = table[column].to_pylist()
     wild = st.floats() | st.sampled_from([0.0, -1.0, 1e300, float("inf"), float("nan")])
     slight = st.floats(0.5, 2.0).map(lambda factor: (values[row] or 1.0) * factor)
-    new = data.draw(wild | slight)
+    new = pa.scalar(data.draw(wild | slight), table.schema.field(column).type).as_py()  # as the column holds it
     if values[row] == new or (values[row] is None and np.isnan(new)):
         return
     values[row] = new
@@ -176,6 +176,15 @@ def _without_digest(table: pa.Table, body: dict[str, Any] | None = None) -> pa.T
     body = body or json.loads(table.schema.metadata[b"apex_fit"])
     for part in body["families"].values() if isinstance(body["families"], dict) else ():
         part.pop("digests", None)
+        part.pop("error_digests", None)
+        for label in part["labels"].values():
+            label.pop("shape_factors", None)
+            if label["filling"] is not None:
+                label["filling"]["errors"] = {"point": {"error": []}}
+    residual = table.schema.get_field_index("log_residual")
+    if table.schema.field(residual).type == pa.float32():
+        table = table.set_column(residual, "log_residual", table["log_residual"].cast(pa.float64()))
+    table = table.drop_columns([name for name in table.column_names if name.startswith("log_error")])
     return table.replace_schema_metadata({"apex_fit_schema_version": "2", "apex_fit": json.dumps(body)})
 
 

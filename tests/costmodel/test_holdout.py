@@ -56,7 +56,7 @@ def test_errors_grow_with_noise_and_intervals_cover_nine_in_ten(noise: float) ->
     errors = held_out_errors(rows, knots)
     point = errors["point"].error
     assert 0.5 * noise < np.median(np.abs(point)) < 1.6 * noise
-    (whole,) = [row for row in summarise("gemm", errors) if row.question == "point" and row.regime == "all"]
+    (whole,) = [row for row in summarise(knots, errors) if row.question == "point" and row.regime == "all"]
     assert 0.82 <= whole.coverage <= 0.97
     width = with_intervals(knots, errors).labels[Label(("bf16", "aligned"))].log_half_width
     assert np.mean(np.abs(point) <= width[Source.FITTED].max()) >= 0.88

@@ -8,6 +8,7 @@ import pytest
 from cluster_specs.load import load_cluster
 from costmodel.cost_model import Source
 from costmodel.families.all import OP_FAMILIES
+from costmodel.families.family import rest_of
 from costmodel.families.rows import efficiencies, row_sides
 from costmodel.fit_file.label_json import label_from_json, label_to_json
 from costmodel.fitted.knots import Errors, FamilyKnots, LabelFit
@@ -118,8 +119,7 @@ def test_trees_stand_aside_where_curves_know_better() -> None:
     rows.latency_s[:] = smooth
     knots, errors = _judged(rows)
     _, fillings = pooled(rows, knots, errors, _CLUSTER)
-    for filling in fillings.values():
-        assert np.array_equal(filling.errors["point"].error, errors["point"].error)
+    assert not any("point" in filling.errors for filling in fillings.values())
 
 
 def test_intervals_are_wider_where_larger_calls_err_more() -> None:
@@ -130,14 +130,7 @@ def test_intervals_are_wider_where_larger_calls_err_more() -> None:
         spread = (
             np.where(found.reference_s > np.quantile(found.reference_s, 0.8), 0.2, 0.01) if len(found.error) else 0.0
         )
-        errors[name] = Errors(
-            label=found.label,
-            shape=found.shape,
-            regime=found.regime,
-            reference_s=found.reference_s,
-            is_lone=found.is_lone,
-            error=spread * np.random.default_rng(3).normal(size=len(found.error)),
-        )
+        errors[name] = replace(found, error=spread * np.random.default_rng(3).normal(size=len(found.error)))
     fit = with_intervals(knots, errors).labels[Label.parse(_TEXT)]
     small, large = np.quantile(rows.latency_s, [0.2, 0.97])
     near = [int(np.argmin(np.abs(rows.latency_s - seconds))) for seconds in (small, large)]
@@ -146,20 +139,24 @@ def test_intervals_are_wider_where_larger_calls_err_more() -> None:
     assert wide > 5 * narrow
 
 
-def test_shapes_with_few_like_them_have_wider_intervals_when_they_err_more() -> None:
-    """A sharding that few models were measured under is borrowed with the interval of its kind alone."""
-    rows = _experts(
-        _shapes(24) + [(hidden, inter, 64.0, 4.0, 8, 1) for hidden, inter in ((1024.0, 256.0), (2048.0, 512.0))]
-    )
+def test_shapes_that_share_what_others_err_by_have_wider_intervals() -> None:
+    """Where the shapes of one sharding err ten times as much, it is borrowed with a wide interval, others are not."""
+    rows = _experts(_shapes(24))
     knots, errors = _judged(rows)
     sibling = errors["sibling"]
-    assert 0 < np.mean(sibling.is_lone) < 0.05
-    spread = np.where(sibling.is_lone, 0.3, 0.03)
+    label = Label.parse(_TEXT)
+    shape = knots.shape[np.searchsorted(knots.start, knots.measured_rows(label)[sibling.place], side="right") - 1]
+    errs = np.all(shape[:, rest_of(OP_FAMILIES["moe"])] == shape[0, rest_of(OP_FAMILIES["moe"])], axis=1)
+    assert 0 < np.mean(errs) < 0.5
+    spread = np.where(errs, 0.3, 0.03)
     errors["sibling"] = replace(sibling, error=spread * np.random.default_rng(4).normal(size=len(spread)))
-    fit = with_intervals(knots, errors).labels[Label.parse(_TEXT)]
-    assert fit.lone_factor.max() > 4
-    priced = {name: _half_width(knots, errors, shape) for name, shape in (("common", (2, 4)), ("lone", (8, 1)))}
-    assert priced["lone"] > 2 * priced["common"]
+    wide, narrow = shape[errs][0], shape[~errs][0]
+    priced = [_half_width(knots, errors, (int(one[-2]), int(one[-1]))) for one in (wide, narrow)]
+    assert 5 < priced[0] / priced[1] < 20
+    even = replace(sibling, error=0.03 * np.random.default_rng(4).normal(size=len(spread)))
+    factors = with_intervals(knots, {**errors, "sibling": even}).labels[label].shape_factors
+    assert np.mean(np.abs(factors.rest.log_factor)) < 0.05
+    assert np.mean(np.abs(factors.apart.log_factor)) < 0.05
 
 
 def _half_width(knots: FamilyKnots, errors: dict[str, Errors], sharding: tuple[int, int]) -> float:
@@ -188,8 +185,8 @@ def test_a_label_of_an_older_file_has_one_size_and_no_factor() -> None:
     part = {
         name: value
         for name, value in label_to_json(fit).items()
-        if name not in {"size_edges_s", "lent_factor", "lone_factor"}
+        if name not in {"size_edges_s", "lent_factor", "shape_factors"}
     }
-    older = label_from_json(_TEXT, part)
-    assert (older.num_sizes, older.lent_factor, older.lone_factor.tolist()) == (1, 1.0, [1.0])
+    older = label_from_json(part)
+    assert (older.num_sizes, older.lent_factor, older.shape_factors.is_empty) == (1, 1.0, True)
     assert np.array_equal(older.width_class(rows.flop_s, rows.bytes_s), fit.reference.regime(rows.flop_s, rows.bytes_s))
