@@ -2,6 +2,7 @@
 
 import re
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -16,9 +17,10 @@ _NAME: Final = re.compile(
 )
 
 
-def bundled_profiles() -> list[str]:
-    """Return the names of the bundled engine profiles, sorted."""
-    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+@cache
+def bundled_profiles() -> tuple[str, ...]:
+    """Return the names of the bundled engine profiles, sorted; the folder is read once, as every plan asks."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
 
 
 def bundled_path(name: str) -> Path:
@@ -56,6 +58,7 @@ def release_in(name: str) -> tuple[int, int] | None:
     return None if found is None else (found[1][0], found[1][1])
 
 
+@cache
 def newest_bundled(engine: str) -> str | None:
     """Return the name of the newest bundled profile of an engine; None where there is none."""
     known = {found[1]: name for name in bundled_profiles() if (found := _version(name)) and found[0] == engine}
