@@ -38,7 +38,10 @@ class StepSum:
         self.latency_s = np.zeros(points)
         self.by_label: dict[str, Array] = {}
         self._added: list[tuple[str, OpCurve, float]] = []
-        self._widths: dict[IntervalEnd, dict[str, Array]] = {}  # half-widths by label, added up when asked for
+        # What follows from the ops is added up when it is asked for, once: half-widths by label, totals, joules' parts.
+        self._widths: dict[IntervalEnd, dict[str, Array]] = {}
+        self._totals: dict[str, Array] = {}
+        self._split: tuple[PowerModel, float | None, EnergyParts] | None = None
         self.parts: EnergyParts | None = None  # of steps under a power cap, each at a clock of its own
 
     def add(self, name: str, curve: OpCurve, times: float = 1.0) -> None:
@@ -48,6 +51,8 @@ class StepSum:
         self.by_label[name] = self.by_label.get(name, 0.0) + added_s
         self._added.append((name, curve, times))
         self._widths.clear()
+        self._totals.clear()
+        self._split = None
 
     def scaled(self, factor: Array) -> "StepSum":
         """Return the sum with the time and energy of every op times ``factor``, a number per point."""
@@ -72,6 +77,8 @@ class StepSum:
         """Split the joules of ops that all run at one clock, or as they run under their cap."""
         if self.parts is not None:
             return self.parts
+        if self._split is not None and self._split[0] is power and self._split[1] == clock_mhz:
+            return self._split[2]
         energy_j, clocked_j = self.energy_j, self.clocked_j
         awake_w, voltage = power.awake_w_at(clock_mhz), power.voltage_factor(clock_mhz)
         ends = [
@@ -80,9 +87,11 @@ class StepSum:
             + (law.awake_w_at(clock_mhz) - awake_w) * self.latency_s
             for law in power.voltage_ends()
         ]
-        return EnergyParts(
+        parts = EnergyParts(
             awake_j=(awake_w - power.idle_w) * self.latency_s, voltage_low_j=ends[0], voltage_high_j=ends[1]
         )
+        self._split = power, clock_mhz, parts
+        return parts
 
     @property
     def flop(self) -> Array:
@@ -95,7 +104,10 @@ class StepSum:
         return self._total("io_bytes")
 
     def _total(self, quantity: Literal["energy_j", "clocked_s", "clocked_j", "flop", "io_bytes"]) -> Array:
-        return sum((times * getattr(curve, quantity) for _, curve, times in self._added), np.zeros_like(self.latency_s))
+        if quantity not in self._totals:
+            parts = (times * getattr(curve, quantity) for _, curve, times in self._added)
+            self._totals[quantity] = sum(parts, np.zeros_like(self.latency_s))
+        return self._totals[quantity]
 
     def add_all(self, ops: Iterable[Op], curves: OpCurves, times: float = 1.0) -> None:
         """Price and add a list of ops, each ``times`` over."""
