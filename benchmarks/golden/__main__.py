@@ -1,7 +1,9 @@
 """Compare today's answers with the kept ones: ``python -m benchmarks.golden``; ``--write`` keeps today's instead.
 
 One digest per answer says whether a single bit moved; a few figures beside it say to a person what the answer was.
-The times at which a file was made are left out of the digests.
+The times at which a file was made are left out of the digests. The last bits of a fit depend on the processor and
+the versions of numpy and scikit-learn: where fits alone differ from the kept answers, compare with those of the commit
+before, on the same machine.
 """
 
 import contextlib
