@@ -41,8 +41,15 @@ _MOST_BYTES: Final = 2**27  # the largest bundled fit has 3 MB; what is far larg
 _MOST_KEPT: Final = 16  # of 15 MB each
 _ROWS: Final = ("x", "y", "latency_s", "residual")
 _ARRAYS_OF_LABEL: Final = ("trend_log_s", "trend", "log_half_width", "size_edges_s")
-# Rooms whose code decides what a checked fit is.
-_ROOMS: Final = ("fit_file", "fitted", "families", "ops")
+# Sources that decide what a checked fit is: its reader, its checks, and the values it is kept as.
+_SOURCES: Final = (
+    "costmodel/*.py",
+    "costmodel/fit_file/*.py",
+    "costmodel/fitted/*.py",
+    "costmodel/families/*.py",
+    "costmodel/ops/*.py",
+    "profiles_db/parquet_files.py",
+)
 
 
 class PreparedFamilies(Mapping[str, FamilyKnots]):
@@ -97,12 +104,17 @@ def _digest_of(path: Path) -> str | None:
 
 @cache
 def _code() -> bytes:
-    """Digest of the code that reads and checks fits."""
+    """Digest of the code that reads, checks and holds fits."""
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    for room in _ROOMS:
-        for source in sorted(Path(__file__).parents[1].joinpath(room).glob("*.py")):
-            digest.update(source.read_bytes())
+    for source in code_of_fits():
+        digest.update(source.read_bytes())
     return digest.digest()
+
+
+def code_of_fits() -> list[Path]:
+    """Return the sources of which any change makes kept fits those of another version."""
+    packages = Path(__file__).parents[2]
+    return [source for pattern in _SOURCES for source in sorted(packages.glob(pattern))]
 
 
 def _keep(artefact: Artefact, path: Path) -> None:

@@ -1,7 +1,8 @@
 """A fit kept after its first opening: the same to the bit, and read anew whenever it is not what was kept."""
 
-from collections.abc import Callable
-from dataclasses import fields
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from costmodel.bundled_fits import bundled_fit
 from costmodel.fit_file.artefact import load_artefact, save_artefact
 from costmodel.fit_file.contents import Artefact
 from costmodel.fit_file.label_json import factors_to_json
-from costmodel.fit_file.prepared import PreparedFamilies, load_for_prices
+from costmodel.fit_file.prepared import PreparedFamilies, code_of_fits, load_for_prices
 from costmodel.fitted.knots import FamilyKnots, LabelFit
 from costmodel.fitted_costs import FittedCosts
+from costmodel.ops.label import Label
 from costmodel.ops.op_types import Gemm
+from costmodel.power_model import PowerModel
 from profiles_db.parquet_files import read_table
 
 
@@ -78,6 +81,26 @@ def test_a_kept_fit_is_what_was_read(kept: Path) -> None:
         _assert_same_knots(ours.families[name], knots)
     for name in ("provenance", "power", "reports", "has_digest"):
         assert getattr(ours, name) == getattr(read, name)
+
+
+def test_a_change_of_what_is_kept_is_another_version(artefact: Artefact) -> None:
+    """Every class of ours that a fit consists of stands in a source that kept fits are told apart by."""
+
+    def classes(value: object) -> Iterator[type]:
+        if is_dataclass(value):
+            yield type(value)
+            for item in fields(value):
+                yield from classes(getattr(value, item.name))
+        elif isinstance(value, Mapping):
+            for part in (*value.keys(), *value.values()):
+                yield from classes(part)
+        elif isinstance(value, tuple):
+            for part in value[:100]:
+                yield from classes(part)
+
+    found = set(classes(artefact)) | {PowerModel}
+    assert {Artefact, FamilyKnots, LabelFit, Label} <= found
+    assert {Path(inspect.getfile(kind)) for kind in found} <= set(code_of_fits())
 
 
 def test_both_price_alike(artefact: Artefact, cluster: ClusterSpec, saved: Path, kept: Path) -> None:
