@@ -158,7 +158,9 @@ def in_memory(content: bytes) -> Functions:
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     machine = binding.Target.from_default_triple().create_target_machine(reloc="pic")
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+    # Its memory manager keeps code and constants in one piece: LLVM's own may lay them further apart than calls reach
+    # where much is loaded already, and then ends the process.
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine, use_lmm=True)
     engine.add_object_file(binding.ObjectFileRef.from_data(content))
     engine.finalize_object()
     functions: dict[Entry, Any] = {entry: _CALL(engine.get_function_address(symbol(entry))) for entry in ENTRIES}
