@@ -134,8 +134,12 @@ def _collectives(
     if not workload.collectives:
         yield None, []
         return
+    place = run.ranks.place
     bench = CollectiveBench(
-        machine.device, layouts_of(machine, run.ranks.place), timeout_s=request.collective_timeout_s
+        machine.device,
+        layouts_of(machine, place),
+        timeout_s=request.collective_timeout_s,
+        launcher_pid=place.launcher_pid,
     )
     kernels = {op.shape["kind"]: bench.kernels_for(op.shape["kind"]) for op in workload.collectives}
     points = place_collectives(workload.collectives, kernels, bench.launches(), machine.name, seed=request.seed)

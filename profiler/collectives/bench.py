@@ -20,6 +20,7 @@ from profiler.collectives.kernels import MOST_CALLS, CollectiveKernel, Communica
 from profiler.errors import siblings_answer
 from profiler.point import Point
 from profiler.stopping import StoppingRule
+from profiler.watchdog import LauncherWatch
 
 _SAMPLE_S: Final = 1e-3  # a sample lasts at least this long, so that the events' resolution does not show
 _ROUND_SAMPLES: Final = 5
@@ -40,7 +41,8 @@ class CollectiveTiming:
 class CollectiveBench:
     """Owns the process groups of all layouts; every rank of the world calls every method in the same order.
 
-    The default process group must be initialised with a gloo part (``cpu:gloo,cuda:nccl`` or ``gloo``).
+    The default process group must be initialised with a gloo part (``cpu:gloo,cuda:nccl`` or ``gloo``). While ranks
+    wait for each other to make a group, one whose launcher (``launcher_pid``) has died ends.
     """
 
     def __init__(
@@ -50,14 +52,16 @@ class CollectiveBench:
         *,
         timeout_s: float = 30.0,
         kernels: Sequence[CollectiveKernel] | None = None,
+        launcher_pid: int | None = None,
     ) -> None:
         self.device = device
+        self._launcher_pid = launcher_pid
         self._timeout_s = timeout_s
         self._layouts = {layout.key: layout for layout in layouts}
         self._kernels = {kernel.name: kernel for kernel in (kernels or collective_kernels(device))}
         self._communicators: dict[tuple[int, int, str], Communicator | None] = {}
         # The exchange must outlive a hung collective on every rank, one after the other.
-        with siblings_answer():
+        with siblings_answer(), LauncherWatch(launcher_pid):
             self._exchange = dist.new_group(backend="gloo", timeout=timedelta(seconds=3 * timeout_s + 10))
 
     @property
@@ -118,7 +122,7 @@ class CollectiveBench:
     def _communicator(self, key: tuple[int, int, str]) -> Communicator | None:
         """Return this rank's communicator of a layout, None for a rank left over; made by all ranks together."""
         if key not in self._communicators:
-            with siblings_answer():
+            with siblings_answer(), LauncherWatch(self._launcher_pid):  # ranks that died never answer a new group
                 self._communicators[key] = self._connect(self._layouts[key])
         return self._communicators[key]
 
