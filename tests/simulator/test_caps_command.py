@@ -2,7 +2,9 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +16,7 @@ _SEARCH = ("search", *_MODEL, *_TRACE, "--json")
 
 def test_caps_are_an_axis_and_reach_plan_and_launch_command() -> None:
     """A real `apex search --caps default,150` ranks each layout with and without the cap, and prints how to set it."""
-    line = ["apex", *_SEARCH, "--caps", "default,150", "--no-interval"]
+    line = [str(Path(sys.executable).with_name("apex")), *_SEARCH, "--caps", "default,150", "--no-interval"]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     plans = {plan["plan"]: plan for plan in json.loads(done.stdout)["plans"]}
     capped = [name for name in plans if name.endswith("-cap150")]

@@ -32,7 +32,7 @@ def test_every_bundled_profile_is_listed_once(capsys: pytest.CaptureFixture[str]
     assert code == 0
     assert head.split()[:5] == ["profile", "engine", "version", "policy", "extends"]
     names = [line[2:].split()[0] for line in lines]
-    assert sorted(names) == bundled_profiles()
+    assert sorted(names) == list(bundled_profiles())
     assert [name for name, line in zip(names, lines, strict=True) if line.startswith("*")] == [DEFAULT_PROFILE]
     old = lines[names.index("vllm-0.6")]
     assert old.split() == ["vllm-0.6", "vllm", "0.6.0", "vllm-v0", "-", "512", "256"]
