@@ -65,6 +65,16 @@ def load_ops(named: Sequence[str | Path]) -> tuple[Extension, ...]:
     return tuple(loaded)
 
 
+def source_of(named: str | Path) -> Path:
+    """Return the file that a module which was loaded as ``named`` was read from."""
+    if Path(named).is_file():
+        return Path(named)
+    found = sys.modules[str(named)].__file__
+    if found is None:
+        raise UserError(f"{named}: is a folder of modules without code of its own", hint=_HINT)
+    return Path(found)
+
+
 def refuse_twice(named: Sequence[str | Path]) -> None:
     """Refuse an extension that is given twice; raises ``UserError``."""
     seen: set[str] = set()

@@ -13,6 +13,7 @@ import costmodel
 import simulator
 from cluster_specs.files.reading import read_document
 from costmodel.bundled_fits import bundled_fit, engine_fits
+from costmodel.extension.load import source_of
 from simulator.results.objective import SUSTAINABLE_RATE, Objective, Slo
 from simulator.serving import Serving
 from simulator.workload.parts import Traffic
@@ -43,7 +44,7 @@ def rests_on(
     return {
         "version of apex": _digest(path.read_bytes() for path in sources),
         "--model": _digest([repr(serving.model)]),
-        "--extension": _digest(read_document(path) for path in extensions),
+        "--extension": _digest(read_document(source_of(named)) for named in extensions),
         "--cluster": _digest([repr(serving.cluster)]),
         "--engine": _digest([repr(serving.profile)]),
         "--costs": _digest([str(costs), out_of_domain, *(read_document(path) for path in fits)]),

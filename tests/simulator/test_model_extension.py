@@ -1,6 +1,7 @@
 """A custom cell is one file: the documented example, run as documented."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,28 @@ def test_a_search_over_a_custom_model(tmp_path: Path) -> None:
     plans = json.loads(found.stdout)["plans"]
     assert {plan["plan"] for plan in plans} == {"dp2", "tp2", "pp2"}
     assert all(plan["metrics"]["finished"] == 20 for plan in plans)
+
+
+def test_plans_of_a_custom_model_are_kept(tmp_path: Path) -> None:
+    """With --state an extension counts by what its file says, named by path or as a module; a change is refused."""
+    file, config = _documented(tmp_path)
+    command = [sys.executable, "-m", "simulator.cli", "search", "--model", str(config), "--cluster", "l40s-2"]
+    command += ["--trace", "chat-synthetic", "--limit", "20", "--allow-unsupported", "--state", "judged"]
+
+    def searched(extension: str) -> subprocess.CompletedProcess[str]:
+        line = [*command, "--extension", extension]
+        path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, "PYTHONPATH": path}
+        return subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+
+    assert searched(file.name).returncode == 0
+    again = searched(file.stem)
+    assert again.returncode == 0, again.stderr
+    assert "3 plans judged before" in again.stderr
+    file.write_text(file.read_text() + "\n")
+    changed = searched(file.stem)
+    assert changed.returncode == 2
+    assert "judged: was begun with another --extension" in changed.stderr
 
 
 @pytest.mark.parametrize(
