@@ -142,7 +142,7 @@ def _keep(artefact: Artefact, path: Path) -> None:
         "reports": [asdict(report) for report in artefact.reports],
         "has_digest": artefact.has_digest,
         "families": families,
-        "bytes": sum(map(len, map(_padded, blocks))),
+        "bytes": _padded_bytes(blocks),
     }
     try:
         make_folder(path.parent)
@@ -162,9 +162,13 @@ def _with_gaps(shape: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _laid_out(values: NDArray[Any], blocks: list[NDArray[Any]]) -> list[Any]:
     """Add an array to the numbers; returns its type, shape and place behind the head."""
-    place = sum(map(len, map(_padded, blocks)))
+    place = _padded_bytes(blocks)
     blocks.append(values)
     return [values.dtype.str, list(values.shape), place]
+
+
+def _padded_bytes(blocks: list[NDArray[Any]]) -> int:
+    return sum(values.nbytes + -values.nbytes % _ALIGNMENT for values in blocks)
 
 
 def _padded(values: NDArray[Any]) -> bytes:
