@@ -8,14 +8,13 @@ sums of kernels and the power model, and says which numbers in use would change 
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.gpu_report.changes import constants, prices, what_would_prove_it
+from benchmarks.gpu_report.changes import NoFitError, constants, own_fit, prices, what_would_prove_it
 from benchmarks.gpu_report.machine import machine, rows
-from benchmarks.gpu_report.markdown import APEX, ask, errors_of, table
+from benchmarks.gpu_report.markdown import ask, errors_of, table
 from benchmarks.gpu_report.pairs import cold_and_hot, other_kernel, same_kernel
 from benchmarks.gpu_report.power import watts
 from benchmarks.gpu_report.timing import steps, timers
@@ -71,8 +70,14 @@ def main() -> None:
     parts = [HEAD, REHEARSED if device == "cpu" else "", machine(options.db, state, runs), timers(options.db)]
     parts += [same_kernel(store, imported, device, options.framework), cold_and_hot(store, device)]
     parts += [other_kernel(store, imported, device, options.framework), steps(options.db)]
-    parts += [watts(store, cluster, power_in_use(before, cluster)), prices(store, options.db, cluster, before)]
-    parts += [constants(store, cluster, runs), held_out(options.db, cluster)]
+    parts += [watts(store, cluster, power_in_use(before, cluster))]
+    with tempfile.TemporaryDirectory() as folder:
+        fitted: Path | NoFitError
+        try:
+            fitted = own_fit(options.db, cluster, Path(folder))
+        except NoFitError as error:
+            fitted = error
+        parts += [prices(store, cluster, before, fitted), constants(store, cluster, runs), held_out(fitted)]
     if before is not None:
         parts.append(against_bundled(before, f"device={device},origin=measured,db={options.db}"))
     parts += [rows(store), what_would_prove_it(device, options.db, options.imported, options.framework)]
@@ -86,19 +91,15 @@ def power_in_use(before: Path | None, cluster: ClusterSpec) -> PowerModel:
     return fitted or PowerModel.from_device(cluster.device)
 
 
-def held_out(db: Path, cluster: ClusterSpec) -> str:
-    """Fit the measured rows and tell the error of those a fit has not seen."""
+def held_out(fitted: Path | NoFitError) -> str:
+    """Tell the error of a fit of the measured rows at those it has not seen."""
     title = (
         "## Held-out error of a fit to these rows\n\n"
         "As `apex fit` makes it: where few points were measured, it starts from the bundled fit of the device.\n\n"
     )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "fit.parquet"
-        command = [*APEX, "fit", "--db", str(db), "--device", cluster.device.name, "--cluster", cluster.name]
-        done = subprocess.run([*command, "--out", str(path)], check=False, capture_output=True, text=True)
-        if done.returncode:
-            return title + f"No fit: {done.stderr.strip().splitlines()[0]}\n\n"
-        errors = ask("compare", str(path))["held_out"]
+    if isinstance(fitted, NoFitError):
+        return title + f"No fit: {fitted}\n\n"
+    errors = ask("compare", str(fitted))["held_out"]
     lines = [
         [row["family"], row["label"], row["held_out"], *errors_of(row)] for row in errors if row["region"] == "all"
     ]

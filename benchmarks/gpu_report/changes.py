@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -25,16 +24,26 @@ from simulator.engine_profiles.engine_profile import load_profile
 _LARGE_ROWS: Final = 2048  # tokens of a product that is bound by arithmetic
 
 
-def prices(own: Store, db: Path, cluster: ClusterSpec, before: Path | None) -> str:
-    """Fit the rows as a user would, and tell by how much prices at the measured sizes change, label by label."""
+class NoFitError(Exception):
+    """The rows allow no fit; the message is what `apex fit` says."""
+
+
+def own_fit(db: Path, cluster: ClusterSpec, folder: Path) -> Path:
+    """Fit the rows as a user would; raises ``NoFitError``."""
+    path = folder / "fit.parquet"
+    command = [*APEX, "fit", "--db", str(db), "--device", cluster.device.name, "--cluster", cluster.name]
+    done = subprocess.run([*command, "--out", str(path)], check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise NoFitError(done.stderr.strip().splitlines()[0])
+    return path
+
+
+def prices(own: Store, cluster: ClusterSpec, before: Path | None, after: Path | NoFitError) -> str:
+    """Tell by how much prices at the measured sizes change with the fit ``after`` of the rows, label by label."""
     title = "## Prices that would change\n\n"
-    with tempfile.TemporaryDirectory() as folder:
-        after = Path(folder) / "fit.parquet"
-        command = [*APEX, "fit", "--db", str(db), "--device", cluster.device.name, "--cluster", cluster.name]
-        done = subprocess.run([*command, "--out", str(after)], check=False, capture_output=True, text=True)
-        if done.returncode:
-            return title + f"No fit: {done.stderr.strip().splitlines()[0]}\n\n"
-        lines = list(_lines(own, cluster, before, after))
+    if isinstance(after, NoFitError):
+        return title + f"No fit: {after}\n\n"
+    lines = list(_lines(own, cluster, before, after))
     if not lines:
         return title + "No row has a time.\n\n"
     of = "the analytic model" if before is None else "the bundled fit"
