@@ -7,8 +7,9 @@ from typing import Final
 
 import click
 
-_SILENT_S: Final = 2.0  # a job as short needs no word
-_EVERY_S: Final = {True: 0.1, False: 10.0}  # by whether stderr is a terminal
+# By whether stderr is a terminal: when the first word is said (a short job needs none), and how often then.
+_SILENT_S: Final = {True: 2.0, False: 10.0}
+_EVERY_S: Final = {True: 0.1, False: 10.0}
 
 
 class Progress:
@@ -22,8 +23,7 @@ class Progress:
         self._known = known
         self._now = now
         self._started_s = now()
-        self._said_s = self._started_s
-        self._has_said = False
+        self._said_s: float | None = None
         self._rewrites = sys.stderr.isatty()
 
     def __call__(self, done: int, total: int) -> None:
@@ -31,13 +31,12 @@ class Progress:
         now_s = self._now()
         spent_s = now_s - self._started_s
         is_last = done == total
-        if spent_s < _SILENT_S or (is_last and not self._has_said):
+        if self._said_s is None:
+            if is_last or spent_s < _SILENT_S[self._rewrites]:
+                return
+        elif not is_last and now_s - self._said_s < _EVERY_S[self._rewrites]:
             return
-        if not is_last and self._has_said and now_s - self._said_s < _EVERY_S[self._rewrites]:
-            return
-        if not self._rewrites and not self._has_said and spent_s < _EVERY_S[False]:
-            return
-        self._said_s, self._has_said = now_s, True
+        self._said_s = now_s
         line = f"{done:,} of {total:,} {self._noun}s"
         new = done - self._known
         if not is_last and new > 0:

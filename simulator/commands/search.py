@@ -121,7 +121,6 @@ def search(
     from simulator.report.formats import counted
     from simulator.report.search_report import check_report
     from simulator.results.objective import parse_objective, parse_slo
-    from simulator.search.rests_on import rests_on
     from simulator.search.search import needs_all_requests, with_intervals
     from simulator.search.search import search as run_search
 
@@ -151,8 +150,14 @@ def search(
     refuse_idle_options(context, serving, workload, chosen, costs=options["costs"])
     refuse_caps(serving, [("--caps", cap_w) for cap_w in caps] if chosen is None else caps_of(chosen))
     say_when_compiling()
-    prices = {name: options[name] for name in ("costs", "out_of_domain", "extensions")}
-    with _kept(state, lambda: rests_on(serving, workload, aim, slo, **prices)) as kept:
+
+    def inputs() -> Mapping[str, str]:
+        from simulator.search.rests_on import rests_on
+
+        prices = {name: options[name] for name in ("costs", "out_of_domain", "extensions")}
+        return rests_on(serving, workload, aim, slo, **prices)
+
+    with _kept(state, inputs) as kept:
         progress = Progress("plan", known=0 if kept is None else kept.found)
         found = run_search(
             serving, workload, aim, slo=slo, axes=axes, plans=chosen, threads=threads, on_done=progress, kept=kept
