@@ -2,6 +2,7 @@
 
 Each runs until nothing is left before the horizon (DONE), until the budget of turns is used up (PAUSED), or until a
 replica can never go on (STUCK), which is a defect. These are the functions the compiled engine exports (``native``).
+Each loop is written out, since a kernel calls other kernels by name alone: one loop cannot be handed its scheduler.
 """
 
 from collections.abc import Callable

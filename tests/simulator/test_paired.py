@@ -22,15 +22,19 @@ from simulator.workload.parse import parse_workload
 _WORKLOAD = "closed:isl=256,osl=64,concurrency=8,prompts_per_slot=4,warmup_per_slot=0"
 
 
-@cache
-def _found(metric: str = "e2e_s.mean") -> SearchResult:
+def _serving() -> Serving:
     cluster = load_cluster("h100-sxm-8")
-    serving = Serving(
+    return Serving(
         model=load_model("llama-3.1-8b"),
         cluster=cluster,
         profile=load_profile("vllm-0.33"),
         costs=lambda clock: choose_costs(None, cluster, clock),
     )
+
+
+@cache
+def _found(metric: str = "e2e_s.mean") -> SearchResult:
+    serving = _serving()
     workload = parse_workload(_WORKLOAD)
     plans = [parse_plan(text) for text in ("tp4", "dp2-tp2", "pp2-tp2", "tp8")]
     found = search(serving, workload, parse_objective(metric), plans=plans, threads=1)
@@ -84,13 +88,7 @@ def test_a_lower_clock_is_compared_with_all_that_the_law_of_voltage_is_off() -> 
     )
     known = versus(lower, at_top, parse_objective("energy_j"))
     assert math.log(known.ratio_high / known.ratio) == pytest.approx(0.2)
-    cluster = load_cluster("h100-sxm-8")
-    serving = Serving(
-        model=load_model("llama-3.1-8b"),
-        cluster=cluster,
-        profile=load_profile("vllm-0.33"),
-        costs=lambda clock: choose_costs(None, cluster, clock),
-    )
+    serving = _serving()
     workload = parse_workload(_WORKLOAD)
     of_clock = {}
     for text in ("tp4", "tp4-f990"):
