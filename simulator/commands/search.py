@@ -61,6 +61,11 @@ Metrics of --objective and --slo:
 )
 @click.option("--seqs", callback=listed_counts, metavar="N,...", help="Values of max_num_seqs to try.")
 @click.option("--tokens", callback=listed_counts, metavar="N,...", help="Values of max_num_batched_tokens to try.")
+@click.option(
+    "--formats-together",
+    is_flag=True,
+    help="Rank plans in coarser formats than the checkpoint's, which change its answers, among the others.",
+)
 @click.option("--pools", is_flag=True, help="Also try prefill and decode on devices of their own.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; all cores without it.")
 @click.option("--top", type=click.IntRange(min=1), default=10, help="Rows of the table.")
@@ -96,6 +101,7 @@ def search(
     seqs: tuple[int | None, ...],
     tokens: tuple[int | None, ...],
     fewer_devices: bool,
+    formats_together: bool,
     pools: bool,
     threads: int | None,
     top: int,
@@ -160,19 +166,28 @@ def search(
     with _kept(state, inputs) as kept:
         progress = Progress("plan", known=0 if kept is None else kept.found)
         found = run_search(
-            serving, workload, aim, slo=slo, axes=axes, plans=chosen, threads=threads, on_done=progress, kept=kept
+            serving,
+            workload,
+            aim,
+            slo=slo,
+            axes=axes,
+            plans=chosen,
+            threads=threads,
+            on_done=progress,
+            kept=kept,
+            formats_together=formats_together,
         )
     if interval:
         found = with_intervals(found, serving, workload, slo, first=top, threads=threads)
     found.inputs.update(_inputs(serving, workload, trace, found, slos))
-    found.notes.extend(f"{best.plan}: {note}" for best in found.ranked[:1] for note in best.notes)
+    if found.best is not None:
+        found.notes.extend(f"{found.best.plan}: {note}" for note in found.best.notes)
     found.notes.extend(serving.notes(workload))
     _deliver(found, serving, workload, top=top, as_json=as_json, out=out, report=report)
-    simulated = len(found.ranked) + len(found.breaking)
-    click.echo(f"{counted(simulated, 'plan')} simulated in {time.perf_counter() - started:.1f} s", err=True)
-    if not simulated:
+    click.echo(f"{counted(len(found.simulated), 'plan')} simulated in {time.perf_counter() - started:.1f} s", err=True)
+    if not found.simulated:
         _explain_infeasible(serving, workload, found)
-    if not found.ranked:
+    if found.best is None:
         context.exit(EXIT_INFEASIBLE)
 
 

@@ -1,7 +1,7 @@
 """What a search found, in words and formatted values: plans best first, what the others lose, what was refused."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from simulator.report.formats import counted, duration, form_of, saturation_line, share, spread, start_lines, title
@@ -29,6 +29,7 @@ _METRICS: Final = (
     "e2e_s.p99",
     "mfu_frac",
 )
+CHANGING: Final = "in coarser formats than the checkpoint's, which change the model's answers (--formats-together):"
 _NAMED_REFUSALS: Final = 4
 _ALL_BUT_SURE: Final = 0.999  # odds above it are not told apart
 _NUMBER: Final = re.compile(r"(?<![\w.-])(\d+(?:\.\d+)?)(?![\w-])")
@@ -44,27 +45,36 @@ def headline(found: "SearchResult", serving: "Serving", workload: "Traffic") -> 
 
 def ranking(found: "SearchResult", *, top: int) -> list[dict[str, str]]:
     """Return the first plans as rows of equal keys, best first, those that break a limit last; columns likewise."""
-    shown = [*((result, ()) for result in found.ranked), *found.breaking]
-    if not shown:
-        return []
-    columns = _columns(found, shown[0][0])
+    return _rows(found, [*((result, ()) for result in found.ranked), *found.breaking][:top])
+
+
+def changing_ranking(found: "SearchResult", *, top: int) -> list[dict[str, str]]:
+    """Return the first of the plans that change the model's answers, as `ranking` does the others."""
+    return _rows(found, [(result, ()) for result in found.changing[:top]])
+
+
+def _rows(found: "SearchResult", shown: "Sequence[tuple[Outcome, tuple[Limit, ...]]]") -> list[dict[str, str]]:
+    columns = _columns(found, [result for result, _ in shown]) if shown else {}
     return [
         {"plan": str(result.plan)} | {name: form(result, limits) for name, form in columns.items()}
-        for result, limits in shown[:top]
+        for result, limits in shown
     ]
 
 
-def _columns(found: "SearchResult", best: "Outcome") -> dict[str, Column]:
-    """Columns behind the plan's name, most telling first."""
+def _columns(found: "SearchResult", shown: "Sequence[Outcome]") -> dict[str, Column]:
+    """Columns behind the name of the plans ``shown``, most telling first."""
+    best = found.best or found.breaking[0][0]
     aim = found.objective.path
     heads: dict[str, Column] = {title(aim): _metric(aim)}
     if aim in (best.interval or {}):
         heads["90 % interval"] = lambda result, _: spread((result.interval or {}).get(aim), form_of(aim))
-    if any(result.saturation for result in [*found.ranked, *(result for result, _ in found.breaking)]):
+    if any(result.saturation for result in found.simulated):
         heads["load"] = lambda result, _: result.saturation.verdict if result.saturation else ""
     heads["vs best"] = lambda result, _: _difference(result, best, aim)
     if aim.startswith(("e2e_s.", "ttft_s.")):
         heads["loses in"] = lambda result, _: _slowest_part(result, best, _PARTS[aim.split(".")[0]])
+    if any(str(result.plan) in found.changes for result in shown):
+        heads["changes answers"] = lambda result, _: ", ".join(found.changes.get(str(result.plan), ()))
     if found.breaking:
         heads["breaks"] = lambda _, limits: ", ".join(map(str, limits))
     limited = [limit.path for limit in found.slo.per_plan]
@@ -119,9 +129,9 @@ def _range(texts: Iterable[str]) -> str:
 
 def answer_lines(found: "SearchResult") -> list[str]:
     """Say what the first plan gives, which others may be as good, and how it is started."""
-    if not found.ranked:
+    best, aim = found.best, found.objective.path
+    if best is None:
         return [_closest(found)]
-    best, aim = found.ranked[0], found.objective.path
     form = form_of(aim)
     runs = [name for name, reason in best.engines.items() if reason is None]
     line = f"best plan: {best.plan} on {counted(best.plan.num_devices, 'device')}, {title(aim)} "
@@ -129,13 +139,18 @@ def answer_lines(found: "SearchResult") -> list[str]:
     own = (best.interval or {}).get(aim)
     if own is not None:
         line += f" (90 % interval {spread(own, form)})"
+    lines = [] if found.ranked else [f"no plan in the checkpoint's own formats {_shortfall(found)}"]
+    lines.append(line)
+    coarser = found.changes.get(str(best.plan))
+    if coarser:
+        lines.append(f"it changes the model's answers: {', '.join(coarser)}, coarser than the checkpoint's")
     parts = ", ".join(f"{duration(seconds)} {part}" for part, seconds in mean_parts_s(best.metrics).items())
-    lines = [line, f"mean request: {parts}", f"runs on: {', '.join(runs) or 'no engine'}"]
     if best.saturation is not None:
-        lines.insert(1, saturation_line(best.saturation))
+        lines.append(saturation_line(best.saturation))
         safe = next((result for result in found.ranked if result.interval is not None and not result.saturation), None)
         if safe is not None:
-            lines.insert(2, f"best plan that keeps up at both ends: {safe.plan}")
+            lines.append(f"best plan that keeps up at both ends: {safe.plan}")
+    lines += [f"mean request: {parts}", f"runs on: {', '.join(runs) or 'no engine'}"]
     rejected: Mapping[str, int] = best.metrics["rejected"]
     lines += [f"requests {reason}: {count:,} of {best.metrics['requests']:,}" for reason, count in rejected.items()]
     lines += [_against(best, result, found) for result in found.ranked[1:] if str(result.plan) in found.versus_best]
@@ -172,6 +187,12 @@ def _against(best: "Outcome", other: "Outcome", found: "SearchResult") -> str:
 def _is_told_apart(known: "Versus | None") -> bool:
     """Whether the interval of the ratio of two plans leaves no doubt which is better."""
     return known is not None and not known.ratio_low <= 1 <= known.ratio_high
+
+
+def _shortfall(found: "SearchResult") -> str:
+    """Say what plans in the checkpoint's own formats do not, where others do."""
+    own = any(str(result.plan) not in found.changes for result, _ in found.breaking)
+    return "keeps every limit" if own else "can start"
 
 
 def _closest(found: "SearchResult") -> str:

@@ -20,15 +20,20 @@ _NAMED_OPS: Final = 6  # the rest is "other"
 _WORTH_NAMING: Final = 0.93
 
 
-def trade_off_figure(
-    kept: Sequence[Outcome], breaking: Sequence[Outcome], *, x: str, y: str, labels: tuple[str, str]
-) -> Figure:
-    """Every plan by latency ``x`` (seconds) and ``y``, of both less is better; the front that none beats is named."""
+def trade_off_figure(groups: Mapping[str, Sequence[Outcome]], *, x: str, y: str, labels: tuple[str, str]) -> Figure:
+    """Every plan by latency ``x`` (seconds) and ``y``, of both less is better; groups by what the legend says of them.
+
+    The front that no plan of the first group beats is named.
+    """
     figure, axes = _figure("Trade-off: every plan", height_in=4.8)
-    for outcomes, colour, label in ((breaking, _GREY, "breaks a limit"), (kept, _COLOURS[0], "keeps every limit")):
+    for (label, outcomes), colour in reversed(
+        list(zip(groups.items(), (_COLOURS[0], _COLOURS[1], _GREY), strict=True))
+    ):
         points = _points(outcomes, x, y)
+        if not points:
+            continue
         axes.plot(*_columns(points), "o", color=colour, markersize=4, linestyle="none", label=label)
-    front = _front(_points(kept, x, y))
+    front = _front(_points(next(iter(groups.values())), x, y))
     axes.step(
         *_columns(front), where="post", color=_COLOURS[5], linewidth=1.2, label="front: no plan is better in both"
     )

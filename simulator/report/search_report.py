@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simulator.report.search_answer import answer_lines, headline, ranking, refusal_lines
+from simulator.report.search_answer import CHANGING, answer_lines, changing_ranking, headline, ranking, refusal_lines
 
 if TYPE_CHECKING:
     from simulator.search.search import SearchResult
@@ -28,12 +28,15 @@ def write_report(
     from costmodel.compare.page import NamedFigure, Section, write_page
     from simulator.report.search_figures import device_figure, request_figure, trade_off_figure
 
-    shown = [*found.ranked, *(result for result, _ in found.breaking)]
+    shown = found.simulated
     sections = [Section(title="Answer", remarks=answer_lines(found))]
     if shown:
         trade_off = trade_off_figure(
-            found.ranked,
-            [result for result, _ in found.breaking],
+            {
+                "keeps every limit": found.ranked,
+                "changes the model's answers": found.changing,
+                "breaks a limit": [result for result, _ in found.breaking],
+            },
             x="e2e_s.mean",
             y="energy_j_per_output_token",
             labels=("E2E mean", "energy [J per output token]"),
@@ -52,7 +55,11 @@ def write_report(
             ),
         )
         sections.append(Section(title="Figures", figures=figures))
-        sections.append(Section(title=f"Plans ({len(shown)})", rows=_unbroken(ranking(found, top=len(shown)))))
+        ranked = ranking(found, top=len(shown))
+        sections.append(Section(title=f"Plans ({len(ranked)})", rows=_unbroken(ranked)))
+        if found.changing:
+            apart = changing_ranking(found, top=len(shown))
+            sections.append(Section(title=f"Plans {CHANGING}", rows=_unbroken(apart)))
     if found.refused:
         title = f"Refused ({len(found.refused)})"
         sections.append(Section(title=title, remarks=list(refusal_lines(found.refused))))

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from simulator.report.formats import columns
-from simulator.report.search_answer import answer_lines, headline, ranking, refusal_lines
+from simulator.report.search_answer import CHANGING, answer_lines, changing_ranking, headline, ranking, refusal_lines
 from simulator.report.text_table import text_table
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ def search_table(found: "SearchResult", serving: "Serving", workload: "Traffic",
     left = len(found.ranked) + len(found.breaking) - top
     if left > 0:
         lines.append(f"... and {left} more (--top, --json)")
+    if found.changing:
+        lines += ["", CHANGING, *_fitted(changing_ranking(found, top=top))]
+        if len(found.changing) > top:
+            lines.append(f"... and {len(found.changing) - top} more (--top, --json)")
     if found.refused:
         reasons = list(refusal_lines(found.refused))
         lines += ["", f"refused ({len(found.refused)}):", *(f"  {reason}" for reason in reasons[:top])]
@@ -34,5 +38,7 @@ def _fitted(rows: list[dict[str, str]]) -> list[str]:
     widths = [max(len(name), *(len(row[name]) for row in rows)) for name in titles]
     fitting = max(2, sum(sum(widths[: i + 1]) + 2 * i <= columns() for i in range(len(widths))))
     shown, left_out = titles[:fitting], titles[fitting:]
-    table = text_table(shown, ([row[name] for name in shown] for row in rows), left={"plan", "loses in", "breaks"})
+    table = text_table(
+        shown, ([row[name] for name in shown] for row in rows), left={"plan", "loses in", "changes answers", "breaks"}
+    )
     return [table, *([f"left out for width: {', '.join(left_out)}"] if left_out else [])]

@@ -1,13 +1,18 @@
-"""Every plan of a model on a cluster, judged by replaying the workload on each: refused with a reason, or ranked."""
+"""Every plan of a model on a cluster, judged by replaying the workload on each: refused with a reason, or ranked.
+
+Plans whose number formats change what the model answers are ranked in a list of their own.
+"""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Final
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from simulator.errors import EngineLimitError
+from simulator.feasible.changed_formats import changed_formats
 from simulator.feasible.plan_space import Axes, enumerate_plans, smallest_fit
 from simulator.feasible.sizing import Sizing, size_plan
 from simulator.plan.plan import Plan
@@ -30,18 +35,30 @@ _RIVALS: Final = 3  # plans that are compared with the best one: each replays th
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """Plans best first, then those that break a limit, then the refused ones."""
+    """Plans best first, those that change the model's answers, those that break a limit, and the refused ones."""
 
     ranked: tuple[Outcome, ...]
     breaking: tuple[tuple[Outcome, tuple[Limit, ...]], ...]
     refused: tuple[Refusal, ...]
     objective: Objective
     slo: Slo
+    changing: tuple[Outcome, ...] = ()  # keep every limit, in formats coarser than the checkpoint's; best first
     inputs: dict[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # coarser formats, by plan that has some
     notes: list[str] = field(default_factory=list)  # what was decided for the user, and what prices rest on
     versus_best: Mapping[str, Versus] = field(
         default_factory=dict
     )  # by plan: next ones that intervals do not tell apart
+
+    @property
+    def simulated(self) -> tuple[Outcome, ...]:
+        """Every plan that ran: those ranked, those that change the model's answers, those that break a limit."""
+        return (*self.ranked, *self.changing, *(result for result, _ in self.breaking))
+
+    @property
+    def best(self) -> Outcome | None:
+        """The plan to start: one that changes the model's answers only where no other keeps every limit."""
+        return next(iter((*self.ranked, *self.changing)), None)
 
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame of every plan; its columns are those of ``simulator.outputs.plans``."""
@@ -52,7 +69,8 @@ class SearchResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole search as plain values, schema 1."""
-        simulated = len(self.ranked) + len(self.breaking)
+        simulated = len(self.simulated)
+        broken = {str(result.plan): [str(limit) for limit in limits] for result, limits in self.breaking}
         return {
             "schema": 1,
             "inputs": self.inputs,
@@ -64,15 +82,18 @@ class SearchResult:
                 "simulated": simulated,
             },
             "plans": [
-                *({**result.to_json(), **self._compared(result), "breaks": []} for result in self.ranked),
-                *({**result.to_json(), "breaks": [str(limit) for limit in limits]} for result, limits in self.breaking),
+                {**result.to_json(), **self._compared(result), "breaks": broken.get(str(result.plan), [])}
+                for result in self.simulated
             ],
             "rejected": [{"plan": str(refusal.plan), "reason": refusal.reason} for refusal in self.refused],
         }
 
     def _compared(self, result: Outcome) -> dict[str, Any]:
-        found = self.versus_best.get(str(result.plan))
-        return {} if found is None else {"versus_best": found.to_json()}
+        found, changes = self.versus_best.get(str(result.plan)), self.changes.get(str(result.plan))
+        return {
+            **({} if found is None else {"versus_best": found.to_json()}),
+            **({} if changes is None else {"changes_answers": list(changes)}),
+        }
 
 
 def search(
@@ -86,8 +107,12 @@ def search(
     threads: int | None = None,
     on_done: Callable[[int, int], None] | None = None,
     kept: JudgedPlans | None = None,
+    formats_together: bool = False,
 ) -> SearchResult:
     """Simulate every plan of ``axes`` (or those of ``plans``) and rank them by ``objective``.
+
+    Plans in formats coarser than the checkpoint's are ranked apart, unless all plans are or ``formats_together`` says
+    that it does not matter.
 
     The engine releases the interpreter lock, so plans run on ``threads`` threads (all cores by default), all of which
     end soon after an interrupt. ``on_done`` is called with (finished, total). What ``kept`` holds is not simulated
@@ -98,6 +123,10 @@ def search(
     if needs_all is not None and not isinstance(workload, Workload):
         raise NotStreamableError(needs_all, hint=WHOLE_HINT)
     candidates, refused = _candidates(serving, workload, axes, plans)
+    changes = _changes(serving, map(plan_of, candidates))
+    if formats_together and not changes:
+        raise UserError("no plan is in coarser formats than the checkpoint's: --formats-together has nothing to do")
+    is_apart = not formats_together and len(changes) < len(candidates)
     wanted = slo or Slo()
     wants_capacity = objective.path == SUSTAINABLE_RATE
     if wants_capacity:
@@ -116,7 +145,7 @@ def search(
         return outcome
 
     outcomes = run_all(judged, candidates, threads=at_once(workload, threads), on_done=on_done)
-    return _ranked(outcomes, refused, objective, wanted)
+    return _ranked(outcomes, refused, objective, wanted, changes=changes, is_apart=is_apart)
 
 
 def needs_all_requests(objective: Objective, *, pools: bool) -> str | None:
@@ -159,10 +188,26 @@ def _candidates(
     return candidates, refused
 
 
+def _changes(serving: Serving, layouts: Iterable[Layout]) -> dict[str, tuple[str, ...]]:
+    """Name the coarser formats of each layout that has some."""
+    device = serving.cluster.device
+    coarser = {str(layout): changed_formats(serving.model, layout, device, serving.profile) for layout in layouts}
+    return {name: formats for name, formats in coarser.items() if formats}
+
+
 def _ranked(
-    outcomes: Sequence[Outcome | Refusal], refused: Sequence[Refusal], objective: Objective, slo: Slo
+    outcomes: Sequence[Outcome | Refusal],
+    refused: Sequence[Refusal],
+    objective: Objective,
+    slo: Slo,
+    *,
+    changes: Mapping[str, tuple[str, ...]],
+    is_apart: bool,
 ) -> SearchResult:
-    """Order the plans that ran by the objective, those that break a limit apart from those that keep them all."""
+    """Order the plans that ran by the objective, those that break a limit apart from those that keep them all.
+
+    With ``is_apart`` those that keep them and are named in ``changes`` are apart from the others.
+    """
     # A plan that rejects requests looks faster than one that serves them all.
     results = sorted(
         (outcome for outcome in outcomes if not isinstance(outcome, Refusal)),
@@ -171,8 +216,12 @@ def _ranked(
     if results and all(read_metric(result.metrics, objective.path) is None for result in results):
         raise UserError(f"objective: {objective.path} is unknown for every plan", hint="rank by another metric")
     broken = [slo.broken(result.metrics) for result in results]
+    keeping = [result for result, limits in zip(results, broken, strict=True) if not limits]
+    apart = changes if is_apart else {}
     return SearchResult(
-        ranked=tuple(result for result, limits in zip(results, broken, strict=True) if not limits),
+        ranked=tuple(result for result in keeping if str(result.plan) not in apart),
+        changing=tuple(result for result in keeping if str(result.plan) in apart),
+        changes=changes,
         breaking=tuple((result, limits) for result, limits in zip(results, broken, strict=True) if limits),
         refused=(*(outcome for outcome in outcomes if isinstance(outcome, Refusal)), *refused),
         objective=objective,
@@ -199,13 +248,15 @@ def with_intervals(
     first: int,
     threads: int | None = None,
 ) -> SearchResult:
-    """Add the intervals of their metrics to the ``first`` plans, in the order of the ranking, breaking ones last.
+    """Add the intervals of their metrics to the ``first`` plans, and to as many of those that change answers.
+
+    Breaking ones come after those ranked.
 
     The best plan is compared with the next ones whose intervals overlap its own, by what both are off by together; a
     streamed workload would have to be read half a dozen times for each, and is not.
     """
     left = max(0, first - len(found.ranked))
-    shown = [*found.ranked[:first], *(result for result, _ in found.breaking[:left])]
+    lists = (found.ranked[:first], found.changing[:first], tuple(result for result, _ in found.breaking[:left]))
 
     def widened(result: Outcome) -> Outcome:
         try:
@@ -217,14 +268,15 @@ def with_intervals(
             return result  # at its slow end the plan outlasts the engine's clock: no interval is known
 
     threads = at_once(workload, threads)
-    known = run_all(widened, shown, threads=threads)
-    ranked, breaking = known[: len(found.ranked)], known[len(found.ranked) :]
+    known = iter(run_all(widened, [result for part in lists for result in part], threads=threads))
+    ranked, changing, breaking = (tuple(islice(known, len(part))) for part in lists)
     return replace(
         found,
         versus_best=_versus_best(serving, ranked, workload, found.objective, slo, threads=threads)
         if isinstance(workload, Workload)
         else {},
         ranked=(*ranked, *found.ranked[len(ranked) :]),
+        changing=(*changing, *found.changing[len(changing) :]),
         breaking=(
             *((result, limits) for result, (_, limits) in zip(breaking, found.breaking[:left], strict=True)),
             *found.breaking[left:],

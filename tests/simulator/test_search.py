@@ -93,7 +93,7 @@ def test_clock_and_formats_are_axes() -> None:
     serving = serving_of("llama-3.1-8b", "h100-sxm-1")
     axes = Axes(weight_dtypes=(None, "fp8"), kv_dtypes=(None, "fp8"), clocks_mhz=(None, 990.0))
     found = search(serving, parse_workload("chat-synthetic", limit=40), parse_objective("e2e_s"), axes=axes)
-    by_name = {str(result.plan): result.metrics["ttft_s"]["mean"] for result in found.ranked}
+    by_name = {str(result.plan): result.metrics["ttft_s"]["mean"] for result in found.simulated}
     assert len(by_name) == 8
     assert by_name["tp1"] < by_name["tp1-f990"]
     assert by_name["tp1-w.fp8"] < by_name["tp1"]
