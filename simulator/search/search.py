@@ -82,13 +82,14 @@ class SearchResult:
                 "simulated": simulated,
             },
             "plans": [
-                {**result.to_json(), **self._compared(result), "breaks": broken.get(str(result.plan), [])}
+                {**result.to_json(), **self._facts_here(result), "breaks": broken.get(str(result.plan), [])}
                 for result in self.simulated
             ],
             "rejected": [{"plan": str(refusal.plan), "reason": refusal.reason} for refusal in self.refused],
         }
 
-    def _compared(self, result: Outcome) -> dict[str, Any]:
+    def _facts_here(self, result: Outcome) -> dict[str, Any]:
+        """Return what is known of a plan only beside the others of this search."""
         found, changes = self.versus_best.get(str(result.plan)), self.changes.get(str(result.plan))
         return {
             **({} if found is None else {"versus_best": found.to_json()}),

@@ -126,6 +126,7 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         "--weights": (f"{_SEARCHED} {_OPEN}", "--weights fp8", ""),
         "--kv": (f"{_SEARCHED} {_OPEN}", "--kv fp8", ""),
         "--fewer-devices": (f"{_SEARCHED} {_OPEN}", "--fewer-devices", ""),
+        "--formats-together": (f"{_SEARCHED} {_OPEN} --kv default,fp8", "--formats-together", ""),
         "--clocks": (f"{_SEARCHED} {_OPEN}", "--clocks 1410", ""),
         "--caps": (f"{_SEARCHED} {_OPEN}", "--caps 150", ""),
         "--seqs": (f"{_SEARCHED} {_OPEN}", "--seqs 2", ""),

@@ -1,5 +1,6 @@
 """README tells the truth: its example prints what it shows, its commands and options exist, its targets are there."""
 
+import os
 import re
 import subprocess
 import sys
@@ -23,7 +24,12 @@ def test_the_example_prints_what_it_shows() -> None:
         r"^```console\n\$ apex (.*)\n```\n\n```\n(.*?)^```$", _README, re.MULTILINE | re.DOTALL
     )[0]
     done = subprocess.run(
-        [sys.executable, "-m", "simulator.cli", *command.split()], capture_output=True, text=True, check=True, cwd=_ROOT
+        [sys.executable, "-m", "simulator.cli", *command.split()],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=_ROOT,
+        env={**os.environ, "COLUMNS": "80"},
     )
     printed = iter(" ".join(line.split()) for line in done.stdout.splitlines())
     for line in shown.splitlines():

@@ -124,6 +124,7 @@ def test_page_names_every_column_and_key(result: SimulatedPlan) -> None:
     answer = SearchResult(
         ranked=(shown,),
         versus_best={str(result.plan): compared},
+        changes={str(result.plan): ("fp8 weights",)},
         breaking=(),
         refused=(),
         objective=parse_objective("e2e_s.mean"),
