@@ -1,13 +1,13 @@
 """The names of bundled devices and clusters, the sizes a cluster's name may ask for, and what a wrong name meant."""
 
 import re
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 
 _FOLDER: Final = Path(__file__).parent
 _SIZED: Final = re.compile(r"^(?P<device>[a-z0-9.-]+?)-(?:(?P<nodes>[0-9]{1,6})x)?(?P<count>[0-9]{1,6})$")

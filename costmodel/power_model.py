@@ -9,11 +9,12 @@ were measured the constants follow from whole serving runs on other devices. All
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.arrays import Array
 from costmodel.ops.op_types import Collective, Op
 from costmodel.ops.roofline import Roofline, compute_dtype

@@ -1,10 +1,10 @@
 """The seam between what is measured and what runs it: one protocol for every source of kernels."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.point import OpShape
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from cluster_specs.files.json_text import parse_json
 from cluster_specs.files.lock import locked
 from cluster_specs.files.reading import read_document
 from cluster_specs.files.whole import TEMPORARY_SUFFIX, reason_of, write_text
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.point import Point
 from profiles_db.schema import FAMILIES
 

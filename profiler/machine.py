@@ -1,12 +1,12 @@
 """This rank's device and the instruments on it, opened once and closed on every way out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from cluster_specs.driver_names import device_of_driver
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.instruments.clocks import ClockControl, open_clock_control
 from profiler.instruments.nvml import Gpu, Nvml, NvmlError
 from profiler.instruments.throttle import ThrottleCounters

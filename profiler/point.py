@@ -5,10 +5,11 @@ A point's key is the key of the row it becomes (`profiles_db.schema.Family.key_c
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.families.all import op_of_sizes
 from costmodel.ops.op_types import Elementwise, Op
 from profiles_db.schema import FAMILIES

@@ -5,11 +5,11 @@ Compute points are handed out by a shared counter, so that a rank with slow poin
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.errors import siblings_answer
 from profiler.watchdog import LauncherWatch
 

@@ -1,9 +1,10 @@
 """What a person asked to be measured, in one value."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Final, Literal
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.timing import TimingPolicy
 
 # Points per clock whose energy `some` measures: more than a power model needs.

@@ -5,10 +5,11 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import FrameType
 from typing import Any
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.errors import LAUNCHER_LOST
 from profiler.journal import Entry, Journal
 from profiler.ledger import Ledger

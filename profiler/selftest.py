@@ -8,9 +8,9 @@ spec is one generic core, so only its order of magnitude is held against it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.backend import Prepared
 from profiler.instruments.clocks import sm_clock_under_load
 from profiler.instruments.nvml import Gpu, NvmlError

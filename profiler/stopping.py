@@ -7,9 +7,11 @@ quantile z (Conover, Practical Nonparametric Statistics, section 3.2).
 
 import math
 from bisect import insort
-from dataclasses import dataclass, field
+from dataclasses import field
 from statistics import NormalDist
 from typing import Protocol
+
+from cluster_specs.lazy_dataclass import dataclass
 
 
 class StoppingRule(Protocol):

@@ -11,9 +11,9 @@ import math
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.backend import Prepared
 from profiler.instruments.throttle import ThrottleCounters
 from profiler.stopping import MedianConfidence, StoppingRule

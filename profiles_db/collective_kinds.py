@@ -6,8 +6,9 @@ To add a kind, add its entry here, its call to ``profiler/collectives/kernels.py
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from cluster_specs.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

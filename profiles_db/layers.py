@@ -4,7 +4,6 @@ A layer is a folder of ``<device>/<family>/*.parquet``.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.parquet_files import DamagedFileError, read_conforming, replaced_names
 from profiles_db.schema import FAMILIES
 from profiles_db.validation import check_rows, schema_of

@@ -11,7 +11,7 @@ decode step of the models the shape takes. Manifests of before there were shares
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ from cluster_specs.files.json_text import parse_json
 from cluster_specs.files.reading import read_document
 from cluster_specs.files.shown import shown
 from cluster_specs.files.whole import write_text
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.parquet_files import shown_reason
 from profiles_db.schema import FAMILIES, Family
 from profiles_db.validation import MOST_COUNT

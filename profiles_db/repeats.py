@@ -5,13 +5,14 @@ by key through dictionary codes, and everything else is integer arithmetic.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from cluster_specs.lazy_dataclass import dataclass
 
 
 def key_ids(table: pa.Table, columns: Sequence[str]) -> NDArray[np.int64]:

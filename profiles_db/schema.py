@@ -6,10 +6,11 @@ a column still knows what it holds.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
+
+from cluster_specs.lazy_dataclass import dataclass
 
 SCHEMA_VERSION: Final = 3
 

@@ -9,7 +9,6 @@ The limits are above any device sold, so a row beyond one is wrong whatever it r
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.whole import TEMPORARY_SUFFIX
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.doubles import doubled_rows
 from profiles_db.layers import QUARANTINE, StoredFile, read_stored
 from profiles_db.outliers import OUTLIER_FACTOR, slower_than_larger

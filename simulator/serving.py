@@ -4,9 +4,10 @@
 """
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from math import ceil, hypot
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.cost_model import CostModel
 from costmodel.ops.number_formats import SCHEMES
 from simulator.engine.bounds import MOST_BLOCKS

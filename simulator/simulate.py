@@ -16,11 +16,12 @@ In a notebook::
 """
 
 from collections.abc import Container, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.cost_model import CostModel
 from costmodel.ops.number_formats import SCHEMES
 from simulator.engine.result import EngineResult

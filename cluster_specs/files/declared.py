@@ -12,9 +12,10 @@ a declaration is recorded here, and becomes a pydantic model of the same fields 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Final, Self, Union, cast, dataclass_transform, get_args, get_origin
+
+from cluster_specs.lazy_dataclass import dataclass
 
 _REQUIRED: Final = object()
 

@@ -6,12 +6,13 @@ clock alone.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.compare.curves_to_draw import measured_rows_of, op_of, point_name
 from costmodel.fit_file.contents import Artefact
 from costmodel.fitted.knots import Errors, FamilyKnots, with_labels

@@ -6,13 +6,14 @@ as usual: the reference, the trend and the interval stay those of the whole fit,
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.compare.curves_to_draw import measured_rows_of
 from costmodel.families.all import OP_FAMILIES
 from costmodel.fit_file.contents import Artefact

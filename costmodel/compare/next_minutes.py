@@ -3,11 +3,11 @@
 The profiler takes the shapes of the steps by their shares once every label has what a fit needs.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.compare.step_errors import widths_and_sources
 from costmodel.cost_model import CostModel, Source
 from profiles_db.manifest import SHARES, ShapeManifest

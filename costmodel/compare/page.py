@@ -4,12 +4,12 @@ import html
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cluster_specs.files.whole import make_folder, write_text, write_whole
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.compare.tables import cell, heading, is_text
 
 if TYPE_CHECKING:

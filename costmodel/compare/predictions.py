@@ -6,7 +6,6 @@ from would be repeated without error: it is priced held out, from its neighbours
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.compare.held_out_prices import HeldOutCosts
 from costmodel.compare.sides import Side, read_side
 from costmodel.cost_model import CostModel, Source

@@ -1,7 +1,6 @@
 """What a plot of a comparison draws: measured points and the fitted curve through them."""
 
-from dataclasses import dataclass
-
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.arrays import Array
 
 

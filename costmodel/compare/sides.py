@@ -7,7 +7,6 @@ attention kernels, two frameworks): the fastest stands for the side, and how man
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.arrays import Array
 from profiles_db.repeats import key_ids
 from profiles_db.schema import CONTEXT, FAMILIES

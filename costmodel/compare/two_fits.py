@@ -4,7 +4,6 @@ Own kernels against imported ones, cold operands against hot, one device against
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.compare.curves_to_draw import curve_series, op_of, surface_shape_name
 from costmodel.compare.held_out_prices import HeldOutPoints
 from costmodel.compare.page import NamedFigure, Section, figure_name

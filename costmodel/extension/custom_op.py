@@ -6,11 +6,12 @@ import strings, which the profiler alone follows: planning on a laptop imports n
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Final
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.custom import Custom, sizes_text
 from costmodel.ops.number_formats import DTYPE_BYTES
 from costmodel.ops.op_types import Ints, Op

@@ -7,12 +7,13 @@ what was run, ``x`` and (for two running sizes) ``y`` how much of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.cost_model import Prediction
 from costmodel.fitted.calibration import Calibrated
 from costmodel.fitted.knots import FamilyKnots

@@ -5,11 +5,13 @@ other. A library's kernels are one family wherever they are called from; a kerne
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cluster_specs.lazy_dataclass import dataclass
 
 # What a name of a kernel holds -> its family; the first that occurs.
 _NAMED: Final = (

@@ -4,11 +4,10 @@ Each family says who lends (`costmodel.families`); most choose the nearest shape
 space. A lender's curve may be shifted so that both shapes are compared at equal work.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.families.family import OpFamily
 from costmodel.fitted.knots import FamilyKnots
 from costmodel.ops.arrays import Array, distinct

@@ -1,9 +1,10 @@
 """What a fit's file holds, as values: all that was learnt, with where it comes from; every price rests on it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.fitted.held_out import HeldOut
 from costmodel.fitted.knots import FamilyKnots
 from costmodel.power_model import PowerModel

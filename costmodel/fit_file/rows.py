@@ -1,7 +1,6 @@
 """The rows of a fit's Parquet file: a row per knot, families one behind the other, each shape's rows together."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.fitted.held_out import QUESTIONS
 from costmodel.fitted.knots import FamilyKnots
 

@@ -4,11 +4,11 @@ Efficiencies are medians of roofline over latency (launch floor taken off) where
 floors are what the smallest 2 % of calls take. A constant with too few calls behind it is left out, never guessed.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.arrays import Array
 
 # An efficiency is learnt from calls this many floors long, bound by one side by this factor, at least so many.

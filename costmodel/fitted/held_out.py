@@ -1,12 +1,12 @@
 """Held-out errors as a fit keeps and reports them, and the interval's half-width that follows from them."""
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.arrays import Array
 
 QUESTIONS: Final = ("point", "octave", "shape", "sibling")

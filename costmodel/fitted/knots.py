@@ -11,11 +11,12 @@ and lent to shapes that were not measured; the reference and the trend carry the
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.cost_model import Source
 from costmodel.fitted.reference import REGIMES, Reference
 from costmodel.fitted.shape_factors import ShapeFactors

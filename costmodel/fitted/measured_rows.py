@@ -1,11 +1,12 @@
 """Measured rows of one family as a fit takes them: what was run, how much of it, how long it took, what work it was."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.arrays import Array
 
 

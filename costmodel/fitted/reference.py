@@ -6,12 +6,12 @@
 calls of the family reach, ``floor_s`` what its smallest calls take. The log ratio to it varies slowly with shape.
 """
 
-from dataclasses import dataclass
 from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.arrays import Array
 
 # What bounds a call; intervals are calibrated per regime.

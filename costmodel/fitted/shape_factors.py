@@ -7,10 +7,11 @@ are far smaller than all others. Both terms are learnt from the held-out errors 
 (`costmodel.fitting.like_shapes`); what no measured shape has adds nothing.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.arrays import Array
 
 

@@ -4,12 +4,13 @@ Runs in ``apex fit`` only.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.fitted.knots import FamilyKnots, LabelFit
 from costmodel.fitted.measured_rows import MeasuredRows, without_repeats
 from costmodel.fitted.reference import Reference

@@ -6,7 +6,7 @@ model by name. Labels with few points are filled in (`costmodel.fitting.filling`
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from cluster_specs.extras import require_extra
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.families.all import OP_FAMILIES
 from costmodel.families.family import FEWEST_POINTS, OpFamily
 from costmodel.families.kernels import EngineKernels

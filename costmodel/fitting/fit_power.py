@@ -9,13 +9,14 @@ its error is how much it changes as clocks are left out in turn. Runs in ``apex 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.families.all import OP_FAMILIES
 from costmodel.families.rows import iter_row_ops
 from costmodel.fitting.measurements import Measurements

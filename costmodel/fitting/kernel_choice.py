@@ -7,11 +7,12 @@ measured they stand in, and the report says so.
 """
 
 from collections.abc import Container, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.families.family import Columns, OpFamily
 from costmodel.families.kernels import EngineKernels
 from costmodel.families.rows import texts

@@ -8,12 +8,12 @@ Errors are divided by the factor of their shape, as the others of its groups tel
 on them: the interval of a shape that errs more is wider, and those of the others are not.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.families.family import OpFamily, rest_of
 from costmodel.fitted.knots import Errors, FamilyKnots, LabelFit
 from costmodel.fitted.shape_factors import ShapeFactors, Term

@@ -9,12 +9,13 @@ Runs in ``apex fit`` only.
 
 import re
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.families.family import OpFamily
 from costmodel.families.kernels import EngineKernels, kernel_families
 from costmodel.fitting.kernel_choice import KERNEL_FAMILY, choose_kernels

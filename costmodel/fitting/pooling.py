@@ -13,13 +13,13 @@ are asked for, each point and each shape once; where trees do not win they stand
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.families.all import OP_FAMILIES
 from costmodel.fitted.knots import Errors, FamilyKnots, Filling, LabelFit, joined_errors
 from costmodel.fitted.measured_rows import MeasuredRows, without_repeats

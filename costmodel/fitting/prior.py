@@ -5,7 +5,7 @@ size than either time does: a few points say what it is.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -16,6 +16,7 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from cluster_specs.files.reading import is_file
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.bundled_fits import bundled_fit, devices_with_fit
 from costmodel.cost_model import Source
 from costmodel.families.all import OP_FAMILIES

@@ -10,7 +10,6 @@ the code that it came from.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.arrays import Array
 from profiles_db.custom_ops import MOST_SIZES, SIZES
 

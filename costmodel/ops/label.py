@@ -8,13 +8,14 @@ the text, everything else the value.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -6,12 +6,12 @@ hierarchy: reduce-scatter inside, the remaining share across, all-gather back in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.op_types import bus_factor
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """Number formats: the bytes of an element, and what the format of a GEMM's rows means for weights and activations."""
 
-from dataclasses import dataclass
 from typing import Final
+
+from cluster_specs.lazy_dataclass import dataclass
 
 # Bytes per stored element.
 DTYPE_BYTES: Final[dict[str, float]] = {

@@ -5,12 +5,13 @@ floats are for curves prepared between whole sizes.
 Byte counts are compulsory traffic: each operand read once, each result written once.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.arrays import Array
 from costmodel.ops.custom import Custom
 from costmodel.ops.expert_routing import BALANCED, chances_on_heaviest

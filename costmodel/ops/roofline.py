@@ -5,11 +5,11 @@ Peaks scale linearly with the SM clock; memory and links do not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.arrays import Array
 from costmodel.ops.custom import Custom
 from costmodel.ops.link_hierarchy import hops, level_share

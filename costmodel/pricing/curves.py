@@ -4,11 +4,10 @@ A curve holds every point where its slope changes. At a point the stored latency
 points the logarithm of time is linear in the logarithm of the size, which is exact for power laws.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.cost_model import Prediction
 from costmodel.ops.arrays import Array
 

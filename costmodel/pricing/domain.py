@@ -1,10 +1,11 @@
 """What to answer where nothing was measured, and how often that was asked."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Self
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 
 
 class OutOfDomain(StrEnum):

@@ -8,12 +8,12 @@ hops' added latency, and shrinks in proportion where hops are faster. Both are m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.fitted.knots import LabelFit
 from costmodel.ops.arrays import Array
 from costmodel.ops.link_hierarchy import hop_latency_s, hops, level_share

@@ -1,10 +1,9 @@
 """Latency as a function of two sizes, ready to be asked millions of times: bilinear in log-log-log on a grid."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.cost_model import Prediction
 from costmodel.ops.arrays import Array
 

@@ -1,12 +1,13 @@
 """Whole-step anchors: steps to measure, the kernels they are made of, and how far the sum is from the whole."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.backend import Unsupported
 from profiler.kernels.step_backend import StepBackend
 from profiler.kernels.step_ops import layer_ops, step_shape

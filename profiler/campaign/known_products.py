@@ -4,11 +4,11 @@ Random data draws more power than zeros: where a power limit holds products back
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import torch
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.backend import Prepared
 from profiler.bench import verdict_of
 from profiler.device_health import is_usable

@@ -6,12 +6,12 @@ point that is stored is not measured again. A CPU gets a few small sizes, so tha
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import SCHEMES
 from costmodel.ops.small_ops import small_op
 from profiler.planning.grid import DeviceKind, attention_shape, product_shape

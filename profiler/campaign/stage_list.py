@@ -1,9 +1,9 @@
 """Which stages a campaign runs, in which order, and how long each may take: ``self_test,timers=40s,profile``."""
 
-from dataclasses import dataclass
 from typing import Final
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.duration import parse_duration_s
 
 # What a second buys: instruments and known quantities, the tests of what is then timed, the timer beside a peer;

@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.whole import make_folder
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.bench import Bench
 from profiler.planning.grid import attention_shape, product_shape
 from profiler.point import OpShape

@@ -7,13 +7,13 @@ its groups are dropped and made anew; a rank that does not even answer the excha
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
 import torch
 import torch.distributed as dist
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.collectives.attempt import SEVERITY, CollectiveAttempt
 from profiler.collectives.groups import GroupLayout
 from profiler.collectives.kernels import MOST_CALLS, CollectiveKernel, Communicator, collective_kernels

@@ -7,9 +7,9 @@ they share the links they would share there.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ Source: nccl-tests, PERFORMANCE.md.
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib.util import find_spec
 from itertools import cycle
 from typing import Any, Final, Protocol
@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 import torch
 import torch.distributed as dist
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.families.collective import CUSTOM_ALL_REDUCE, CUSTOM_LIMIT_BYTES
 from costmodel.ops.op_types import bus_factor
 from profiler.backend import Unsupported

@@ -1,7 +1,8 @@
 """What a look at a machine found: one value per finding, each with its fix."""
 
-from dataclasses import dataclass
 from typing import Literal
+
+from cluster_specs.lazy_dataclass import dataclass
 
 Severity = Literal["ok", "info", "warning", "failure"]
 

@@ -18,10 +18,10 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Final, Protocol, Self
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.instruments.nvml import Gpu, NvmlError
 
 _TOLERANCE_MHZ: Final = 20.0  # one 15 MHz step, and what reading back under load rounds away

@@ -10,9 +10,9 @@ number. Sources: the Zeus project's notes on counter updates; "Part-time power m
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.instruments.nvml import Gpu, NvmlError, answered
 
 _BATCH_S: Final = 0.005  # how finely a move of the counter is seen: 0.25 % of a window

@@ -8,9 +8,10 @@ instantaneous event reasons at both ends stand in, and the verdict says so.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.instruments.nvml import Gpu, answered
 
 _REJECTING: Final = frozenset({"sw_thermal", "hw_thermal", "power_brake", "hw_slowdown"})

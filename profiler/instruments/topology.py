@@ -6,11 +6,11 @@ GPU paths come from NVML, network ports from sysfs (``/sys/class/infiniband`` fo
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.instruments.nvml import Gpu, answered
 
 _SYSFS: Final = Path("/sys")

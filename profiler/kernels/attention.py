@@ -8,7 +8,6 @@ attention matrix (flash decoding's GQA packing), which needs no mask and no repe
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import accumulate
 from typing import Any, Final
@@ -16,6 +15,7 @@ from typing import Any, Final
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels.buffers import Buffers
 from profiler.point import OpShape

@@ -7,8 +7,9 @@ programs, but at least 256 keys; a tile with several ranges is merged afterwards
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from cluster_specs.lazy_dataclass import dataclass
 
 _MIN_SPLIT_KEYS: Final = 256
 _PROGRAMS_PER_PROCESSOR: Final = 2

@@ -6,11 +6,11 @@ installed. cuDNN's causal mask begins at the first key: chunks behind a prefix a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import torch
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels.buffers import Buffers
 from profiler.point import OpShape

@@ -6,13 +6,13 @@ overflow the cache, each a copy of the first: what a kernel computes does not ch
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.extension.custom_op import GUIDE, CustomOp
 from costmodel.extension.load import Extension, load_ops
 from costmodel.ops.custom import Custom, sizes_in

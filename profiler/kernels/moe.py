@@ -6,12 +6,12 @@ one by one on a CPU.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels.buffers import Buffers
 from profiler.kernels.routing import reached_frac, route

@@ -6,11 +6,11 @@ once. Results are new, but where an op writes into memory that it is given.
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import torch
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.op_types import Elementwise
 from costmodel.ops.small_ops import RowFormat, row_format
 from profiler.backend import Prepared, Unsupported

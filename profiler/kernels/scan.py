@@ -13,11 +13,11 @@ the reference of our own, and what a CPU measures.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import torch
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels.buffers import TORCH_DTYPES, Buffers
 from profiler.point import OpShape

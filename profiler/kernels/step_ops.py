@@ -6,9 +6,9 @@ embedding, lm_head and sampler are not part of it. Sizes: each model's published
 """
 
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import SCHEMES
 from costmodel.ops.small_ops import SMALL_OPS, small_op
 from profiler.backend import Unsupported

@@ -12,13 +12,13 @@ their scales, one per KV head, are applied to the scores and to the result. Soft
 """
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
 import torch
 import triton
 import triton.language as tl
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.backend import Prepared, Unsupported
 from profiler.kernels.attention import page_table, sequence_lengths
 from profiler.kernels.attention_plan import AttentionPlan

@@ -9,13 +9,13 @@ token matrix itself, the second one weighs its results by the router, and a toke
 reads each of them once.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 import triton
 import triton.language as tl
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.kernels.triton_tiles import choose_tile, grouped_order, tile_height, tile_product
 
 _COMBINE_BLOCK = 1024

@@ -23,12 +23,13 @@ interleaved. MXFP4 scales, powers of two, are applied to the weights, which is e
 """
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
 import torch
 import triton
 import triton.language as tl
+
+from cluster_specs.lazy_dataclass import dataclass
 
 GROUP: Final = 128
 # Values of k per turn of the loop where two share a byte: the halves of the bytes are the halves of the turn.

@@ -8,8 +8,9 @@ that is handed on instead of called only has to be there.
 
 import ast
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from cluster_specs.lazy_dataclass import dataclass
 
 _MAX_REEXPORTS = 5
 

@@ -1,11 +1,12 @@
 """One request and what came back for it: when each chunk arrived, and how many tokens it was."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.observe.event_stream import StreamDefect
 
 

@@ -4,8 +4,10 @@
 whatever a server does not tell is null.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
+
+from cluster_specs.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

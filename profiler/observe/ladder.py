@@ -1,9 +1,9 @@
 """The loads a server is put under, in order: one request alone, then doubling up to the stated limit and no further."""
 
-from dataclasses import dataclass
 from typing import Final
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 
 _MOST_RATES: Final = 6
 _MOST_CONCURRENCY: Final = 1_024  # open files of one process end there

@@ -6,10 +6,10 @@ srt/observability/metrics_collector.py, tensorrt_llm metrics/collector.py.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.observe.facts import ServerReading
 
 _Samples = Sequence[tuple[str, Mapping[str, str], float]]

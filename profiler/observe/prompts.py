@@ -6,13 +6,13 @@ more.
 """
 
 import json
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.observe.answer import Prepared
 
 LEAST_ID: Final = 256

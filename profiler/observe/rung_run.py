@@ -15,11 +15,12 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Literal
 
 import numpy as np
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.observe.answer import Answer, Prepared, ServerFailure
 from profiler.observe.connection import Connection
 from profiler.observe.facts import ServerReading

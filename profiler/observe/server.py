@@ -1,12 +1,13 @@
 """What a server is before any load: its models, its version, its metrics, and the requests it takes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import listed, shown
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.observe.answer import Answer, ServerFailure
 from profiler.observe.connection import Connection, refusal
 from profiler.observe.facts import ObservedServer

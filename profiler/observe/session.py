@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ import numpy as np
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.whole import write_text
+from cluster_specs.lazy_dataclass import dataclass
 from profiler.observe.answer import Answer
 from profiler.observe.connection import Connection
 from profiler.observe.facts import ServerReading

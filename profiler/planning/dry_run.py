@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.compare.step_errors import error_text
 from costmodel.families.family import FEWEST_POINTS
 from profiler.duration import format_duration

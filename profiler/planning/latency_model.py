@@ -7,12 +7,12 @@ prices come from `costmodel`.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.families.gemm import is_aligned
 from costmodel.fitting.gaussian_process import BlendedProcess
 from costmodel.ops.arrays import Array

@@ -6,9 +6,9 @@ said, never dropped in silence.
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.families.all import OP_FAMILIES
 from profiler.bench import Bench
 from profiler.collectives.groups import GroupLayout

@@ -8,12 +8,13 @@ steps that only measuring every size would show.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.families.family import FEWEST_POINTS
 from costmodel.families.gemm import is_aligned
 from costmodel.ops.arrays import Array

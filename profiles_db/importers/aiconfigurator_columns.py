@@ -5,12 +5,12 @@ milliseconds per call.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.importers.counting import Sieve
 from profiles_db.importers.rows import Column
 

@@ -8,11 +8,11 @@ import importlib.metadata
 import importlib.resources
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 
 # Import names of the wheel: today's, and the announced successor with the same layout.
 _PACKAGES: Final = ("aiconfigurator_core", "aisimulate")

@@ -7,7 +7,6 @@ is the locked clock in MHz, 0 for unlocked.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.importers.counting import Sieve, TableCount
 from profiles_db.importers.csv_files import COUNT, NUMBER, TEXT, csv_files, read_csv
 from profiles_db.importers.delivery import deliver, record_run

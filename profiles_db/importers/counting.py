@@ -5,13 +5,14 @@
 
 from collections import Counter
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.repeats import repeat_spread
 
 

@@ -5,7 +5,6 @@ repository keeps each model's config in ``configs/model``.
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +12,7 @@ from cluster_specs.errors import UserError
 from cluster_specs.files.json_text import parse_json
 from cluster_specs.files.reading import read_document
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.importers.device_names import device_name
 
 # Folders of hardware that are not named as its driver does.

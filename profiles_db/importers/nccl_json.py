@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.json_text import parse_json
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.importers.nccl_output import MOST_MESSAGE_BYTES, NcclFile, NcclResult, NcclRun, Placement, version_text
 
 _HINT: Final = "give the unchanged file that nccl-tests -J wrote"

@@ -1,8 +1,9 @@
 """What one run of an nccl-tests (or rccl-tests) ``*_perf`` program printed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from cluster_specs.lazy_dataclass import dataclass
 
 # No buffer of a collective is larger; a longer number is none.
 MOST_MESSAGE_BYTES: Final = 2**50

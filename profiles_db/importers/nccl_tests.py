@@ -7,7 +7,6 @@ factor f belongs to its kind and number of ranks.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 from cluster_specs.errors import UserError
 from cluster_specs.files.reading import read_document
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.collective_kinds import COLLECTIVE_KINDS
 from profiles_db.importers.counting import Sieve, TableCount
 from profiles_db.importers.delivery import deliver, record_run

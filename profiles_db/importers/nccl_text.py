@@ -8,12 +8,13 @@ mixed cannot be told apart and are refused: a program built without MPI=1 prints
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Final
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.importers.nccl_output import MOST_MESSAGE_BYTES, NcclFile, NcclResult, NcclRun, Placement, version_text
 
 # mpirun --tag-output ("[1,0]<stdout>:", "[job@1,0]<stdout>: ", with a time before it), hydra's -prepend-rank ("[0] "),

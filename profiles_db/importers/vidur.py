@@ -9,7 +9,6 @@ elements, sharded over t ranks:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.importers.counting import Sieve, TableCount
 from profiles_db.importers.csv_files import COUNT, FLAG, NUMBER, TEXT, csv_files, read_csv
 from profiles_db.importers.delivery import deliver, record_run

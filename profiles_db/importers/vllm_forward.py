@@ -11,7 +11,6 @@ A request of ``query_len`` 1 with a context decodes, any other prefills; it sees
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.importers.counting import TableCount
 from profiles_db.importers.delivery import record_run
 from profiles_db.importers.device_names import device_name

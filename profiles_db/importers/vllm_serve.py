@@ -6,7 +6,6 @@ trace.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from cluster_specs.errors import UserError
 from cluster_specs.files.json_text import read_json
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.recordings.fields import LONGEST_S, MOST_COUNT, count_at, list_at, number_at
 from profiles_db.recordings.run import RecordedRun
 from profiles_db.recordings.vllm_bench import SUMMARY_KEYS, read_result

@@ -1,12 +1,13 @@
 """One served run as a benchmark client recorded it, whichever client that was."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.recordings.server_facts import ServerFacts
 from profiles_db.recordings.stated_server import StatedServer
 from profiles_db.recordings.summary import ClientSummary

@@ -10,11 +10,11 @@ more than a prediction needs.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.recordings.fields import MOST_COUNT, count_at, number_at
 
 _MOST_BLOCKS: Final = 2**31

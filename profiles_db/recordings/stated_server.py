@@ -1,6 +1,6 @@
 """Which server a result says it measured, in the words of the tool that wrote it."""
 
-from dataclasses import dataclass
+from cluster_specs.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

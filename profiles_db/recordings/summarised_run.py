@@ -1,8 +1,9 @@
 """One served run of which a client kept no list of requests: how many, how long in the mean, and its own figures."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.recordings.server_facts import ServerFacts
 from profiles_db.recordings.stated_server import StatedServer
 from profiles_db.recordings.summary import ClientSummary

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.calibration.estimate import Estimate
 from simulator.calibration.evidence import ITL, TPOT, Evidence, telling_metrics
 from simulator.calibration.learnt import Values, learnt_values

@@ -5,11 +5,11 @@ errors of there, halved while the true loss does not fall. It ends where a step 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.calibration.evidence import Evidence
 from simulator.calibration.posterior import Array, loss, most_likely, moves_covariance, whitened
 from simulator.calibration.told import told

@@ -8,11 +8,12 @@ spread that profiles state.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cluster_specs.lazy_dataclass import dataclass
 
 Array = NDArray[np.float64]
 

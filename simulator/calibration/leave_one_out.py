@@ -4,11 +4,11 @@ Each fold starts where all runs together ended, keeps their constants and slopes
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.calibration.estimate import Estimate, Predict
 from simulator.calibration.evidence import Evidence
 from simulator.calibration.posterior import Array, most_likely, whitened

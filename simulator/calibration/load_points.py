@@ -9,11 +9,12 @@ moves, where K = L L^T. So drawn, a run says nothing of loads that are far from 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.calibration.replays import Replays
 from simulator.calibration.unknowns import Unknown
 from simulator.engine_profiles.engine_profile import EngineProfile

@@ -8,11 +8,12 @@ tensor parallelism and its absence together tell the communicators apart.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.calibration.learnt import rounded
 from simulator.calibration.unknowns import HALF_WIDTH
 from simulator.engine_profiles.constant import Constant, error_of

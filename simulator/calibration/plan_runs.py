@@ -5,12 +5,12 @@ to as many as a server is often asked for, on the smallest and the largest tenso
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.calibration.choose_runs import choose_runs
 from simulator.calibration.estimate import slopes_at
 from simulator.calibration.evidence import TPOT, TTFT, covariance

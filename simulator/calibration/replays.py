@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import numpy as np
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.calibration.evidence import Array
 from simulator.calibration.unknowns import Unknown, profile_at
 from simulator.engine_profiles.engine_profile import EngineProfile

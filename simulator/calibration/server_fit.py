@@ -1,10 +1,10 @@
 """One server's constants and its factors by load from its runs, as far from the profile as the runs make likely."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.calibration.estimate import Estimate, estimate, slopes_at
 from simulator.calibration.evidence import Evidence
 from simulator.calibration.load_points import LEARNT, LoadKernel, load_points, load_unknowns

@@ -6,11 +6,11 @@ told apart from.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.calibration.posterior import Array, moves_covariance
 
 MOST_LEFT: Final = 0.9  # of a constant's error

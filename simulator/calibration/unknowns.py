@@ -7,9 +7,9 @@ family. Errors here are standard deviations; a profile states half widths of 90 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine_profiles.constant import Constant, error_of
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.engine_profiles.load_factors import LoadFactors

@@ -1,13 +1,13 @@
 """The options that write a run in full, and the writing itself."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from cluster_specs.command_line import check_outputs
+from cluster_specs.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     from simulator.engine.result import EngineResult

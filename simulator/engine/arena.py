@@ -1,10 +1,10 @@
 """Lay out the state at the start of a run: the tables and lists behind the header, and what the requests bring."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine.bounds import NEVER, NONE
 from simulator.engine.log_row import LogRow
 from simulator.engine.records import I64, Record, Rows, places, rows_at

@@ -5,10 +5,9 @@ another pool; every output token but a request's first took one decode. Only pre
 resumed prefill gives the token of one decode. What does not add up is a defect of the engine, never a result.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine.request import TIMED_OUT
 from simulator.engine.result import EngineResult, ReplicaTotals
 from simulator.errors import EngineDefectError

@@ -9,12 +9,13 @@ The prefill pool frees the blocks of a request when its prompt is computed, not 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine.arena import state_arena
 from simulator.engine.bounds import CLOCK_END, NONE
 from simulator.engine.checks import check_input

@@ -1,11 +1,12 @@
 """What a run of the engine leaves behind: integer times per request and sums per replica."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine.bounds import OCCUPANCY_BITS
 from simulator.engine.records import I64, Flags, Rows, taken
 from simulator.engine.request import (

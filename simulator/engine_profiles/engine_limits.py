@@ -1,8 +1,8 @@
 """The batching limits and rules one engine replica runs under (vLLM's names)."""
 
-from dataclasses import dataclass
 from typing import Final, Literal
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine_profiles.answer_chunks import FirstChunk
 from simulator.engine_profiles.graph_modes import GraphMode
 

@@ -14,7 +14,6 @@ with the file that states it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +22,7 @@ from cluster_specs.errors import UserError
 from cluster_specs.files.reading import is_file
 from cluster_specs.files.shown import shown
 from cluster_specs.files.toml_model import read_values
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine_profiles.bundled_profiles import (
     DEFAULT_PROFILE,
     bundled_path,

@@ -4,10 +4,10 @@ A ``source`` in a file speaks for the keys that the same file states in the same
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from cluster_specs.files.toml_text import InlineTable
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine_profiles.constant import is_constant
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.engine_profiles.inheritance import Keys, MergedProfile, ProfileFile

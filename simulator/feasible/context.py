@@ -4,9 +4,8 @@ vLLM counted YaRN's factor, from ``original_max_position_embeddings``, until pul
 where no original length stands beside it. Which rope types count how is in the engine's profile (``context``).
 """
 
-from dataclasses import dataclass
-
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.model.spec import ModelSpec
 

@@ -3,9 +3,10 @@
 Source of what engines take is their profile (``checkpoint_kv``).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.model.linear import activation_dtype
 from simulator.model.spec import ModelSpec

@@ -5,11 +5,12 @@ stage (whole experts). Nothing is dropped: an impossible plan is listed too, and
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.device import DeviceSpec
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import SCHEMES
 from simulator.model.linear import FP8, WEIGHT_ONLY, WeightFormat, activation_dtype
 from simulator.model.spec import ModelSpec

@@ -1,9 +1,10 @@
 """What is started before anything is priced: a model on a cluster under an engine profile, as a user sets it up."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine_profiles.answer_chunks import FirstChunk
 from simulator.engine_profiles.engine_limits import RouterName
 from simulator.engine_profiles.engine_profile import EngineProfile

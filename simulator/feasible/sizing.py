@@ -1,10 +1,10 @@
 """What a plan's server starts with: limits by the engine's rules and the user's settings, and the memory they take."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine_profiles.batch_limits import BatchLimits
 from simulator.engine_profiles.engine_limits import ServerLimits
 from simulator.engine_profiles.engine_profile import EngineProfile

@@ -4,9 +4,9 @@ Each has a table in the profile's ``[spread]`` that says by how much servers lie
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine_profiles.bundled_profiles import is_patch
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.engine_profiles.kernels_of_engine import ENGINE_OF_FRAMEWORK

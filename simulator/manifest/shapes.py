@@ -5,13 +5,14 @@ and counted.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.cost_model import CostModel, Prediction
 from costmodel.families.all import manifest_rows
 from costmodel.families.family import Row

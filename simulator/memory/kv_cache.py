@@ -1,8 +1,8 @@
 """How the memory left for the KV cache is divided: blocks of context, and the states that linear attention keeps."""
 
-from dataclasses import dataclass
 from typing import Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine_profiles.start_up import StateRule
 from simulator.memory.state_blocks import StatePages, state_bytes_of, state_pages
 from simulator.model.cell import keeps_state

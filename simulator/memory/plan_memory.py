@@ -11,11 +11,11 @@ against real servers in `tests/simulator/test_plan_memory.py` and `docs/accuracy
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import chain
 from math import ceil
 
 from cluster_specs.device import DeviceSpec
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.custom import Custom
 from costmodel.ops.number_formats import DTYPE_BYTES
 from costmodel.ops.op_types import Elementwise, Gemm, Moe, Op

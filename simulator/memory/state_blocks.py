@@ -13,10 +13,10 @@ Qwen3.5-27B has pages of 784 tokens at tp 1, 3 groups of states and 1 of attenti
 platforms/interface.py (``_align_hybrid_block_size``) and v1/core/kv_cache_planning.py.
 """
 
-from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.model.cell import keeps_state
 from simulator.model.spec import Block
 from simulator.plan.plan import Plan

@@ -1,7 +1,6 @@
 """One layer of a model: its cells in execution order."""
 
-from dataclasses import dataclass
-
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.op_types import Ints, Op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, Cell, KernelChoices, StateCall, scans
 from simulator.plan.plan import Plan

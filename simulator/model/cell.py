@@ -5,9 +5,9 @@ name, and is a frozen value: equal cells are one cell, however many layers repea
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, Protocol, TypeGuard, TypeVar, runtime_checkable
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.op_types import Attention, Gemm, Ints, Op
 from simulator.model.linear import MXFP4_MXFP8, Linear
 from simulator.plan.plan import Plan

@@ -4,9 +4,9 @@ Whether an engine takes it is a fact of its version (``checkpoint_kv`` of its pr
 decides.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.model.hf_config import HfConfig
 
 

@@ -8,13 +8,14 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.reading import read_document
+from cluster_specs.lazy_dataclass import dataclass
 
 _ID: Final = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 _MOST_CHARACTERS: Final = 96  # what the hub allows

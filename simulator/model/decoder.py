@@ -1,9 +1,9 @@
 """What decoder configs have in common: sizes with Hugging Face's fallbacks, formats, windows, and assembly."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.model.block import Block, distinct
 from simulator.model.cells.attention import SelfAttention
 from simulator.model.cells.mlp import FeedForward, Mlp

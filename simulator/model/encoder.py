@@ -5,9 +5,9 @@ the item alone. What it hands over are either prompt tokens (`outputs`) or keys 
 """
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import DTYPE_BYTES
 from costmodel.ops.op_types import Op
 from simulator.model.block import Block

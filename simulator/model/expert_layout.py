@@ -8,8 +8,9 @@ Sources: vLLM 0.10.2, 0.11.0, 0.18.0 (``quantization/mxfp4.py``) and 0.33.0 (``f
 one H100 takes 65.9 GiB under Marlin and 64.3 GiB under Triton; servers logged 65.97 and 64.38 (vLLM 23278, 33155).
 """
 
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from cluster_specs.lazy_dataclass import dataclass
 
 ExpertKernel = Literal["plain", "marlin", "triton", "strided", "trtllm", "trtllm_256", "rocm"]
 

@@ -1,10 +1,10 @@
 """Loading a person's Python module that registers a cell or an architecture, and whether a model uses it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.extension.load import load_module, refuse_twice
 from simulator.model.architectures import ARCHITECTURES
 from simulator.model.cell import CELL_KINDS

@@ -6,9 +6,9 @@ exponents of the micro-scaling formats, which `costmodel.ops.op_types.DTYPE_BYTE
 """
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import DTYPE_BYTES, SCHEMES
 from costmodel.ops.op_types import Elementwise, Gemm, Ints, Op
 from costmodel.ops.small_ops import SCALE_GROUP, small_op

@@ -3,9 +3,10 @@
 Compiled engines run `residual += x; y = norm(residual)` as one kernel that reads and writes both operands once.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Literal
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import DTYPE_BYTES
 from costmodel.ops.op_types import Elementwise, Ints, Op
 from costmodel.ops.small_ops import small_op

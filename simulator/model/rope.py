@@ -3,9 +3,9 @@
 Whether a factor lengthens the context is up to the engine and its version: ``simulator.feasible.context``.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.model.hf_config import HfConfig
 
 _MOST_FACTOR: Final = 10_000.0  # ten times the largest published one

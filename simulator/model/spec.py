@@ -7,10 +7,11 @@ whether a model has 8 billion or a trillion parameters.
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import field, fields, is_dataclass, replace
 from itertools import groupby
 from typing import Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import DTYPE_BYTES
 from costmodel.ops.op_types import Collective, Ints, Op
 from costmodel.ops.small_ops import small_op

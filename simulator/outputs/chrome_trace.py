@@ -8,7 +8,6 @@ with its phases queue, prefill and decode. Times are microseconds, as the format
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TextIO
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.files.whole import write_whole
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine.records import Rows
 from simulator.engine.request import FINISHED
 from simulator.engine.result import STATUS_NAMES, EngineResult

@@ -7,10 +7,10 @@ device and batch limits (sequences, tokens) as suffixes: ``tp4-w.fp8-kv.fp8``, `
 """
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 
 _COUNTS: Final = {
     "dp": "dp",

@@ -3,10 +3,10 @@
 Text form: ``prefill.tp4+decode.dp2-tp2``, each side a plan as ``simulator.plan.plan`` reads it.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.plan.plan import Plan, parse_plan
 
 _SIDES: Final = ("prefill", "decode")

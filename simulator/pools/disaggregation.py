@@ -7,13 +7,14 @@ alone, and drafts run in the decode pool alone.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import SCHEMES
 from costmodel.ops.op_types import Collective
 from simulator.engine.disaggregated import DisaggregatedResult, Pool, run_disaggregated

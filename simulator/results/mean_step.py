@@ -6,11 +6,11 @@ which FLOPs and bytes of dense models are.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.arrays import Array
 from simulator.engine.result import ReplicaTotals
 from simulator.steps.compiled_plan import StageSums

@@ -8,13 +8,14 @@ the span from the first measured send to the last measured finish.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine.result import EngineResult, over_replicas
 from simulator.results.log_histogram import LogHistogram
 

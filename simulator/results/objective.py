@@ -6,11 +6,12 @@ those that keep all of them count towards the goodput.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from difflib import get_close_matches
 from typing import Final
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.results.metrics import RequestSlo
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")

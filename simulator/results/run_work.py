@@ -12,12 +12,12 @@ since slower steps may well take less energy (fewer of them, of more sequences e
 
 import math
 from collections.abc import Callable, Container
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.arrays import Array
 from costmodel.ops.roofline import peak_flop_per_s
 from simulator.engine.result import EngineResult, over_replicas

@@ -18,9 +18,9 @@ Of two pools the wait is that for the prefill pool.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.results.interval import Interval
 from simulator.workload.workload import CappedLoop, ClosedLoop, Workload
 

@@ -8,12 +8,13 @@ head is replayed.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.errors import EngineLimitError
 from simulator.results.objective import SUSTAINABLE_RATE, Metrics, Slo, read_metric
 from simulator.workload.scale import scale_workload

@@ -15,10 +15,10 @@ law of voltage and clock is off.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.collective_kinds import COLLECTIVE_KINDS
 from simulator.errors import EngineLimitError
 from simulator.results.objective import Metrics, Objective, Slo, read_metric

@@ -5,12 +5,13 @@ Plans whose number formats change what the model answers are ranked in a list of
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import islice
 from typing import Any, Final
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.errors import EngineLimitError
 from simulator.feasible.changed_formats import changed_formats
 from simulator.feasible.plan_space import Axes, enumerate_plans, smallest_fit

@@ -5,11 +5,12 @@ knots above them; attention keeps its own variables (see ``simulator.steps.step_
 blocks' curves times their counts, so a trillion-parameter model costs no more to compile than a small one.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.op_types import Attention
 from simulator.engine_profiles.engine_kernels import Launches
 from simulator.engine_profiles.engine_profile import EngineProfile

@@ -4,12 +4,12 @@ Tables are made at the best estimate or at either end of its interval (`step_end
 """
 
 from collections.abc import Container
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.arrays import Array
 from costmodel.power_model import PowerModel
 from simulator.engine_profiles.constant import error_of

@@ -4,13 +4,14 @@ A plan fixes every (n, k) and message width, so what is left of an op is a curve
 """
 
 from copy import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from threading import RLock
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.cost_model import CostModel, Prediction, Source
 from costmodel.ops.arrays import Array
 from costmodel.ops.op_types import Attention, Collective, Moe, Op

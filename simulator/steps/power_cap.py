@@ -10,12 +10,13 @@ kernels of a step and not one for each (decision 108). Where even the lowest clo
 its joules need at the cap.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.arrays import Array
 from costmodel.power_model import PowerModel
 from simulator.steps.op_curves import OpCurve

@@ -4,11 +4,11 @@ Token curves have a knot at every CUDA-graph size and eight per octave; attentio
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine_profiles.engine_profile import EngineProfile
 
 I64 = NDArray[np.int64]

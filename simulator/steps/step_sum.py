@@ -1,12 +1,12 @@
 """Sums of priced ops over one step: time by label with its interval, energy and work."""
 
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.arrays import Array
 from costmodel.ops.op_types import Op
 from costmodel.power_model import PowerModel

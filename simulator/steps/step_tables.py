@@ -21,10 +21,10 @@ under the step when scheduling is asynchronous, an addend when it is not; what i
 inside ``sample``.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
+
+from cluster_specs.lazy_dataclass import dataclass
 
 I64 = NDArray[np.int64]
 

@@ -5,13 +5,14 @@ A statement of both that differs is refused: one of them is wrong, and a predict
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Final
 
 from cluster_specs.bundled_names import bundled_devices
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from cluster_specs.load import load_cluster
 from profiles_db.recordings.server_facts import ServerFacts
 from profiles_db.recordings.stated_server import StatedServer

@@ -1,11 +1,12 @@
 """What a measured server was: a model on a cluster, in one layout, under one engine and its settings."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.lazy_dataclass import dataclass
 from cluster_specs.load import load_cluster
 from costmodel.bundled_fits import choose_costs
 from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE

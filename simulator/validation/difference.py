@@ -7,12 +7,12 @@ what is claimed is what a replay shows.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.serving import StartedPlan
 from simulator.simulate import SimulatedPlan
 from simulator.validation.explain import Explained, Explanation, Response, explain

@@ -1,12 +1,12 @@
 """Latencies of all requests of a run beside those of its replay: quantiles, and how far the distributions lie apart."""
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.results.metrics import request_latencies_s
 from simulator.simulate import SimulatedPlan
 from simulator.validation.predict import ValidatedRun

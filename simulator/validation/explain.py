@@ -14,11 +14,13 @@ more than the noise, both thresholds grow by that excess.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cluster_specs.lazy_dataclass import dataclass
 
 Array = NDArray[np.float64]
 

@@ -7,11 +7,11 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from cluster_specs.cluster import ClusterSpec
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import SCHEMES
 from costmodel.ops.roofline import peak_flop_per_s
 from simulator.model.spec import ModelSpec

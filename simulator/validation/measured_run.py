@@ -1,8 +1,9 @@
 """One run of a real server: what it served, how, and what its client measured."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.recordings.server_facts import ServerFacts
 from simulator.validation.deployment import Deployment
 from simulator.workload.traces.recorded import MeasuredRequests

@@ -7,12 +7,12 @@ predicted, never by what was measured.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine.result import EngineResult
 from simulator.results.metrics import request_latencies_s
 from simulator.validation.measured_run import MeasuredRun

@@ -7,11 +7,12 @@ a slower step waits in the replay too, so that a part's effect is never guessed 
 import math
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 import numpy as np
 
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.collective_kinds import COLLECTIVE_KINDS
 from simulator.engine.bounds import MOST_BLOCKS
 from simulator.engine.result import EngineResult

@@ -32,7 +32,7 @@ A value is a number, a text with ``{expressions}``, or a list of cases, the firs
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -40,6 +40,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from cluster_specs.files.shown import listed, shown
 from cluster_specs.files.toml_model import read_toml
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.feasible.server_setup import Overrides
 from simulator.results.objective import metric_paths
 from simulator.validation.expression import Expression, Template, Value, Values

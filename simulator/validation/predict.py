@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Final
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from cluster_specs.load import load_cluster
 from costmodel.cost_model import CostModel
 from simulator.engine_profiles.engine_profile import EngineProfile

@@ -1,8 +1,9 @@
 """Many measured runs predicted, server by server, and where the difference of each server sits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.validation.difference import Difference, where_it_sits
 from simulator.validation.distributions import LatencyDistribution, distributions
 from simulator.validation.measured_run import MeasuredRun, UnusableRun

@@ -3,13 +3,13 @@
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.reading import read_document
 from cluster_specs.files.shown import listed, shown
+from cluster_specs.lazy_dataclass import dataclass
 from cluster_specs.load import load_cluster
 from simulator.model.load_model import load_model
 from simulator.plan.plan import parse_plan

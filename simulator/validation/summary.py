@@ -1,12 +1,12 @@
 """How predictions of many runs stand to what was measured: errors, bias, coverage, order, and one sentence."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.validation.predict import ValidatedRun
 
 # What a verdict speaks of, in words; the other metrics are in the tables.

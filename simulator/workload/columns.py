@@ -4,7 +4,6 @@ Every refusal names file, line, key and value, so that the record can be found w
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, cast
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from cluster_specs.errors import UserError
 from cluster_specs.files.json_text import parse_json
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 
 # Far beyond any context window; a larger "length" is a character count, a timestamp or a wrong column.
 MAX_PLAUSIBLE_TOKENS: Final = 20_000_000

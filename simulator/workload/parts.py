@@ -4,13 +4,13 @@ A first reading, the survey, says what a plan must know before it starts: the lo
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.workload.workload import OpenLoop, PrefixBlocks, Workload
 
 PART_REQUESTS: Final = 65_536

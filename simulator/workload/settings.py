@@ -1,11 +1,11 @@
 """The ``word,key=value,...`` part of a generated workload's text, taken key by key."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.workload.generators.arrivals import ArrivalName
 from simulator.workload.generators.generate import LENGTH_MIXES, LengthMix, length_mix
 from simulator.workload.generators.lengths import Fixed, LengthDistribution, Lognormal, Uniform

@@ -1,9 +1,11 @@
 """A request workload in memory: struct of arrays, arrival order, plus how the client offers it."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cluster_specs.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

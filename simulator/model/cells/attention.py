@@ -3,9 +3,9 @@
 Per rank: `nh / tp` query heads and `max(1, nkv / tp)` key/value heads (replicated when there are fewer than ranks).
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import DTYPE_BYTES
 from costmodel.ops.op_types import Attention, Collective, Ints, Op
 from costmodel.ops.small_ops import small_op

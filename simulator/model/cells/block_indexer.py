@@ -5,8 +5,7 @@ blocks of keys go to the attention that follows. Index heads are sharded like ke
 kept in the activations' format. The choice of the best blocks itself is not priced. Source: vLLM ``minimax_m3``.
 """
 
-from dataclasses import dataclass
-
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import DTYPE_BYTES
 from costmodel.ops.op_types import Attention, Ints, Op
 from costmodel.ops.small_ops import small_op

@@ -1,8 +1,9 @@
 """Cross attention: decoder queries over keys and values that come from the encoder once per request."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.op_types import Ints, Op
 from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell

@@ -1,7 +1,8 @@
 """Bidirectional self-attention of an encoder: every token of an item sees every other, nothing is cached."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.op_types import Attention, Elementwise, Ints, Op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.cells.attention import SelfAttention

@@ -4,9 +4,10 @@ Every decode step reads and writes that matrix in fp32; prefill works through it
 with the sequence. Source: arXiv 2412.06464 and the layer's code in `transformers`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar, Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import DTYPE_BYTES
 from costmodel.ops.op_types import Ints, Op, Scan
 from costmodel.ops.small_ops import small_op

@@ -7,8 +7,8 @@ The choice of the best keys itself is not priced: 4 bytes per key beside the 132
 """
 
 import math
-from dataclasses import dataclass
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import DTYPE_BYTES
 from costmodel.ops.op_types import Attention, Ints, Op
 from costmodel.ops.small_ops import SCALE_GROUP, small_op

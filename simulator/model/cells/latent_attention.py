@@ -8,8 +8,7 @@ The latent is replicated over the tensor axis. Source: DeepSeek-V2 report (arXiv
 Behind an indexer (DeepSeek-V3.2) a query sees ``index_topk`` keys, and prefill runs in the latent space as well.
 """
 
-from dataclasses import dataclass
-
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import DTYPE_BYTES
 from costmodel.ops.op_types import Attention, Ints, Op
 from costmodel.ops.small_ops import small_op

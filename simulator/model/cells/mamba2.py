@@ -6,9 +6,9 @@ Source: arXiv 2405.21060; sharding and the bytes of a state as vLLM 0.33 has the
 ``mamba_utils.py``).
 """
 
-from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import DTYPE_BYTES
 from costmodel.ops.op_types import Collective, Ints, Op, Scan
 from costmodel.ops.small_ops import small_op

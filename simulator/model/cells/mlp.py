@@ -1,8 +1,8 @@
 """Dense feed-forward: gated (SwiGLU, GeGLU) or plain (GELU, ReLU), its inner width sharded over the tensor axis."""
 
-from dataclasses import dataclass
 from typing import Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import DTYPE_BYTES
 from costmodel.ops.op_types import Ints, Op
 from costmodel.ops.small_ops import small_op

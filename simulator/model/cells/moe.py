@@ -7,11 +7,11 @@ m x attention_dp of them: tokens and their top-k choices are gathered before and
 
 import dataclasses
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import DTYPE_BYTES, SCHEMES
 from costmodel.ops.op_types import Collective, Ints, Moe, Op
 from costmodel.ops.small_ops import small_op

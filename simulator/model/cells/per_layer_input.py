@@ -4,8 +4,7 @@ The hidden state is projected down, gates the layer's own slice of a second embe
 and added. Engines replicate both matrices.
 """
 
-from dataclasses import dataclass
-
+from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.op_types import Ints, Op
 from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell

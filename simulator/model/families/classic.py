@@ -1,7 +1,6 @@
 """GPT-2, GPT-NeoX (Pythia), BLOOM and OPT: multi-head attention, a plain two-matrix MLP, LayerNorm, biases."""
 
-from dataclasses import dataclass
-
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.model.architectures import architecture
 from simulator.model.block import Block
 from simulator.model.cells.attention import SelfAttention

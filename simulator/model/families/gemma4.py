@@ -5,8 +5,9 @@ mixture runs a dense feed-forward and experts side by side, each with norms of i
 logits count as nothing. Source: vLLM ``gemma4.py`` and the classes of `transformers`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.model.architectures import architecture
 from simulator.model.block import Block
 from simulator.model.cell import Cell

@@ -4,9 +4,10 @@ A layer with a norm behind each sublayer and none before (OLMo 2, EXAONE 4) has 
 costs the same. What multiplies embeddings, residuals or logits by a constant counts as nothing.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Literal
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.model.architectures import architecture
 from simulator.model.block import Block
 from simulator.model.decoder import Decoder, layer_windows

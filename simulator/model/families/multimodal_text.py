@@ -6,10 +6,11 @@ the model here, and answers say so.
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import resources
 from typing import Any, Final
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.model.architectures import architecture, from_hf_config
 from simulator.model.hf_config import HfConfig
 from simulator.model.spec import ModelSpec

@@ -5,9 +5,10 @@ heads than full ones, and every head's result is scaled by a gate of its own.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Literal
 
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.model.architectures import architecture
 from simulator.model.block import Block
 from simulator.model.cells.attention import SelfAttention

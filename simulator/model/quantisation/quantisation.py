@@ -5,10 +5,11 @@ that engines run as one (query, key and value; gate and up; all experts of a lay
 demand. What each tool writes is read in ``quantisation_methods``.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.model.checkpoint_kv import quantisation_section
 from simulator.model.hf_config import HfConfig
 from simulator.model.linear import WeightFormat

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.model.hf_config import HfConfig
 from simulator.model.linear import WeightFormat
 from simulator.model.quantisation.module_names import Matcher, MatrixName, any_of

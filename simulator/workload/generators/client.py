@@ -9,7 +9,6 @@ concurrency, as a phase of its own; then its first ``concurrency`` requests go o
 """
 
 import math
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.workload.columns import MAX_PLAUSIBLE_TOKENS, MOST_REQUESTS
 from simulator.workload.generators.arrivals import LARGEST_SEED
 from simulator.workload.span import LONGEST_SPAN_S

@@ -1,7 +1,6 @@
 """Synthetic open-loop workloads: an arrival process over drawn lengths, and the named length mixes."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.workload.columns import MOST_REQUESTS
 from simulator.workload.generators.arrivals import ArrivalName, iter_arrivals, random_stream
 from simulator.workload.generators.lengths import LengthDistribution, Lognormal, draw_pairs

@@ -4,13 +4,13 @@ A lognormal of mean mu and coefficient of variation c has sigma^2 = ln(1 + c^2) 
 """
 
 import math
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.workload.columns import MAX_PLAUSIBLE_TOKENS
 
 _MOST: Final = f"<= {MAX_PLAUSIBLE_TOKENS}"

@@ -6,11 +6,10 @@ inference_perf/datagen/synthetic/shared_prefix_datagen.py), so that from the sec
 finds whole prompts.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.workload.columns import MAX_PLAUSIBLE_TOKENS, MOST_BLOCK_IDS, MOST_REQUESTS
 from simulator.workload.generators.arrivals import ArrivalName, generate_arrivals, random_stream
 from simulator.workload.generators.lengths import LengthDistribution

@@ -7,13 +7,13 @@ a prompt has an id of its own: no other prompt equals it to its end.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.workload.columns import MAX_PLAUSIBLE_TOKENS, MOST_BLOCK_IDS, MOST_REQUESTS
 from simulator.workload.generators.arrivals import ArrivalName, generate_arrivals, random_stream
 from simulator.workload.generators.lengths import LengthDistribution

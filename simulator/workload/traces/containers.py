@@ -1,7 +1,6 @@
 """What kind of file a trace is, told from its suffix and its first bytes, and its first record."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -10,6 +9,7 @@ from cluster_specs.files.json_list import iter_list
 from cluster_specs.files.json_text import parse_json
 from cluster_specs.files.reading import iter_lines, opened
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.workload.traces.json_traces import BOM, EMPTY_HINT, LINES_HINT, MISSING_HINT, json_object
 from simulator.workload.traces.own_files import FileHeader, is_header, parsed_header
 from simulator.workload.traces.parquet_traces import is_parquet

@@ -8,11 +8,12 @@ casys-kaist/LLMServingSim docs/docs/workloads/jsonl-format.md.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Literal, get_args
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import listed
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.recordings.files import TOOLS
 
 TimeUnit = Literal["ns", "us", "ms", "s"]

@@ -7,7 +7,7 @@ file metadata in Parquet; plain CSV has no place for it and refuses such a workl
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
@@ -16,6 +16,7 @@ from cluster_specs.errors import UserError
 from cluster_specs.files.json_text import parse_json
 from cluster_specs.files.shown import shown
 from cluster_specs.files.whole import write_whole
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.workload.columns import MAX_EXACT, MAX_PLAUSIBLE_TOKENS
 from simulator.workload.generators.arrivals import LARGEST_SEED
 from simulator.workload.generators.client import LONGEST_REQUEST_S

@@ -1,13 +1,14 @@
 """Numbers the blocks of prompts whose tokens a trace holds, so that equal beginnings get equal ids."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.workload.columns import RawChunk, objects
 
 _ROOT: Final = -1

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +10,7 @@ from cluster_specs.files.json_list import iter_list
 from cluster_specs.files.json_text import read_json
 from cluster_specs.files.reading import opened
 from cluster_specs.files.shown import listed
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.recordings.files import TOOLS, tool_of
 from simulator.workload.columns import MAX_PLAUSIBLE_TOKENS
 from simulator.workload.parts import PART_REQUESTS, NotStreamableError

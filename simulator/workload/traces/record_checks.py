@@ -1,12 +1,13 @@
 """Turns raw trace columns into checked requests: order, duplicates, failed rows and plausibility, across chunks."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.workload.columns import (
     MOST_BLOCK_IDS,
     RawChunk,

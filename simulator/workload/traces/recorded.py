@@ -1,13 +1,13 @@
 """A run that a benchmark client recorded, as requests to replay and the times that were measured for them."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from profiles_db.recordings.files import read_runs
 from profiles_db.recordings.run import RecordedRun, choose
 from profiles_db.recordings.vllm_bench import DETAIL_HINT

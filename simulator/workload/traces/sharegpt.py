@@ -6,13 +6,13 @@ Lengths are counted by a tokeniser or estimated from characters, and all request
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.workload.columns import MOST_REQUESTS
 from simulator.workload.workload import Workload
 

@@ -6,13 +6,13 @@ publishes, where the times agree with it. Otherwise the user is asked: a wrong g
 """
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
+from cluster_specs.lazy_dataclass import dataclass
 from simulator.workload.columns import RawChunk, numbers, objects
 from simulator.workload.traces.calendar_times import (
     contradicting_epoch,
