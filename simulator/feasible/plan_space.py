@@ -72,6 +72,15 @@ def plans_on(model: ModelSpec, device: DeviceSpec, devices: int, axes: Axes) -> 
             )
 
 
+def usual_plan(model: ModelSpec, cluster: ClusterSpec) -> Plan:
+    """Return what people choose without a search: tensor parallelism inside each node, a pipeline across nodes.
+
+    It is the heuristic that APEX (arXiv 2411.17651) compares its plans with.
+    """
+    cast = native_cast(model, cluster.device)
+    return Plan(tp=cluster.devices_per_node, pp=cluster.nodes, weight_dtype=cast)
+
+
 def check_plan(model: ModelSpec, plan: Plan, cluster: ClusterSpec) -> str | None:
     """Why ``plan`` cannot run ``model`` on ``cluster`` whatever the memory; None when it can.
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Final
 from simulator.report.formats import counted, duration, form_of, saturation_line, share, spread, start_lines, title
 from simulator.results.metrics import RequestSlo
 from simulator.results.objective import mean_parts_s, read_metric
+from simulator.serving import Refusal
 
 if TYPE_CHECKING:
     from simulator.pools.layouts import Outcome
     from simulator.results.objective import Limit
     from simulator.search.paired import Versus
     from simulator.search.search import SearchResult
-    from simulator.serving import Refusal, Serving
+    from simulator.serving import Serving
     from simulator.workload.parts import Traffic
 
 Column = Callable[["Outcome", tuple["Limit", ...]], str]
@@ -153,6 +154,7 @@ def answer_lines(found: "SearchResult") -> list[str]:
     lines += [f"mean request: {parts}", f"runs on: {', '.join(runs) or 'no engine'}"]
     rejected: Mapping[str, int] = best.metrics["rejected"]
     lines += [f"requests {reason}: {count:,} of {best.metrics['requests']:,}" for reason, count in rejected.items()]
+    lines += [*_against_usual(best, found), *_price_of_energy(best, found)]
     lines += [_against(best, result, found) for result in found.ranked[1:] if str(result.plan) in found.versus_best]
     close = [
         str(result.plan)
@@ -165,8 +167,6 @@ def answer_lines(found: "SearchResult") -> list[str]:
     ]
     if best.metrics.get("sustainable_is_short"):
         lines.append("the trace is short for this: at that rate it lasts less than twenty mean requests")
-    if aim.startswith("energy_") and own is not None:
-        lines.append("energy: the interval is that of the step times; the power model's own error is not in it")
     if close:
         lines.append(f"not told apart from it: {', '.join(close)}")
     return [*lines, *start_lines(best.launch)]
@@ -182,6 +182,37 @@ def _against(best: "Outcome", other: "Outcome", found: "SearchResult") -> str:
         f"(90 % interval {known.ratio_low:.3g} to {known.ratio_high:.3g}), "
         f"{best.plan} is better with a probability of {odds}"
     )
+
+
+def _against_usual(best: "Outcome", found: "SearchResult") -> list[str]:
+    """Compare the best plan with what people choose without a search."""
+    usual, aim = found.usual_outcome, found.objective.path
+    if usual is None:
+        return []
+    name = f"the usual choice, {usual.plan} (tensor parallelism in a node, a pipeline across nodes)"
+    if isinstance(usual, Refusal):
+        return [f"{name}, cannot start: {usual.reason}"]
+    if usual.plan == best.plan:
+        return [f"it is the usual choice: {name.partition('(')[2].removesuffix(')')}"]
+    ratio = found.ratio_to_best(usual, aim)
+    times = "" if ratio is None else f", {ratio:.3g} times the best plan's"
+    return [f"{name}: {title(aim)} {form_of(aim)(read_metric(usual.metrics, aim))}{times}"]
+
+
+def _price_of_energy(best: "Outcome", found: "SearchResult") -> list[str]:
+    """Say what the least energy saves against the fastest plan of the same list, and what it costs in latency."""
+    aim, latency = found.objective.path, "e2e_s.mean"
+    if not aim.startswith("energy_"):
+        return []
+    rivals = found.ranked or found.changing
+    fastest = min(rivals, key=lambda result: read_metric(result.metrics, latency) or float("inf"))
+    more, longer = found.ratio_to_best(fastest, aim), found.ratio_to_best(fastest, latency)
+    if fastest is best or not more or not longer:
+        return []
+    return [
+        f"against the fastest plan, {fastest.plan}: {share(1 - 1 / more)} less energy, "
+        f"{title(latency)} {1 / longer:.3g} times as long"
+    ]
 
 
 def _is_told_apart(known: "Versus | None") -> bool:

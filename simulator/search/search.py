@@ -14,7 +14,7 @@ from cluster_specs.errors import UserError
 from cluster_specs.lazy_dataclass import dataclass
 from simulator.errors import EngineLimitError
 from simulator.feasible.changed_formats import changed_formats
-from simulator.feasible.plan_space import Axes, enumerate_plans, smallest_fit
+from simulator.feasible.plan_space import Axes, enumerate_plans, smallest_fit, usual_plan
 from simulator.feasible.sizing import Sizing, size_plan
 from simulator.plan.plan import Plan
 from simulator.pools.layouts import Layout, Outcome, with_layout_interval
@@ -46,6 +46,7 @@ class SearchResult:
     changing: tuple[Outcome, ...] = ()  # keep every limit, in formats coarser than the checkpoint's; best first
     inputs: dict[str, Any] = field(default_factory=dict)
     changes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # coarser formats, by plan that has some
+    usual: Plan | None = None  # what people choose without a search; None where plans were stated
     notes: list[str] = field(default_factory=list)  # what was decided for the user, and what prices rest on
     versus_best: Mapping[str, Versus] = field(
         default_factory=dict
@@ -60,6 +61,11 @@ class SearchResult:
     def best(self) -> Outcome | None:
         """The plan to start: one that changes the model's answers only where no other keeps every limit."""
         return next(iter((*self.ranked, *self.changing)), None)
+
+    @property
+    def usual_outcome(self) -> Outcome | Refusal | None:
+        """What became of the usual plan; None where it was not among those tried."""
+        return next((one for one in (*self.simulated, *self.refused) if one.plan == self.usual), None)
 
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame of every plan; its columns are those of ``simulator.outputs.plans``."""
@@ -82,12 +88,28 @@ class SearchResult:
                 "pruned": 0,  # a plan is simulated in milliseconds: none is ruled out by a bound
                 "simulated": simulated,
             },
+            "usual_plan": self._usual_facts(),
             "plans": [
                 {**result.to_json(), **self._facts_here(result), "breaks": broken.get(str(result.plan), [])}
                 for result in self.simulated
             ],
             "rejected": [{"plan": str(refusal.plan), "reason": refusal.reason} for refusal in self.refused],
         }
+
+    def _usual_facts(self) -> dict[str, Any] | None:
+        """Return the usual plan, its value of the objective over the best plan's, and why it cannot start."""
+        usual = self.usual_outcome
+        if usual is None:
+            return None
+        if isinstance(usual, Refusal):
+            return {"plan": str(usual.plan), "ratio": None, "reason": usual.reason}
+        return {"plan": str(usual.plan), "ratio": self.ratio_to_best(usual, self.objective.path), "reason": None}
+
+    def ratio_to_best(self, result: Outcome, path: str) -> float | None:
+        """Return a plan's value of a metric over the best plan's; None where either is unknown or nothing."""
+        ours = None if self.best is None else read_metric(self.best.metrics, path)
+        theirs = read_metric(result.metrics, path)
+        return theirs / ours if ours and theirs is not None else None
 
     def _facts_here(self, result: Outcome) -> dict[str, Any]:
         """Return what is known of a plan only beside the others of this search."""
@@ -147,7 +169,10 @@ def search(
         return outcome
 
     outcomes = run_all(judged, candidates, threads=at_once(workload, threads), on_done=on_done)
-    return _ranked(outcomes, refused, objective, wanted, changes=changes, is_apart=is_apart)
+    found = _ranked(outcomes, refused, objective, wanted, changes=changes, is_apart=is_apart)
+    if plans is not None or serving.cluster.num_devices == 1:
+        return found  # nothing is chosen
+    return replace(found, usual=usual_plan(serving.model, serving.cluster))
 
 
 def needs_all_requests(objective: Objective, *, pools: bool) -> str | None:
