@@ -36,8 +36,9 @@ from simulator.launch import launch_lines
 from simulator.model.spec import ModelSpec
 from simulator.plan.plan import Plan
 from simulator.results.interval import Interval, metric_intervals, slo_at
+from simulator.results.metric_spellings import STATISTICS
 from simulator.results.metrics import summarise
-from simulator.results.objective import STATISTICS, Slo
+from simulator.results.objective import Slo
 from simulator.results.op_breakdown import op_breakdown
 from simulator.results.run_work import run_work, work_metrics
 from simulator.results.saturation import Offered, Saturation, saturation_of

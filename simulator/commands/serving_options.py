@@ -161,7 +161,7 @@ _OPTIONS = (
         "slos",
         multiple=True,
         metavar="METRIC<=LIMIT",
-        help="Limit: ttft_s.p99<=2 on the plan, ttft_s<=2 on a request (goodput).",
+        help="Limit: ttft_p99<=500ms on the plan, ttft<=500ms on a request (goodput).",
     ),
     *_SETTINGS,
 )

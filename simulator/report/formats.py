@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from simulator.results.objective import STATISTICS
+from simulator.results.metric_spellings import STATISTICS
 from simulator.results.saturation import Saturation
 
 Format = Callable[[float | None], str]

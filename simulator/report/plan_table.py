@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from simulator.report.formats import counted, duration, form_of, saturation_line, spread, start_lines
 from simulator.report.text_table import text_table
-from simulator.results.objective import STATISTICS
+from simulator.results.metric_spellings import STATISTICS
 
 if TYPE_CHECKING:
     from simulator.pools.layouts import Outcome

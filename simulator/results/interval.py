@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from simulator.results.metric_spellings import STATISTICS
 from simulator.results.metrics import RequestSlo
-from simulator.results.objective import STATISTICS, Metrics, metric_paths, read_metric
+from simulator.results.objective import Metrics, metric_paths, read_metric
 from simulator.results.run_work import POWER_LOG_WIDTH
 from simulator.steps.step_sum import IntervalEnd
 

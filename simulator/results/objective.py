@@ -1,7 +1,8 @@
 """What a search optimises and which limits hold, as text: ``e2e_s.mean``, ``ttft_s.p99<=2``, ``ttft_s<=2``.
 
 A limit on a statistic (or on a plain metric) binds the plan. A limit on a latency itself binds every single request:
-those that keep all of them count towards the goodput.
+those that keep all of them count towards the goodput. A limit may carry a unit (``500ms``, ``95%``), and `<` says the
+same as `<=`. What else a metric may be called is in `simulator.results.metric_spellings`.
 """
 
 import re
@@ -12,11 +13,10 @@ from typing import Final
 
 from cluster_specs.errors import UserError
 from cluster_specs.lazy_dataclass import dataclass
+from simulator.results.metric_spellings import LATENCIES, STATISTICS, UNITS_S, read_spelling
 from simulator.results.metrics import RequestSlo
 
-STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")
 SUSTAINABLE_RATE: Final = "sustainable_requests_per_s"  # of a search that ranks by it alone (simulator.search.capacity)
-_LATENCIES: Final = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")
 # Plain metrics and whether less is better.
 _PLAIN: Final = {
     "throughput_tokens_per_s": False,
@@ -33,14 +33,17 @@ _PLAIN: Final = {
     "mbu_frac": False,
 }
 _PER_REQUEST: Final = ("ttft_s", "tpot_s", "e2e_s")
-_LIMIT: Final = re.compile(r"^\s*(?P<path>[a-z0-9_.]+)\s*(?P<sign><=|>=)\s*(?P<bound>[0-9.eE+-]+)\s*$")
+_LIMIT: Final = re.compile(
+    rf"(?P<name>[a-z0-9_.]+)\s*(?P<sign><=?|>=?)\s*(?P<bound>[0-9.e+-]+?)\s*(?P<unit>%|{'|'.join(UNITS_S)})?",
+    re.IGNORECASE,
+)
 
 Metrics = Mapping[str, object]
 
 
 def metric_paths() -> list[str]:
     """Return every metric an objective or a limit may name."""
-    return [f"{name}.{statistic}" for name in _LATENCIES for statistic in STATISTICS] + list(_PLAIN)
+    return [f"{name}.{statistic}" for name in LATENCIES for statistic in STATISTICS] + list(_PLAIN)
 
 
 def read_metric(metrics: Metrics, path: str) -> float | None:
@@ -105,45 +108,57 @@ class Slo:
 
 def parse_objective(text: str) -> Objective:
     """Read an objective; a latency without a statistic means its mean. Raises ``UserError``."""
-    path = text.strip()
-    path = _checked_path(f"{path}.mean" if path in _LATENCIES else path, "objective")
+    path, _ = read_spelling(text)
+    path = _checked_path(f"{path}.mean" if path in LATENCIES else path, "objective")
     return Objective(path=path, less_is_better=_PLAIN.get(path, True))
 
 
 def parse_slo(texts: Sequence[str]) -> Slo:
-    """Read limits such as ``ttft_s.p99<=2`` and ``tpot_s<=0.05``. Raises ``UserError``."""
+    """Read limits such as ``ttft_s.p99<=2``, ``tpot<50ms`` and ``p99_ttft_ms<=500``. Raises ``UserError``."""
     per_request: dict[str, float] = {}
-    per_plan = []
+    per_plan: dict[tuple[str, bool], Limit] = {}
     for text in texts:
-        match = _LIMIT.match(text)
-        if match is None:
-            raise UserError(f"slo {text!r} is not METRIC<=LIMIT or METRIC>=LIMIT", hint="for example ttft_s.p99<=2")
-        try:
-            bound = float(match["bound"])
-        except ValueError as error:
-            raise UserError(
-                f"slo {text!r}: {match['bound']!r} is no number", hint="for example tpot_s<=0.05"
-            ) from error
-        if bound <= 0:
-            raise UserError(
-                f"slo {text!r}: the limit is {bound:g}, must be > 0", hint="limits are in seconds and SI units"
-            )
-        path, at_most = match["path"], match["sign"] == "<="
+        path, at_most, bound = _read_limit(text)
         if path == SUSTAINABLE_RATE:
             raise UserError(f"slo {text!r}: limits are what {path} is found within", hint="rank by it: --objective")
-        if path in _PER_REQUEST:
-            if not at_most:
-                raise UserError(f"slo {text!r}: a request's latency can only be bounded from above", hint="use <=")
+        is_per_request = path in _PER_REQUEST
+        if is_per_request and not at_most:
+            raise UserError(f"slo {text!r}: a request's latency can only be bounded from above", hint="use <=")
+        if path in per_request or (path, at_most) in per_plan:
+            raise UserError(f"slo {text!r}: {path} is bounded twice", hint="keep the tighter limit")
+        if is_per_request:
             per_request[path] = bound
         else:
-            per_plan.append(Limit(path=_checked_path(path, "slo"), bound=bound, at_most=at_most))
-    return Slo(per_request=RequestSlo(**per_request), per_plan=tuple(per_plan))
+            per_plan[path, at_most] = Limit(path=_checked_path(path, "slo"), bound=bound, at_most=at_most)
+    return Slo(per_request=RequestSlo(**per_request), per_plan=tuple(per_plan.values()))
+
+
+def _read_limit(text: str) -> tuple[str, bool, float]:
+    """Return the path that a limit binds, whether it is an upper one, and the bound in SI units."""
+    match = _LIMIT.fullmatch(text.strip())
+    if match is None:
+        raise UserError(f"slo {text!r} is not METRIC<=LIMIT or METRIC>=LIMIT", hint="for example ttft_p99<=500ms")
+    try:
+        bound = float(match["bound"])
+    except ValueError as error:
+        raise UserError(f"slo {text!r}: {match['bound']!r} is no number", hint="for example tpot_s<=0.05") from error
+    if bound <= 0:
+        raise UserError(f"slo {text!r}: the limit is {bound:g}, must be > 0", hint="limits are in seconds and SI units")
+    path, named = read_spelling(match["name"])
+    unit = (match["unit"] or "").lower()
+    if named is not None and named != "s" and unit:
+        raise UserError(f"slo {text!r}: the metric is in {named}, the limit in {unit}", hint="state one unit")
+    unit = unit or named or ""
+    is_latency = path.partition(".")[0] in LATENCIES
+    if (unit in UNITS_S and not is_latency) or (unit == "%" and not path.endswith("_frac")):
+        raise UserError(f"slo {text!r}: {path} is not measured in {unit}", hint="for example ttft_p99<=500ms")
+    return path, match["sign"].startswith("<"), bound * (UNITS_S.get(unit, 1.0) if unit != "%" else 0.01)
 
 
 def _checked_path(path: str, where: str) -> str:
     if path not in metric_paths():
-        close = get_close_matches(path, [*metric_paths(), *_LATENCIES], n=3)
-        listed = f"{', '.join(_LATENCIES)} with .{', .'.join(STATISTICS)}; {', '.join(_PLAIN)}"
+        close = get_close_matches(path, [*metric_paths(), *LATENCIES], n=3)
+        listed = f"{', '.join(LATENCIES)} with .{', .'.join(STATISTICS)}; {', '.join(_PLAIN)}"
         raise UserError(
             f"{where}: {path!r} is no metric",
             hint=f"did you mean {' or '.join(close)}?" if close else f"one of {listed}",

@@ -14,8 +14,9 @@ from simulator.feasible.server_setup import Overrides
 from simulator.pools.disaggregation import PoolsResult, PoolStarts
 from simulator.pools.layouts import Outcome, Started, replay_layout, start_layout, with_layout_interval
 from simulator.results.interval import Interval
+from simulator.results.metric_spellings import STATISTICS
 from simulator.results.metrics import Distribution
-from simulator.results.objective import STATISTICS, metric_paths, read_metric
+from simulator.results.objective import metric_paths, read_metric
 from simulator.results.token_gaps import gap_distribution
 from simulator.serving import CostSource, Refusal, Serving
 from simulator.steps.op_curves import OpCurves

@@ -57,8 +57,52 @@ def test_an_unknown_value_breaks_a_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["ttft_s<2", "ttft_s<=fast", "latency<=1", "ttft_s.p42<=1", "ttft_s>=1", "", "ttft_s.p99<=1e"]
+    ("text", "limit"),
+    [
+        ("ttft_p99<500ms", "ttft_s.p99<=0.5"),
+        ("p99_ttft_ms <= 500", "ttft_s.p99<=0.5"),
+        ("TTFT.p99<=0.5s", "ttft_s.p99<=0.5"),
+        ("median_itl<40000us", "itl_s.p50<=0.04"),
+        ("mean_e2el_ms<=1e3", "e2e_s.mean<=1"),
+        ("queue_s.p95<2", "queue_s.p95<=2"),
+        ("slo_attainment_frac>95%", "slo_attainment_frac>=0.95"),
+        ("throughput_tokens_per_s>1e3", "throughput_tokens_per_s>=1000"),
+    ],
 )
+def test_limits_are_read_as_people_write_them(text: str, limit: str) -> None:
+    """Names of benchmark clients, units and plain signs mean the limit in SI units that the answer shows."""
+    assert [str(found) for found in parse_slo([text]).per_plan] == [limit]
+
+
+def test_a_latency_with_a_unit_binds_requests() -> None:
+    """A latency without a statistic bounds each request however it is written."""
+    assert parse_slo(["ttft<500ms", "tpot_ms<=50"]).per_request == RequestSlo(ttft_s=0.5, tpot_s=0.05)
+
+
+@pytest.mark.parametrize("text", ["ttft_p99", "p99_ttft", "ttft_s_p99", "TTFT_MS.P99"])
+def test_objectives_are_read_as_people_write_them(text: str) -> None:
+    """The spellings of a limit's metric are those of an objective."""
+    assert parse_objective(text).path == "ttft_s.p99"
+
+
+@pytest.mark.parametrize(
+    ("texts", "named"),
+    [
+        (["ttft<=1", "ttft_s<=2"], "bounded twice"),
+        (["ttft_p99<=1", "p99_ttft_ms<=2000"], "bounded twice"),
+        (["ttft_ms<=1s"], "is in ms, the limit in s"),
+        (["energy_j<=5ms"], "not measured in ms"),
+        (["ttft_p99<=5%"], "not measured in %"),
+        (["p50_ttft_p99<=1"], "two statistics"),
+    ],
+)
+def test_limits_that_contradict_themselves_are_refused(texts: list[str], named: str) -> None:
+    """A metric bounded twice, two units, a unit that the metric has not: one message that says which."""
+    with pytest.raises(UserError, match=named):
+        parse_slo(texts)
+
+
+@pytest.mark.parametrize("text", ["ttft_s<=fast", "latency<=1", "ttft_s.p42<=1", "ttft_s>=1", "", "ttft_s.p99<=1e"])
 def test_bad_limit_is_refused_with_a_hint(text: str) -> None:
     """Each malformed limit ends in one message that names it and says what to write."""
     with pytest.raises(UserError) as caught:

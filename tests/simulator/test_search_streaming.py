@@ -6,7 +6,8 @@ import pytest
 
 from simulator.commands.progress import Progress, time_left
 from simulator.feasible.plan_space import Axes
-from simulator.results.objective import STATISTICS, parse_objective, parse_slo
+from simulator.results.metric_spellings import STATISTICS
+from simulator.results.objective import parse_objective, parse_slo
 from simulator.search import search as searching
 from simulator.search.search import at_once, search, with_intervals
 from simulator.simulate import SimulatedPlan
