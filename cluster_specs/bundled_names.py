@@ -11,6 +11,8 @@ from cluster_specs.lazy_dataclass import dataclass
 
 _FOLDER: Final = Path(__file__).parent
 _SIZED: Final = re.compile(r"^(?P<device>[a-z0-9.-]+?)-(?:(?P<nodes>[0-9]{1,6})x)?(?P<count>[0-9]{1,6})$")
+_COUNT_FIRST: Final = re.compile(r"^(?:(?P<nodes>[0-9]{1,6})x)?(?P<count>[0-9]{1,6})x(?P<device>[a-z][a-z0-9.-]*)$")
+_COUNT_LAST: Final = re.compile(r"^(?P<device>[a-z][a-z0-9.-]*?)[x:](?P<count>[0-9]{1,6})$")
 _MOST_SUGGESTIONS: Final = 4
 
 
@@ -48,6 +50,25 @@ def parse_size(name: str) -> Size | None:
     return Size(name=name, device=match["device"], nodes=nodes, count=int(match["count"]))
 
 
+def canonical_cluster(name: str) -> str:
+    """Return the name a cluster has here: ``8xH200``, ``2x8xH200`` and ``H200:8`` count devices of ``h200-sxm``.
+
+    What is no such spelling is returned in lower case; so is a family of several boards (``8xH100``), with its size
+    where names have it, for `unknown_cluster` to ask which is meant.
+    """
+    text = name.strip().lower()
+    if text in bundled_clusters() or _SIZED.match(text) is not None:
+        return text
+    match = _COUNT_FIRST.match(text) or _COUNT_LAST.match(text)
+    if match is None:
+        return text
+    devices = bundled_devices()
+    boards = [match["device"]] if match["device"] in devices else _of_family(match["device"], devices)
+    device = boards[0] if len(boards) == 1 else match["device"]
+    nodes = match.groupdict().get("nodes")
+    return f"{device}-{'' if nodes is None else f'{nodes}x'}{match['count']}"
+
+
 def unknown_device(name: str) -> UserError:
     """Return the error for a name that no bundled device has."""
     known = bundled_devices()
@@ -61,9 +82,10 @@ def unknown_cluster(name: str) -> UserError:
     """
     known = bundled_clusters()
     nodes = {size.device: size.count for size in map(parse_size, known) if size is not None and size.nodes is None}
-    wanted = parse_size(name)
+    asked = canonical_cluster(name)
+    wanted = parse_size(asked)
     meant = []
-    for device in _of_family(name if wanted is None else wanted.device, list(nodes)):
+    for device in _of_family(asked if wanted is None else wanted.device, list(nodes)):
         per_node = nodes[device]
         if wanted is None:
             meant.append(f"{device}-{per_node}")
@@ -73,7 +95,7 @@ def unknown_cluster(name: str) -> UserError:
             meant += [several] if f"{device}-2x{per_node}" in known else []
         else:
             meant.append(f"{device}-{wanted.count}")
-    return _unknown("cluster", name, [*meant, *get_close_matches(name, known)], known)
+    return _unknown("cluster", name, [*meant, *get_close_matches(asked, known)], known)
 
 
 def _of_family(family: str, known: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ from cluster_specs.bundled_names import (
     bundled_clusters,
     bundled_devices,
     bundled_path,
+    canonical_cluster,
     parse_size,
     unknown_cluster,
     unknown_device,
@@ -34,7 +35,7 @@ def load_device(name_or_path: str) -> DeviceSpec:
 
 
 def load_cluster(name_or_path: str) -> ClusterSpec:
-    """Read a cluster by bundled name, sized name (``h100-sxm-4``, ``h100-sxm-16x8``) or TOML path.
+    """Read a cluster by bundled name, sized name (``h100-sxm-4``, ``h100-sxm-16x8``, ``8xH200``) or TOML path.
 
     Raises ``UserError``. A device named in a user's file is looked for beside that file first, then among the
     bundled ones.
@@ -43,10 +44,11 @@ def load_cluster(name_or_path: str) -> ClusterSpec:
         path = Path(name_or_path)
         file = read_toml(path, ClusterFile, hint=f"bundled clusters: {', '.join(bundled_clusters())}")
         return _resolve(file, _device_of(file, path))
-    if name_or_path in bundled_clusters():
-        file = read_bundled(bundled_path("clusters", name_or_path), ClusterFile)
+    name = canonical_cluster(name_or_path)
+    if name in bundled_clusters():
+        file = read_bundled(bundled_path("clusters", name), ClusterFile)
         return _resolve(file, load_device(file.device))
-    shape = parse_size(name_or_path)
+    shape = parse_size(name)
     node = None if shape is None else bundled_node(shape.device)
     if shape is None or node is None:
         raise unknown_cluster(name_or_path)

@@ -195,11 +195,29 @@ def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("spelled", "name"),
+    [
+        ("8xH200", "h200-sxm-8"),
+        ("H200:4", "h200-sxm-4"),
+        ("b200x4", "b200-4"),
+        ("2x8xB200", "b200-2x8"),
+        ("4xh100-sxm", "h100-sxm-4"),
+        ("H100-SXM-16x8", "h100-sxm-16x8"),
+    ],
+)
+def test_clusters_are_named_as_people_count_devices(spelled: str, name: str) -> None:
+    """A count before or behind the device is a size of its cluster, in any case; a board that is meant is unique."""
+    assert load_cluster(spelled) == load_cluster(name)
+
+
+@pytest.mark.parametrize(
     ("name", "complaint"),
     [
         ("h100-8", "did you mean h100-sxm-8"),
         ("a100-8", "did you mean a100-sxm-80gb-8 or a100-sxm-40gb-8"),
         ("a100-16", "did you mean a100-sxm-80gb-2x8 or a100-sxm-40gb-2x8"),
+        ("8xH100", "did you mean h100-sxm-8 or h100-pcie-8"),
+        ("H100", "did you mean h100-sxm-8"),
         ("mi300-8", "mi300x-8"),
         ("h100-sxm-9", "h100-sxm-2x8"),
         ("h100-nvl-4", "h100-nvl-2"),
