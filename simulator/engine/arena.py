@@ -8,7 +8,7 @@ from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine.bounds import NEVER, NONE
 from simulator.engine.log_row import LogRow
 from simulator.engine.records import I64, Record, Rows, places, rows_at
-from simulator.engine.replica import Group, Node, Replica, Segment
+from simulator.engine.replica import Group, Item, Node, Replica, Segment
 from simulator.engine.request import Request
 from simulator.engine.rules import first_arrival_s, ps
 from simulator.engine.state import State
@@ -79,6 +79,7 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> 
         block_size=rules.block_size,
         results=results_capacity(rules),
     )
+    num_items = 0 if workload.items is None else len(workload.items)
     num_pending = rules.concurrency + 1 if workload.after is None else n + 1
     at = _Places()
     fields: dict[str, Any] = {
@@ -86,6 +87,7 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> 
         "groups": at.table(Group, dp * lengths.stages),
         "segments": at.table(Segment, 1 + dp * segments),
         "nodes": at.table(Node, 1 + dp * rules.most_nodes),
+        "items": at.table(Item, num_items),
         "log": at.table(LogRow, log_rows),
         "num_requests": n,
         "num_replicas": dp,
@@ -94,6 +96,7 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> 
     lists = at.take(dp * lengths.replica)
     rings = at.take(dp * ids.units)
     fields["unit_ids"] = at.take(len(ids.numbers))
+    fields["item_ranges"] = at.take(n + 1 if num_items else 0)
     pending = at.take(2 * num_pending)
     starts = _slot_starts(rules, workload)
     fields["slot_starts"] = at.take(len(starts))
@@ -114,6 +117,11 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> 
         state.list_at(fields["unit_ids"], len(ids.numbers))[:] = ids.numbers
         state.requests["first_unit"] = ids.first
         state.requests["named_blocks"] = ids.named_blocks
+    if workload.items is not None and num_items:
+        state.list_at(fields["item_ranges"], n + 1)[:] = workload.items.offsets
+        rows = state.items(num_items)
+        for name in Item.dtype.names or ():
+            rows[name] = getattr(workload.items, name)
     _fill_replicas(state, lists, lengths)
     state.replicas["rings"] = rings + state.replicas["number"] * ids.units
     state.replicas["next_segment"] = 1 + state.replicas["number"] * segments

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
 from simulator.engine.bounds import LONGEST_SEQUENCE, LONGEST_STEP, MOST_BLOCKS
+from simulator.engine.item_checks import check_items
 from simulator.engine.rules import POLICIES, PS_PER_S, first_arrival_s
 from simulator.engine.table_checks import check_tables
 from simulator.engine_profiles.answer_chunks import LONGEST_INTERVAL
@@ -86,6 +87,7 @@ def check_input(
     _check_workload(limits, workload, dp * attention_dp)
     _check_timeout(tables, limits, workload, attention_dp)
     _check_times(workload, first_arrival_s(workload) if origin_s is None else origin_s)
+    check_items(tables, limits, workload)
     longest = int((workload.prompt_tokens + workload.output_tokens).max())
     check_tables(tables, limits, min(longest, limits.max_model_len))
 

@@ -39,10 +39,10 @@ class RunSums:
         self.prompt_tokens += int(prompts.sum())
         self.decoded_tokens += int(outputs.sum()) - int(np.count_nonzero(outputs))
 
-    def check(self, name: str, requests: int, totals: ReplicaTotals, *, remote_tokens: int = 0) -> None:
+    def check(self, name: str, requests: int, totals: ReplicaTotals, *, remote_tokens: int = 0, items: int = 0) -> None:
         """Raise ``EngineDefectError`` unless the sums of the replicas and ``requests`` sent agree with what was added.
 
-        ``remote_tokens`` of the prompts came from another pool.
+        ``remote_tokens`` of the prompts came from another pool; ``items`` are the images and clips of those answered.
         """
         if self.requests != requests or self.finished + self.rejected != requests:
             raise EngineDefectError(
@@ -60,6 +60,12 @@ class RunSums:
         # Drafts that end an answer early leave one step that was scheduled for nothing.
         decodes_hold = decodes >= self.decoded_tokens - preemptions
         decodes_hold &= has_drafts or self.given_up > 0 or decodes <= self.decoded_tokens
+        ran = int(totals.items.sum())
+        if ran < items or (ran > items and not repeats):
+            raise EngineDefectError(
+                f"workload {name!r}: the encoder ran {ran} items for answered requests with {items}, {preemptions} "
+                "preemptions"
+            )
         if not (prompts_hold and decodes_hold):
             raise EngineDefectError(
                 f"workload {name!r}: prompts of {self.prompt_tokens} tokens and {self.decoded_tokens} further output "

@@ -8,9 +8,17 @@ from simulator.engine.costs import Costs
 from simulator.engine.records import I64, places, rows_at
 from simulator.engine.table_checks import check_costs
 from simulator.engine_profiles.engine_limits import EngineLimits
-from simulator.steps.step_tables import StepTables
+from simulator.steps.step_tables import EncoderTables, StepTables
 
 DRAWS: Final = 1 << 62  # a draw is a whole number below this
+
+
+_NO_ENCODER: Final = EncoderTables(
+    token_knots=np.array([0, 1]),
+    token_ps=np.zeros(2, dtype=np.int64),
+    pair_knots=np.array([0, 1]),
+    pair_ps=np.zeros(2, dtype=np.int64),
+)
 
 
 def cost_arrays(tables: StepTables, limits: EngineLimits) -> Costs:
@@ -20,6 +28,7 @@ def cost_arrays(tables: StepTables, limits: EngineLimits) -> Costs:
     lower = np.maximum(np.searchsorted(knots, batch, side="right") - 1, 0)
     header = np.zeros(places(Costs), dtype=np.int64)
     fields = rows_at(header, 0, 1, Costs)[0]
+    encoder = tables.encoder or _NO_ENCODER
     parts = [header]
     size = len(header)
     for field, table in (
@@ -41,6 +50,10 @@ def cost_arrays(tables: StepTables, limits: EngineLimits) -> Costs:
         ("context", tables.context_ps),
         ("attention_start", tables.attention_start_ps),
         ("acceptance", _acceptance_bounds(limits)),
+        ("encoder_token_knots", encoder.token_knots),
+        ("encoder_tokens", encoder.token_ps),
+        ("encoder_pair_knots", encoder.pair_knots),
+        ("encoder_pairs", encoder.pair_ps),
     ):
         fields[field] = size
         parts.append(table.ravel())
@@ -54,6 +67,10 @@ def cost_arrays(tables: StepTables, limits: EngineLimits) -> Costs:
     fields["num_pair_knots"] = len(tables.prefill_pair_knots)
     fields["num_read_knots"] = len(tables.prefill_kv_knots)
     fields["num_context_knots"] = len(tables.context_knots)
+    fields["num_encoder_token_knots"] = len(encoder.token_knots)
+    fields["num_encoder_pair_knots"] = len(encoder.pair_knots)
+    fields["encoder_launch_ps"] = encoder.launch_ps
+    fields["encoder_ranks"] = encoder.ranks
     cells = check_costs(tables, np.concatenate(parts))
     return cast(Costs, rows_at(cells, 0, 1, Costs)[0])
 

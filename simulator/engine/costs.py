@@ -33,3 +33,11 @@ class Costs(Record):
     pooled: int  # part of a token table that works on the tokens of all attention-data ranks
     padded_mixed: int  # ranks are padded to the most tokens of any up to here, in steps with prefill
     padded_decode: int  # the same in steps without
+    encoder_token_knots: int
+    num_encoder_token_knots: int
+    encoder_tokens: int
+    encoder_pair_knots: int
+    num_encoder_pair_knots: int
+    encoder_pairs: int
+    encoder_launch_ps: int
+    encoder_ranks: int  # over which items are spread; 1 = every rank runs a part of each

@@ -12,6 +12,7 @@ from typing import Final
 from simulator.engine.bounds import FRACTION_BITS, NEVER, NONE
 from simulator.engine.cost import decode_line, kv_segment, prefill_cost, sample_cost, token_cost
 from simulator.engine.costs import Costs
+from simulator.engine.items import count_items, items_cost
 from simulator.engine.iteration_log import log_planned
 from simulator.engine.kernel import kernel
 from simulator.engine.leap import wait_for_output
@@ -137,7 +138,8 @@ def launch_with_drafts(state: State, costs: Costs, rep: Replica) -> None:
     draft_ps = _draft_ps(state, rep)
     attention = prefill_cost(costs, 0, planned.tokens, planned.pairs, planned.reads, batch) << FRACTION_BITS
     attention += _attention(state, costs, rep)
-    device = ((token_ps + sample_ps + draft_ps) << FRACTION_BITS) + attention
+    encoder_ps = items_cost(costs, planned)
+    device = ((encoder_ps + token_ps + sample_ps + draft_ps) << FRACTION_BITS) + attention
     start, end = run_on_device(state, rep, device, batch + planned.prefills)
     if state.log_capacity > 0:
         log_planned(state, rep, start, end, planned.decode_kv)
@@ -145,6 +147,7 @@ def launch_with_drafts(state: State, costs: Costs, rep: Replica) -> None:
     rep.sample_ps += sample_ps
     rep.draft_ps += draft_ps
     add_time(rep.attention, attention)
+    count_items(rep, encoder_ps)
     count_step(state, rep)
     drafts = queries - batch
     rep.draft_tokens += drafts

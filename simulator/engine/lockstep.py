@@ -4,7 +4,7 @@ Every rank is a scheduler with requests and KV of its own; the experts span all 
 the same time on every rank: all run the mixed kernels if one has a prefill, and a rank without work runs a dummy batch
 as long as another has some. A step takes
 
-    token(most tokens) + max over ranks (attention + sampling)
+    token(most tokens) + max over ranks (encoder + attention + sampling)
 
 where all are padded to the most tokens of any rank while those fit a CUDA graph; above, experts work on the tokens
 there are. The host of the busiest rank is the floor or the addend. Time a rank waits for a slower one is its bubble.
@@ -15,6 +15,7 @@ its scheduler, each with prefill or decode.
 from simulator.engine.bounds import FRACTION_BITS, FRACTION_MASK, NEVER
 from simulator.engine.cost import prefill_cost, ranks_token_cost, sample_cost
 from simulator.engine.costs import Costs
+from simulator.engine.items import count_items, items_cost
 from simulator.engine.iteration_log import log_planned
 from simulator.engine.kernel import kernel
 from simulator.engine.replica import Replica
@@ -84,8 +85,9 @@ def step_together(state: State, costs: Costs, rep: Replica) -> bool:
     token_ps = ranks_token_cost(costs, most_tokens, all_tokens, state.ranks, prefills)
     slowest = 0
     for number in range(first.number, first.number + state.ranks):
-        attention, sample_ps = _own_work(state, costs, replica(state, number))
-        slowest = max(slowest, attention + (sample_ps << FRACTION_BITS))
+        rank = replica(state, number)
+        attention, sample_ps = _own_work(state, costs, rank)
+        slowest = max(slowest, attention + ((items_cost(costs, rank.planned) + sample_ps) << FRACTION_BITS))
     device = (token_ps << FRACTION_BITS) + slowest
     host = (state.host_step_ps + state.host_seq_ps * most_rows) << FRACTION_BITS
     duration = max(device, host) if state.is_async else device + host
@@ -112,7 +114,8 @@ def _finish_rank(state: State, costs: Costs, rep: Replica, start: int, end: int,
     attention, sample_ps = _own_work(state, costs, rep)
     if state.log_capacity > 0 and rows > 0:
         log_planned(state, rep, start, end, decode_reads(grp, batch))
-    own = token_ps + sample_ps + ((attention + host) >> FRACTION_BITS)
+    encoder_ps = items_cost(costs, rep.planned)
+    own = encoder_ps + token_ps + sample_ps + ((attention + host) >> FRACTION_BITS)
     rep.busy_ps += own
     rep.bubble_ps += end - start - own
     rep.active_ps += end - start
@@ -120,6 +123,7 @@ def _finish_rank(state: State, costs: Costs, rep: Replica, start: int, end: int,
     rep.sample_ps += sample_ps
     add_time(rep.attention, attention)
     add_time(rep.host, host)
+    count_items(rep, encoder_ps)
     if rows > 0:
         count_step(state, rep)
     add_occupancy(state, rep, rep.planned.used, rows, end - start)

@@ -17,6 +17,7 @@ from simulator.engine.bounds import CLOCK_END, FRACTION_BITS, FRACTION_MASK, NEV
 from simulator.engine.cost import prefill_cost, sample_cost, send_cost, token_cost
 from simulator.engine.costs import Costs
 from simulator.engine.decoding import end_run, kv_tokens, stop_decoding
+from simulator.engine.items import count_items, items_cost
 from simulator.engine.iteration_log import log_planned
 from simulator.engine.kernel import kernel
 from simulator.engine.replica import Group, Replica
@@ -131,6 +132,10 @@ def launch_stages(state: State, costs: Costs, rep: Replica, grp: Group) -> None:
         if batch > 0:
             attention += decode_attention(state, costs, grp, stage)
         duration = token_ps + sample_ps + ((attention + FRACTION_MASK) >> FRACTION_BITS)
+        if stage == 0:
+            encoder_ps = items_cost(costs, planned)
+            duration += encoder_ps
+            count_items(rep, encoder_ps)
         start = max(ready, free[stage])
         end = start + duration
         rep.bubble_ps += start - max(free[stage], decision)

@@ -58,6 +58,15 @@ class Planned(Record):
     answers: int  # tokens of the answers of those whose prompts it completes
     need: int  # blocks its chunks take
 
+    # of the encoder
+    embeds_left: int  # of its budget
+    passed_embeds: int  # of items whose last token this step computes
+    items: int  # that run in this step, and their tokens and pairs
+    item_tokens: int
+    item_pairs: int
+    most_tokens: int  # of one item
+    most_pairs: int
+
 
 class Replica(Record):
     """One scheduler with its requests and its KV blocks, and the clock of what it runs on."""
@@ -95,6 +104,8 @@ class Replica(Record):
     holds_prompts: bool  # lockstep: this step admits nobody
     waited: int  # steps its prompts, or those of its ranks, have been held back
     batched: int  # lockstep, first rank: the same since every rank has some
+
+    held_embeds: int  # rows of the encoder cache that requests need
 
     free: int  # blocks without cached content
     unused: Queue  # segments nobody holds, the least recently used first, sglang: such nodes; counts their blocks
@@ -172,6 +183,21 @@ class Replica(Record):
     used_block_time: Integral  # in half blocks
     running_time: Integral
     histogram: int  # list of steps by number of sequences
+    encoder_ps: int
+    encoder_steps: int  # in which the encoder runs
+    items: int
+    item_tokens: int
+    item_pairs: int
+
+
+class Item(Record):
+    """One image or audio clip of a request (``items``)."""
+
+    start: int  # first prompt token that needs it
+    end: int
+    embeds: int  # rows the encoder hands over
+    tokens: int  # tokens it runs
+    pairs: int  # of them that see each other
 
 
 class Segment(Record):

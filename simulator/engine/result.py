@@ -61,6 +61,7 @@ class ReplicaTotals:
     sample_ps: I64
     send_ps: I64
     draft_ps: I64  # draft model of speculative decoding
+    encoder_ps: I64  # encoder of images and audio
     host_ps: I64  # host time the device waited for
     bubble_ps: I64  # pipeline stages waiting although the replica had work, summed over stages
     last_end_ps: I64
@@ -69,6 +70,10 @@ class ReplicaTotals:
     draft_tokens: I64
     accepted_tokens: I64  # drafts that became output
     surplus_tokens: I64  # decodes of sequences whose last token was under way already
+    encoder_steps: I64  # in which the encoder ran
+    items: I64  # images and clips it ran, repeats after preemption included, their tokens and pairs
+    item_tokens: I64
+    item_pairs: I64
     sampled_rows: I64
     decode_kv_reads: I64  # sum over decode steps of the KV tokens read
     prefill_pairs: I64  # causal (query, key) pairs
@@ -175,6 +180,11 @@ def totals_from_state(state: StateArrays) -> ReplicaTotals:
         sample_ps=rows["sample_ps"],
         send_ps=rows["send_ps"],
         draft_ps=rows["draft_ps"],
+        encoder_ps=rows["encoder_ps"],
+        encoder_steps=rows["encoder_steps"],
+        items=rows["items"],
+        item_tokens=rows["item_tokens"],
+        item_pairs=rows["item_pairs"],
         host_ps=rows["host"]["ps"],
         bubble_ps=rows["bubble_ps"],
         last_end_ps=rows["last_end_ps"],

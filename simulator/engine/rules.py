@@ -65,6 +65,9 @@ def rules_of(
     rules.is_leaping = leap
     rules.router = RECORDED_ROUTER if workload.replica is not None else ROUTERS[router]
     _state_client(rules, limits, workload)
+    rules.has_items = workload.items is not None and len(workload.items) > 0
+    rules.encoder_budget = limits.encoder_budget if rules.has_items else 0
+    rules.keeps_items_whole = limits.keeps_items_whole
     rules.horizon_ps = CLOCK_END
     rules.stages = tables.stages
     rules.in_flight = tables.stages + int(rules.is_async and limits.async_pipeline == "staggered")

@@ -10,6 +10,7 @@ that row is computed for nothing. Prompts go on as without drafts. Not modelled:
 
 from simulator.engine.blocks import blocks_for
 from simulator.engine.bounds import NONE
+from simulator.engine.items import chunk_before_items
 from simulator.engine.kernel import kernel
 from simulator.engine.prefix_cache import allocate
 from simulator.engine.replica import Replica
@@ -69,7 +70,10 @@ def _run_running(state: State, rep: Replica) -> None:
         req = request(state, at)
         if req.status == PREFILLING:
             done = req.computed
-            chunk = min(req.target - done, limit, rep.planned.left)
+            chunk = chunk_before_items(state, rep, req, done, min(req.target - done, limit, rep.planned.left))
+            if chunk == 0:
+                at = req.next
+                continue
             if not _reserve(state, rep, req, done + chunk + state.drafts):
                 break
             plan_chunk(state, rep, req, chunk)

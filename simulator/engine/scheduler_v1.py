@@ -10,6 +10,7 @@ prompts and with blocks reserved for the whole answer, which TensorRT-LLM reserv
 from simulator.engine.blocks import blocks_for, phase
 from simulator.engine.bounds import NONE
 from simulator.engine.decoding import kv_tokens, stop_decoding
+from simulator.engine.items import begin_items, chunk_before_items, plan_items
 from simulator.engine.kernel import kernel
 from simulator.engine.prefix_cache import allocate, free_blocks, match, publish, take, used_blocks
 from simulator.engine.replica import Group, Replica
@@ -50,7 +51,7 @@ def decode_growth(state: State, grp: Group) -> int:
 def _fits_in_any_order(state: State, rep: Replica, grp: Group) -> bool:
     """Whether every running request gets what it asks for, so that the order of the walk does not matter."""
     left = state.max_tokens - grp.decoders
-    if left < 0:
+    if left < 0 or (state.encoder_budget > 0 and rep.num_partials > 0):
         return False
     need = decode_growth(state, grp)
     limit = chunk_limit(state, rep)
@@ -78,6 +79,8 @@ def begin_step(state: State, rep: Replica) -> None:
     planned.pairs = 0
     planned.reads = 0
     planned.decodes = 0
+    if state.has_items:
+        begin_items(state, rep)
 
 
 @kernel
@@ -89,6 +92,8 @@ def plan_chunk(state: State, rep: Replica, req: Request, chunk: int) -> None:
     req.last_decision = rep.decisions
     if state.is_caching:
         publish(state, rep, req, done, done + chunk)
+    if state.has_items:
+        plan_items(state, rep, req, done, chunk)
     planned = rep.planned
     planned.left -= chunk
     planned.tokens += chunk
@@ -148,7 +153,12 @@ def run_in_order(state: State, rep: Replica, grp: Group) -> None:
             at = req.next
             continue
         done = kv_tokens(state, req)
-        chunk = 1 if is_decoding else min(req.target - done, limit, rep.planned.left)
+        chunk = 1
+        if not is_decoding:
+            chunk = chunk_before_items(state, rep, req, done, min(req.target - done, limit, rep.planned.left))
+            if chunk == 0:
+                at = req.next
+                continue
         need = _growth(state, req, done, done + chunk)
         if not preempt_until_free(state, rep, req, need):
             return
@@ -177,6 +187,9 @@ def admission(state: State, rep: Replica, req: Request) -> tuple[int, int, int]:
         if not state.is_chunked:
             return 0, 0, 0
         chunk = rep.planned.left
+    chunk = chunk_before_items(state, rep, req, hit, chunk)
+    if chunk == 0:
+        return 0, 0, 0
     blocks = blocks_at_admission(state, req, hit + chunk)
     gate = blocks
     if state.gates_full_sequence:

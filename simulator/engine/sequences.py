@@ -7,6 +7,7 @@ from simulator.engine.blocks import blocks_for
 from simulator.engine.bounds import ADMISSIONS_FULL, LAST_ADMISSION, NONE
 from simulator.engine.clients import announce_finish
 from simulator.engine.decoding import end_run, kv_tokens, stop_decoding
+from simulator.engine.items import forget_items
 from simulator.engine.kernel import kernel
 from simulator.engine.prefix_cache import give_back
 from simulator.engine.queues import join, leave
@@ -260,6 +261,8 @@ def take_all_blocks(state: State, rep: Replica, req: Request) -> bool:
         rep.surplus -= is_over
     elif status == PREFILLING:
         _drop_partial(state, rep, req)
+        if state.has_items:
+            forget_items(state, rep, req)
     leave(state, rep.running, req)
     if state.has_tree:
         keep_nothing(state, rep, req, blocks)

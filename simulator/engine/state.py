@@ -35,6 +35,7 @@ class State(Record):
     groups: int
     segments: int
     nodes: int
+    items: int
     log: int
     log_capacity: int
     log_size: int  # rows asked for; only the first log_capacity are kept
@@ -76,6 +77,12 @@ class State(Record):
     has_tree: bool  # sglang: the radix cache is on
     most_nodes: int  # of a replica's radix cache
     max_prefill_tokens: int  # sglang: no further prompt joins a step that has as many
+
+    # the encoder of images and audio
+    has_items: bool
+    item_ranges: int  # list: the first item of each request, and the one behind the last
+    encoder_budget: int  # rows it hands over in one step, and its cache holds; 0 = no limit, or nothing to run
+    keeps_items_whole: bool  # no chunk ends within an item
 
     # what the client sees of an answer before its end
     first_chunk: int  # tokens that are sent first

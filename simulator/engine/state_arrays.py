@@ -6,7 +6,7 @@ import numpy as np
 
 from simulator.engine.log_row import LogRow
 from simulator.engine.records import I64, PLACE_BYTES, Rows, rows_at
-from simulator.engine.replica import Group, Node, Replica
+from simulator.engine.replica import Group, Item, Node, Replica
 from simulator.engine.request import Request
 from simulator.engine.state import State
 
@@ -63,6 +63,10 @@ class StateArrays:
     def groups(self) -> Rows:
         """All decode groups, those of one replica in a row."""
         return rows_at(self.cells, self.header.groups, self.header.num_replicas * self.header.stages, Group)
+
+    def items(self, count: int) -> Rows:
+        """View the first ``count`` encoder items."""
+        return rows_at(self.cells, self.header.items, count, Item)
 
     @property
     def log(self) -> Rows:

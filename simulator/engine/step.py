@@ -19,6 +19,7 @@ from simulator.engine.decoding import (
     stop_decoding,
 )
 from simulator.engine.heap import first_key, first_payload, pop
+from simulator.engine.items import count_items, items_cost
 from simulator.engine.iteration_log import log_planned
 from simulator.engine.kernel import kernel
 from simulator.engine.prefix_cache import used_blocks
@@ -219,12 +220,15 @@ def launch(state: State, costs: Costs, rep: Replica, grp: Group) -> None:
     attention = prefill_cost(costs, 0, planned.tokens, planned.pairs, planned.reads, batch) << FRACTION_BITS
     if batch > 0:
         attention += decode_attention(state, costs, grp, 0)
-    start, end = run_on_device(state, rep, ((token_ps + sample_ps) << FRACTION_BITS) + attention, rows)
+    encoder_ps = items_cost(costs, planned)
+    device = ((encoder_ps + token_ps + sample_ps) << FRACTION_BITS) + attention
+    start, end = run_on_device(state, rep, device, rows)
     if state.log_capacity > 0:
         log_planned(state, rep, start, end, decode_reads(grp, batch))
     rep.token_ps += token_ps
     rep.sample_ps += sample_ps
     add_time(rep.attention, attention)
+    count_items(rep, encoder_ps)
     count_step(state, rep)
     add_occupancy(state, rep, planned.used, rows, end - start)
     rep.decision_ps = start if state.is_async else end

@@ -101,6 +101,11 @@ def _check_part(tables: StepTables, limits: EngineLimits, part: Workload, dp: in
             f"workload {part.name!r}: prefix caching is not modelled for streamed workloads",
             hint="simulate it in one piece, or set enable_prefix_caching to False",
         )
+    if part.items is not None or part.media is not None:
+        raise UserError(
+            f"workload {part.name!r}: images and audio are not modelled for streamed workloads",
+            hint="simulate it in one piece",
+        )
     check_input(tables, limits, part, dp, origin_s=origin_s)
 
 

@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeVar, cast
 
 from simulator.engine.log_row import LogRow
 from simulator.engine.records import PLACE_BYTES, Ints, Record
-from simulator.engine.replica import Group, Node, Replica, Segment
+from simulator.engine.replica import Group, Item, Node, Replica, Segment
 from simulator.engine.request import Request
 from simulator.engine.state import State
 
@@ -46,3 +46,4 @@ group: Final = Table("groups", Group)
 segment: Final = Table("segments", Segment)
 node: Final = Table("nodes", Node)
 log_row: Final = Table("log", LogRow)
+item: Final = Table("items", Item)

@@ -61,6 +61,8 @@ class EngineLimits:
         MAX_PREFILL_TOKENS  # sglang: no further prompt joins a step with as many, or a chunk if that is more
     )
     watermark_blocks: int = 0
+    encoder_budget: int = 0  # rows the encoder hands over per step, and its cache holds; 0 = as many as chunks reach
+    keeps_items_whole: bool = False  # no chunk of a prompt ends within an image
     long_prefill_token_threshold: int = 0
     batch_wait_iters: int = 0  # steps prompts wait for company while sequences decode; 0 = none
     batch_wait_tokens: int = 0  # of the step they would join: with so many it goes at once

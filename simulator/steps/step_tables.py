@@ -18,7 +18,7 @@ kernel attends for chunks and decoding sequences alike, chunks save its start (`
 CUDA-graph padding is already inside the token tables. Attention-data ranks pool their tokens for the experts: see
 ``simulator.engine.lockstep``. The host needs ``host_step + host_seq * (sequences in the step)``: a floor
 under the step when scheduling is asynchronous, an addend when it is not; what it does between two steps in any case is
-inside ``sample``.
+inside ``sample``. Items that the encoder runs in the step come on top, on the first stage (``EncoderTables``).
 """
 
 import numpy as np
@@ -27,6 +27,21 @@ from numpy.typing import NDArray
 from cluster_specs.lazy_dataclass import dataclass
 
 I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderTables:
+    """Cost of an encoder in a step whose items have so many tokens, and so many pairs of them that see each other.
+
+    On the first stage, before everything else; both tables are lines between their knots.
+    """
+
+    token_knots: I64  # [nt], ascending, first 0
+    token_ps: I64  # [nt]: all but the attention of layers in which every token of an item sees every other
+    pair_knots: I64  # [np], ascending, first 0
+    pair_ps: I64  # [np]: that attention
+    launch_ps: int = 0  # the host takes as long to start its kernels
+    ranks: int = 1  # over which whole items are spread; 1 = each rank runs a part of every item
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +69,7 @@ class StepTables:
     context_ps: I64  # [stages, nc], first column 0: expanding cached latent KV; zeros where keys are cached as such
     host_step_ps: int
     host_seq_ps: int
+    encoder: EncoderTables | None = None  # of requests with images or audio
 
     @property
     def stages(self) -> int:

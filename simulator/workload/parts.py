@@ -118,6 +118,8 @@ def check_streamable(workload: Workload) -> None:
         reason = "a client that gives up after a time-out"
     elif workload.after is not None:
         reason = "turns that follow the answers of earlier ones"
+    elif workload.media is not None:
+        reason = "requests with images or audio"
     else:
         return
     raise NotStreamableError(f"{workload.name} cannot be streamed: {reason}", hint=WHOLE_HINT)

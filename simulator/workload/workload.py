@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.lazy_dataclass import dataclass
+from simulator.workload.items import EncoderItems, Media
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,9 @@ class Workload:
     think_s: NDArray[np.float64] | None = None
     # Replica that served the request in the recorded run, for replays; None lets the router decide.
     replica: NDArray[np.int64] | None = None
+    # Images and audio as the trace states them; what a model's encoder makes of them, once it is known which.
+    media: Media | None = None
+    items: EncoderItems | None = None
     # The client gives up a request that is not answered by then, and the server drops it; None: it waits for ever.
     client_timeout_s: float | None = None
     # What was dropped or assumed when the workload was read or generated; the CLI prints each as one line.
@@ -108,4 +112,6 @@ class Workload:
             after=None if self.after is None else self.after[:count],
             think_s=None if self.think_s is None else self.think_s[:count],
             replica=None if self.replica is None else self.replica[:count],
+            media=None if self.media is None else self.media.head(count),
+            items=None if self.items is None else self.items.head(count),
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from simulator.engine.arena import state_arena
 from simulator.engine.bounds import CLOCK_END, NONE
@@ -21,7 +22,8 @@ from simulator.engine.state import State
 from simulator.engine.state_arrays import StateArrays
 from simulator.engine_profiles.engine_limits import EngineLimits
 from simulator.errors import EngineDefectError
-from simulator.steps.step_tables import linear_tables
+from simulator.steps.step_tables import EncoderTables, linear_tables
+from simulator.workload.items import EncoderItems
 from simulator.workload.workload import ClosedLoop, PrefixBlocks, Workload
 
 LIMITS = EngineLimits(
@@ -47,6 +49,7 @@ class Case:
     window_tokens: int = 0
     is_closed: bool = False
     has_prefixes: bool = False
+    has_images: bool = False
     is_decode_pool: bool = False
     horizon_ps: int = CLOCK_END  # a streamed part runs up to it
 
@@ -66,6 +69,15 @@ CASES = {
     "drafts": Case(limits=replace(LIMITS, num_speculative_tokens=3, speculative_acceptance=0.6)),
     "ranks that step together": Case(ranks=2, dp=2),
     "ranks of sglang": Case(ranks=2, dp=2, limits=replace(SGLANG, enable_prefix_caching=False)),
+    "v1 with images": Case(limits=replace(LIMITS, encoder_budget=60), has_images=True),
+    "v1 with whole images": Case(limits=replace(LIMITS, encoder_budget=60, keeps_items_whole=True), has_images=True),
+    "sglang with images": Case(limits=replace(SGLANG, enable_prefix_caching=True), has_images=True),
+    "pipeline with images": Case(stages=3, limits=replace(LIMITS, encoder_budget=60), has_images=True),
+    "drafts with images": Case(
+        limits=replace(LIMITS, encoder_budget=60, num_speculative_tokens=3, speculative_acceptance=0.6),
+        has_images=True,
+    ),
+    "ranks with images": Case(ranks=2, dp=2, limits=replace(LIMITS, encoder_budget=60), has_images=True),
     "a decode pool": Case(is_decode_pool=True),
     "a streamed part": Case(horizon_ps=20_000_000),
 }
@@ -84,12 +96,29 @@ def requests(case: Case, n: int = 60) -> Workload:
         more["prefix"] = PrefixBlocks(
             block_tokens=16, offsets=np.concatenate([[0], np.cumsum(counts)]), ids=np.concatenate(ids)
         )
+    if case.has_images:
+        more["items"] = images_of(prompts)
     return Workload(
         name="both ways",
         arrival_s=np.zeros(n) if case.is_closed else np.cumsum(rng.exponential(5e-7, n)),
         prompt_tokens=prompts,
         output_tokens=rng.integers(0, 100, n),
         **more,
+    )
+
+
+def images_of(prompts: NDArray[np.int64]) -> EncoderItems:
+    """Cut the head of each prompt into images of up to 45 tokens, or of none where it is shorter."""
+    counts = np.minimum(prompts // 45, 3)
+    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    length = 20 + 5 * (np.arange(len(number)) % 6)
+    return EncoderItems(
+        offsets=np.concatenate([[0], np.cumsum(counts)]),
+        start=45 * number,
+        end=45 * number + length,
+        embeds=length,
+        tokens=4 * length,
+        pairs=16 * length**2,
     )
 
 
@@ -111,6 +140,12 @@ def served(case: Case, engine_of: Callable[[Entry], Engine]) -> tuple[list[int],
         send_ps=900 if case.stages > 1 else 0,
         drafts=limits.num_speculative_tokens,
     )
+    if case.has_images:
+        knots = np.array([0, 100, 1 << 20])
+        encoder = EncoderTables(
+            token_knots=knots, token_ps=knots * 70, pair_knots=knots, pair_ps=knots // 3, launch_ps=11_000
+        )
+        tables = replace(tables, encoder=encoder)
     workload = requests(case)
     rules = rules_of(tables, limits, workload, router="least_outstanding", leap=True, ranks=case.ranks)
     state = state_arena(rules, workload, dp=case.dp * case.ranks, log_rows=50)
