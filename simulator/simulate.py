@@ -15,7 +15,7 @@ In a notebook::
     print(result.metrics["ttft_s"]["p99"], result.interval["ttft_s.p99"])
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -37,7 +37,7 @@ from simulator.model.spec import ModelSpec
 from simulator.plan.plan import Plan
 from simulator.results.interval import Interval, metric_intervals, slo_at
 from simulator.results.metric_spellings import STATISTICS
-from simulator.results.metrics import summarise
+from simulator.results.metrics import is_summarised, summarise
 from simulator.results.objective import Slo
 from simulator.results.op_breakdown import op_breakdown
 from simulator.results.run_work import run_work, work_metrics
@@ -227,11 +227,21 @@ def measured_plan(
     )
 
 
-def with_interval(serving: Serving, result: SimulatedPlan, workload: Workload, slo: Slo | None = None) -> SimulatedPlan:
-    """Add the metrics' 90 % intervals: two more runs, with all steps at either end of the cost model's interval."""
+def with_interval(
+    serving: Serving,
+    result: SimulatedPlan,
+    workload: Workload,
+    slo: Slo | None = None,
+    *,
+    of: Collection[str] | None = None,
+) -> SimulatedPlan:
+    """Add the metrics' 90 % intervals: two more runs, with all steps at either end of the cost model's interval.
+
+    ``of`` names the metrics that are wanted; others may be left out.
+    """
     start = result.start
     ends: tuple[IntervalEnd, IntervalEnd] = ("low", "high")
-    runs = [_measure(serving, start, _run(start, workload, end), slo, end=end) for end in ends]
+    runs = [_measure(serving, start, _run(start, workload, end), slo, end=end, of=of) for end in ends]
     frac = start.compiled.spread.first_token_frac
     every = [result.metrics, *runs]
     interval = metric_intervals(every, first_token_frac=frac)
@@ -250,9 +260,13 @@ def slowed(
     slo: Slo | None = None,
     *,
     only: Container[str] | None = None,
+    of: Collection[str] | None = None,
 ) -> dict[str, Any]:
-    """Return the metrics with some sources of error alone at the end where steps take longer and draw more."""
-    return _measure(serving, start, _run(start, workload, "high", only=only), slo, end="high", only=only)
+    """Return the metrics with some sources of error alone at the end where steps take longer and draw more.
+
+    ``of`` names the metrics that are wanted; others may be left out.
+    """
+    return _measure(serving, start, _run(start, workload, "high", only=only), slo, end="high", only=only, of=of)
 
 
 def _run(
@@ -277,9 +291,12 @@ def _measure(
     *,
     end: IntervalEnd,
     only: Container[str] | None = None,
+    of: Collection[str] | None = None,
 ) -> dict[str, Any]:
     limits, frac = (slo or Slo()).per_request, start.compiled.spread.first_token_frac
     metrics = summarise(run, limits if only is not None else slo_at(end, limits, frac)).to_json()
+    if of is not None and all(map(is_summarised, of)):
+        return metrics
     return metrics | work_figures(
         serving, start, run, int(run.output_tokens[run.is_finished].sum()), end=end, only=only
     )

@@ -178,7 +178,8 @@ def search(
             formats_together=formats_together,
         )
     if interval:
-        found = with_intervals(found, serving, workload, slo, first=top, threads=threads)
+        of = () if out is report is None and not as_json else None  # a table shows the objective's alone
+        found = with_intervals(found, serving, workload, slo, first=top, of=of, threads=threads)
     found.inputs.update(_inputs(serving, workload, trace, found, slos))
     if found.best is not None:
         found.notes.extend(f"{found.best.plan}: {note}" for note in found.best.notes)

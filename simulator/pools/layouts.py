@@ -1,5 +1,6 @@
 """Plans of one pool and of two alike: started, replayed, and given their intervals."""
 
+from collections.abc import Collection
 from typing import Any
 
 from simulator.plan.plan import Plan
@@ -45,8 +46,15 @@ def measured_layout(serving: Serving, started: Started, metrics: dict[str, Any])
     return measured_plan(serving, started, metrics, None)
 
 
-def with_layout_interval(serving: Serving, outcome: Outcome, workload: Workload, slo: Slo | None = None) -> Outcome:
-    """Add the metrics' 90 % intervals."""
+def with_layout_interval(
+    serving: Serving,
+    outcome: Outcome,
+    workload: Workload,
+    slo: Slo | None = None,
+    *,
+    of: Collection[str] | None = None,
+) -> Outcome:
+    """Add the metrics' 90 % intervals; ``of`` names those that are wanted, where others may be left out."""
     if isinstance(outcome, PoolsResult):
         return with_pools_interval(serving, outcome, workload, slo)
-    return with_interval(serving, outcome, workload, slo)
+    return with_interval(serving, outcome, workload, slo, of=of)

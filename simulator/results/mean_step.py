@@ -17,7 +17,7 @@ from simulator.steps.compiled_plan import StageSums
 from simulator.steps.step_knots import TableKnots
 from simulator.steps.step_sum import StepSum
 
-Quantity = Callable[[StepSum], Array]
+Quantity = Callable[[StepSum], Array | None]  # None where a sum has nothing of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,30 +96,102 @@ class StageTotals:
         return self.tokens + self.samples + self.sends + self.decode + self.prefill + self.context
 
 
-def stage_totals(stage: StageSums, knots: TableKnots, counts: StepCounts, quantity: Quantity) -> StageTotals:
-    """Sum ``quantity`` over all steps of one rank of ``stage``."""
-    steps, mixed = max(1, counts.steps), max(1, counts.mixed_steps)
-    decoding = counts.decode_tokens / steps
-    batch = (counts.decode_tokens - counts.drafts) / steps
-    mixed_tokens = (counts.tokens - decoding * counts.decode_steps) / mixed
-    tokens = quantity(stage.tokens)
-    alone = tokens if stage.decode_tokens is None else quantity(stage.decode_tokens)
-    row = int(np.clip(np.searchsorted(knots.batch, batch), 0, len(knots.batch) - 1))
-    decode = 0.0
-    for table in (stage.decode, stage.windowed):
-        at_batch = quantity(table).reshape(len(knots.batch), len(knots.kv))[row]
-        decode += counts.steps * _at(at_batch, knots.kv, counts.decode_kv / steps)
-    return StageTotals(
-        tokens=counts.decode_steps * _at(alone, knots.tokens, decoding)
-        + counts.mixed_steps * _at(tokens + quantity(stage.scans), knots.tokens, mixed_tokens),
-        samples=counts.steps * _at(quantity(stage.samples), knots.rows, counts.rows / steps),
-        sends=counts.steps * _at(quantity(stage.sends), knots.tokens, counts.tokens / steps),
-        decode=decode,
-        prefill=counts.mixed_steps * _at(quantity(stage.prefill), knots.pairs, counts.pairs / mixed),
-        reads=counts.mixed_steps * _at(quantity(stage.reads), knots.reads, counts.prefill_kv / mixed),
-        context=counts.mixed_steps * _at(quantity(stage.context), knots.reads, counts.cached_kv / mixed),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tabled:
+    """One quantity of one stage at the knots of its tables; None for a table in which nothing has it."""
+
+    tokens: Array | None
+    mixed_tokens: Array | None  # of steps with prefill: scans work through all of their tokens
+    samples: Array | None
+    sends: Array | None
+    decode: Array | None  # flattened, as ``windowed``
+    windowed: Array | None
+    prefill: Array | None
+    reads: Array | None
+    context: Array | None
+
+    @classmethod
+    def of(cls, stage: StageSums, quantity: Quantity) -> "Tabled":
+        """Take ``quantity`` of every table of a stage: the same for all replicas."""
+        tokens, scans = quantity(stage.tokens), quantity(stage.scans)
+        return cls(
+            tokens=tokens if stage.decode_tokens is None else quantity(stage.decode_tokens),
+            mixed_tokens=scans if tokens is None else tokens if scans is None else tokens + scans,
+            samples=quantity(stage.samples),
+            sends=quantity(stage.sends),
+            decode=quantity(stage.decode),
+            windowed=quantity(stage.windowed),
+            prefill=quantity(stage.prefill),
+            reads=quantity(stage.reads),
+            context=quantity(stage.context),
+        )
 
 
-def _at(values: Array, knots: NDArray[np.int64], point: float) -> float:
-    return float(np.interp(point, knots, values)) if point > 0 else 0.0
+class MeanSteps:
+    """Where the mean steps of a replica lie between the knots of a plan's tables."""
+
+    def __init__(self, knots: TableKnots, counts: StepCounts) -> None:
+        steps, mixed = max(1, counts.steps), max(1, counts.mixed_steps)
+        decoding = counts.decode_tokens / steps
+        batch = (counts.decode_tokens - counts.drafts) / steps
+        self._counts = counts
+        self._row = int(np.clip(np.searchsorted(knots.batch, batch), 0, len(knots.batch) - 1)) * len(knots.kv)
+        self._decode_tokens = Place.of(knots.tokens, decoding)
+        self._mixed_tokens = Place.of(knots.tokens, (counts.tokens - decoding * counts.decode_steps) / mixed)
+        self._rows = Place.of(knots.rows, counts.rows / steps)
+        self._sends = Place.of(knots.tokens, counts.tokens / steps)
+        self._kv = Place.of(knots.kv, counts.decode_kv / steps)
+        self._pairs = Place.of(knots.pairs, counts.pairs / mixed)
+        self._reads = Place.of(knots.reads, counts.prefill_kv / mixed)
+        self._context = Place.of(knots.reads, counts.cached_kv / mixed)
+
+    def totals(self, tabled: Tabled) -> StageTotals:
+        """Sum a quantity over all steps of one rank of its stage."""
+        steps, mixed = self._counts.steps, self._counts.mixed_steps
+        decode = 0.0
+        for table in (tabled.decode, tabled.windowed):
+            decode += steps * self._kv.value(table, self._row)
+        return StageTotals(
+            tokens=self._counts.decode_steps * self._decode_tokens.value(tabled.tokens)
+            + mixed * self._mixed_tokens.value(tabled.mixed_tokens),
+            samples=steps * self._rows.value(tabled.samples),
+            sends=steps * self._sends.value(tabled.sends),
+            decode=decode,
+            prefill=mixed * self._pairs.value(tabled.prefill),
+            reads=mixed * self._reads.value(tabled.reads),
+            context=mixed * self._context.value(tabled.context),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A point among ascending knots: what ``numpy.interp`` works out there, for as many curves as are asked."""
+
+    knot: int = 0  # the last one up to it
+    below: float = 0.0  # from there to the point
+    above: float = 0.0  # from the next one to the point, negative
+    gap: float = 0.0  # between the two; none where the point is on a knot or outside them
+    is_nothing: bool = False  # a step of nothing costs nothing
+
+    @classmethod
+    def of(cls, knots: NDArray[np.int64], point: float) -> "Place":
+        """Find ``point``."""
+        if not point > 0:
+            return cls(is_nothing=True)
+        at = max(0, int(np.searchsorted(knots, point, side="right")) - 1)
+        low, high = float(knots[at]), float(knots[min(at + 1, len(knots) - 1)])
+        if not low < point < high:
+            return cls(at)
+        return cls(at, point - low, point - high, high - low)
+
+    def value(self, values: Array | None, begin: int = 0) -> float:
+        """Interpolate among the values of all knots, which begin at ``begin``; nothing where there are none."""
+        if self.is_nothing or values is None:
+            return 0.0
+        low = float(values[begin + self.knot])
+        if not self.gap:
+            return low
+        high = float(values[begin + self.knot + 1])
+        slope = (high - low) / self.gap
+        found = slope * self.below + low
+        return found if found == found else slope * self.above + high  # noqa: PLR0124 - NaN: as numpy tries again

@@ -7,8 +7,9 @@ them, over all requests; its quantiles take each request's mean gap, weighted by
 the span from the first measured send to the last measured finish.
 """
 
+import math
 from collections.abc import Iterable
-from dataclasses import asdict, field
+from dataclasses import asdict, field, fields
 from typing import Any, Final
 
 import numpy as np
@@ -40,8 +41,8 @@ class Distribution:
         """Summarise ``values`` [n]; quantiles interpolate linearly."""
         if len(values) == 0:
             return cls(mean=np.nan, p50=np.nan, p90=np.nan, p95=np.nan, p99=np.nan)
-        p50, p90, p95, p99 = np.quantile(values, _QUANTILES)
-        return cls(mean=float(values.mean()), p50=float(p50), p90=float(p90), p95=float(p95), p99=float(p99))
+        p50, p90, p95, p99 = _quantiles(values)
+        return cls(mean=float(values.mean()), p50=p50, p90=p90, p95=p95, p99=p99)
 
     @classmethod
     def of_weighted(cls, values: F64, weights: F64) -> "Distribution":
@@ -62,6 +63,22 @@ class Distribution:
         quantile = sketch.quantile if is_weighted else sketch.quantile_between
         p50, p90, p95, p99 = map(quantile, _QUANTILES)
         return cls(mean=sketch.mean, p50=p50, p90=p90, p95=p95, p99=p99)
+
+
+def _quantiles(values: F64) -> list[float]:
+    """Return what ``numpy.quantile`` does, which takes longer than a short replay and imports ``numpy.ma``."""
+    last = len(values) - 1
+    places = [last * frac for frac in _QUANTILES]
+    pairs = [(int(place), min(int(place) + 1, last)) for place in places]
+    ordered = np.partition(values, sorted({last, *(at for pair in pairs for at in pair)}))
+    if np.isnan(ordered[last]):
+        return [math.nan] * len(places)
+    found = []
+    for place, pair in zip(places, pairs, strict=True):
+        low, high = (float(ordered[at]) for at in pair)
+        share, step = place - pair[0], high - low
+        found.append(high - step * (1 - share) if share >= 0.5 else low + step * share)  # as numpy rounds
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +140,15 @@ class Metrics:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and np.isnan(value) else value
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+_SUMMARISED: Final = frozenset(one.name for one in fields(Metrics))
+
+
+def is_summarised(path: str) -> bool:
+    """Whether ``summarise`` tells a metric, which other figures (energy, price, use of the device) are not in."""
+    return path.partition(".")[0] in _SUMMARISED
 
 
 def request_latencies_s(result: EngineResult) -> dict[str, F64]:

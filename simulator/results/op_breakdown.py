@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from simulator.engine.result import EngineResult, over_replicas
-from simulator.results.mean_step import Quantity, StageTotals, StepCounts, stage_totals
-from simulator.steps.compiled_plan import CompiledPlan
-from simulator.steps.step_sum import StepSum
+from simulator.results.mean_step import MeanSteps, Quantity, StageTotals, StepCounts, Tabled
+from simulator.steps.compiled_plan import CompiledPlan, StageSums, once_each
 
 _HOST: Final = "host"
 Seconds = dict[str, float]
@@ -60,9 +58,9 @@ def _add_split(spent_ps: Seconds, weights: Mapping[str, float], total_ps: float)
 def _op_totals(compiled: CompiledPlan, counts: StepCounts) -> dict[str, StageTotals]:
     """Seconds per op label at the mean steps, by table, summed over stages."""
     by_op: dict[str, StageTotals] = {}
-    for stage in compiled.stages:
-        for name in stage.labels():
-            seconds = stage_totals(stage, compiled.knots, counts, _of_label(name))
+    steps = MeanSteps(compiled.knots, counts)
+    for stage in once_each(compiled.stages, lambda stage: _label_totals(stage, steps)):
+        for name, seconds in stage.items():
             by_op[name] = by_op[name] + seconds if name in by_op else seconds
     return by_op
 
@@ -113,8 +111,9 @@ def _attention_weights(by_op: Mapping[str, StageTotals]) -> Seconds:
     }
 
 
-def _of_label(name: str) -> Quantity:
-    def seconds(total: StepSum) -> NDArray[np.float64]:
-        return total.by_label.get(name, np.zeros_like(total.latency_s))
+def _label_totals(stage: StageSums, steps: MeanSteps) -> dict[str, StageTotals]:
+    return {name: steps.totals(Tabled.of(stage, _of_label(name))) for name in stage.labels()}
 
-    return seconds
+
+def _of_label(name: str) -> Quantity:
+    return lambda total: total.by_label.get(name)

@@ -22,8 +22,8 @@ from costmodel.ops.arrays import Array
 from costmodel.ops.roofline import peak_flop_per_s
 from simulator.engine.result import EngineResult, over_replicas
 from simulator.plan.plan import Plan
-from simulator.results.mean_step import Quantity, StepCounts, stage_totals
-from simulator.steps.compiled_plan import CompiledPlan
+from simulator.results.mean_step import MeanSteps, Quantity, StepCounts, Tabled
+from simulator.steps.compiled_plan import CompiledPlan, once_each
 from simulator.steps.step_ends import AWAKE_POWER, VOLTAGE, WORK_ENERGY
 from simulator.steps.step_sum import EnergyParts, IntervalEnd, StepSum
 
@@ -70,10 +70,11 @@ def run_work(
         return total.energy_j + idle_w * (seconds - total.latency_s) - awake_w * seconds
 
     # The engine counts schedulers: a replica, or each attention-data rank of one. Either drives tp devices per stage.
-    every = [StepCounts.of_replica(totals, replica) for replica in range(totals.dp)]
+    every = [MeanSteps(compiled.knots, StepCounts.of_replica(totals, replica)) for replica in range(totals.dp)]
 
     def whole(quantity: Quantity) -> float:
-        return sum(plan.tp * _rank_sum(compiled, counts, quantity) for counts in every)
+        stages = once_each(compiled.stages, lambda stage: Tabled.of(stage, quantity))
+        return sum(plan.tp * sum(steps.totals(tabled).work for tabled in stages) for steps in every)
 
     busy_s = over_replicas(totals.busy_ps) * _S_PER_PS * plan.tp  # the engine sums over stages
     total_s = makespan_s * plan.num_devices
@@ -154,8 +155,3 @@ def _shift_j(
         VOLTAGE: whole(at_law) - ops_j + waits * waiting_j,
     }
     return sign * math.hypot(*(shift_j for name, shift_j in shifts_j.items() if only is None or name in only))
-
-
-def _rank_sum(compiled: CompiledPlan, counts: StepCounts, quantity: Quantity) -> float:
-    """Sum a quantity of one rank of each stage over all stages and steps."""
-    return sum(stage_totals(stage, compiled.knots, counts, quantity).work for stage in compiled.stages)

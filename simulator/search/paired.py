@@ -74,7 +74,7 @@ def effects(
     shared = {}
     for name, only in _sources(compiled, metric).items():
         try:
-            slow = read_metric(slowed(serving, result.start, workload, slo, only=only), metric)
+            slow = read_metric(slowed(serving, result.start, workload, slo, only=only, of={metric}), metric)
         except EngineLimitError:
             return None
         if slow is None or slow <= 0:

@@ -4,7 +4,7 @@ Plans whose number formats change what the model answers are ranked in a list of
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from itertools import islice
 from typing import Any, Final
@@ -273,22 +273,25 @@ def with_intervals(
     slo: Slo | None = None,
     *,
     first: int,
+    of: Collection[str] | None = None,
     threads: int | None = None,
 ) -> SearchResult:
     """Add the intervals of their metrics to the ``first`` plans, and to as many of those that change answers.
 
-    Breaking ones come after those ranked.
+    Breaking ones come after those ranked. ``of`` names the metrics that are wanted beside the objective, where others
+    may be left out: energy and use of the devices take as long as the replay.
 
     The best plan is compared with the next ones whose intervals overlap its own, by what both are off by together; a
     streamed workload would have to be read half a dozen times for each, and is not.
     """
+    wanted = None if of is None else {found.objective.path, *of}
     left = max(0, first - len(found.ranked))
     lists = (found.ranked[:first], found.changing[:first], tuple(result for result, _ in found.breaking[:left]))
 
     def widened(result: Outcome) -> Outcome:
         try:
             if isinstance(workload, Workload):
-                return with_layout_interval(serving, result, workload, slo)
+                return with_layout_interval(serving, result, workload, slo, of=wanted)
             assert isinstance(result, SimulatedPlan)  # others were refused
             return replay_stream(serving, result.start, workload, slo)
         except EngineLimitError:

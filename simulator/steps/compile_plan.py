@@ -21,7 +21,7 @@ from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.spec import Block, ModelSpec
 from simulator.plan.plan import Plan
 from simulator.steps.capped_stage import capped_stage
-from simulator.steps.compiled_plan import CompiledPlan, StageSums
+from simulator.steps.compiled_plan import CompiledPlan, StageSums, once_each
 from simulator.steps.op_curves import OpCurves, label
 from simulator.steps.power_cap import PowerCap
 from simulator.steps.step_knots import StepShape, TableKnots, knots_of, padded_tokens
@@ -56,22 +56,18 @@ def compile_plan(
         launches=profile.launches,
         shared_expert_tokens=profile.shared_expert_tokens,
     )
-    stages = [compiler.layers(blocks) for blocks in model.stage_blocks(plan.pp)]
-    first, last = stages[0], stages[-1]
-    first.tokens.add_all(model.embedding_ops(plan, knots.tokens), curves)
-    last.tokens.add_all(model.final_norm_ops(plan, knots.tokens, kernels), curves)
-    last.samples.add_all(model.head_ops(plan, knots.rows), curves)
-    for stage in stages[:-1]:
-        stage.sends.add_all(model.send_ops(plan, knots.tokens), curves)
+    stages = _stages(compiler, model)
     factors = profile.load_factors
     if factors.points:
-        stages = [_at_load(stage, knots, factors, plan.stage_ranks) for stage in stages]
+        stages = once_each(stages, lambda stage: _at_load(stage, knots, factors, plan.stage_ranks))
     cap = _cap_of(plan, curves)
     if cap is not None:
-        stages = [
-            capped_stage(stage, knots, shape, cap, context_tokens=context_tokens, attention_dp=plan.attention_dp)
-            for stage in stages
-        ]
+        stages = once_each(
+            stages,
+            lambda stage: capped_stage(
+                stage, knots, shape, cap, context_tokens=context_tokens, attention_dp=plan.attention_dp
+            ),
+        )
     return CompiledPlan(
         stages=tuple(stages),
         knots=knots,
@@ -85,6 +81,30 @@ def compile_plan(
         clock_mhz=curves.costs.clock_mhz,
         padded_tokens=padded_tokens(profile, shape),
     )
+
+
+def _stages(compiler: "_Compiler", model: ModelSpec) -> list[StageSums]:
+    """Price the stages with embedding, head and hand-over; stages alike, between the first and the last, are one."""
+    plan, curves, knots = compiler.plan, compiler.curves, compiler.knots
+    blocks = model.stage_blocks(plan.pp)
+    last = plan.pp - 1
+    alike: dict[object, StageSums] = {}
+    stages = []
+    for place, own in enumerate(blocks):
+        stage = alike.get(own) if 0 < place < last else None
+        if stage is None:
+            stage = compiler.layers(own)
+            if place == 0:
+                stage.tokens.add_all(model.embedding_ops(plan, knots.tokens), curves)
+            if place == last:
+                stage.tokens.add_all(model.final_norm_ops(plan, knots.tokens, compiler.kernels), curves)
+                stage.samples.add_all(model.head_ops(plan, knots.rows), curves)
+            else:
+                stage.sends.add_all(model.send_ops(plan, knots.tokens), curves)
+            if 0 < place < last:
+                alike[own] = stage
+        stages.append(stage)
+    return stages
 
 
 def _cap_of(plan: Plan, curves: OpCurves) -> PowerCap | None:

@@ -3,8 +3,8 @@
 Tables are made at the best estimate or at either end of its interval (`step_ends`), with the host time of the engine.
 """
 
-from collections.abc import Container
-from typing import Final, Literal
+from collections.abc import Callable, Container, Sequence
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from simulator.steps.step_sum import IntervalEnd, StepSum
 from simulator.steps.step_tables import StepTables
 
 I64 = NDArray[np.int64]
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 _PS_PER_S: Final = 1e12
 
@@ -55,6 +57,15 @@ class StageSums:
         return list(dict.fromkeys(name for total in sums for name in total.by_label))
 
 
+def once_each(items: Sequence[Item], work: Callable[[Item], Made]) -> list[Made]:
+    """Return ``work`` of each item, in order; stages alike are one object, of which it is done once."""
+    done: dict[int, Made] = {}
+    for item in items:
+        if id(item) not in done:
+            done[id(item)] = work(item)
+    return [done[id(item)] for item in items]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledPlan:
     """A plan's priced stages and how to lay them out as tables."""
@@ -72,7 +83,10 @@ class CompiledPlan:
 
     def seconds(self, total: StepSum, end: IntervalEnd, only: Container[str] | None = None) -> Array:
         """Return the seconds of priced ops at an end; see `step_ends` for ``only``."""
-        return at_end(end, total, spread_frac=self.spread.step_frac, only=only)
+        frac = self.spread.step_frac
+        if end == "middle" or only is not None:
+            return at_end(end, total, spread_frac=frac, only=only)
+        return total.kept(f"{end}, {frac}", lambda: at_end(end, total, spread_frac=frac))
 
     def tables(self, end: IntervalEnd = "middle", only: Container[str] | None = None) -> StepTables:
         """Return the step tables of the best estimate, or of either end of its 90 % interval.
@@ -83,7 +97,7 @@ class CompiledPlan:
         frac = self.spread.step_frac
 
         def seconds(sums: str) -> list[Array]:
-            return [self.seconds(getattr(stage, sums), end, only) for stage in self.stages]
+            return once_each(self.stages, lambda stage: self.seconds(getattr(stage, sums), end, only))
 
         def constant_s(value: float | Array, error: float | Array) -> Array:
             return at_end(end, constant_s=value, error_s=error, spread_frac=frac, only=only)
@@ -147,8 +161,11 @@ class CompiledPlan:
         """
         host, frac = self.profile.host, self.spread.step_frac
         gap_s = host.all_reduce_s if mode == "piecewise" else 0.0
-        curves = [
-            at_end(
+        tokens = self._step_tokens(captured=mode != "none")
+        first = 1 + self._padded_up_to(mode)
+
+        def row(stage: StageSums) -> I64:
+            curve = at_end(
                 end,
                 stage.tokens if has_prefill else stage.tokens_of_decode,
                 constant_s=gap_s * stage.all_reduces,
@@ -156,15 +173,9 @@ class CompiledPlan:
                 spread_frac=frac,
                 only=only,
             )
-            for stage in self.stages
-        ]
-        if has_prefill:
-            curves = [
-                curve + self.seconds(stage.scans, end, only) for curve, stage in zip(curves, self.stages, strict=True)
-            ]
-        table = self._tokens_dense(curves, captured=mode != "none")
-        first = 1 + self._padded_up_to(mode)
-        for row, stage in zip(table, self.stages, strict=True):
+            if has_prefill:
+                curve = curve + self.seconds(stage.scans, end, only)
+            dense = _dense(tokens, self.knots.tokens, curve)
             floor_s = at_end(
                 end,
                 constant_s=stage.launches * host.launch_s,
@@ -172,17 +183,23 @@ class CompiledPlan:
                 spread_frac=frac,
                 only=only,
             )
-            np.maximum(row[first:], round(float(floor_s) * _PS_PER_S), out=row[first:])
-        return table
+            np.maximum(dense[first:], round(float(floor_s) * _PS_PER_S), out=dense[first:])
+            return dense
+
+        return np.stack(once_each(self.stages, row))
 
     def _padded_up_to(self, mode: Literal["full", "piecewise", "none"]) -> int:
         """Tokens of the largest captured step."""
         sizes = self.profile.graphs.capture_sizes(self.shape.captured_tokens) if mode != "none" else []
         return sizes[-1] if sizes else 0
 
+    def _step_tokens(self, *, captured: bool) -> I64:
+        """Tokens that a step of so many runs with."""
+        return self.padded_tokens if captured else np.arange(len(self.padded_tokens))
+
     def _tokens_dense(self, curves: list[Array], *, captured: bool) -> I64:
-        tokens = self.padded_tokens if captured else np.arange(len(self.padded_tokens))
-        return np.stack([_dense(tokens, self.knots.tokens, curve) for curve in curves])
+        tokens = self._step_tokens(captured=captured)
+        return np.stack(once_each(curves, lambda curve: _dense(tokens, self.knots.tokens, curve)))
 
 
 def _to_ps(seconds: NDArray[np.floating]) -> I64:
@@ -192,6 +209,8 @@ def _to_ps(seconds: NDArray[np.floating]) -> I64:
 
 def _dense(points: I64, knots: I64, seconds: Array) -> I64:
     """Evaluate a curve at every point; a step of nothing costs nothing."""
+    if not seconds.any():
+        return np.zeros(len(points), dtype=np.int64)
     dense: I64 = _to_ps(np.interp(points, knots, seconds))
     dense[points == 0] = 0
     return dense

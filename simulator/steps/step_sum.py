@@ -41,6 +41,7 @@ class StepSum:
         # What follows from the ops is added up when it is asked for, once: half-widths by label, totals, joules' parts.
         self._widths: dict[IntervalEnd, dict[str, Array]] = {}
         self._totals: dict[str, Array] = {}
+        self._kept: dict[str, Array] = {}
         self._split: tuple[PowerModel, float | None, EnergyParts] | None = None
         self.parts: EnergyParts | None = None  # of steps under a power cap, each at a clock of its own
 
@@ -52,7 +53,14 @@ class StepSum:
         self._added.append((name, curve, times))
         self._widths.clear()
         self._totals.clear()
+        self._kept.clear()
         self._split = None
+
+    def kept(self, name: str, work: Callable[[], Array]) -> Array:
+        """Return what ``work`` makes of the ops, which is done once and goes by ``name``."""
+        if name not in self._kept:
+            self._kept[name] = work()
+        return self._kept[name]
 
     def scaled(self, factor: Array) -> "StepSum":
         """Return the sum with the time and energy of every op times ``factor``, a number per point."""

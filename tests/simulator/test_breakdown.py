@@ -1,15 +1,19 @@
 """The per-op breakdown adds up to what the engine counted, and names the ops a plan really runs."""
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster_specs.load import load_cluster
 from costmodel.pricing.analytic_costs import AnalyticCosts
 from simulator.engine.result import EngineResult
 from simulator.model.load_model import load_model
 from simulator.plan.plan import parse_plan
-from simulator.results.mean_step import StepCounts, stage_totals
+from simulator.results.mean_step import MeanSteps, Place, StepCounts, Tabled
 from simulator.results.op_breakdown import op_breakdown
 from simulator.simulate import SimulatedPlan, simulate
 from simulator.workload.parse import parse_workload
@@ -66,7 +70,8 @@ def test_mean_step_explains_the_engine(result: SimulatedPlan) -> None:
     totals = result.run.replicas
     counts = StepCounts.of_all(totals)
     compiled = result.start.compiled
-    sums = [stage_totals(stage, compiled.knots, counts, lambda total: total.latency_s) for stage in compiled.stages]
+    steps = MeanSteps(compiled.knots, counts)
+    sums = [steps.totals(Tabled.of(stage, lambda total: total.latency_s)) for stage in compiled.stages]
     attention_s = sum(total.decode + max(total.prefill, total.reads) + total.context for total in sums)
     sample_s = sum(total.samples for total in sums) + counts.rows * compiled.profile.host.serial_sequence_s
     assert attention_s == pytest.approx(float(totals.attention_ps.sum()) * 1e-12, rel=0.15)
@@ -99,6 +104,22 @@ def test_devices_are_busy_for_no_longer_than_they_are_there(result: SimulatedPla
     waiting = shares.get("bubble_frac", 0.0) + shares["idle_frac"]
     assert result.metrics["utilisation_frac"] == pytest.approx(1.0 - waiting, rel=1e-9)
     assert result.metrics["device_busy_frac"] <= result.metrics["utilisation_frac"] + 1e-12
+
+
+@given(
+    st.lists(st.integers(0, 10**7), min_size=2, max_size=40, unique=True).map(sorted),
+    st.floats(min_value=0, max_value=2e7),
+    st.data(),
+)
+def test_places_interpolate_as_numpy_does(knots: list[int], point: float, data: st.DataObject) -> None:
+    """Between knots, on them and outside, a curve has the value of ``numpy.interp`` to the bit."""
+    chosen = data.draw(st.sampled_from([point, *map(float, knots)]))
+    numbers = st.one_of(st.floats(min_value=0, max_value=1e9), st.just(math.nan))
+    values = np.array(data.draw(st.lists(numbers, min_size=len(knots), max_size=len(knots))))
+    found = Place.of(np.array(knots), chosen).value(values)
+    expected = float(np.interp(chosen, knots, values)) if chosen > 0 else 0.0
+    assert found == expected or (math.isnan(found) and math.isnan(expected))
+    assert Place.of(np.array(knots), chosen).value(None) == 0.0
 
 
 def test_launches_waited_for_are_host_time() -> None:

@@ -37,6 +37,17 @@ def _compile(
     )
 
 
+def test_stages_alike_are_compiled_once_and_cost_the_same() -> None:
+    """Equal stages between the first and the last are one object, and their rows those of a stage of their own."""
+    compiled = _compile("llama-3.1-70b", "pp8")
+    first, *between, last = compiled.stages
+    assert len({id(stage) for stage in between}) == 1
+    apart = replace(compiled, stages=(first, *(replace(stage) for stage in between), last))
+    assert len({id(stage) for stage in apart.stages}) == 8
+    for name in ("token_mixed_ps", "token_decode_ps", "sample_ps", "send_ps", "decode_ps", "prefill_pair_ps"):
+        np.testing.assert_array_equal(getattr(compiled.tables("high"), name), getattr(apart.tables("high"), name))
+
+
 def test_token_table_is_the_sum_of_its_ops() -> None:
     """At a captured size the table holds exactly the ops of all layers, the embedding and the final norm."""
     model, plan, curves = load_model("llama-3.1-8b"), parse_plan("tp2"), OpCurves(AnalyticCosts(_CLUSTER))

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simulator.engine.result import EngineResult
 from simulator.engine.run import run_replicas
@@ -95,6 +97,17 @@ def test_json_has_plain_values_and_no_nan() -> None:
     result = run_replicas(TABLES, LIMITS, replace(workload, output_tokens=np.zeros(3, dtype=np.int64)))
     text = json.dumps(summarise(result).to_json(), allow_nan=False)
     assert json.loads(text)["tpot_s"]["p99"] is None
+
+
+@given(
+    st.lists(st.floats(min_value=0, allow_infinity=False, width=64), min_size=1, max_size=300).filter(
+        lambda values: sum(values) < 1e300
+    )
+)
+def test_quantiles_are_numpys_to_the_bit(values: list[float]) -> None:
+    """However many values there are, and however many are equal, each quantile is that of ``numpy.quantile``."""
+    found = Distribution.of(np.array(values))
+    assert [found.p50, found.p90, found.p95, found.p99] == np.quantile(values, (0.5, 0.9, 0.95, 0.99)).tolist()
 
 
 def test_a_stream_gives_the_metrics_of_the_whole() -> None:

@@ -1,6 +1,7 @@
 """Two plans of one search compared: what is wrong with both does not count, what is each plan's own counts twice."""
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -39,6 +40,19 @@ def _found(metric: str = "e2e_s.mean") -> SearchResult:
     plans = [parse_plan(text) for text in ("tp4", "dp2-tp2", "pp2-tp2", "tp8")]
     found = search(serving, workload, parse_objective(metric), plans=plans, threads=1)
     return with_intervals(found, serving, workload, first=4, threads=1)
+
+
+def test_intervals_of_the_objective_alone_are_the_same_ones() -> None:
+    """Where the objective's interval is all that is wanted, it and every comparison are those of a whole answer."""
+    whole, serving, workload = _found(), _serving(), parse_workload(_WORKLOAD)
+    bare = replace(whole, ranked=tuple(replace(result, interval=None) for result in whole.ranked), versus_best={})
+    found = with_intervals(bare, serving, workload, first=4, of=(), threads=1)
+    for one, other in zip(found.ranked, whole.ranked, strict=True):
+        assert one.interval is not None
+        assert other.interval is not None
+        assert one.interval["e2e_s.mean"] == other.interval["e2e_s.mean"]
+        assert "energy_j" in other.interval.keys() - one.interval.keys()
+    assert found.versus_best == whole.versus_best
 
 
 def test_a_ratio_is_surer_than_the_two_plans_apart() -> None:
