@@ -11,7 +11,7 @@ from simulator.engine.records import I64, Record, Rows, places, rows_at
 from simulator.engine.replica import Group, Item, Node, Replica, Segment
 from simulator.engine.request import Request
 from simulator.engine.rules import first_arrival_s, ps
-from simulator.engine.state import State
+from simulator.engine.state import ALONE, DECODE_POOL, State
 from simulator.engine.state_arrays import CACHED_ROWS, LINE_PLACES, StateArrays, aligned_zeros
 from simulator.workload.generators.arrivals import random_stream
 from simulator.workload.workload import ClosedLoop, Workload
@@ -60,10 +60,11 @@ class _Lengths:
         return own + self.stages * self.group
 
 
-def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> StateArrays:
+def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int, links: int = 0) -> StateArrays:
     """Lay out the state at the start of a run under ``rules``, whose clock starts at the first arrival.
 
-    The table of requests comes last, so that others can take its place.
+    The table of requests comes last, so that others can take its place. Of two pools either hears of the other, and
+    the decode pool has ``links`` of ranks on both sides.
     """
     n = len(workload)
     ids = _ids(rules, workload)
@@ -80,7 +81,7 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> 
         results=results_capacity(rules),
     )
     num_items = 0 if workload.items is None else len(workload.items)
-    num_pending = rules.concurrency + 1 if workload.after is None else n + 1
+    num_pending = n + 1 if workload.after is not None or rules.pool == DECODE_POOL else rules.concurrency + 1
     at = _Places()
     fields: dict[str, Any] = {
         "replicas": at.table(Replica, dp),
@@ -98,6 +99,10 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> 
     fields["unit_ids"] = at.take(len(ids.numbers))
     fields["item_ranges"] = at.take(n + 1 if num_items else 0)
     pending = at.take(2 * num_pending)
+    if rules.pool != ALONE:
+        fields["transfers"] = (at.take(4 * n + 2), 2 * n + 1, 0)
+        fields["transfer_ps"] = at.take(n)
+        fields["links"] = at.take(links)
     starts = _slot_starts(rules, workload)
     fields["slot_starts"] = at.take(len(starts))
     fields["requests"] = at.table(Request, n)
@@ -105,6 +110,8 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int) -> 
     burst = opening.get("burst_left", 0)
     fields["pending"] = (pending, num_pending, burst)
     fields |= vars(rules) | opening
+    if rules.pool == DECODE_POOL:
+        fields["next_request"] = n  # all of them come from the other pool
 
     state = StateArrays(aligned_zeros(at.size))
     rows_at(state.cells, 0, 1, State)[0] = tuple(fields.get(name, 0) for name in State.dtype.names or ())
@@ -138,7 +145,7 @@ def _fill_replicas(state: StateArrays, lists: int, lengths: _Lengths) -> None:
     replicas["key_ps"] = NEVER
     replicas["free"] = state.header.num_blocks
     replicas["starved_head"] = NONE
-    for queue in ("running", "waiting", "unseen", "releasing", "finished"):
+    for queue in ("running", "waiting", "offered", "unseen", "releasing", "finished"):
         replicas[queue]["head"] = NONE
         replicas[queue]["tail"] = NONE
     at = lists + replicas["number"] * lengths.replica

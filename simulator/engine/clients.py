@@ -9,10 +9,12 @@ its time has come. The frontend delays every arrival by a constant, and lets tho
 from simulator.engine.bounds import CLOCK_END, NEVER, NONE
 from simulator.engine.heap import first_key, first_payload, pop, push
 from simulator.engine.kernel import kernel
+from simulator.engine.ordered_heap import pop_in_order
+from simulator.engine.pool_messages import SEND, offer_to_decode, tell_decode
 from simulator.engine.replica import Replica
 from simulator.engine.request import UNSENT, Request
-from simulator.engine.state import State
-from simulator.engine.tables import list_at, request
+from simulator.engine.state import DECODE_POOL, PREFILL_POOL, State
+from simulator.engine.tables import list_at, peer, request
 
 
 @kernel
@@ -22,10 +24,10 @@ def later(time: int, pause: int) -> int:
 
 
 @kernel
-def announce_finish(state: State, rep: Replica, req: Request, time: int) -> None:
-    """Tell the client and the router that a request was answered at ``time``.
+def _tell_client(state: State, req: Request, time: int) -> None:
+    """Tell the client that a request was answered at ``time``.
 
-    What the client sends in return is seen strictly later: it was not there when the next decision was taken.
+    What it sends in return is seen strictly later: it was not there when the next decision was taken.
     """
     if state.is_closed:
         push(state, state.pending, time + max(state.frontend_ps, 1), time)
@@ -35,12 +37,49 @@ def announce_finish(state: State, rep: Replica, req: Request, time: int) -> None
         child.arrival_ps = later(time, child.think_ps)
         push(state, state.pending, later(time, max(child.think_ps + state.frontend_ps, 1)), at)
         at = child.next_child
+
+
+@kernel
+def tell_router(state: State, rep: Replica, req: Request) -> None:
+    """Let the router know of a request that is over, once its time has come."""
     req.next_finished = NONE
     if rep.finished.head == NONE:
         rep.finished.head = req.number
     else:
         request(state, rep.finished.tail).next_finished = req.number
     rep.finished.tail = req.number
+
+
+@kernel
+def announce_finish(state: State, rep: Replica, req: Request, time: int) -> None:
+    """Tell client and router that a request was answered at ``time``; of two pools the client is the first one's."""
+    tell_router(state, rep, req)
+    if state.pool != DECODE_POOL:
+        _tell_client(state, req, time)
+        return
+    first = peer(state, 0)
+    _tell_client(first, request(first, req.number), time)
+    if first.pending.size > 0:
+        state.horizon_ps = min(state.horizon_ps, first_key(first, first.pending))
+
+
+@kernel
+def announce_prompt(state: State, rep: Replica, req: Request, time: int) -> None:
+    """Tell the decode pool that a prompt is computed at ``time``."""
+    tell_router(state, rep, req)
+    if state.offers_first:
+        tell_decode(state, time, req.number, SEND)
+    else:
+        offer_to_decode(state, later(time, state.handover_ps), req.number)
+
+
+@kernel
+def announce_output(state: State, rep: Replica, req: Request, time: int) -> None:
+    """Tell whoever waits for it that a request has all its tokens at ``time``."""
+    if state.pool == PREFILL_POOL:
+        announce_prompt(state, rep, req, time)
+    else:
+        announce_finish(state, rep, req, time)
 
 
 @kernel
@@ -145,6 +184,8 @@ def take_arrival(state: State, time: int) -> int:
         state.next_due += 1
         due = request(state, index).arrival_ps
         return _send_from_slot(state, time, due) if _passes_frontend(state, time, due) else NONE
+    if state.pool == DECODE_POOL:
+        return pop_in_order(state, state.pending)
     entry = first_payload(state, state.pending)
     pop(state, state.pending)
     if not state.is_closed:

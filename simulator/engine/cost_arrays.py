@@ -23,6 +23,11 @@ _NO_ENCODER: Final = EncoderTables(
 
 def cost_arrays(tables: StepTables, limits: EngineLimits) -> Costs:
     """Header with all step tables behind it in one array; raises ``UserError`` for a negative cost."""
+    return cast(Costs, rows_at(cost_cells(tables, limits), 0, 1, Costs)[0])
+
+
+def cost_cells(tables: StepTables, limits: EngineLimits) -> I64:
+    """Return that array; raises ``UserError`` for a negative cost."""
     batch = np.arange(limits.max_num_seqs + 1)
     knots = tables.decode_batch_knots
     lower = np.maximum(np.searchsorted(knots, batch, side="right") - 1, 0)
@@ -71,8 +76,7 @@ def cost_arrays(tables: StepTables, limits: EngineLimits) -> Costs:
     fields["num_encoder_pair_knots"] = len(encoder.pair_knots)
     fields["encoder_launch_ps"] = encoder.launch_ps
     fields["encoder_ranks"] = encoder.ranks
-    cells = check_costs(tables, np.concatenate(parts))
-    return cast(Costs, rows_at(cells, 0, 1, Costs)[0])
+    return check_costs(tables, np.concatenate(parts))
 
 
 def _acceptance_bounds(limits: EngineLimits) -> I64:

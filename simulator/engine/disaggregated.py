@@ -1,15 +1,14 @@
 """Two pools: one computes prompts, the other decodes, and the KV goes over a link in between.
 
-A request first runs for one token in the prefill pool. Its KV then leaves over the link of the replica that computed
-it, one request after the other. When it is there, the request enters the decode pool, which computes the last prompt
-token again and generates every token of the answer: that is how vLLM's KV connectors and their proxy do it, and why the
-first token the client sees is the decode pool's. A request preempted there has lost its KV and computes it anew.
-
-The prefill pool frees the blocks of a request when its prompt is computed, not when the transfer has ended.
+Both run on one clock and tell each other what they do (``pool_messages``), so the client may be any: an open loop,
+slots that wait for answers, sessions. A request runs for one token in the prefill pool, which holds its blocks until
+its KV has left. How the pools agree is the engine's (``HandOver``): whether the decode pool takes its blocks before the
+prompt is computed or after, and whether the first token comes along or the last prompt token is computed again.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,30 +19,54 @@ from simulator.engine.arena import state_arena
 from simulator.engine.bounds import CLOCK_END, NONE
 from simulator.engine.checks import check_input
 from simulator.engine.conservation import RunSums
-from simulator.engine.cost_arrays import cost_arrays
-from simulator.engine.policies import engine_for
-from simulator.engine.records import I64
-from simulator.engine.request import FINISHED
-from simulator.engine.result import EngineResult, result_from_state
-from simulator.engine.rules import ps, rules_of
-from simulator.engine.run import run_engine, run_replicas
+from simulator.engine.cost_arrays import cost_cells
+from simulator.engine.costs import Costs
+from simulator.engine.entries import ENTRIES, run_two_pools
+from simulator.engine.interrupt import check_stop
+from simulator.engine.loop import PAUSED
+from simulator.engine.policies import Engine, compiled, entry_for
+from simulator.engine.records import I64, rows_at
+from simulator.engine.request import FINISHED, UNSENT
+from simulator.engine.result import EngineResult, is_under_way, result_from_state, result_of
+from simulator.engine.rules import PS_PER_S, ps, rules_of
+from simulator.engine.run import SLICE_TURNS, raise_for
+from simulator.engine.state import DECODE_POOL, PREFILL_POOL, State
+from simulator.engine.state_arrays import LINE_PLACES, StateArrays, aligned_zeros
 from simulator.engine_profiles.engine_limits import EngineLimits, RouterName
-from simulator.errors import EngineLimitError
+from simulator.errors import EngineDefectError, EngineLimitError
 from simulator.steps.step_tables import StepTables
 from simulator.workload.span import LONGEST_SPAN_S, shown_span
-from simulator.workload.workload import OpenLoop, Workload
+from simulator.workload.workload import Workload
 
 TransferTime = Callable[[I64], NDArray[np.float64]]
+
+_POLICIES: Final = ("vllm-v1", "sglang")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """Replicas of one kind."""
+    """Replicas of one kind; with ``attention_dp`` above 1 each is that many schedulers that step together."""
 
     tables: StepTables
     limits: EngineLimits
     dp: int = 1
+    attention_dp: int = 1
     router: RouterName = "round_robin"
+
+    @property
+    def schedulers(self) -> int:
+        """Schedulers of all replicas, each with requests and KV of its own, and a link."""
+        return self.dp * self.attention_dp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandOver:
+    """How an engine's pools agree on a request."""
+
+    offers_first: bool = False  # the decode pool takes the blocks of a prompt before it is computed
+    passes_first_token: bool = False  # it comes with the KV; else the last prompt token is computed again
+    delay_s: float = 0.0  # from the end of a prompt until the decode pool hears of it, where it hears of it then
+    reserved_tokens: int = 0  # kept free for each request of the decode pool where another one is offered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,42 +74,52 @@ class DisaggregatedResult:
     """What each pool did, and what the client saw; all in the order of the workload."""
 
     prefill: EngineResult
-    kv_ready_ps: I64  # when the KV is in the decode pool; -1 for requests the prefill pool rejected
+    kv_ready_ps: I64  # when the KV is in the decode pool; -1 for requests whose KV never came there
     requests: EngineResult  # client's times; replicas, hits and sums are those of the decode pool
 
 
 def run_disaggregated(
-    prefill: Pool, decode: Pool, workload: Workload, *, transfer_s: TransferTime
+    prefill: Pool,
+    decode: Pool,
+    workload: Workload,
+    *,
+    transfer_s: TransferTime,
+    hand_over: HandOver | None = None,
+    leap: bool = True,
+    engine: Engine | None = None,
 ) -> DisaggregatedResult:
-    """Serve an open-loop ``workload``; ``transfer_s`` gives the seconds on the link for arrays of prompt tokens.
+    """Serve ``workload``; ``transfer_s`` gives the seconds on the link for arrays of prompt tokens.
 
-    Raises ``UserError`` for closed loops and sessions, whose arrivals would depend on the decode pool, for a recorded
-    replica, and for decode pools with prefix caching or another policy than vllm-v1.
+    ``engine`` runs both pools in place of the compiled one. Raises ``UserError`` for client time-outs and recorded
+    replicas, for a decode pool with prefix caching, and for other policies than vllm-v1 and sglang.
     """
-    name = workload.name
-    is_plain = isinstance(workload.client, OpenLoop) and workload.client_timeout_s is None
-    if not is_plain or workload.after is not None or workload.replica is not None:
+    agreed = hand_over or HandOver()
+    _check(prefill, decode, workload, agreed)
+    transfer_ps = _transfers_ps(transfer_s(workload.prompt_tokens))
+    first, second, both = _states(prefill, decode, workload, transfer_ps, agreed, leap=leap)
+    costs = rows_at(cost_cells(prefill.tables, prefill.limits), 0, 1, Costs)[0]
+    _run(engine or compiled(run_two_pools), (first, second), costs, workload.name)
+    assert len(both)  # the states are views of it
+    return _result(first, second, workload, agreed)
+
+
+def _check(prefill: Pool, decode: Pool, workload: Workload, agreed: HandOver) -> None:
+    if workload.client_timeout_s is not None or workload.replica is not None:
         raise UserError(
-            f"workload {name!r}: closed loops, capped clients, client time-outs, sessions and recorded replicas are "
-            "not modelled for two pools",
-            hint="use an open-loop trace",
+            f"workload {workload.name!r}: client time-outs and recorded replicas are not modelled for two pools",
+            hint="leave them out, or simulate one pool",
         )
-    if decode.limits.enable_prefix_caching or decode.limits.policy != "vllm-v1":
-        raise UserError("a decode pool is modelled for policy vllm-v1 without prefix caching")
-    first = run_replicas(
-        prefill.tables,
-        prefill.limits,
-        replace(workload, output_tokens=np.ones_like(workload.output_tokens)),
-        dp=prefill.dp,
-        router=prefill.router,
-    )
-    ready_ps = _kv_ready_ps(first, _transfers_ps(transfer_s(workload.prompt_tokens)), name)
-    sent = np.flatnonzero(first.is_finished)
-    order = sent[np.argsort(ready_ps[sent], kind="stable")]
-    requests = replace(first, output_tokens=workload.output_tokens)
-    if len(order):
-        requests = _merge(requests, order, _decode(decode, workload, order, ready_ps[order]))
-    return DisaggregatedResult(prefill=first, kv_ready_ps=ready_ps, requests=requests)
+    for name, pool in (("prefill", prefill), ("decode", decode)):
+        if pool.limits.policy not in _POLICIES:
+            raise UserError(f"a {name} pool is not modelled for policy {pool.limits.policy!r}")
+    if decode.limits.enable_prefix_caching:
+        raise UserError("a decode pool is modelled without prefix caching")
+    if decode.limits.policy == "sglang" and not agreed.passes_first_token:
+        raise UserError("a decode pool under policy sglang is modelled with first tokens that come with the KV")
+    if agreed.passes_first_token and (decode.limits.num_speculative_tokens or decode.tables.stages > 1):
+        raise UserError(
+            "a decode pool that gets first tokens is modelled without speculative decoding and pipeline stages"
+        )
 
 
 def _transfers_ps(transfer_s: NDArray[np.float64]) -> I64:
@@ -100,59 +133,113 @@ def _transfers_ps(transfer_s: NDArray[np.float64]) -> I64:
     return ps(transfer_s)
 
 
-def _kv_ready_ps(first: EngineResult, transfer_ps: I64, name: str) -> I64:
-    """Time at which each request's KV has arrived: one transfer at a time per prefill replica, in order of finish."""
-    ready = np.full(len(first), NONE, dtype=np.int64)
-    free = dict.fromkeys(range(first.replicas.dp), 0)
-    for i in np.argsort(first.finish_ps, kind="stable"):
-        if first.status[i] == FINISHED:
-            link = int(first.replica[i])
-            free[link] = max(free[link], int(first.finish_ps[i])) + int(transfer_ps[i])
-            if free[link] >= CLOCK_END:
-                raise EngineLimitError(
-                    f"workload {name!r}: the KV of request {i} arrives {shown_span(free[link] * 1e-12)} after the "
-                    f"first request, the engine's clock holds {shown_span(CLOCK_END * 1e-12)}",
-                    hint="the link is too slow for this load",
-                )
-            ready[i] = free[link]
-    return ready
-
-
-def _decode(pool: Pool, workload: Workload, order: I64, arrival_ps: I64) -> EngineResult:
-    part = Workload(
+def _states(
+    prefill: Pool, decode: Pool, workload: Workload, transfer_ps: I64, agreed: HandOver, *, leap: bool
+) -> tuple[StateArrays, StateArrays, I64]:
+    """Return the states of both pools, and the one array that holds them and the decode pool's step tables."""
+    prompts = replace(workload, output_tokens=np.ones_like(workload.output_tokens))
+    answers = Workload(
         name=workload.name,
-        arrival_s=np.zeros(len(order)),
-        prompt_tokens=workload.prompt_tokens[order],
-        output_tokens=workload.output_tokens[order],
+        arrival_s=np.zeros(len(workload)),
+        prompt_tokens=workload.prompt_tokens,
+        output_tokens=workload.output_tokens,
     )
-    limits = replace(pool.limits, frontend_s=0.0)
-    check_input(pool.tables, limits, part, pool.dp)
-    rules = rules_of(pool.tables, limits, part, router=pool.router, leap=True)
-    state = state_arena(rules, part, dp=pool.dp, log_rows=0)
-    state.requests["arrival_ps"] = arrival_ps
-    state.requests["remote"] = part.prompt_tokens - 1
-    run_engine(engine_for(pool.tables, limits), state, cost_arrays(pool.tables, limits), workload.name)
-    result = result_from_state(state)
-    ledger = RunSums()
-    ledger.add(result)
-    ledger.check(workload.name, len(part), result.replicas, remote_tokens=int((part.prompt_tokens - 1).sum()))
-    return result
+    parts = []
+    for pool, kind, sent in ((prefill, PREFILL_POOL, prompts), (decode, DECODE_POOL, answers)):
+        limits = replace(pool.limits, frontend_s=0.0) if kind == DECODE_POOL else pool.limits
+        check_input(pool.tables, limits, sent, pool.dp, pool.attention_dp)
+        rules = rules_of(pool.tables, limits, sent, router=pool.router, leap=leap, ranks=pool.attention_dp)
+        _state_agreement(rules, kind, agreed)
+        rules.entry = ENTRIES.index(entry_for(pool.tables, limits, pool.attention_dp))
+        links = prefill.schedulers + decode.schedulers if kind == DECODE_POOL else 0
+        parts.append(state_arena(rules, sent, dp=pool.schedulers, log_rows=0, links=links).cells)
+    parts.append(cost_cells(decode.tables, decode.limits))
+    both, places = _together(parts)
+    first, second = (StateArrays(both[place : place + len(parts[i])]) for i, place in enumerate(places[:2]))
+    first.header.peer, second.header.peer = places[1] - places[0], places[0] - places[1]
+    first.header.peer_costs = places[2] - places[0]
+    second.list_at(second.header.transfer_ps, len(workload))[:] = transfer_ps
+    return first, second, both
 
 
-def _merge(first: EngineResult, order: I64, second: EngineResult) -> EngineResult:
-    """Client's view: sent and scheduled by the first pool, answered by the second."""
+def _state_agreement(rules: State, kind: int, agreed: HandOver) -> None:
+    rules.pool = kind
+    rules.offers_first = agreed.offers_first
+    rules.passes_first_token = agreed.passes_first_token and kind == DECODE_POOL
+    rules.handover_ps = round(agreed.delay_s * PS_PER_S)
+    rules.reserved_tokens = agreed.reserved_tokens
+
+
+def _together(parts: list[I64]) -> tuple[I64, list[int]]:
+    """Lay arrays out in one, each at a line of cache; return it and where they begin."""
+    places, size = [], 0
+    for part in parts:
+        places.append(size)
+        size += len(part) + -len(part) % LINE_PLACES
+    whole = aligned_zeros(size)
+    for place, part in zip(places, parts, strict=True):
+        whole[place : place + len(part)] = part
+    return whole, places
+
+
+def _run(engine: Engine, states: tuple[StateArrays, StateArrays], costs: Costs, name: str) -> None:
+    """Run both pools to the end, in slices between which they can be interrupted."""
+    code = PAUSED
+    while code == PAUSED:
+        check_stop()
+        for state in states:
+            state.header.budget = SLICE_TURNS
+        code = engine(states[0].compiled, costs)
+    for state in states:
+        raise_for(code, state, name)
+    first, second = states
+    is_there = second.requests["status"] != UNSENT
+    left = is_under_way(second.requests) & is_there | is_under_way(first.requests) & ~is_there
+    if left.any():
+        if min(first.header.next_time_ps, second.header.next_time_ps) < CLOCK_END:
+            raise EngineDefectError(f"workload {name!r}: two pools stopped before they were done")
+        raise EngineLimitError(
+            f"workload {name!r}: {int(np.count_nonzero(left))} of {len(left)} requests are not answered after "
+            f"{shown_span(CLOCK_END * 1e-12)}, as far as the engine's clock counts",
+            hint="the link is too slow for this load, or cut the trace into parts",
+        )
+
+
+def _result(first: StateArrays, second: StateArrays, workload: Workload, agreed: HandOver) -> DisaggregatedResult:
+    prefill = result_from_state(first)
+    rows = second.requests
+    came = np.flatnonzero(rows["status"] != UNSENT)
+    decode = result_of(second, rows[came])
+    name = workload.name
+    _check_sums(prefill, decode, name, len(workload), agreed)
+    ready_ps = np.full(len(workload), NONE, dtype=np.int64)
+    ready_ps[came] = rows["think_ps"][came]
     columns = {}
-    for name in ("first_token_ps", "finish_ps", "status", "replica"):
-        column = getattr(first, name).copy()
-        column[order] = getattr(second, name)
-        columns[name] = column
-    preemptions = first.preemptions.copy()
-    preemptions[order] += second.preemptions
-    return replace(
-        first,
+    for column in ("first_token_ps", "finish_ps", "status", "replica"):
+        values = getattr(prefill, column).copy()
+        values[came] = getattr(decode, column)
+        columns[column] = values
+    preemptions = prefill.preemptions.copy()
+    preemptions[came] += decode.preemptions
+    requests = replace(
+        prefill,
+        output_tokens=workload.output_tokens,
         preemptions=preemptions,
-        replicas=second.replicas,
-        num_gpu_blocks=second.num_gpu_blocks,
-        chunks=second.chunks,
+        replicas=decode.replicas,
+        num_gpu_blocks=decode.num_gpu_blocks,
+        chunks=decode.chunks,
         **columns,
     )
+    return DisaggregatedResult(prefill=prefill, kv_ready_ps=ready_ps, requests=requests)
+
+
+def _check_sums(prefill: EngineResult, decode: EngineResult, name: str, requests: int, agreed: HandOver) -> None:
+    ledger = RunSums()
+    ledger.add(prefill)
+    ledger.check(name, requests, prefill.replicas)
+    ledger = RunSums()
+    ledger.add(decode)
+    remote = decode.prompt_tokens[decode.is_finished] - (0 if agreed.passes_first_token else 1)
+    ledger.check(name, len(decode), decode.replicas, remote_tokens=int(remote.sum()))
+    if np.count_nonzero(prefill.status == FINISHED) < np.count_nonzero(decode.is_finished):
+        raise EngineDefectError(f"workload {name!r}: more answers than prompts that were computed")

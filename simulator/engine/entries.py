@@ -8,12 +8,13 @@ Each loop is written out, since a kernel calls other kernels by name alone: one 
 from collections.abc import Callable
 from typing import Final
 
+from simulator.engine.bounds import CLOCK_END
 from simulator.engine.costs import Costs
 from simulator.engine.drafts import finish_pass_with_drafts, launch_with_drafts
 from simulator.engine.kernel import kernel
 from simulator.engine.leap import finish_pass
 from simulator.engine.lockstep import finish_lockstep_pass, preemptions, step_together
-from simulator.engine.loop import run_to_next_pass
+from simulator.engine.loop import DONE, next_time, run_to_next_pass
 from simulator.engine.pipeline import begin_decision, finish_pipeline_pass, launch_stages
 from simulator.engine.scheduler_drafts import schedule_with_drafts
 from simulator.engine.scheduler_sglang import schedule_sglang
@@ -21,7 +22,7 @@ from simulator.engine.scheduler_v0 import schedule_v0
 from simulator.engine.scheduler_v1 import schedule_v1
 from simulator.engine.state import State
 from simulator.engine.step import launch
-from simulator.engine.tables import group, replica
+from simulator.engine.tables import group, peer, peer_costs, replica
 
 STUCK: Final = -2
 
@@ -121,4 +122,50 @@ def run_v1_with_drafts(state: State, costs: Costs) -> int:
             return STUCK
 
 
-ENTRIES: Final[tuple[Entry, ...]] = (run_v1, run_v0, run_sglang, run_v1_pipeline, run_lockstep, run_v1_with_drafts)
+@kernel
+def _run_pool(state: State, costs: Costs) -> int:
+    """Run one of two pools up to its horizon, on its own engine."""
+    if state.entry == 0:
+        return run_v1(state, costs)
+    if state.entry == 1:
+        return run_v0(state, costs)
+    if state.entry == 2:
+        return run_sglang(state, costs)
+    if state.entry == 3:
+        return run_v1_pipeline(state, costs)
+    if state.entry == 4:
+        return run_lockstep(state, costs)
+    return run_v1_with_drafts(state, costs)
+
+
+@kernel
+def run_two_pools(state: State, costs: Costs) -> int:
+    """Two pools on one clock, from the prefill pool: whichever comes next runs up to where the other one acts."""
+    decode = peer(state, 0)
+    while True:
+        first = next_time(state)
+        second = next_time(decode)
+        if min(first, second) >= CLOCK_END or state.full + decode.full > 0:
+            state.next_time_ps = first
+            decode.next_time_ps = second
+            return DONE
+        if first <= second:
+            state.horizon_ps = min(second, CLOCK_END - 1) + 1
+            code = _run_pool(state, costs)
+        else:
+            decode.horizon_ps = min(first, CLOCK_END)
+            code = _run_pool(decode, peer_costs(state, 0))
+        if code != DONE:
+            return code
+
+
+# A pool of two names its engine by the place in this list (``State.entry``).
+ENTRIES: Final[tuple[Entry, ...]] = (
+    run_v1,
+    run_v0,
+    run_sglang,
+    run_v1_pipeline,
+    run_lockstep,
+    run_v1_with_drafts,
+    run_two_pools,
+)

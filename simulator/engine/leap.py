@@ -17,7 +17,7 @@ from simulator.engine.kernel import kernel
 from simulator.engine.prefix_cache import free_blocks
 from simulator.engine.replica import Group, Replica
 from simulator.engine.sequences import release_due
-from simulator.engine.state import State
+from simulator.engine.state import ALONE, State
 from simulator.engine.tables import group, list_at
 
 
@@ -108,11 +108,13 @@ def _needs_a_pass(state: State, rep: Replica, grp: Group) -> bool:
 def _changes_after_a_step(rep: Replica) -> bool:
     """Whether anything but another decode of the same sequences may follow the next step.
 
-    What is released after it may admit somebody, and SGLang then sees that those who overrun are over.
+    What is released after it may admit somebody, or a prompt of the other pool, and SGLang then sees that those who
+    overrun are over.
     """
     if rep.overrunning > 0:
         return True
-    return rep.waiting.count > 0 and (rep.releasing.head != NONE or rep.over > 0)
+    is_wanted = rep.waiting.count > 0 or rep.offered.head != NONE
+    return is_wanted and (rep.releasing.head != NONE or rep.over > 0)
 
 
 @kernel
@@ -139,7 +141,8 @@ def propose(state: State, costs: Costs, rep: Replica, grp: Group) -> None:
     if _needs_a_pass(state, rep, grp):
         return
     if grp.decoders == 0:
-        if has_waiting and not state.is_sglang:
+        # Of two pools one may run before: KV that leaves frees blocks, and whose KV comes passes those that lack them.
+        if has_waiting and not state.is_sglang and state.pool == ALONE:
             wait_for_output(state, rep)
         elif not has_waiting and rep.decision_ps >= rep.end_ps:
             rep.key_ps = NEVER
@@ -205,7 +208,8 @@ def finish_pass(state: State, costs: Costs, rep: Replica, has_launched: bool) ->
         # All output is back, nobody was preempted, and still nothing can run.
         is_stuck = rep.running.count > 0 or rep.is_blocked or (state.is_sglang and rep.waiting.count > 0)
         if is_stuck and rep.decision_ps >= rep.end_ps:
-            return False
+            rep.key_ps = NEVER  # until KV has left a prefill pool, or come into a decode pool
+            return rep.sending + rep.receiving > 0
         wait_for_output(state, rep)
     propose(state, costs, rep, group(state, rep.first_group))
     return True

@@ -133,6 +133,16 @@ def _finish_rank(state: State, costs: Costs, rep: Replica, start: int, end: int,
 
 
 @kernel
+def _awaits_kv(state: State, first: Replica) -> bool:
+    """Whether a rank holds blocks whose KV has not left a prefill pool, or not come into a decode pool."""
+    blocked = 0
+    for number in range(first.number, first.number + state.ranks):
+        rep = replica(state, number)
+        blocked += rep.sending + rep.receiving
+    return blocked > 0
+
+
+@kernel
 def finish_lockstep_pass(state: State, rep: Replica, has_launched: bool, preempted: bool) -> bool:
     """Set the next decision of all ranks after a pass; False if the replica can never go on, which is a defect."""
     first = first_rank(state, rep)
@@ -143,12 +153,13 @@ def finish_lockstep_pass(state: State, rep: Replica, has_launched: bool, preempt
     waiting = 0
     for number in range(first.number, first.number + state.ranks):
         waiting += replica(state, number).waiting.count
-    if is_over and waiting > 0 and not preempted:
+    is_stuck = is_over and waiting > 0 and not preempted
+    if is_stuck and not _awaits_kv(state, first):
         return False
     for number in range(first.number, first.number + state.ranks):
         rank = replica(state, number)
         rank.decision_ps = decision
-        rank.key_ps = NEVER if is_over and waiting == 0 else decision
+        rank.key_ps = NEVER if is_over and (waiting == 0 or is_stuck) else decision
         release_due(state, rank)
     return True
 

@@ -12,27 +12,35 @@ from typing import Final
 
 from simulator.engine.blocks import blocks_for
 from simulator.engine.bounds import NEVER, NONE
-from simulator.engine.clients import announce_finish, later, next_arrival, take_arrival
+from simulator.engine.clients import announce_finish, later, next_arrival, take_arrival, tell_router
 from simulator.engine.commit import commit
 from simulator.engine.costs import Costs
+from simulator.engine.heap import first_key
 from simulator.engine.kernel import kernel
-from simulator.engine.leap import propose, steps_decided_before
+from simulator.engine.leap import blocks_needed, propose, steps_decided_before
+from simulator.engine.ordered_heap import pop_in_order
+from simulator.engine.pool_messages import SEND, SENT, START, offer_to_decode, tell_prefill
+from simulator.engine.prefix_cache import free_blocks
+from simulator.engine.received import blocks_for_offer, offer, send_kv
 from simulator.engine.replica import Replica
 from simulator.engine.request import (
     DECODING,
+    FINISHED,
+    OFFERED,
     PREFILLING,
     REJECTED_BUDGET,
     REJECTED_CONTEXT,
     REJECTED_KV,
+    SENDING,
     TIMED_OUT,
     UNSEEN,
     WAITING,
     Request,
 )
 from simulator.engine.router import next_tick, replica_to_show, route
-from simulator.engine.sequences import enqueue, is_given_up, keep_unseen
-from simulator.engine.state import State
-from simulator.engine.tables import group, replica, request
+from simulator.engine.sequences import enqueue, enqueue_behind_received, free_sent, is_given_up, keep_unseen
+from simulator.engine.state import ALONE, DECODE_POOL, PREFILL_POOL, State
+from simulator.engine.tables import group, peer, replica, request
 
 DONE: Final = -1
 PAUSED: Final = -3
@@ -69,7 +77,22 @@ def _reject(state: State, rep: Replica, req: Request, time: int) -> bool:
     req.status = status
     req.finish_ps = time
     announce_finish(state, rep, req, time)
+    if state.pool == DECODE_POOL:
+        _cancel_prompt(state, req, time)
     return True
+
+
+@kernel
+def _cancel_prompt(state: State, req: Request, time: int) -> None:
+    """Let the prefill pool forget a request that the decode pool cannot run, and free its blocks."""
+    if not state.offers_first:
+        tell_prefill(state, time, req.number, SENT)
+        return
+    first = peer(state, 0)
+    prompt = request(first, req.number)
+    prompt.status = req.status
+    prompt.finish_ps = time
+    tell_router(first, replica(first, prompt.replica), prompt)
 
 
 @kernel
@@ -124,7 +147,12 @@ def _pass_deadline(state: State, costs: Costs, time: int) -> None:
 def _join_queue(state: State, rep: Replica, req: Request, time: int) -> bool:
     """Put a request into a replica's queue; True if the replica has to propose anew."""
     is_first = rep.waiting.count == 0
-    if state.recv_interval > 1:
+    if state.pool == DECODE_POOL:
+        is_first = is_first or request(state, rep.waiting.head).remote == 0
+        req.status = WAITING
+        enqueue_behind_received(state, rep, req)
+        rep.is_blocked = rep.is_blocked and not is_first
+    elif state.recv_interval > 1:
         is_first = rep.unseen.count == 0
         keep_unseen(state, rep, req)
     else:
@@ -137,6 +165,8 @@ def _join_queue(state: State, rep: Replica, req: Request, time: int) -> bool:
     if state.recv_interval > 1 or state.is_sglang:
         return rep.leap_steps > 0
     rep.is_blocked = rep.running.count >= state.max_seqs and rep.releasing.head == NONE
+    if state.passes_first_token and req.output == 1:
+        rep.is_blocked = False  # it needs no seat
     return rep.leap_steps > 0 and not rep.is_blocked
 
 
@@ -151,9 +181,89 @@ def _arrive(state: State, costs: Costs, time: int) -> None:
     rep = replica(state, route(state, req, time))
     req.replica = rep.number
     rep.outstanding += 1
-    if not _reject(state, rep, req, time) and _join_queue(state, rep, req, time):
+    if _reject(state, rep, req, time):
+        return
+    if state.pool == DECODE_POOL:
+        _offer(state, costs, rep, req, time)
+    elif state.offers_first:
+        req.status = OFFERED
+        offer_to_decode(state, time, req.number)
+    else:
+        _queue(state, costs, rep, req, time)
+
+
+@kernel
+def _offer(state: State, costs: Costs, rep: Replica, req: Request, time: int) -> None:
+    """Offer a request to a replica; it sees the blocks that steps decided before ``time`` have left."""
+    grp = group(state, rep.first_group)
+    has_proposal = rep.leap_steps > 0
+    if has_proposal:
+        # With enough for the whole leap as well it makes no difference how much of it has run.
+        needed = blocks_for_offer(state, rep, req) + blocks_needed(state, grp, rep.leap_steps)
+        has_proposal = needed > free_blocks(state, rep)
+    if has_proposal:
+        _cut_short(state, rep, time)
+    offer(state, rep, req, time)
+    if has_proposal:
+        propose(state, costs, rep, grp)
+
+
+@kernel
+def _queue(state: State, costs: Costs, rep: Replica, req: Request, time: int) -> None:
+    """Put a request into a replica's queue; what was proposed beyond ``time`` is proposed anew where that matters."""
+    if _join_queue(state, rep, req, time):
         _cut_short(state, rep, time)
         propose(state, costs, rep, group(state, rep.first_group))
+
+
+@kernel
+def _next_message(state: State) -> int:
+    """Time of the next message from the other of two pools, or NEVER."""
+    if state.pool == ALONE or state.transfers.size == 0:
+        return NEVER
+    return first_key(state, state.transfers)
+
+
+@kernel
+def _see_sent(state: State, req: Request, time: int) -> None:
+    """Free the blocks of a prompt whose KV has left, and let who waits for blocks go on."""
+    req.remote = 1
+    if req.status != SENDING:
+        return  # its own scheduler has not let go of it yet, or it was preempted meanwhile
+    rep = replica(state, req.replica)
+    free_sent(state, rep, req)
+    req.status = FINISHED
+    rep.sending -= 1
+    rep.is_blocked = False
+    if rep.key_ps == NEVER and rep.waiting.count > 0:
+        rep.decision_ps = max(time, rep.end_ps)
+        rep.key_ps = rep.decision_ps
+
+
+@kernel
+def _take_message(state: State, costs: Costs, time: int) -> None:
+    """Do what the other pool asks for at ``time``."""
+    entry = pop_in_order(state, state.transfers)
+    req = request(state, entry >> 1)
+    event = entry & 1
+    if state.pool == PREFILL_POOL:
+        if event == START:
+            _queue(state, costs, replica(state, req.replica), req, time)
+        else:
+            _see_sent(state, req, time)
+    elif event == SEND:
+        send_kv(state, req, time)
+    else:
+        rep = replica(state, req.replica)
+        rep.receiving -= 1
+        req.remote = req.prompt
+        _queue(state, costs, rep, req, time)
+
+
+@kernel
+def next_time(state: State) -> int:
+    """Time of what comes next in a state, or NEVER."""
+    return min(_earliest(state).key_ps, next_arrival(state), _next_message(state))
 
 
 @kernel
@@ -167,9 +277,13 @@ def run_to_next_pass(state: State, costs: Costs) -> int:
         rep = _earliest(state)
         key = rep.key_ps
         arrival = next_arrival(state)
-        if min(arrival, key) >= state.horizon_ps:
-            state.next_time_ps = min(arrival, key)
+        message = _next_message(state)
+        if min(arrival, key, message) >= state.horizon_ps:
+            state.next_time_ps = min(arrival, key, message)
             return DONE
+        if message <= min(arrival, key) and message != NEVER:
+            _take_message(state, costs, message)
+            continue
         tick = next_tick(state, arrival)
         event = arrival if tick == NONE else tick
         deadline = _next_deadline(state)

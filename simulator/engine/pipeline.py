@@ -227,4 +227,7 @@ def finish_pipeline_pass(state: State, rep: Replica, has_launched: bool) -> bool
         if rep.unseen_results == state.in_flight:
             _see_oldest(state, rep)
     rep.key_ps = rep.decision_ps
+    if rep.empties > 4 * state.in_flight and rep.sending + rep.receiving > 0:
+        rep.key_ps = NEVER  # until KV has left a prefill pool, or come into a decode pool
+        rep.empties = 0
     return rep.empties <= 4 * state.in_flight

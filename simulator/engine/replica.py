@@ -91,6 +91,9 @@ class Replica(Record):
 
     running: Queue  # in order of admission
     waiting: Queue
+    offered: Queue  # decode pool: wait for blocks
+    receiving: int  # decode pool: requests whose KV is to come
+    sending: int  # prefill pool: requests that hold nothing but blocks until their KV has left
     unseen: Queue  # arrived, and the scheduler has not looked yet
     skipped: int  # sglang: weights of the steps since it last looked for arrivals
     num_partials: int  # running requests in prefill, and the list of them in the order of the running list

@@ -18,6 +18,9 @@ VERIFYING: Final = 9  # decoding with drafts: computed and generated are exact, 
 TIMED_OUT: Final = 10  # the client gave up
 UNSEEN: Final = 11  # sent, and the scheduler has not looked yet
 LEAVING: Final = 12  # preempted with its last token under way: in the waiting queue until that is seen
+OFFERED: Final = 14  # two pools: waits for blocks in the decode pool
+RECEIVING: Final = 15  # decode pool: its blocks are taken, its KV is not there yet
+SENDING: Final = 16  # prefill pool: computed, blocks held until its KV has left
 OVERRUNNING: Final = 13  # sglang: last token scheduled, and it decodes once more because that is not seen yet
 
 
@@ -52,11 +55,12 @@ class Request(Record):
     first_child: int  # first request sent after this one
 
     arrival_ps: int  # when the client sends it
-    think_ps: int  # between the finish it waits for and its arrival; NONE if it waits for none
+    # between the finish it waits for and its arrival; NONE if it waits for none; decode pool: when its KV is there
+    think_ps: int
     target: int  # tokens the prefill must reach: prompt + already generated
     scheduled_ps: int  # first admission decision
     first_token_ps: int
-    remote: Small  # tokens whose KV comes with it from another pool; lost when it is preempted
+    remote: Small  # decode pool: tokens whose KV has come, for it in its blocks; prefill pool: 1 once its KV has left
     chunk_start: Small  # tokens with KV before its last chunk
     last_decision: int  # pipeline: the last decision that ran a chunk of its prompt, or its last decode before it left
     hit_tokens: int  # prompt tokens found in the prefix cache at the first admission

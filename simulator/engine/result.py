@@ -12,7 +12,9 @@ from simulator.engine.records import I64, Flags, Rows, taken
 from simulator.engine.request import (
     FINISHED,
     LEAVING,
+    OFFERED,
     OVERRUNNING,
+    RECEIVING,
     REJECTED_BUDGET,
     REJECTED_CONTEXT,
     REJECTED_KV,
@@ -152,7 +154,8 @@ class EngineResult:
 def is_under_way(requests: Rows) -> Flags:
     """Which requests are neither answered nor rejected."""
     status = requests["status"]
-    is_late = (status == VERIFYING) | (status == UNSEEN) | (status == LEAVING) | (status == OVERRUNNING)
+    is_late = (status == OFFERED) | (status == RECEIVING)
+    is_late |= (status == VERIFYING) | (status == UNSEEN) | (status == LEAVING) | (status == OVERRUNNING)
     return np.asarray((status < FINISHED) | is_late, dtype=np.bool_)
 
 

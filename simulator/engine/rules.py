@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from simulator.engine.bounds import CLOCK_END, NONE
 from simulator.engine.records import I64
 from simulator.engine.state import (
+    ALONE,
     LEAST_OUTSTANDING_ROUTER,
     ORCA,
     PREFIX_ROUTER,
@@ -74,6 +75,7 @@ def rules_of(
     rules.decodes_always = rules.is_async and tables.stages > 1 and limits.async_pipeline == "unbroken"
     rules.last_tick_ps = NONE
     rules.ranks = ranks
+    rules.pool = ALONE
     return rules
 
 

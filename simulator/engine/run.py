@@ -34,7 +34,7 @@ from simulator.workload.span import shown_span
 from simulator.workload.workload import Workload
 
 _LOG_ROWS: Final = 4096
-_SLICE_TURNS: Final = 1 << 15  # turns of the event loop: some 10 ms, a few hundred where every step walks a long list
+SLICE_TURNS: Final = 1 << 15  # turns of the event loop: some 10 ms, a few hundred where every step walks a long list
 _FULL: Final = {
     STAGE_TIME_FULL: f"the stages of a replica work for more than {shown_span(CLOCK_END * 1e-12)} taken together",
     EPOCHS_FULL: f"a replica takes more than {LAST_EPOCH:,} decode steps",
@@ -108,12 +108,9 @@ def run_engine(engine: Engine, state: StateArrays, costs: Costs, name: str) -> N
     code = PAUSED
     while code == PAUSED:
         check_stop()
-        header.budget = _SLICE_TURNS
+        header.budget = SLICE_TURNS
         code = engine(state.compiled, costs)
-    if code == STUCK:
-        raise EngineDefectError(f"workload {name!r} leaves a request that can never be admitted")
-    if header.full:
-        raise EngineLimitError(f"workload {name!r}: {_FULL[int(header.full)]}", hint=_LONG_HINT)
+    raise_for(code, state, name)
     is_over = header.horizon_ps < CLOCK_END or header.next_time_ps == NEVER
     left = 0 if is_over else int(np.count_nonzero(is_under_way(state.requests)))
     if left:
@@ -122,3 +119,11 @@ def run_engine(engine: Engine, state: StateArrays, costs: Costs, name: str) -> N
             f"{shown_span(CLOCK_END * 1e-12)}, as far as the engine's clock counts",
             hint=_LONG_HINT,
         )
+
+
+def raise_for(code: int, state: StateArrays, name: str) -> None:
+    """Raise ``EngineDefectError`` where a run got stuck, ``EngineLimitError`` where one of its counters is full."""
+    if code == STUCK:
+        raise EngineDefectError(f"workload {name!r} leaves a request that can never be admitted")
+    if state.header.full:
+        raise EngineLimitError(f"workload {name!r}: {_FULL[int(state.header.full)]}", hint=_LONG_HINT)

@@ -29,12 +29,13 @@ from simulator.engine.kernel import kernel
 from simulator.engine.prefix_cache import free_blocks
 from simulator.engine.radix_cache import keep_prompt, match
 from simulator.engine.radix_nodes import NO_NODE, lock, make_room, unlock
+from simulator.engine.received import drop_received, join_received
 from simulator.engine.replica import Group, Replica
 from simulator.engine.request import PREFILLING, Request
 from simulator.engine.retraction import order_running, retract
 from simulator.engine.scheduler_v1 import begin_step, decode_growth, plan_chunk
 from simulator.engine.sequences import admit, receive
-from simulator.engine.state import State
+from simulator.engine.state import DECODE_POOL, PREFILL_POOL, State
 from simulator.engine.tables import list_at, request
 
 _RATIO: Final = 0.7
@@ -298,8 +299,9 @@ def _plan_decodes(state: State, rep: Replica, grp: Group) -> bool:
     if rep.free < growth:
         _retract(state, rep, grp)
         growth = decode_growth(state, grp)
-        if rep.free < growth:
-            return False
+        while rep.free < growth:
+            if state.pool != DECODE_POOL or not drop_received(state, rep):
+                return False
     allocate_decode(state, rep, growth, grp.decoders)
     rep.planned.decodes = grp.decoders
     rep.had_prefill = False
@@ -310,6 +312,8 @@ def _plan_decodes(state: State, rep: Replica, grp: Group) -> bool:
 def schedule_sglang(state: State, rep: Replica, grp: Group) -> bool:
     """Plan one step, of prompts, or of decodes if there is none; False if there is nothing to run."""
     begin_step(state, rep)
+    if state.pool == PREFILL_POOL:
+        rep.is_blocked = False  # nobody decodes here, so a batch is never full for long
     if rep.decision_ps > rep.end_ps:
         # It has been idle: it spins, looks for requests every time, and has cleared a batch of none but those over.
         _reset_ratio(rep, grp)
@@ -325,6 +329,8 @@ def schedule_sglang(state: State, rep: Replica, grp: Group) -> bool:
         if rep.skipped >= state.recv_interval:
             receive(state, rep)
         _merge(state, rep, grp)
+        if state.passes_first_token:
+            join_received(state, rep, grp)
         _plan_prefills(state, rep, grp)
         planned = rep.planned
         if planned.prefills > 0:

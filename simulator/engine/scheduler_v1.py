@@ -13,6 +13,7 @@ from simulator.engine.decoding import kv_tokens, stop_decoding
 from simulator.engine.items import begin_items, chunk_before_items, plan_items
 from simulator.engine.kernel import kernel
 from simulator.engine.prefix_cache import allocate, free_blocks, match, publish, take, used_blocks
+from simulator.engine.received import blocks_of_prompt, join_received
 from simulator.engine.replica import Group, Replica
 from simulator.engine.request import DECODING, PREFILLING, RELEASING, Request
 from simulator.engine.sequences import admit, blocks_at_admission, has_unseen_results, preempt
@@ -181,7 +182,9 @@ def admission(state: State, rep: Replica, req: Request) -> tuple[int, int, int]:
         rep.is_blocked = True
         return 0, 0, 0
     found, unused = match(state, rep, req)
-    hit = max(found * state.block_size, req.remote)
+    if req.remote > 0:
+        return int(not state.passes_first_token), 0, 0  # its blocks were taken before its KV came
+    hit = found * state.block_size
     chunk = min(req.target - hit, chunk_limit(state, rep))
     if chunk > rep.planned.left:
         if not state.is_chunked:
@@ -213,10 +216,11 @@ def admit_on(state: State, rep: Replica, req: Request, found: int, blocks: int) 
     rep.hits += hit
     if found > 0:
         take(state, rep, req, found)
-    req.computed = max(hit, req.remote)
+    held = blocks_of_prompt(state, req) if req.remote > 0 else 0
+    req.computed = max(hit, req.remote - 1)  # the last token of the prompt is computed again
     req.remote = 0
     if state.drafts > 0:
-        req.blocks = blocks + found
+        req.blocks = blocks + found + held
     allocate(state, rep, blocks)
 
 
@@ -243,6 +247,8 @@ def admit_waiting(state: State, rep: Replica) -> None:
 def schedule_v1(state: State, rep: Replica, grp: Group) -> bool:
     """Plan one step, in which the sequences of ``grp`` decode; False if there is nothing to run."""
     begin_step(state, rep)
+    if state.passes_first_token:
+        join_received(state, rep, grp)
     preempted = rep.preempted
     if _fits_in_any_order(state, rep, grp):
         _run_in_any_order(state, rep, grp)

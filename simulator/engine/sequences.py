@@ -12,6 +12,7 @@ from simulator.engine.kernel import kernel
 from simulator.engine.prefix_cache import give_back
 from simulator.engine.queues import join, leave
 from simulator.engine.radix_cache import keep_all, keep_nothing, keep_prompt
+from simulator.engine.received import take_offers
 from simulator.engine.replica import Replica
 from simulator.engine.request import (
     DECODING,
@@ -20,12 +21,13 @@ from simulator.engine.request import (
     OVERRUNNING,
     PREFILLING,
     RELEASING,
+    SENDING,
     TIMED_OUT,
     UNSEEN,
     WAITING,
     Request,
 )
-from simulator.engine.state import State
+from simulator.engine.state import DECODE_POOL, PREFILL_POOL, State
 from simulator.engine.tables import group, list_at, request
 
 
@@ -75,6 +77,30 @@ def receive(state: State, rep: Replica) -> None:
 
 
 @kernel
+def enqueue_behind_received(state: State, rep: Replica, req: Request) -> None:
+    """Put a request behind those of a decode pool that hold blocks while they wait, and before all others.
+
+    Otherwise one that was preempted could wait for blocks that are held behind it.
+    """
+    queue = rep.waiting
+    before = queue.tail
+    while before != NONE and request(state, before).remote == 0:
+        before = request(state, before).previous
+    if before == NONE:
+        _enqueue_front(state, rep, req)
+        return
+    last = request(state, before)
+    req.previous = before
+    req.next = last.next
+    if last.next == NONE:
+        queue.tail = req.number
+    else:
+        request(state, last.next).previous = req.number
+    last.next = req.number
+    queue.count += 1
+
+
+@kernel
 def _enqueue_front(state: State, rep: Replica, req: Request) -> None:
     queue = rep.waiting
     req.previous = NONE
@@ -116,7 +142,7 @@ def _drop_partial(state: State, rep: Replica, req: Request) -> None:
 def hold_for_release(state: State, rep: Replica, req: Request) -> None:
     """Keep slot and blocks of a finished request until its output is seen."""
     req.status = RELEASING
-    if state.is_sglang:
+    if state.is_sglang and state.pool != PREFILL_POOL:
         req.status = OVERRUNNING
         rep.overrunning += 1
     req.next_releasing = NONE
@@ -214,7 +240,43 @@ def _see_results(state: State, rep: Replica) -> None:
 @kernel
 def release_due(state: State, rep: Replica) -> None:
     """Free slots and blocks of requests whose last output is seen by the next decision."""
-    if state.is_sglang:
+    if state.pool == DECODE_POOL and rep.offered.head != NONE:
+        _release(state, rep)
+        take_offers(state, rep, rep.decision_ps)
+    else:
+        _release(state, rep)
+
+
+@kernel
+def free_sent(state: State, rep: Replica, req: Request) -> None:
+    """Free the blocks of a request of the prefill pool whose KV has left."""
+    blocks = blocks_held(state, req)
+    if state.has_tree:
+        keep_all(state, rep, req, req.computed, blocks)
+    else:
+        give_back(state, rep, req, blocks, min(req.computed, req.prompt))
+
+
+@kernel
+def _give_up_blocks(state: State, rep: Replica, req: Request) -> None:
+    """Free the blocks of a request that is over; the prefill pool holds them until their KV has left."""
+    if state.pool != PREFILL_POOL:
+        give_back(state, rep, req, blocks_held(state, req), min(req.computed, req.prompt + req.output - 1))
+        req.status = FINISHED
+        return
+    if state.has_tree:
+        keep_prompt(state, rep, req, req.target)
+    if req.remote == 0:
+        req.status = SENDING
+        rep.sending += 1
+    else:
+        free_sent(state, rep, req)
+        req.status = FINISHED
+
+
+@kernel
+def _release(state: State, rep: Replica) -> None:
+    if state.is_sglang and state.pool != PREFILL_POOL:
         _see_results(state, rep)
         return
     seen_ps = rep.decision_ps if state.stages == 1 else rep.seen_ps
@@ -224,10 +286,10 @@ def release_due(state: State, rep: Replica) -> None:
             return
         if req.status == LEAVING:
             leave(state, rep.waiting, req)
+            req.status = FINISHED
         else:
             leave(state, rep.running, req)
-            give_back(state, rep, req, blocks_held(state, req), min(req.computed, req.prompt + req.output - 1))
-        req.status = FINISHED
+            _give_up_blocks(state, rep, req)
         rep.is_blocked = False
         rep.releasing.head = req.next_releasing
     rep.releasing.tail = NONE
@@ -305,7 +367,10 @@ def preempt(state: State, rep: Replica, req: Request) -> None:
     One whose last token is under way stays there until that is seen.
     """
     req.status = WAITING if take_all_blocks(state, rep, req) else LEAVING
-    _enqueue_front(state, rep, req)
+    if state.pool == DECODE_POOL:
+        enqueue_behind_received(state, rep, req)
+    else:
+        _enqueue_front(state, rep, req)
 
 
 @kernel

@@ -22,6 +22,10 @@ VLLM_ROUTER: Final = 1
 LEAST_OUTSTANDING_ROUTER: Final = 2
 PREFIX_ROUTER: Final = 3
 RECORDED_ROUTER: Final = 4
+# pools
+ALONE: Final = 0
+PREFILL_POOL: Final = 1
+DECODE_POOL: Final = 2
 
 
 class State(Record):
@@ -127,4 +131,16 @@ class State(Record):
     horizon_ps: int  # decisions from here on wait for the next part of the workload; CLOCK_END if there is none
     next_time_ps: int  # of what comes next at the horizon; NEVER if nothing does
     budget: int  # turns of the event loop left before the caller may look around
+    # two pools
+    pool: int
+    entry: int  # which engine runs the pool
+    peer: int  # place of the header of the other pool
+    peer_costs: int  # prefill pool: place of the step tables of the decode pool
+    offers_first: bool  # the decode pool takes the blocks of a prompt before it is computed
+    passes_first_token: bool  # the first token comes with the KV; else the last prompt token is computed again
+    handover_ps: int  # from the end of a prompt to its arrival in the decode pool
+    reserved_tokens: int  # decode pool: tokens kept free for each request there where another one is offered
+    transfers: Heap  # events of ``pool_messages``
+    transfer_ps: int  # decode pool, list: how long the KV of each request is on the link
+    links: int  # decode pool, list: when the link of each rank is free, those of the prefill pool first
     full: int  # the counter that is full, which ends the run (``bounds``); 0 = none

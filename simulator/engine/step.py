@@ -7,7 +7,7 @@ precedes: the next one when scheduling is synchronous, the one after it when it 
 """
 
 from simulator.engine.bounds import ADMISSION_BITS, FRACTION_BITS, FRACTION_MASK, NONE, OCCUPANCY_BITS, OCCUPANCY_MASK
-from simulator.engine.clients import announce_finish
+from simulator.engine.clients import announce_output
 from simulator.engine.cost import decode_line, kv_segment, prefill_cost, sample_cost, token_cost
 from simulator.engine.costs import Costs
 from simulator.engine.decoding import (
@@ -26,7 +26,7 @@ from simulator.engine.prefix_cache import used_blocks
 from simulator.engine.replica import Duration, Group, Integral, Replica
 from simulator.engine.request import DECODING, Request
 from simulator.engine.sequences import hold_for_release, note_result, release_due
-from simulator.engine.state import State
+from simulator.engine.state import PREFILL_POOL, State
 from simulator.engine.tables import list_at, request
 
 
@@ -77,8 +77,8 @@ def finish(state: State, rep: Replica, req: Request, end: int) -> None:
     req.finish_ps = end
     if req.first_token_ps == NONE:
         req.first_token_ps = end
-    if not state.is_sglang:
-        announce_finish(state, rep, req, end)
+    if not state.is_sglang or state.pool == PREFILL_POOL:
+        announce_output(state, rep, req, end)
     hold_for_release(state, rep, req)
 
 
@@ -141,6 +141,9 @@ def _complete_prefills(state: State, rep: Replica, grp: Group, end: int) -> None
             kept += 1
             continue
         req.generated += 1
+        if state.is_sglang and state.pool == PREFILL_POOL:
+            finish(state, rep, req, end)  # it never joins a running batch
+            continue
         if req.first_token_ps == NONE and req.generated >= state.first_chunk:
             req.first_token_ps = end
         start_decoding(state, grp, req)

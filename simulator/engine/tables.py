@@ -8,6 +8,7 @@ writes something else. ``native.rows`` compiles a look-up to a load and an addit
 import ctypes
 from typing import Final, Generic, TypeVar, cast
 
+from simulator.engine.costs import Costs
 from simulator.engine.log_row import LogRow
 from simulator.engine.records import PLACE_BYTES, Ints, Record
 from simulator.engine.replica import Group, Item, Node, Replica, Segment
@@ -47,3 +48,6 @@ segment: Final = Table("segments", Segment)
 node: Final = Table("nodes", Node)
 log_row: Final = Table("log", LogRow)
 item: Final = Table("items", Item)
+# Of two pools: the header of the other one, and from the prefill pool the step tables of the decode pool; index 0.
+peer: Final = Table("peer", State)
+peer_costs: Final = Table("peer_costs", Costs)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from cluster_specs.errors import UserError
-from simulator.engine.disaggregated import Pool, run_disaggregated
+from simulator.engine.disaggregated import HandOver, Pool, run_disaggregated
 from simulator.engine_profiles.engine_limits import EngineLimits
 from simulator.results.metrics import summarise
 from simulator.steps.step_tables import linear_tables
-from simulator.workload.workload import ClosedLoop, Workload
+from simulator.workload.workload import Workload
 
 MS = 10**9
 LIMITS = EngineLimits(
@@ -44,11 +44,11 @@ def test_one_request_by_hand() -> None:
 
 
 def test_transfers_of_one_replica_follow_each_other() -> None:
-    """Two prompts computed in one step leave one after the other; from two replicas they leave together."""
+    """Two prompts computed in one step leave one after the other; from two replicas to two they leave together."""
     both = workload([0.0, 0.0], 100, 2)
     one = run_disaggregated(POOL, POOL, both, transfer_s=lambda n: n * 50e-6)
     assert np.diff(one.kv_ready_ps).tolist() == [5 * MS]
-    two = run_disaggregated(replace(POOL, dp=2), POOL, both, transfer_s=lambda n: n * 50e-6)
+    two = run_disaggregated(replace(POOL, dp=2), replace(POOL, dp=2), both, transfer_s=lambda n: n * 50e-6)
     assert np.diff(two.kv_ready_ps).tolist() == [0]
 
 
@@ -76,8 +76,19 @@ def test_what_the_prefill_pool_rejects_never_reaches_the_decode_pool() -> None:
     assert result.requests.rejections() == {"rejected: longer than max_model_len": 1}
 
 
-def test_closed_loops_are_refused() -> None:
-    """A client that waits for answers would couple the pools."""
-    closed = replace(workload([0.0, 0.0], 10, 3), client=ClosedLoop(concurrency=1))
-    with pytest.raises(UserError, match="two pools"):
-        run_disaggregated(POOL, POOL, closed, transfer_s=lambda n: n * 0.0)
+def test_what_is_not_modelled_is_refused() -> None:
+    """Time-outs, recorded replicas, prefix caching in the decode pool and other policies are named."""
+    one = workload([0.0], 10, 3)
+    with pytest.raises(UserError, match="time-outs and recorded replicas"):
+        run_disaggregated(POOL, POOL, replace(one, client_timeout_s=1.0), transfer_s=lambda n: n * 0.0)
+    caching = replace(POOL, limits=replace(LIMITS, enable_prefix_caching=True))
+    with pytest.raises(UserError, match="without prefix caching"):
+        run_disaggregated(POOL, caching, one, transfer_s=lambda n: n * 0.0)
+    orca = replace(POOL, limits=replace(LIMITS, policy="orca"))
+    with pytest.raises(UserError, match="prefill pool is not modelled for policy 'orca'"):
+        run_disaggregated(orca, POOL, one, transfer_s=lambda n: n * 0.0)
+    drafting = replace(POOL, limits=replace(LIMITS, num_speculative_tokens=2))
+    with pytest.raises(UserError, match="gets first tokens"):
+        run_disaggregated(
+            POOL, drafting, one, transfer_s=lambda n: n * 0.0, hand_over=HandOver(passes_first_token=True)
+        )
