@@ -58,10 +58,10 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     "clusters": Bound(ours=22),
     "models": Bound(ours=100),
     "trace": Bound(ours=75),
-    "simulate": Bound(ours=325),
-    "simulate a generator": Bound(ours=325),
-    "simulate analytic": Bound(ours=325),
-    "search": Bound(ours=340),
+    "simulate": Bound(ours=345),
+    "simulate a generator": Bound(ours=345),
+    "simulate analytic": Bound(ours=345),
+    "search": Bound(ours=360),
 }
 
 

@@ -15,6 +15,7 @@ from simulator.engine_profiles.constant import error_of
 from simulator.engine_profiles.engine_limits import MAX_PREFILL_TOKENS, EngineLimits, RouterName, ServerLimits
 from simulator.engine_profiles.spread import NO_SPREAD, Spread
 from simulator.feasible.context import context_note, context_of
+from simulator.feasible.engine_layout import laid_out
 from simulator.feasible.engine_support import engines_for
 from simulator.feasible.kv_format import KvFormat, kv_format, served
 from simulator.feasible.plan_space import check_plan
@@ -27,6 +28,7 @@ from simulator.memory.plan_memory import MemoryBudget
 from simulator.model.cell import KernelChoices
 from simulator.plan.plan import Plan
 from simulator.plan.pool_plan import PoolPlan
+from simulator.plan.refused import Refused, Refuser
 from simulator.steps.compile_plan import compile_plan
 from simulator.steps.compiled_plan import CompiledPlan
 from simulator.steps.op_curves import OpCurves
@@ -73,10 +75,11 @@ class StartedPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """A plan no engine would start, and why."""
+    """A plan no engine would start, why, and who refuses it."""
 
     plan: Plan | PoolPlan
     reason: str
+    by: Refuser = "apex"
 
     def __post_init__(self) -> None:
         """Hold every refusal to have a reason: nobody could act on one without."""
@@ -96,16 +99,17 @@ class Serving(ServerSetup):
 
     def start(self, plan: Plan, workload: Traffic) -> StartedPlan | Refusal:
         """Check, size and compile ``plan`` for ``workload``."""
-        reason = check_plan(self.model, plan, self.cluster) or self._engine_refusal(plan)
-        reason = reason or self._workload_refusal(plan, workload) or self._cap_refusal(plan)
-        if reason is not None:
-            return Refusal(plan=plan, reason=reason)
+        refused = check_plan(self.model, laid_out(self.model, plan, self.profile.layouts), self.cluster)
+        refused = refused or self._engine_refusal(plan)
+        refused = refused or self._workload_refusal(plan, workload) or self._cap_refusal(plan)
+        if refused is not None:
+            return Refusal(plan=plan, reason=refused.reason, by=refused.by)
         kv = kv_format(self.model, plan, self.profile)
         if kv.refusal is not None:
-            return Refusal(plan=plan, reason=kv.refusal)
+            return Refusal(plan=plan, reason=kv.refusal, by="engine")
         sized = size_plan(self, plan, workload)
-        if isinstance(sized, str):
-            return Refusal(plan=plan, reason=sized)
+        if isinstance(sized, Refused):
+            return Refusal(plan=plan, reason=sized.reason, by=sized.by)
         limits = self._engine_limits(plan, sized, workload)
         shape = StepShape(
             max_num_seqs=limits.max_num_seqs,
@@ -219,18 +223,30 @@ class Serving(ServerSetup):
             moe_routing=self.profile.expert_routing.skew,
             in_gemm_schemes=frozenset(scheme for scheme in SCHEMES if costs.includes_quantise(scheme)),
             norm_in_all_reduce_bytes=fused.norm_bytes(self.model.architecture, self.model.hidden_size)
-            if plan.tp > 1 and plan.attention_dp == 1
+            if plan.tp > 1 and plan.attention_dp == plan.moe_dp == plan.mlp_copies == 1
             else 0,
             rope_writes_kv=fused.rope_writes_kv,
             splits_delta_inputs=self.model.architecture in fused.splits_delta_inputs,
             rounds_mxfp4_inputs=self.profile.mxfp4_experts.rounds_inputs_on(self.cluster.device),
         )
 
-    def _engine_refusal(self, plan: Plan) -> str | None:
+    def _engine_refusal(self, plan: Plan) -> Refused | None:
         """Why the profile's engine cannot run the plan, or why its scheduler is not modelled for it."""
         refusal = engines_for(self.model, plan, self.cluster.device, self.profile).get(self.profile.engine)
         if refusal is not None and not self.allow_unsupported:
-            return f"{refusal} (--allow-unsupported simulates it all the same)"
+            return Refused(f"{refusal} (--allow-unsupported simulates it all the same)", "engine")
+        if self.scheduler_recv_interval > 1 and plan.attention_dp > 1:
+            return Refused(
+                "SGLang takes a scheduler_recv_interval above 1 without attention data parallelism only", "engine"
+            )
+        conflict = self.async_conflict(plan)
+        if self.overrides.async_scheduling and conflict is not None:
+            return Refused(f"{self.profile.name} does not schedule ahead with {conflict}", "engine")
+        reason = self._not_simulated(plan)
+        return None if reason is None else Refused(reason, "apex")
+
+    def _not_simulated(self, plan: Plan) -> str | None:
+        """Why the plan is not simulated though the engine may run it."""
         encoder = self.model.encoder
         if encoder is not None and encoder.kind != "vision":
             return f"the {encoder.kind} encoder of {self.model.name} runs once per request, which is not simulated"
@@ -244,11 +260,6 @@ class Serving(ServerSetup):
                 "speculative decoding is simulated for policy vllm-v1 without pipeline stages and attention data "
                 "parallelism only"
             )
-        if self.scheduler_recv_interval > 1 and plan.attention_dp > 1:
-            return "SGLang takes a scheduler_recv_interval above 1 without attention data parallelism only"
-        conflict = self.async_conflict(plan)
-        if self.overrides.async_scheduling and conflict is not None:
-            return f"{self.profile.name} does not schedule ahead with {conflict}"
         if plan.pp > 1 and plan.attention_dp > 1:
             return "attention data parallelism inside pipeline stages is not simulated"
         return waiting_refusal(self, plan)
@@ -300,18 +311,20 @@ class Serving(ServerSetup):
             draft_step_s=self.overrides.draft_step_s or 0.0,
         )
 
-    def _cap_refusal(self, plan: Plan) -> str | None:
+    def _cap_refusal(self, plan: Plan) -> Refused | None:
         """Why no device holds the plan's power cap; prices are not opened for a plan without one."""
         if plan.power_cap_w is None:
             return None
-        return cap_refusal(plan.power_cap_w, self.cluster.device, self.curves(plan.clock_mhz).power)
+        reason = cap_refusal(plan.power_cap_w, self.cluster.device, self.curves(plan.clock_mhz).power)
+        return None if reason is None else Refused(reason, "device")
 
-    def _workload_refusal(self, plan: Plan, workload: Traffic) -> str | None:
+    def _workload_refusal(self, plan: Plan, workload: Traffic) -> Refused | None:
         """Why the requests' own conditions are not modelled for the plan."""
         has_drafts = bool(self.overrides.speculative_tokens)
         if workload.client_timeout_s is not None and (plan.pp > 1 or plan.attention_dp > 1 or has_drafts):
-            return (
+            return Refused(
                 "a client time-out is simulated without pipeline stages, attention data parallelism and speculative "
-                "decoding only"
+                "decoding only",
+                "apex",
             )
         return None

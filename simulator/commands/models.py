@@ -70,7 +70,7 @@ def _summary(spec: "ModelSpec") -> dict[str, Any]:
     from simulator.plan.plan import Plan
 
     plan = Plan()
-    ((*blocks,),) = spec.stage_blocks(1)
+    ((*blocks,),) = spec.stage_blocks(Plan())
     return _totals(spec) | {
         "weight_bytes": sum(spec.stage_weight_bytes(plan)),
         "left_out": list(spec.left_out),

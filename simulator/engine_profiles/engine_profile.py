@@ -26,6 +26,7 @@ from simulator.engine_profiles.engine_limits import AsyncPipeline, PolicyName, R
 from simulator.engine_profiles.graph_capture import GraphCapture
 from simulator.engine_profiles.inheritance import MergedProfile, merge_profile
 from simulator.engine_profiles.kernel_families import KernelFamilies
+from simulator.engine_profiles.layouts import NO_LAYOUTS, Layouts
 from simulator.engine_profiles.load_factors import NO_LOAD_FACTORS, LoadFactors
 from simulator.engine_profiles.price_factors import AS_FITTED, PriceFactors
 from simulator.engine_profiles.profile_section import (
@@ -132,6 +133,7 @@ class EngineProfile(ProfileSection):
     checkpoint_kv: CheckpointKvFormats
     context: ContextRules
     kernel_families: KernelFamilies | None = None  # None: what its tables ran is all that is known
+    layouts: Layouts = NO_LAYOUTS
     price_factors: PriceFactors = AS_FITTED
     load_factors: LoadFactors = NO_LOAD_FACTORS
     shared_expert_tokens: Annotated[int, Field(ge=0)]  # largest step whose shared experts run beside the routed ones

@@ -1,7 +1,6 @@
 """Which serving engines can run a plan today, and why not: the architectures, formats and layouts each implements.
 
-Formats are those of an engine's profile (``built_for``), layouts what vLLM 0.33, SGLang 0.5 and TensorRT-LLM 1.0
-(PyTorch backend) document as supported; they are not derived from the engines' sources.
+Formats and layouts are those of an engine's profile (``built_for``, ``layouts``).
 """
 
 from typing import Final
@@ -11,6 +10,7 @@ from simulator.engine_profiles.bundled_profiles import newest_bundled
 from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
 from simulator.feasible.engine_architectures import SERVED, SINCE
 from simulator.feasible.engine_devices import device_refusal
+from simulator.feasible.engine_layout import layout_refusal
 from simulator.model.linear import FP8, UNQUANTISED, WEIGHT_ONLY, WeightFormat, activation_dtype
 from simulator.model.spec import ModelSpec
 from simulator.plan.plan import Plan
@@ -25,19 +25,21 @@ def engines_for(
 
     The engine of ``profile`` is taken in that version, the others as they are in their newest bundled one.
     """
+    return {engine: _why_not(engine, model, plan, device, profile) for engine in ENGINES}
+
+
+def _why_not(
+    engine: str, model: ModelSpec, plan: Plan, device: DeviceSpec, profile: EngineProfile | None
+) -> str | None:
+    newest = newest_profile(engine)
+    taken = profile if profile is not None and profile.engine == engine else newest
     scheme = plan.weight_dtype or model.quantisation or model.dtype
-    return {
-        engine: _refusal(newest_profile(engine), model, plan)
+    return (
+        _refusal(newest, model, plan)
+        or layout_refusal(engine, taken.layouts, model, plan)
         or _too_old(engine, model, profile)
-        or device_refusal(
-            profile if profile is not None and profile.engine == engine else newest_profile(engine),
-            device,
-            scheme=scheme,
-            kv_dtype=plan.kv_dtype,
-            newest=newest_profile(engine),
-        )
-        for engine in ENGINES
-    }
+        or device_refusal(taken, device, scheme=scheme, kv_dtype=plan.kv_dtype, newest=newest)
+    )
 
 
 def newest_profile(engine: str) -> EngineProfile:

@@ -8,6 +8,7 @@ from typing import Final
 
 from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine_profiles.engine_profile import EngineProfile
+from simulator.feasible.engine_layout import laid_out
 from simulator.model.linear import activation_dtype
 from simulator.model.spec import ModelSpec
 from simulator.plan.plan import KV_DTYPES, Plan
@@ -50,8 +51,8 @@ def kv_format(model: ModelSpec, plan: Plan, profile: EngineProfile) -> KvFormat:
 
 
 def served(model: ModelSpec, plan: Plan, profile: EngineProfile) -> Plan:
-    """Return ``plan`` with what it leaves to the engine spelled out: the KV format, and who knows the scales of FP8."""
+    """Return ``plan`` with what it leaves to the engine spelled out: layout, KV format, who knows the scales of FP8."""
     chosen = kv_format(model, plan, profile).dtype
     kv = plan.kv_dtype if chosen == activation_dtype(plan, model.dtype) else chosen
     is_static = plan.weight_dtype == "fp8" and profile.kernels.fp8_inputs == "static"
-    return replace(plan, kv_dtype=kv, has_static_inputs=is_static)
+    return replace(laid_out(model, plan, profile.layouts), kv_dtype=kv, has_static_inputs=is_static)

@@ -1,20 +1,30 @@
 """Every plan of a model on a cluster, and why one cannot run.
 
-A plan uses `dp x pp x attention_dp x tp` devices; with experts, `ep` is 1 (every expert sharded) or all ranks of a
-stage (whole experts). Nothing is dropped: an impossible plan is listed too, and refused with its reason when started.
+A plan uses `dp x pp x attention_dp x tp` devices. With experts, `ep` is 1 (every expert sharded), all ranks of a stage
+(whole experts), or what lies between where the engine has it. Axes that no default search needs are asked for by name
+(`MORE_AXES`). Nothing is dropped: an impossible plan is listed too, and refused with its reason when started.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
+from typing import Final
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.device import DeviceSpec
 from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import SCHEMES
+from simulator.engine_profiles.layouts import NO_LAYOUTS, Layouts
+from simulator.feasible.engine_layout import own_mlp_copies, runs_dense_attention_dp
 from simulator.model.linear import FP8, WEIGHT_ONLY, WeightFormat, activation_dtype
-from simulator.model.spec import ModelSpec
-from simulator.plan.plan import Plan
+from simulator.model.spec import ModelSpec, stage_layers
+from simulator.plan.plan import Plan, contradiction
+from simulator.plan.refused import Refused
+
+MORE_AXES: Final = {
+    "cells": "other degrees for feed-forwards than for attention: copies of either in a stage, as in the APEX paper",
+    "stages": "pipeline stages of uneven lengths: one or two layers fewer in the last stage, or in the first and last",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,27 +39,28 @@ class Axes:
     max_num_batched_tokens: tuple[int | None, ...] = (None,)
     allow_fewer_devices: bool = False
     pools: bool = False  # prefill and decode on devices of their own, besides plans of one pool
+    more: frozenset[str] = frozenset()  # of ``MORE_AXES``
 
 
-def enumerate_plans(model: ModelSpec, cluster: ClusterSpec, axes: Axes | None = None) -> list[Plan]:
+def enumerate_plans(
+    model: ModelSpec, cluster: ClusterSpec, axes: Axes | None = None, layouts: Layouts = NO_LAYOUTS
+) -> list[Plan]:
     """Every plan on all devices of ``cluster`` (or on fewer as well), most replicas first; deterministic order."""
     wanted = axes or Axes()
     totals = range(cluster.num_devices, 0, -1) if wanted.allow_fewer_devices else (cluster.num_devices,)
-    return [plan for total in totals for plan in plans_on(model, cluster.device, total, wanted)]
+    return [plan for total in totals for plan in plans_on(model, cluster.device, total, wanted, layouts)]
 
 
-def plans_on(model: ModelSpec, device: DeviceSpec, devices: int, axes: Axes) -> Iterator[Plan]:
-    """Every plan that uses exactly ``devices`` devices.
+def plans_on(
+    model: ModelSpec, device: DeviceSpec, devices: int, axes: Axes, layouts: Layouts = NO_LAYOUTS
+) -> Iterator[Plan]:
+    """Every plan that uses exactly ``devices`` devices; ``layouts`` says which of them the engine may have.
 
     A weight format of None keeps the checkpoint's, or what ``native_cast`` makes of it (the plan then says so).
-    Attention-data and expert parallelism are tried for models with experts only.
     """
     cast = native_cast(model, device)
-    for dp, pp, attention_dp, tp in _degrees(model, devices):
-        ranks = tp * attention_dp
-        experts = (1, ranks) if model.has_experts and ranks > 1 else (1,)
-        for ep, weights, kv, clock, cap, seqs, tokens in product(
-            experts,
+    for layout in _layouts_on(model, devices, axes, layouts):
+        for weights, kv, clock, cap, seqs, tokens in product(
             axes.weight_dtypes,
             axes.kv_dtypes,
             axes.clocks_mhz,
@@ -57,12 +68,8 @@ def plans_on(model: ModelSpec, device: DeviceSpec, devices: int, axes: Axes) -> 
             axes.max_num_seqs,
             axes.max_num_batched_tokens,
         ):
-            yield Plan(
-                dp=dp,
-                pp=pp,
-                tp=tp,
-                attention_dp=attention_dp,
-                ep=ep,
+            yield replace(
+                layout,
                 weight_dtype=weights or cast,
                 kv_dtype=kv,
                 clock_mhz=clock,
@@ -81,21 +88,28 @@ def usual_plan(model: ModelSpec, cluster: ClusterSpec) -> Plan:
     return Plan(tp=cluster.devices_per_node, pp=cluster.nodes, weight_dtype=cast)
 
 
-def check_plan(model: ModelSpec, plan: Plan, cluster: ClusterSpec) -> str | None:
+def check_plan(model: ModelSpec, plan: Plan, cluster: ClusterSpec) -> Refused | None:
     """Why ``plan`` cannot run ``model`` on ``cluster`` whatever the memory; None when it can.
 
     A tensor-parallel group lies inside one node or fills whole nodes, as engines place ranks.
     """
     if plan.num_devices > cluster.num_devices:
-        return f"needs {plan.num_devices} devices, {cluster.name} has {cluster.num_devices}"
-    if plan.ep not in {1, plan.stage_ranks}:
-        return f"ep is {plan.ep}, must be 1 or tp x attn.dp = {plan.stage_ranks}"
+        return Refused(f"needs {plan.num_devices} devices, {cluster.name} has {cluster.num_devices}", "device")
+    contradicts = contradiction(plan)
+    if contradicts is not None:
+        return Refused(contradicts[0], "model")
     if cluster.devices_per_node % plan.tp and plan.tp % cluster.devices_per_node:
-        return f"tp is {plan.tp}, must divide the {cluster.devices_per_node} devices of a node, or fill whole nodes"
+        reason = f"tp is {plan.tp}, must divide the {cluster.devices_per_node} devices of a node, or fill whole nodes"
+        return Refused(reason, "device")
     device = cluster.device
     if plan.clock_mhz is not None and plan.clock_mhz > device.clock.max_mhz:
-        return f"clock is {plan.clock_mhz:g} MHz, must be at most {device.clock.max_mhz:g} MHz on {device.name}"
-    return _format_refusal(model, plan, device) or model.refusal(plan)
+        reason = f"clock is {plan.clock_mhz:g} MHz, must be at most {device.clock.max_mhz:g} MHz on {device.name}"
+        return Refused(reason, "device")
+    format_refusal = _format_refusal(model, plan, device)
+    if format_refusal is not None:
+        return Refused(format_refusal, "device")
+    reason_of_model = model.refusal(plan)
+    return None if reason_of_model is None else Refused(reason_of_model, "model")
 
 
 def native_cast(model: ModelSpec, device: DeviceSpec) -> str | None:
@@ -124,13 +138,67 @@ def _format_refusal(model: ModelSpec, plan: Plan, device: DeviceSpec) -> str | N
     return None
 
 
-def _degrees(model: ModelSpec, devices: int) -> Iterator[tuple[int, int, int, int]]:
-    """(dp, pp, attention_dp, tp) whose product is ``devices``."""
+def _layouts_on(model: ModelSpec, devices: int, axes: Axes, layouts: Layouts) -> Iterator[Plan]:
+    """Layouts of exactly so many devices, nothing else about them stated."""
     for dp in reversed(_divisors(devices)):
         for pp in _divisors(devices // dp):
             ranks = devices // dp // pp
-            for attention_dp in _divisors(ranks) if model.has_experts else (1,):
-                yield dp, pp, attention_dp, ranks // attention_dp
+            for attention_dp in _attention_degrees(model, ranks, axes, layouts):
+                whole = Plan(dp=dp, pp=pp, tp=ranks // attention_dp, attention_dp=attention_dp)
+                for part in _feed_forwards(model, whole, axes, layouts):
+                    yield part
+                    if "stages" in axes.more:
+                        yield from (replace(part, stage_layers=layers) for layers in _uneven(model, pp, layouts))
+
+
+def _attention_degrees(model: ModelSpec, ranks: int, axes: Axes, layouts: Layouts) -> list[int]:
+    """Return the degrees of attention data parallelism; of a dense model one unless more is asked for."""
+    if not (model.has_experts or runs_dense_attention_dp(layouts, model) or "cells" in axes.more):
+        return [1]
+    return _divisors(ranks)
+
+
+def _feed_forwards(model: ModelSpec, plan: Plan, axes: Axes, layouts: Layouts) -> Iterator[Plan]:
+    """Ways to lay out what follows attention: experts of a mixture, or the copies of a dense feed-forward.
+
+    Of several copies of attention and of feed-forwards, one is one: both together are replicas of the whole.
+    """
+    ranks = plan.stage_ranks
+    if not model.has_experts:
+        yield from (replace(plan, mlp_dp=copies) for copies in _dense_copies(plan, axes, layouts))
+        return
+    for copies in _divisors(ranks) if "cells" in axes.more and plan.attention_dp == 1 else (1,):
+        spans = ranks // copies
+        grid = _divisors(spans) if layouts.expert_grids and copies == 1 else dict.fromkeys((1, spans))
+        yield from (replace(plan, ep=ep, moe_dp=copies) for ep in grid)
+
+
+def _dense_copies(plan: Plan, axes: Axes, layouts: Layouts) -> list[int | None]:
+    """Return the copies of the feed-forwards of a dense model; None where they are the engine's own."""
+    if "cells" not in axes.more:
+        return [None]
+    copies = _divisors(plan.stage_ranks) if plan.attention_dp == 1 else [1]
+    own = own_mlp_copies(plan, layouts)
+    return [None if number == own else number for number in copies]
+
+
+def _uneven(model: ModelSpec, pp: int, layouts: Layouts) -> Iterator[tuple[int, ...]]:
+    """Stages with fewer layers beside the head, or beside the embedding and the head, than the engine gives them."""
+    if not 1 < pp <= model.num_layers:
+        return
+    own = stage_layers(model.num_layers, pp, layouts.leftover_layers)
+    seen = {own}
+    for ends in ((pp - 1,), (0, pp - 1)):
+        takers = [stage for stage in range(pp) if stage not in ends]
+        for fewer in (1, 2):
+            stages = list(own)
+            for stage in ends:
+                stages[stage] -= fewer
+            for index in range(fewer * len(ends)):
+                stages[takers[-1 - index % len(takers)] if takers else 0] += 1
+            if min(stages) > 0 and tuple(stages) not in seen:
+                seen.add(tuple(stages))
+                yield tuple(stages)
 
 
 def _divisors(number: int) -> list[int]:

@@ -15,6 +15,7 @@ from simulator.memory.plan_memory import MemoryBudget, plan_memory
 from simulator.memory.state_limit import fit_states
 from simulator.model.expert_layout import EXPERT_LAYOUTS
 from simulator.plan.plan import Plan
+from simulator.plan.refused import Refused
 from simulator.workload.parts import Traffic
 
 _FAST_LINKS: Final = ("nvlink", "infinity-fabric")
@@ -47,12 +48,13 @@ class _Asked:
     acceptance: float
 
 
-def size_plan(setup: ServerSetup, plan: Plan, workload: Traffic) -> Sizing | str:
+def size_plan(setup: ServerSetup, plan: Plan, workload: Traffic) -> Sizing | Refused:
     """Size ``plan``, or say why it cannot start; raises ``UserError`` for settings that contradict each other."""
     overrides = setup.overrides
     asked = _asked(setup, plan, workload)
     if plan.max_num_seqs is not None and plan.max_num_seqs > asked.tokens:
-        return f"max_num_seqs is {plan.max_num_seqs}, must be at most max_num_batched_tokens = {asked.tokens}"
+        reason = f"max_num_seqs is {plan.max_num_seqs}, must be at most max_num_batched_tokens = {asked.tokens}"
+        return Refused(reason, "settings")
     profile = asked.profile
     utilization = overrides.gpu_memory_utilization or profile.memory_utilization(
         setup.cluster.device.memory_bytes, max_num_batched_tokens=asked.tokens * asked.sharing_ranks, plan=plan
@@ -65,12 +67,13 @@ def size_plan(setup: ServerSetup, plan: Plan, workload: Traffic) -> Sizing | str
         has_full_graphs=profile.graphs.decode == "full",
     )
     if isinstance(fitted, str):
-        return fitted
+        return Refused(fitted, "device")
     memory, max_num_seqs, notes = fitted
     if profile.policy == "sglang" and asked.tokens % memory.block_size:
-        return (
+        return Refused(
             f"max_num_batched_tokens is {asked.tokens}, must be a multiple of block_size = {memory.block_size}: SGLang "
-            "does not start otherwise"
+            "does not start otherwise",
+            "settings",
         )
     server = ServerLimits(
         max_num_seqs=max_num_seqs,

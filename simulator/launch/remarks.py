@@ -26,6 +26,9 @@ def remarks(serving: Serving, start: StartedPlan, *, servers: int, devices: int,
     converted = converted_checkpoint(serving.model, plan)
     if converted is not None:
         yield f"# {CHECKPOINT} is a checkpoint converted to {converted}"
+    variable = serving.profile.layouts.layers_variable
+    if plan.stage_layers is not None and variable is not None:
+        yield f"export {variable}={','.join(map(str, plan.stage_layers))}  # layers of each pipeline stage"
     experts = serving.profile.mxfp4_experts
     if experts.mxfp8_switch and "mxfp4" in serving.model.schemes and experts.rounds_inputs_on(serving.cluster.device):
         yield f"export {experts.mxfp8_switch}  # experts round their inputs to MXFP8"

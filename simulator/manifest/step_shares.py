@@ -39,7 +39,7 @@ def step_ops(serving: Serving, start: StartedPlan, *, is_prefill: bool) -> Itera
     prompt = min(start.limits.max_num_batched_tokens, longest)
     queries = start.compiled.shape.queries
     tokens = prompt if is_prefill else sequences * queries
-    for blocks in model.stage_blocks(plan.pp):
+    for blocks in model.stage_blocks(plan):
         for block, count in blocks:
             ops: list[Op] = [*block.token_ops(plan, tokens, kernels)]
             for cell in block.cells:

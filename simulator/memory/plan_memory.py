@@ -94,7 +94,7 @@ def plan_memory(
     rows = min(max_num_seqs, max_num_batched_tokens)
     budgets = []
     for index, (blocks, weights) in enumerate(
-        zip(model.stage_blocks(plan.pp), model.stage_weight_bytes(plan), strict=True)
+        zip(model.stage_blocks(plan), model.stage_weight_bytes(plan), strict=True)
     ):
         sampled = rows * start_up.logit_bytes if index == plan.pp - 1 else 0.0
         activation = _activation_bytes(

@@ -130,6 +130,18 @@ class Scans(Protocol):
         """One rank's call with the batch left open."""
 
 
+class PoolsTokens(Protocol):
+    """What a cell is beside, that works on the tokens of several attention-data ranks at once."""
+
+    def pooled_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
+        """Return the part of ``token_ops`` that does, transfers included; ``m`` is the tokens of one rank."""
+
+
+def pools_tokens(cell: object) -> TypeGuard[PoolsTokens]:
+    """Whether a cell is one that `PoolsTokens`."""
+    return hasattr(cell, "pooled_ops")
+
+
 def keeps_state(cell: object) -> TypeGuard[KeepsState]:
     """Whether a cell is a `KeepsState`; a run-time protocol would take a tenth of a plan's compilation to say so."""
     return hasattr(cell, "kv_bytes_per_request") and hasattr(cell, "is_recurrent")

@@ -105,10 +105,10 @@ class ModelSpec:
         """Runs of equal layers, in order."""
         return tuple((self.unique_blocks[index], len(list(run))) for index, run in groupby(self.layers))
 
-    def stage_blocks(self, pp: int) -> tuple[tuple[tuple[Block, int], ...], ...]:
+    def stage_blocks(self, plan: Plan) -> tuple[tuple[tuple[Block, int], ...], ...]:
         """For every pipeline stage, its unique blocks and how often each occurs in it."""
         stages, start = [], 0
-        for length in stage_layers(self.num_layers, pp):
+        for length in plan.stage_layers or stage_layers(self.num_layers, plan.pp):
             counts = Counter(self.layers[start : start + length])
             stages.append(tuple((self.unique_blocks[index], count) for index, count in sorted(counts.items())))
             start += length
@@ -131,7 +131,7 @@ class ModelSpec:
     def stage_weight_bytes(self, plan: Plan) -> tuple[int, ...]:
         """Weights of one rank of every pipeline stage."""
         stages = [
-            sum(block.weight_bytes(plan) * count for block, count in blocks) for blocks in self.stage_blocks(plan.pp)
+            sum(block.weight_bytes(plan) * count for block, count in blocks) for blocks in self.stage_blocks(plan)
         ]
         dtype = activation_dtype(plan, self.dtype)
         stages[0] += self._embedding_bytes(plan, dtype) + (self.encoder.weight_bytes(plan) if self.encoder else 0)
@@ -197,8 +197,11 @@ class ModelSpec:
         padded = padded_vocab(self.vocab_size)
         if padded % plan.tp:
             return f"tp is {plan.tp}, must divide the padded vocabulary {padded}"
-        if (plan.ep > 1 or plan.attention_dp > 1) and not self.has_experts:
-            axis = "ep" if plan.ep > 1 else "attn.dp"
+        if plan.stage_layers is not None and sum(plan.stage_layers) != self.num_layers:
+            stated = " + ".join(map(str, plan.stage_layers))
+            return f"stages have {stated} = {sum(plan.stage_layers)} layers, {self.name} has {self.num_layers}"
+        if (plan.ep > 1 or plan.moe_dp > 1) and not self.has_experts:
+            axis = "ep" if plan.ep > 1 else "moe.dp"
             return f"{axis} is above 1, but {self.name} has no experts"
         cells = (cell for block in self.unique_blocks for cell in block.cells)
         reason = next((reason for cell in cells if (reason := cell.refusal(plan))), None)
@@ -280,10 +283,21 @@ def padded_vocab(vocab_size: int) -> int:
     return -(-vocab_size // VOCAB_PADDING) * VOCAB_PADDING
 
 
-def stage_layers(num_layers: int, pp: int) -> tuple[int, ...]:
-    """Layers of each stage as vLLM splits them: even, leftovers from the second-to-last stage backwards."""
+def stage_layers(num_layers: int, pp: int, leftover: str = "before_last") -> tuple[int, ...]:
+    """Layers of each stage: even, and one more in the stages that an engine gives the ``leftover`` ones to.
+
+    vLLM: from the second-to-last stage backwards; others the last or the first stages, or all of them to the last one.
+    """
     even, left = divmod(num_layers, pp)
     stages = [even] * pp
-    for index in range(left):
-        stages[pp - 2 - index] += 1
+    if leftover == "all_last":
+        stages[-1] += left
+        return tuple(stages)
+    takers = {
+        "before_last": [pp - 2 - index for index in range(left)],
+        "last": range(pp - left, pp),
+        "first": range(left),
+    }
+    for index in takers[leftover]:
+        stages[index] += 1
     return tuple(stages)

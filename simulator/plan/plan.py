@@ -1,12 +1,15 @@
 """How a model is laid out on a cluster: replicas, stages, tensor and expert parallelism, formats, clock, cap, limits.
 
-Text form: ``dp2-pp2-tp4``; ``ep8`` where experts are whole instead of sharded; ``attn.dp8-moe.ep8`` where attention
-runs data-parallel inside the replica while the experts span it; formats, locked clock in MHz, power cap in watts per
-device and batch limits (sequences, tokens) as suffixes: ``tp4-w.fp8-kv.fp8``, ``tp4-f1410``, ``tp4-cap350``,
-``tp4-s256-t8192``. A plan with both runs at its clock, and below it where the power would exceed the cap.
+Text form: ``dp2-pp2-tp4``; ``ep8`` where experts are whole instead of sharded, ``tp8-ep2`` where two groups of four
+ranks hold half of them each, sharded over the four; ``attn.dp8-moe.ep8`` where attention runs data-parallel inside the
+replica while the experts span it; ``moe.dp2`` and ``mlp.dp2`` for copies of the experts and of the dense feed-forwards
+in a stage; ``pp41_39`` for stages of so many layers; formats, locked clock in MHz, power cap in watts per device and
+batch limits (sequences, tokens) as suffixes: ``tp4-w.fp8-kv.fp8``, ``tp4-f1410``, ``tp4-cap350``, ``tp4-s256-t8192``. A
+plan with both runs at its clock, and below it where the power would exceed the cap.
 """
 
 import re
+from math import gcd
 from typing import Final
 
 from cluster_specs.errors import UserError
@@ -19,10 +22,15 @@ _COUNTS: Final = {
     "ep": "ep",
     "attn.dp": "attention_dp",
     "moe.ep": "ep",
+    "moe.dp": "moe_dp",
+    "mlp.dp": "mlp_dp",
     "s": "max_num_seqs",
     "t": "max_num_batched_tokens",
 }
-_PART: Final = re.compile(r"^(attn\.dp|moe\.ep|dp|pp|tp|ep|s|t)(\d+)$|^(f|cap)(\d+(?:\.\d+)?)$|^(w|kv)\.([a-z0-9_]+)$")
+_PART: Final = re.compile(
+    r"^(attn\.dp|moe\.ep|moe\.dp|mlp\.dp|dp|pp|tp|ep|s|t)(\d+)$|^(f|cap)(\d+(?:\.\d+)?)$|^(w|kv)\.([a-z0-9_]+)$"
+    r"|^pp(\d+(?:_\d+)+)$"
+)
 _RATES: Final = {"f": ("clock_mhz", "clock f", "MHz"), "cap": ("power_cap_w", "power cap", "W")}
 
 WEIGHT_DTYPES: Final = (
@@ -44,9 +52,11 @@ KV_DTYPES: Final = ("bf16", "fp16", "fp8", "fp32")
 class Plan:
     """One layout. A replica spans ``pp * tp * attention_dp`` devices, the plan ``dp`` times as many.
 
-    ``ep`` of 1 shards every expert over the replica's ``tp * attention_dp`` ranks; otherwise it must equal that
-    product and experts are whole. ``weight_dtype`` and ``kv_dtype`` of None keep the checkpoint's own, batch limits of
-    None those of the engine.
+    A stage holds ``moe_dp`` copies of its routed experts, each over ``expert_ranks`` devices: ``ep`` groups of those
+    hold so many parts of the experts, each expert sharded over the ``expert_shards`` devices of its group. ``mlp_dp``
+    copies of a dense feed-forward are sharded over ``mlp_ranks`` devices each; None leaves their number to the engine.
+    ``stage_layers`` of None leaves the layers of each stage to it. ``weight_dtype`` and ``kv_dtype`` of None keep the
+    checkpoint's own, batch limits of None those of the engine.
     """
 
     dp: int = 1
@@ -54,6 +64,9 @@ class Plan:
     tp: int = 1
     attention_dp: int = 1
     ep: int = 1
+    moe_dp: int = 1
+    mlp_dp: int | None = None
+    stage_layers: tuple[int, ...] | None = None
     weight_dtype: str | None = None
     kv_dtype: str | None = None
     clock_mhz: float | None = None
@@ -69,6 +82,26 @@ class Plan:
         return self.tp * self.attention_dp
 
     @property
+    def expert_ranks(self) -> int:
+        """Devices that one copy of the routed experts spans."""
+        return self.stage_ranks // self.moe_dp
+
+    @property
+    def expert_shards(self) -> int:
+        """Devices that one expert is sharded over."""
+        return self.expert_ranks // self.ep
+
+    @property
+    def mlp_copies(self) -> int:
+        """Copies of a dense feed-forward in a stage: one for each attention rank unless something else is said."""
+        return self.mlp_dp or self.attention_dp
+
+    @property
+    def mlp_ranks(self) -> int:
+        """Devices that one copy of a dense feed-forward is sharded over."""
+        return self.stage_ranks // self.mlp_copies
+
+    @property
     def replica_devices(self) -> int:
         """Devices of one model replica."""
         return self.pp * self.stage_ranks
@@ -80,69 +113,105 @@ class Plan:
 
     def __str__(self) -> str:
         """Canonical text form; ``parse_plan`` reads it back."""
-        parts = [f"dp{self.dp}"] if self.dp > 1 else []
-        if self.pp > 1:
-            parts.append(f"pp{self.pp}")
-        if self.attention_dp > 1:
-            parts.append(f"attn.dp{self.attention_dp}")
-        if self.tp > 1:
-            parts.append(f"tp{self.tp}")
-        if self.ep > 1:
-            parts.append(f"moe.ep{self.ep}" if self.attention_dp > 1 else f"ep{self.ep}")
-        if not parts:
-            parts.append("tp1")
-        if self.weight_dtype:
-            parts.append(f"w.{self.weight_dtype}")
-        if self.kv_dtype:
-            parts.append(f"kv.{self.kv_dtype}")
-        if self.clock_mhz:
-            parts.append(f"f{self.clock_mhz:g}")
-        if self.power_cap_w:
-            parts.append(f"cap{self.power_cap_w:g}")
-        if self.max_num_seqs:
-            parts.append(f"s{self.max_num_seqs}")
-        if self.max_num_batched_tokens:
-            parts.append(f"t{self.max_num_batched_tokens}")
-        return "-".join(parts)
+        suffixes = (
+            ("w.", self.weight_dtype),
+            ("kv.", self.kv_dtype),
+            ("f", self.clock_mhz and f"{self.clock_mhz:g}"),
+            ("cap", self.power_cap_w and f"{self.power_cap_w:g}"),
+            ("s", self.max_num_seqs),
+            ("t", self.max_num_batched_tokens),
+        )
+        return "-".join([*self._degrees(), *(f"{name}{value}" for name, value in suffixes if value)])
+
+    def _degrees(self) -> list[str]:
+        """Return the parts of the text form that say where things are."""
+        stages = "_".join(map(str, self.stage_layers)) if self.stage_layers else str(self.pp)
+        experts = "moe.ep" if self.attention_dp > 1 else "ep"
+        degrees = (
+            ("dp", self.dp, self.dp),
+            ("pp", self.pp, stages),
+            ("attn.dp", self.attention_dp, self.attention_dp),
+            ("tp", self.tp, self.tp),
+            (experts, self.ep, self.ep),
+            ("moe.dp", self.moe_dp, self.moe_dp),
+        )
+        parts = [f"{name}{text}" for name, degree, text in degrees if degree > 1]
+        parts += [f"mlp.dp{self.mlp_dp}"] if self.mlp_dp is not None else []
+        return parts or ["tp1"]
 
 
 def parse_plan(text: str) -> Plan:
     """Read a plan's text form; raises ``UserError`` naming the part that is wrong."""
-    values: dict[str, int | str | float] = {}
+    values: dict[str, _Value] = {}
     for part in text.strip().lower().split("-"):
         match = _PART.match(part)
         if match is None:
             raise UserError(
-                f"plan {text!r}: part {part!r} is not one of dpN, ppN, tpN, epN, attn.dpN, moe.epN, w.DTYPE, kv.DTYPE, "
-                "fMHZ, capWATTS, sSEQUENCES, tTOKENS",
+                f"plan {text!r}: part {part!r} is not one of dpN, ppN, ppLAYERS_LAYERS, tpN, epN, attn.dpN, moe.epN, "
+                "moe.dpN, mlp.dpN, w.DTYPE, kv.DTYPE, fMHZ, capWATTS, sSEQUENCES, tTOKENS",
                 hint="for example dp2-tp4, pp2-tp4-kv.fp8 or attn.dp8-moe.ep8",
             )
-        key, value = _read_part(text, match)
-        if key in values:
-            raise UserError(f"plan {text!r}: {part!r} sets {key} a second time")
-        values[key] = value
+        for key, value in _read_part(text, match).items():
+            if key in values:
+                raise UserError(f"plan {text!r}: {part!r} sets {key} a second time")
+            values[key] = value
     plan = Plan(**values)  # type: ignore[arg-type]
-    if plan.ep not in {1, plan.stage_ranks}:
-        raise UserError(
-            f"plan {text!r}: ep is {plan.ep}, must be 1 or tp x attn.dp = {plan.stage_ranks}",
-            hint="engines keep experts whole over exactly the ranks of a stage, or shard every one of them",
-        )
+    reason = contradiction(plan)
+    if reason is not None:
+        raise UserError(f"plan {text!r}: {reason[0]}", hint=reason[1])
     return plan
 
 
-def _read_part(text: str, match: re.Match[str]) -> tuple[str, int | str | float]:
-    """Field and value of one part of a plan's text."""
-    axis, degree, rate, value, tensor, dtype = match.groups()
+def contradiction(plan: Plan) -> tuple[str, str] | None:
+    """Say which degrees of ``plan`` contradict each other, and name the nearest that would do; None where none do."""
+    ranks = plan.stage_ranks
+    if ranks % plan.moe_dp:
+        return f"moe.dp is {plan.moe_dp}, must divide tp x attn.dp = {ranks}", _nearest("moe.dp", plan.moe_dp, ranks)
+    if plan.expert_ranks % plan.ep:
+        what = "tp x attn.dp" if plan.moe_dp == 1 else "tp x attn.dp / moe.dp"
+        return f"ep is {plan.ep}, must divide {what} = {plan.expert_ranks}", _nearest("ep", plan.ep, plan.expert_ranks)
+    if ranks % plan.mlp_copies:
+        return f"mlp.dp is {plan.mlp_dp}, must divide tp x attn.dp = {ranks}", _nearest(
+            "mlp.dp", plan.mlp_copies, ranks
+        )
+    for name, copies in (("moe.dp", plan.moe_dp), ("mlp.dp", plan.mlp_copies)):
+        if gcd(copies, plan.attention_dp) != min(copies, plan.attention_dp):
+            return (
+                f"{name} is {copies} and attn.dp {plan.attention_dp}: one must divide the other",
+                f"tokens of {plan.attention_dp} attention ranks cannot be shared out evenly among {copies} copies",
+            )
+    return None
+
+
+def _nearest(name: str, asked: int, whole: int) -> str:
+    """Name the divisors of ``whole`` next to a degree that is none."""
+    divisors = [degree for degree in range(1, whole + 1) if whole % degree == 0]
+    below = max((degree for degree in divisors if degree < asked), default=None)
+    above = min((degree for degree in divisors if degree > asked), default=None)
+    return "the nearest that would do: " + " or ".join(f"{name}{degree}" for degree in (below, above) if degree)
+
+
+_Value = int | str | float | tuple[int, ...]
+
+
+def _read_part(text: str, match: re.Match[str]) -> dict[str, _Value]:
+    """Fields and values of one part of a plan's text."""
+    axis, degree, rate, value, tensor, dtype, layers = match.groups()
     if axis is not None:
         if int(degree) < 1:
             raise UserError(f"plan {text!r}: {axis} is {degree}, must be >= 1")
-        return _COUNTS[axis], int(degree)
+        return {_COUNTS[axis]: int(degree)}
+    if layers is not None:
+        stages = tuple(map(int, layers.split("_")))
+        if 0 in stages:
+            raise UserError(f"plan {text!r}: stage {stages.index(0) + 1} has 0 layers, must have at least 1")
+        return {"pp": len(stages), "stage_layers": stages}
     if rate is not None:
         field, name, unit = _RATES[rate]
         if not float(value) > 0:
             raise UserError(f"plan {text!r}: {name} is {value} {unit}, must be > 0")
-        return field, float(value)
+        return {field: float(value)}
     known = WEIGHT_DTYPES if tensor == "w" else KV_DTYPES
     if dtype not in known:
         raise UserError(f"plan {text!r}: {tensor}.{dtype} is not one of {', '.join(known)}")
-    return ("weight_dtype" if tensor == "w" else "kv_dtype"), dtype
+    return {"weight_dtype" if tensor == "w" else "kv_dtype": dtype}

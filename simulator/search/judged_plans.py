@@ -17,8 +17,9 @@ from cluster_specs.errors import OutputError, UserError
 from cluster_specs.files.lock import locked
 from cluster_specs.files.reading import iter_lines, opened
 from cluster_specs.files.whole import check_folder, reason_of
+from simulator.plan.refused import REFUSERS, Refused
 
-_SCHEMA: Final = 1
+_SCHEMA: Final = 2
 _HEAD: Final = b'{"schema":'  # how the first line begins
 _HINT: Final = "name another file, or remove this one to begin again"
 
@@ -26,20 +27,20 @@ _HINT: Final = "name another file, or remove this one to begin again"
 class JudgedPlans:
     """What a file holds, and the file open at its end; made by ``kept_in``."""
 
-    def __init__(self, path: Path, known: dict[str, dict[str, Any] | str], stream: BinaryIO) -> None:
+    def __init__(self, path: Path, known: dict[str, dict[str, Any] | Refused], stream: BinaryIO) -> None:
         self.found = len(known)  # plans that were there when the file was opened
         self._path = path
         self._known = known
         self._stream = stream
         self._lock = Lock()
 
-    def of(self, plan: str) -> dict[str, Any] | str | None:
-        """Return a plan's metrics, the reason it was refused for, or None for one that is not kept."""
+    def of(self, plan: str) -> dict[str, Any] | Refused | None:
+        """Return a plan's metrics, why it was refused, or None for one that is not kept."""
         return self._known.get(plan)
 
-    def add(self, plan: str, judged: dict[str, Any] | str) -> None:
-        """Keep what was found of a plan: its metrics, or the reason it was refused for; raises ``OutputError``."""
-        said = {"refused": judged} if isinstance(judged, str) else {"metrics": judged}
+    def add(self, plan: str, judged: dict[str, Any] | Refused) -> None:
+        """Keep what was found of a plan: its metrics, or why it was refused; raises ``OutputError``."""
+        said = {"refused": judged.reason, "by": judged.by} if isinstance(judged, Refused) else {"metrics": judged}
         with self._lock:
             _append(self._stream, self._path, {"plan": plan, **said})
 
@@ -76,9 +77,9 @@ def _append(stream: BinaryIO, path: Path, record: Mapping[str, Any]) -> None:
         raise OutputError(f"{path}: cannot be written: {reason_of(error)}", hint=_HINT) from error
 
 
-def _read(path: Path, inputs: Mapping[str, str]) -> tuple[dict[str, dict[str, Any] | str], int]:
+def _read(path: Path, inputs: Mapping[str, str]) -> tuple[dict[str, dict[str, Any] | Refused], int]:
     """Return what is known of each plan, and the bytes up to the end of the last whole line."""
-    known: dict[str, dict[str, Any] | str] = {}
+    known: dict[str, dict[str, Any] | Refused] = {}
     length = 0
     with opened(path, hint=_HINT) as stream:
         for number, line in enumerate(iter_lines(stream, path), start=1):
@@ -87,12 +88,17 @@ def _read(path: Path, inputs: Mapping[str, str]) -> tuple[dict[str, dict[str, An
             record = _record(line, f"{path}:{number}")
             if number == 1:
                 _check_head(record, inputs, path)
-            elif not isinstance(record.get("plan"), str) or not {"metrics", "refused"} & record.keys():
+            elif not isinstance(record.get("plan"), str) or not _is_judged(record):
                 raise UserError(f"{path}:{number}: is no judged plan", hint=_HINT)
             else:
-                known[record["plan"]] = record["metrics"] if "metrics" in record else str(record["refused"])
+                refused = None if "metrics" in record else Refused(str(record["refused"]), record["by"])
+                known[record["plan"]] = record["metrics"] if refused is None else refused
             length += len(line)
     return known, length
+
+
+def _is_judged(record: Mapping[str, Any]) -> bool:
+    return "metrics" in record or ("refused" in record and record.get("by") in REFUSERS)
 
 
 def _record(line: bytes, place: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from simulator.errors import EngineLimitError
 from simulator.plan.plan import Plan
+from simulator.plan.refused import Refused
 from simulator.pools.disaggregation import PoolStarts
 from simulator.pools.layouts import Layout, Outcome, Started, measured_layout, replay_layout, start_layout
 from simulator.results.objective import SUSTAINABLE_RATE, Slo
@@ -29,43 +30,44 @@ def judge(
     serving: Serving, candidate: Candidate, workload: Traffic, slo: Slo, *, wants_capacity: bool
 ) -> Outcome | Refusal:
     """Replay ``workload`` on ``candidate``; ``wants_capacity`` adds the most traffic within ``slo``."""
-    started = _started(serving, candidate, workload)
-    if isinstance(started, Refusal):
-        return started
+    begun = started(serving, candidate, workload)
+    if isinstance(begun, Refusal):
+        return begun
     try:
-        outcome = _replayed(serving, started, workload, slo)
+        outcome = _replayed(serving, begun, workload, slo)
     except EngineLimitError as error:
-        return Refusal(plan=started.plan, reason=str(error))
+        return Refusal(plan=begun.plan, reason=str(error))
     if wants_capacity:
         assert isinstance(workload, Workload)  # refused for parts before anything was judged
-        capacity = find_capacity(lambda scaled: replay_layout(serving, started, scaled, slo).metrics, workload, slo)
+        capacity = find_capacity(lambda scaled: replay_layout(serving, begun, scaled, slo).metrics, workload, slo)
         outcome.metrics[SUSTAINABLE_RATE] = capacity.requests_per_s
         outcome.metrics["sustainable_is_short"] = capacity.is_short
     if outcome.metrics["finished"] == 0:
         reasons = ", ".join(outcome.metrics["rejected"])
-        return Refusal(plan=outcome.plan, reason=f"no request is answered ({reasons})")
+        return Refusal(plan=outcome.plan, reason=f"no request is answered ({reasons})", by="settings")
     return replace(outcome, run=None)  # a row per request of thousands of plans would fill the memory
 
 
 def judged_before(
-    serving: Serving, candidate: Candidate, workload: Traffic, found: dict[str, Any] | str
+    serving: Serving, candidate: Candidate, workload: Traffic, found: dict[str, Any] | Refused
 ) -> Outcome | Refusal:
     """Return the outcome of a plan from what an earlier run of the same search has kept: metrics, or a reason.
 
     It is started again, in milliseconds, so that everything about it but the replay is made anew.
     """
-    started = _started(serving, candidate, workload)
-    if isinstance(started, Refusal):
-        return started
-    if isinstance(found, str):
-        return Refusal(plan=started.plan, reason=found)
+    begun = started(serving, candidate, workload)
+    if isinstance(begun, Refusal):
+        return begun
+    if isinstance(found, Refused):
+        return Refusal(plan=begun.plan, reason=found.reason, by=found.by)
     if isinstance(workload, WorkloadParts):
-        assert isinstance(started, StartedPlan)  # others are refused
-        return streamed_plan(serving, started, found)
-    return measured_layout(serving, started, found)
+        assert isinstance(begun, StartedPlan)  # others are refused
+        return streamed_plan(serving, begun, found)
+    return measured_layout(serving, begun, found)
 
 
-def _started(serving: Serving, candidate: Candidate, workload: Traffic) -> Started | Refusal:
+def started(serving: Serving, candidate: Candidate, workload: Traffic) -> Started | Refusal:
+    """Start a candidate, or say why it cannot be; one of two pools is started already."""
     if isinstance(workload, Workload):
         return candidate if isinstance(candidate, PoolStarts) else start_layout(serving, candidate, workload)
     plan = plan_of(candidate)

@@ -17,6 +17,7 @@ from simulator.feasible.changed_formats import changed_formats
 from simulator.feasible.plan_space import Axes, enumerate_plans, smallest_fit, usual_plan
 from simulator.feasible.sizing import Sizing, size_plan
 from simulator.plan.plan import Plan
+from simulator.plan.refused import Refused
 from simulator.pools.layouts import Layout, Outcome, with_layout_interval
 from simulator.pools.pool_space import enumerate_pools
 from simulator.results.objective import SUSTAINABLE_RATE, Limit, Objective, Slo, read_metric
@@ -93,7 +94,9 @@ class SearchResult:
                 {**result.to_json(), **self._facts_here(result), "breaks": broken.get(str(result.plan), [])}
                 for result in self.simulated
             ],
-            "rejected": [{"plan": str(refusal.plan), "reason": refusal.reason} for refusal in self.refused],
+            "rejected": [
+                {"plan": str(refusal.plan), "reason": refusal.reason, "by": refusal.by} for refusal in self.refused
+            ],
         }
 
     def _usual_facts(self) -> dict[str, Any] | None:
@@ -146,7 +149,7 @@ def search(
     needs_all = needs_all_requests(objective, pools=axes is not None and axes.pools)
     if needs_all is not None and not isinstance(workload, Workload):
         raise NotStreamableError(needs_all, hint=WHOLE_HINT)
-    candidates, refused = _candidates(serving, workload, axes, plans)
+    candidates, refused = candidates_of(serving, workload, axes, plans)
     changes = _changes(serving, map(plan_of, candidates))
     if formats_together and not changes:
         raise UserError("no plan is in coarser formats than the checkpoint's: --formats-together has nothing to do")
@@ -165,7 +168,7 @@ def search(
             return judged_before(serving, candidate, workload, found)
         outcome = judge(serving, candidate, workload, wanted, wants_capacity=wants_capacity)
         if kept is not None:
-            kept.add(name, outcome.reason if isinstance(outcome, Refusal) else outcome.metrics)
+            kept.add(name, Refused(outcome.reason, outcome.by) if isinstance(outcome, Refusal) else outcome.metrics)
         return outcome
 
     outcomes = run_all(judged, candidates, threads=at_once(workload, threads), on_done=on_done)
@@ -196,7 +199,7 @@ def at_once(workload: Traffic, threads: int | None) -> int:
     return max(1, min(most, memory_bytes // (2 * REQUEST_BYTES * len(workload))))
 
 
-def _candidates(
+def candidates_of(
     serving: Serving, workload: Traffic, axes: Axes | None, plans: Sequence[Layout] | None
 ) -> tuple[list[Candidate], list[Refusal]]:
     """Return what is to be judged, and the pools of which one half cannot start; raises ``UserError`` for nothing."""
@@ -205,7 +208,7 @@ def _candidates(
     if plans is not None:
         candidates += plans
     else:
-        candidates += enumerate_plans(serving.model, serving.cluster, axes)
+        candidates += enumerate_plans(serving.model, serving.cluster, axes, serving.profile.layouts)
         if axes is not None and axes.pools:
             assert isinstance(workload, Workload)  # parts are refused before
             pairs, refused = enumerate_pools(serving, workload, axes)

@@ -16,7 +16,7 @@ from simulator.engine_profiles.engine_kernels import Launches
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.engine_profiles.load_factors import LoadFactors
 from simulator.engine_profiles.spread import NO_SPREAD, Spread
-from simulator.model.cell import AttentionTemplate, KernelChoices, StateCall
+from simulator.model.cell import AttentionTemplate, KernelChoices, StateCall, pools_tokens
 from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.spec import Block, ModelSpec
 from simulator.plan.plan import Plan
@@ -86,7 +86,7 @@ def compile_plan(
 def _stages(compiler: "_Compiler", model: ModelSpec) -> list[StageSums]:
     """Price the stages with embedding, head and hand-over; stages alike, between the first and the last, are one."""
     plan, curves, knots = compiler.plan, compiler.curves, compiler.knots
-    blocks = model.stage_blocks(plan.pp)
+    blocks = model.stage_blocks(plan)
     last = plan.pp - 1
     alike: dict[object, StageSums] = {}
     stages = []
@@ -150,8 +150,9 @@ class _Compiler:
         for block, count in blocks:
             stage.tokens.add_all(block.token_ops(self.plan, knots.tokens, self.kernels), self.curves, count)
             for cell in block.cells:
-                if isinstance(cell, MixtureOfExperts):
+                if pools_tokens(cell):
                     stage.pooled.add_all(cell.pooled_ops(self.plan, knots.tokens, self.kernels), self.curves, count)
+                if isinstance(cell, MixtureOfExperts):
                     beside = cell.shared_ops(self.plan, knots.tokens, self.kernels)
                     stage.tokens.hide_all(beside, self.curves, knots.tokens <= self.shared_expert_tokens, count)
             for call in block.attention(self.plan):

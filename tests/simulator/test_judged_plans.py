@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster_specs.errors import UserError
+from simulator.plan.refused import Refused
 from simulator.search.judged_plans import kept_in
 
 _APEX = (sys.executable, "-c", "from simulator.cli import main; main()")
@@ -63,11 +64,12 @@ def test_what_a_killed_writer_left_unfinished_is_dropped(tmp_path: Path, torn: b
     state = tmp_path / "state"
     with kept_in(state, _INPUTS) as kept:
         kept.add("tp1", {"finished": 1})
-        kept.add("tp2", "no room")
+        kept.add("tp2", Refused("no room", "device"))
     with state.open("ab") as stream:
         stream.write(torn)
     with kept_in(state, _INPUTS) as kept:
-        assert (kept.found, kept.of("tp1"), kept.of("tp2"), kept.of("tp4")) == (2, {"finished": 1}, "no room", None)
+        assert (kept.found, kept.of("tp1"), kept.of("tp4")) == (2, {"finished": 1}, None)
+        assert kept.of("tp2") == Refused("no room", "device")
         kept.add("tp4", {"finished": 3})
     with kept_in(state, _INPUTS) as kept:
         assert kept.of("tp4") == {"finished": 3}
@@ -82,7 +84,7 @@ def test_a_file_torn_in_its_first_line_begins_again(tmp_path: Path, whole: int) 
     state.write_bytes(state.read_bytes()[:whole])
     with kept_in(state, _INPUTS) as kept:
         assert kept.found == 0
-    assert json.loads(state.read_text()) == {"schema": 1, "inputs": _INPUTS}
+    assert json.loads(state.read_text()) == {"schema": 2, "inputs": _INPUTS}
 
 
 @pytest.mark.parametrize(
@@ -90,10 +92,10 @@ def test_a_file_torn_in_its_first_line_begins_again(tmp_path: Path, whole: int) 
     [
         (b"a shopping list", ":1: is not JSON"),
         (b'{"plans": []}', "holds no judged plans"),
-        (b'{"schema":2,"inputs":{}}\n', "holds no judged plans of `apex search`, or those of another version"),
-        (b'{"schema":1,"inputs":{"--model":"a","--trace":"b"}}\n{"plan":1}\n', ":2: is no judged plan"),
-        (b'{"schema":1,"inputs":{"--model":"a","--trace":"b"}}\n\n', ":2: is not JSON"),
-        (b'{"schema":1,"inputs":{"--model":"a","--trace":"b"}}\n[1]\n', ":2: must be a JSON object"),
+        (b'{"schema":3,"inputs":{}}\n', "holds no judged plans of `apex search`, or those of another version"),
+        (b'{"schema":2,"inputs":{"--model":"a","--trace":"b"}}\n{"plan":1}\n', ":2: is no judged plan"),
+        (b'{"schema":2,"inputs":{"--model":"a","--trace":"b"}}\n\n', ":2: is not JSON"),
+        (b'{"schema":2,"inputs":{"--model":"a","--trace":"b"}}\n[1]\n', ":2: must be a JSON object"),
     ],
 )
 def test_what_is_not_ours_is_refused_and_kept(tmp_path: Path, content: bytes, says: str) -> None:

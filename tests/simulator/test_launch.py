@@ -271,7 +271,7 @@ def test_sglang_keeps_replicas_of_a_server_on_one_node(
 def test_tensorrt_llm_reads_what_has_no_flag_from_a_file() -> None:
     """KV format, blocks, chunking and attention data parallelism go into the options file; replicas are servers."""
     serving = serving_of("mixtral-8x7b", "h100-sxm-8", "tensorrt-llm-1.0", max_num_seqs=32)
-    *_, remark, options, command = _lines(serving, "dp2-attn.dp2-tp2-moe.ep4-kv.fp8")
+    *_, remark, options, command = _lines(serving, "dp2-attn.dp4-moe.ep4-kv.fp8")
     assert remark.startswith("# 2 servers of 4 devices each")
     assert json.loads(shlex.split(options)[1]) == {
         "kv_cache_config": {

@@ -66,7 +66,13 @@ def test_text_round_trips(
         ("tp4-tp2", "a second time"),
         ("tp4-s0", "s is 0, must be >= 1"),
         ("attn.dp2-attn.dp4", "a second time"),
-        ("tp4-ep2", "must be 1 or tp x attn.dp = 4"),
+        ("tp8-ep3", "ep is 3, must divide tp x attn.dp = 8"),
+        ("tp8-ep4-moe.dp4", "ep is 4, must divide tp x attn.dp / moe.dp = 2"),
+        ("attn.dp8-moe.dp3", "moe.dp is 3, must divide tp x attn.dp = 8"),
+        ("tp4-mlp.dp8", "mlp.dp is 8, must divide tp x attn.dp = 4"),
+        ("attn.dp6-tp2-mlp.dp4", "mlp.dp is 4 and attn.dp 6: one must divide the other"),
+        ("pp4_0", "stage 2 has 0 layers"),
+        ("pp2-pp40_40", "sets pp a second time"),
         ("tp4-w.int3", "w.int3 is not one of"),
         ("kv.mxfp4", "kv.mxfp4 is not one of"),
         ("tensor4", "'tensor4' is not one of"),
@@ -78,6 +84,30 @@ def test_bad_text_names_the_part(text: str, said: str) -> None:
     """Each mistake is one message that names the part and the limit."""
     with pytest.raises(UserError, match=said):
         parse_plan(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ("tp8-ep3", "ep2 or ep4"),
+        ("tp8-ep16", "ep8"),
+        ("tp6-moe.dp4", "moe.dp3 or moe.dp6"),
+        ("tp4-mlp.dp3", "mlp.dp2 or"),
+    ],
+)
+def test_contradictory_degrees_name_the_nearest_that_would_do(text: str, nearest: str) -> None:
+    """What does not divide comes with the divisors next to it."""
+    with pytest.raises(UserError) as refused:
+        parse_plan(text)
+    assert nearest in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "text", ["pp41_39-tp4", "tp8-ep2", "tp8-ep4-moe.dp2", "attn.dp4-tp2-moe.ep2", "attn.dp8-mlp.dp1", "tp8-mlp.dp8"]
+)
+def test_layouts_inside_a_stage_have_a_text_form(text: str) -> None:
+    """Grids of experts, copies of feed-forwards and stated stages read back as written."""
+    assert str(parse_plan(text)) == text
 
 
 def test_devices_multiply() -> None:

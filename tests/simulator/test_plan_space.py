@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from cluster_specs.load import load_cluster, load_device
 from simulator.engine_profiles.engine_profile import load_profile
+from simulator.feasible.engine_layout import laid_out
 from simulator.feasible.engine_support import converted_checkpoint, engines_for
-from simulator.feasible.plan_space import Axes, check_plan, enumerate_plans, smallest_fit
+from simulator.feasible.plan_space import MORE_AXES, Axes, check_plan, enumerate_plans, smallest_fit
 from simulator.memory.plan_memory import plan_memory
 from simulator.model.load_model import from_hf_config, load_model
 from simulator.model.spec import stage_layers
@@ -43,6 +44,93 @@ def test_experts_add_attention_data_and_expert_axes(model: str, cluster: str, pl
     assert len({str(plan) for plan in listed}) == len(listed) == plans
     assert sum(check_plan(spec, plan, hardware) is None for plan in listed) == feasible
     assert all(plan.num_devices == 8 for plan in listed)
+
+
+@pytest.mark.parametrize(
+    ("model", "cluster", "engine", "plans", "with_cells"),
+    [
+        ("llama-3.1-70b", "h100-sxm-8", "vllm-0.33", 10, 30),
+        ("mixtral-8x7b", "h100-sxm-8", "vllm-0.33", 36, 50),
+        ("deepseek-v3", "h200-sxm-4x8", "vllm-0.33", 106, 161),
+        ("qwen3-32b", "h100-sxm-8", "sglang-0.5", 20, 30),
+        ("mixtral-8x7b", "h100-sxm-8", "sglang-0.5", 50, 64),
+    ],
+)
+def test_cells_with_degrees_of_their_own_are_all_of_the_papers(
+    model: str, cluster: str, engine: str, plans: int, with_cells: int
+) -> None:
+    """Copies of attention times copies of feed-forwards, one of both 1: counts of the APEX paper's rules, and grids."""
+    spec, hardware, layouts = load_model(model), load_cluster(cluster), load_profile(engine).layouts
+    listed = [
+        {str(plan) for plan in enumerate_plans(spec, hardware, Axes(more=frozenset(more)), layouts)}
+        for more in ((), ("cells",))
+    ]
+    assert [len(space) for space in listed] == [plans, with_cells]
+    assert listed[0] <= listed[1]
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "mixtral-8x7b"])
+def test_every_listed_plan_reads_back_and_uses_all_devices(model: str) -> None:
+    """Whatever the axes, plans are distinct by their text, contradict nothing and fill the cluster."""
+    spec, hardware, layouts = load_model(model), load_cluster("h100-sxm-8"), load_profile("sglang-0.5").layouts
+    listed = enumerate_plans(spec, hardware, Axes(more=frozenset(MORE_AXES)), layouts)
+    assert len({str(plan) for plan in listed}) == len(listed)
+    for plan in listed:
+        assert parse_plan(str(plan)) == plan
+        assert plan.num_devices == 8
+        assert spec.refusal(plan) is None
+        assert sum(count for stage in spec.stage_blocks(plan) for _, count in stage) == spec.num_layers
+
+
+@pytest.mark.parametrize(
+    ("engine", "split"),
+    [
+        ("vllm-0.33", (15, 15, 16, 15)),
+        ("sglang-0.5", (15, 15, 15, 16)),
+        ("tensorrt-llm-1.2", (16, 15, 15, 15)),
+        ("vllm-0.6", (15, 15, 15, 16)),
+    ],
+)
+def test_leftover_layers_go_where_the_engine_puts_them(engine: str, split: tuple[int, ...]) -> None:
+    """DeepSeek's 61 layers on four stages, as each engine splits them; what a plan states stands."""
+    model, layouts = load_model("deepseek-v3"), load_profile(engine).layouts
+    assert laid_out(model, Plan(pp=4), layouts).stage_layers == split
+    stated = parse_plan("pp16_16_15_14")
+    assert laid_out(model, stated, layouts).stage_layers == stated.stage_layers
+
+
+def test_stages_without_one_layer_each_are_refused() -> None:
+    """Stated stages hold exactly the model's layers."""
+    reason = check_plan(load_model("llama-3.1-70b"), parse_plan("pp41_41-tp4"), load_cluster("h100-sxm-8"))
+    assert reason is not None
+    assert reason == ("stages have 41 + 41 = 82 layers, llama-3.1-70b has 80", "model")
+
+
+@pytest.mark.parametrize(
+    ("model", "engine", "plan", "said"),
+    [
+        ("qwen3-32b", "sglang-0.5", "attn.dp4-tp2", None),
+        ("llama-3.1-70b", "sglang-0.5", "attn.dp4-tp2", "of dense models for qwen3"),
+        ("qwen3-32b", "vllm-0.33", "attn.dp4-tp2", "for mixtures of experts alone; replicas (dp4) share nothing"),
+        ("mixtral-8x7b", "vllm-0.33", "tp8-ep2", "ep is 2, must be 1 or 8"),
+        ("mixtral-8x7b", "sglang-0.5", "tp8-ep2", None),
+        ("mixtral-8x7b", "tensorrt-llm-1.2", "tp8-ep2", None),
+        ("mixtral-8x7b", "tensorrt-llm-1.2", "attn.dp4-tp2", "on each device or not at all"),
+        ("mixtral-8x7b", "sglang-0.5", "tp8-moe.dp2", "keeps one copy of the experts"),
+        ("deepseek-v3", "sglang-0.5", "attn.dp8-moe.ep8-mlp.dp8", None),
+        ("deepseek-v3", "vllm-0.33", "attn.dp8-moe.ep8-mlp.dp1", "has 8 copies of a dense feed-forward"),
+        ("llama-3.1-70b", "vllm-0.33", "pp41_39-tp4", None),
+        ("llama-3.1-70b", "tensorrt-llm-1.2", "pp41_39-tp4", "makes them 40_40"),
+        ("llama-3.1-70b", "tensorrt-llm-1.2", "pp40_40-tp4", None),
+    ],
+)
+def test_layouts_an_engine_does_not_have_are_refused_by_name(
+    model: str, engine: str, plan: str, said: str | None
+) -> None:
+    """Each is a fact of the engine's profile; the others run."""
+    spec, profile, device = load_model(model), load_profile(engine), load_device("h200-sxm")
+    reason = engines_for(spec, parse_plan(plan), device, profile)[profile.engine]
+    assert reason is None if said is None else said in (reason or "")
 
 
 def test_fewer_devices_on_request() -> None:
@@ -86,7 +174,7 @@ def test_formats_and_clocks_are_axes() -> None:
 def test_refusals_state_value_and_limit(model: str, cluster: str, plan: str, said: str | None) -> None:
     """What cannot run says why; what can run says nothing."""
     reason = check_plan(load_model(model), parse_plan(plan), load_cluster(cluster))
-    assert reason is None if said is None else said in (reason or "")
+    assert reason is None if said is None else reason is not None and said in reason.reason
 
 
 def test_fp8_weights_meet_wider_activations_where_no_unit_takes_them() -> None:
@@ -131,7 +219,7 @@ def test_stages_hold_every_layer_once(layers: int, pp: int) -> None:
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "vocab_size": 64}
     windows = {"sliding_window": 16, "sliding_window_pattern": 3, "max_position_embeddings": 128, "hidden_act": "silu"}
     model = from_hf_config({"model_type": "llama", "num_hidden_layers": layers, **sizes, **windows}, name="toy")
-    held = [block for stage in model.stage_blocks(pp) for block, count in stage for _ in range(count)]
+    held = [block for stage in model.stage_blocks(Plan(pp=pp)) for block, count in stage for _ in range(count)]
     assert len(held) == layers
     for block in model.unique_blocks:
         assert held.count(block) == sum(count for other, count in model.blocks if other == block)

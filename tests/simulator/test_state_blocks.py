@@ -9,7 +9,7 @@ from simulator.engine_profiles.engine_profile import load_profile
 from simulator.memory.plan_memory import plan_memory
 from simulator.memory.state_blocks import StatePages, state_bytes_of, state_pages
 from simulator.model.load_model import load_model
-from simulator.plan.plan import parse_plan
+from simulator.plan.plan import Plan, parse_plan
 from simulator.serving import Refusal, StartedPlan
 from simulator.workload.parse import parse_workload
 from tests.simulator.deployments import serving_of, start_of
@@ -19,7 +19,7 @@ _CHAT = parse_workload("synthetic:isl=200,osl=50,rate=1,n=3")
 
 def _pages(model: str, plan: str, block_size: int = 16) -> StatePages | None:
     spec, layout = load_model(model), parse_plan(plan)
-    return state_pages(layout, spec.stage_blocks(layout.pp)[0], block_size)
+    return state_pages(layout, spec.stage_blocks(layout)[0], block_size)
 
 
 def _started(
@@ -146,7 +146,7 @@ def test_sglang_keeps_states_in_a_pool() -> None:
         for caches_prefixes in (True, False)
     )
     state_bytes = 48 * (48 * 128 * 128 * 4 + 3 * 10_240 * 2)
-    assert state_bytes_of(layout, spec.stage_blocks(1)[0]) == state_bytes
+    assert state_bytes_of(layout, spec.stage_blocks(Plan())[0]) == state_bytes
     rest = cached.usable_bytes - cached.weights_bytes
     assert cached.kv_bytes == pytest.approx(rest / 1.9, abs=2)
     assert plain.state_slots == int(rest * 0.9 / 1.9 / state_bytes)

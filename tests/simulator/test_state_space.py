@@ -124,7 +124,7 @@ def test_configs_that_contradict_themselves_are_refused(
 def test_pages_of_nemotron_are_those_a_server_logs(dtype: str, tokens: int) -> None:
     """Nemotron-Nano-9B-v2 with states in 16 bits: attention pages of 672 tokens (vllm issue 24280)."""
     model = from_hf_config({**_NEMOTRON, "mamba_ssm_cache_dtype": dtype})
-    pages = state_pages(Plan(), model.stage_blocks(1)[0], 16)
+    pages = state_pages(Plan(), model.stage_blocks(Plan())[0], 16)
     assert pages is not None
     assert (pages.block_tokens, pages.attention_groups, pages.state_groups) == (tokens, 1, 7)
 
@@ -133,8 +133,8 @@ def test_a_model_of_states_alone_holds_one_block_per_request() -> None:
     """Codestral Mamba: 64 layers of 128 x 64 x 128 in bf16 and three inputs of 10,240 channels, whatever the length."""
     model, plan = load_model("mamba-codestral-7b"), Plan()
     state = 64 * (128 * 64 * 128 * 2 + 3 * 10_240 * 2)
-    assert state_bytes_of(plan, model.stage_blocks(1)[0]) == state
-    pages = state_pages(plan, model.stage_blocks(1)[0], 16)
+    assert state_bytes_of(plan, model.stage_blocks(Plan())[0]) == state
+    pages = state_pages(plan, model.stage_blocks(Plan())[0], 16)
     assert pages is not None
     assert (pages.block_bytes, pages.blocks_of(100_000, caches_prefixes=False)) == (state, 1)
     assert pages.longest(0, caches_prefixes=False) == 0

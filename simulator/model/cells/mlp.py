@@ -1,5 +1,10 @@
-"""Dense feed-forward: gated (SwiGLU, GeGLU) or plain (GELU, ReLU), its inner width sharded over the tensor axis."""
+"""Dense feed-forward: gated (SwiGLU, GeGLU) or plain (GELU, ReLU), its inner width sharded over the tensor axis.
 
+Beside attention that runs data-parallel, a stage may hold fewer copies than attention ranks, each sharded over more
+devices, whose tokens it then gathers; `simulator.model.collectives` has the transfers.
+"""
+
+from dataclasses import replace
 from typing import Final
 
 from cluster_specs.lazy_dataclass import dataclass
@@ -7,7 +12,7 @@ from costmodel.ops.number_formats import DTYPE_BYTES
 from costmodel.ops.op_types import Ints, Op
 from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
-from simulator.model.collectives import tensor_all_reduce
+from simulator.model.collectives import TokenShare
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
 from simulator.model.norm import Norm
 from simulator.plan.plan import Plan
@@ -87,7 +92,7 @@ class Mlp:
     def weight_bytes(self, plan: Plan) -> int:
         """Shards of the matrices; norms replicated."""
         element = DTYPE_BYTES[activation_dtype(plan, self.feed_forward.dtype)]
-        return self.feed_forward.weight_bytes(plan) + int(self._norm_parameters() * element)
+        return self.feed_forward.weight_bytes(_sharded(plan)) + int(self._norm_parameters() * element)
 
     def kv_bytes_per_token(self, plan: Plan) -> float:  # noqa: ARG002 - the contract of a cell
         """Keep nothing."""
@@ -96,18 +101,37 @@ class Mlp:
     def token_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
         """Everything: a feed-forward depends on the token count alone."""
         dtype = activation_dtype(plan, self.feed_forward.dtype)
-        up, _ = self.feed_forward.linears(plan)
-        hidden = self.feed_forward.hidden
-        if self.norm is not None:
-            ops = [*self.norm.add_into(m, dtype, up, kernels), *self.feed_forward.token_ops(plan, m, kernels)]
-        else:
-            ops = [*(up.quantise(m) if kernels.rounds(up) == "separate" else [])]
-            ops += self.feed_forward.token_ops(plan, m, kernels)
-            ops.append(small_op("add", rows=m, width=hidden, dtype=dtype))
-        ops += tensor_all_reduce(plan, m, hidden, dtype)
+        share = TokenShare.of(plan, plan.mlp_copies)
+        up, _ = self.feed_forward.linears(_sharded(plan))
+        ops = [] if self.norm is None else self.norm.add_into(m, dtype, up, kernels)
+        ops += (
+            self.pooled_ops(plan, m, kernels) if share.gathered > 1 else self._own_ops(plan, share.tokens(m), kernels)
+        )
+        if self.norm is None:
+            ops.append(small_op("add", rows=m, width=self.feed_forward.hidden, dtype=dtype))
+        ops += share.finish(m, self.feed_forward.hidden, dtype)
         if self.post_norm is not None:
             ops.append(self.post_norm.plain(m, dtype))
         return ops
+
+    def pooled_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
+        """Return the part of ``token_ops`` that works on the tokens of several attention ranks, ``m`` of each."""
+        share = TokenShare.of(plan, plan.mlp_copies)
+        if share.gathered == 1:
+            return []
+        hidden, dtype = self.feed_forward.hidden, activation_dtype(plan, self.feed_forward.dtype)
+        return [
+            *share.gather(m, hidden * int(DTYPE_BYTES[dtype]), dtype),
+            *self._own_ops(plan, share.tokens(m), kernels),
+            *share.scatter(m, hidden, dtype),
+        ]
+
+    def _own_ops(self, plan: Plan, tokens: Ints, kernels: KernelChoices) -> list[Op]:
+        """Return the matrices over the tokens of one copy, and the rounding of an input that no norm wrote."""
+        sharded = _sharded(plan)
+        up, _ = self.feed_forward.linears(sharded)
+        rounding = up.quantise(tokens) if self.norm is None and kernels.rounds(up) == "separate" else []
+        return [*rounding, *self.feed_forward.token_ops(sharded, tokens, kernels)]
 
     def attention(self, plan: Plan) -> None:  # noqa: ARG002 - the contract of a cell
         """Attends to nothing."""
@@ -115,7 +139,14 @@ class Mlp:
 
     def refusal(self, plan: Plan) -> str | None:
         """As the feed-forward."""
-        return self.feed_forward.refusal(plan)
+        return self.feed_forward.refusal(_sharded(plan))
 
     def _norm_parameters(self) -> int:
         return sum(norm.parameters() for norm in (self.norm, self.post_norm) if norm is not None)
+
+
+def _sharded(plan: Plan) -> Plan:
+    """Return ``plan`` as a feed-forward sees it: its tensor axis is the devices of one copy."""
+    if plan.mlp_ranks == plan.tp:
+        return plan
+    return replace(plan, tp=plan.mlp_ranks, attention_dp=1, ep=1, moe_dp=1, mlp_dp=None)

@@ -1,8 +1,10 @@
 """Mixture of experts: router, routed experts, optional shared expert, and the transfers that bring tokens to experts.
 
-With `ep` = 1 every expert is sharded over the stage's tp x attention_dp ranks; otherwise each rank holds whole
-experts. Where attention runs data-parallel, every rank brings its own m tokens and the experts see all
-m x attention_dp of them: tokens and their top-k choices are gathered before and scattered back after.
+A stage holds `moe_dp` copies of its experts, each over `expert_ranks` of its devices: `ep` groups of those hold so many
+parts of the experts, and each expert is sharded over the devices of its group. Where attention runs data-parallel,
+every attention rank brings its own m tokens and a copy sees those of all ranks that share it: tokens and their top-k
+choices are gathered before and scattered back after. Where there are more copies than attention ranks, a copy routes a
+part of one rank's tokens; `simulator.model.collectives` has both.
 """
 
 import dataclasses
@@ -17,7 +19,7 @@ from costmodel.ops.op_types import Collective, Ints, Moe, Op
 from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices, register_cell
 from simulator.model.cells.mlp import FeedForward
-from simulator.model.collectives import tensor_all_gather, tensor_all_reduce
+from simulator.model.collectives import TokenShare, tensor_all_gather
 from simulator.model.expert_layout import PLAIN, ExpertLayout
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
 from simulator.model.norm import Norm
@@ -59,8 +61,7 @@ class MixtureOfExperts:
     def weight_bytes(self, plan: Plan) -> int:
         """Count this rank's experts or shards; router, norm and gate replicated; shared expert on the tp axis."""
         dtype = activation_dtype(plan, self.dtype)
-        experts, shards = self._layout(plan)
-        routed = -(-self.num_experts // experts) * self._expert_bytes(plan, shards)
+        routed = -(-self.num_experts // plan.ep) * self._expert_bytes(plan, plan.expert_shards)
         shared = self.shared.weight_bytes(self._outside_experts(plan)) if self.shared else 0
         replicated = self._router(dtype).stored_bytes()
         replicated += sum(norm.weight_bytes(dtype) for norm in (self.norm, *self.post_norms))
@@ -81,7 +82,7 @@ class MixtureOfExperts:
         """
         dtype = activation_dtype(plan, self.dtype)
         router = self._router(dtype)
-        own = -(-m // plan.tp) if self._is_sequence_parallel(plan) else m
+        own = self._own_tokens(plan, m)
         ops = self.norm.add_into(m, dtype, router, kernels)
         if router.dtype != dtype:
             ops.append(small_op("cast", rows=own, width=self.hidden, dtype=dtype, out=router.dtype))
@@ -99,25 +100,25 @@ class MixtureOfExperts:
         if self._is_sequence_parallel(plan):
             ops += tensor_all_gather(plan, m, self.hidden, dtype)
         else:
-            ops += tensor_all_reduce(plan, m, self.hidden, dtype)
+            ops += TokenShare.of(plan, plan.moe_dp).finish(m, self.hidden, dtype)
         return [*ops, *(norm.plain(m, dtype) for norm in self.post_norms)]
 
     def pooled_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
         """Return the part of ``token_ops`` that works on the tokens of all attention-data ranks, ``m`` of each."""
-        experts, shards = self._layout(plan)
+        share = TokenShare.of(plan, plan.moe_dp)
         routed = Moe(
-            num_tokens=m * plan.attention_dp,
+            num_tokens=share.tokens(m),
             hidden=self._width,
             inter=self.inter,
             num_experts=self.num_experts,
             topk=self.topk,
-            tp=shards,
-            ep=experts,
+            tp=plan.expert_shards,
+            ep=plan.ep,
             dtype=kernels.expert_scheme(self.weights.under(plan).scheme),
             routing=kernels.moe_routing,
             is_gated=self.is_gated,
         )
-        before, after = self._transfers(plan, m, activation_dtype(plan, self.dtype), kernels)
+        before, after = self._transfers(plan, share, m, activation_dtype(plan, self.dtype), kernels)
         return [*before, routed, *after]
 
     def shared_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
@@ -125,7 +126,7 @@ class MixtureOfExperts:
         if self.shared is None:
             return []
         outside = self._outside_experts(plan)
-        own = -(-m // plan.tp) if self._is_sequence_parallel(plan) else m
+        own = self._own_tokens(plan, m)
         rounding = kernels.rounding(self.shared.linears(outside)[0], own)
         ops = [*rounding, *self.shared.token_ops(outside, own, kernels)]
         if self.shared_gate:
@@ -140,7 +141,7 @@ class MixtureOfExperts:
 
     def refusal(self, plan: Plan) -> str | None:
         """Whole experts must spread over ranks, sharded ones must split evenly."""
-        experts, shards = self._layout(plan)
+        experts, shards = plan.ep, plan.expert_shards
         if experts > self.num_experts:
             return f"ep is {experts}, must be at most the {self.num_experts} experts"
         if self.num_experts % experts:
@@ -151,27 +152,41 @@ class MixtureOfExperts:
         shared = self.shared.refusal(self._outside_experts(plan)) if self.shared else None
         return shared or next((reason for linear in linears if (reason := linear.refusal())), None)
 
-    def _layout(self, plan: Plan) -> tuple[int, int]:
-        """(ranks that experts are spread over, ranks that each expert is sharded over)."""
-        return (plan.ep, 1) if plan.ep > 1 else (1, plan.stage_ranks)
+    def _own_tokens(self, plan: Plan, m: Ints) -> Ints:
+        """Tokens that a rank routes, and runs the shared expert for: its slice where ranks have one each."""
+        if self._is_sequence_parallel(plan):
+            return -(-m // plan.tp)
+        share = TokenShare.of(plan, plan.moe_dp)
+        return share.tokens(m) if share.parts > 1 else m
 
     @staticmethod
     def _is_sequence_parallel(plan: Plan) -> bool:
         """Each tensor rank routes its own slice of the tokens, so none is sent twice."""
-        return plan.ep > 1 and plan.tp > 1 and plan.attention_dp > 1
+        return plan.ep > 1 and plan.ep == plan.stage_ranks and plan.tp > 1 and plan.attention_dp > 1
 
     def _outside_experts(self, plan: Plan) -> Plan:
-        """How the shared expert is laid out: whole on every rank where each has its own slice of the tokens."""
-        return dataclasses.replace(plan, tp=1, ep=1) if self._is_sequence_parallel(plan) else plan
+        """How the shared expert is laid out: whole on every rank where each has its own slice of the tokens.
 
-    def _transfers(self, plan: Plan, m: Ints, dtype: str, kernels: KernelChoices) -> tuple[list[Op], list[Op]]:
+        Where copies have slices, it is sharded as the routed experts of a copy are, whose sums it is part of.
+        """
+        if self._is_sequence_parallel(plan):
+            return dataclasses.replace(plan, tp=1, ep=1)
+        if TokenShare.of(plan, plan.moe_dp).parts > 1:
+            return dataclasses.replace(plan, tp=plan.expert_ranks, attention_dp=1, ep=1, moe_dp=1, mlp_dp=None)
+        return plan
+
+    def _transfers(
+        self, plan: Plan, share: TokenShare, m: Ints, dtype: str, kernels: KernelChoices
+    ) -> tuple[list[Op], list[Op]]:
         """Ops before and after the experts; none while all ranks share tokens."""
-        if plan.attention_dp == 1:
+        if share.gathered == 1:
             return [], []
         spread = self._is_sequence_parallel(plan)
-        ranks, stride = (plan.stage_ranks, 1) if spread else (plan.attention_dp, plan.tp)
         element = int(DTYPE_BYTES[dtype])
-        if kernels.all2all == "deepep" and plan.ep > 1:
+        if spread:
+            share = TokenShare(gathered=plan.stage_ranks, parts=1, ranks=plan.stage_ranks, tp=1)
+        ranks = share.gathered
+        if kernels.all2all == "deepep" and plan.ep == plan.expert_ranks:
             own = m / plan.tp if spread else m
             copies = ranks * (1.0 - (1.0 - 1.0 / ranks) ** self.topk)  # expected distinct ranks of topk choices
             sent = DTYPE_BYTES[SCHEMES[kernels.expert_scheme(self.weights.under(plan).scheme)].activation]
@@ -180,25 +195,25 @@ class MixtureOfExperts:
                     kind="all_to_all",
                     message_bytes=_whole(own * copies * self._width * width),
                     ranks=ranks,
-                    group_stride=stride,
+                    group_stride=share.tp,
                     dtype=dtype,
                 )
                 for width in (sent, element)
             )
             return [out], [back]
-        tokens = m * plan.attention_dp
+        tokens = m * plan.attention_dp if spread else m * share.gathered
         gather = Collective(
             kind="all_gather",
             message_bytes=tokens * (self._width * element + 8 * self.topk),
             ranks=ranks,
-            group_stride=stride,
+            group_stride=share.tp,
             dtype=dtype,
         )
         scatter = Collective(
             kind="reduce_scatter",
             message_bytes=tokens * self._width * element,
             ranks=ranks,
-            group_stride=stride,
+            group_stride=share.tp,
             dtype=dtype,
         )
         return [gather], [scatter]

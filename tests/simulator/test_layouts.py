@@ -1,0 +1,93 @@
+"""Feed-forwards with degrees of their own: nothing is computed twice or lost, and only what is needed is sent."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from costmodel.ops.op_types import Collective, Gemm, Moe, Op
+from simulator.model.cells.mlp import Mlp
+from simulator.model.cells.moe import MixtureOfExperts
+from simulator.model.collectives import TokenShare
+from simulator.model.load_model import load_model
+from simulator.plan.plan import Plan, contradiction, parse_plan
+
+_DENSE = next(cell for cell in load_model("qwen3-32b").unique_blocks[0].cells if isinstance(cell, Mlp))
+_MIXTURE = next(
+    cell for cell in load_model("mixtral-8x7b").unique_blocks[0].cells if isinstance(cell, MixtureOfExperts)
+)
+
+_powers = st.sampled_from([1, 2, 4, 8])
+
+
+def _sent(ops: list[Op]) -> list[tuple[str, int, int, int]]:
+    found = [op for op in ops if isinstance(op, Collective)]
+    return [(op.kind, int(op.message_bytes), op.ranks, op.group_stride) for op in found]
+
+
+@given(attention_dp=_powers, tp=_powers, copies=st.sampled_from([1, 2, 4, 8, 16]), m=st.integers(1, 64))
+def test_a_stage_computes_every_token_once_whatever_the_copies(attention_dp: int, tp: int, copies: int, m: int) -> None:
+    """All devices of a stage together spend 2 FLOP per parameter and token of its attention ranks."""
+    plan = Plan(attention_dp=attention_dp, tp=tp, mlp_dp=copies)
+    if contradiction(plan) is not None:
+        return
+    tokens = 64 * m  # shared out evenly among any number of copies
+    spent = sum(float(op.flop()) for op in _DENSE.token_ops(plan, tokens) if isinstance(op, Gemm)) * plan.stage_ranks
+    assert spent == pytest.approx(2.0 * tokens * attention_dp * _DENSE.feed_forward.parameters(), rel=1e-9)
+
+
+@given(attention_dp=_powers, tp=_powers, copies=_powers, ep=_powers, m=st.integers(1, 64))
+def test_a_stage_routes_every_token_once_whatever_the_grid(
+    attention_dp: int, tp: int, copies: int, ep: int, m: int
+) -> None:
+    """Experts over any grid and in any number of copies spend the FLOPs of the chosen experts of all tokens, once."""
+    plan = Plan(attention_dp=attention_dp, tp=tp, moe_dp=copies, ep=ep)
+    if contradiction(plan) is not None or _MIXTURE.refusal(plan) is not None:
+        return
+    tokens = 64 * m
+    spent = sum(float(op.flop()) for op in _MIXTURE.token_ops(plan, tokens) if isinstance(op, Moe)) * plan.stage_ranks
+    whole = sum(float(op.flop()) for op in _MIXTURE.token_ops(Plan(), tokens) if isinstance(op, Moe))
+    assert spent == pytest.approx(whole * attention_dp, rel=1e-9)
+
+
+@pytest.mark.parametrize(("cell", "axis"), [(_DENSE, "mlp"), (_MIXTURE, "moe")])
+@pytest.mark.parametrize("copies", [1, 2, 4, 8])
+def test_copies_take_the_memory_of_copies(cell: Mlp | MixtureOfExperts, axis: str, copies: int) -> None:
+    """Eight devices hold as many copies of what is sharded as the plan says, and nothing else grows."""
+    whole = parse_plan("tp8")
+    kept = cell.weight_bytes(parse_plan(f"tp8-{axis}.dp{copies}")) - cell.weight_bytes(whole)
+    matrices = (
+        cell.feed_forward.weight_bytes(Plan())
+        if isinstance(cell, Mlp)
+        else cell.num_experts * 3 * cell.hidden * cell.inter * 2
+    )
+    assert kept == pytest.approx((copies - 1) * matrices / 8, rel=1e-6)
+
+
+def test_one_feed_forward_behind_data_parallel_attention_gathers_and_scatters() -> None:
+    """Four attention ranks of two devices: tokens are gathered and scattered with stride 2, and reduced over 2."""
+    plan, m, row = parse_plan("attn.dp4-tp2-mlp.dp1"), 16, 5120 * 2
+    assert _sent(_DENSE.token_ops(plan, m)) == [
+        ("all_gather", 4 * m * row, 4, 2),
+        ("reduce_scatter", 4 * m * row, 4, 2),
+        ("all_reduce", m * row, 2, 1),
+    ]
+
+
+def test_copies_behind_tensor_parallel_attention_reduce_their_part_and_gather_all() -> None:
+    """Two copies on eight devices: each sums half the tokens over its four devices, then both halves are gathered."""
+    m, row = 16, 5120 * 2
+    assert _sent(_DENSE.token_ops(parse_plan("tp8-mlp.dp2"), m)) == [
+        ("all_reduce", m // 2 * row, 4, 1),
+        ("all_gather", m * row, 2, 4),
+    ]
+
+
+@pytest.mark.parametrize("plan", ["tp8", "attn.dp4-tp2", "attn.dp8", "tp8-mlp.dp8", "attn.dp4-tp2-mlp.dp1"])
+def test_what_several_attention_ranks_share_is_told_apart(plan: str) -> None:
+    """Where tokens are gathered, matrices and transfers are in ``pooled_ops``; otherwise a dense cell has none."""
+    layout = parse_plan(plan)
+    pooled = _DENSE.pooled_ops(layout, np.array([8, 64]))
+    assert bool(pooled) == (TokenShare.of(layout, layout.mlp_copies).gathered > 1)
+    if pooled:
+        assert sum(isinstance(op, Gemm) for op in pooled) == 2
