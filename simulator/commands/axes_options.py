@@ -31,6 +31,19 @@ def listed_counts(context: click.Context, parameter: click.Parameter, text: str 
     return _numbers(int, "whole number", listed(context, parameter, text))
 
 
+def listed_axes(_context: click.Context, _parameter: click.Parameter, text: str | None) -> frozenset[str]:
+    """Read a list of axes that no search varies by itself; raises click's error, which names the flag."""
+    from simulator.feasible.plan_space import MORE_AXES
+
+    names = [] if text is None else [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in MORE_AXES:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(MORE_AXES)}")
+        if names.count(name) > 1:
+            raise click.BadParameter(f"{name!r} is named twice")
+    return frozenset(names)
+
+
 def _numbers(kind: type[Number], name: str, texts: tuple[str | None, ...]) -> tuple[Number | None, ...]:
     numbers: list[Number | None] = []
     for text in texts:
@@ -47,6 +60,12 @@ def _numbers(kind: type[Number], name: str, texts: tuple[str | None, ...]) -> tu
 _OPTIONS = (
     click.option("--weights", callback=listed, metavar="DTYPE,...", help="Weight formats to try (bf16,fp8,w8a8 ...)."),
     click.option("--kv", callback=listed, metavar="DTYPE,...", help="KV-cache formats to try (bf16,fp8)."),
+    click.option(
+        "--axes",
+        callback=listed_axes,
+        metavar="NAME,...",
+        help="More to vary: cells (degrees of feed-forwards apart from attention), stages (uneven pipelines).",
+    ),
     click.option("--fewer-devices", is_flag=True, help="Also try plans that leave devices unused."),
 )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster_specs.command_line import Command, check_outputs, strict_json
+from cluster_specs.command_line import Command, check_outputs, refuse_given, strict_json
 from simulator.commands.axes_options import (
     axes_options,
     known_formats,
@@ -67,6 +67,11 @@ Metrics of --objective and --slo:
     help="Rank plans in coarser formats than the checkpoint's, which change its answers, among the others.",
 )
 @click.option("--pools", is_flag=True, help="Also try prefill and decode on devices of their own.")
+@click.option(
+    "--explain-space",
+    is_flag=True,
+    help="Say which plans there are, and who refuses which and why; simulate none.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; all cores without it.")
 @click.option("--top", type=click.IntRange(min=1), default=10, help="Rows of the table.")
 @click.option("--interval/--no-interval", default=True, help="90 % intervals of the metrics of the --top plans.")
@@ -100,9 +105,11 @@ def search(
     caps: tuple[float | None, ...],
     seqs: tuple[int | None, ...],
     tokens: tuple[int | None, ...],
+    axes: frozenset[str],
     fewer_devices: bool,
     formats_together: bool,
     pools: bool,
+    explain_space: bool,
     threads: int | None,
     top: int,
     interval: bool,
@@ -136,7 +143,7 @@ def search(
         check_report(report)
     aim, slo = parse_objective(objective), parse_slo(slos)
     chosen = list(dict.fromkeys(map(parse_layout, plans))) or None
-    axes = Axes(
+    varied = Axes(
         weight_dtypes=known_formats(weights, "weights"),
         kv_dtypes=known_formats(kv, "kv"),
         clocks_mhz=clocks,
@@ -145,8 +152,9 @@ def search(
         max_num_batched_tokens=tokens,
         allow_fewer_devices=fewer_devices,
         pools=pools,
+        more=axes,
     )
-    _refuse_axes_of_stated_plans(axes, chosen)
+    _refuse_axes_of_stated_plans(varied, chosen)
     refuse_covered_limits(context, seqs=seqs, tokens=tokens)
     reading = {name: options.pop(name) for name in TRACE_OPTION_NAMES}
     needs_all = needs_all_requests(aim, pools=pools)
@@ -155,6 +163,9 @@ def search(
     serving = load_serving(**options)
     refuse_idle_options(context, serving, workload, chosen, costs=options["costs"])
     refuse_caps(serving, [("--caps", cap_w) for cap_w in caps] if chosen is None else caps_of(chosen))
+    if explain_space:
+        _explain(context, serving, workload, varied, chosen, as_json=as_json)
+        return
     say_when_compiling()
 
     def inputs() -> Mapping[str, str]:
@@ -170,7 +181,7 @@ def search(
             workload,
             aim,
             slo=slo,
-            axes=axes,
+            axes=varied,
             plans=chosen,
             threads=threads,
             on_done=progress,
@@ -190,6 +201,36 @@ def search(
         _explain_infeasible(serving, workload, found)
     if found.best is None:
         context.exit(EXIT_INFEASIBLE)
+
+
+def _explain(
+    context: click.Context,
+    serving: "Serving",
+    workload: "Traffic",
+    axes: "Axes",
+    chosen: "Sequence[Layout] | None",
+    *,
+    as_json: bool,
+) -> None:
+    """Print the plan space; refuse what only acts where plans are simulated."""
+    from simulator.report.space_table import space_table
+    from simulator.search.space import explain_space
+
+    only_simulated = (
+        "objective",
+        "slos",
+        "threads",
+        "top",
+        "interval",
+        "out",
+        "report",
+        "state",
+        "stream",
+        "formats_together",
+    )
+    refuse_given(context, *only_simulated, because="--explain-space simulates nothing")
+    space = explain_space(serving, workload, axes, chosen)
+    click.echo(strict_json(space.to_json()) if as_json else space_table(space, serving))
 
 
 @contextmanager
@@ -213,8 +254,9 @@ def _refuse_axes_of_stated_plans(axes: "Axes", chosen: "Sequence[Layout] | None"
 
     if chosen and axes != Axes():
         raise click.UsageError(
-            "--plan states what is searched: --weights, --kv, --clocks, --caps, --seqs, --tokens, --fewer-devices and "
-            "--pools have nothing to vary; write tp4-w.fp8-kv.fp8-f1410-cap350-s256-t8192 or prefill.tp4+decode.tp4"
+            "--plan states what is searched: --weights, --kv, --axes, --clocks, --caps, --seqs, --tokens, "
+            "--fewer-devices and --pools have nothing to vary; write tp4-w.fp8-kv.fp8-f1410-cap350-s256-t8192 or "
+            "prefill.tp4+decode.tp4"
         )
 
 

@@ -47,6 +47,7 @@ def shapes(
     plans: tuple[str, ...],
     weights: tuple[str | None, ...],
     kv: tuple[str | None, ...],
+    axes: frozenset[str],
     fewer_devices: bool,
     engine: str,
     allow_unsupported: bool,
@@ -70,7 +71,7 @@ def shapes(
     from simulator.workload.parse import parse_workload
 
     if plans:
-        refuse_given(context, "weights", "kv", "fewer_devices", because="--plan states which plans are sized")
+        refuse_given(context, "weights", "kv", "axes", "fewer_devices", because="--plan states which plans are sized")
     configs = (str(Path(model) / "config.json") for model in models)
     check_outputs(
         [out], [*models, *configs, *map(str, extensions), cluster, *profile_files(engine), *workload_files(trace or "")]
@@ -79,17 +80,19 @@ def shapes(
     read = [load_model(model) for model in models]
     refuse_unused(loaded, *read)
     spec = load_cluster(cluster)
-    axes = Axes(
+    varied = Axes(
         weight_dtypes=known_formats(weights, "weights"),
         kv_dtypes=known_formats(kv, "kv"),
         allow_fewer_devices=fewer_devices,
+        more=axes,
     )
+    profile = load_profile(engine)
     layouts = [parse_layout(text) for text in plans]
     chosen = _plans_of(layouts)
     found = collect_shapes(
-        [(model, chosen or enumerate_plans(model, spec, axes)) for model in read],
+        [(model, chosen or enumerate_plans(model, spec, varied, profile.layouts)) for model in read],
         spec,
-        load_profile(engine),
+        profile,
         overrides=Overrides(**limits),
         allow_unsupported=allow_unsupported,
         workload=parse_workload(trace) if trace else None,

@@ -37,8 +37,8 @@ def test_the_index_links_every_page(layer: str) -> None:
 
 
 def test_a_page_stands_in_a_layer() -> None:
-    """Beside the layers docs/ holds its index and the generated results alone."""
-    assert sorted({page.name for page in _DOCS.glob("*.md")} - _GENERATED - {"README.md"}) == []
+    """Beside the layers docs/ holds its index, the list of limits and the generated results alone."""
+    assert sorted({page.name for page in _DOCS.glob("*.md")} - _GENERATED - {"README.md", "limits.md"}) == []
 
 
 def test_the_map_links_every_guide_for_adding_something() -> None:
