@@ -15,6 +15,7 @@ from simulator.engine_profiles.constant import error_of
 from simulator.engine_profiles.engine_limits import MAX_PREFILL_TOKENS, EngineLimits, RouterName, ServerLimits
 from simulator.engine_profiles.spread import NO_SPREAD, Spread
 from simulator.feasible.context import context_note, context_of
+from simulator.feasible.draft_support import draft_refusal
 from simulator.feasible.engine_layout import laid_out
 from simulator.feasible.engine_support import engines_for
 from simulator.feasible.kv_format import KvFormat, kv_format, served
@@ -242,6 +243,9 @@ class Serving(ServerSetup):
         conflict = self.async_conflict(plan)
         if self.overrides.async_scheduling and conflict is not None:
             return Refused(f"{self.profile.name} does not schedule ahead with {conflict}", "engine")
+        refusal = draft_refusal(self, plan)
+        if refusal is not None:
+            return Refused(refusal, "engine")
         reason = self._not_simulated(plan)
         return None if reason is None else Refused(reason, "apex")
 
@@ -255,13 +259,8 @@ class Serving(ServerSetup):
             return f"policy {policy} is simulated without pipeline stages only"
         if policy not in {"vllm-v1", "sglang"} and plan.attention_dp > 1:
             return f"policy {policy} is simulated without attention data parallelism only"
-        if self.overrides.speculative_tokens and (policy != "vllm-v1" or plan.pp > 1 or plan.attention_dp > 1):
-            return (
-                "speculative decoding is simulated for policy vllm-v1 without pipeline stages and attention data "
-                "parallelism only"
-            )
-        if plan.pp > 1 and plan.attention_dp > 1:
-            return "attention data parallelism inside pipeline stages is not simulated"
+        if self.overrides.speculative_tokens and policy != "vllm-v1":
+            return f"speculative decoding is not simulated for policy {policy}"
         return waiting_refusal(self, plan)
 
     def _engine_limits(self, plan: Plan, sized: Sizing, workload: Traffic) -> EngineLimits:
@@ -293,6 +292,7 @@ class Serving(ServerSetup):
             enable_prefix_caching=server.enable_prefix_caching and (profile.policy == "sglang" or has_ids),
             async_scheduling=server.async_scheduling,
             async_pipeline=profile.async_pipeline,
+            pipeline_ranks=profile.pipeline_ranks,
             skips_unused_drafts=profile.skips_unused_drafts,
             reserve_full_isl=profile.reserve_full_isl,
             reserves_output=profile.reserves_output,

@@ -76,20 +76,31 @@ def check_input(
             raise UserError(f"engine limits: {name} is {value}, must be 0 to {LONGEST_STEP / PS_PER_S:g} s")
     if dp < 1 or attention_dp < 1:
         raise UserError(f"dp is {dp} and attention_dp {attention_dp}, both must be >= 1")
-    if attention_dp > 1 and (limits.policy not in {"vllm-v1", "sglang"} or tables.stages > 1):
-        raise UserError(
-            f"policy {limits.policy!r} on {tables.stages} stages with attention_dp {attention_dp} is not modelled",
-            hint="attention data parallelism is modelled for vllm-v1 and sglang without pipeline stages",
-        )
+    _check_ranks(tables, limits, attention_dp)
     _check_batch(limits)
     _check_waiting(tables, limits, attention_dp)
-    _check_drafts(tables, limits, attention_dp)
+    _check_drafts(tables, limits)
     _check_workload(limits, workload, dp * attention_dp)
     _check_timeout(tables, limits, workload, attention_dp)
     _check_times(workload, first_arrival_s(workload) if origin_s is None else origin_s)
     check_items(tables, limits, workload)
     longest = int((workload.prompt_tokens + workload.output_tokens).max())
     check_tables(tables, limits, min(longest, limits.max_model_len))
+
+
+def _check_ranks(tables: StepTables, limits: EngineLimits, attention_dp: int) -> None:
+    if attention_dp == 1:
+        return
+    if limits.policy not in {"vllm-v1", "sglang"}:
+        raise UserError(
+            f"policy {limits.policy!r} with attention_dp {attention_dp} is not modelled",
+            hint="attention data parallelism is modelled for vllm-v1 and sglang",
+        )
+    if tables.stages > 1 and limits.pipeline_ranks == "all" and not limits.reserves_output:
+        raise UserError(
+            "ranks of pipeline stages that need one another are modelled where answers are reserved at admission",
+            hint="TensorRT-LLM's GUARANTEED_NO_EVICT, its default, reserves them",
+        )
 
 
 def _check_batch(limits: EngineLimits) -> None:
@@ -122,6 +133,10 @@ def _check_waiting(tables: StepTables, limits: EngineLimits, attention_dp: int) 
             f"policy {limits.policy!r} with prompts that wait for one another is not modelled",
             hint="it is modelled for policy vllm-v1 without chunked prefill",
         )
+    if limits.ranks_wait_iters and (tables.stages > 1 or limits.num_speculative_tokens):
+        raise UserError(
+            "ranks that wait for one another's prompts are modelled without pipeline stages and speculative decoding"
+        )
     if waits and (tables.stages > 1 or attention_dp > 1 or limits.num_speculative_tokens):
         raise UserError(
             "prompts that wait for company are modelled without pipeline stages, attention data parallelism and "
@@ -129,7 +144,7 @@ def _check_waiting(tables: StepTables, limits: EngineLimits, attention_dp: int) 
         )
 
 
-def _check_drafts(tables: StepTables, limits: EngineLimits, attention_dp: int) -> None:
+def _check_drafts(tables: StepTables, limits: EngineLimits) -> None:
     drafts = limits.num_speculative_tokens
     if not 0 <= drafts < limits.max_num_batched_tokens:
         raise UserError(
@@ -140,12 +155,10 @@ def _check_drafts(tables: StepTables, limits: EngineLimits, attention_dp: int) -
         raise UserError(f"engine limits: speculative_acceptance is {limits.speculative_acceptance}, must be 0 to 1")
     if not 0 <= limits.draft_step_s < LONGEST_STEP / PS_PER_S:
         raise UserError(f"engine limits: draft_step_s is {limits.draft_step_s}, must be >= 0 and below 1000 s")
-    if drafts and (limits.policy != "vllm-v1" or tables.stages > 1 or attention_dp > 1):
+    if drafts and (limits.policy != "vllm-v1" or tables.stages > 1):
         raise UserError(
-            f"policy {limits.policy!r} on {tables.stages} stages with attention_dp {attention_dp} and "
-            f"num_speculative_tokens {drafts} is not modelled",
-            hint="speculative decoding is modelled for policy vllm-v1 without pipeline stages and attention data "
-            "parallelism",
+            f"policy {limits.policy!r} on {tables.stages} stages with num_speculative_tokens {drafts} is not modelled",
+            hint="speculative decoding is modelled for policy vllm-v1 without pipeline stages",
         )
 
 

@@ -97,17 +97,17 @@ def token_cost(costs: Costs, stage: int, tokens: int, prefills: int) -> int:
 
 
 @kernel
-def ranks_token_cost(costs: Costs, most: int, total: int, ranks: int, prefills: int) -> int:
-    """Token cost of ``ranks`` that step together with ``total`` tokens, ``most`` on one of them, in ps.
+def ranks_token_cost(costs: Costs, stage: int, most: int, total: int, ranks: int, prefills: int) -> int:
+    """Token cost of ``ranks`` that run a stage together with ``total`` tokens, ``most`` on one of them, in ps.
 
     Up to a captured size all are padded to the most; above it what works on the tokens of all takes their sum.
     """
-    whole = token_cost(costs, 0, most, prefills)
+    whole = token_cost(costs, stage, most, prefills)
     if most <= (costs.padded_mixed if prefills > 0 else costs.padded_decode):
         return whole
     mean = (total + ranks - 1) // ranks
-    pooled = list_at(costs, costs.pooled)
-    return max(token_cost(costs, 0, mean, prefills), whole - pooled[most] + pooled[mean])
+    pooled = list_at(costs, costs.pooled + stage * costs.token_stride)
+    return max(token_cost(costs, stage, mean, prefills), whole - pooled[most] + pooled[mean])
 
 
 @kernel

@@ -98,7 +98,7 @@ def _complete_prefills(state: State, rep: Replica, end: int) -> None:
 
 
 @kernel
-def _draft_ps(state: State, rep: Replica) -> int:
+def draft_ps(state: State, rep: Replica) -> int:
     """Time of the draft model in the planned step.
 
     Drafts are verified neither after part of a prompt nor by a sequence that has its last token for sure.
@@ -113,7 +113,7 @@ def _draft_ps(state: State, rep: Replica) -> int:
 
 
 @kernel
-def _attention(state: State, costs: Costs, rep: Replica) -> int:
+def attention_with_drafts(state: State, costs: Costs, rep: Replica) -> int:
     """Attention of the planned decodes in 2^-12 ps."""
     batch = rep.planned.decodes
     if batch == 0:
@@ -128,34 +128,19 @@ def _attention(state: State, costs: Costs, rep: Replica) -> int:
 
 
 @kernel
-def launch_with_drafts(state: State, costs: Costs, rep: Replica) -> None:
-    """Run the planned step."""
+def count_drafts(rep: Replica) -> None:
+    """Add the drafts of the planned step to the replica's sums, beside what is counted of every step."""
     planned = rep.planned
-    batch = planned.decodes
-    queries = planned.decode_tokens
-    token_ps = token_cost(costs, 0, queries + planned.tokens, planned.prefills)
-    sample_ps = sample_cost(costs, 0, queries + planned.prefills)
-    draft_ps = _draft_ps(state, rep)
-    attention = prefill_cost(costs, 0, planned.tokens, planned.pairs, planned.reads, batch) << FRACTION_BITS
-    attention += _attention(state, costs, rep)
-    encoder_ps = items_cost(costs, planned)
-    device = ((encoder_ps + token_ps + sample_ps + draft_ps) << FRACTION_BITS) + attention
-    start, end = run_on_device(state, rep, device, batch + planned.prefills)
-    if state.log_capacity > 0:
-        log_planned(state, rep, start, end, planned.decode_kv)
-    rep.token_ps += token_ps
-    rep.sample_ps += sample_ps
-    rep.draft_ps += draft_ps
-    add_time(rep.attention, attention)
-    count_items(rep, encoder_ps)
-    count_step(state, rep)
-    drafts = queries - batch
+    drafts = planned.decode_tokens - planned.decodes
     rep.draft_tokens += drafts
     rep.decode_tokens += drafts
     rep.sampled_rows += drafts
     rep.decode_kv_reads += planned.decode_kv
-    add_occupancy(state, rep, planned.used, batch + planned.prefills, end - start)
-    rep.decision_ps = start if state.is_async else end
+
+
+@kernel
+def verify_drafts(state: State, costs: Costs, rep: Replica, end: int) -> None:
+    """Count the tokens that every sequence of the planned step gains when it ends, the next decision being known."""
     rep.last_end_ps = end
     at = rep.running.head
     while at != NONE:
@@ -165,6 +150,34 @@ def launch_with_drafts(state: State, costs: Costs, rep: Replica) -> None:
         at = req.next
     _complete_prefills(state, rep, end)
     release_due(state, rep)
+
+
+@kernel
+def launch_with_drafts(state: State, costs: Costs, rep: Replica) -> None:
+    """Run the planned step."""
+    planned = rep.planned
+    batch = planned.decodes
+    queries = planned.decode_tokens
+    token_ps = token_cost(costs, 0, queries + planned.tokens, planned.prefills)
+    sample_ps = sample_cost(costs, 0, queries + planned.prefills)
+    drafting_ps = draft_ps(state, rep)
+    attention = prefill_cost(costs, 0, planned.tokens, planned.pairs, planned.reads, batch) << FRACTION_BITS
+    attention += attention_with_drafts(state, costs, rep)
+    encoder_ps = items_cost(costs, planned)
+    device = ((encoder_ps + token_ps + sample_ps + drafting_ps) << FRACTION_BITS) + attention
+    start, end = run_on_device(state, rep, device, batch + planned.prefills)
+    if state.log_capacity > 0:
+        log_planned(state, rep, start, end, planned.decode_kv)
+    rep.token_ps += token_ps
+    rep.sample_ps += sample_ps
+    rep.draft_ps += drafting_ps
+    add_time(rep.attention, attention)
+    count_items(rep, encoder_ps)
+    count_step(state, rep)
+    count_drafts(rep)
+    add_occupancy(state, rep, planned.used, batch + planned.prefills, end - start)
+    rep.decision_ps = start if state.is_async else end
+    verify_drafts(state, costs, rep, end)
 
 
 @kernel

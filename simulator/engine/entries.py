@@ -14,6 +14,7 @@ from simulator.engine.drafts import finish_pass_with_drafts, launch_with_drafts
 from simulator.engine.kernel import kernel
 from simulator.engine.leap import finish_pass
 from simulator.engine.lockstep import finish_lockstep_pass, preemptions, step_together
+from simulator.engine.lockstep_pipeline import finish_stages_together, run_stages_together
 from simulator.engine.loop import DONE, next_time, run_to_next_pass
 from simulator.engine.pipeline import begin_decision, finish_pipeline_pass, launch_stages
 from simulator.engine.scheduler_drafts import schedule_with_drafts
@@ -95,7 +96,7 @@ def run_v1_pipeline(state: State, costs: Costs) -> int:
 
 @kernel
 def run_lockstep(state: State, costs: Costs) -> int:
-    """V1 or SGLang on attention-data-parallel ranks that step together."""
+    """V1, with drafts or without, or SGLang on attention-data-parallel ranks that step together."""
     while True:
         number = run_to_next_pass(state, costs)
         if number < 0:
@@ -104,6 +105,19 @@ def run_lockstep(state: State, costs: Costs) -> int:
         before = preemptions(state, rep)
         has_work = step_together(state, costs, rep)
         if not finish_lockstep_pass(state, rep, has_work, preemptions(state, rep) > before):
+            return STUCK
+
+
+@kernel
+def run_lockstep_pipeline(state: State, costs: Costs) -> int:
+    """V1 on attention-data-parallel ranks and several pipeline stages."""
+    while True:
+        number = run_to_next_pass(state, costs)
+        if number < 0:
+            return number
+        rep = replica(state, number)
+        has_work = run_stages_together(state, costs, rep)
+        if not finish_stages_together(state, rep, has_work):
             return STUCK
 
 
@@ -135,7 +149,9 @@ def _run_pool(state: State, costs: Costs) -> int:
         return run_v1_pipeline(state, costs)
     if state.entry == 4:
         return run_lockstep(state, costs)
-    return run_v1_with_drafts(state, costs)
+    if state.entry == 5:
+        return run_v1_with_drafts(state, costs)
+    return run_lockstep_pipeline(state, costs)
 
 
 @kernel
@@ -167,5 +183,6 @@ ENTRIES: Final[tuple[Entry, ...]] = (
     run_v1_pipeline,
     run_lockstep,
     run_v1_with_drafts,
+    run_lockstep_pipeline,
     run_two_pools,
 )

@@ -29,7 +29,7 @@ from simulator.engine.tables import group, list_at, request
 
 
 @kernel
-def _next_group(state: State, rep: Replica) -> Group:
+def next_group(state: State, rep: Replica) -> Group:
     """Return the group whose turn it is to decode at the next decision."""
     turn = rep.turn + 1
     if state.decodes_always or turn == state.stages:
@@ -38,7 +38,8 @@ def _next_group(state: State, rep: Replica) -> Group:
 
 
 @kernel
-def _count_decision(state: State, rep: Replica) -> None:
+def count_decision(state: State, rep: Replica) -> None:
+    """Give the next decision its number."""
     rep.decisions += 1
     rep.turn += 1
     if rep.turn == state.stages:
@@ -46,7 +47,8 @@ def _count_decision(state: State, rep: Replica) -> None:
 
 
 @kernel
-def _forget_decision(state: State, rep: Replica) -> None:
+def forget_decision(state: State, rep: Replica) -> None:
+    """Take the number of a decision back that was not taken."""
     rep.decisions -= 1
     rep.turn -= 1
     if rep.turn < 0:
@@ -56,8 +58,8 @@ def _forget_decision(state: State, rep: Replica) -> None:
 @kernel
 def begin_decision(state: State, rep: Replica) -> Group:
     """Count a decision; returns the group whose turn it is to decode."""
-    grp = _next_group(state, rep)
-    _count_decision(state, rep)
+    grp = next_group(state, rep)
+    count_decision(state, rep)
     if rep.surplus > 0:
         _end_surplus(state, rep)
     return grp
@@ -81,21 +83,21 @@ def _end_surplus(state: State, rep: Replica) -> None:
 
 
 @kernel
-def _check_sums_of_stages(state: State, rep: Replica) -> None:
+def check_sums_of_stages(state: State, rep: Replica) -> None:
     """End the run before sums over stages, which grow faster than the clock, leave int64."""
     if max(rep.busy_ps, rep.bubble_ps, rep.send_ps) >= CLOCK_END:
         end_run(state, STAGE_TIME_FULL)
 
 
 @kernel
-def _apply(state: State, rep: Replica, grp: Group, batch: int, end: int) -> None:
+def apply_micro_batch(state: State, rep: Replica, grp: Group, batch: int, end: int) -> None:
     """Count the tokens of a micro-batch that is back at ``end``.
 
     Sequences that the token budget did not reach decode at the next decision.
     """
     back = grp.back_ps
     grp.back_ps = end
-    heir = _next_group(state, rep)
+    heir = next_group(state, rep)
     starved = 0
     rep.surplus_tokens += rep.surplus
     at = rep.starved_head
@@ -151,7 +153,7 @@ def launch_stages(state: State, costs: Costs, rep: Replica, grp: Group) -> None:
         send_ps = send_cost(costs, stage, tokens)
         rep.send_ps += send_ps
         ready = end + send_ps
-    _check_sums_of_stages(state, rep)
+    check_sums_of_stages(state, rep)
     if state.log_capacity > 0:
         log_planned(state, rep, first_start, end, decode_reads(grp, batch))
     count_step(state, rep)
@@ -160,11 +162,11 @@ def launch_stages(state: State, costs: Costs, rep: Replica, grp: Group) -> None:
     add_occupancy(state, rep, planned.used, rep.running.count, elapsed)
     rep.end_ps = end
     rep.decision_ps += host
-    _apply(state, rep, grp, batch, end)
+    apply_micro_batch(state, rep, grp, batch, end)
 
 
 @kernel
-def _queue_decision(state: State, rep: Replica) -> None:
+def queue_decision(state: State, rep: Replica) -> None:
     """Queue a decision; one that scheduled nothing lies behind the step before it, and is seen as soon as that is."""
     rep.last_end += 1
     if rep.last_end == state.in_flight:
@@ -174,7 +176,7 @@ def _queue_decision(state: State, rep: Replica) -> None:
 
 
 @kernel
-def _see_oldest(state: State, rep: Replica) -> None:
+def see_oldest(state: State, rep: Replica) -> None:
     """Wait for the oldest decision under way and see what it gave."""
     rep.unseen_results -= 1
     oldest = rep.last_end - rep.unseen_results
@@ -192,22 +194,22 @@ def _drain(state: State, rep: Replica) -> None:
     """See one more decision under way when no request is left; take none but the one that tells who has finished."""
     if rep.tells_workers:
         rep.tells_workers = False
-        _queue_decision(state, rep)
+        queue_decision(state, rep)
     else:
-        _forget_decision(state, rep)
+        forget_decision(state, rep)
     if rep.unseen_results > 0:
-        _see_oldest(state, rep)
+        see_oldest(state, rep)
     rep.key_ps = rep.decision_ps if rep.unseen_results > 0 else NEVER
 
 
 @kernel
-def _finds_nothing(state: State, rep: Replica) -> bool:
+def finds_nothing(state: State, rep: Replica) -> bool:
     """Whether the next decision, taken at the time of the last one, is known to schedule nothing."""
     if rep.running.count == 0 or rep.num_partials > 0 or rep.surplus > 0:
         return False
     if rep.waiting.count > 0 and (not rep.is_blocked or has_unseen_results(rep, request(state, rep.waiting.head))):
         return False
-    return _next_group(state, rep).decoders == 0
+    return next_group(state, rep).decoders == 0
 
 
 @kernel
@@ -217,15 +219,15 @@ def finish_pipeline_pass(state: State, rep: Replica, has_launched: bool) -> bool
         _drain(state, rep)
         return True
     rep.empties = 0 if has_launched else rep.empties + 1
-    _queue_decision(state, rep)
+    queue_decision(state, rep)
     if rep.unseen_results == state.in_flight:
-        _see_oldest(state, rep)
-    while rep.decision_ps == rep.key_ps and _finds_nothing(state, rep):
-        _count_decision(state, rep)
+        see_oldest(state, rep)
+    while rep.decision_ps == rep.key_ps and finds_nothing(state, rep):
+        count_decision(state, rep)
         rep.empties += 1
-        _queue_decision(state, rep)
+        queue_decision(state, rep)
         if rep.unseen_results == state.in_flight:
-            _see_oldest(state, rep)
+            see_oldest(state, rep)
     rep.key_ps = rep.decision_ps
     if rep.empties > 4 * state.in_flight and rep.sending + rep.receiving > 0:
         rep.key_ps = NEVER  # until KV has left a prefill pool, or come into a decode pool

@@ -7,6 +7,7 @@ from simulator.engine.costs import Costs
 from simulator.engine.entries import (
     Entry,
     run_lockstep,
+    run_lockstep_pipeline,
     run_sglang,
     run_v0,
     run_v1,
@@ -31,10 +32,10 @@ def engine_for(tables: StepTables, limits: EngineLimits, attention_dp: int = 1) 
 
 def entry_for(tables: StepTables, limits: EngineLimits, attention_dp: int = 1) -> Entry:
     """Pick the entry of a policy and a layout."""
+    if attention_dp > 1:
+        return run_lockstep_pipeline if tables.stages > 1 else run_lockstep
     if limits.num_speculative_tokens:
         return run_v1_with_drafts
-    if attention_dp > 1:
-        return run_lockstep
     if tables.stages > 1:
         return run_v1_pipeline
     if limits.policy == "sglang":

@@ -127,6 +127,7 @@ class Replica(Record):
     last_end: int
     stage_free: int  # ps at which each stage is free
     surplus: int  # sequences that decode although their last token is under way
+    dummy_decision: int  # lockstep: the last one in which this rank, without any request, ran a dummy one
 
     outstanding: int  # as a router sees them
     seen_waiting: int  # the router's last snapshot

@@ -73,6 +73,7 @@ def rules_of(
     rules.stages = tables.stages
     rules.in_flight = tables.stages + int(rules.is_async and limits.async_pipeline == "staggered")
     rules.decodes_always = rules.is_async and tables.stages > 1 and limits.async_pipeline == "unbroken"
+    rules.needs_all_ranks = tables.stages > 1 and ranks > 1 and limits.pipeline_ranks == "all"
     rules.last_tick_ps = NONE
     rules.ranks = ranks
     rules.pool = ALONE

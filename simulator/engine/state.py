@@ -66,6 +66,7 @@ class State(Record):
     stages: int  # pipeline stages, as many decode groups per replica
     in_flight: int  # decisions a pipeline may have under way
     decodes_always: bool  # pipeline: a sequence decodes in every micro-batch
+    needs_all_ranks: bool  # pipeline: a micro-batch runs only if every rank has something to run
     drafts: int  # draft tokens of a decoding sequence per step; 0 = no speculative decoding
     draft_seed: int
     is_chunked: bool

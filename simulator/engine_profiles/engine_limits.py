@@ -13,6 +13,10 @@ RouterName = Literal["round_robin", "vllm", "least_outstanding", "prefix"]
 # (vLLM's V2 model runner, with one decision more under way), when its token is back, or at every decision.
 AsyncPipeline = Literal["staggered", "returned", "unbroken"]
 
+# What becomes of a micro-batch of a pipeline for which an attention-data-parallel rank has nothing: the others run it
+# beside a dummy batch (vLLM), or nobody does (TensorRT-LLM).
+PipelineRanks = Literal["any", "all"]
+
 MAX_PREFILL_TOKENS: Final = 16_384  # SGLang's own, where a profile states none
 
 
@@ -54,6 +58,7 @@ class EngineLimits:
     enable_prefix_caching: bool = False
     async_scheduling: bool = True
     async_pipeline: AsyncPipeline = "staggered"
+    pipeline_ranks: PipelineRanks = "any"
     reserve_full_isl: bool = True  # admit only when free blocks cover the whole sequence
     reserves_output: bool = False  # take the blocks of prompt and answer at admission, so that nobody is preempted
     scheduler_recv_interval: int = 1  # sglang: decode steps between two looks for requests that have arrived

@@ -22,7 +22,7 @@ from simulator.engine_profiles.engine_kernels import (
     Launches,
     SustainedLoad,
 )
-from simulator.engine_profiles.engine_limits import AsyncPipeline, PolicyName, RouterName
+from simulator.engine_profiles.engine_limits import AsyncPipeline, PipelineRanks, PolicyName, RouterName
 from simulator.engine_profiles.graph_capture import GraphCapture
 from simulator.engine_profiles.inheritance import MergedProfile, merge_profile
 from simulator.engine_profiles.kernel_families import KernelFamilies
@@ -117,6 +117,7 @@ class EngineProfile(ProfileSection):
     # What an engine cannot schedule ahead of: pipeline stages, drafts, drafts that are looked up in the text.
     async_excludes: list[Literal["pipeline", "drafts", "lookup_drafts"]] = Field(default_factory=list)
     async_pipeline: AsyncPipeline = "staggered"  # when a sequence of a pipeline scheduled ahead decodes again
+    pipeline_ranks: PipelineRanks = "any"  # which attention-data ranks need something to run in a micro-batch
     skips_unused_drafts: bool = False  # the draft model rests in steps after which nobody verifies drafts
     reserve_full_isl: bool
     reserves_output: bool = False  # admits a request when prompt and answer have room, so that none is preempted

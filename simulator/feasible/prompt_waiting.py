@@ -45,6 +45,9 @@ def waiting_refusal(setup: ServerSetup, plan: Plan) -> str | None:
     waiting = prompt_waiting(setup, is_chunked=False)
     if holds_batches(waiting) and plan.attention_dp == 1 and (plan.pp > 1 or setup.overrides.speculative_tokens):
         return "prompts that wait for company are simulated without pipeline stages and speculative decoding only"
+    waits_for_ranks = plan.attention_dp > 1 and waiting.attention_dp_timeout_iters > 0
+    if waits_for_ranks and (plan.pp > 1 or setup.overrides.speculative_tokens):
+        return "ranks that wait for one another's prompts are simulated without pipeline stages and drafts only"
     return None
 
 

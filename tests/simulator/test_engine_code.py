@@ -78,6 +78,14 @@ CASES = {
         has_images=True,
     ),
     "ranks with images": Case(ranks=2, dp=2, limits=replace(LIMITS, encoder_budget=60), has_images=True),
+    "ranks with drafts": Case(
+        ranks=2, dp=2, limits=replace(LIMITS, num_speculative_tokens=3, speculative_acceptance=0.6)
+    ),
+    "ranks of stages": Case(stages=3, ranks=2, dp=2),
+    "ranks of stages that need one another": Case(
+        stages=3, ranks=2, limits=replace(LIMITS, reserves_output=True, pipeline_ranks="all")
+    ),
+    "ranks of stages with images": Case(stages=3, ranks=2, limits=replace(LIMITS, encoder_budget=60), has_images=True),
     "a decode pool": Case(is_decode_pool=True),
     "a streamed part": Case(horizon_ps=20_000_000),
 }

@@ -169,7 +169,7 @@ def accepted(limits: EngineLimits, request: Request) -> int:
 class Reference:
     """One replica, request by request; a step costs a constant and something per token."""
 
-    def __init__(self, limits: EngineLimits, requests: Workload, step: int, token: int) -> None:
+    def __init__(self, limits: EngineLimits, requests: Workload, step: int, token: int, rank: int = 0) -> None:
         self.limits, self.step, self.token = limits, step, token
         self.requests = [
             Request(i, round(float(arrival) * 1e12), int(prompt), int(output))
@@ -182,7 +182,8 @@ class Reference:
                 )
             )
         ]
-        self.future = deque(self.requests)
+        owners = np.zeros(len(requests), dtype=np.int64) if requests.replica is None else requests.replica
+        self.future = deque(request for request in self.requests if owners[request.number] == rank)
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.free = limits.num_gpu_blocks
@@ -283,33 +284,43 @@ class Reference:
             if request.generated == request.output:
                 request.finish = end
 
-    def run(self) -> None:
-        """Run the whole workload."""
-        decision = end = 0
-        while True:
-            while self.future and self.future[0].arrival <= decision:
-                self.waiting.append(self.future.popleft())
-            for request in [r for r in self.running if 0 <= r.finish <= decision]:
-                self.leave(request)
-            batch = self.schedule()
-            if batch:
-                start = max(decision, end)
-                tokens = sum(chunk for _, chunk in batch)
-                end = start + self.step + self.token * tokens
-                self.apply(batch, end)
-                self.steps.append((start, tokens, len(batch)))
-                decision = start if self.limits.async_scheduling else end
-            elif decision < end:
-                decision = end
-            elif not self.preempted:
-                if not self.future:
-                    return
-                decision = self.future[0].arrival
+    def prepare(self, decision: int) -> None:
+        """Take in who has arrived, and release who is known to be done."""
+        while self.future and self.future[0].arrival <= decision:
+            self.waiting.append(self.future.popleft())
+        for request in [r for r in self.running if 0 <= r.finish <= decision]:
+            self.leave(request)
 
 
-@pytest.mark.parametrize("seed", range(80))
-def test_the_engine_agrees_with_the_reference_on_every_step_and_request(seed: int) -> None:
-    """Random workloads under tight limits: steps, times and preemptions are those of the plain scheduler."""
+def run_together(ranks: list[Reference]) -> None:
+    """Run the whole workload on ranks that step together: a step takes as long as that of the most tokens."""
+    is_async = ranks[0].limits.async_scheduling
+    decision = end = 0
+    while True:
+        batches = []
+        for rank in ranks:
+            rank.prepare(decision)
+            batches.append(rank.schedule())
+        if any(batches):
+            start = max(decision, end)
+            tokens = [sum(chunk for _, chunk in batch) for batch in batches]
+            end = start + ranks[0].step + ranks[0].token * max(tokens)
+            for rank, batch, own in zip(ranks, batches, tokens, strict=True):
+                rank.apply(batch, end)
+                if batch:
+                    rank.steps.append((start, own, len(batch)))
+            decision = start if is_async else end
+        elif decision < end:
+            decision = end
+        elif not any(rank.preempted for rank in ranks):
+            arrivals = [rank.future[0].arrival for rank in ranks if rank.future]
+            if not arrivals:
+                return
+            decision = min(arrivals)
+
+
+def compare(seed: int, ranks: int) -> EngineResult:
+    """Assert that the engine agrees with the reference on a random workload under tight limits; returns its result."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, 40))
     drafts = int(rng.integers(1, 4))
@@ -332,22 +343,53 @@ def test_the_engine_agrees_with_the_reference_on_every_step_and_request(seed: in
         arrival_s=np.cumsum(rng.exponential(rng.choice([1e-9, 30e-9]), n)),
         prompt_tokens=prompt,
         output_tokens=rng.integers(1, 40, n),
+        replica=rng.choice(ranks, n, p=rng.dirichlet(np.full(ranks, 0.7))) if ranks > 1 else None,
     )
-    reference = Reference(limits, requests, 5_000, 70)
-    reference.run()
-    costs = linear_tables(max_num_seqs=8, max_num_batched_tokens=256, drafts=3, step_ps=5_000, token_ps=70)
-    result = run_replicas(costs, limits, requests, log=True)
+    references = [Reference(limits, requests, 5_000, 70, rank) for rank in range(ranks)]
+    run_together(references)
+    costs = linear_tables(
+        max_num_seqs=8, max_num_batched_tokens=256, drafts=3, step_ps=5_000, token_ps=70, padded_tokens=256
+    )
+    result = run_replicas(costs, limits, requests, attention_dp=ranks, log=True)
     assert result.log is not None
     totals = result.replicas
-    rows = result.log["prefills"] + result.log["decodes"]
-    assert list(zip(result.log["start_ps"].tolist(), rows.tolist(), strict=True)) == [
-        (start, count) for start, _, count in reference.steps
-    ]
-    assert int(totals.prefill_tokens[0] + totals.decode_tokens[0]) == sum(tokens for _, tokens, _ in reference.steps)
-    assert result.first_token_ps.tolist() == [r.first for r in reference.requests]
-    assert result.finish_ps.tolist() == [r.finish for r in reference.requests]
-    assert result.preemptions.tolist() == [r.preemptions for r in reference.requests]
+    for rank, reference in enumerate(references):
+        log = result.log[result.log["replica"] == rank]
+        rows = log["prefills"] + log["decodes"]
+        assert list(zip(log["start_ps"].tolist(), rows.tolist(), strict=True)) == [
+            (start, count) for start, _, count in reference.steps
+        ]
+        tokens = int(totals.prefill_tokens[rank] + totals.decode_tokens[rank])
+        assert tokens == sum(tokens for _, tokens, _ in reference.steps)
+    owners = [0] * n if requests.replica is None else requests.replica.tolist()
+    known = [references[owner].requests[number] for number, owner in enumerate(owners)]
+    assert result.first_token_ps.tolist() == [r.first for r in known]
+    assert result.finish_ps.tolist() == [r.finish for r in known]
+    assert result.preemptions.tolist() == [r.preemptions for r in known]
     assert result.log["free"].min() >= 0
+    return result
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_the_engine_agrees_with_the_reference_on_every_step_and_request(seed: int) -> None:
+    """Random workloads under tight limits: steps, times and preemptions are those of the plain scheduler."""
+    compare(seed, 1)
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_ranks_with_drafts_agree_with_the_reference(seed: int) -> None:
+    """So are those of two to four attention-data-parallel ranks that step together, some of them without requests."""
+    compare(seed, 2 + seed % 3)
+
+
+def test_the_draft_model_runs_on_all_ranks_where_one_needs_it() -> None:
+    """An answer of one token takes the draft model's time beside one of five on another rank, and none on its own."""
+    limits = replace(LIMITS, speculative_acceptance=1.0, draft_step_s=2e-3, skips_unused_drafts=True)
+    requests = replace(workload([(0.0, 10, 5), (0.0, 10, 1)]), replica=np.array([0, 1]))
+    beside = run_replicas(tables(), limits, requests, attention_dp=2)
+    alone = run_replicas(tables(), limits, workload([(0.0, 10, 1)]), attention_dp=2)
+    assert beside.first_token_ps.tolist() == [3 * MS, 3 * MS]
+    assert alone.first_token_ps.tolist() == [MS]
 
 
 @pytest.mark.parametrize("acceptance", [0.0, 0.7, 1.0])

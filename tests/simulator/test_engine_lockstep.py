@@ -123,7 +123,16 @@ def test_all_ranks_share_one_clock_and_nothing_is_lost(
     assert (result.replicas.busy_ps + result.replicas.bubble_ps <= result.replicas.last_end_ps).all()
 
 
-def test_other_policies_and_pipelines_are_refused() -> None:
+def test_other_policies_are_refused() -> None:
     """What lockstep does not model is an error by name."""
     with pytest.raises(UserError, match="attention_dp 2"):
         run_replicas(TABLES, replace(LIMITS, policy="orca"), requests([(0.0, 5, 1)]), attention_dp=2)
+
+
+def test_ranks_of_stages_that_need_one_another_reserve_answers() -> None:
+    """Without reserved answers a rank may preempt what the others wait for, which no engine does."""
+    stages = linear_tables(max_num_seqs=8, max_num_batched_tokens=100, step_ps=10**12, token_ps=10**10, stages=2)
+    limits = replace(LIMITS, pipeline_ranks="all")
+    with pytest.raises(UserError, match="answers are reserved"):
+        run_replicas(stages, limits, requests([(0.0, 5, 1)]), attention_dp=2)
+    assert run_replicas(stages, replace(limits, reserves_output=True), requests([(0.0, 5, 1)]), attention_dp=2)

@@ -72,8 +72,8 @@ def test_json_says_how_drafts_were_set() -> None:
         ({"speculative_acceptance": 0.5}, "there are none"),
         ({"draft_step_s": 0.1}, "there are none"),
         ({"speculative_tokens": 8192, "speculative_acceptance": 0.5}, "less than max_num_batched_tokens"),
-        ({"speculative_tokens": 2, "speculative_acceptance": 0.5, "plan": "pp2-tp4"}, "without pipeline stages"),
-        ({"speculative_tokens": 2, "speculative_acceptance": 0.5, "profile": "sglang-0.5"}, "for policy vllm-v1"),
+        ({"speculative_tokens": 2, "speculative_acceptance": 0.5, "plan": "pp2-tp4"}, "vllm starts no drafts"),
+        ({"speculative_tokens": 2, "speculative_acceptance": 0.5, "profile": "sglang-0.5"}, "for policy sglang"),
     ],
 )
 def test_what_cannot_be_simulated_is_refused(settings: dict[str, Any], message: str) -> None:
