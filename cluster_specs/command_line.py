@@ -14,13 +14,15 @@ from cluster_specs.files.shown import shown
 from cluster_specs.files.whole import check_folder
 
 _MOST_MESSAGE_CHARACTERS: Final = 1_200
+_WORDS: Final = "cluster_specs.command_line.words"
 
 
 class Command(click.Command):
     """A command that refuses a single-valued option given twice: the last one would win without a word."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as click does, once every option's occurrences have been counted."""
+        """Parse as click does, once every option's occurrences have been counted; keep the words."""
+        ctx.meta[_WORDS] = list(args)
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         seen: set[str] = set()
         for parameter in order:
@@ -40,6 +42,11 @@ class Group(click.Group):
 
 def _flags(option: click.Option) -> str:
     return "/".join([*option.opts, *option.secondary_opts])
+
+
+def words_of(ctx: click.Context) -> list[str]:
+    """Return the words of the command line that ``ctx`` was made of, behind the command's name."""
+    return list(ctx.meta[_WORDS])
 
 
 def given(ctx: click.Context, *names: str) -> list[str]:

@@ -21,6 +21,7 @@ import click
 
 from benchmarks.golden.cases import FITS, SEARCHES, SIMULATIONS
 from benchmarks.golden.measurements import write_measurements
+from cluster_specs.command_line import strict_json
 from profiles_db.parquet_files import read_table
 from simulator.cli import main as apex
 
@@ -64,10 +65,13 @@ def _figures(answer: dict[str, Any]) -> dict[str, Any]:
 def _answer(command: str, line: str, folder: Path) -> dict[str, Any]:
     arguments = [word.format(db=folder / "db", fit=folder / "fit.parquet") for word in shlex.split(line)]
     code, text = _run([command, *arguments, "--json"])
-    answer: dict[str, Any] = {"digest": _digest(text, folder), "exit_code": code}
+    answer: dict[str, Any] = {"exit_code": code}
     if text:
-        answer |= _figures(json.loads(text))
-    return answer
+        document = json.loads(text)
+        del document["made_by"]  # the sources of apex are part of it
+        text = strict_json(document) + "\n"
+        answer |= _figures(document)
+    return {"digest": _digest(text, folder), **answer}
 
 
 def _fit_answer(line: str, folder: Path) -> dict[str, Any]:

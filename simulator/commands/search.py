@@ -1,6 +1,6 @@
 """`apex search`: the best plans of a model on a cluster for a trace."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,6 +128,7 @@ def search(
     import time
 
     from simulator.commands.cannot_act import caps_of, refuse_caps, refuse_covered_limits, refuse_idle_options
+    from simulator.commands.made_by import digests, made_by
     from simulator.commands.progress import Progress
     from simulator.feasible.plan_space import Axes
     from simulator.plan.pool_plan import parse_layout
@@ -168,13 +169,8 @@ def search(
         return
     say_when_compiling()
 
-    def inputs() -> Mapping[str, str]:
-        from simulator.search.rests_on import rests_on
-
-        prices = {name: options[name] for name in ("costs", "out_of_domain", "extensions")}
-        return rests_on(serving, workload, aim, slo, **prices)
-
-    with _kept(state, inputs) as kept:
+    rests_on = digests(serving, workload, slo, options, aim) if state or out or as_json else {}
+    with _kept(state, rests_on) as kept:
         progress = Progress("plan", known=0 if kept is None else kept.found)
         found = run_search(
             serving,
@@ -191,6 +187,7 @@ def search(
     if interval:
         of = () if out is report is None and not as_json else None  # a table shows the objective's alone
         found = with_intervals(found, serving, workload, slo, first=top, of=of, threads=threads)
+    found.made_by.update(made_by(context, rests_on) if out or as_json else {})
     found.inputs.update(_inputs(serving, workload, trace, found, slos))
     if found.best is not None:
         found.notes.extend(f"{found.best.plan}: {note}" for note in found.best.notes)
@@ -234,7 +231,7 @@ def _explain(
 
 
 @contextmanager
-def _kept(state: Path | None, inputs: Callable[[], Mapping[str, str]]) -> "Iterator[JudgedPlans | None]":
+def _kept(state: Path | None, inputs: Mapping[str, str]) -> "Iterator[JudgedPlans | None]":
     """Open the file that keeps judged plans, and say how many are there; nothing without one."""
     if state is None:
         yield None
@@ -242,7 +239,7 @@ def _kept(state: Path | None, inputs: Callable[[], Mapping[str, str]]) -> "Itera
     from simulator.report.formats import counted
     from simulator.search.judged_plans import kept_in
 
-    with kept_in(state, inputs()) as kept:
+    with kept_in(state, inputs) as kept:
         if kept.found:
             click.echo(f"{state}: {counted(kept.found, 'plan')} judged before", err=True)
         yield kept

@@ -53,6 +53,7 @@ def simulate(
 ) -> None:
     """Simulate one plan. Exit code 3 when it cannot start or breaks a limit of --slo."""
     from simulator.commands.cannot_act import caps_of, refuse_caps, refuse_idle_options
+    from simulator.commands.made_by import digests, made_by
     from simulator.plan.pool_plan import PoolPlan, parse_layout
     from simulator.report.plan_table import plan_table
     from simulator.results.objective import parse_slo
@@ -75,8 +76,11 @@ def simulate(
     for note in notes:
         click.echo(note, err=True)
     breaks = slo.broken(result.metrics)
-    facts = result.to_json() | {"notes": notes, "breaks": [str(limit) for limit in breaks]}
-    click.echo(strict_json(facts) if as_json else plan_table(result))
+    if as_json:
+        facts = result.to_json() | {"notes": notes, "breaks": [str(limit) for limit in breaks]}
+        click.echo(strict_json(facts | {"made_by": made_by(context, digests(serving, workload, slo, options))}))
+    else:
+        click.echo(plan_table(result))
     if breaks:
         _say_what_breaks(result, breaks)
         context.exit(EXIT_INFEASIBLE)

@@ -27,7 +27,7 @@ _DIGITS: Final = 32
 def rests_on(
     serving: Serving,
     workload: Traffic,
-    objective: Objective,
+    objective: Objective | None,
     slo: Slo,
     *,
     costs: Path | None,
@@ -49,7 +49,7 @@ def rests_on(
         "--engine": _digest([repr(serving.profile)]),
         "--costs": _digest([str(costs), out_of_domain, *(read_document(path) for path in fits)]),
         "--trace": _digest(_requests(workload)),
-        "--slo": _digest([repr(slo), str(objective.path == SUSTAINABLE_RATE)]),
+        "--slo": _digest([repr(slo), str(objective is not None and objective.path == SUSTAINABLE_RATE)]),
         "option of the server": _digest([repr(serving.overrides), str(serving.allow_unsupported)]),
     }
 

@@ -46,6 +46,7 @@ class SearchResult:
     slo: Slo
     changing: tuple[Outcome, ...] = ()  # keep every limit, in formats coarser than the checkpoint's; best first
     inputs: dict[str, Any] = field(default_factory=dict)
+    made_by: dict[str, Any] = field(default_factory=dict)  # the command, and digests of what it read
     changes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # coarser formats, by plan that has some
     usual: Plan | None = None  # what people choose without a search; None where plans were stated
     notes: list[str] = field(default_factory=list)  # what was decided for the user, and what prices rest on
@@ -81,6 +82,7 @@ class SearchResult:
         broken = {str(result.plan): [str(limit) for limit in limits] for result, limits in self.breaking}
         return {
             "schema": 1,
+            "made_by": self.made_by,
             "inputs": self.inputs,
             "notes": self.notes,
             "counts": {

@@ -71,7 +71,7 @@ _CHAT = "--trace chat-synthetic"
         ),
         (f"search --model llama-3.1-8b --cluster l40s-1 {_CHAT} --slo ttft_s<=-1", 2, ["must be > 0", "hint:"]),
         (f"search --model llama-3.1-8b --cluster l40s-1 {_CHAT} --plan tp1 --kv fp8", 2, ["--plan states"]),
-        (f"search --model llama-3.1-8b --cluster l40s-1 {_CHAT} --objective ttft", 2, ["did you mean ttft_s"]),
+        (f"search --model llama-3.1-8b --cluster l40s-1 {_CHAT} --objective tftt", 2, ["did you mean ttft_s"]),
         ("search --model llama-3.1-8b --cluster l40s-1 --trace .", 2, ["is a folder", "hint:"]),
         (
             f"search --model llama-3.1-8b --cluster l40s-1 {_CHAT} --objective usd_per_million_output_tokens",
@@ -84,11 +84,11 @@ _CHAT = "--trace chat-synthetic"
         ("search --model llama-3.1-8b --cluster l40s-1 --trace nowhere.jsonl", 2, ["nowhere.jsonl", "hint:"]),
         (f"simulate --plan tp3x --model llama-3.1-8b --cluster l40s-8 {_CHAT}", 2, ["'tp3x'", "hint: for example"]),
         (
-            f"search --model llama-3.1-8b --cluster l40s-1 {_CHAT} --objective ttft.p99",
+            f"search --model llama-3.1-8b --cluster l40s-1 {_CHAT} --objective ttft.p98",
             2,
-            ["'ttft.p99' is no metric", "hint: did you mean ttft_s.p99"],
+            ["'ttft.p98' is no metric", "hint: did you mean ttft_s.p99"],
         ),
-        (f"search --model llama-3.1-8b --cluster l40s-1 {_CHAT} --slo ttft_s<2", 2, ["is not METRIC<=LIMIT", "hint:"]),
+        (f"search --model llama-3.1-8b --cluster l40s-1 {_CHAT} --slo ttft_s=2", 2, ["is not METRIC<=LIMIT", "hint:"]),
         (
             f"search --model llama-3.1-8b --cluster l40s-1 {_CHAT} --engine vlm-0.33",
             2,

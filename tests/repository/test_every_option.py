@@ -346,6 +346,8 @@ _PLAN = "tests/profiler/test_adaptive_plan.py"
 ELSEWHERE = {
     "compare": dict.fromkeys(("--where", "--manifest"), "tests/costmodel/test_held_out_prices.py"),
     "fit": {"--manifest": "tests/costmodel/test_next_minutes.py"},
+    "rerun": dict.fromkeys(("--json", "-o"), "tests/simulator/test_rerun.py"),
+    "whatif": dict.fromkeys(("--set", "--json", "-o"), "tests/simulator/test_rerun.py"),
     "validate": dict.fromkeys(("--mapping", "--report"), "tests/simulator/test_validation_report.py"),
     "profile": {
         "--device": _PROFILE,
