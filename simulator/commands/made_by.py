@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Stated = Mapping[str, tuple[str, ...]]
 
 _NOT_OF_THE_ANSWER: Final = frozenset(
-    {"as_json", "out", "report", "state", "threads", "requests_out", "iterations_out", "chrome_trace"}
+    {"as_json", "explain_space", "out", "report", "state", "threads", "requests_out", "iterations_out", "chrome_trace"}
 )
 
 
