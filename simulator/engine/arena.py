@@ -234,10 +234,17 @@ def _fill_requests(rows: Rows, workload: Workload, origin_s: float) -> None:
         columns["arrival_ps"] = ps(workload.arrival_s - origin_s)
     if workload.replica is not None:
         columns["replica"] = workload.replica
+    same = np.zeros(1, dtype=Request.dtype)
+    for field, values in columns.items():
+        if isinstance(values, int):
+            same[field] = values
+    as_int64 = rows.view(np.int64).reshape(len(rows), -1)
     for at in range(0, len(rows), CACHED_ROWS):
         part = slice(at, at + CACHED_ROWS)
+        as_int64[part] = same.view(np.int64)
         for field, values in columns.items():
-            rows[part][field] = values if isinstance(values, int) else values[part]
+            if not isinstance(values, int):
+                rows[field][part] = values[part]
 
 
 def _follow(workload: Workload, after: I64, origin_s: float) -> dict[str, I64]:

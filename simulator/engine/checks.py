@@ -237,10 +237,13 @@ def _check_times(workload: Workload, origin_s: float) -> None:
     is_root = np.ones(len(workload), dtype=np.bool_) if workload.after is None else workload.after < 0
     due_s = np.zeros(len(workload))
     if isinstance(workload.client, OpenLoop | CappedLoop):
-        arrival_s = workload.arrival_s if workload.after is None else workload.arrival_s[is_root]
-        due_s[is_root] = arrival_s - origin_s
-        gaps = np.diff(arrival_s)
-        if not (np.isfinite(arrival_s[-1]) and (gaps >= 0).all()):
+        arrival_s = workload.arrival_s
+        if workload.after is None:
+            due_s = arrival_s - origin_s
+        else:
+            arrival_s = arrival_s[is_root]
+            due_s[is_root] = arrival_s - origin_s
+        if not (np.isfinite(arrival_s[-1]) and (arrival_s[:-1] <= arrival_s[1:]).all()):
             _refuse_order(workload, np.flatnonzero(is_root))
     if workload.after is not None and workload.think_s is not None:
         _check_think_times(name, workload.think_s, ~is_root)

@@ -23,7 +23,7 @@ _NO_ENCODER: Final = EncoderTables(
 
 def cost_arrays(tables: StepTables, limits: EngineLimits) -> Costs:
     """Header with all step tables behind it in one array; raises ``UserError`` for a negative cost."""
-    return cast(Costs, rows_at(cost_cells(tables, limits), 0, 1, Costs)[0])
+    return cast(Costs, rows_at(cost_cells(tables, limits), 0, 1, Costs))
 
 
 def cost_cells(tables: StepTables, limits: EngineLimits) -> I64:

@@ -19,13 +19,13 @@ from simulator.engine.arena import state_arena
 from simulator.engine.bounds import CLOCK_END, NONE
 from simulator.engine.checks import check_input
 from simulator.engine.conservation import RunSums
-from simulator.engine.cost_arrays import cost_cells
+from simulator.engine.cost_arrays import cost_arrays, cost_cells
 from simulator.engine.costs import Costs
 from simulator.engine.entries import ENTRIES, run_two_pools
 from simulator.engine.interrupt import check_stop
 from simulator.engine.loop import PAUSED
 from simulator.engine.policies import Engine, compiled, entry_for
-from simulator.engine.records import I64, rows_at
+from simulator.engine.records import I64
 from simulator.engine.request import FINISHED, UNSENT
 from simulator.engine.result import EngineResult, is_under_way, result_from_state, result_of
 from simulator.engine.rules import PS_PER_S, ps, rules_of
@@ -97,7 +97,7 @@ def run_disaggregated(
     _check(prefill, decode, workload, agreed)
     transfer_ps = _transfers_ps(transfer_s(workload.prompt_tokens))
     first, second, both = _states(prefill, decode, workload, transfer_ps, agreed, leap=leap)
-    costs = rows_at(cost_cells(prefill.tables, prefill.limits), 0, 1, Costs)[0]
+    costs = cost_arrays(prefill.tables, prefill.limits)
     _run(engine or compiled(run_two_pools), (first, second), costs, workload.name)
     assert len(both)  # the states are views of it
     return _result(first, second, workload, agreed)

@@ -68,5 +68,5 @@ def interpreted(entry: Entry) -> Engine:
 
 
 def address(row: Record) -> int:
-    """Where a row of an array begins in memory."""
-    return int(cast(Any, row).__array_interface__["data"][0])
+    """Where the row of a table of one begins in memory; asking the array interface describes all of its fields."""
+    return int(cast(Any, row).ctypes.data)

@@ -47,7 +47,7 @@ class StateArrays:
         self.cells = cells
         rows = rows_at(cells, 0, 1, State)
         self.header: State = cast(State, _Fields(rows))
-        self.compiled: State = cast(State, rows[0])  # what compiled code is called with
+        self.compiled: State = cast(State, rows)  # what compiled code is called with
 
     @property
     def requests(self) -> Rows:
