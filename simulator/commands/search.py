@@ -45,7 +45,14 @@ Metrics of --objective and --slo:
 
 @click.command(cls=Command, epilog=_METRICS_HELP)
 @serving_options
-@click.option("--objective", default="e2e_s.mean", metavar="METRIC", help="What to rank by.")
+@click.option(
+    "--objective",
+    "objectives",
+    multiple=True,
+    default=["e2e_s.mean"],
+    metavar="METRIC",
+    help="What to rank by; of several, plans that none beats in all of them come first.",
+)
 @click.option(
     "--plan", "plans", multiple=True, metavar="PLAN", help="Search these plans only (dp2-tp4, prefill.tp4+decode.tp4)."
 )
@@ -96,7 +103,7 @@ def search(
     /,
     *,
     trace: str,
-    objective: str,
+    objectives: tuple[str, ...],
     slos: tuple[str, ...],
     plans: tuple[str, ...],
     weights: tuple[str | None, ...],
@@ -134,7 +141,7 @@ def search(
     from simulator.plan.pool_plan import parse_layout
     from simulator.report.formats import counted
     from simulator.report.search_report import check_report
-    from simulator.results.objective import parse_objective, parse_slo
+    from simulator.results.objective import parse_objectives, parse_slo
     from simulator.search.search import needs_all_requests, with_intervals
     from simulator.search.search import search as run_search
 
@@ -142,7 +149,7 @@ def search(
     check_outputs([out, state], input_files(trace, options))
     if report is not None:
         check_report(report)
-    aim, slo = parse_objective(objective), parse_slo(slos)
+    (aim, *further), slo = parse_objectives(objectives), parse_slo(slos)
     chosen = list(dict.fromkeys(map(parse_layout, plans))) or None
     varied = Axes(
         weight_dtypes=known_formats(weights, "weights"),
@@ -158,7 +165,7 @@ def search(
     _refuse_axes_of_stated_plans(varied, chosen)
     refuse_covered_limits(context, seqs=seqs, tokens=tokens)
     reading = {name: options.pop(name) for name in TRACE_OPTION_NAMES}
-    needs_all = needs_all_requests(aim, pools=pools)
+    needs_all = needs_all_requests([aim, *further], pools=pools)
     parts = load_parts(trace, stream=stream, layout=None, needs_all=needs_all, reading=reading, serving=options)
     workload = load_workload(trace, **reading) if parts is None else parts
     serving = load_serving(**options)
@@ -183,6 +190,7 @@ def search(
             on_done=progress,
             kept=kept,
             formats_together=formats_together,
+            further=further,
         )
     if interval:
         of = () if out is report is None and not as_json else None  # a table shows the objective's alone
@@ -214,7 +222,7 @@ def _explain(
     from simulator.search.space import explain_space
 
     only_simulated = (
-        "objective",
+        "objectives",
         "slos",
         "threads",
         "top",
@@ -296,6 +304,7 @@ def _inputs(
         "trace": trace,
         "requests": len(workload),
         "objective": found.objective.path,
+        **({"further_objectives": [one.path for one in found.further]} if found.further else {}),
         "slos": list(slos),
     }
 

@@ -40,7 +40,7 @@ def headline(found: "SearchResult", serving: "Serving", workload: "Traffic") -> 
     """Say what was searched for what."""
     return (
         f"{serving.model.name} on {serving.cluster.name}, {counted(len(workload), 'request')} of {workload.name}, "
-        f"{serving.profile.name}, by {found.objective.path}"
+        f"{serving.profile.name}, by {' and '.join(one.path for one in (found.objective, *found.further))}"
     )
 
 
@@ -69,6 +69,10 @@ def _columns(found: "SearchResult", shown: "Sequence[Outcome]") -> dict[str, Col
     heads: dict[str, Column] = {title(aim): _metric(aim)}
     if aim in (best.interval or {}):
         heads["90 % interval"] = lambda result, _: spread((result.interval or {}).get(aim), form_of(aim))
+    if found.further:
+        front = {str(result.plan) for result in found.front}
+        heads["front"] = lambda result, _: "yes" if str(result.plan) in front else ""
+        heads |= {title(one.path): _metric(one.path) for one in found.further}
     if any(result.saturation for result in found.simulated):
         heads["load"] = lambda result, _: result.saturation.verdict if result.saturation else ""
     heads["vs best"] = lambda result, _: _difference(result, best, aim)
@@ -154,6 +158,10 @@ def answer_lines(found: "SearchResult") -> list[str]:
     lines += [f"mean request: {parts}", f"runs on: {', '.join(runs) or 'no engine'}"]
     rejected: Mapping[str, int] = best.metrics["rejected"]
     lines += [f"requests {reason}: {count:,} of {best.metrics['requests']:,}" for reason, count in rejected.items()]
+    if found.further and found.ranked:
+        aims = " and ".join(title(one.path) for one in (found.objective, *found.further))
+        front = ", ".join(str(result.plan) for result in found.front)
+        lines.append(f"beaten in {aims} by no other plan: {front}")
     lines += [*_against_usual(best, found), *_price_of_energy(best, found)]
     lines += [_against(best, result, found) for result in found.ranked[1:] if str(result.plan) in found.versus_best]
     close = [

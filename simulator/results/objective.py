@@ -113,6 +113,16 @@ def parse_objective(text: str) -> Objective:
     return Objective(path=path, less_is_better=_PLAIN.get(path, True))
 
 
+def parse_objectives(texts: Sequence[str]) -> list[Objective]:
+    """Read objectives, the one to rank by first; raises ``UserError`` for one that is named twice."""
+    objectives = [parse_objective(text) for text in texts]
+    paths = [objective.path for objective in objectives]
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise UserError(f"objective: {twice} is named twice", hint="name each once, the one to rank by first")
+    return objectives
+
+
 def parse_slo(texts: Sequence[str]) -> Slo:
     """Read limits such as ``ttft_s.p99<=2``, ``tpot<50ms`` and ``p99_ttft_ms<=500``. Raises ``UserError``."""
     per_request: dict[str, float] = {}

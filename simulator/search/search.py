@@ -4,10 +4,12 @@ Plans whose number formats change what the model answers are ranked in a list of
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import field, replace
 from itertools import islice
 from typing import Any, Final
+
+import numpy as np
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
@@ -46,6 +48,7 @@ class SearchResult:
     slo: Slo
     changing: tuple[Outcome, ...] = ()  # keep every limit, in formats coarser than the checkpoint's; best first
     inputs: dict[str, Any] = field(default_factory=dict)
+    further: tuple[Objective, ...] = ()  # objectives beside the first: plans that none beats in all come first
     made_by: dict[str, Any] = field(default_factory=dict)  # the command, and digests of what it read
     changes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # coarser formats, by plan that has some
     usual: Plan | None = None  # what people choose without a search; None where plans were stated
@@ -65,6 +68,11 @@ class SearchResult:
         return next(iter((*self.ranked, *self.changing)), None)
 
     @property
+    def front(self) -> tuple[Outcome, ...]:
+        """The ranked plans that no other beats in every objective."""
+        return _front(self.ranked, (self.objective, *self.further))
+
+    @property
     def usual_outcome(self) -> Outcome | Refusal | None:
         """What became of the usual plan; None where it was not among those tried."""
         return next((one for one in (*self.simulated, *self.refused) if one.plan == self.usual), None)
@@ -79,6 +87,7 @@ class SearchResult:
     def to_json(self) -> dict[str, Any]:
         """Return the whole search as plain values, schema 1."""
         simulated = len(self.simulated)
+        front = {str(result.plan) for result in self.front}
         broken = {str(result.plan): [str(limit) for limit in limits] for result, limits in self.breaking}
         return {
             "schema": 1,
@@ -93,7 +102,7 @@ class SearchResult:
             },
             "usual_plan": self._usual_facts(),
             "plans": [
-                {**result.to_json(), **self._facts_here(result), "breaks": broken.get(str(result.plan), [])}
+                {**result.to_json(), **self._facts_here(result, front), "breaks": broken.get(str(result.plan), [])}
                 for result in self.simulated
             ],
             "rejected": [
@@ -116,12 +125,13 @@ class SearchResult:
         theirs = read_metric(result.metrics, path)
         return theirs / ours if ours and theirs is not None else None
 
-    def _facts_here(self, result: Outcome) -> dict[str, Any]:
+    def _facts_here(self, result: Outcome, front: Set[str]) -> dict[str, Any]:
         """Return what is known of a plan only beside the others of this search."""
         found, changes = self.versus_best.get(str(result.plan)), self.changes.get(str(result.plan))
         return {
             **({} if found is None else {"versus_best": found.to_json()}),
             **({} if changes is None else {"changes_answers": list(changes)}),
+            **({"on_front": str(result.plan) in front} if self.further else {}),
         }
 
 
@@ -137,8 +147,11 @@ def search(
     on_done: Callable[[int, int], None] | None = None,
     kept: JudgedPlans | None = None,
     formats_together: bool = False,
+    further: Sequence[Objective] = (),
 ) -> SearchResult:
     """Simulate every plan of ``axes`` (or those of ``plans``) and rank them by ``objective``.
+
+    With ``further`` objectives the plans that no other beats in all of them come first.
 
     Plans in formats coarser than the checkpoint's are ranked apart, unless all plans are or ``formats_together`` says
     that it does not matter.
@@ -148,7 +161,8 @@ def search(
     again, and it is given the rest. The result does not depend on the number of threads, nor on what was kept. A
     workload in parts is streamed: plans that need all requests at once are refused.
     """
-    needs_all = needs_all_requests(objective, pools=axes is not None and axes.pools)
+    objectives = (objective, *further)
+    needs_all = needs_all_requests(objectives, pools=axes is not None and axes.pools)
     if needs_all is not None and not isinstance(workload, Workload):
         raise NotStreamableError(needs_all, hint=WHOLE_HINT)
     candidates, refused = candidates_of(serving, workload, axes, plans)
@@ -157,11 +171,11 @@ def search(
         raise UserError("no plan is in coarser formats than the checkpoint's: --formats-together has nothing to do")
     is_apart = not formats_together and len(changes) < len(candidates)
     wanted = slo or Slo()
-    wants_capacity = objective.path == SUSTAINABLE_RATE
+    wants_capacity = any(one.path == SUSTAINABLE_RATE for one in objectives)
     if wants_capacity:
         assert isinstance(workload, Workload)  # parts are refused above
         check_capacity(workload, wanted)
-    _check_price(serving.cluster, [objective.path, *(limit.path for limit in wanted.per_plan)])
+    _check_price(serving.cluster, [*(one.path for one in objectives), *(limit.path for limit in wanted.per_plan)])
 
     def judged(candidate: Candidate) -> Outcome | Refusal:
         name = str(plan_of(candidate))
@@ -174,17 +188,17 @@ def search(
         return outcome
 
     outcomes = run_all(judged, candidates, threads=at_once(workload, threads), on_done=on_done)
-    found = _ranked(outcomes, refused, objective, wanted, changes=changes, is_apart=is_apart)
+    found = _ranked(outcomes, refused, objectives, wanted, changes=changes, is_apart=is_apart)
     if plans is not None or serving.cluster.num_devices == 1:
         return found  # nothing is chosen
     return replace(found, usual=usual_plan(serving.model, serving.cluster))
 
 
-def needs_all_requests(objective: Objective, *, pools: bool) -> str | None:
+def needs_all_requests(objectives: Sequence[Objective], *, pools: bool) -> str | None:
     """Say why a search cannot go through its workload in parts; None where it can."""
     if pools:
         return "--pools cannot be streamed: requests go from one pool to the other"
-    if objective.path == SUSTAINABLE_RATE:
+    if any(one.path == SUSTAINABLE_RATE for one in objectives):
         return f"{SUSTAINABLE_RATE} cannot be streamed: the trace is repeated at other rates"
     return None
 
@@ -230,34 +244,56 @@ def _changes(serving: Serving, layouts: Iterable[Layout]) -> dict[str, tuple[str
 def _ranked(
     outcomes: Sequence[Outcome | Refusal],
     refused: Sequence[Refusal],
-    objective: Objective,
+    objectives: Sequence[Objective],
     slo: Slo,
     *,
     changes: Mapping[str, tuple[str, ...]],
     is_apart: bool,
 ) -> SearchResult:
-    """Order the plans that ran by the objective, those that break a limit apart from those that keep them all.
+    """Order the plans that ran by the first objective, those that break a limit apart from those that keep them all.
 
     With ``is_apart`` those that keep them and are named in ``changes`` are apart from the others.
     """
     # A plan that rejects requests looks faster than one that serves them all.
     results = sorted(
         (outcome for outcome in outcomes if not isinstance(outcome, Refusal)),
-        key=lambda result: (-result.metrics["finished"], objective.rank(result.metrics), str(result.plan)),
+        key=lambda result: (-result.metrics["finished"], objectives[0].rank(result.metrics), str(result.plan)),
     )
-    if results and all(read_metric(result.metrics, objective.path) is None for result in results):
-        raise UserError(f"objective: {objective.path} is unknown for every plan", hint="rank by another metric")
+    for path in (one.path for one in objectives):
+        if results and all(read_metric(result.metrics, path) is None for result in results):
+            raise UserError(f"objective: {path} is unknown for every plan", hint="rank by another metric")
     broken = [slo.broken(result.metrics) for result in results]
     keeping = [result for result, limits in zip(results, broken, strict=True) if not limits]
     apart = changes if is_apart else {}
+    ranked = [result for result in keeping if str(result.plan) not in apart]
+    changing = [result for result in keeping if str(result.plan) in apart]
     return SearchResult(
-        ranked=tuple(result for result in keeping if str(result.plan) not in apart),
-        changing=tuple(result for result in keeping if str(result.plan) in apart),
+        ranked=_front_first(ranked, objectives),
+        changing=_front_first(changing, objectives),
         changes=changes,
         breaking=tuple((result, limits) for result, limits in zip(results, broken, strict=True) if limits),
         refused=(*(outcome for outcome in outcomes if isinstance(outcome, Refusal)), *refused),
-        objective=objective,
+        objective=objectives[0],
+        further=tuple(objectives[1:]),
         slo=slo,
+    )
+
+
+def _front_first(results: Sequence[Outcome], objectives: Sequence[Objective]) -> tuple[Outcome, ...]:
+    """Put the plans that no other beats in every objective before the rest, each part in its order."""
+    if len(objectives) == 1:
+        return tuple(results)
+    front = {str(result.plan) for result in _front(results, objectives)}
+    return tuple(sorted(results, key=lambda result: str(result.plan) not in front))
+
+
+def _front(results: Sequence[Outcome], objectives: Sequence[Objective]) -> tuple[Outcome, ...]:
+    """Return the plans that no other beats: as many requests answered, as good in every objective, better in one."""
+    ranks = np.array([[-one.metrics["finished"], *(aim.rank(one.metrics) for aim in objectives)] for one in results])
+    return tuple(
+        result
+        for result, own in zip(results, ranks, strict=True)
+        if not np.any(np.all(ranks <= own, axis=1) & np.any(ranks < own, axis=1))
     )
 
 
@@ -289,7 +325,7 @@ def with_intervals(
     The best plan is compared with the next ones whose intervals overlap its own, by what both are off by together; a
     streamed workload would have to be read half a dozen times for each, and is not.
     """
-    wanted = None if of is None else {found.objective.path, *of}
+    wanted = None if of is None else {found.objective.path, *(one.path for one in found.further), *of}
     left = max(0, first - len(found.ranked))
     lists = (found.ranked[:first], found.changing[:first], tuple(result for result, _ in found.breaking[:left]))
 

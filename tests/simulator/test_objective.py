@@ -8,7 +8,7 @@ from cluster_specs.errors import UserError
 from simulator.commands.search import search
 from simulator.report.formats import TITLES
 from simulator.results.metrics import RequestSlo
-from simulator.results.objective import metric_paths, parse_objective, parse_slo, read_metric
+from simulator.results.objective import metric_paths, parse_objective, parse_objectives, parse_slo, read_metric
 
 _METRICS = {"ttft_s": {"mean": 0.2, "p99": 1.5}, "throughput_tokens_per_s": 800.0, "energy_j": None}
 
@@ -77,6 +77,13 @@ def test_limits_are_read_as_people_write_them(text: str, limit: str) -> None:
 def test_a_latency_with_a_unit_binds_requests() -> None:
     """A latency without a statistic bounds each request however it is written."""
     assert parse_slo(["ttft<500ms", "tpot_ms<=50"]).per_request == RequestSlo(ttft_s=0.5, tpot_s=0.05)
+
+
+def test_an_objective_is_named_once() -> None:
+    """Two spellings of one metric are one metric, and no objective is dropped without a word."""
+    assert [aim.path for aim in parse_objectives(["e2e", "energy_j"])] == ["e2e_s.mean", "energy_j"]
+    with pytest.raises(UserError, match=r"ttft_s\.p99 is named twice"):
+        parse_objectives(["ttft_p99", "e2e", "ttft_s.p99"])
 
 
 @pytest.mark.parametrize("text", ["ttft_p99", "p99_ttft", "ttft_s_p99", "TTFT_MS.P99"])

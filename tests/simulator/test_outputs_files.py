@@ -128,6 +128,7 @@ def test_page_names_every_column_and_key(result: SimulatedPlan) -> None:
         breaking=(),
         refused=(),
         objective=parse_objective("e2e_s.mean"),
+        further=(parse_objective("energy_j"),),
         slo=Slo(),
     ).to_json()
     columns = {name for table in tables for name in table.column_names}

@@ -223,3 +223,26 @@ def test_a_plan_that_outlasts_the_clock_is_refused_alone() -> None:
     assert [str(result.plan) for result in found.ranked] == ["dp2"]
     assert found.ranked[0].metrics["finished"] == 4000
     assert "requests are not answered after 8,726,400 s (101 days)" in found.refused[0].reason
+
+
+def test_several_objectives_put_the_plans_first_that_none_beats() -> None:
+    """What is behind the front is beaten by one of it in every metric, none of the front is, and the JSON says so."""
+    serving = serving_of("llama-3.1-8b", "h100-sxm-4")
+    aims = [parse_objective("e2e_s"), parse_objective("throughput_tokens_per_s"), parse_objective("energy_j")]
+    axes = Axes(clocks_mhz=(None, 1410.0, 990.0))
+    workload = parse_workload("synthetic:isl=300,osl=30,rate=8,n=40,seed=1")
+    found = search(serving, workload, aims[0], further=aims[1:], axes=axes)
+    ranks = {str(result.plan): [aim.rank(result.metrics) for aim in aims] for result in found.ranked}
+
+    def is_beaten(name: str) -> bool:
+        return any(
+            all(a <= b for a, b in zip(other, ranks[name], strict=True)) and other != ranks[name]
+            for other in ranks.values()
+        )
+
+    front = [str(result.plan) for result in found.front]
+    assert front == list(ranks)[: len(front)] == [name for name in ranks if not is_beaten(name)]
+    assert 1 < len(front) < len(ranks)
+    flags = {plan["plan"]: plan["on_front"] for plan in found.to_json()["plans"]}
+    assert [name for name, is_on_front in flags.items() if is_on_front] == front
+    assert str(found.ranked[0].plan) == str(search(serving, workload, aims[0], axes=axes).ranked[0].plan)
