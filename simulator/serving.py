@@ -16,6 +16,7 @@ from simulator.engine_profiles.engine_limits import MAX_PREFILL_TOKENS, EngineLi
 from simulator.engine_profiles.spread import NO_SPREAD, Spread
 from simulator.feasible.context import context_note, context_of
 from simulator.feasible.draft_support import draft_refusal
+from simulator.feasible.encoder_rows import encoder_budget
 from simulator.feasible.engine_layout import laid_out
 from simulator.feasible.engine_support import engines_for
 from simulator.feasible.kv_format import KvFormat, kv_format, served
@@ -129,6 +130,7 @@ class Serving(ServerSetup):
             kernels=self.kernels(plan),
             spread=self.spread(plan.clock_mhz),
             context_tokens=workload.mean_context_tokens,
+            has_items=workload.items is not None,
         )
         host = self.profile.host
         gap_error_s = error_of(host.frontend_token_s) * workload.mean_prompt_tokens
@@ -167,17 +169,18 @@ class Serving(ServerSetup):
 
     def notes(self, workload: Traffic) -> list[str]:
         """Say what was decided for the user: the longest sequence, where nobody stated it, and what prices rest on."""
+        has_items = workload.items is not None
         if self.overrides.max_model_len is not None:
-            return self.price_notes()
+            return self.price_notes(has_items=has_items)
         taken, limit = self.max_model_len(workload), context_of(self.model, self.profile).limit
         needed = workload.longest_tokens
         note = (
             f"max_model_len {taken}: the longest request of {workload.name} needs {needed:,} tokens, "
             f"{self.model.name} takes up to {limit:,}; state --max-model-len where the server gets longer ones"
         )
-        return [note, *self.price_notes()]
+        return [note, *self.price_notes(has_items=has_items)]
 
-    def price_notes(self) -> list[str]:
+    def price_notes(self, *, has_items: bool = False) -> list[str]:
         """Say what the prices used so far rest on; clocks whose prices rest on the same share a line."""
         notes = list(self.model.notes)
         if self.model.checkpoint_kv is not None:
@@ -186,7 +189,7 @@ class Serving(ServerSetup):
         context = context_note(self.model, self.profile)
         if context is not None:
             notes.append(context)
-        if self.model.encoder is not None and self.model.encoder.kind == "vision":
+        if self.model.encoder is not None and self.model.encoder.kind == "vision" and not has_items:
             notes.append(f"requests are text: the {self.model.encoder.kind} tower takes memory but no time")
         notes += [f"requests are text: the {part} takes neither memory nor time" for part in self.model.left_out]
         alike: dict[str, list[str]] = {}
@@ -251,9 +254,6 @@ class Serving(ServerSetup):
 
     def _not_simulated(self, plan: Plan) -> str | None:
         """Why the plan is not simulated though the engine may run it."""
-        encoder = self.model.encoder
-        if encoder is not None and encoder.kind != "vision":
-            return f"the {encoder.kind} encoder of {self.model.name} runs once per request, which is not simulated"
         policy = self.profile.policy
         if policy != "vllm-v1" and plan.pp > 1:
             return f"policy {policy} is simulated without pipeline stages only"
@@ -286,6 +286,8 @@ class Serving(ServerSetup):
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=server.max_num_batched_tokens,
             max_model_len=server.max_model_len,
+            encoder_budget=encoder_budget(profile, self.model, workload, server.max_num_batched_tokens),
+            keeps_items_whole=self.model.encoder is not None and self.model.encoder.keeps_items_whole,
             block_size=memory.block_size,
             num_gpu_blocks=memory.usable_blocks,
             enable_chunked_prefill=server.enable_chunked_prefill,
@@ -320,6 +322,8 @@ class Serving(ServerSetup):
 
     def _workload_refusal(self, plan: Plan, workload: Traffic) -> Refused | None:
         """Why the requests' own conditions are not modelled for the plan."""
+        if self.model.is_encoder_decoder and workload.items is None:
+            return Refused(f"the encoder of {self.model.name} has nothing to run for these requests", "model")
         has_drafts = bool(self.overrides.speculative_tokens)
         if workload.client_timeout_s is not None and (plan.pp > 1 or plan.attention_dp > 1 or has_drafts):
             return Refused(

@@ -33,6 +33,7 @@ from simulator.errors import EXIT_INFEASIBLE
 from simulator.feasible.engine_support import engines_for
 from simulator.feasible.server_setup import Overrides
 from simulator.launch import launch_lines
+from simulator.model.bind_workload import bind_workload
 from simulator.model.spec import ModelSpec
 from simulator.plan.plan import Plan
 from simulator.results.interval import Interval, metric_intervals, slo_at
@@ -191,6 +192,7 @@ def simulate(
             f"plan {plan} has clock_mhz {plan.clock_mhz}, the cost model prices clock_mhz {costs.clock_mhz}",
             hint="build the cost model with clock_mhz=plan.clock_mhz",
         )
+    model, workload = bind_workload(model, workload)
     serving = Serving(
         model=model,
         cluster=cluster,

@@ -90,6 +90,15 @@ def summary_of(document: Mapping[str, Any], place: str) -> ClientSummary:
     )
 
 
+# Arguments of a server that change what its steps cost in ways no price or rule here knows.
+_UNMODELLED: Final = {
+    "enable_lora": "LoRA",
+    "lora_paths": "LoRA",
+    "enable_hierarchical_cache": "KV cache in host memory",
+    "enable_lmcache": "KV cache in host memory",
+}
+
+
 def stated_server(document: Mapping[str, Any], place: str) -> StatedServer:
     """Read which model the client asked for; SGLang's also says how the server was started (``server_info``)."""
     model = _text(document, "model_id", place)
@@ -97,6 +106,11 @@ def stated_server(document: Mapping[str, Any], place: str) -> StatedServer:
     if not isinstance(info, dict):
         return StatedServer(model=model)
     own = f"{place}: server_info"
+    for key, what in _UNMODELLED.items():
+        if info.get(key):
+            raise UserError(
+                f"{own}: {key} is {shown(info[key])}: {what} is not simulated, so the run has no prediction"
+            )
     return StatedServer(
         model=model or _text(info, "model_path", own),
         engine="sglang",

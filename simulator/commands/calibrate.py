@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cluster_specs.command_line import Command, check_outputs, refuse_given, strict_json
+from cluster_specs.command_line import check_outputs, refuse_given, strict_json
 from simulator.commands.serving_options import load_serving, measured_server_options, say_when_compiling
+from simulator.commands.unmodelled_options import ServingCommand
 
 if TYPE_CHECKING:
     from simulator.plan.plan import Plan
@@ -16,7 +17,7 @@ _PLANNING: Final = ("plans", "count")
 _READING: Final = ("output", "constants", "plan", "concurrency", "request_rate_per_s")
 
 
-@click.command(cls=Command)
+@click.command(cls=ServingCommand)
 @click.argument("results", nargs=-1, type=click.Path(path_type=Path), metavar="[RESULT]...")
 @measured_server_options
 @click.option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster_specs.command_line import Command, check_outputs, refuse_given, strict_json
+from cluster_specs.command_line import check_outputs, refuse_given, strict_json
 from simulator.commands.axes_options import (
     axes_options,
     known_formats,
@@ -15,9 +15,16 @@ from simulator.commands.axes_options import (
     listed_clocks,
     listed_counts,
 )
-from simulator.commands.serving_options import input_files, load_serving, say_when_compiling, serving_options
+from simulator.commands.serving_options import (
+    bound_to_model,
+    input_files,
+    load_serving,
+    say_when_compiling,
+    serving_options,
+)
 from simulator.commands.stream_option import load_parts, stream_option
 from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, trace_options
+from simulator.commands.unmodelled_options import ServingCommand
 from simulator.errors import EXIT_INFEASIBLE
 
 if TYPE_CHECKING:
@@ -43,7 +50,7 @@ Metrics of --objective and --slo:
 """
 
 
-@click.command(cls=Command, epilog=_METRICS_HELP)
+@click.command(cls=ServingCommand, epilog=_METRICS_HELP)
 @serving_options
 @click.option(
     "--objective",
@@ -168,7 +175,7 @@ def search(
     needs_all = needs_all_requests([aim, *further], pools=pools)
     parts = load_parts(trace, stream=stream, layout=None, needs_all=needs_all, reading=reading, serving=options)
     workload = load_workload(trace, **reading) if parts is None else parts
-    serving = load_serving(**options)
+    serving, workload = bound_to_model(load_serving(**options), workload)
     refuse_idle_options(context, serving, workload, chosen, costs=options["costs"])
     refuse_caps(serving, [("--caps", cap_w) for cap_w in caps] if chosen is None else caps_of(chosen))
     if explain_space:

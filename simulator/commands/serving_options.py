@@ -15,6 +15,7 @@ from simulator.engine_profiles.graph_modes import MODE_NAMES, MOST_GRAPH_TOKENS
 if TYPE_CHECKING:
     from simulator.serving import Serving
     from simulator.validation.asked import Asked
+    from simulator.workload.parts import Traffic
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -289,6 +290,24 @@ def load_serving(
         costs=lambda clock_mhz: choose_costs(costs, spec, clock_mhz, out_of_domain=out_of_domain),
         overrides=Overrides(**{_FIELDS.get(flag, flag): value for flag, value in settings.items()}),
     )
+
+
+def bound_to_model(serving: "Serving", workload: "Traffic") -> "tuple[Serving, Traffic]":
+    """Let the model's encoder take the images and audio of a workload, and say on stderr what they become.
+
+    Raises ``UserError`` where it takes none. A workload in parts has none.
+    """
+    from dataclasses import replace
+
+    from simulator.model.bind_workload import bind_workload
+    from simulator.workload.workload import Workload
+
+    if not isinstance(workload, Workload):
+        return serving, workload
+    model, bound = bind_workload(serving.model, workload)
+    for note in bound.notes[len(workload.notes) :]:
+        click.echo(f"note: {note}", err=True)
+    return replace(serving, model=model), bound
 
 
 def say_when_compiling() -> None:

@@ -6,11 +6,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cluster_specs.command_line import Command, strict_json
+from cluster_specs.command_line import strict_json
 from simulator.commands.output_options import OutputFiles, output_options
-from simulator.commands.serving_options import input_files, load_serving, say_when_compiling, serving_options
+from simulator.commands.serving_options import (
+    bound_to_model,
+    input_files,
+    load_serving,
+    say_when_compiling,
+    serving_options,
+)
 from simulator.commands.stream_option import load_parts, replay_parts, stream_notes, stream_option
 from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, trace_options
+from simulator.commands.unmodelled_options import ServingCommand
 from simulator.errors import EXIT_INFEASIBLE
 
 if TYPE_CHECKING:
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
 _STEPS_OF_A_RUN: Final = "--iterations-out and --chrome-trace cannot be streamed: they keep every step of the run"
 
 
-@click.command(cls=Command)
+@click.command(cls=ServingCommand)
 @click.option(
     "--plan",
     "plan_text",
@@ -67,7 +74,7 @@ def simulate(
     needs_all = _STEPS_OF_A_RUN if files.need_log else None
     parts = load_parts(trace, stream=stream, layout=plan, needs_all=needs_all, reading=reading, serving=options)
     workload = load_workload(trace, **reading) if parts is None else parts
-    serving = load_serving(**options)
+    serving, workload = bound_to_model(load_serving(**options), workload)
     refuse_idle_options(context, serving, workload, [plan], costs=options["costs"])
     refuse_caps(serving, caps_of([plan]))
     say_when_compiling()

@@ -88,6 +88,16 @@ def describe(source: str, as_json: bool, **reading: Any) -> None:
     click.echo(_table(figures))
 
 
+def _media_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return rows of images and audio, where requests hold any."""
+    rows = []
+    if "images" in figures:
+        rows.append(("images", f"{figures['images']:,} of {figures['image_megapixels']:.2f} megapixels on average"))
+    if "audio_clips" in figures:
+        rows.append(("audio clips", f"{figures['audio_clips']:,} of {figures['audio_s']:.1f} s on average"))
+    return rows
+
+
 def _table(figures: dict[str, Any]) -> str:
     rows = [
         ("requests", f"{figures['requests']:,}"),
@@ -98,6 +108,7 @@ def _table(figures: dict[str, Any]) -> str:
         ("gaps between arrivals", _or_dash(figures["arrival_gap_cv"], "cv {:.2f} (Poisson: 1)")),
         ("prompt-output correlation", _or_dash(figures["prompt_output_correlation"], "{:+.2f}")),
         ("follow-up turns", f"{figures['turns_after_another']:,}"),
+        *_media_rows(figures),
         ("prompt tokens seen before", _shared(figures)),
         ("prompt tokens", f"{figures['prompt_tokens']['total']:,}"),
         ("output tokens", f"{figures['output_tokens']['total']:,}"),

@@ -68,12 +68,22 @@ _OPTIONS = (
         default="recorded",
         help="Send follow-up turns at their recorded time, or once the turn before has finished.",
     ),
+    click.option(
+        "--images",
+        metavar="N[-M]:WxH[|WxH...]",
+        help="Give every request images of these pixels, on top of its prompt: 1:1024x1024, 0-3:1024x768|640x480.",
+    ),
+    click.option(
+        "--audio-s",
+        metavar="SECONDS[-SECONDS]",
+        help="Give every request an audio clip of that length, or of one drawn in between: 30, 5-30.",
+    ),
 )
 
 # What click calls them: the keyword arguments of `load_workload`.
 TRACE_OPTION_NAMES = (
     "rate_scale", "length_scale", "limit", "trace_format", "time_unit", "block_tokens", "columns", "sort", "turns",
-    "result",
+    "result", "images", "audio_s",
 )  # fmt: skip
 
 
@@ -116,6 +126,8 @@ def reading_of(
     sort: bool,
     turns: str,
     result: int | None,
+    images: str | None,
+    audio_s: str | None,
 ) -> dict[str, Any]:
     """Return the arguments of `parse_workload` that the options stand for; those left alone are left out."""
     chosen: dict[str, Any] = {
@@ -126,6 +138,8 @@ def reading_of(
         "sort": sort,
         "turns": turns if turns != "recorded" else None,
         "result": result,
+        "images": images,
+        "audio_s": audio_s,
     }
     scaled = {"rate_scale": rate_scale, "length_scale": length_scale, "limit": limit}
     return scaled | {name: value for name, value in chosen.items() if value}

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cluster_specs.command_line import Command, given, strict_json
+from cluster_specs.command_line import given, strict_json
 from simulator.commands.serving_options import asked_of, measured_server_options, say_when_compiling
+from simulator.commands.unmodelled_options import ServingCommand
 from simulator.errors import EXIT_INFEASIBLE
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ _LIST: Final = ".toml"
 _MOST_NOTES: Final = 24
 
 
-@click.command(cls=Command)
+@click.command(cls=ServingCommand)
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RESULT...")
 @measured_server_options
 @click.option(

@@ -41,5 +41,6 @@ SERVED: Final = {
 }  # fmt: skip
 # The first version with what an older profile of the engine has not: a ``model_type``, or experts in one.
 SINCE: Final[dict[str, dict[str, tuple[int, int]]]] = {
-    "vllm": {"mamba2": (0, 8), "nemotron_h": (0, 10), "nemotron_h with experts": (0, 12)},  # pulls 9292, 18863, 25863
+    # pulls 9292, 18863, 25863, 21088
+    "vllm": {"mamba2": (0, 8), "nemotron_h": (0, 10), "nemotron_h with experts": (0, 12), "whisper": (0, 11)},
 }

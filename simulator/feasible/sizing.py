@@ -9,6 +9,7 @@ from simulator.engine_profiles.batch_limits import BatchLimits
 from simulator.engine_profiles.engine_limits import ServerLimits
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.feasible.context import context_of
+from simulator.feasible.encoder_rows import kept_rows
 from simulator.feasible.kv_format import served
 from simulator.feasible.server_setup import Overrides, ServerSetup
 from simulator.memory.plan_memory import MemoryBudget, plan_memory
@@ -60,7 +61,7 @@ def size_plan(setup: ServerSetup, plan: Plan, workload: Traffic) -> Sizing | Ref
         setup.cluster.device.memory_bytes, max_num_batched_tokens=asked.tokens * asked.sharing_ranks, plan=plan
     )
     fitted = fit_states(
-        _memory_by_sequences(setup, plan, asked, utilization, workload.mean_context_tokens),
+        _memory_by_sequences(setup, plan, asked, utilization, workload),
         plan.max_num_seqs or _max_num_seqs(overrides, asked.defaults.max_num_seqs, asked.tokens),
         profile.memory.states,
         is_stated=(plan.max_num_seqs or overrides.max_num_seqs) is not None,
@@ -102,7 +103,9 @@ def _asked(setup: ServerSetup, plan: Plan, workload: Traffic) -> _Asked:
     profile = setup.profile_on_device(plan)
     defaults = profile.batch_limits(device, plan)
     max_model_len = setup.max_model_len(workload)
-    chunked = _chosen(overrides.enable_chunked_prefill, _is_chunked(setup, profile))
+    _refuse_for_encoder_decoder(setup)
+    is_whole = setup.model.is_encoder_decoder  # engines compute their prompts whole, and share no prefixes
+    chunked = not is_whole and _chosen(overrides.enable_chunked_prefill, _is_chunked(setup, profile))
     shared = plan.attention_dp if profile.policy == "sglang" else 1  # SGLang's chunk is for all ranks together
     budget = plan.max_num_batched_tokens or overrides.max_num_batched_tokens
     if budget is None:
@@ -115,7 +118,7 @@ def _asked(setup: ServerSetup, plan: Plan, workload: Traffic) -> _Asked:
         profile=profile,
         defaults=defaults,
         max_model_len=max_model_len,
-        caches_prefixes=_chosen(overrides.enable_prefix_caching, profile.enable_prefix_caching),
+        caches_prefixes=not is_whole and _chosen(overrides.enable_prefix_caching, profile.enable_prefix_caching),
         is_chunked=chunked,
         sharing_ranks=shared,
         tokens=budget,
@@ -124,14 +127,31 @@ def _asked(setup: ServerSetup, plan: Plan, workload: Traffic) -> _Asked:
     )
 
 
+def _refuse_for_encoder_decoder(setup: ServerSetup) -> None:
+    """Refuse what engines switch off for encoder-decoders; raises ``UserError``."""
+    if not setup.model.is_encoder_decoder:
+        return
+    stated = (
+        ("--chunked-prefill", setup.overrides.enable_chunked_prefill),
+        ("--prefix-caching", setup.overrides.enable_prefix_caching),
+    )
+    for option, value in stated:
+        if value:
+            raise UserError(
+                f"{option} cannot act: engines switch it off for encoder-decoders such as {setup.model.name}",
+                hint="leave it out",
+            )
+
+
 def _memory_by_sequences(
-    setup: ServerSetup, plan: Plan, asked: _Asked, utilization: float, context_tokens: int
+    setup: ServerSetup, plan: Plan, asked: _Asked, utilization: float, workload: Traffic
 ) -> Callable[[int], MemoryBudget]:
     """Return the memory of the server as a function of its sequences per step."""
     device, overrides, profile = setup.cluster.device, setup.overrides, asked.profile
     kernel = profile.mxfp4_experts.on(device)
     model = setup.model.with_expert_layout(EXPERT_LAYOUTS[kernel])
     run = served(setup.model, plan, setup.profile)
+    encoder_rows = kept_rows(profile, setup.model, workload, asked.tokens)
 
     def sized(seqs: int) -> MemoryBudget:
         return plan_memory(
@@ -147,10 +167,11 @@ def _memory_by_sequences(
             num_gpu_blocks=overrides.num_gpu_blocks,
             captured_graphs=profile.graphs.reserved_graphs(seqs * (1 + asked.drafts)),
             expert_kernel=kernel,
-            context_tokens=context_tokens,
+            context_tokens=workload.mean_context_tokens,
             caches_prefixes=asked.caches_prefixes,
             has_fast_links=any(link.kind in _FAST_LINKS for link in setup.cluster.levels),
             deepep_buffers=_deepep_buffers(setup, plan),
+            encoder_rows=encoder_rows,
         )
 
     return sized

@@ -80,6 +80,7 @@ def plan_memory(
     caches_prefixes: bool = True,
     has_fast_links: bool = True,
     deepep_buffers: int = 0,
+    encoder_rows: int = 0,
 ) -> MemoryBudget:
     """Budget of one rank of ``plan`` on ``device``.
 
@@ -89,6 +90,7 @@ def plan_memory(
     context a running request holds: with it, sliding-window layers count only the window; without, all of it, which
     is a lower bound of the capacity. Where states are paged, ``num_gpu_blocks`` counts the blocks they share.
     ``has_fast_links``: NVLink or its like joins the devices of a node, and with it come larger communicators.
+    ``encoder_rows``: rows that an encoder of images or audio hands over at most in a step, and keeps.
     ``deepep_buffers``: buffers of DeepEP on a device, one for its node and one for other nodes.
     """
     rows = min(max_num_seqs, max_num_batched_tokens)
@@ -100,6 +102,8 @@ def plan_memory(
         activation = _activation_bytes(
             model, plan, blocks, max_num_batched_tokens, sampled, start_up=start_up, expert_kernel=expert_kernel
         )
+        if encoder_rows and index == 0:
+            activation = encoder_activation_bytes(model, plan, encoder_rows, activation, start_up=start_up)
         layer_graphs = captured_graphs * sum(count for _, count in blocks)
         graphs = int(layer_graphs * start_up.graph_layer_kib * 2**10)
         runtime = start_up.runtime_bytes(plan, has_fast_links=has_fast_links, deepep_buffers=deepep_buffers)
@@ -211,6 +215,20 @@ def _activation_bytes(
     logits = bytes_per_vocab_entry * padded_vocab(model.vocab_size)
     sampler = 2 * residual + logits if logits else 0.0
     return int(workspace + max(layer, sampler))
+
+
+def encoder_activation_bytes(
+    model: ModelSpec, plan: Plan, rows: int, activation: int, *, start_up: StartUpMemory
+) -> int:
+    """Peak of a profile run with an encoder: its own over the items of ``rows``, or the decoder's beside these rows."""
+    encoder = model.encoder
+    assert encoder is not None
+    element = DTYPE_BYTES[activation_dtype(plan, encoder.dtype)]
+    tokens = ceil(rows * encoder.tokens_per_row)
+    ops = [op for op, _ in encoder.token_ops(plan, tokens)]
+    width = max((float(linear.n) for linear in encoder.front), default=float(model.hidden_size))
+    own = tokens * width * element + _largest_step(ops, element, start_up)
+    return int(max(activation + rows * model.hidden_size * element, own))
 
 
 def _largest_step(ops: Iterable[Op], element: float, start_up: StartUpMemory) -> float:

@@ -26,7 +26,10 @@ class HfConfig:
 
     @classmethod
     def from_file(cls, path: Path) -> "HfConfig":
-        """Read a JSON file (or the ``config.json`` of a folder), with modelopt's ``hf_quant_config.json`` beside it."""
+        """Read a JSON file (or the ``config.json`` of a folder), with what lies beside it.
+
+        That is modelopt's ``hf_quant_config.json``, and the image processor's ``preprocessor_config.json``.
+        """
         file = path / "config.json" if path.is_dir() else path
         if file != path and not file.is_file():
             raise UserError(f"{path}: is a folder without a config.json", hint="give the folder of a checkpoint")
@@ -38,6 +41,9 @@ class HfConfig:
             if not isinstance(inner, dict):
                 raise UserError(f"{beside}: key 'quantization' is {shown(inner)}, must be an object")
             values["quantization_config"] = {"producer": written.get("producer"), **inner}
+        processor = file.with_name("preprocessor_config.json")
+        if "vision_config" in values and processor.is_file():
+            values["preprocessor_config"] = _object(processor)
         return cls(values, str(file))
 
     def __contains__(self, key: str) -> bool:

@@ -17,6 +17,7 @@ from costmodel.ops.op_types import Collective, Ints, Op
 from costmodel.ops.small_ops import small_op
 from simulator.model.block import Block
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices
+from simulator.model.cells.cross_attention import CrossAttention
 from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.checkpoint_kv import CheckpointKv
 from simulator.model.collectives import tensor_all_gather, tensor_all_reduce
@@ -79,6 +80,7 @@ class ModelSpec:
     head_bias: bool = False
     head_weights: WeightFormat = field(default_factory=lambda: WeightFormat(scheme="bf16"))
     encoder: Encoder | None = None
+    tower: Encoder | None = None  # what images or audio run through, left out of memory until requests hold any
     left_out: tuple[str, ...] = ()  # parts of the checkpoint that text requests never use, such as a vision tower
     positions: Positions = field(default_factory=Positions)  # what scales ``max_position``
     checkpoint_kv: CheckpointKv | None = None  # the KV-cache format the checkpoint states
@@ -206,6 +208,19 @@ class ModelSpec:
         cells = (cell for block in self.unique_blocks for cell in block.cells)
         reason = next((reason for cell in cells if (reason := cell.refusal(plan))), None)
         return reason or (self.encoder.refusal(plan) if self.encoder else None)
+
+    def with_tower(self) -> "ModelSpec":
+        """Return the model as it serves images or audio: its tower is loaded."""
+        if self.tower is None:
+            return self
+        name = f"{self.tower.kind} tower"
+        left_out = tuple(part for part in self.left_out if part != name)
+        return replace(self, encoder=self.tower, tower=None, left_out=left_out)
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether the decoder attends to what an encoder makes of the request."""
+        return any(isinstance(cell, CrossAttention) for block in self.unique_blocks for cell in block.cells)
 
     @property
     def has_experts(self) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.arrays import Array
 from simulator.engine.result import ReplicaTotals
+from simulator.steps.compile_encoder import EncoderSums
 from simulator.steps.compiled_plan import StageSums
 from simulator.steps.step_knots import TableKnots
 from simulator.steps.step_sum import StepSum
@@ -33,6 +34,9 @@ class StepCounts:
     decode_kv: int
     pairs: int
     prefill_kv: int
+    encoder_steps: int
+    item_tokens: int
+    item_pairs: int
 
     @classmethod
     def of_replica(cls, totals: ReplicaTotals, replica: int) -> "StepCounts":
@@ -47,6 +51,9 @@ class StepCounts:
             decode_kv=int(totals.decode_kv_reads[replica]),
             pairs=int(totals.prefill_pairs[replica]),
             prefill_kv=int(totals.prefill_kv_reads[replica]),
+            encoder_steps=int(totals.encoder_steps[replica]),
+            item_tokens=int(totals.item_tokens[replica]),
+            item_pairs=int(totals.item_pairs[replica]),
         )
 
     @classmethod
@@ -195,3 +202,12 @@ class Place:
         slope = (high - low) / self.gap
         found = slope * self.below + low
         return found if found == found else slope * self.above + high  # noqa: PLR0124 - NaN: as numpy tries again
+
+
+def encoder_total(encoder: EncoderSums | None, counts: StepCounts, quantity: Quantity) -> float:
+    """Sum ``quantity`` over all steps in which one rank's encoder ran."""
+    if encoder is None or counts.encoder_steps == 0:
+        return 0.0
+    steps = counts.encoder_steps
+    tokens = Place.of(encoder.token_knots, counts.item_tokens / steps).value(quantity(encoder.tokens))
+    return steps * (tokens + Place.of(encoder.pair_knots, counts.item_pairs / steps).value(quantity(encoder.attention)))

@@ -99,6 +99,7 @@ class Breakdown:
     sample_frac: float
     send_frac: float
     draft_frac: float  # the draft model of speculative decoding
+    encoder_frac: float  # the encoder of images and audio
     host_frac: float  # host time that the device waited for
     bubble_frac: float  # pipeline stages waiting between steps
     idle_frac: float
@@ -133,8 +134,11 @@ class Metrics:
     breakdown: Breakdown
 
     def to_json(self) -> dict[str, Any]:
-        """Nested plain values, NaN as None."""
-        return {key: _plain(value) for key, value in asdict(self).items()}
+        """Nested plain values, NaN as None; the encoder's share stands where there is an encoder."""
+        plain = {key: _plain(value) for key, value in asdict(self).items()}
+        if not self.breakdown.encoder_frac:
+            del plain["breakdown"]["encoder_frac"]
+        return plain
 
 
 def _plain(value: Any) -> Any:
@@ -335,6 +339,7 @@ def _breakdown(result: EngineResult) -> Breakdown:
         sample_frac=over_replicas(replicas.sample_ps) * share,
         send_frac=over_replicas(replicas.send_ps) * share,
         draft_frac=over_replicas(replicas.draft_ps) * share,
+        encoder_frac=over_replicas(replicas.encoder_ps) * share,
         host_frac=over_replicas(replicas.host_ps) * share,
         bubble_frac=over_replicas(replicas.bubble_ps) * share,
         idle_frac=(span - over_replicas(replicas.busy_ps) - over_replicas(replicas.bubble_ps)) * share,

@@ -36,6 +36,7 @@ def op_breakdown(compiled: CompiledPlan, result: EngineResult) -> dict[str, floa
     ):
         _add_split(spent_ps, weights, float(over_replicas(total_ps)))
     spent_ps[_HOST] = spent_ps.get(_HOST, 0.0) + over_replicas(totals.host_ps)
+    spent_ps["encoder"] = float(over_replicas(totals.encoder_ps))
     spent_ps["draft"] = float(over_replicas(totals.draft_ps))
     spent_ps["bubble"] = float(over_replicas(totals.bubble_ps))
     span_ps = over_replicas(totals.last_end_ps) * totals.stages

@@ -22,7 +22,7 @@ from costmodel.ops.arrays import Array
 from costmodel.ops.roofline import peak_flop_per_s
 from simulator.engine.result import EngineResult, over_replicas
 from simulator.plan.plan import Plan
-from simulator.results.mean_step import MeanSteps, Quantity, StepCounts, Tabled
+from simulator.results.mean_step import MeanSteps, Quantity, StepCounts, Tabled, encoder_total
 from simulator.steps.compiled_plan import CompiledPlan, once_each
 from simulator.steps.step_ends import AWAKE_POWER, VOLTAGE, WORK_ENERGY
 from simulator.steps.step_sum import EnergyParts, IntervalEnd, StepSum
@@ -70,11 +70,13 @@ def run_work(
         return total.energy_j + idle_w * (seconds - total.latency_s) - awake_w * seconds
 
     # The engine counts schedulers: a replica, or each attention-data rank of one. Either drives tp devices per stage.
-    every = [MeanSteps(compiled.knots, StepCounts.of_replica(totals, replica)) for replica in range(totals.dp)]
+    counted = [StepCounts.of_replica(totals, replica) for replica in range(totals.dp)]
+    every = [MeanSteps(compiled.knots, counts) for counts in counted]
 
     def whole(quantity: Quantity) -> float:
         stages = once_each(compiled.stages, lambda stage: Tabled.of(stage, quantity))
-        return sum(plan.tp * sum(steps.totals(tabled).work for tabled in stages) for steps in every)
+        work = sum(plan.tp * sum(steps.totals(tabled).work for tabled in stages) for steps in every)
+        return work + sum(plan.tp * encoder_total(compiled.encoder, counts, quantity) for counts in counted)
 
     busy_s = over_replicas(totals.busy_ps) * _S_PER_PS * plan.tp  # the engine sums over stages
     total_s = makespan_s * plan.num_devices

@@ -21,6 +21,7 @@ from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.spec import Block, ModelSpec
 from simulator.plan.plan import Plan
 from simulator.steps.capped_stage import capped_stage
+from simulator.steps.compile_encoder import compile_encoder
 from simulator.steps.compiled_plan import CompiledPlan, StageSums, once_each
 from simulator.steps.op_curves import OpCurves, label
 from simulator.steps.power_cap import PowerCap
@@ -40,10 +41,12 @@ def compile_plan(
     kernels: KernelChoices,
     spread: Spread = NO_SPREAD,
     context_tokens: int = 1024,
+    has_items: bool = False,
 ) -> CompiledPlan:
     """Price every op one rank of each stage of ``plan`` runs; ``spread`` is that of servers, where it is known.
 
     ``context_tokens`` is what the mean request holds of the KV cache: the power of decode steps follows from it.
+    ``has_items``: requests hold images or audio, for which the model's encoder runs.
     """
     window = max((call.decode.window for block in model.unique_blocks for call in block.attention(plan)), default=0)
     knots = knots_of(profile, shape)
@@ -68,8 +71,12 @@ def compile_plan(
                 stage, knots, shape, cap, context_tokens=context_tokens, attention_dp=plan.attention_dp
             ),
         )
+    encoder = None
+    if has_items:
+        encoder = compile_encoder(model, plan, curves, kernels=kernels, launches=profile.launches, cap=cap)
     return CompiledPlan(
         stages=tuple(stages),
+        encoder=encoder,
         knots=knots,
         shape=shape,
         profile=profile,

@@ -15,10 +15,11 @@ from costmodel.power_model import PowerModel
 from simulator.engine_profiles.constant import error_of
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.engine_profiles.spread import Spread
+from simulator.steps.compile_encoder import EncoderSums
 from simulator.steps.step_ends import at_end
 from simulator.steps.step_knots import StepShape, TableKnots
 from simulator.steps.step_sum import IntervalEnd, StepSum
-from simulator.steps.step_tables import StepTables
+from simulator.steps.step_tables import EncoderTables, StepTables
 
 I64 = NDArray[np.int64]
 Item = TypeVar("Item")
@@ -79,6 +80,7 @@ class CompiledPlan:
     spread: Spread  # of servers, what stands in for another included
     power: PowerModel
     clock_mhz: float | None  # locked
+    encoder: EncoderSums | None = None  # of requests with images or audio
     padded_tokens: I64  # [max_num_batched_tokens + 1]: tokens a captured step of T tokens really runs with
 
     def seconds(self, total: StepSum, end: IntervalEnd, only: Container[str] | None = None) -> Array:
@@ -144,6 +146,26 @@ class CompiledPlan:
             context_ps=np.stack([_dense(knots.reads, knots.reads, curve) for curve in seconds("context")]),
             host_step_ps=round(float(constant_s(host.step_s, error_of(host.step_s))) * _PS_PER_S),
             host_seq_ps=round(float(constant_s(host.sequence_s, error_of(host.sequence_s))) * _PS_PER_S),
+            encoder=self._encoder_tables(end, only),
+        )
+
+    def _encoder_tables(self, end: IntervalEnd, only: Container[str] | None) -> EncoderTables | None:
+        encoder, launch_s = self.encoder, self.profile.host.launch_s
+        if encoder is None:
+            return None
+        floor_s = at_end(
+            end,
+            constant_s=encoder.launches * launch_s,
+            error_s=encoder.launches * error_of(launch_s),
+            spread_frac=self.spread.step_frac,
+            only=only,
+        )
+        return EncoderTables(
+            token_knots=np.concatenate([[0], encoder.token_knots]),
+            token_ps=np.concatenate([[0], _to_ps(self.seconds(encoder.tokens, end, only))]),
+            pair_knots=np.concatenate([[0], encoder.pair_knots]),
+            pair_ps=np.concatenate([[0], _to_ps(self.seconds(encoder.attention, end, only))]),
+            launch_ps=round(float(floor_s) * _PS_PER_S),
         )
 
     def _token_table(

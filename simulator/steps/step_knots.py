@@ -58,9 +58,9 @@ def knots_of(profile: EngineProfile, shape: StepShape) -> TableKnots:
         tokens=np.asarray(sorted(tokens), dtype=np.int64),
         rows=np.asarray(_steps(1, shape.decode_tokens, 2), dtype=np.int64),
         batch=np.asarray(_steps(1, max(seqs, 2), 2), dtype=np.int64),
-        kv=np.asarray([0, *_covering(64, max(shape.kv_tokens, 128), 2)], dtype=np.int64),
-        pairs=np.asarray([0, *_covering(256, max(largest_pairs, 512), 1)], dtype=np.int64),
-        reads=np.asarray([0, *_covering(512, max(shape.kv_tokens, 1024), 1)], dtype=np.int64),
+        kv=np.asarray([0, *covering(64, max(shape.kv_tokens, 128), 2)], dtype=np.int64),
+        pairs=np.asarray([0, *covering(256, max(largest_pairs, 512), 1)], dtype=np.int64),
+        reads=np.asarray([0, *covering(512, max(shape.kv_tokens, 1024), 1)], dtype=np.int64),
     )
 
 
@@ -75,7 +75,7 @@ def padded_tokens(profile: EngineProfile, shape: StepShape) -> I64:
     return tokens
 
 
-def _covering(first: int, least: int, per_octave: int) -> list[int]:
+def covering(first: int, least: int, per_octave: int) -> list[int]:
     """Whole numbers first x 2^(i / per_octave) up to the first that reaches ``least``.
 
     All plans share one grid, whatever their limits, so that they share measured shapes and priced curves.
@@ -86,4 +86,4 @@ def _covering(first: int, least: int, per_octave: int) -> list[int]:
 
 def _steps(first: int, last: int, per_octave: int) -> list[int]:
     """Return the same numbers up to ``last``, which is always the end."""
-    return [*(value for value in dict.fromkeys(_covering(first, last, per_octave)) if value < last), last]
+    return [*(value for value in dict.fromkeys(covering(first, last, per_octave)) if value < last), last]

@@ -5,6 +5,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.workload.items import Media
 from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, PrefixBlocks, Workload
 
 _PERCENTILES: Final = (50, 90, 95, 99)
@@ -37,8 +38,22 @@ def describe_workload(workload: Workload) -> dict[str, Any]:
         "turns_after_another": 0 if workload.after is None else int((workload.after >= 0).sum()),
         "prefix_block_tokens": None if workload.prefix is None else workload.prefix.block_tokens,
         "reusable_prompt_tokens_frac": _reusable_frac(workload.prefix, workload.prompt_tokens),
+        **_media(workload.media),
         "notes": list(workload.notes),
     }
+
+
+def _media(media: Media | None) -> dict[str, Any]:
+    """Count images and clips, where requests hold any; pixels in millions."""
+    if media is None:
+        return {}
+    megapixels = media.width * media.height / 1e6
+    figures: dict[str, Any] = {}
+    if media.images:
+        figures |= {"images": media.images, "image_megapixels": float(megapixels.mean())}
+    if media.clips:
+        figures |= {"audio_clips": media.clips, "audio_s": float(media.audio_s.mean())}
+    return figures
 
 
 def _client(client: OpenLoop | ClosedLoop | CappedLoop) -> str:

@@ -6,6 +6,8 @@ one of the other; the engine takes only the second.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,9 @@ from numpy.typing import NDArray
 from cluster_specs.lazy_dataclass import dataclass
 
 I64 = NDArray[np.int64]
+MOST_SIDE: Final = 100_000  # pixels of an image's side
+MOST_IMAGES: Final = 10_000  # images, or clips, of one request
+LONGEST_CLIP_S: Final = 86_400.0
 F64 = NDArray[np.float64]
 
 
@@ -58,6 +63,15 @@ class Media:
     def clips(self) -> int:
         """Audio clips of all requests."""
         return len(self.audio_s)
+
+    def lists(self) -> tuple[list[list[list[int]]], list[list[float]]]:
+        """Return images as [width, height] and clips of each request, as a trace states them."""
+        sizes = np.stack([self.width, self.height], axis=1).tolist()
+        seconds = self.audio_s.tolist()
+        return (
+            [sizes[first:end] for first, end in pairwise(self.image_offsets.tolist())],
+            [seconds[first:end] for first, end in pairwise(self.clip_offsets.tolist())],
+        )
 
     def head(self, count: int) -> "Media":
         """Return those of the first ``count`` requests."""

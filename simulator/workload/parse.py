@@ -26,6 +26,7 @@ from cluster_specs.files.reading import exists
 from cluster_specs.files.shown import shown
 from simulator.workload.generators.client import BenchmarkClient, DrawName, check_seconds, wave_notes
 from simulator.workload.generators.generate import Synthetic
+from simulator.workload.generators.media import with_media
 from simulator.workload.generators.prompt_groups import PromptGroups, generate_groups
 from simulator.workload.generators.sessions import Sessions, generate_sessions
 from simulator.workload.scale import scale_workload
@@ -44,20 +45,25 @@ def parse_workload(
     rate_scale: float = 1.0,
     length_scale: float | tuple[float, float] = 1.0,
     limit: int | None = None,
+    images: str | None = None,
+    audio_s: str | None = None,
     **reading: Any,
 ) -> Workload:
     """Return the workload ``text`` names; ``reading`` goes to `read_trace` for files.
+
+    ``images`` and ``audio_s`` give every request media (`simulator.workload.generators.media`).
 
     Raises UserError naming the setting, its value and what it must be.
     """
     settings = generator_settings(text, reading)
     if settings is None:
         with trace_file(text) as path:
-            return read_trace(path, rate_scale=rate_scale, length_scale=length_scale, limit=limit, **reading)
+            read = read_trace(path, rate_scale=rate_scale, length_scale=length_scale, limit=limit, **reading)
+        return with_media(read, images, audio_s)
     workload = _with_timeout(settings, _GENERATORS[settings.scheme](settings))
     settings.refuse_unknown()
     workload = scale_workload(workload, rate_scale, length_scale)
-    return workload if limit is None else workload.head(limit)
+    return with_media(workload if limit is None else workload.head(limit), images, audio_s)
 
 
 def generator_settings(text: str, reading: Mapping[str, Any]) -> Settings | None:

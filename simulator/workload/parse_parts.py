@@ -37,6 +37,8 @@ def parse_parts(
     length_scale: float | tuple[float, float] = 1.0,
     limit: int | None = None,
     part_requests: int = PART_REQUESTS,
+    images: str | None = None,
+    audio_s: str | None = None,
     **reading: Any,
 ) -> WorkloadParts:
     """Return the workload ``text`` names in parts, read or drawn once from end to end.
@@ -44,6 +46,8 @@ def parse_parts(
     Arguments and requests are those of `parse_workload`. Raises ``NotStreamableError`` for a workload that needs all
     requests at once, ``UserError`` as `parse_workload` does.
     """
+    if images is not None or audio_s is not None:
+        raise NotStreamableError(f"{text} cannot be streamed: requests with images or audio", hint=WHOLE_HINT)
     settings = generator_settings(text, reading)
     cut: dict[str, Any] = {"rate_scale": rate_scale, "length_scale": length_scale, "limit": limit}
     for name, reason in _WHOLE_READINGS.items():

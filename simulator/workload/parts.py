@@ -68,6 +68,11 @@ class WorkloadParts:
         return self.head.replica
 
     @property
+    def items(self) -> None:
+        """Images and audio are refused by the survey."""
+        return
+
+    @property
     def mean_prompt_tokens(self) -> float:
         """Prompt tokens of the mean request."""
         return self.prompt_tokens / self.count

@@ -24,6 +24,7 @@ _SERVED = "--model tiny-llama --cluster h100-sxm-2 --no-interval"
 _SIMULATED = "simulate --model tiny-llama --cluster h100-sxm-2 --json"
 _SEARCHED = f"search {_SERVED} --json"
 _OPEN = "--trace synthetic:isl=200-400,osl=8-40,rate=400,n=60,seed=1"
+_SEEING = f"--model qwen2.5-vl-7b --cluster h100-sxm-1 --json {_OPEN}"
 _SHARED_EXPERTS = "--model deepseek-v3 --cluster h200-sxm-8 --plan attn.dp8-moe.ep8 --json --engine vllm-0.6"
 _RANKS = "--model deepseek-v3 --cluster h200-sxm-8 --plan attn.dp8-moe.ep8 --json --engine tensorrt-llm-1.0"
 _RANKS_WAIT: dict[str, tuple[str, str, str]] = {
@@ -87,6 +88,10 @@ _READING = {
     "--sort": ("{} unsorted.csv", "--sort", ""),
     "--turns": ("{} bailian.jsonl", "--turns after_parent", ""),
 }
+_MEDIA = {
+    "--images": ("{} rows.csv", "--images 1:448x448", ""),
+    "--audio-s": ("{} rows.csv", "--audio-s 5-30", ""),
+}
 _IN_SEARCH = f"{_SEARCHED} --plan dp2"
 _IN_SIMULATE = f"{_SIMULATED} --plan dp2"
 
@@ -114,6 +119,7 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
     "search": {
         **_within(_IN_SEARCH, _SERVING),
         **_within(f"{_IN_SEARCH} --trace", _READING),
+        "--images": (f"search {_SEEING} --no-interval", "--images 1:448x448", ""),
         **_within("search --no-interval", _RANKS_WAIT),
         "--allow-unsupported": (
             f"search --no-interval {_SHARED_EXPERTS} {_OPEN}",
@@ -145,6 +151,7 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
     "simulate": {
         **_within(_IN_SIMULATE, _SERVING),
         **_within(f"{_IN_SIMULATE} --trace", _READING),
+        "--images": (f"simulate {_SEEING} --plan tp1", "--images 1:448x448", ""),
         **_within("simulate", _RANKS_WAIT),
         "--allow-unsupported": (
             f"simulate {_SHARED_EXPERTS} {_OPEN}",
@@ -188,13 +195,13 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         "--json": (_PLANNED, "--json", ""),
     },
     "trace describe": {
-        **_within("trace describe --json", _READING),
+        **_within("trace describe --json", {**_READING, **_MEDIA}),
         "--json": ("trace describe rows.csv", "--json", ""),
     },
     "trace convert": {
         **{
             option: (f"{line} out.jsonl", added, removed)
-            for option, (line, added, removed) in _within("trace convert", _READING).items()
+            for option, (line, added, removed) in _within("trace convert", {**_READING, **_MEDIA}).items()
         },
         "--to": ("trace convert rows.csv out.jsonl", "--to apex", ""),
     },
@@ -344,6 +351,8 @@ DISPLAY_ONLY = {
 _PROFILE = "tests/profiler/test_profile_command.py"
 _PLAN = "tests/profiler/test_adaptive_plan.py"
 ELSEWHERE = {
+    "search": {"--audio-s": "tests/simulator/test_serving_items.py"},
+    "simulate": {"--audio-s": "tests/simulator/test_serving_items.py"},
     "compare": dict.fromkeys(("--where", "--manifest"), "tests/costmodel/test_held_out_prices.py"),
     "fit": {"--manifest": "tests/costmodel/test_next_minutes.py"},
     "rerun": dict.fromkeys(("--json", "-o"), "tests/simulator/test_rerun.py"),

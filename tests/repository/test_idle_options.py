@@ -12,6 +12,26 @@ _TRAFFIC = "--trace synthetic:isl=64,osl=4,rate=50,n=8"
 _CLOSED = "--trace closed:isl=64,osl=4,concurrency=2"
 
 
+@pytest.mark.parametrize(
+    ("option", "because"),
+    [
+        ("--enable-lora", "LoRA adapters are not simulated: no table of prices"),
+        ("--lora-modules=a=b", "LoRA adapters are not simulated"),
+        ("--kv-offloading-size 8", "in host memory are not simulated: no table of prices"),
+        ("--enable-hierarchical-cache", "each connector has rules of its own"),
+        ("--ec-transfer-config {}", "encoders on devices of their own are not simulated"),
+    ],
+)
+def test_what_engines_can_and_no_price_covers_is_refused_by_name(
+    option: str, because: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options of engines for LoRA, KV offload and encoder pools name what is missing; a misspelling stays one."""
+    code, out, said = _run(f"search {_WHERE} {_TRAFFIC} {option}", capsys)
+    assert (code, out) == (2, "")
+    assert because in said
+    assert "No such option '--enable-lorax'" in _run(f"search {_WHERE} {_TRAFFIC} --enable-lorax", capsys)[2]
+
+
 def _run(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as stopped:
         main(line.split())

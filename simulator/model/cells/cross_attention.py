@@ -56,7 +56,7 @@ class CrossAttention:
         ops += kernels.rounding(output, m)
         return [*ops, output.gemm(m), *tensor_all_reduce(plan, m, cell.hidden, dtype)]
 
-    def item_ops(self, plan: Plan, tokens: int) -> list[Op]:
+    def item_ops(self, plan: Plan, tokens: Ints) -> list[Op]:
         """Keys and values of ``tokens`` encoder tokens, projected and written once per request."""
         _, both, _ = self._linears(plan)
         dtype = activation_dtype(plan, self.projections.dtype)

@@ -1,4 +1,4 @@
-"""Bidirectional self-attention of an encoder: every token of an item sees every other, nothing is cached."""
+"""Bidirectional self-attention of an encoder: every token of an item, or of a window of it, sees every other."""
 
 from dataclasses import replace
 
@@ -15,6 +15,7 @@ class EncoderAttention:
     """The projections of a self-attention cell without its KV cache."""
 
     projections: SelfAttention
+    window_tokens: int = 0  # of the windows an item is cut into; 0 = the item is one
 
     def parameters(self) -> int:
         """As the projections."""
@@ -41,13 +42,19 @@ class EncoderAttention:
         """Attend to no cache; ``item_attention`` is the call over one item."""
         return
 
-    def item_attention(self, plan: Plan, tokens: int) -> Attention:
+    def item_attention(self, plan: Plan, tokens: Ints) -> Attention:
         """Attention of one item of ``tokens`` tokens, each of which sees all.
 
         n queries at the end of n + (n - 1) / 2 keys see n^2 pairs under the causal triangle: the same FLOPs.
         """
         call = self.projections.attention(plan).prefill
-        return replace(call, num_prefill=1, prefill_q=tokens, prefill_kv=tokens + (tokens - 1) // 2)
+        half: Ints = (3 * tokens - 1) // 2
+        return replace(call, num_prefill=1, prefill_q=tokens, prefill_kv=half)
+
+    def window_attention(self, plan: Plan, tokens: Ints) -> Attention:
+        """Attention within the windows that ``tokens`` tokens fill."""
+        size = self.window_tokens
+        return replace(self.item_attention(plan, size), num_prefill=-(-tokens // size))
 
     def refusal(self, plan: Plan) -> str | None:
         """As the projections."""

@@ -1,7 +1,10 @@
-"""T5 and Whisper: an encoder that runs once per request, and a decoder that attends to it in every layer."""
+"""T5 and Whisper: an encoder that runs once per request, and a decoder that attends to it in every layer.
+
+Qwen2-Audio has Whisper's encoder as a tower: pairs of its tokens are averaged, projected and stand in the prompt.
+"""
 
 from dataclasses import replace
-from typing import Literal
+from typing import Final, Literal
 
 from simulator.model.architectures import architecture
 from simulator.model.block import Block, distinct
@@ -12,9 +15,23 @@ from simulator.model.cells.mlp import FeedForward, Mlp
 from simulator.model.decoder import activation_of, dtype_of
 from simulator.model.encoder import Encoder
 from simulator.model.hf_config import HfConfig
+from simulator.model.item_rules import Clip
 from simulator.model.linear import Linear, WeightFormat
 from simulator.model.norm import Norm
 from simulator.model.spec import Embedding, ModelSpec
+
+_KERNEL: Final = 3  # frames of both convolutions
+_FRAMES_PER_S: Final = 100.0
+# What Qwen2AudioEncoderConfig assumes for keys a nested config leaves out.
+_QWEN2_AUDIO: Final = {
+    "d_model": 1280,
+    "encoder_layers": 32,
+    "encoder_attention_heads": 20,
+    "encoder_ffn_dim": 5120,
+    "num_mel_bins": 128,
+    "max_source_positions": 1500,
+    "activation_function": "gelu",
+}
 
 
 @architecture("t5")
@@ -84,39 +101,10 @@ def read_t5(config: HfConfig, name: str) -> ModelSpec:
 def read_whisper(config: HfConfig, name: str) -> ModelSpec:
     """Two convolutions turn mel frames into ``max_source_positions`` tokens; keys have no bias."""
     config.refuse("quantization_config", because="quantised encoder-decoders are not modelled")
-    dtype = dtype_of(config)
-    hidden, frames = config.integer("d_model"), config.integer("max_source_positions")
-    norm, plain = Norm(kind="layernorm", width=hidden), WeightFormat(scheme=dtype)
-    activation = activation_of(config, "activation_function")
-
-    def attention(side: Literal["encoder", "decoder"]) -> SelfAttention:
-        heads = config.integer(f"{side}_attention_heads")
-        if hidden % heads:
-            raise config.fault(f"{side}_attention_heads", f"a divisor of d_model = {hidden}")
-        return SelfAttention(
-            hidden=hidden,
-            num_heads=heads,
-            num_kv_heads=heads,
-            head_dim=hidden // heads,
-            dtype=dtype,
-            weights=plain,
-            norm=norm,
-            qkv_bias=True,
-            has_key_bias=False,
-            output_bias=True,
-            has_rope=False,
-        )
-
-    def mlp(side: Literal["encoder", "decoder"]) -> Mlp:
-        inter = config.integer(f"{side}_ffn_dim")
-        feed_forward = FeedForward(
-            hidden=hidden, inter=inter, dtype=dtype, weights=plain, gated=False, activation=activation, bias=True
-        )
-        return Mlp(feed_forward=feed_forward, norm=norm)
-
-    own = attention("decoder")
-    cross = CrossAttention(projections=own, encoder_tokens=frames)
-    targets, kernel = config.integer("max_target_positions"), 3
+    dtype, hidden = dtype_of(config), config.integer("d_model")
+    own = _attention(config, "decoder", dtype)
+    cross = CrossAttention(projections=own, encoder_tokens=config.integer("max_source_positions"))
+    targets = config.integer("max_target_positions")
     return ModelSpec(
         name=name,
         architecture="whisper",
@@ -126,20 +114,78 @@ def read_whisper(config: HfConfig, name: str) -> ModelSpec:
         dtype=dtype,
         quantisation=None,
         tied_embeddings=config.flag("tie_word_embeddings", default=True),
-        unique_blocks=(Block(cells=(own, cross, mlp("decoder"))),),
+        unique_blocks=(Block(cells=(own, cross, _mlp(config, "decoder", dtype))),),
         layers=(0,) * config.layers("decoder_layers"),
         embedding=Embedding(width=hidden, positions=targets),
-        final_norm=norm,
-        encoder=Encoder(
-            kind="audio",
-            dtype=dtype,
-            unique_blocks=(Block(cells=(EncoderAttention(projections=attention("encoder")), mlp("encoder"))),),
-            layers=(0,) * config.layers("encoder_layers"),
-            tokens=frames,
-            front=tuple(
-                Linear(n=hidden, k=kernel * channels, weights=plain, dtype=dtype, bias=True)
-                for channels in (config.integer("num_mel_bins"), hidden)
-            ),
-            other_parameters=frames * hidden + norm.parameters(),
+        final_norm=own.norm,
+        encoder=_audio_encoder(config, dtype),
+    )
+
+
+def qwen2_audio_tower(config: HfConfig, decoder: ModelSpec) -> Encoder | None:
+    """Read the ``audio_config`` of Qwen2-Audio; None where it has none."""
+    audio = config.section("audio_config", _QWEN2_AUDIO)
+    if audio is None:
+        return None
+    width, plain = audio.integer("d_model"), WeightFormat(scheme=decoder.dtype)
+    projector = Linear(n=decoder.hidden_size, k=width, weights=plain, dtype=decoder.dtype, bias=True)
+    return _audio_encoder(audio, decoder.dtype, projector=(projector,), joins_prompt=True)
+
+
+def _audio_encoder(
+    config: HfConfig, dtype: str, *, projector: tuple[Linear, ...] = (), joins_prompt: bool = False
+) -> Encoder:
+    """Read Whisper's encoder; where it joins the prompt, two of its tokens become one."""
+    hidden, frames = config.integer("d_model"), config.integer("max_source_positions")
+    plain = WeightFormat(scheme=dtype)
+    attention = _attention(config, "encoder", dtype)
+    return Encoder(
+        kind="audio",
+        dtype=dtype,
+        unique_blocks=(Block(cells=(EncoderAttention(projections=attention), _mlp(config, "encoder", dtype))),),
+        layers=(0,) * config.layers("encoder_layers"),
+        tokens=frames,
+        merged=2 if joins_prompt else 1,
+        front=tuple(
+            Linear(n=hidden, k=_KERNEL * channels, weights=plain, dtype=dtype, bias=True)
+            for channels in (config.integer("num_mel_bins"), hidden)
+        ),
+        projector=projector,
+        other_parameters=frames * hidden + attention.norm.parameters(),
+        rule=Clip(
+            span_s=2 * frames / _FRAMES_PER_S, tokens=frames, frames_per_s=_FRAMES_PER_S, joins_prompt=joins_prompt
         ),
     )
+
+
+def _attention(config: HfConfig, side: Literal["encoder", "decoder"], dtype: str) -> SelfAttention:
+    hidden, heads = config.integer("d_model"), config.integer(f"{side}_attention_heads")
+    if hidden % heads:
+        raise config.fault(f"{side}_attention_heads", f"a divisor of d_model = {hidden}")
+    return SelfAttention(
+        hidden=hidden,
+        num_heads=heads,
+        num_kv_heads=heads,
+        head_dim=hidden // heads,
+        dtype=dtype,
+        weights=WeightFormat(scheme=dtype),
+        norm=Norm(kind="layernorm", width=hidden),
+        qkv_bias=True,
+        has_key_bias=False,
+        output_bias=True,
+        has_rope=False,
+    )
+
+
+def _mlp(config: HfConfig, side: Literal["encoder", "decoder"], dtype: str) -> Mlp:
+    hidden = config.integer("d_model")
+    feed_forward = FeedForward(
+        hidden=hidden,
+        inter=config.integer(f"{side}_ffn_dim"),
+        dtype=dtype,
+        weights=WeightFormat(scheme=dtype),
+        gated=False,
+        activation=activation_of(config, "activation_function"),
+        bias=True,
+    )
+    return Mlp(feed_forward=feed_forward, norm=Norm(kind="layernorm", width=hidden))

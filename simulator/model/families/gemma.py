@@ -9,8 +9,9 @@ from typing import Final, Literal
 from simulator.model.architectures import architecture
 from simulator.model.block import Block
 from simulator.model.decoder import Decoder, layer_windows
-from simulator.model.families.vision import SIGLIP_DEFAULTS, vision_tower
+from simulator.model.families.vision import SIGLIP_DEFAULTS, square_patches, vision_tower
 from simulator.model.hf_config import HfConfig
+from simulator.model.item_rules import FixedImage
 from simulator.model.linear import Linear, WeightFormat
 from simulator.model.spec import ModelSpec
 
@@ -25,6 +26,10 @@ _TEXT_DEFAULTS: Final = {
     "sliding_window": 4096,
     "model_type": "gemma3_text",
 }
+
+
+# Prompt tokens around those of an image: blank lines, its begin and its end.
+_FRAMING: Final = 4
 
 
 @architecture("gemma2")
@@ -51,15 +56,18 @@ def read_gemma_multimodal(config: HfConfig, name: str) -> ModelSpec:
         return decoder
     width = vision.integer("hidden_size")
     projector = Linear(n=decoder.hidden_size, k=width, weights=WeightFormat(scheme=decoder.dtype), dtype=decoder.dtype)
+    outputs, patches = config.integer("mm_tokens_per_image", 256), square_patches(vision)
     tower = vision_tower(
         vision,
         decoder.dtype,
-        outputs=config.integer("mm_tokens_per_image", 256),
+        outputs=outputs,
+        rule=FixedImage(tokens=patches, embeds=outputs, framing=_FRAMING),
         projector=(projector,),
         class_token=False,
         patch_bias=True,
     )
-    tower = replace(tower, other_parameters=tower.other_parameters + width)  # RMSNorm before the projector
+    # With the RMSNorm before the projector; tokens of an image see each other in the decoder too.
+    tower = replace(tower, other_parameters=tower.other_parameters + width, keeps_items_whole=True)
     return replace(decoder, encoder=tower)
 
 

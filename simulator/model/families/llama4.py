@@ -5,6 +5,7 @@ up to one chunk (8,192 tokens), an upper bound beyond.
 """
 
 from dataclasses import replace
+from typing import Final
 
 from simulator.model.architectures import architecture
 from simulator.model.block import Block
@@ -12,10 +13,13 @@ from simulator.model.cells.mlp import Mlp
 from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.decoder import Decoder
 from simulator.model.encoder import Encoder
-from simulator.model.families.vision import vision_tower
+from simulator.model.families.vision import square_patches, vision_tower
 from simulator.model.hf_config import HfConfig
+from simulator.model.item_rules import Tiles
 from simulator.model.linear import Linear, WeightFormat
 from simulator.model.spec import ModelSpec
+
+_MOST_TILES: Final = 16  # of one image (``Llama4ImageProcessor``)
 
 
 @architecture("llama4_text")
@@ -89,11 +93,12 @@ def _tower(vision: HfConfig, decoder: ModelSpec) -> Encoder:
     output = vision.integer("projector_output_dim", 4096)
     plain = WeightFormat(scheme=decoder.dtype)
     shapes = ((adapted, 4 * width), (output, adapted), (decoder.hidden_size, output))
-    patches = (vision.integer("image_size") // vision.integer("patch_size")) ** 2
+    patches, side = square_patches(vision), vision.integer("image_size")
     return vision_tower(
         vision,
         decoder.dtype,
         outputs=patches // 4,
+        rule=Tiles(side=side, most=_MOST_TILES, tokens=patches + 1, embeds=patches // 4),
         projector=tuple(Linear(n=n, k=k, weights=plain, dtype=decoder.dtype) for n, k in shapes),
         class_token=True,
         patch_bias=False,

@@ -1,19 +1,26 @@
 """The text decoder of multimodal checkpoints, for example Qwen3-VL, Mistral Small 3 and Gemma 4.
 
-Requests are text, and engines can leave the towers out of memory (vLLM ``--language-model-only``): they are not part of
-the model here, and answers say so.
+Engines can leave the towers out of memory for requests of text (vLLM ``--language-model-only``): they are no part of
+the model then, and answers say so. Towers that can be read serve images or audio (``ModelSpec.with_tower``).
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib import resources
 from typing import Any, Final
 
 from cluster_specs.lazy_dataclass import dataclass
 from simulator.model.architectures import architecture, from_hf_config
+from simulator.model.encoder import Encoder
+from simulator.model.families.encoder_decoder import qwen2_audio_tower
+from simulator.model.families.pixtral_vision import mistral3_tower
+from simulator.model.families.qwen_vision import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, qwen_tower
 from simulator.model.hf_config import HfConfig
 from simulator.model.spec import ModelSpec
+
+TowerReader = Callable[[HfConfig, ModelSpec], Encoder | None]  # of the wrapper's config and its decoder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +31,11 @@ class Wrapper:
     section: str = "text_config"
     may_be_flat: bool = False  # older files have the decoder's keys at the top level
     towers: tuple[str, ...] = ("vision tower",)
+    read_tower: TowerReader | None = None
 
 
 _THINKER: Final = "thinker_config"  # itself a wrapper, beside the parts that speak
+_QWEN3: Final = partial(qwen_tower, QWEN3_VL)
 _BOTH: Final = ("vision tower", "audio tower")
 WRAPPERS: Final[Mapping[str, Wrapper]] = {
     "aya_vision": Wrapper(decoder="cohere2"),
@@ -44,19 +53,19 @@ WRAPPERS: Final[Mapping[str, Wrapper]] = {
     "llava_onevision": Wrapper(decoder="qwen2"),
     "minimax_m3": Wrapper(decoder="minimax_m3_text"),
     "minimax_m3_vl": Wrapper(decoder="minimax_m3_vl_text"),
-    "mistral3": Wrapper(decoder="mistral"),
+    "mistral3": Wrapper(decoder="mistral", read_tower=mistral3_tower),
     "paligemma": Wrapper(decoder="gemma"),
-    "qwen2_5_vl": Wrapper(decoder="qwen2_5_vl_text", may_be_flat=True),
+    "qwen2_5_vl": Wrapper(decoder="qwen2_5_vl_text", may_be_flat=True, read_tower=partial(qwen_tower, QWEN2_5_VL)),
     "qwen2_5_omni": Wrapper(decoder="qwen2_5_omni_thinker", section=_THINKER, towers=_BOTH),
     "qwen2_5_omni_thinker": Wrapper(decoder="qwen2", towers=_BOTH),
-    "qwen2_audio": Wrapper(decoder="qwen2", towers=("audio tower",)),
-    "qwen2_vl": Wrapper(decoder="qwen2_vl_text", may_be_flat=True),
-    "qwen3_5": Wrapper(decoder="qwen3_5_text"),
-    "qwen3_5_moe": Wrapper(decoder="qwen3_5_moe_text"),
+    "qwen2_audio": Wrapper(decoder="qwen2", towers=("audio tower",), read_tower=qwen2_audio_tower),
+    "qwen2_vl": Wrapper(decoder="qwen2_vl_text", may_be_flat=True, read_tower=partial(qwen_tower, QWEN2_VL)),
+    "qwen3_5": Wrapper(decoder="qwen3_5_text", read_tower=_QWEN3),
+    "qwen3_5_moe": Wrapper(decoder="qwen3_5_moe_text", read_tower=_QWEN3),
     "qwen3_omni_moe": Wrapper(decoder="qwen3_omni_moe_thinker", section=_THINKER, towers=_BOTH),
     "qwen3_omni_moe_thinker": Wrapper(decoder="qwen3_omni_moe_text", towers=_BOTH),
-    "qwen3_vl": Wrapper(decoder="qwen3_vl_text"),
-    "qwen3_vl_moe": Wrapper(decoder="qwen3_vl_moe_text"),
+    "qwen3_vl": Wrapper(decoder="qwen3_vl_text", read_tower=_QWEN3),
+    "qwen3_vl_moe": Wrapper(decoder="qwen3_vl_moe_text", read_tower=_QWEN3),
     "smolvlm": Wrapper(decoder="llama"),
     "step3_vl": Wrapper(decoder="step3_text"),
     "step3p7": Wrapper(decoder="step3p5"),
@@ -78,7 +87,8 @@ def read_text_decoder(config: HfConfig, name: str) -> ModelSpec:
     if text.text("model_type") in WRAPPERS and wrapper.section != _THINKER:
         raise text.fault("model_type", "that of a text decoder")
     decoder = from_hf_config(text, name=name)
-    return replace(decoder, architecture=config.text("model_type"), left_out=wrapper.towers)
+    tower = None if wrapper.read_tower is None else wrapper.read_tower(config, decoder)
+    return replace(decoder, architecture=config.text("model_type"), left_out=wrapper.towers, tower=tower)
 
 
 def nested_decoder(

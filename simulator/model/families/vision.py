@@ -11,7 +11,9 @@ from simulator.model.cells.mlp import FeedForward, Mlp
 from simulator.model.decoder import activation_of
 from simulator.model.encoder import Encoder
 from simulator.model.families.multimodal_text import nested_decoder
+from simulator.model.families.pixtral_vision import PIXTRAL_DEFAULTS, pixtral_tower
 from simulator.model.hf_config import HfConfig
+from simulator.model.item_rules import FixedImage, ImageRule
 from simulator.model.linear import Linear, WeightFormat
 from simulator.model.norm import Norm
 from simulator.model.spec import ModelSpec
@@ -25,14 +27,20 @@ _CLIP_DEFAULTS: Final = {"hidden_act": "quick_gelu", "num_channels": 3}
 def read_llava(config: HfConfig, name: str) -> ModelSpec:
     """Any supported text decoder behind a CLIP tower whose second-to-last layer feeds a two-matrix projector.
 
-    Behind another tower, the text decoder alone.
+    A Pixtral tower is left out of memory until requests hold images; behind any other stands the decoder alone.
     """
     vision = config.section("vision_config", _CLIP_DEFAULTS)
     text = nested_decoder(config, "text_config", "llama")
     if text is None or vision is None:
         raise config.fault("text_config" if text is None else "vision_config", "an object")
     decoder = from_hf_config(text, name=name)
-    if vision.text("model_type", "clip_vision_model") != "clip_vision_model":  # for example Pixtral's
+    kind = vision.text("model_type", "clip_vision_model")
+    if kind == "pixtral":
+        pixtral = config.section("vision_config", PIXTRAL_DEFAULTS)
+        assert pixtral is not None
+        tower = pixtral_tower(pixtral, decoder, merge=1, bias=config.flag("multimodal_projector_bias", default=True))
+        return replace(decoder, architecture="llava", left_out=("vision tower",), tower=tower)
+    if kind != "clip_vision_model":
         return replace(decoder, architecture="llava", left_out=("vision tower",))
     if "quantization_config" in config:
         raise config.fault("quantization_config", "absent: quantised LLaVA checkpoints are not modelled")
@@ -42,23 +50,42 @@ def read_llava(config: HfConfig, name: str) -> ModelSpec:
         Linear(n=hidden, k=width, weights=plain, dtype=decoder.dtype, bias=True),
         Linear(n=hidden, k=hidden, weights=plain, dtype=decoder.dtype, bias=True),
     )
-    patches = (vision.integer("image_size") // vision.integer("patch_size")) ** 2
+    patches = square_patches(vision)
     tower = vision_tower(
-        vision, decoder.dtype, outputs=patches, projector=projector, class_token=True, patch_bias=False
+        vision,
+        decoder.dtype,
+        outputs=patches,
+        rule=FixedImage(tokens=patches + 1, embeds=patches),
+        projector=projector,
+        class_token=True,
+        patch_bias=False,
     )
     return replace(decoder, architecture="llava", encoder=tower)
 
 
+def square_patches(config: HfConfig) -> int:
+    """Count the patches of a square image."""
+    image, patch = config.integer("image_size"), config.integer("patch_size")
+    if image % patch:
+        raise config.fault("patch_size", f"a divisor of image_size = {image}")
+    return (image // patch) ** 2
+
+
 def vision_tower(
-    config: HfConfig, dtype: str, *, outputs: int, projector: tuple[Linear, ...], class_token: bool, patch_bias: bool
+    config: HfConfig,
+    dtype: str,
+    *,
+    outputs: int,
+    rule: ImageRule,
+    projector: tuple[Linear, ...],
+    class_token: bool,
+    patch_bias: bool,
 ) -> Encoder:
     """Read a SigLIP or CLIP ``vision_config``; CLIP has a class token and a norm before the first layer."""
     width, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-    image, patch = config.integer("image_size"), config.integer("patch_size")
+    patch, patches = config.integer("patch_size"), square_patches(config)
     if width % heads:
         raise config.fault("num_attention_heads", f"a divisor of hidden_size = {width}")
-    if image % patch:
-        raise config.fault("patch_size", f"a divisor of image_size = {image}")
     norm, plain = Norm(kind="layernorm", width=width), WeightFormat(scheme=dtype)
     attention = SelfAttention(
         hidden=width,
@@ -82,7 +109,7 @@ def vision_tower(
         bias=True,
     )
     block = Block(cells=(EncoderAttention(projections=attention), Mlp(feed_forward=feed_forward, norm=norm)))
-    tokens = (image // patch) ** 2 + (1 if class_token else 0)
+    tokens = patches + (1 if class_token else 0)
     pixels = config.integer("num_channels", 3) * patch * patch
     outer_norms = norm.parameters() * (2 if class_token else 1)
     return Encoder(
@@ -92,6 +119,8 @@ def vision_tower(
         layers=(0,) * config.layers("num_hidden_layers"),
         tokens=tokens,
         outputs=outputs,
+        merged=max(1, tokens // outputs),
+        rule=rule,
         front=(Linear(n=width, k=pixels, weights=plain, dtype=dtype, bias=patch_bias),),
         projector=projector,
         other_parameters=tokens * width + outer_norms + (width if class_token else 0),

@@ -43,6 +43,8 @@ class RecordFormat:
     parent_id: str | None = None
     after: str | None = None
     think_s: str | None = None
+    images: str | None = None  # lists of [width, height]
+    audio_s: str | None = None  # lists of seconds
     distinguishing: str | None = None  # a key that tells it from a format of the same required keys
     zero_output_failed: bool = False  # a response of 0 tokens marks a request that failed
 
@@ -52,7 +54,8 @@ class RecordFormat:
 
     def optional_keys(self) -> tuple[str, ...]:
         """Keys read when the file has them."""
-        keys = (self.replica, self.hash_ids, self.token_ids, self.request_id, self.parent_id, self.after, self.think_s)
+        prompts = (self.hash_ids, self.token_ids, self.images, self.audio_s)
+        keys = (self.replica, *prompts, self.request_id, self.parent_id, self.after, self.think_s)
         return tuple(key for key in keys if key is not None)
 
 
@@ -68,6 +71,8 @@ _OWN: Final = RecordFormat(
     request_id="id",
     after="after",
     think_s="think_s",
+    images="images",
+    audio_s="audio_s",
 )
 
 # The first format whose required keys (and distinguishing key) are all present is the file's.

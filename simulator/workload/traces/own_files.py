@@ -1,8 +1,8 @@
 """Our own workload files: CSV and JSONL for people, Parquet for everything a `Workload` can hold.
 
 Columns ``arrival_s, prompt_tokens, output_tokens`` and, when the workload has them, ``replica, after, think_s,
-prefix_ids``. What belongs to the whole (client, block size) is a first line ``{"apex_workload": 1, ...}`` in JSONL and
-file metadata in Parquet; plain CSV has no place for it and refuses such a workload.
+prefix_ids, images, audio_s``. What belongs to the whole (client, block size) is a first line ``{"apex_workload": 1,
+...}`` in JSONL and file metadata in Parquet; plain CSV has no place for it and refuses such a workload.
 """
 
 import json
@@ -20,6 +20,7 @@ from cluster_specs.lazy_dataclass import dataclass
 from simulator.workload.columns import MAX_EXACT, MAX_PLAUSIBLE_TOKENS
 from simulator.workload.generators.arrivals import LARGEST_SEED
 from simulator.workload.generators.client import LONGEST_REQUEST_S
+from simulator.workload.items import Media
 from simulator.workload.span import LONGEST_SPAN_S
 from simulator.workload.traces.parquet_traces import parquet_metadata
 from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, Workload
@@ -35,6 +36,7 @@ class FileHeader:
 
     client: OpenLoop | ClosedLoop | CappedLoop | None = None
     block_tokens: int | None = None
+    prompt_counts_media: bool = False  # prompt_tokens count what images and audio become
     lines: int = 0
 
 
@@ -65,10 +67,16 @@ def parsed_header(path: Path, header: Mapping[str, Any], *, lines: int) -> FileH
     if block_tokens is not None and (type(block_tokens) is not int or not 1 <= block_tokens <= MAX_PLAUSIBLE_TOKENS):
         limit = MAX_PLAUSIBLE_TOKENS
         raise UserError(f"{path}: block_tokens is {shown(block_tokens)}, must be a whole number from 1 to {limit}")
+    counts_media = header.get("prompt_counts_media", False)
+    if type(counts_media) is not bool:
+        raise UserError(f"{path}: prompt_counts_media is {shown(counts_media)}, must be true or false")
     client = header.get("client")
-    if client is None:
-        return FileHeader(block_tokens=block_tokens, lines=lines)
-    return FileHeader(client=_parsed_client(path, client), block_tokens=block_tokens, lines=lines)
+    return FileHeader(
+        client=None if client is None else _parsed_client(path, client),
+        block_tokens=block_tokens,
+        prompt_counts_media=counts_media,
+        lines=lines,
+    )
 
 
 def _parsed_client(path: Path, client: object) -> ClosedLoop | CappedLoop:
@@ -114,6 +122,8 @@ def _header_of(workload: Workload) -> dict[str, Any]:
         if "spread_s" in silent:
             silent.add("seed")  # starts alone are drawn from it
         header["client"] = {name: value for name, value in client.items() if name not in silent}
+    if workload.media is not None and workload.media.are_counted:
+        header["prompt_counts_media"] = True
     if isinstance(workload.client, CappedLoop):
         header["client"] = {"max_concurrency": workload.client.concurrency}
     return header
@@ -132,9 +142,11 @@ def write_trace(workload: Workload, path: str | Path, *, format: OutputFormat | 
         raise UserError(
             f"{path}: cannot tell the format from the suffix {path.suffix!r}", hint="use .csv, .jsonl or .parquet"
         )
-    if chosen in {"csv", "apex"} and (_header_of(workload) or workload.after is not None):
+    holds_more = bool(_header_of(workload)) or workload.after is not None or workload.media is not None
+    if chosen in {"csv", "apex"} and holds_more:
         raise UserError(
-            f"{path}: {chosen} cannot hold prefix blocks, follow-up turns or a client with a concurrency",
+            f"{path}: {chosen} cannot hold prefix blocks, follow-up turns, images and audio, or a client with a "
+            "concurrency",
             hint="write .parquet or .jsonl",
         )
 
@@ -163,7 +175,16 @@ def _columns(workload: Workload) -> dict[str, list[Any]]:
     if workload.prefix is not None:
         ids, bounds = workload.prefix.ids.tolist(), workload.prefix.offsets.tolist()
         columns["prefix_ids"] = [ids[start:end] for start, end in pairwise(bounds)]
+    if workload.media is not None:
+        columns |= _media_columns(workload.media)
     return columns
+
+
+def _media_columns(media: Media) -> dict[str, list[Any]]:
+    """Return the columns of images and of audio, each where there is any."""
+    images, clips = media.lists()
+    held = (("images", images, media.images), ("audio_s", clips, media.clips))
+    return {name: values for name, values, count in held if count}
 
 
 def _lines(workload: Workload, form: str) -> Iterator[str]:
@@ -201,5 +222,7 @@ def _write_parquet(workload: Workload, stream: BinaryIO) -> None:
             columns[name] = pa.array(values)
     if workload.prefix is not None:
         columns["prefix_ids"] = pa.LargeListArray.from_arrays(workload.prefix.offsets, workload.prefix.ids)
+    if workload.media is not None:
+        columns |= _media_columns(workload.media)
     header = {_HEADER_KEY: json.dumps({_HEADER_KEY: _HEADER_VERSION, **_header_of(workload)})}
     pq.write_table(pa.table(columns).replace_schema_metadata(header), stream, compression="zstd")

@@ -10,6 +10,7 @@ import numpy as np
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import listed, shown
 from simulator.workload.columns import MOST_BLOCK_IDS, RawChunk
+from simulator.workload.traces.media_columns import MEDIA_KEYS
 
 # One row group's share of the columns read is in memory at a time.
 _MOST_GROUP_BYTES: Final = 2**28
@@ -104,7 +105,9 @@ def _check_type(path: Path, key: str, kind: Any, *, is_list_allowed: bool) -> No
 
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    if pa.types.is_nested(kind) and not (is_list_allowed and is_list and pa.types.is_integer(kind.value_type)):
+    holds_media = is_list and key in MEDIA_KEYS  # whose entries their own reader checks
+    holds_ids = is_list and pa.types.is_integer(kind.value_type)
+    if pa.types.is_nested(kind) and not (is_list_allowed and (holds_ids or holds_media)):
         raise UserError(
             f"{path}: column {shown(key)} is of type {shown(str(kind))}, must hold one number or text per row"
         )

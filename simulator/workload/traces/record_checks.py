@@ -1,5 +1,6 @@
 """Turns raw trace columns into checked requests: order, duplicates, failed rows and plausibility, across chunks."""
 
+from collections.abc import Sequence
 from dataclasses import field
 
 import numpy as np
@@ -20,6 +21,7 @@ from simulator.workload.columns import (
 )
 from simulator.workload.span import HINT, LONGEST_SPAN_S, shown_span
 from simulator.workload.traces.formats import RecordFormat
+from simulator.workload.traces.media_columns import Sizes, clip_lengths, image_sizes
 from simulator.workload.traces.prompt_blocks import PromptBlocks
 from simulator.workload.traces.time_units import ArrivalClock
 
@@ -36,6 +38,8 @@ class Requests:
     block_ids: NDArray[np.int64] | None = None
     parent: NDArray[np.int64] | None = None  # index of the parent request in the whole trace, -1 for none
     think_s: NDArray[np.float64] | None = None
+    images: Sizes | None = None
+    audio_s: Sequence[Sequence[float]] | None = None
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -92,6 +96,10 @@ class RecordChecker:
             self._count_blocks(int(requests.block_counts.sum()))
         if fmt.after is not None and fmt.after in chunk.values:
             requests.think_s = self._think_times(chunk)
+        if fmt.images is not None and fmt.images in chunk.values:
+            requests.images = image_sizes(chunk, fmt.images)
+        if fmt.audio_s is not None and fmt.audio_s in chunk.values:
+            requests.audio_s = clip_lengths(chunk, fmt.audio_s)
         self.kept += len(requests)
         return requests
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cluster_specs.errors import UserError
 from simulator.workload.columns import MOST_REQUESTS, RawChunk
+from simulator.workload.items import Media
 from simulator.workload.parts import WHOLE_HINT, NotStreamableError
 from simulator.workload.traces.agentic_sessions import AFTER, THINK_S, call_keys, call_records, is_session
 from simulator.workload.traces.containers import Container
@@ -168,7 +169,20 @@ class RecordReader:
             after=after,
             think_s=think_s,
             replica=column("replica"),
+            media=self._media(parts, order),
             notes=self._checker.notes(),
+        )
+
+    def _media(self, parts: Sequence[Requests], order: NDArray[np.int64]) -> Media | None:
+        if not any(part.images is not None or part.audio_s is not None for part in parts):
+            return None
+        images = [sizes for part in parts for sizes in part.images or [()] * len(part)]
+        clips = [seconds for part in parts for seconds in part.audio_s or [()] * len(part)]
+        chosen = order.tolist()
+        return Media.of_requests(
+            [images[i] for i in chosen],
+            [clips[i] for i in chosen],
+            are_counted=self._header.prompt_counts_media,
         )
 
     def _prefix(self, parts: Sequence[Requests], order: NDArray[np.int64]) -> PrefixBlocks | None:
