@@ -200,7 +200,8 @@ def search(
             further=further,
         )
     if interval:
-        of = () if out is report is None and not as_json else None  # a table shows the objective's alone
+        # A table shows the objective's alone, and how likely limits are kept.
+        of = [limit.path for limit in slo.per_plan] if out is report is None and not as_json else None
         found = with_intervals(found, serving, workload, slo, first=top, of=of, threads=threads)
     found.made_by.update(made_by(context, rests_on) if out or as_json else {})
     found.inputs.update(_inputs(serving, workload, trace, found, slos))

@@ -32,6 +32,7 @@ _METRICS: Final = (
 )
 CHANGING: Final = "in coarser formats than the checkpoint's, which change the model's answers (--formats-together):"
 _NAMED_REFUSALS: Final = 4
+_SAFE: Final = 0.9  # a limit kept with less is called doubtful
 _ALL_BUT_SURE: Final = 0.999  # odds above it are not told apart
 _NUMBER: Final = re.compile(r"(?<![\w.-])(\d+(?:\.\d+)?)(?![\w-])")
 
@@ -80,6 +81,8 @@ def _columns(found: "SearchResult", shown: "Sequence[Outcome]") -> dict[str, Col
         heads["loses in"] = lambda result, _: _slowest_part(result, best, _PARTS[aim.split(".")[0]])
     if any(str(result.plan) in found.changes for result in shown):
         heads["changes answers"] = lambda result, _: ", ".join(found.changes.get(str(result.plan), ()))
+    if any(found.chances(result) for result in shown):
+        heads["keeps limits"] = lambda result, _: share(min(found.chances(result).values(), default=None))
     if found.breaking:
         heads["breaks"] = lambda _, limits: ", ".join(map(str, limits))
     limited = [limit.path for limit in found.slo.per_plan]
@@ -162,6 +165,7 @@ def answer_lines(found: "SearchResult") -> list[str]:
         aims = " and ".join(title(one.path) for one in (found.objective, *found.further))
         front = ", ".join(str(result.plan) for result in found.front)
         lines.append(f"beaten in {aims} by no other plan: {front}")
+    lines += _risk(best, found)
     lines += [*_against_usual(best, found), *_price_of_energy(best, found)]
     lines += [_against(best, result, found) for result in found.ranked[1:] if str(result.plan) in found.versus_best]
     close = [
@@ -190,6 +194,18 @@ def _against(best: "Outcome", other: "Outcome", found: "SearchResult") -> str:
         f"(90 % interval {known.ratio_low:.3g} to {known.ratio_high:.3g}), "
         f"{best.plan} is better with a probability of {odds}"
     )
+
+
+def _risk(best: "Outcome", found: "SearchResult") -> list[str]:
+    """Say which limits the best plan may well break, and which plan is the best that is likely to keep them all."""
+    doubtful = {name: chance for name, chance in found.chances(best).items() if chance < _SAFE}
+    if not doubtful:
+        return []
+    lines = [f"{name} is kept with a probability of {share(chance)}" for name, chance in doubtful.items()]
+    known = ((result, found.chances(result)) for result in (found.ranked or found.changing))
+    safe = next((result for result, chances in known if chances and min(chances.values()) >= _SAFE), None)
+    which = "none of those shown" if safe is None else str(safe.plan)
+    return [*lines, f"best plan that keeps each limit with at least {share(_SAFE)}: {which}"]
 
 
 def _against_usual(best: "Outcome", found: "SearchResult") -> list[str]:

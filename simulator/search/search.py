@@ -23,6 +23,7 @@ from simulator.plan.refused import Refused
 from simulator.pools.layouts import Layout, Outcome, with_layout_interval
 from simulator.pools.pool_space import enumerate_pools
 from simulator.results.objective import SUSTAINABLE_RATE, Limit, Objective, Slo, read_metric
+from simulator.results.risk import chance_of_keeping
 from simulator.search.capacity import check_capacity
 from simulator.search.fan_out import run_all
 from simulator.search.judged_plans import JudgedPlans
@@ -125,12 +126,19 @@ class SearchResult:
         theirs = read_metric(result.metrics, path)
         return theirs / ours if ours and theirs is not None else None
 
+    def chances(self, result: Outcome) -> dict[str, float]:
+        """Return the probability that a plan keeps each limit on it, by the limit; none without an interval."""
+        known = {str(one): chance_of_keeping(one, result.metrics, result.interval) for one in self.slo.per_plan}
+        return {name: chance for name, chance in known.items() if chance is not None}
+
     def _facts_here(self, result: Outcome, front: Set[str]) -> dict[str, Any]:
         """Return what is known of a plan only beside the others of this search."""
         found, changes = self.versus_best.get(str(result.plan)), self.changes.get(str(result.plan))
+        chances = self.chances(result)
         return {
             **({} if found is None else {"versus_best": found.to_json()}),
             **({} if changes is None else {"changes_answers": list(changes)}),
+            **({"keeps_frac": chances} if chances else {}),
             **({"on_front": str(result.plan) in front} if self.further else {}),
         }
 

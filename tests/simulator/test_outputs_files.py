@@ -18,7 +18,7 @@ from simulator.outputs.chrome_trace import MAX_EVENTS
 from simulator.outputs.iterations import iteration_table
 from simulator.outputs.requests import request_table
 from simulator.outputs.tables import write_table
-from simulator.results.objective import Slo, parse_objective
+from simulator.results.objective import Limit, Slo, parse_objective
 from simulator.results.saturation import Saturation
 from simulator.search.paired import Versus
 from simulator.search.search import SearchResult
@@ -117,7 +117,7 @@ def test_page_names_every_column_and_key(result: SimulatedPlan) -> None:
     tables = (request_table(result.run), iteration_table(result.run))
     shown = replace(
         result,
-        interval={"e2e_s.mean": (0.0, 1.0)},
+        interval={"e2e_s.mean": (1e-9, 1e9)},
         saturation=Saturation(verdict="near saturation", low=0.1, high=1.0),
     )
     compared = Versus(metric="e2e_s.mean", ratio=1.1, ratio_low=1.0, ratio_high=1.2, best_is_better_frac=0.95)
@@ -129,7 +129,7 @@ def test_page_names_every_column_and_key(result: SimulatedPlan) -> None:
         refused=(),
         objective=parse_objective("e2e_s.mean"),
         further=(parse_objective("energy_j"),),
-        slo=Slo(),
+        slo=Slo(per_plan=(Limit(path="e2e_s.mean", bound=1.0, at_most=True),)),
     ).to_json()
     columns = {name for table in tables for name in table.column_names}
     assert documented == columns | set(answer) | set(answer["plans"][0])
