@@ -16,6 +16,7 @@ from benchmarks.fidelity.left_out import estimate, sample
 from benchmarks.fidelity.page.apart import apart_section, rejected_section, sweep_section
 from benchmarks.fidelity.page.engines import engine_section, server_section, slices_section
 from benchmarks.fidelity.page.judgement import ablation_section, constants_section, coverage_section, decision_section
+from benchmarks.fidelity.page.pools import pools_section
 from benchmarks.fidelity.page.runs import batch_section, open_loop_section, recorded_section
 from benchmarks.fidelity.replay import BASE, Variant, replay
 from benchmarks.fidelity.rows import Row, read_rows
@@ -44,6 +45,7 @@ def main() -> None:
     parts = [
         _head(),
         *_serving(read_rows(points), options.workers),
+        *pools_section(options.groundtruth / "disagg_points.csv", predictor),
         *recorded_section(options.groundtruth, predictor),
         *open_loop_section(options.groundtruth, predictor),
         *batch_section(options.groundtruth / "power" / "splitwise_llama2_70b.csv", predictor),

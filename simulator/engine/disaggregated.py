@@ -35,6 +35,7 @@ from simulator.engine.state_arrays import LINE_PLACES, StateArrays, aligned_zero
 from simulator.engine_profiles.engine_limits import EngineLimits, RouterName
 from simulator.errors import EngineDefectError, EngineLimitError
 from simulator.steps.step_tables import StepTables
+from simulator.workload.generators.arrivals import random_stream
 from simulator.workload.span import LONGEST_SPAN_S, shown_span
 from simulator.workload.workload import Workload
 
@@ -65,7 +66,8 @@ class HandOver:
 
     offers_first: bool = False  # the decode pool takes the blocks of a prompt before it is computed
     passes_first_token: bool = False  # it comes with the KV; else the last prompt token is computed again
-    delay_s: float = 0.0  # from the end of a prompt until the decode pool hears of it, where it hears of it then
+    delay_s: float = 0.0  # of a request from the pool that has it first to the other one
+    draws_ranks: bool = False  # a prompt goes to any attention-data rank of its prefill replica, drawn evenly
     reserved_tokens: int = 0  # kept free for each request of the decode pool where another one is offered
 
 
@@ -139,7 +141,8 @@ def _states(
     prefill: Pool, decode: Pool, workload: Workload, transfer_ps: I64, agreed: HandOver, *, leap: bool
 ) -> tuple[StateArrays, StateArrays, I64]:
     """Return the states of both pools, and the one array that holds them and the decode pool's step tables."""
-    prompts = replace(workload, output_tokens=np.ones_like(workload.output_tokens))
+    ranks = _drawn_ranks(prefill, len(workload)) if agreed.draws_ranks and prefill.attention_dp > 1 else None
+    prompts = replace(workload, output_tokens=np.ones_like(workload.output_tokens), replica=ranks)
     answers = Workload(
         name=workload.name,
         arrival_s=np.zeros(len(workload)),
@@ -162,6 +165,12 @@ def _states(
     first.header.peer_costs = places[2] - places[0]
     second.list_at(second.header.transfer_ps, len(workload))[:] = transfer_ps
     return first, second, both
+
+
+def _drawn_ranks(prefill: Pool, requests: int) -> I64:
+    """Rank of each request in the prefill pool: replicas in turn, and any rank of one."""
+    ranks = random_stream(0, "ranks of prompts").integers(0, prefill.attention_dp, requests)
+    return np.arange(requests) % prefill.dp * prefill.attention_dp + ranks
 
 
 def _state_agreement(rules: State, kind: int, agreed: HandOver) -> None:

@@ -67,7 +67,7 @@ def take_offers(state: State, rep: Replica, time: int) -> None:
         req.status = RECEIVING
         rep.receiving += 1
         if state.offers_first:
-            tell_prefill(state, time, req.number, START)
+            tell_prefill(state, later(time, state.handover_ps), req.number, START)
         else:
             send_kv(state, req, time)
 

@@ -221,7 +221,10 @@ def _plan_prefills(state: State, rep: Replica, grp: Group) -> None:
     if rep.num_partials > 0:
         _continue_chunked(state, rep, reserved)
     while rep.waiting.count > 0:
-        if planned.prefills >= state.max_seqs - grp.decoders - rep.over:
+        taken = grp.decoders + rep.over + planned.prefills
+        if state.pool == PREFILL_POOL:
+            taken = rep.running.count + rep.sending  # who is computed keeps its seat until its KV has left
+        if taken >= state.max_seqs:
             rep.is_blocked = True
         if rep.is_blocked or not _admit_head(state, rep, reserved):
             break

@@ -139,7 +139,7 @@ class State(Record):
     peer_costs: int  # prefill pool: place of the step tables of the decode pool
     offers_first: bool  # the decode pool takes the blocks of a prompt before it is computed
     passes_first_token: bool  # the first token comes with the KV; else the last prompt token is computed again
-    handover_ps: int  # from the end of a prompt to its arrival in the decode pool
+    handover_ps: int  # from one pool to the other: what is computed is offered, or what has blocks may be computed
     reserved_tokens: int  # decode pool: tokens kept free for each request there where another one is offered
     transfers: Heap  # events of ``pool_messages``
     transfer_ps: int  # decode pool, list: how long the KV of each request is on the link

@@ -28,6 +28,7 @@ from simulator.engine_profiles.inheritance import MergedProfile, merge_profile
 from simulator.engine_profiles.kernel_families import KernelFamilies
 from simulator.engine_profiles.layouts import NO_LAYOUTS, Layouts
 from simulator.engine_profiles.load_factors import NO_LOAD_FACTORS, LoadFactors
+from simulator.engine_profiles.pool_rules import PoolRules
 from simulator.engine_profiles.price_factors import AS_FITTED, PriceFactors
 from simulator.engine_profiles.profile_section import (
     Count,
@@ -145,6 +146,7 @@ class EngineProfile(ProfileSection):
     memory: StartUpMemory
     reserve: MemoryReserve | None = None
     spread: Spread | None = None  # None: intervals hold the errors of prices and constants alone
+    pools: PoolRules | None = None  # None: it serves prefill and decode together only
     streaming: AnswerChunks | None = None  # None: every token is sent at once, and the version knows no other way
 
     # The version asked for, where it has no profile of its own and this one stands in.

@@ -17,14 +17,17 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import SCHEMES
 from costmodel.ops.op_types import Collective
-from simulator.engine.disaggregated import DisaggregatedResult, Pool, run_disaggregated
+from simulator.engine.disaggregated import DisaggregatedResult, HandOver, Pool, run_disaggregated
 from simulator.engine.result import EngineResult
+from simulator.engine_profiles.constant import error_of
 from simulator.engine_profiles.engine_limits import EngineLimits
 from simulator.engine_profiles.engine_profile import EngineProfile
+from simulator.engine_profiles.pool_rules import PoolRules
 from simulator.feasible.engine_support import engines_for
 from simulator.feasible.kv_format import kv_format, served
 from simulator.launch import pool_launch_lines
 from simulator.model.spec import ModelSpec
+from simulator.plan.plan import Plan
 from simulator.plan.pool_plan import PoolPlan
 from simulator.results.interval import Interval, metric_intervals, slo_at
 from simulator.results.metrics import Distribution, summarise
@@ -35,7 +38,7 @@ from simulator.results.saturation import Offered, Saturation, saturation_of
 from simulator.serving import Refusal, Serving, StartedPlan
 from simulator.simulate import limits_facts, memory_facts
 from simulator.steps.step_sum import IntervalEnd
-from simulator.workload.workload import OpenLoop, Workload
+from simulator.workload.workload import Workload
 
 I64 = NDArray[np.int64]
 
@@ -124,12 +127,23 @@ def start_pools(serving: Serving, plan: PoolPlan, workload: Workload) -> PoolSta
     if reason is not None:
         return Refusal(plan=plan, reason=reason)
     begun = []
-    for name, side in (("prefill", plan.prefill), ("decode", plan.decode)):
-        start = serving.start(side, workload)
+    for name, server, side in (
+        ("prefill", prefill_serving(serving), plan.prefill),
+        ("decode", serving, plan.decode),
+    ):
+        start = server.start(side, workload)
         if isinstance(start, Refusal):
             return Refusal(plan=plan, reason=f"{name} pool: {start.reason}")
         begun.append(start)
     return PoolStarts(prefill=begun[0], decode=begun[1])
+
+
+def prefill_serving(serving: Serving) -> Serving:
+    """Return the servers of the prefill pool, where the engine schedules no step ahead if it cannot do so there."""
+    rules = serving.profile.pools
+    if rules is None or not rules.prefill_is_synchronous:
+        return serving
+    return replace(serving, overrides=replace(serving.overrides, async_scheduling=False))
 
 
 def replay_pools(serving: Serving, starts: PoolStarts, workload: Workload, slo: Slo | None = None) -> PoolsResult:
@@ -168,14 +182,20 @@ def kv_bytes_per_token(model: ModelSpec, plan: PoolPlan, profile: EngineProfile)
 
 def pools_refusal(serving: Serving, workload: Workload) -> str | None:
     """Why no pair of pools can be simulated for this engine and workload; None when some can."""
-    if serving.profile.policy != "vllm-v1":
-        return f"policy {serving.profile.policy} is not simulated in two pools"
-    is_plain = isinstance(workload.client, OpenLoop) and workload.client_timeout_s is None
-    if not is_plain or workload.after is not None or workload.replica is not None:
-        return (
-            "closed loops, capped clients, client time-outs, sessions and recorded replicas are not simulated in two "
-            "pools"
-        )
+    if serving.profile.pools is None:
+        return f"{serving.profile.name} does not say how two pools hand requests over ([pools] of its profile)"
+    if workload.client_timeout_s is not None or workload.replica is not None:
+        return "client time-outs and recorded replicas are not simulated in two pools"
+    if serving.profile.pools.passes_first_token and serving.overrides.speculative_tokens:
+        return f"speculative decoding is not simulated in two pools of {serving.profile.engine}"
+    return None
+
+
+def decode_refusal(serving: Serving, plan: Plan) -> str | None:
+    """Why a decode pool of that layout cannot be simulated; None where it can."""
+    rules = serving.profile.pools
+    if rules is not None and rules.passes_first_token and plan.pp > 1:
+        return f"pipeline stages in a decode pool of {serving.profile.engine} are not simulated"
     return None
 
 
@@ -187,9 +207,7 @@ def _refusal(serving: Serving, plan: PoolPlan, workload: Workload) -> str | None
     formats = [kv_format(serving.model, side, serving.profile).dtype for side in (plan.prefill, plan.decode)]
     if formats[0] != formats[1]:
         return f"KV formats differ: prefill {formats[0]}, decode {formats[1]}"
-    if plan.prefill.attention_dp > 1 or plan.decode.attention_dp > 1:
-        return "attention data parallelism inside a pool is not simulated"
-    return pools_refusal(serving, workload)
+    return pools_refusal(serving, workload) or decode_refusal(serving, plan.decode)
 
 
 def _stride(cluster: ClusterSpec, devices: int) -> int:
@@ -213,11 +231,13 @@ def _measure(
 ) -> tuple[dict[str, Any], EngineResult]:
     """Run both pools with all prices at ``end``: metrics, and the client's view of the run."""
     prefill, decode, plan = starts.prefill, starts.decode, starts.plan
+    agreed = _hand_over(serving, decode, end)
     done = run_disaggregated(
-        _pool(prefill, end, replace(prefill.limits_at(end), num_speculative_tokens=0, batch_wait_iters=0)),
-        _pool(decode, end, replace(decode.limits_at(end), enable_prefix_caching=False, batch_wait_iters=0)),
+        _pool(prefill, end, replace(prefill.limits_at(end), num_speculative_tokens=0)),
+        _pool(decode, end, replace(decode.limits_at(end), enable_prefix_caching=False)),
         workload,
         transfer_s=lambda prompt_tokens: _transfer_s(serving, plan, prompt_tokens, end),
+        hand_over=agreed,
     )
     wanted = slo_at(end, (slo or Slo()).per_request, prefill.compiled.spread.first_token_frac)
     metrics = summarise(done.requests, wanted).to_json()
@@ -230,7 +250,7 @@ def _measure(
         metrics[name] = {key: whole[key] for key in _OF_A_POOL if key in whole} | shares
         metrics[f"{name}_ops"] = op_breakdown(start.compiled, run)
         works.append(run_work(start.compiled, run, start.plan, serving.cluster, end=end))
-    metrics["kv_transfer_s"] = asdict(Distribution.of(_transfers_s(done)))
+    metrics["kv_transfer_s"] = asdict(Distribution.of(_transfers_s(done, agreed)))
     output_tokens = int(done.requests.output_tokens[done.requests.is_finished].sum())
     scheme = plan.decode.weight_dtype or serving.model.quantisation or serving.model.dtype
     work = _sum_work(serving, works, plan)
@@ -239,14 +259,38 @@ def _measure(
 
 
 def _pool(start: StartedPlan, end: IntervalEnd, limits: EngineLimits) -> Pool:
-    return Pool(tables=start.compiled.tables(end), limits=limits, dp=start.plan.dp, router=start.router)
+    return Pool(
+        tables=start.compiled.tables(end),
+        limits=replace(limits, batch_wait_iters=0, ranks_wait_iters=0),
+        dp=start.plan.dp,
+        attention_dp=start.plan.attention_dp,
+        router=start.router,
+    )
 
 
-def _transfers_s(done: DisaggregatedResult) -> NDArray[np.float64]:
-    """From the end of each prompt to its KV's arrival, the wait for the link included."""
-    sent = done.prefill.is_finished
-    waited_ps = done.kv_ready_ps[sent] - done.prefill.finish_ps[sent]
-    return waited_ps.astype(np.float64) * _S_PER_PS
+def _hand_over_s(rules: PoolRules, end: IntervalEnd) -> float:
+    sign = {"low": -1, "middle": 0, "high": 1}[end]
+    return max(0.0, rules.hand_over_s + sign * error_of(rules.hand_over_s))
+
+
+def _hand_over(serving: Serving, decode: StartedPlan, end: IntervalEnd) -> HandOver:
+    rules = serving.profile.pools
+    if rules is None:
+        raise ValueError("pools of an engine without rules for them are refused before")
+    return HandOver(
+        offers_first=rules.offers_first,
+        passes_first_token=rules.passes_first_token,
+        draws_ranks=rules.draws_prefill_ranks,
+        reserved_tokens=rules.reserved_tokens,
+        delay_s=_hand_over_s(rules, end) + (decode.limits_at(end).frontend_s if rules.tokenises_twice else 0.0),
+    )
+
+
+def _transfers_s(done: DisaggregatedResult, agreed: HandOver) -> NDArray[np.float64]:
+    """From the end of each prompt, or its arrival in the decode pool, to that of its KV: waits for blocks and links."""
+    sent = done.kv_ready_ps >= 0
+    waited_s = (done.kv_ready_ps[sent] - done.prefill.finish_ps[sent]).astype(np.float64) * _S_PER_PS
+    return waited_s - (0.0 if agreed.offers_first else agreed.delay_s)
 
 
 def _sum_work(serving: Serving, parts: list[RunWork], plan: PoolPlan) -> RunWork:

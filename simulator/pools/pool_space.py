@@ -9,7 +9,7 @@ from itertools import product
 
 from cluster_specs.errors import UserError
 from simulator.feasible.plan_space import Axes, plans_on
-from simulator.pools.disaggregation import PoolStarts, pools_refusal
+from simulator.pools.disaggregation import PoolStarts, decode_refusal, pools_refusal, prefill_serving
 from simulator.serving import Refusal, Serving, StartedPlan
 from simulator.workload.workload import Workload
 
@@ -26,23 +26,31 @@ def enumerate_pools(serving: Serving, workload: Workload, axes: Axes) -> tuple[l
     cluster = serving.cluster
     unit = 1 if cluster.nodes == 1 else cluster.devices_per_node
     sizes = range(unit, cluster.num_devices, unit)
-    sides: dict[int, list[StartedPlan]] = {}
+    first_server = prefill_serving(serving)
+    firsts: dict[int, list[StartedPlan]] = {devices: [] for devices in sizes}
+    seconds: dict[int, list[StartedPlan]] = {devices: [] for devices in sizes}
     refused = []
     for devices in sizes:
-        sides[devices] = []
         for plan in plans_on(serving.model, cluster.device, devices, axes):
-            if plan.attention_dp > 1:  # not simulated in a pool
-                continue
             start = serving.start(plan, workload)
             if isinstance(start, Refusal):
                 refused.append(Refusal(plan=plan, reason=f"as a pool: {start.reason}"))
+                continue
+            first_start = start if first_server is serving else first_server.start(plan, workload)
+            if isinstance(first_start, Refusal):
+                refused.append(Refusal(plan=plan, reason=f"as a prefill pool: {first_start.reason}"))
             else:
-                sides[devices].append(start)
+                firsts[devices].append(first_start)
+            reason = decode_refusal(serving, plan)
+            if reason is not None:
+                refused.append(Refusal(plan=plan, reason=f"as a decode pool: {reason}"))
+            else:
+                seconds[devices].append(start)
     pairs = [
         PoolStarts(prefill=prefill, decode=decode)
         for first, second in product(sizes, sizes)
         if first + second == cluster.num_devices or (axes.allow_fewer_devices and first + second < cluster.num_devices)
-        for prefill, decode in product(sides[first], sides[second])
+        for prefill, decode in product(firsts[first], seconds[second])
         if (prefill.plan.weight_dtype, prefill.plan.kv_dtype) == (decode.plan.weight_dtype, decode.plan.kv_dtype)
     ]
     return pairs, refused

@@ -12,7 +12,8 @@ from cluster_specs.files.shown import listed, shown
 from cluster_specs.lazy_dataclass import dataclass
 from cluster_specs.load import load_cluster
 from simulator.model.load_model import load_model
-from simulator.plan.plan import parse_plan
+from simulator.plan.plan import Plan
+from simulator.plan.pool_plan import parse_layout
 from simulator.validation.deployment import Deployment
 from simulator.validation.expression import Expression, Value, cell_value
 from simulator.validation.implausible import Limits, MeasuredPoint, implausible, share_of_peak
@@ -68,7 +69,7 @@ class PointTable:
             points = [_measured_point(point, trust) for point in own]
             model, cluster = load_model(self._path(server.model)), load_cluster(self._path(server.cluster))
             shares = [
-                share_of_peak(measured, model, parse_plan(_text(server.plan, point, "plan")), cluster)
+                share_of_peak(measured, model, _decode_plan(_text(server.plan, point, "plan")), cluster)
                 for point, measured in zip(own, points, strict=True)
             ]
             reasons = implausible(points, shares, limits)
@@ -233,6 +234,12 @@ def _measured(cells: Mapping[str, str], place: str, mapping: PointMapping) -> It
                 hint="leave it blank if not measured",
             )
         yield path, float(value) / UNITS[column.unit]
+
+
+def _decode_plan(text: str) -> Plan:
+    """Read a plan; of two pools that of the decode pool, whose formats are those of both."""
+    layout = parse_layout(text)
+    return layout if isinstance(layout, Plan) else layout.decode
 
 
 def _has_latencies(point: TablePoint) -> bool:

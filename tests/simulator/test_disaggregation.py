@@ -1,6 +1,7 @@
 """Two pools from a plan's text to metrics: transfers as priced, sums over both pools, refusals with reasons."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from simulator.results.objective import parse_objective
 from simulator.search.search import search
 from simulator.serving import Refusal, Serving
 from simulator.workload.parse import parse_workload
-from simulator.workload.workload import Workload
+from simulator.workload.workload import ClosedLoop, Workload
 from tests.simulator.deployments import serving_of
 
 _TEXT = "prefill.tp2+decode.dp2-tp2"
@@ -109,10 +110,17 @@ def test_drafts_run_in_the_decode_pool_alone() -> None:
     [
         ("prefill.tp8+decode.tp2", {}, "chat-synthetic", "needs 10 devices, h100-sxm-8 has 8"),
         ("prefill.tp2-kv.fp8+decode.tp2", {}, "chat-synthetic", "KV formats differ: prefill fp8, decode bf16"),
-        ("prefill.tp2+decode.tp2", {"engine": "sglang-0.5"}, "chat-synthetic", "sglang is not simulated in two pools"),
+        ("prefill.tp2+decode.tp2", {"engine": "orca"}, "chat-synthetic", "orca does not say how two pools"),
+        ("prefill.tp2+decode.pp2-tp2", {"engine": "tensorrt-llm-1.2"}, "chat-synthetic", "pipeline stages in a decode"),
+        (
+            "prefill.tp2+decode.tp2",
+            {"engine": "tensorrt-llm-1.2", "speculative_tokens": 2, "speculative_acceptance": 0.7},
+            "chat-synthetic",
+            "speculative decoding is not simulated in two pools of tensorrt-llm",
+        ),
         ("prefill.tp3+decode.tp2", {}, "chat-synthetic", "prefill pool: tp is 3"),
         ("prefill.tp2+decode.tp2", {"num_gpu_blocks": 2}, "chat-synthetic", "prefill pool: KV cache holds"),
-        ("prefill.tp2+decode.tp2", {}, "closed", "closed loops"),
+        ("prefill.tp2+decode.tp2", {}, "timeout", "client time-outs"),
     ],
 )
 def test_what_cannot_run_is_refused_with_its_reason(
@@ -120,8 +128,8 @@ def test_what_cannot_run_is_refused_with_its_reason(
 ) -> None:
     """Each refusal names the pool or what is not simulated."""
     workload = parse_workload("chat-synthetic", limit=20)
-    if trace == "closed":
-        workload = parse_workload("closed:isl=64,osl=8,concurrency=2")
+    if trace == "timeout":
+        workload = replace(parse_workload("chat-synthetic", limit=20), client_timeout_s=1.0)
     outcome = start_pools(serving_of(**settings), _plan(text), workload)
     assert isinstance(outcome, Refusal)
     assert reason in outcome.reason
@@ -146,3 +154,34 @@ def test_the_command_takes_pools_and_refuses_a_timeline_of_them() -> None:
     refused = CliRunner().invoke(simulate, [*command, "--chrome-trace", "timeline.json"])
     assert refused.exit_code == 2
     assert "for plans of one pool" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("engine", "text", "settings"),
+    [
+        ("sglang-0.5", "prefill.attn.dp2-moe.ep2+decode.attn.dp4-moe.ep4", {}),
+        ("tensorrt-llm-1.2", "prefill.dp2-tp2+decode.attn.dp2-moe.ep2", {}),
+        ("vllm-0.33", "prefill.tp2+decode.dp2-attn.dp2-moe.ep2", {}),
+        ("vllm-0.33", "prefill.tp2+decode.tp4", {"speculative_tokens": 2, "speculative_acceptance": 0.7}),
+    ],
+)
+def test_every_engine_serves_a_closed_loop_on_pools_of_ranks(engine: str, text: str, settings: dict[str, Any]) -> None:
+    """Slots wait for the decode pool's answers under each engine's rules, on attention-data ranks in either pool."""
+    serving = serving_of("mixtral-8x7b", engine=engine, **settings)
+    workload = parse_workload("closed:isl=600,osl=30,concurrency=4")
+    result = _replayed(serving, _plan(text), workload)
+    assert result.run is not None
+    assert result.run.is_finished.all()
+    sent, answered = np.sort(result.run.arrival_ps), np.sort(result.run.finish_ps)
+    assert (np.arange(len(sent)) - np.searchsorted(answered, sent, side="right") < 4).all()
+    assert result.metrics["kv_transfer_s"]["mean"] > 0
+
+
+def test_engines_answer_the_first_token_by_their_own_rules() -> None:
+    """TensorRT-LLM's client has its first token before a decode step; vLLM's after one, and another front end."""
+    alone = replace(_requests(3), output_tokens=np.full(3, 30), client=ClosedLoop(concurrency=1))
+    for engine, has_step in (("tensorrt-llm-1.2", False), ("vllm-0.33", True)):
+        serving = serving_of(engine=engine)
+        result = _replayed(serving, _plan("prefill.tp2+decode.tp2"), alone)
+        steps = result.metrics["decode"]["steps"]
+        assert steps == len(alone) * (30 if has_step else 29), engine

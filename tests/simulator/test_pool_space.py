@@ -62,8 +62,7 @@ def test_search_judges_pools_beside_plans_of_one() -> None:
 @pytest.mark.parametrize(
     ("profile", "trace", "part"),
     [
-        ("sglang-0.5", "chat-synthetic", "policy sglang"),
-        ("vllm-0.33", "closed:isl=64,osl=8,concurrency=2", "closed loops"),
+        ("orca", "chat-synthetic", "orca does not say how two pools"),
     ],
 )
 def test_what_two_pools_cannot_simulate_is_one_error(profile: str, trace: str, part: str) -> None:

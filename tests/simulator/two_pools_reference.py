@@ -267,7 +267,7 @@ class TwoPools:
             job.blocks = need
             rank.receiving += 1
             if self.agreed.offers_first:
-                self.first.messages.append((time, job.number, 0))
+                self.first.messages.append((time + round(self.agreed.delay_s * 1e12), job.number, 0))
             else:
                 self.send(job, time)
 
