@@ -9,7 +9,7 @@ import click
 from cluster_specs.command_line import Command, check_outputs, refuse_given, strict_json
 from simulator.commands.axes_options import axes_options, known_formats
 from simulator.commands.serving_options import engine_option, extension_option, profile_files, unsupported_option
-from simulator.commands.trace_options import workload_files
+from simulator.commands.trace_options import media_options, workload_files
 
 if TYPE_CHECKING:
     from simulator.manifest.shapes import Shapes
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--max-num-seqs", type=click.IntRange(min=1), help="Sequences per step and replica.")
 @click.option("--max-num-batched-tokens", type=click.IntRange(min=1), help="Tokens per step and replica.")
 @click.option("--max-model-len", type=click.IntRange(min=1), help="Longest sequence.")
+@media_options
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 @click.option(
     "-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Manifest to write (JSON)."
@@ -53,6 +54,8 @@ def shapes(
     allow_unsupported: bool,
     as_json: bool,
     out: Path,
+    images: str | None,
+    audio_s: str | None,
     **limits: Any,
 ) -> None:
     """Write the op shapes that searches over these models will ask for.
@@ -95,7 +98,9 @@ def shapes(
         profile,
         overrides=Overrides(**limits),
         allow_unsupported=allow_unsupported,
-        workload=parse_workload(trace) if trace else None,
+        workload=parse_workload(trace, images=images, audio_s=audio_s) if trace else None,
+        images=images,
+        audio_s=audio_s,
     )
     if not found.plans:
         last = found.refused[-1]

@@ -35,6 +35,19 @@ def _length_scale(_context: click.Context, _parameter: click.Parameter, text: st
     return factors[0], factors[-1]
 
 
+_MEDIA = (
+    click.option(
+        "--images",
+        metavar="N[-M]:WxH[|WxH...]",
+        help="Give every request images of these pixels, on top of its prompt: 1:1024x1024, 0-3:1024x768|640x480.",
+    ),
+    click.option(
+        "--audio-s",
+        metavar="SECONDS[-SECONDS]",
+        help="Give every request an audio clip of that length, or of one drawn in between: 30, 5-30.",
+    ),
+)
+
 _OPTIONS = (
     click.option("--rate-scale", type=float, default=1.0, help="Multiply the arrival rate."),
     click.option(
@@ -68,16 +81,7 @@ _OPTIONS = (
         default="recorded",
         help="Send follow-up turns at their recorded time, or once the turn before has finished.",
     ),
-    click.option(
-        "--images",
-        metavar="N[-M]:WxH[|WxH...]",
-        help="Give every request images of these pixels, on top of its prompt: 1:1024x1024, 0-3:1024x768|640x480.",
-    ),
-    click.option(
-        "--audio-s",
-        metavar="SECONDS[-SECONDS]",
-        help="Give every request an audio clip of that length, or of one drawn in between: 30, 5-30.",
-    ),
+    *_MEDIA,
 )
 
 # What click calls them: the keyword arguments of `load_workload`.
@@ -90,6 +94,13 @@ TRACE_OPTION_NAMES = (
 def trace_options(command: Command) -> Command:
     """Add the reading options to a command; pass what click collects to `load_workload`."""
     for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def media_options(command: Command) -> Command:
+    """Add the options that give requests images and audio to a command that reads no trace, or one without others."""
+    for option in reversed(_MEDIA):
         command = option(command)
     return command
 

@@ -1,5 +1,7 @@
 """Two pools: one computes prompts, the other decodes, and the KV goes over a link in between.
 
+Images and audio run in the prefill pool's encoder; what the decode pool computes anew after a preemption is text.
+
 Both run on one clock and tell each other what they do (``pool_messages``), so the client may be any: an open loop,
 slots that wait for answers, sessions. A request runs for one token in the prefill pool, which holds its blocks until
 its KV has left. How the pools agree is the engine's (``HandOver``): whether the decode pool takes its blocks before the
@@ -221,8 +223,7 @@ def _result(first: StateArrays, second: StateArrays, workload: Workload, agreed:
     rows = second.requests
     came = np.flatnonzero(rows["status"] != UNSENT)
     decode = result_of(second, rows[came])
-    name = workload.name
-    _check_sums(prefill, decode, name, len(workload), agreed)
+    _check_sums(prefill, decode, workload, agreed)
     ready_ps = np.full(len(workload), NONE, dtype=np.int64)
     ready_ps[came] = rows["think_ps"][came]
     columns = {}
@@ -244,10 +245,12 @@ def _result(first: StateArrays, second: StateArrays, workload: Workload, agreed:
     return DisaggregatedResult(prefill=prefill, kv_ready_ps=ready_ps, requests=requests)
 
 
-def _check_sums(prefill: EngineResult, decode: EngineResult, name: str, requests: int, agreed: HandOver) -> None:
+def _check_sums(prefill: EngineResult, decode: EngineResult, workload: Workload, agreed: HandOver) -> None:
+    name = workload.name
+    items = 0 if workload.items is None else workload.items.of_answered(prefill.is_finished)
     ledger = RunSums()
     ledger.add(prefill)
-    ledger.check(name, requests, prefill.replicas)
+    ledger.check(name, len(workload), prefill.replicas, items=items)
     ledger = RunSums()
     ledger.add(decode)
     remote = decode.prompt_tokens[decode.is_finished] - (0 if agreed.passes_first_token else 1)

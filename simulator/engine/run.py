@@ -79,16 +79,10 @@ def run_replicas(
             result = result_from_state(state)
             ledger = RunSums()
             ledger.add(result)
-            ledger.check(workload.name, len(workload), result.replicas, items=_answered_items(workload, result))
+            items = 0 if workload.items is None else workload.items.of_answered(result.is_finished)
+            ledger.check(workload.name, len(workload), result.replicas, items=items)
             return result
         rows = needed
-
-
-def _answered_items(workload: Workload, result: EngineResult) -> int:
-    """Count the images and clips of requests that were answered."""
-    if workload.items is None:
-        return 0
-    return int(np.diff(workload.items.offsets)[result.is_finished].sum())
 
 
 def _give_up_late_answers(state: StateArrays) -> None:

@@ -26,9 +26,12 @@ from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.feasible.context import context_of
 from simulator.feasible.server_setup import Overrides
 from simulator.manifest.step_shares import step_rows
+from simulator.model.bind_workload import bind_workload
+from simulator.model.item_rules import Clip
 from simulator.model.spec import ModelSpec
 from simulator.plan.plan import Plan
 from simulator.serving import CostSource, Refusal, Serving, StartedPlan
+from simulator.workload.generators.media import with_media
 from simulator.workload.workload import Workload
 
 # Families in the order of the schema; steps are not asked for by plans.
@@ -142,15 +145,20 @@ def collect_shapes(
     overrides: Overrides,
     workload: Workload | None = None,
     allow_unsupported: bool = False,
+    images: str | None = None,
+    audio_s: str | None = None,
 ) -> Shapes:
     """Compile every plan of every model and collect what each asks of its cost model.
 
     Without a ``workload``, steps are sized for the longest sequence allowed: ``overrides.max_model_len``, else 8,192
-    tokens or the model's context. Plans that cannot start are kept with their reason. Neither clocks
-    nor power caps change shapes.
+    tokens or the model's context; ``images`` and ``audio_s`` give such a request media, as the options do. Plans that
+    cannot start are kept with their reason. Neither clocks nor power caps change shapes.
     """
     shapes = Shapes()
-    for model, plans in jobs:
+    for text_model, plans in jobs:
+        model, sized = bind_workload(
+            text_model, workload or _longest_request(text_model, profile, overrides, images, audio_s)
+        )
         recorders: dict[str | None, RecordingCosts] = {}
         servings: dict[str | None, Serving] = {}
         for plan in dict.fromkeys(replace(plan, clock_mhz=None, power_cap_w=None) for plan in plans):
@@ -166,7 +174,7 @@ def collect_shapes(
                     overrides=overrides,
                 )
             serving = servings[scheme]
-            start = serving.start(plan, workload or _longest_request(serving))
+            start = serving.start(plan, sized)
             if isinstance(start, Refusal):
                 shapes.refused.append(start)
                 continue
@@ -181,15 +189,21 @@ def _at_any_clock(costs: CostModel) -> CostSource:
     return lambda _clock: costs
 
 
-def _longest_request(serving: Serving) -> Workload:
-    """One request as long as sequences may get."""
-    longest = serving.overrides.max_model_len or min(_DEFAULT_LONGEST, context_of(serving.model, serving.profile).limit)
-    return Workload(
+def _longest_request(
+    model: ModelSpec, profile: EngineProfile, overrides: Overrides, images: str | None, audio_s: str | None
+) -> Workload:
+    """One request as long as sequences may get; what an encoder-decoder transcribes is as long as it may be."""
+    longest = overrides.max_model_len or min(_DEFAULT_LONGEST, context_of(model, profile).limit)
+    if audio_s is None and model.is_encoder_decoder and model.encoder is not None:
+        rule = model.encoder.rule
+        audio_s = f"{rule.span_s:g}" if isinstance(rule, Clip) else None
+    request = Workload(
         name="longest request",
         arrival_s=np.zeros(1),
         prompt_tokens=np.array([longest - 1], dtype=np.int64),
         output_tokens=np.ones(1, dtype=np.int64),
     )
+    return with_media(request, images, audio_s)
 
 
 def _add(shapes: Shapes, op: Op, start: StartedPlan, cluster: ClusterSpec) -> None:
@@ -218,7 +232,8 @@ def _reachable(op: Op, longest: int) -> tuple[Op, int]:
 
     That one is the upper end of the piece of the curve in which the longest sequences lie.
     """
-    if not isinstance(op, Attention) or not isinstance(op.num_decode, np.ndarray):
+    is_curve = isinstance(op, Attention) and isinstance(op.num_decode, np.ndarray)
+    if not isinstance(op, Attention) or not is_curve or not isinstance(op.decode_kv, np.ndarray):
         return op, 0
     batch, mean, most = (np.asarray(size, dtype=np.int64) for size in (op.num_decode, op.decode_kv, op.decode_kv_max))
     keep = mean <= longest

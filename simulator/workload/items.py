@@ -100,6 +100,10 @@ class EncoderItems:
     def __len__(self) -> int:
         return len(self.start)
 
+    def of_answered(self, is_finished: NDArray[np.bool_]) -> int:
+        """Count the items of the requests that were answered."""
+        return int(np.diff(self.offsets)[is_finished].sum())
+
     def head(self, count: int) -> "EncoderItems":
         """Return those of the first ``count`` requests."""
         last = int(self.offsets[count])

@@ -223,6 +223,7 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         "--cluster": ("shapes --model llama-3.2-1b -o s.json", "--cluster l40s-4", "--cluster h100-sxm-2"),
         "--trace": ("shapes --model llama-3.2-1b --cluster h100-sxm-2 -o s.json", "--trace rows.csv", ""),
         "--plan": ("shapes --model tiny-llama --cluster h100-sxm-2 -o s.json", "--plan tp2", ""),
+        "--images": ("shapes --model qwen2.5-vl-7b --cluster h100-sxm-1 -o s.json", "--images 1:448x448", ""),
         "--weights": ("shapes --model tiny-llama --cluster h100-sxm-2 -o s.json", "--weights fp8", ""),
         "--kv": ("shapes --model tiny-llama --cluster h100-sxm-2 -o s.json", "--kv fp8", ""),
         "--axes": ("shapes --model tiny-llama --cluster h100-sxm-4 --allow-unsupported -o s.json", "--axes cells", ""),
@@ -353,6 +354,7 @@ _PLAN = "tests/profiler/test_adaptive_plan.py"
 ELSEWHERE = {
     "search": {"--audio-s": "tests/simulator/test_serving_items.py"},
     "simulate": {"--audio-s": "tests/simulator/test_serving_items.py"},
+    "shapes": {"--audio-s": "tests/simulator/test_serving_items.py"},
     "compare": dict.fromkeys(("--where", "--manifest"), "tests/costmodel/test_held_out_prices.py"),
     "fit": {"--manifest": "tests/costmodel/test_next_minutes.py"},
     "rerun": dict.fromkeys(("--json", "-o"), "tests/simulator/test_rerun.py"),

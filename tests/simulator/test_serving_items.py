@@ -10,9 +10,14 @@ from costmodel.bundled_fits import choose_costs
 from costmodel.ops.op_types import Attention, Gemm
 from simulator.engine_profiles.engine_profile import load_profile
 from simulator.feasible.server_setup import Overrides
+from simulator.manifest.shapes import collect_shapes
 from simulator.model.bind_workload import bind_workload
 from simulator.model.load_model import from_hf_config, load_model
+from simulator.model.spec import ModelSpec
 from simulator.plan.plan import Plan, parse_plan
+from simulator.plan.pool_plan import parse_layout
+from simulator.pools.layouts import replay_layout, start_layout
+from simulator.results.objective import Slo
 from simulator.serving import Refusal, Serving, StartedPlan
 from simulator.simulate import InfeasibleError, SimulatedPlan, simulate
 from simulator.workload.parse import parse_workload
@@ -151,3 +156,35 @@ def test_ends_of_the_interval_hold_the_encoder_too() -> None:
         assert (getattr(low, name) <= getattr(middle, name)).all()
         assert (getattr(middle, name) <= getattr(high, name)).all()
         assert getattr(high, name).sum() > getattr(middle, name).sum()
+
+
+def test_a_prefill_pool_runs_the_encoder() -> None:
+    """Of two pools the one that computes prompts encodes each image once, and the answer waits for it."""
+    model, workload = bind_workload(load_model("qwen2.5-vl-7b"), parse_workload(ALONE, images="2:640x480"))
+    serving = Serving(
+        model=model, cluster=CLUSTER, profile=load_profile("vllm-0.33"), costs=lambda _c: choose_costs(None, CLUSTER)
+    )
+    layout = parse_layout("prefill.tp1+decode.tp1")
+    started = start_layout(serving, layout, workload)
+    assert not isinstance(started, Refusal)
+    result = replay_layout(serving, started, workload, Slo())
+    assert result.metrics["finished"] == 6
+    pools = [result.metrics[name] for name in ("prefill", "decode")]
+    assert [("encoder_frac" in shares) for shares in pools] == [True, False]
+    alone = _simulated("qwen2.5-vl-7b", "tp1", "2:640x480")
+    assert result.metrics["ttft_s"]["mean"] > alone.metrics["ttft_s"]["mean"]
+
+
+def test_shapes_of_an_encoder_are_listed_where_requests_have_items() -> None:
+    """A manifest for images holds the tower's matrices, one for text none of them; Whisper's always hold both sides."""
+    vision, audio = load_model("qwen2.5-vl-7b"), load_model("whisper-large-v3")
+    profile = load_profile("vllm-0.33")
+
+    def widths(model: ModelSpec, **media: str) -> set[tuple[int, int]]:
+        found = collect_shapes([(model, [Plan()])], CLUSTER, profile, overrides=Overrides(), **media)
+        return {(int(row["n"]), int(row["k"])) for row in found.rows["gemm"].values()}
+
+    text, seen = widths(vision), widths(vision, images="1:64x64")
+    assert text < seen
+    assert {(3 * 1280, 1280), (1280, 1176), (3584, 5120)} <= seen - text
+    assert {(1280, 3 * 128), (1280, 3 * 1280), (2 * 1280, 1280)} <= widths(audio)
