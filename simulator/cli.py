@@ -29,6 +29,7 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "Find the best plan for a model, a cluster and a trace.",
     ),
     "simulate": ("simulator.commands.simulate", "simulate", "Simulate one plan."),
+    "sweep": ("simulator.commands.sweep", "sweep", "Simulate plans at several rates, and find their knees."),
     "rerun": ("simulator.commands.rerun", "rerun", "Make a saved answer again, and say what differs."),
     "whatif": ("simulator.commands.rerun", "whatif", "Make a saved answer again with options changed."),
     "validate": (

@@ -247,7 +247,9 @@ def with_interval(
     frac = start.compiled.spread.first_token_frac
     every = [result.metrics, *runs]
     interval = metric_intervals(every, first_token_frac=frac)
-    return replace(result, interval=interval, saturation=saturation_of(every, interval, Offered.of(workload)))
+    frontends_s = [start.limits_at(end).frontend_s for end in ("middle", *ends)]
+    verdict = saturation_of(every, interval, Offered.of(workload), frontends_s)
+    return replace(result, interval=interval, saturation=verdict)
 
 
 def client_metrics(start: StartedPlan, workload: Workload) -> dict[str, Any]:

@@ -87,7 +87,8 @@ def replay_stream(
         return result
     offered = Offered(waits=False, span_s=measured[0].arrival_span_s)
     interval = metric_intervals(figures, first_token_frac=frac)
-    return replace(result, interval=interval, saturation=saturation_of(figures, interval, offered))
+    frontends_s = [start.limits_at(end).frontend_s for end in ends]
+    return replace(result, interval=interval, saturation=saturation_of(figures, interval, offered, frontends_s))
 
 
 def streamed_plan(serving: Serving, start: StartedPlan, metrics: dict[str, Any]) -> SimulatedPlan:

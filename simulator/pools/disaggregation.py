@@ -172,7 +172,9 @@ def with_pools_interval(
     frac = result.starts.prefill.compiled.spread.first_token_frac
     every = [result.metrics, *runs]
     interval = metric_intervals(every, first_token_frac=frac)
-    return replace(result, interval=interval, saturation=saturation_of(every, interval, Offered.of(workload)))
+    frontends_s = [result.starts.prefill.limits_at(end).frontend_s for end in ("middle", *ends)]
+    verdict = saturation_of(every, interval, Offered.of(workload), frontends_s)
+    return replace(result, interval=interval, saturation=verdict)
 
 
 def kv_bytes_per_token(model: ModelSpec, plan: PoolPlan, profile: EngineProfile) -> float:

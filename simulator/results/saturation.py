@@ -5,7 +5,8 @@ of minutes. A point estimate there is worth little, so the verdict says on which
 
 - where its mean request waits for admission more than ``WAIT_LIMIT`` times as long as it then takes to its first token:
   with arrivals at random and services alike (M/D/1) the mean wait is u / (2 (1 - u)) services at utilisation u, which
-  is 4.5 at 90 %;
+  is 4.5 at 90 %. What the frontend takes for each request is no wait for others: a small model, whose prompts take less
+  time than its HTTP server, is not near saturation at one request per second;
 - where seats never run out, but ever more sequences share a step: the last answer of an open loop comes later after the
   last arrival than a quarter of the time all arrivals took (less than 80 % of the offered rate is served), and later
   than eight times what the longest requests (p99) last at the fast end, so that a few long answers do not decide, nor
@@ -62,24 +63,32 @@ class Offered:
         return cls(waits=False, span_s=float(workload.arrival_s[-1] - workload.arrival_s[0]))
 
 
-def saturation_of(runs: Sequence[Metrics], interval: Mapping[str, Interval], offered: Offered) -> Saturation | None:
-    """Judge a plan by its ``runs`` at the best estimate and at both ends; None where it keeps up in all of them."""
+def saturation_of(
+    runs: Sequence[Metrics], interval: Mapping[str, Interval], offered: Offered, frontends_s: Sequence[float]
+) -> Saturation | None:
+    """Judge a plan by its ``runs`` at the best estimate and at both ends; None where it keeps up in all of them.
+
+    ``frontends_s`` are the seconds that the frontend adds to each request of each run.
+    """
     longest_s = min((run["e2e_s"]["p99"] for run in runs if run["e2e_s"]["p99"] is not None), default=None)
-    behind = [waits_long(run, offered) or falls_behind(run, offered, longest_s) for run in runs]
+    behind = [
+        waits_long(run, offered, frontend_s) or falls_behind(run, offered, longest_s)
+        for run, frontend_s in zip(runs, frontends_s, strict=True)
+    ]
     if not any(behind) or "ttft_s.mean" not in interval:
         return None
     low, high = interval["ttft_s.mean"]
     return Saturation(verdict="overloaded" if all(behind) else "near saturation", low=low, high=high)
 
 
-def waits_long(run: Metrics, offered: Offered) -> bool:
-    """Whether requests wait for admission long beyond their own service, or lose what they had."""
+def waits_long(run: Metrics, offered: Offered, frontend_s: float) -> bool:
+    """Whether requests that passed the frontend wait long beyond their own service, or lose what they had."""
     statistic = "p50" if offered.waits else "mean"
     wait_s, first_s = run["queue_s"][statistic], run["ttft_s"][statistic]
     if wait_s is None or first_s is None:
         return False
     has_retaken = offered.waits and run.get("preemptions", 0) > 0
-    return has_retaken or bool(wait_s > WAIT_LIMIT * (first_s - wait_s))
+    return has_retaken or bool(wait_s - frontend_s > WAIT_LIMIT * (first_s - wait_s))
 
 
 def falls_behind(run: Metrics, offered: Offered, longest_s: float | None) -> bool:

@@ -11,11 +11,15 @@ from click.testing import CliRunner
 from simulator.cli import apex
 from simulator.engine.run import run_replicas
 from simulator.engine_profiles.engine_limits import EngineLimits
+from simulator.plan.plan import parse_plan
 from simulator.results.metrics import summarise
 from simulator.results.saturation import Offered, falls_behind, saturation_of, waits_long
+from simulator.serving import StartedPlan
+from simulator.simulate import replay, with_interval
 from simulator.steps.step_tables import linear_tables
 from simulator.workload.parse import parse_workload
 from simulator.workload.workload import Workload
+from tests.simulator.deployments import serving_of
 
 LIMITS = EngineLimits(
     policy="vllm-v1",
@@ -42,24 +46,24 @@ def chat(rate_per_s: float) -> Workload:
 @pytest.mark.parametrize(("rate_per_s", "saturated"), [(8, False), (40, False), (90, True), (200, True)])
 def test_an_open_loop_is_saturated_beyond_what_is_served(rate_per_s: float, saturated: bool) -> None:
     """Below capacity requests wait for steps, above it for each other."""
-    assert waits_long(metrics_of(chat(rate_per_s)), Offered(waits=False)) == saturated
+    assert waits_long(metrics_of(chat(rate_per_s)), Offered(waits=False), 0.0) == saturated
 
 
 def test_ends_on_either_side_of_saturation_are_near_it() -> None:
     """One verdict for each case, with the mean TTFT at both ends; none where all three runs keep up."""
     slow, middle, fast = (metrics_of(chat(60), step_ps=step) for step in (STEP_PS * 3 // 2, STEP_PS, STEP_PS // 2))
     interval = {"ttft_s.mean": (fast["ttft_s"]["mean"], slow["ttft_s"]["mean"])}
-    near = saturation_of([middle, fast, slow], interval, Offered(waits=False))
+    near = saturation_of([middle, fast, slow], interval, Offered(waits=False), [0.0] * 3)
     assert near is not None
     assert near.to_json() == {
         "verdict": "near saturation",
         "low": fast["ttft_s"]["mean"],
         "high": slow["ttft_s"]["mean"],
     }
-    over = saturation_of([slow, slow, slow], interval, Offered(waits=False))
+    over = saturation_of([slow, slow, slow], interval, Offered(waits=False), [0.0] * 3)
     assert over is not None
     assert over.verdict == "overloaded"
-    assert saturation_of([middle, fast, middle], interval, Offered(waits=False)) is None
+    assert saturation_of([middle, fast, middle], interval, Offered(waits=False), [0.0] * 3) is None
 
 
 def test_a_closed_loop_is_saturated_where_its_kv_is_taken_back() -> None:
@@ -67,10 +71,10 @@ def test_a_closed_loop_is_saturated_where_its_kv_is_taken_back() -> None:
     loop = parse_workload("closed:isl=200,osl=200,concurrency=12")
     waiting = Offered.of(loop)
     assert waiting == Offered(waits=True)
-    assert not waits_long(metrics_of(loop), waiting)
-    assert waits_long(metrics_of(loop, blocks=150), waiting)
+    assert not waits_long(metrics_of(loop), waiting, 0.0)
+    assert waits_long(metrics_of(loop, blocks=150), waiting, 0.0)
     crowded = parse_workload("closed:isl=200,osl=200,concurrency=48")
-    assert waits_long(metrics_of(crowded), waiting)
+    assert waits_long(metrics_of(crowded), waiting, 0.0)
 
 
 def test_a_server_with_seats_for_all_falls_behind_without_a_queue() -> None:
@@ -87,8 +91,20 @@ def test_a_server_with_seats_for_all_falls_behind_without_a_queue() -> None:
 def test_no_answer_is_no_verdict() -> None:
     """A run without a finished request has no wait to judge by."""
     nothing = replace(chat(8), prompt_tokens=np.full(1500, 2000))
-    assert not waits_long(metrics_of(nothing), Offered(waits=False))
-    assert saturation_of([metrics_of(nothing)] * 3, {}, Offered.of(nothing)) is None
+    assert not waits_long(metrics_of(nothing), Offered(waits=False), 0.0)
+    assert saturation_of([metrics_of(nothing)] * 3, {}, Offered.of(nothing), [0.0] * 3) is None
+
+
+def test_what_the_frontend_takes_is_no_wait_for_others() -> None:
+    """A small model answers its prompts in less time than the HTTP server takes: one request a second is no load."""
+    serving = serving_of("llama-3.2-1b", "h100-sxm-1")
+    workload = parse_workload("synthetic:isl=64,osl=8,rate=1,n=30,seed=1")
+    started = serving.start(parse_plan("tp1"), workload)
+    assert isinstance(started, StartedPlan)
+    result = with_interval(serving, replay(serving, started, workload), workload)
+    queue_s, ttft_s = result.metrics["queue_s"]["mean"], result.metrics["ttft_s"]["mean"]
+    assert queue_s > 4.5 * (ttft_s - queue_s)
+    assert result.saturation is None
 
 
 def _answer(command: str, *more: str) -> str:
