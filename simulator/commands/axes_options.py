@@ -64,7 +64,8 @@ _OPTIONS = (
         "--axes",
         callback=listed_axes,
         metavar="NAME,...",
-        help="More to vary: cells (degrees of feed-forwards apart from attention), stages (uneven pipelines).",
+        help="More to vary: cells (degrees of feed-forwards apart from attention), dcp (cached tokens shared out among "
+        "ranks), stages (uneven pipelines).",
     ),
     click.option("--fewer-devices", is_flag=True, help="Also try plans that leave devices unused."),
 )

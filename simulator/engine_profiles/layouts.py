@@ -26,6 +26,7 @@ class Layouts(ProfileSection):
     mlp_on_each_device: bool = False  # a mixture's dense feed-forwards may be told to be whole on each device
     dense_attention_dp: list[str] = Field(default_factory=list)  # types of dense models whose attention it parts so
     attention_dp_on_each_device: bool = False  # attention is data-parallel over all devices of a stage or over none
+    decode_context: bool = False  # tensor ranks that would hold copies of a cached token may share the tokens out
     expert_grids: bool = False  # ep may be any part of the ranks, each expert sharded over the rest
     source: Source = _NO_SOURCE
 

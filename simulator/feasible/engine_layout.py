@@ -32,6 +32,7 @@ def layout_refusal(engine: str, layouts: Layouts, model: ModelSpec, plan: Plan) 
     return (
         _attention_refusal(engine, layouts, model, plan)
         or _expert_refusal(engine, layouts, plan)
+        or _context_refusal(engine, layouts, plan)
         or _mlp_refusal(engine, layouts, model, plan)
         or _layers_refusal(engine, layouts, model, plan)
     )
@@ -68,6 +69,12 @@ def _expert_refusal(engine: str, layouts: Layouts, plan: Plan) -> str | None:
             f"or {plan.stage_ranks}"
         )
     return None
+
+
+def _context_refusal(engine: str, layouts: Layouts, plan: Plan) -> str | None:
+    if plan.dcp == 1 or layouts.decode_context:
+        return None
+    return f"{engine} has no decode context parallelism in this version, dcp is {plan.dcp}"
 
 
 def _mlp_refusal(engine: str, layouts: Layouts, model: ModelSpec, plan: Plan) -> str | None:

@@ -23,6 +23,7 @@ from simulator.plan.refused import Refused
 
 MORE_AXES: Final = {
     "cells": "other degrees for feed-forwards than for attention: copies of either in a stage, as in the APEX paper",
+    "dcp": "tensor ranks that hold the same keys share the cached tokens out (decode context parallelism)",
     "stages": "pipeline stages of uneven lengths: one or two layers fewer in the last stage, or in the first and last",
 }
 
@@ -145,7 +146,7 @@ def _layouts_on(model: ModelSpec, devices: int, axes: Axes, layouts: Layouts) ->
             ranks = devices // dp // pp
             for attention_dp in _attention_degrees(model, ranks, axes, layouts):
                 whole = Plan(dp=dp, pp=pp, tp=ranks // attention_dp, attention_dp=attention_dp)
-                for part in _feed_forwards(model, whole, axes, layouts):
+                for part in _shared_contexts(model, whole, axes, layouts):
                     yield part
                     if "stages" in axes.more:
                         yield from (replace(part, stage_layers=layers) for layers in _uneven(model, pp, layouts))
@@ -171,6 +172,15 @@ def _feed_forwards(model: ModelSpec, plan: Plan, axes: Axes, layouts: Layouts) -
         spans = ranks // copies
         grid = _divisors(spans) if layouts.expert_grids and copies == 1 else dict.fromkeys((1, spans))
         yield from (replace(plan, ep=ep, moe_dp=copies) for ep in grid)
+
+
+def _shared_contexts(model: ModelSpec, plan: Plan, axes: Axes, layouts: Layouts) -> Iterator[Plan]:
+    """Ways to lay out a stage, each also with the cached tokens shared out wherever ranks hold copies of them."""
+    for part in _feed_forwards(model, plan, axes, layouts):
+        yield part
+        if "dcp" in axes.more and layouts.decode_context:
+            shares = (replace(part, dcp=dcp) for dcp in _divisors(plan.tp)[1:])
+            yield from (layout for layout in shares if model.refusal(replace(layout, ep=1, moe_dp=1)) is None)
 
 
 def _dense_copies(plan: Plan, axes: Axes, layouts: Layouts) -> list[int | None]:

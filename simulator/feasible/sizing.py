@@ -81,7 +81,7 @@ def size_plan(setup: ServerSetup, plan: Plan, workload: Traffic) -> Sizing | Ref
         max_num_batched_tokens=asked.tokens,
         max_model_len=asked.max_model_len,
         gpu_memory_utilization=utilization,
-        block_size=memory.block_size,
+        block_size=memory.block_size // plan.dcp,
         enable_prefix_caching=asked.caches_prefixes,
         enable_chunked_prefill=asked.is_chunked,
         async_scheduling=_chosen(overrides.async_scheduling, profile.async_scheduling)
@@ -160,7 +160,7 @@ def _memory_by_sequences(
             device,
             start_up=profile.memory,
             gpu_memory_utilization=utilization,
-            block_size=overrides.block_size or profile.block_size,
+            block_size=(overrides.block_size or profile.block_size) * plan.dcp,  # a block of every rank that shares
             max_num_batched_tokens=asked.tokens,
             max_num_seqs=seqs,
             max_model_len=asked.max_model_len,

@@ -58,6 +58,7 @@ def vllm_lines(serving: Serving, start: StartedPlan, more: str = "") -> Iterator
         ("--pipeline-parallel-size", above_one(plan.pp)),
         ("--data-parallel-size", above_one(replicas * plan.attention_dp)),
         ("--enable-expert-parallel", True if plan.ep > 1 else None),
+        ("--decode-context-parallel-size", above_one(plan.dcp)),
     ]
     formats: list[Flag] = [
         ("--quantization", "fp8" if is_cast_while_loading(serving, plan) else None),

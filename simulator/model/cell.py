@@ -62,7 +62,8 @@ class AttentionTemplate:
     ``window`` of the ops bounds the keys a query sees. ``context_gemm`` (MLA) runs once per step over the *cached*
     context tokens of the prefill chunks (its ``m``), which must be expanded before they can be attended to.
     ``fixed_kv_tokens`` is set where keys do not grow with the sequence (cross attention). ``is_sparse``: a query sees
-    ``window`` keys of the whole sequence, so that all of them stay cached.
+    ``window`` keys of the whole sequence, so that all of them stay cached. ``decode`` has the heads of all ranks that
+    share out the cached tokens, ``prefill`` those of one.
     """
 
     prefill: Attention
@@ -70,6 +71,7 @@ class AttentionTemplate:
     context_gemm: Gemm | None = None
     fixed_kv_tokens: int = 0
     is_sparse: bool = False
+    context_shares: int = 1  # ranks that share out the cached tokens, each of which attends for the heads of all
 
 
 @runtime_checkable

@@ -26,6 +26,25 @@ def tensor_all_gather(plan: Plan, m: Ints, width: int, dtype: str) -> list[Op]:
     return [Collective(kind="all_gather", message_bytes=m * width * _bytes(dtype), ranks=plan.tp, dtype=dtype)]
 
 
+def context_exchange(plan: Plan, m: Ints, *, heads: int, query_width: int, value_width: int, dtype: str) -> list[Op]:
+    """Bring the queries of ranks that share out the cached tokens to each of them, and their results back.
+
+    Every rank attends for the ``heads`` of all of them over its own tokens; results are summed by their fp32 log-sums,
+    which are gathered from all. Source: vLLM 0.33, attention/ops (cp_lse_ag_out_rs).
+    """
+    if plan.dcp == 1:
+        return []
+    rows = m * heads * plan.dcp
+    return [
+        Collective(kind=kind, message_bytes=size, ranks=plan.dcp, dtype=dtype)
+        for kind, size in (
+            ("all_gather", rows * query_width * _bytes(dtype)),
+            ("all_gather", rows * plan.dcp * 4),
+            ("reduce_scatter", rows * value_width * _bytes(dtype)),
+        )
+    ]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenShare:
     """How ``copies`` of a feed-forward in a stage share the tokens of its attention ranks.

@@ -16,8 +16,10 @@ from costmodel.ops.number_formats import DTYPE_BYTES
 from costmodel.ops.op_types import Collective, Ints, Op
 from costmodel.ops.small_ops import small_op
 from simulator.model.block import Block
-from simulator.model.cell import DEFAULT_KERNELS, KernelChoices
+from simulator.model.cell import DEFAULT_KERNELS, Cell, KernelChoices, keeps_state
+from simulator.model.cells.attention import SelfAttention
 from simulator.model.cells.cross_attention import CrossAttention
+from simulator.model.cells.latent_attention import LatentAttention
 from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.checkpoint_kv import CheckpointKv
 from simulator.model.collectives import tensor_all_gather, tensor_all_reduce
@@ -205,7 +207,9 @@ class ModelSpec:
         if (plan.ep > 1 or plan.moe_dp > 1) and not self.has_experts:
             axis = "ep" if plan.ep > 1 else "moe.dp"
             return f"{axis} is above 1, but {self.name} has no experts"
-        cells = (cell for block in self.unique_blocks for cell in block.cells)
+        cells = [cell for block in self.unique_blocks for cell in block.cells]
+        if plan.dcp > 1 and not all(map(_can_share_context, cells)):
+            return f"dcp is {plan.dcp}, must be 1 where a layer keeps anything but keys and values of attention"
         reason = next((reason for cell in cells if (reason := cell.refusal(plan))), None)
         return reason or (self.encoder.refusal(plan) if self.encoder else None)
 
@@ -279,6 +283,13 @@ class ModelSpec:
 
     def _projection(self, dtype: str) -> Linear:
         return Linear(n=self.hidden_size, k=self.embedding.width, weights=WeightFormat(scheme=dtype), dtype=dtype)
+
+
+def _can_share_context(cell: Cell) -> bool:
+    """Whether what a cell keeps, if anything, is a row of each token that some rank may hold alone."""
+    if isinstance(cell, SelfAttention | LatentAttention):
+        return True
+    return cell.kv_bytes_per_token(Plan()) == 0 and not keeps_state(cell)
 
 
 def _formats_in(value: object) -> Iterator[WeightFormat]:

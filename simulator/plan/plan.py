@@ -3,9 +3,10 @@
 Text form: ``dp2-pp2-tp4``; ``ep8`` where experts are whole instead of sharded, ``tp8-ep2`` where two groups of four
 ranks hold half of them each, sharded over the four; ``attn.dp8-moe.ep8`` where attention runs data-parallel inside the
 replica while the experts span it; ``moe.dp2`` and ``mlp.dp2`` for copies of the experts and of the dense feed-forwards
-in a stage; ``pp41_39`` for stages of so many layers; formats, locked clock in MHz, power cap in watts per device and
-batch limits (sequences, tokens) as suffixes: ``tp4-w.fp8-kv.fp8``, ``tp4-f1410``, ``tp4-cap350``, ``tp4-s256-t8192``. A
-plan with both runs at its clock, and below it where the power would exceed the cap.
+in a stage; ``dcp4`` where four tensor ranks share the cached tokens out; ``pp41_39`` for stages of so many layers;
+formats, locked clock in MHz, power cap in watts per device and batch limits (sequences, tokens) as suffixes:
+``tp4-w.fp8-kv.fp8``, ``tp4-f1410``, ``tp4-cap350``, ``tp4-s256-t8192``. A plan with both runs at its clock, and below
+it where the power would exceed the cap.
 """
 
 import re
@@ -24,11 +25,12 @@ _COUNTS: Final = {
     "moe.ep": "ep",
     "moe.dp": "moe_dp",
     "mlp.dp": "mlp_dp",
+    "dcp": "dcp",
     "s": "max_num_seqs",
     "t": "max_num_batched_tokens",
 }
 _PART: Final = re.compile(
-    r"^(attn\.dp|moe\.ep|moe\.dp|mlp\.dp|dp|pp|tp|ep|s|t)(\d+)$|^(f|cap)(\d+(?:\.\d+)?)$|^(w|kv)\.([a-z0-9_]+)$"
+    r"^(attn\.dp|moe\.ep|moe\.dp|mlp\.dp|dcp|dp|pp|tp|ep|s|t)(\d+)$|^(f|cap)(\d+(?:\.\d+)?)$|^(w|kv)\.([a-z0-9_]+)$"
     r"|^pp(\d+(?:_\d+)+)$"
 )
 _RATES: Final = {"f": ("clock_mhz", "clock f", "MHz"), "cap": ("power_cap_w", "power cap", "W")}
@@ -55,8 +57,9 @@ class Plan:
     A stage holds ``moe_dp`` copies of its routed experts, each over ``expert_ranks`` devices: ``ep`` groups of those
     hold so many parts of the experts, each expert sharded over the ``expert_shards`` devices of its group. ``mlp_dp``
     copies of a dense feed-forward are sharded over ``mlp_ranks`` devices each; None leaves their number to the engine.
-    ``stage_layers`` of None leaves the layers of each stage to it. ``weight_dtype`` and ``kv_dtype`` of None keep the
-    checkpoint's own, batch limits of None those of the engine.
+    Cached tokens that ``dcp`` neighbouring tensor ranks would hold copies of are shared out among them (decode context
+    parallelism). ``stage_layers`` of None leaves the layers of each stage to the engine. ``weight_dtype`` and
+    ``kv_dtype`` of None keep the checkpoint's own, batch limits of None those of the engine.
     """
 
     dp: int = 1
@@ -66,6 +69,7 @@ class Plan:
     ep: int = 1
     moe_dp: int = 1
     mlp_dp: int | None = None
+    dcp: int = 1
     stage_layers: tuple[int, ...] | None = None
     weight_dtype: str | None = None
     kv_dtype: str | None = None
@@ -132,6 +136,7 @@ class Plan:
             ("pp", self.pp, stages),
             ("attn.dp", self.attention_dp, self.attention_dp),
             ("tp", self.tp, self.tp),
+            ("dcp", self.dcp, self.dcp),
             (experts, self.ep, self.ep),
             ("moe.dp", self.moe_dp, self.moe_dp),
         )
@@ -147,8 +152,8 @@ def parse_plan(text: str) -> Plan:
         match = _PART.match(part)
         if match is None:
             raise UserError(
-                f"plan {text!r}: part {part!r} is not one of dpN, ppN, ppLAYERS_LAYERS, tpN, epN, attn.dpN, moe.epN, "
-                "moe.dpN, mlp.dpN, w.DTYPE, kv.DTYPE, fMHZ, capWATTS, sSEQUENCES, tTOKENS",
+                f"plan {text!r}: part {part!r} is not one of dpN, ppN, ppLAYERS_LAYERS, tpN, dcpN, epN, attn.dpN, "
+                "moe.epN, moe.dpN, mlp.dpN, w.DTYPE, kv.DTYPE, fMHZ, capWATTS, sSEQUENCES, tTOKENS",
                 hint="for example dp2-tp4, pp2-tp4-kv.fp8 or attn.dp8-moe.ep8",
             )
         for key, value in _read_part(text, match).items():
@@ -165,6 +170,8 @@ def parse_plan(text: str) -> Plan:
 def contradiction(plan: Plan) -> tuple[str, str] | None:
     """Say which degrees of ``plan`` contradict each other, and name the nearest that would do; None where none do."""
     ranks = plan.stage_ranks
+    if plan.tp % plan.dcp:
+        return f"dcp is {plan.dcp}, must divide tp = {plan.tp}", _nearest("dcp", plan.dcp, plan.tp)
     if ranks % plan.moe_dp:
         return f"moe.dp is {plan.moe_dp}, must divide tp x attn.dp = {ranks}", _nearest("moe.dp", plan.moe_dp, ranks)
     if plan.expert_ranks % plan.ep:

@@ -133,7 +133,7 @@ def start_pools(serving: Serving, plan: PoolPlan, workload: Workload) -> PoolSta
     ):
         start = server.start(side, workload)
         if isinstance(start, Refusal):
-            return Refusal(plan=plan, reason=f"{name} pool: {start.reason}")
+            return Refusal(plan=plan, reason=f"{name} pool: {start.reason}", by=start.by)
         begun.append(start)
     return PoolStarts(prefill=begun[0], decode=begun[1])
 

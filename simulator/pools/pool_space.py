@@ -34,11 +34,11 @@ def enumerate_pools(serving: Serving, workload: Workload, axes: Axes) -> tuple[l
         for plan in plans_on(serving.model, cluster.device, devices, axes):
             start = serving.start(plan, workload)
             if isinstance(start, Refusal):
-                refused.append(Refusal(plan=plan, reason=f"as a pool: {start.reason}"))
+                refused.append(Refusal(plan=plan, reason=f"as a pool: {start.reason}", by=start.by))
                 continue
             first_start = start if first_server is serving else first_server.start(plan, workload)
             if isinstance(first_start, Refusal):
-                refused.append(Refusal(plan=plan, reason=f"as a prefill pool: {first_start.reason}"))
+                refused.append(Refusal(plan=plan, reason=f"as a prefill pool: {first_start.reason}", by=first_start.by))
             else:
                 firsts[devices].append(first_start)
             reason = decode_refusal(serving, plan)

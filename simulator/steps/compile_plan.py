@@ -189,7 +189,7 @@ class _Compiler:
             stage.tokens.add("attention", price(cross), count)
             return
         queries = self.shape.queries
-        mean_kv = np.maximum(queries, knots.kv[None, :] // knots.batch[:, None])
+        mean_kv = np.maximum(queries, -(-(knots.kv[None, :] // knots.batch[:, None]) // call.context_shares))
         if call.decode.window:
             mean_kv = np.minimum(mean_kv, call.decode.window + queries - 1)
         decode = replace(
@@ -207,7 +207,8 @@ class _Compiler:
             return
         stage.prefill.add("attention", price(_prefill(call.prefill, knots.pairs, self.shape)), count)
         read = np.maximum(knots.reads, 1)
-        single = replace(call.decode, num_decode=1, decode_kv=read, decode_kv_max=read)
+        own = -(-read // call.context_shares)
+        single = replace(call.decode, num_decode=1, decode_kv=own, decode_kv_max=own)
         stage.reads.add("attention", price(single), count)
         if call.context_gemm is not None:
             stage.context.add("gemm", price(replace(call.context_gemm, m=read)), count)

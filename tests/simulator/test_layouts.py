@@ -1,16 +1,21 @@
 """Feed-forwards with degrees of their own: nothing is computed twice or lost, and only what is needed is sent."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.ops.op_types import Collective, Gemm, Moe, Op
+from simulator.launch import launch_lines
 from simulator.model.cells.mlp import Mlp
 from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.collectives import TokenShare
 from simulator.model.load_model import load_model
 from simulator.plan.plan import Plan, contradiction, parse_plan
+from simulator.workload.parse import parse_workload
+from tests.simulator.deployments import serving_of, start_of
 
 _DENSE = next(cell for cell in load_model("qwen3-32b").unique_blocks[0].cells if isinstance(cell, Mlp))
 _MIXTURE = next(
@@ -91,3 +96,56 @@ def test_what_several_attention_ranks_share_is_told_apart(plan: str) -> None:
     assert bool(pooled) == (TokenShare.of(layout, layout.mlp_copies).gathered > 1)
     if pooled:
         assert sum(isinstance(op, Gemm) for op in pooled) == 2
+
+
+@pytest.mark.parametrize(("model", "dcp"), [("deepseek-v3", 2), ("deepseek-v3", 8), ("qwen3-235b-a22b", 2)])
+def test_ranks_that_share_the_cached_tokens_hold_and_read_a_part_of_them(model: str, dcp: int) -> None:
+    """Each keeps 1/dcp of a token's bytes, and attends for the heads of all over as many fewer keys: the same FLOPs."""
+    spec, whole, shared = load_model(model), parse_plan("tp8"), parse_plan(f"tp8-dcp{dcp}")
+    assert spec.kv_bytes_per_token(shared) == spec.kv_bytes_per_token(whole) // dcp
+    assert spec.stage_weight_bytes(shared) == spec.stage_weight_bytes(whole)
+    for block in spec.unique_blocks:
+        (alone,), (part,) = block.attention(whole), block.attention(shared)
+        assert part.context_shares == dcp
+        assert part.decode.num_heads == alone.decode.num_heads * dcp
+        flop = [
+            float(replace(call.decode, num_decode=4, decode_kv=keys, decode_kv_max=keys).flop())
+            for call, keys in ((alone, 4096), (part, 4096 // dcp))
+        ]
+        assert flop[0] == pytest.approx(flop[1])
+
+
+def test_ranks_that_share_the_cached_tokens_exchange_queries_and_results() -> None:
+    """Queries of 32 heads and their log-sums are gathered by four ranks, results scattered, before the all-reduce."""
+    attention = load_model("deepseek-v3").unique_blocks[0].cells[0]
+    m, heads = 16, 128 // 8 * 4
+    assert _sent(attention.token_ops(parse_plan("tp8-dcp4"), m)) == [
+        ("all_gather", m * heads * 576 * 2, 4, 1),
+        ("all_gather", m * heads * 4 * 4, 4, 1),
+        ("reduce_scatter", m * heads * 512 * 2, 4, 1),
+        ("all_reduce", m * 7168 * 2, 8, 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "plan", "said"),
+    [
+        ("llama-3.1-70b", "tp8-dcp2", "must divide the ranks that hold the same of the 8 key/value heads: 1"),
+        ("gpt-oss-120b", "tp8-dcp2", "where queries see some of the cached keys alone"),
+        ("nemotron-h-8b", "tp8-dcp2", "keeps anything but keys and values"),
+    ],
+)
+def test_what_no_rank_has_a_copy_of_is_not_shared_out(model: str, plan: str, said: str) -> None:
+    """Decode context parallelism needs ranks that would hold the same keys, and nothing else kept."""
+    assert said in (load_model(model).refusal(parse_plan(plan)) or "")
+
+
+def test_a_shared_context_has_blocks_of_all_ranks_that_share_it() -> None:
+    """Under vLLM eight ranks hold eight times the tokens of DeepSeek's latents, in blocks of eight times the tokens."""
+    workload = parse_workload("synthetic:isl=550,osl=250,rate=4,n=20")
+    serving = serving_of("deepseek-v3", "h200-sxm-8", "vllm-0.33")
+    whole, shared = (start_of(serving, text, workload) for text in ("tp8", "tp8-dcp8"))
+    assert shared.limits.block_size == 8 * whole.limits.block_size
+    assert shared.server.block_size == whole.server.block_size
+    assert shared.memory.kv_tokens == pytest.approx(8 * whole.memory.kv_tokens, rel=0.01)
+    assert "--decode-context-parallel-size 8" in "\n".join(launch_lines(serving, shared))

@@ -66,7 +66,7 @@ def test_the_command_says_who_refuses_what() -> None:
     counts = space["counts"]
     assert counts["enumerated"] == counts["starts"] + sum(counts["refused"].values()) == 36
     assert list(counts["refused"]) == list(REFUSERS)
-    assert space["not_asked_for"] == ["cells", "stages"]
+    assert space["not_asked_for"] == ["cells", "dcp", "stages"]
     told = _explained("--axes", "cells").stdout
     assert "50 plans enumerated" in told
     assert "refused by engine (14): the engine does not run it" in told

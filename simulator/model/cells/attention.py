@@ -3,6 +3,7 @@
 Per rank: `nh / tp` query heads and `max(1, nkv / tp)` key/value heads (replicated when there are fewer than ranks).
 """
 
+from dataclasses import replace
 from typing import Literal
 
 from cluster_specs.lazy_dataclass import dataclass
@@ -10,7 +11,7 @@ from costmodel.ops.number_formats import DTYPE_BYTES
 from costmodel.ops.op_types import Attention, Collective, Ints, Op
 from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
-from simulator.model.collectives import tensor_all_reduce
+from simulator.model.collectives import context_exchange, tensor_all_reduce
 from simulator.model.linear import Linear, WeightFormat, activation_dtype, kv_dtype
 from simulator.model.norm import Norm
 from simulator.plan.plan import Plan
@@ -72,7 +73,7 @@ class SelfAttention:
         """Keys and values of this rank's heads."""
         if not self.has_own_kv:
             return 0.0
-        return 2 * self._kv_heads(plan) * self.head_dim * DTYPE_BYTES[kv_dtype(plan, self.dtype)]
+        return 2 * self._kv_heads(plan) * self.head_dim * DTYPE_BYTES[kv_dtype(plan, self.dtype)] / plan.dcp
 
     def token_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
         """All but the attention call itself."""
@@ -97,6 +98,7 @@ class SelfAttention:
         if self.has_own_kv and not (self.has_rope and kernels.rope_writes_kv):
             kv_width, cache = 2 * kv_heads * self.head_dim, kv_dtype(plan, self.dtype)
             ops.append(small_op("kv_write", rows=m, width=kv_width, dtype=dtype, out=cache))
+        ops += context_exchange(plan, m, heads=heads, query_width=self.head_dim, value_width=self.head_dim, dtype=dtype)
         if self.output_gate or self.head_gate:
             ops.append(small_op("sigmoid_mul", rows=m, width=heads * self.head_dim, dtype=dtype))
         ops += kernels.rounding(output, m)
@@ -118,7 +120,8 @@ class SelfAttention:
             kv_dtype=kv_dtype(plan, self.dtype),
             window=self.chosen_keys or self.window,
         )
-        return AttentionTemplate(prefill=call, decode=call, is_sparse=bool(self.chosen_keys))
+        decode = call if plan.dcp == 1 else replace(call, num_heads=call.num_heads * plan.dcp)
+        return AttentionTemplate(prefill=call, decode=decode, is_sparse=bool(self.chosen_keys), context_shares=plan.dcp)
 
     def refusal(self, plan: Plan) -> str | None:
         """Whole query heads per rank; key/value heads split evenly or replicated evenly."""
@@ -126,6 +129,12 @@ class SelfAttention:
             return f"tp is {plan.tp}, must divide the {self.num_heads} attention heads"
         if self.num_kv_heads % plan.tp and plan.tp % self.num_kv_heads:
             return f"tp is {plan.tp}, must divide or be a multiple of the {self.num_kv_heads} key/value heads"
+        if plan.dcp > 1 and (self.window or self.chosen_keys or not self.has_own_kv):
+            return f"dcp is {plan.dcp}, must be 1 where queries see some of the cached keys alone"
+        if plan.dcp > 1 and (plan.tp < self.num_kv_heads or (plan.tp // self.num_kv_heads) % plan.dcp):
+            copies = max(1, plan.tp // self.num_kv_heads)
+            heads = f"{self.num_kv_heads} key/value heads"
+            return f"dcp is {plan.dcp}, must divide the ranks that hold the same of the {heads}: {copies}"
         return next(
             (reason for linear in (*self.linears(plan), *self._queries(plan)) if (reason := linear.refusal())), None
         )

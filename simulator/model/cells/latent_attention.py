@@ -13,7 +13,7 @@ from costmodel.ops.number_formats import DTYPE_BYTES
 from costmodel.ops.op_types import Attention, Ints, Op
 from costmodel.ops.small_ops import small_op
 from simulator.model.cell import DEFAULT_KERNELS, AttentionTemplate, KernelChoices, register_cell
-from simulator.model.collectives import tensor_all_reduce
+from simulator.model.collectives import context_exchange, tensor_all_reduce
 from simulator.model.linear import Linear, WeightFormat, activation_dtype, kv_dtype
 from simulator.model.norm import Norm
 from simulator.plan.plan import Plan
@@ -69,8 +69,8 @@ class LatentAttention:
         return sum(linear.stored_bytes() for linear in self._linears(plan)) + int(replicated * element)
 
     def kv_bytes_per_token(self, plan: Plan) -> float:
-        """Return the whole latent, on every rank."""
-        return self.latent_width * DTYPE_BYTES[kv_dtype(plan, self.dtype)]
+        """Return the whole latent, on every rank unless some share the cached tokens out."""
+        return self.latent_width * DTYPE_BYTES[kv_dtype(plan, self.dtype)] / plan.dcp
 
     def token_ops(self, plan: Plan, m: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> list[Op]:
         """All but the attention call and the expansion of cached context."""
@@ -88,6 +88,14 @@ class LatentAttention:
             cache = kv_dtype(plan, self.dtype)
             ops.append(small_op("kv_write", rows=m, width=self.latent_width, dtype=dtype, out=cache))
         ops.append(latent.gemm(m))
+        ops += context_exchange(
+            plan,
+            m,
+            heads=self.num_heads // plan.tp,
+            query_width=self.latent_width,
+            value_width=self.kv_lora_rank,
+            dtype=dtype,
+        )
         ops += kernels.rounding(output, m)
         ops.append(output.gemm(m))
         return ops + tensor_all_reduce(plan, m, self.hidden, dtype)
@@ -97,7 +105,7 @@ class LatentAttention:
         heads, dtype = self.num_heads // plan.tp, activation_dtype(plan, self.dtype)
         cache = kv_dtype(plan, self.dtype)
         decode = Attention(
-            num_heads=heads,
+            num_heads=heads * plan.dcp,
             num_kv_heads=1,
             head_dim=self.latent_width,
             v_head_dim=self.kv_lora_rank,
@@ -116,12 +124,15 @@ class LatentAttention:
             dtype=dtype,
             kv_dtype=dtype,
         )
-        return AttentionTemplate(prefill=prefill, decode=decode, context_gemm=self._latent(plan).gemm(0))
+        expansion = self._latent(plan).gemm(0)
+        return AttentionTemplate(prefill=prefill, decode=decode, context_gemm=expansion, context_shares=plan.dcp)
 
     def refusal(self, plan: Plan) -> str | None:
         """Whole heads per rank; any tensor degree may share the latent."""
         if self.num_heads % plan.tp:
             return f"tp is {plan.tp}, must divide the {self.num_heads} attention heads"
+        if plan.dcp > 1 and self.index_topk:
+            return f"dcp is {plan.dcp}, must be 1 where queries see some of the cached keys alone"
         # The replicated down projection is quantised as two matrices whose widths need not be whole blocks.
         return next((reason for linear in self._linears(plan)[1:] if (reason := linear.refusal())), None)
 
