@@ -58,9 +58,9 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     "clusters": Bound(ours=22),
     "models": Bound(ours=100),
     "trace": Bound(ours=75),
-    "simulate": Bound(ours=345),
-    "simulate a generator": Bound(ours=345),
-    "simulate analytic": Bound(ours=345),
+    "simulate": Bound(ours=350),
+    "simulate a generator": Bound(ours=350),
+    "simulate analytic": Bound(ours=350),
     "search": Bound(ours=360),
 }
 

@@ -239,6 +239,12 @@ class Serving(ServerSetup):
         refusal = engines_for(self.model, plan, self.cluster.device, self.profile).get(self.profile.engine)
         if refusal is not None and not self.allow_unsupported:
             return Refused(f"{refusal} (--allow-unsupported simulates it all the same)", "engine")
+        if plan.near != "tp" and plan.replica_devices > self.cluster.devices_per_host and not self.allow_unsupported:
+            return Refused(
+                f"{self.profile.engine} takes the devices of several hosts in their order: near.{plan.near} is for "
+                f"replicas of at most {self.cluster.devices_per_host} devices",
+                "engine",
+            )
         if self.scheduler_recv_interval > 1 and plan.attention_dp > 1:
             return Refused(
                 "SGLang takes a scheduler_recv_interval above 1 without attention data parallelism only", "engine"

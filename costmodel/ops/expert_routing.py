@@ -40,6 +40,30 @@ def popularity(num_experts: int, routing: str) -> Array:
 
 
 @lru_cache(maxsize=256)
+def unevenness_left(num_experts: int, topk: int, ep: int, routing: str, copies: int) -> float:
+    """Return the share of the heaviest rank's surplus that stays when ranks hold ``copies`` experts more, 0 to 1.
+
+    Each copy goes to the expert whose holders have most pairs each, and all are dealt to equal ranks, the heaviest
+    first to the lightest rank with room: what load balancers of experts do, with loads that they know exactly.
+    """
+    chances = _chances(popularity(num_experts, routing), topk)
+    mean = chances.sum() / ep
+    surplus = float(chances_on_heaviest(num_experts, topk, ep, routing).sum() - mean)
+    if surplus <= 0.0:
+        return 0.0
+    holders = np.ones(num_experts)
+    for _ in range(copies):
+        holders[np.argmax(chances / holders)] += 1
+    loads = np.repeat(chances / holders, holders.astype(int))
+    room, ranks = np.full(ep, -(-len(loads) // ep)), np.zeros(ep)
+    for load in np.sort(loads)[::-1]:
+        rank = int(np.argmin(np.where(room > 0, ranks, np.inf)))
+        ranks[rank] += load
+        room[rank] -= 1
+    return float(min(1.0, max(0.0, (ranks.max() - mean) / surplus)))
+
+
+@lru_cache(maxsize=256)
 def chances_on_heaviest(num_experts: int, topk: int, ep: int, routing: str) -> Array:
     """Return the chance of a token to choose each expert of the rank that gets most pairs."""
     chances = _chances(popularity(num_experts, routing), topk)

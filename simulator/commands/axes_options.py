@@ -65,7 +65,8 @@ _OPTIONS = (
         callback=listed_axes,
         metavar="NAME,...",
         help="More to vary: cells (degrees of feed-forwards apart from attention), dcp (cached tokens shared out among "
-        "ranks), stages (uneven pipelines).",
+        "ranks), placement (which axis has the nearest links), redundant "
+        "(experts held twice), stages (uneven pipelines).",
     ),
     click.option("--fewer-devices", is_flag=True, help="Also try plans that leave devices unused."),
 )

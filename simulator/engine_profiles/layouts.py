@@ -27,6 +27,7 @@ class Layouts(ProfileSection):
     dense_attention_dp: list[str] = Field(default_factory=list)  # types of dense models whose attention it parts so
     attention_dp_on_each_device: bool = False  # attention is data-parallel over all devices of a stage or over none
     decode_context: bool = False  # tensor ranks that would hold copies of a cached token may share the tokens out
+    redundant_experts: bool = False  # experts held twice, and moved about by the load they had
     expert_grids: bool = False  # ep may be any part of the ranks, each expert sharded over the rest
     source: Source = _NO_SOURCE
 

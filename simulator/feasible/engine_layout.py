@@ -63,6 +63,8 @@ def _attention_refusal(engine: str, layouts: Layouts, model: ModelSpec, plan: Pl
 def _expert_refusal(engine: str, layouts: Layouts, plan: Plan) -> str | None:
     if plan.moe_dp > 1:
         return f"{engine} keeps one copy of the experts in a stage, moe.dp is {plan.moe_dp}"
+    if plan.redundant_experts and not layouts.redundant_experts:
+        return f"{engine} holds no expert twice in this version, moe.redundant is {plan.redundant_experts}"
     if plan.ep not in {1, plan.stage_ranks} and not layouts.expert_grids:
         return (
             f"{engine} shards every expert over all ranks of a stage or keeps each whole: ep is {plan.ep}, must be 1 "

@@ -24,6 +24,8 @@ from simulator.plan.refused import Refused
 MORE_AXES: Final = {
     "cells": "other degrees for feed-forwards than for attention: copies of either in a stage, as in the APEX paper",
     "dcp": "tensor ranks that hold the same keys share the cached tokens out (decode context parallelism)",
+    "placement": "stages or attention ranks on the nearest links instead of tensor ranks, on one host",
+    "redundant": "one expert more on each rank of whole experts, moved about by load",
     "stages": "pipeline stages of uneven lengths: one or two layers fewer in the last stage, or in the first and last",
 }
 
@@ -99,6 +101,10 @@ def check_plan(model: ModelSpec, plan: Plan, cluster: ClusterSpec) -> Refused | 
     contradicts = contradiction(plan)
     if contradicts is not None:
         return Refused(contradicts[0], "model")
+    spans = plan.tp * {"tp": 1, "pp": plan.pp, "attn.dp": plan.attention_dp}[plan.near]
+    if plan.near != "tp" and cluster.devices_per_node % spans and spans % cluster.devices_per_node:
+        reason = f"near.{plan.near} spreads a tensor group over {spans} devices, which must fit the nodes evenly"
+        return Refused(reason, "device")
     if cluster.devices_per_node % plan.tp and plan.tp % cluster.devices_per_node:
         reason = f"tp is {plan.tp}, must divide the {cluster.devices_per_node} devices of a node, or fill whole nodes"
         return Refused(reason, "device")
@@ -150,6 +156,10 @@ def _layouts_on(model: ModelSpec, devices: int, axes: Axes, layouts: Layouts) ->
                     yield part
                     if "stages" in axes.more:
                         yield from (replace(part, stage_layers=layers) for layers in _uneven(model, pp, layouts))
+                    if "redundant" in axes.more and layouts.redundant_experts and part.ep > 1:
+                        yield replace(part, redundant_experts=part.ep)
+                    if "placement" in axes.more:
+                        yield from _other_placements(part)
 
 
 def _attention_degrees(model: ModelSpec, ranks: int, axes: Axes, layouts: Layouts) -> list[int]:
@@ -181,6 +191,14 @@ def _shared_contexts(model: ModelSpec, plan: Plan, axes: Axes, layouts: Layouts)
         if "dcp" in axes.more and layouts.decode_context:
             shares = (replace(part, dcp=dcp) for dcp in _divisors(plan.tp)[1:])
             yield from (layout for layout in shares if model.refusal(replace(layout, ep=1, moe_dp=1)) is None)
+
+
+def _other_placements(plan: Plan) -> Iterator[Plan]:
+    """Hand the nearest devices to another axis than the tensor axis, where both have several ranks."""
+    if plan.tp > 1 and plan.pp > 1:
+        yield replace(plan, near="pp")
+    if plan.tp > 1 and plan.attention_dp > 1:
+        yield replace(plan, near="attn.dp")
 
 
 def _dense_copies(plan: Plan, axes: Axes, layouts: Layouts) -> list[int | None]:

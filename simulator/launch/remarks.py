@@ -9,6 +9,7 @@ from simulator.feasible.context import context_of
 from simulator.feasible.engine_support import converted_checkpoint
 from simulator.feasible.kv_format import kv_format
 from simulator.model.linear import UNQUANTISED
+from simulator.model.placement import device_order
 from simulator.plan.plan import Plan
 from simulator.serving import Serving, StartedPlan
 
@@ -26,6 +27,13 @@ def remarks(serving: Serving, start: StartedPlan, *, servers: int, devices: int,
     converted = converted_checkpoint(serving.model, plan)
     if converted is not None:
         yield f"# {CHECKPOINT} is a checkpoint converted to {converted}"
+    if plan.near != "tp":
+        own, places = device_order(plan), range(0, devices, plan.replica_devices)
+        order = [place + index for place in places for index in own]
+        yield (
+            f"export CUDA_VISIBLE_DEVICES={','.join(map(str, order))}  # by rank, from a server's first device on: "
+            f"{plan.near} has the nearest links"
+        )
     variable = serving.profile.layouts.layers_variable
     if plan.stage_layers is not None and variable is not None:
         yield f"export {variable}={','.join(map(str, plan.stage_layers))}  # layers of each pipeline stage"

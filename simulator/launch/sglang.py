@@ -40,6 +40,8 @@ def sglang_lines(serving: Serving, start: StartedPlan) -> Iterator[str]:
         ("--enable-dp-attention", True if ranks > 1 else None),
         ("--load-balance-method", "round_robin" if replicas * ranks > 1 else None),
         ("--ep-size", above_one(plan.ep)),
+        ("--enable-eplb", True if plan.redundant_experts else None),
+        ("--ep-num-redundant-experts", plan.redundant_experts or None),
         ("--moe-dense-tp-size", 1 if plan.mlp_dp == plan.stage_ranks > 1 else None),
         ("--nnodes", f"{nodes} --node-rank RANK --dist-init-addr HEAD:5000" if nodes > 1 else None),
         ("--quantization", "fp8" if is_cast_while_loading(serving, plan) else None),

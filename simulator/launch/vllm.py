@@ -58,6 +58,8 @@ def vllm_lines(serving: Serving, start: StartedPlan, more: str = "") -> Iterator
         ("--pipeline-parallel-size", above_one(plan.pp)),
         ("--data-parallel-size", above_one(replicas * plan.attention_dp)),
         ("--enable-expert-parallel", True if plan.ep > 1 else None),
+        ("--enable-eplb", True if plan.redundant_experts else None),
+        ("--eplb-config", _redundant(plan)),
         ("--decode-context-parallel-size", above_one(plan.dcp)),
     ]
     formats: list[Flag] = [
@@ -100,6 +102,10 @@ def chooses_own_block(model: ModelSpec) -> bool:
     return any(
         isinstance(cell, LatentAttention) or keeps_state(cell) for block in model.unique_blocks for cell in block.cells
     )
+
+
+def _redundant(plan: Plan) -> str | None:
+    return as_json({"num_redundant_experts": plan.redundant_experts}) if plan.redundant_experts else None
 
 
 def _limits(serving: Serving, start: StartedPlan, is_v0: bool) -> Iterator[Flag]:

@@ -16,6 +16,7 @@ from costmodel.families.family import Row
 from costmodel.ops.op_types import Moe, Op
 from simulator.feasible.kv_format import served
 from simulator.model.cells.moe import MixtureOfExperts
+from simulator.model.placement import placed
 from simulator.serving import Serving, StartedPlan
 
 
@@ -55,8 +56,8 @@ def step_ops(serving: Serving, start: StartedPlan, *, is_prefill: bool) -> Itera
                 ops.append(replace(decode, decode_kv=mean, decode_kv_max=mean))
             for scan in block.scans(plan):
                 ops.append(scan.prompt(prompt) if is_prefill else scan.steps(sequences, queries))
-            yield from ((op, float(count)) for op in ops)
+            yield from ((op, float(count)) for op in placed(plan, ops))
     once = [*model.embedding_ops(plan, tokens), *model.final_norm_ops(plan, tokens, kernels)]
     once += model.head_ops(plan, 1 if is_prefill else tokens)
     once += [op for _ in range(plan.pp - 1) for op in model.send_ops(plan, tokens)]
-    yield from ((op, 1.0) for op in once)
+    yield from ((op, 1.0) for op in placed(plan, once))

@@ -3,15 +3,16 @@
 Text form: ``dp2-pp2-tp4``; ``ep8`` where experts are whole instead of sharded, ``tp8-ep2`` where two groups of four
 ranks hold half of them each, sharded over the four; ``attn.dp8-moe.ep8`` where attention runs data-parallel inside the
 replica while the experts span it; ``moe.dp2`` and ``mlp.dp2`` for copies of the experts and of the dense feed-forwards
-in a stage; ``dcp4`` where four tensor ranks share the cached tokens out; ``pp41_39`` for stages of so many layers;
-formats, locked clock in MHz, power cap in watts per device and batch limits (sequences, tokens) as suffixes:
-``tp4-w.fp8-kv.fp8``, ``tp4-f1410``, ``tp4-cap350``, ``tp4-s256-t8192``. A plan with both runs at its clock, and below
-it where the power would exceed the cap.
+in a stage; ``moe.redundant32`` for so many experts that are held twice; ``dcp4`` where four tensor ranks share the
+cached tokens out; ``pp41_39`` for stages of so many layers; ``near.pp`` and ``near.attn.dp`` where neighbouring devices
+are those of that axis instead of the tensor axis; formats, locked clock in MHz, power cap in watts per device and batch
+limits (sequences, tokens) as suffixes: ``tp4-w.fp8-kv.fp8``, ``tp4-f1410``, ``tp4-cap350``, ``tp4-s256-t8192``. A plan
+with both runs at its clock, and below it where the power would exceed the cap.
 """
 
 import re
 from math import gcd
-from typing import Final
+from typing import Final, Literal
 
 from cluster_specs.errors import UserError
 from cluster_specs.lazy_dataclass import dataclass
@@ -25,13 +26,14 @@ _COUNTS: Final = {
     "moe.ep": "ep",
     "moe.dp": "moe_dp",
     "mlp.dp": "mlp_dp",
+    "moe.redundant": "redundant_experts",
     "dcp": "dcp",
     "s": "max_num_seqs",
     "t": "max_num_batched_tokens",
 }
 _PART: Final = re.compile(
-    r"^(attn\.dp|moe\.ep|moe\.dp|mlp\.dp|dcp|dp|pp|tp|ep|s|t)(\d+)$|^(f|cap)(\d+(?:\.\d+)?)$|^(w|kv)\.([a-z0-9_]+)$"
-    r"|^pp(\d+(?:_\d+)+)$"
+    r"^(attn\.dp|moe\.ep|moe\.dp|moe\.redundant|mlp\.dp|dcp|dp|pp|tp|ep|s|t)(\d+)$|^(f|cap)(\d+(?:\.\d+)?)$|^(w|kv)\.([a-z0-9_]+)$"
+    r"|^pp(\d+(?:_\d+)+)$|^near\.(pp|attn\.dp)$"
 )
 _RATES: Final = {"f": ("clock_mhz", "clock f", "MHz"), "cap": ("power_cap_w", "power cap", "W")}
 
@@ -69,7 +71,9 @@ class Plan:
     ep: int = 1
     moe_dp: int = 1
     mlp_dp: int | None = None
+    redundant_experts: int = 0  # held beside each layer's own and moved about by load; together they divide by ep
     dcp: int = 1
+    near: Literal["tp", "attn.dp", "pp"] = "tp"  # the axis whose ranks are neighbouring devices
     stage_layers: tuple[int, ...] | None = None
     weight_dtype: str | None = None
     kv_dtype: str | None = None
@@ -141,7 +145,9 @@ class Plan:
             ("moe.dp", self.moe_dp, self.moe_dp),
         )
         parts = [f"{name}{text}" for name, degree, text in degrees if degree > 1]
+        parts += [f"moe.redundant{self.redundant_experts}"] if self.redundant_experts else []
         parts += [f"mlp.dp{self.mlp_dp}"] if self.mlp_dp is not None else []
+        parts += [f"near.{self.near}"] if self.near != "tp" else []
         return parts or ["tp1"]
 
 
@@ -153,7 +159,8 @@ def parse_plan(text: str) -> Plan:
         if match is None:
             raise UserError(
                 f"plan {text!r}: part {part!r} is not one of dpN, ppN, ppLAYERS_LAYERS, tpN, dcpN, epN, attn.dpN, "
-                "moe.epN, moe.dpN, mlp.dpN, w.DTYPE, kv.DTYPE, fMHZ, capWATTS, sSEQUENCES, tTOKENS",
+                "moe.epN, moe.dpN, moe.redundantN, mlp.dpN, near.pp, near.attn.dp, w.DTYPE, kv.DTYPE, fMHZ, capWATTS, "
+                "sSEQUENCES, tTOKENS",
                 hint="for example dp2-tp4, pp2-tp4-kv.fp8 or attn.dp8-moe.ep8",
             )
         for key, value in _read_part(text, match).items():
@@ -170,6 +177,11 @@ def parse_plan(text: str) -> Plan:
 def contradiction(plan: Plan) -> tuple[str, str] | None:
     """Say which degrees of ``plan`` contradict each other, and name the nearest that would do; None where none do."""
     ranks = plan.stage_ranks
+    if plan.near != "tp" and not min(plan.tp, plan.pp if plan.near == "pp" else plan.attention_dp) > 1:
+        return (
+            f"near.{plan.near} says which of two axes has the nearest links, {plan.near} or tp is 1",
+            f"leave near.{plan.near} out",
+        )
     if plan.tp % plan.dcp:
         return f"dcp is {plan.dcp}, must divide tp = {plan.tp}", _nearest("dcp", plan.dcp, plan.tp)
     if ranks % plan.moe_dp:
@@ -177,6 +189,8 @@ def contradiction(plan: Plan) -> tuple[str, str] | None:
     if plan.expert_ranks % plan.ep:
         what = "tp x attn.dp" if plan.moe_dp == 1 else "tp x attn.dp / moe.dp"
         return f"ep is {plan.ep}, must divide {what} = {plan.expert_ranks}", _nearest("ep", plan.ep, plan.expert_ranks)
+    if plan.redundant_experts and plan.ep == 1:
+        return f"{plan.redundant_experts} experts are held twice, but ep is 1: every rank has a part of all", "raise ep"
     if ranks % plan.mlp_copies:
         return f"mlp.dp is {plan.mlp_dp}, must divide tp x attn.dp = {ranks}", _nearest(
             "mlp.dp", plan.mlp_copies, ranks
@@ -203,11 +217,13 @@ _Value = int | str | float | tuple[int, ...]
 
 def _read_part(text: str, match: re.Match[str]) -> dict[str, _Value]:
     """Fields and values of one part of a plan's text."""
-    axis, degree, rate, value, tensor, dtype, layers = match.groups()
+    axis, degree, rate, value, tensor, dtype, layers, near = match.groups()
     if axis is not None:
         if int(degree) < 1:
             raise UserError(f"plan {text!r}: {axis} is {degree}, must be >= 1")
         return {_COUNTS[axis]: int(degree)}
+    if near is not None:
+        return {"near": near}
     if layers is not None:
         stages = tuple(map(int, layers.split("_")))
         if 0 in stages:

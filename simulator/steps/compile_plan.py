@@ -18,6 +18,7 @@ from simulator.engine_profiles.load_factors import LoadFactors
 from simulator.engine_profiles.spread import NO_SPREAD, Spread
 from simulator.model.cell import AttentionTemplate, KernelChoices, StateCall, pools_tokens
 from simulator.model.cells.moe import MixtureOfExperts
+from simulator.model.placement import placed
 from simulator.model.spec import Block, ModelSpec
 from simulator.plan.plan import Plan
 from simulator.steps.capped_stage import capped_stage
@@ -102,12 +103,12 @@ def _stages(compiler: "_Compiler", model: ModelSpec) -> list[StageSums]:
         if stage is None:
             stage = compiler.layers(own)
             if place == 0:
-                stage.tokens.add_all(model.embedding_ops(plan, knots.tokens), curves)
+                stage.tokens.add_all(placed(plan, model.embedding_ops(plan, knots.tokens)), curves)
             if place == last:
                 stage.tokens.add_all(model.final_norm_ops(plan, knots.tokens, compiler.kernels), curves)
-                stage.samples.add_all(model.head_ops(plan, knots.rows), curves)
+                stage.samples.add_all(placed(plan, model.head_ops(plan, knots.rows)), curves)
             else:
-                stage.sends.add_all(model.send_ops(plan, knots.tokens), curves)
+                stage.sends.add_all(placed(plan, model.send_ops(plan, knots.tokens)), curves)
             if 0 < place < last:
                 alike[own] = stage
         stages.append(stage)
@@ -155,10 +156,12 @@ class _Compiler:
             launches=sum(count * launches for count, (_, launches) in started),
         )
         for block, count in blocks:
-            stage.tokens.add_all(block.token_ops(self.plan, knots.tokens, self.kernels), self.curves, count)
+            ops = placed(self.plan, block.token_ops(self.plan, knots.tokens, self.kernels))
+            stage.tokens.add_all(ops, self.curves, count)
             for cell in block.cells:
                 if pools_tokens(cell):
-                    stage.pooled.add_all(cell.pooled_ops(self.plan, knots.tokens, self.kernels), self.curves, count)
+                    pooled = placed(self.plan, cell.pooled_ops(self.plan, knots.tokens, self.kernels))
+                    stage.pooled.add_all(pooled, self.curves, count)
                 if isinstance(cell, MixtureOfExperts):
                     beside = cell.shared_ops(self.plan, knots.tokens, self.kernels)
                     stage.tokens.hide_all(beside, self.curves, knots.tokens <= self.shared_expert_tokens, count)

@@ -19,6 +19,7 @@ from costmodel.ops.roofline import roofline
 from costmodel.pricing.analytic_costs import AnalyticCosts
 from simulator.engine_profiles.constant import error_of
 from simulator.engine_profiles.price_factors import PriceFactors
+from simulator.model.cells.moe import EvenedExperts
 from simulator.model.linear import MXFP4_MXFP8, ProductAlone
 from simulator.model.norm import NormWithinAllReduce
 from simulator.steps.expert_kernels import fills_tiles, weight_only_twin
@@ -113,6 +114,8 @@ class OpCurves:
         """Return the curve of ``op`` as its family is fitted."""
         if isinstance(op, NormWithinAllReduce):
             return self._within_all_reduce(op)
+        if isinstance(op, EvenedExperts):
+            return self._evened(op)
         key = self._key_of(op)
         curve = self._known.get(key)
         if isinstance(op, ProductAlone):
@@ -211,6 +214,17 @@ class OpCurves:
         curve = self._fitted(op.alone)
         is_alone = np.asarray(op.rows) > op.rows_within
         return OpCurve(**{field.name: getattr(curve, field.name) * is_alone for field in fields(OpCurve)})
+
+    def _evened(self, op: EvenedExperts) -> OpCurve:
+        """Price experts of which some are held twice between even routing and the routing's own.
+
+        Few tokens hit fewer experts where some are popular, whoever holds them: even routing is no bound there.
+        """
+        even, uneven = self._fitted(op.even), self._fitted(op.uneven)
+        between = {
+            name: getattr(even, name) + op.unevenness * (getattr(uneven, name) - getattr(even, name)) for name in _TIMED
+        }
+        return _replaced(uneven, replace(uneven, **between), even.latency_s < uneven.latency_s)
 
     def _as_served(self, op: Moe, curve: OpCurve) -> OpCurve:
         """Put the kernel the engine runs in the place of the measured one; see ``simulator.steps.expert_kernels``."""

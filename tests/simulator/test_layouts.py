@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from costmodel.ops.expert_routing import unevenness_left
 from costmodel.ops.op_types import Collective, Gemm, Moe, Op
 from simulator.launch import launch_lines
 from simulator.model.cells.mlp import Mlp
@@ -149,3 +150,35 @@ def test_a_shared_context_has_blocks_of_all_ranks_that_share_it() -> None:
     assert shared.server.block_size == whole.server.block_size
     assert shared.memory.kv_tokens == pytest.approx(8 * whole.memory.kv_tokens, rel=0.01)
     assert "--decode-context-parallel-size 8" in "\n".join(launch_lines(serving, shared))
+
+
+def test_experts_held_twice_take_their_memory() -> None:
+    """Eight experts more on eight ranks of whole experts are one more on each, and must share out evenly."""
+    cells = [cell for block in load_model("deepseek-v3").unique_blocks for cell in block.cells]
+    moe = next(cell for cell in cells if isinstance(cell, MixtureOfExperts))
+    added = moe.weight_bytes(parse_plan("tp8-ep8-moe.redundant8")) - moe.weight_bytes(parse_plan("tp8-ep8"))
+    assert added == pytest.approx(3 * moe.hidden * moe.inter, rel=0.001)  # one FP8 expert and its scales
+    refusal = moe.refusal(parse_plan("tp8-ep8-moe.redundant9")) or ""
+    assert "must divide the 256 experts and 9 held twice" in refusal
+
+
+@given(ep=st.sampled_from([2, 4, 8, 16, 32]), copies=st.integers(0, 64))
+def test_copies_of_experts_even_the_ranks_out(ep: int, copies: int) -> None:
+    """The surplus left is a share, none for even routing, and under a tenth once each rank holds one expert more."""
+    left = unevenness_left(256, 8, ep, "power_law_1.01", copies)
+    assert 0.0 <= left <= 1.0
+    assert unevenness_left(256, 8, ep, "balanced", copies) == 0.0
+    if copies >= ep:
+        assert left < 0.1
+
+
+def test_experts_held_twice_take_less_time() -> None:
+    """A plan with one expert more on each of 32 ranks is no slower at any number of tokens, and faster at many."""
+    workload = parse_workload("synthetic:isl=550,osl=250,rate=4,n=20")
+    serving = serving_of("deepseek-v3", "h200-sxm-4x8", "vllm-0.33")
+    plain, evened = (
+        start_of(serving, f"attn.dp32-moe.ep32{more}", workload).compiled.stages[0].pooled.latency_s
+        for more in ("", "-moe.redundant32")
+    )
+    assert (evened <= plain * (1 + 1e-12)).all()
+    assert evened[-1] < 0.95 * plain[-1]

@@ -69,6 +69,8 @@ def test_text_round_trips(
         ("tp8-ep3", "ep is 3, must divide tp x attn.dp = 8"),
         ("tp8-ep4-moe.dp4", "ep is 4, must divide tp x attn.dp / moe.dp = 2"),
         ("attn.dp8-moe.dp3", "moe.dp is 3, must divide tp x attn.dp = 8"),
+        ("tp8-near.pp", "near.pp says which of two axes has the nearest links"),
+        ("tp8-moe.redundant8", "8 experts are held twice, but ep is 1"),
         ("tp8-dcp3", "dcp is 3, must divide tp = 8"),
         ("tp4-mlp.dp8", "mlp.dp is 8, must divide tp x attn.dp = 4"),
         ("attn.dp6-tp2-mlp.dp4", "mlp.dp is 4 and attn.dp 6: one must divide the other"),
@@ -113,6 +115,8 @@ def test_contradictory_degrees_name_the_nearest_that_would_do(text: str, nearest
         "attn.dp8-mlp.dp1",
         "tp8-mlp.dp8",
         "tp8-dcp4-ep8",
+        "attn.dp8-moe.ep8-moe.redundant32",
+        "pp2-tp4-near.pp",
     ],
 )
 def test_layouts_inside_a_stage_have_a_text_form(text: str) -> None:

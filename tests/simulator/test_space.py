@@ -66,7 +66,7 @@ def test_the_command_says_who_refuses_what() -> None:
     counts = space["counts"]
     assert counts["enumerated"] == counts["starts"] + sum(counts["refused"].values()) == 36
     assert list(counts["refused"]) == list(REFUSERS)
-    assert space["not_asked_for"] == ["cells", "dcp", "stages"]
+    assert space["not_asked_for"] == ["cells", "dcp", "placement", "redundant", "stages"]
     told = _explained("--axes", "cells").stdout
     assert "50 plans enumerated" in told
     assert "refused by engine (14): the engine does not run it" in told
@@ -89,6 +89,8 @@ def test_what_acts_on_simulated_plans_alone_is_refused(option: list[str]) -> Non
         ("mixtral-8x7b", "sglang-0.5", "tp8-ep2", "--tp-size 8 --ep-size 2"),
         ("mixtral-8x7b", "tensorrt-llm-1.2", "tp8-ep2", "--tp_size 8 --ep_size 2"),
         ("deepseek-v3", "sglang-0.5", "attn.dp8-moe.ep8-mlp.dp8", "--ep-size 8 --moe-dense-tp-size 1"),
+        ("deepseek-v3", "sglang-0.5", "tp8-ep8-moe.redundant32", "--enable-eplb --ep-num-redundant-experts 32"),
+        ("deepseek-v3", "vllm-0.33", "tp8-ep8-moe.redundant8", """--eplb-config '{"num_redundant_experts": 8}'"""),
     ],
 )
 def test_layouts_are_started_by_the_engines_own_settings(model: str, engine: str, plan: str, said: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.lazy_dataclass import dataclass
+from costmodel.ops.expert_routing import BALANCED, unevenness_left
 from costmodel.ops.number_formats import DTYPE_BYTES, SCHEMES
 from costmodel.ops.op_types import Collective, Ints, Moe, Op
 from costmodel.ops.small_ops import small_op
@@ -24,6 +25,32 @@ from simulator.model.expert_layout import PLAIN, ExpertLayout
 from simulator.model.linear import Linear, WeightFormat, activation_dtype
 from simulator.model.norm import Norm
 from simulator.plan.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvenedExperts(Moe):
+    """Routed experts of which some are held twice, so that the heaviest rank has less of a surplus over the mean.
+
+    Its time lies between that of even routing and that of the routing's own unevenness, by the surplus that is left.
+    """
+
+    unevenness: float = 1.0
+
+    @classmethod
+    def of(cls, routed: Moe, copies: int) -> "EvenedExperts":
+        """Return ``routed`` with so many experts held twice."""
+        left = unevenness_left(routed.num_experts, routed.topk, routed.ep, routed.routing, copies)
+        return cls(**{item.name: getattr(routed, item.name) for item in dataclasses.fields(Moe)}, unevenness=left)
+
+    @property
+    def uneven(self) -> Moe:
+        """The experts where each is held once."""
+        return Moe(**{item.name: getattr(self, item.name) for item in dataclasses.fields(Moe)})
+
+    @property
+    def even(self) -> Moe:
+        """The experts where every one is chosen as often."""
+        return dataclasses.replace(self.uneven, routing=BALANCED)
 
 
 @register_cell("moe")
@@ -61,7 +88,9 @@ class MixtureOfExperts:
     def weight_bytes(self, plan: Plan) -> int:
         """Count this rank's experts or shards; router, norm and gate replicated; shared expert on the tp axis."""
         dtype = activation_dtype(plan, self.dtype)
-        routed = -(-self.num_experts // plan.ep) * self._expert_bytes(plan, plan.expert_shards)
+        routed = -(-(self.num_experts + plan.redundant_experts) // plan.ep) * self._expert_bytes(
+            plan, plan.expert_shards
+        )
         shared = self.shared.weight_bytes(self._outside_experts(plan)) if self.shared else 0
         replicated = self._router(dtype).stored_bytes()
         replicated += sum(norm.weight_bytes(dtype) for norm in (self.norm, *self.post_norms))
@@ -118,6 +147,8 @@ class MixtureOfExperts:
             routing=kernels.moe_routing,
             is_gated=self.is_gated,
         )
+        if plan.redundant_experts:
+            routed = EvenedExperts.of(routed, plan.redundant_experts)
         before, after = self._transfers(plan, share, m, activation_dtype(plan, self.dtype), kernels)
         return [*before, routed, *after]
 
@@ -144,8 +175,10 @@ class MixtureOfExperts:
         experts, shards = plan.ep, plan.expert_shards
         if experts > self.num_experts:
             return f"ep is {experts}, must be at most the {self.num_experts} experts"
-        if self.num_experts % experts:
-            return f"ep is {experts}, must divide the {self.num_experts} experts"
+        held = self.num_experts + plan.redundant_experts
+        if held % experts:
+            more = f" and {plan.redundant_experts} held twice" if plan.redundant_experts else ""
+            return f"ep is {experts}, must divide the {self.num_experts} experts{more}"
         if self.inter % shards:
             return f"experts are sharded over {shards} ranks, which must divide their width {self.inter}"
         linears = self._expert_linears(plan, shards)
