@@ -293,6 +293,7 @@ class Serving(ServerSetup):
             max_num_batched_tokens=server.max_num_batched_tokens,
             max_model_len=server.max_model_len,
             encoder_budget=encoder_budget(profile, self.model, workload, server.max_num_batched_tokens),
+            encodes_by_request=profile.policy == "sglang",
             keeps_items_whole=self.model.encoder is not None and self.model.encoder.keeps_items_whole,
             block_size=memory.block_size,
             num_gpu_blocks=memory.usable_blocks,

@@ -30,6 +30,7 @@ from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE
 from simulator.engine_profiles.engine_limits import EngineLimits
 from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
 from simulator.errors import EXIT_INFEASIBLE
+from simulator.feasible.encoder_rows import with_encoder_mode
 from simulator.feasible.engine_support import engines_for
 from simulator.feasible.server_setup import Overrides
 from simulator.launch import launch_lines
@@ -193,10 +194,12 @@ def simulate(
             hint="build the cost model with clock_mhz=plan.clock_mhz",
         )
     model, workload = bind_workload(model, workload)
+    served = load_profile(profile) if isinstance(profile, str) else profile
+    model = with_encoder_mode(model, served, (overrides or Overrides()).mm_encoder_tp_mode)
     serving = Serving(
         model=model,
         cluster=cluster,
-        profile=load_profile(profile) if isinstance(profile, str) else profile,
+        profile=served,
         costs=lambda _clock: costs,
         overrides=overrides or Overrides(),
     )

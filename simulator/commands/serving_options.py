@@ -164,6 +164,11 @@ _OPTIONS = (
         metavar="METRIC<=LIMIT",
         help="Limit: ttft_p99<=500ms on the plan, ttft<=500ms on a request (goodput).",
     ),
+    click.option(
+        "--mm-encoder-tp-mode",
+        type=click.Choice(["weights", "data"]),
+        help="Cut the encoder of images over the tensor ranks, or spread whole images over them (vLLM, SGLang).",
+    ),
     *_SETTINGS,
 )
 
@@ -299,6 +304,7 @@ def bound_to_model(serving: "Serving", workload: "Traffic") -> "tuple[Serving, T
     """
     from dataclasses import replace
 
+    from simulator.feasible.encoder_rows import with_encoder_mode
     from simulator.model.bind_workload import bind_workload
     from simulator.workload.workload import Workload
 
@@ -307,6 +313,7 @@ def bound_to_model(serving: "Serving", workload: "Traffic") -> "tuple[Serving, T
     model, bound = bind_workload(serving.model, workload)
     for note in bound.notes[len(workload.notes) :]:
         click.echo(f"note: {note}", err=True)
+    model = with_encoder_mode(model, serving.profile, serving.overrides.mm_encoder_tp_mode)
     return replace(serving, model=model), bound
 
 

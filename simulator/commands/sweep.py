@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cluster_specs.command_line import Command, check_outputs, refuse_given, strict_json
+from cluster_specs.command_line import check_outputs, refuse_given, strict_json
 from simulator.commands.serving_options import (
     bound_to_model,
     input_files,
@@ -15,6 +15,7 @@ from simulator.commands.serving_options import (
     serving_options,
 )
 from simulator.commands.trace_options import TRACE_OPTION_NAMES, load_workload, trace_options
+from simulator.commands.unmodelled_options import ServingCommand
 from simulator.errors import EXIT_INFEASIBLE
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def _grid(low: str, high: str, points: str = str(_POINTS)) -> tuple[float, ...]:
     return (*(first * (last / first) ** (i / (count - 1)) for i in range(count - 1)), last)
 
 
-@click.command(cls=Command)
+@click.command(cls=ServingCommand)
 @click.option(
     "--plan", "plans", multiple=True, required=True, metavar="PLAN", help="Plans to sweep: --plan tp8 --plan dp2-tp4."
 )

@@ -129,6 +129,8 @@ def state_arena(rules: State, workload: Workload, *, dp: int, log_rows: int, lin
         rows = state.items(num_items)
         for name in Item.dtype.names or ():
             rows[name] = getattr(workload.items, name)
+        if rules.encodes_by_request:
+            rows["start"] = workload.items.first_starts()
     _fill_replicas(state, lists, lengths)
     state.replicas["rings"] = rings + state.replicas["number"] * ids.units
     state.replicas["next_segment"] = 1 + state.replicas["number"] * segments

@@ -76,6 +76,7 @@ def cost_cells(tables: StepTables, limits: EngineLimits) -> I64:
     fields["num_encoder_pair_knots"] = len(encoder.pair_knots)
     fields["encoder_launch_ps"] = encoder.launch_ps
     fields["encoder_ranks"] = encoder.ranks
+    fields["encoder_by_request"] = limits.encodes_by_request
     return check_costs(tables, np.concatenate(parts))
 
 

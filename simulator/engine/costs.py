@@ -40,4 +40,5 @@ class Costs(Record):
     num_encoder_pair_knots: int
     encoder_pairs: int
     encoder_launch_ps: int
+    encoder_by_request: bool  # the host starts its kernels for each request
     encoder_ranks: int  # over which items are spread; 1 = every rank runs a part of each

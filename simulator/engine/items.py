@@ -8,7 +8,8 @@ reaches.
 
 A step runs its items together: their tokens through the matrices at once, their attention added up by the pairs of
 tokens that see each other. Where the encoder is replicated (vLLM's ``mm_encoder_tp_mode`` data), items are spread over
-the ranks: the busiest one has at least the largest item.
+the ranks: the busiest one has at least the largest item. SGLang runs all items of a request with its first one, each
+request by a call of its own (``mm_utils.py``): the host starts its kernels for every one of them.
 """
 
 from simulator.engine.cost import interpolate
@@ -28,6 +29,7 @@ def begin_items(state: State, rep: Replica) -> None:
     planned.passed_embeds = 0
     planned.embeds_left = state.encoder_budget
     planned.items = 0
+    planned.item_requests = 0
     planned.item_tokens = 0
     planned.item_pairs = 0
     planned.most_tokens = 0
@@ -66,6 +68,9 @@ def plan_items(state: State, rep: Replica, req: Request, done: int, chunk: int) 
         if row.start >= done:
             planned.embeds_left -= row.embeds
             rep.held_embeds += row.embeds
+            if planned.items == 0 or planned.last_owner != req.number:
+                planned.item_requests += 1
+                planned.last_owner = req.number
             planned.items += 1
             planned.item_tokens += row.tokens
             planned.item_pairs += row.pairs
@@ -102,7 +107,8 @@ def items_cost(costs: Costs, planned: Planned) -> int:
     work = interpolate(list_at(costs, costs.encoder_token_knots), costs.num_encoder_token_knots, values, tokens)
     values = list_at(costs, costs.encoder_pairs)
     work += interpolate(list_at(costs, costs.encoder_pair_knots), costs.num_encoder_pair_knots, values, pairs)
-    return max(work, costs.encoder_launch_ps)
+    calls = planned.item_requests if costs.encoder_by_request else 1
+    return max(work, calls * costs.encoder_launch_ps)
 
 
 @kernel

@@ -62,6 +62,8 @@ class Planned(Record):
     embeds_left: int  # of its budget
     passed_embeds: int  # of items whose last token this step computes
     items: int  # that run in this step, and their tokens and pairs
+    item_requests: int  # whose items these are, and the last of them
+    last_owner: int
     item_tokens: int
     item_pairs: int
     most_tokens: int  # of one item

@@ -69,6 +69,7 @@ def rules_of(
     rules.has_items = workload.items is not None and len(workload.items) > 0
     rules.encoder_budget = limits.encoder_budget if rules.has_items else 0
     rules.keeps_items_whole = limits.keeps_items_whole
+    rules.encodes_by_request = limits.encodes_by_request
     rules.horizon_ps = CLOCK_END
     rules.stages = tables.stages
     rules.in_flight = tables.stages + int(rules.is_async and limits.async_pipeline == "staggered")

@@ -87,6 +87,7 @@ class State(Record):
     has_items: bool
     item_ranges: int  # list: the first item of each request, and the one behind the last
     encoder_budget: int  # rows it hands over in one step, and its cache holds; 0 = no limit, or nothing to run
+    encodes_by_request: bool  # all items of a request run with its first one
     keeps_items_whole: bool  # no chunk ends within an item
 
     # what the client sees of an answer before its end

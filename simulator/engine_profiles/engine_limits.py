@@ -67,6 +67,7 @@ class EngineLimits:
     )
     watermark_blocks: int = 0
     encoder_budget: int = 0  # rows the encoder hands over per step, and its cache holds; 0 = as many as chunks reach
+    encodes_by_request: bool = False  # all items of a request run with its first one, by a call for each request
     keeps_items_whole: bool = False  # no chunk of a prompt ends within an image
     long_prefill_token_threshold: int = 0
     batch_wait_iters: int = 0  # steps prompts wait for company while sequences decode; 0 = none

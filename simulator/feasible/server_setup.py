@@ -1,6 +1,7 @@
 """What is started before anything is priced: a model on a cluster under an engine profile, as a user sets it up."""
 
 from dataclasses import field
+from typing import Literal
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
@@ -41,6 +42,7 @@ class Overrides:
     batch_wait_max_tokens_ratio: float | None = None
     attention_dp_timeout_iters: int | None = None
     attention_dp_batching_wait_iters: int | None = None
+    mm_encoder_tp_mode: Literal["weights", "data"] | None = None  # whether items are spread over tensor ranks
     router: RouterName | None = None
 
 

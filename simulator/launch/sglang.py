@@ -47,6 +47,7 @@ def sglang_lines(serving: Serving, start: StartedPlan) -> Iterator[str]:
         ("--quantization", "fp8" if is_cast_while_loading(serving, plan) else None),
         ("--dtype", DTYPE_NAMES.get(plan.weight_dtype or "")),
         ("--kv-cache-dtype", kv_format_name(serving, start, fp8="fp8_e4m3")),
+        ("--mm-enable-dp-encoder", True if serving.overrides.mm_encoder_tp_mode == "data" else None),
         ("--context-length", server.max_model_len),
         ("--stream-interval", above_one(start.limits.stream_interval)),
         ("--max-running-requests", server.max_num_seqs * ranks),

@@ -67,6 +67,7 @@ def vllm_lines(serving: Serving, start: StartedPlan, more: str = "") -> Iterator
         ("--dtype", DTYPE_NAMES.get(plan.weight_dtype or "")),
         ("--kv-cache-dtype", kv_format_name(serving, start, fp8="fp8")),
         ("--language-model-only", True if text_only else None),
+        ("--mm-encoder-tp-mode", serving.overrides.mm_encoder_tp_mode),
     ]
     rest = [*formats, *_limits(serving, start, is_v0), *_graphs(serving, version), *_drafts(serving, start)]
     serve = f"vllm serve {checkpoint(serving, plan)}"

@@ -16,6 +16,7 @@ from costmodel.ops.op_types import Ints, Op
 from simulator.model.block import Block
 from simulator.model.cell import DEFAULT_KERNELS, KernelChoices
 from simulator.model.cells.encoder_attention import EncoderAttention
+from simulator.model.collectives import tensor_all_gather
 from simulator.model.item_rules import Clip, ImageRule
 from simulator.model.linear import Linear, activation_dtype
 from simulator.plan.plan import Plan
@@ -43,6 +44,7 @@ class Encoder:
     other_parameters: int = 0
     rule: ImageRule | Clip | None = None
     keeps_items_whole: bool = False
+    is_spread: bool = False  # whole items over the tensor ranks, each of which has all weights
 
     @property
     def tokens_per_row(self) -> float:
@@ -56,7 +58,8 @@ class Encoder:
         return blocks + outer + self.other_parameters
 
     def weight_bytes(self, plan: Plan) -> int:
-        """Blocks sharded over the tensor axis, everything else replicated."""
+        """Blocks sharded over the tensor axis unless items are spread over it, everything else replicated."""
+        plan = self._plan(plan)
         blocks = sum(self.unique_blocks[index].weight_bytes(plan) for index in self.layers)
         outer = sum(linear.stored_bytes() for linear in (*self.front, *self.projector))
         return blocks + outer + math.ceil(self.other_parameters * DTYPE_BYTES[activation_dtype(plan, self.dtype)])
@@ -72,8 +75,10 @@ class Encoder:
     def token_ops(self, plan: Plan, tokens: Ints, kernels: KernelChoices = DEFAULT_KERNELS) -> Iterator[tuple[Op, int]]:
         """Yield the ops of one rank for items of so many tokens together, and how often each runs.
 
-        Attention over windows is among them: windows are as good as full. Attention over whole items is not.
+        Attention over windows is among them: windows are as good as full. Attention over whole items is not. Where
+        items are spread, tokens are those of one rank, and all of them gather the rows.
         """
+        whole, plan = plan, self._plan(plan)
         for linear in self.front:
             yield linear.gemm(tokens), 1
         for index, block in enumerate(self.unique_blocks):
@@ -85,9 +90,14 @@ class Encoder:
                     yield cell.window_attention(plan, tokens), count
         for linear in self.projector:
             yield linear.gemm(np.maximum(tokens // self.merged, 1)), 1
+        if self.is_spread and self.projector:
+            rows = np.maximum(tokens // self.merged, 1) * whole.tp
+            dtype = activation_dtype(whole, self.dtype)
+            yield from ((op, 1) for op in tensor_all_gather(whole, rows, self.projector[-1].n, dtype))
 
     def attention_ops(self, plan: Plan, pairs: Ints) -> Iterator[tuple[Op, int]]:
         """Yield the attention over whole items with so many pairs of tokens together, priced as that of one item."""
+        plan = self._plan(plan)
         tokens = np.maximum(np.rint(np.sqrt(pairs)).astype(np.int64), 1)
         for index, block in enumerate(self.unique_blocks):
             for cell in block.cells:
@@ -96,5 +106,14 @@ class Encoder:
 
     def refusal(self, plan: Plan) -> str | None:
         """Why ``plan`` cannot shard the tower; None when it can."""
+        plan = self._plan(plan)
         reasons = (cell.refusal(plan) for block in self.unique_blocks for cell in block.cells)
         return next((f"{self.kind} encoder: {reason}" for reason in reasons if reason), None)
+
+    def ranks(self, plan: Plan) -> int:
+        """Ranks that whole items are spread over; 1 where every rank runs a part of each."""
+        return plan.tp if self.is_spread else 1
+
+    def _plan(self, plan: Plan) -> Plan:
+        """Return the plan as the tower's own layers see it."""
+        return Plan(weight_dtype=plan.weight_dtype, kv_dtype=plan.kv_dtype) if self.is_spread else plan

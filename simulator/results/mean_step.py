@@ -208,6 +208,7 @@ def encoder_total(encoder: EncoderSums | None, counts: StepCounts, quantity: Qua
     """Sum ``quantity`` over all steps in which one rank's encoder ran."""
     if encoder is None or counts.encoder_steps == 0:
         return 0.0
-    steps = counts.encoder_steps
-    tokens = Place.of(encoder.token_knots, counts.item_tokens / steps).value(quantity(encoder.tokens))
-    return steps * (tokens + Place.of(encoder.pair_knots, counts.item_pairs / steps).value(quantity(encoder.attention)))
+    shares = counts.encoder_steps * encoder.ranks  # items of a step are taken to be spread evenly
+    tokens = Place.of(encoder.token_knots, counts.item_tokens / shares).value(quantity(encoder.tokens))
+    pairs = Place.of(encoder.pair_knots, counts.item_pairs / shares).value(quantity(encoder.attention))
+    return counts.encoder_steps * (tokens + pairs)

@@ -37,6 +37,7 @@ class EncoderSums:
     token_knots: I64
     pair_knots: I64
     launches: int  # kernels the host starts
+    ranks: int = 1  # over which whole items are spread
 
 
 def compile_encoder(
@@ -67,4 +68,11 @@ def compile_encoder(
                     count += launches.of(op) * times
     if cap is not None:
         tokens, attention = (ThrottledSteps.under(cap, Draw.of(part)).applied(part) for part in (tokens, attention))
-    return EncoderSums(tokens=tokens, attention=attention, token_knots=_TOKENS, pair_knots=_PAIRS, launches=count)
+    return EncoderSums(
+        tokens=tokens,
+        attention=attention,
+        token_knots=_TOKENS,
+        pair_knots=_PAIRS,
+        launches=count,
+        ranks=encoder.ranks(plan),
+    )

@@ -166,6 +166,7 @@ class CompiledPlan:
             pair_knots=np.concatenate([[0], encoder.pair_knots]),
             pair_ps=np.concatenate([[0], _to_ps(self.seconds(encoder.attention, end, only))]),
             launch_ps=round(float(floor_s) * _PS_PER_S),
+            ranks=encoder.ranks,
         )
 
     def _token_table(

@@ -100,6 +100,11 @@ class EncoderItems:
     def __len__(self) -> int:
         return len(self.start)
 
+    def first_starts(self) -> I64:
+        """Return the start of the first item of the request that each item belongs to."""
+        counts = np.diff(self.offsets)
+        return np.repeat(self.start[self.offsets[:-1][counts > 0]], counts[counts > 0])
+
     def of_answered(self, is_finished: NDArray[np.bool_]) -> int:
         """Count the items of the requests that were answered."""
         return int(np.diff(self.offsets)[is_finished].sum())

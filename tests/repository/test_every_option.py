@@ -25,6 +25,7 @@ _SIMULATED = "simulate --model tiny-llama --cluster h100-sxm-2 --json"
 _SEARCHED = f"search {_SERVED} --json"
 _OPEN = "--trace synthetic:isl=200-400,osl=8-40,rate=400,n=60,seed=1"
 _SEEING = f"--model qwen2.5-vl-7b --cluster h100-sxm-1 --json {_OPEN}"
+_SEEING_2 = f"--model qwen2.5-vl-7b --cluster h100-sxm-2 --json {_OPEN}"
 _SHARED_EXPERTS = "--model deepseek-v3 --cluster h200-sxm-8 --plan attn.dp8-moe.ep8 --json --engine vllm-0.6"
 _RANKS = "--model deepseek-v3 --cluster h200-sxm-8 --plan attn.dp8-moe.ep8 --json --engine tensorrt-llm-1.0"
 _RANKS_WAIT: dict[str, tuple[str, str, str]] = {
@@ -121,6 +122,11 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         **_within(_IN_SEARCH, _SERVING),
         **_within(f"{_IN_SEARCH} --trace", _READING),
         "--images": (f"search {_SEEING} --no-interval", "--images 1:448x448", ""),
+        "--mm-encoder-tp-mode": (
+            f"search {_SEEING_2} --plan tp2 --no-interval --images 1:448x448",
+            "--mm-encoder-tp-mode data",
+            "",
+        ),
         **_within("search --no-interval", _RANKS_WAIT),
         "--allow-unsupported": (
             f"search --no-interval {_SHARED_EXPERTS} {_OPEN}",
@@ -153,6 +159,11 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         **_within(_IN_SIMULATE, _SERVING),
         **_within(f"{_IN_SIMULATE} --trace", _READING),
         "--images": (f"simulate {_SEEING} --plan tp1", "--images 1:448x448", ""),
+        "--mm-encoder-tp-mode": (
+            f"simulate {_SEEING_2} --plan tp2 --images 1:448x448",
+            "--mm-encoder-tp-mode data",
+            "",
+        ),
         **_within("simulate", _RANKS_WAIT),
         "--allow-unsupported": (
             f"simulate {_SHARED_EXPERTS} {_OPEN}",
@@ -175,6 +186,11 @@ CASES: dict[str, dict[str, tuple[str, str, str]]] = {
         "--router": (f"{_IN_SWEEP} {_OPEN}", "--router least_outstanding", ""),
         "--plan": (f"{_IN_SWEEP} {_OPEN}", "--plan tp2", "--plan dp2"),
         "--images": (f"sweep {_SEEING} --plan tp1 --rates 9,20", "--images 1:448x448", ""),
+        "--mm-encoder-tp-mode": (
+            f"sweep {_SEEING_2} --plan tp2 --rates 9,20 --images 1:448x448",
+            "--mm-encoder-tp-mode data",
+            "",
+        ),
         "--rates": (f"{_IN_SWEEP.replace(' --rates 200,900', '')} {_OPEN}", "--rates 300,900", "--rates 200,900"),
         "--json": (f"{_IN_SWEEP.replace(' --json', '')} {_OPEN}", "--json", ""),
         "-o": (f"{_IN_SWEEP} {_OPEN}", "-o swept.json", ""),

@@ -71,7 +71,9 @@ CASES = {
     "ranks of sglang": Case(ranks=2, dp=2, limits=replace(SGLANG, enable_prefix_caching=False)),
     "v1 with images": Case(limits=replace(LIMITS, encoder_budget=60), has_images=True),
     "v1 with whole images": Case(limits=replace(LIMITS, encoder_budget=60, keeps_items_whole=True), has_images=True),
-    "sglang with images": Case(limits=replace(SGLANG, enable_prefix_caching=True), has_images=True),
+    "sglang with images": Case(
+        limits=replace(SGLANG, enable_prefix_caching=True, encodes_by_request=True), has_images=True
+    ),
     "pipeline with images": Case(stages=3, limits=replace(LIMITS, encoder_budget=60), has_images=True),
     "drafts with images": Case(
         limits=replace(LIMITS, encoder_budget=60, num_speculative_tokens=3, speculative_acceptance=0.6),

@@ -121,6 +121,17 @@ def test_the_host_is_a_floor_and_ranks_share_whole_items() -> None:
     assert run_replicas(_tables(LIMITS, ranks=2), LIMITS, one).replicas.encoder_ps.tolist() == [7 * 60 + 2 * 300]
 
 
+def test_items_of_a_request_may_run_together_with_its_first() -> None:
+    """Without a budget, and by request: the first chunk runs all three images, and two requests start kernels twice."""
+    limits = replace(LIMITS, encoder_budget=0, encodes_by_request=True, max_num_batched_tokens=30)
+    one = _workload([(60, 1, [(0, 10), (20, 30), (40, 50)])])
+    result = run_replicas(_tables(limits), limits, one, log=True)
+    assert _steps(result)[1][0] == 1000 + 300 + 7 * 60 + 2 * 300
+    assert result.replicas.encoder_steps.tolist() == [1]
+    two = _workload([(10, 1, [(0, 5), (5, 10)]), (10, 1, [(0, 10)])])
+    assert run_replicas(_tables(limits, launch_ps=900), limits, two).replicas.encoder_ps.tolist() == [1800]
+
+
 def test_only_the_first_stage_runs_the_encoder() -> None:
     """A pipeline of two stages delays the first token by the encoder once."""
     workload = _workload([(40, 1, [(0, 30)])])

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from cluster_specs.errors import UserError
@@ -9,6 +10,7 @@ from cluster_specs.load import load_cluster
 from costmodel.bundled_fits import choose_costs
 from costmodel.ops.op_types import Attention, Gemm
 from simulator.engine_profiles.engine_profile import load_profile
+from simulator.feasible.encoder_rows import with_encoder_mode
 from simulator.feasible.server_setup import Overrides
 from simulator.manifest.shapes import collect_shapes
 from simulator.model.bind_workload import bind_workload
@@ -188,3 +190,56 @@ def test_shapes_of_an_encoder_are_listed_where_requests_have_items() -> None:
     assert text < seen
     assert {(3 * 1280, 1280), (1280, 1176), (3584, 5120)} <= seen - text
     assert {(1280, 3 * 128), (1280, 3 * 1280), (2 * 1280, 1280)} <= widths(audio)
+
+
+def test_spread_images_trade_weights_for_all_reduces() -> None:
+    """Whole images over tensor ranks: one image takes one rank's time, two as long, weights are on every rank."""
+    model, workload = bind_workload(load_model("qwen2.5-vl-7b"), parse_workload(ALONE, images="1:1036x1036"))
+    profile = load_profile("vllm-0.33")
+    spread = with_encoder_mode(model, profile, "data")
+    assert model.encoder is not None
+    assert spread.encoder is not None
+    assert spread.encoder.weight_bytes(Plan(tp=4)) == model.encoder.weight_bytes(Plan())
+    assert spread.encoder.refusal(Plan(tp=3)) is None
+    costs = choose_costs(None, CLUSTER)
+    tables = {}
+    for name, served in (("weights", model), ("data", spread)):
+        serving = Serving(model=served, cluster=CLUSTER, profile=profile, costs=lambda _c: costs)
+        start = serving.start(parse_plan("tp4"), workload)
+        assert isinstance(start, StartedPlan)
+        encoder = start.compiled.tables().encoder
+        assert encoder is not None
+        assert encoder.ranks == (4 if name == "data" else 1)
+        tables[name] = encoder
+    whole = float(np.interp(5476, tables["data"].token_knots, tables["data"].token_ps))
+    cut = float(np.interp(5476, tables["weights"].token_knots, tables["weights"].token_ps))
+    assert cut < whole < 4 * cut
+    results = [
+        simulate(
+            parse_plan("tp4"),
+            parse_workload(ALONE, images=f"{count}:1036x1036"),
+            CLUSTER,
+            costs,
+            model=load_model("qwen2.5-vl-7b"),
+            overrides=Overrides(mm_encoder_tp_mode="data"),
+        )
+        for count in (1, 2)
+    ]
+    runs = [result.run for result in results if result.run is not None]
+    assert runs[0].replicas.encoder_ps.sum() == runs[1].replicas.encoder_ps.sum()
+    assert "--mm-encoder-tp-mode data" in " ".join(results[0].launch)
+
+
+@pytest.mark.parametrize(
+    ("model", "engine", "images", "said"),
+    [
+        ("mistral-small-3.2-24b", "vllm-0.33", "1:64x64", "does not spread images of mistral3 models"),
+        ("qwen2.5-vl-7b", "tensorrt-llm-1.2", "1:64x64", "does not spread images of qwen2_5_vl models"),
+        ("qwen2.5-vl-7b", "vllm-0.33", None, "cannot act: no encoder runs for these requests"),
+    ],
+)
+def test_a_mode_that_cannot_act_is_refused(model: str, engine: str, images: str | None, said: str) -> None:
+    """An engine that does not spread a model's images, and requests without any."""
+    served, _ = bind_workload(load_model(model), parse_workload(ALONE, images=images))
+    with pytest.raises(UserError, match=said):
+        with_encoder_mode(served, load_profile(engine), "data")
