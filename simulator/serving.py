@@ -122,7 +122,7 @@ class Serving(ServerSetup):
             served_seqs=sized.server.max_num_seqs,
         )
         compiled = compile_plan(
-            self.model,
+            self.loaded_model,
             served(self.model, plan, self.profile),
             self.curves(plan.clock_mhz),
             profile=sized.profile,
@@ -131,6 +131,7 @@ class Serving(ServerSetup):
             spread=self.spread(plan.clock_mhz),
             context_tokens=workload.mean_context_tokens,
             has_items=workload.items is not None,
+            drafts=sized.drafts if self.draft_method == "mtp" else 0,
         )
         host = self.profile.host
         gap_error_s = error_of(host.frontend_token_s) * workload.mean_prompt_tokens
@@ -267,6 +268,8 @@ class Serving(ServerSetup):
             return f"policy {policy} is simulated without attention data parallelism only"
         if self.overrides.speculative_tokens and policy != "vllm-v1":
             return f"speculative decoding is not simulated for policy {policy}"
+        if self.draft_method == "mtp" and plan.pp > 1:
+            return "heads of the model that draft are simulated without pipeline stages only"
         return waiting_refusal(self, plan)
 
     def _engine_limits(self, plan: Plan, sized: Sizing, workload: Traffic) -> EngineLimits:

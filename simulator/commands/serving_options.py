@@ -13,6 +13,7 @@ from simulator.engine_profiles.bundled_profiles import DEFAULT_PROFILE
 from simulator.engine_profiles.graph_modes import MODE_NAMES, MOST_GRAPH_TOKENS
 
 if TYPE_CHECKING:
+    from simulator.engine_profiles.acceptance import Acceptance
     from simulator.serving import Serving
     from simulator.validation.asked import Asked
     from simulator.workload.parts import Traffic
@@ -28,6 +29,14 @@ class _Finite(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+def _shares(ctx: click.Context, param: click.Parameter, value: str | None) -> "Acceptance | None":
+    """Read one number, or several with commas between them; which of these may be is checked with the drafts."""
+    if value is None:
+        return None
+    shares = [_Finite(0, 1).convert(part, param, ctx) for part in value.split(",")]
+    return tuple(shares) if len(shares) > 1 else shares[0]
 
 
 extension_option = click.option(
@@ -104,8 +113,15 @@ _SETTINGS = (
     click.option("--speculative-tokens", type=click.IntRange(min=1), help="Draft tokens per sequence and step."),
     click.option(
         "--speculative-acceptance",
-        type=_Finite(0, 1),
-        help="Probability that a draft is right, given those before it were.",
+        callback=_shares,
+        metavar="SHARE[,SHARE...]",
+        help="Probability that a draft is right, given those before it were; or the share accepted of each draft of a "
+        "step, as vLLM logs it.",
+    ),
+    click.option(
+        "--speculative-method",
+        type=click.Choice(["ngram", "draft_model", "mtp"]),
+        help="Where drafts come from: the text, a draft model, or the model's own prediction layer.",
     ),
     click.option(
         "--draft-step-s",

@@ -10,6 +10,7 @@ from simulator.engine.bounds import LONGEST_SEQUENCE, LONGEST_STEP, MOST_BLOCKS
 from simulator.engine.item_checks import check_items
 from simulator.engine.rules import POLICIES, PS_PER_S, first_arrival_s
 from simulator.engine.table_checks import check_tables
+from simulator.engine_profiles.acceptance import acceptance_fault
 from simulator.engine_profiles.answer_chunks import LONGEST_INTERVAL
 from simulator.engine_profiles.engine_limits import EngineLimits
 from simulator.steps.step_tables import StepTables
@@ -151,8 +152,9 @@ def _check_drafts(tables: StepTables, limits: EngineLimits) -> None:
             f"engine limits: num_speculative_tokens is {drafts}, must be >= 0 and leave room for one sequence in "
             f"max_num_batched_tokens = {limits.max_num_batched_tokens}"
         )
-    if not 0 <= limits.speculative_acceptance <= 1:
-        raise UserError(f"engine limits: speculative_acceptance is {limits.speculative_acceptance}, must be 0 to 1")
+    fault = acceptance_fault(limits.speculative_acceptance, drafts)
+    if fault is not None:
+        raise UserError(f"engine limits: speculative_acceptance {fault}")
     if not 0 <= limits.draft_step_s < LONGEST_STEP / PS_PER_S:
         raise UserError(f"engine limits: draft_step_s is {limits.draft_step_s}, must be >= 0 and below 1000 s")
     if drafts and (limits.policy != "vllm-v1" or tables.stages > 1):

@@ -7,6 +7,7 @@ import numpy as np
 from simulator.engine.costs import Costs
 from simulator.engine.records import I64, places, rows_at
 from simulator.engine.table_checks import check_costs
+from simulator.engine_profiles.acceptance import accepted_shares
 from simulator.engine_profiles.engine_limits import EngineLimits
 from simulator.steps.step_tables import EncoderTables, StepTables
 
@@ -81,6 +82,6 @@ def cost_cells(tables: StepTables, limits: EngineLimits) -> I64:
 
 
 def _acceptance_bounds(limits: EngineLimits) -> I64:
-    """Bounds [num_speculative_tokens] of a draw: the first i drafts are accepted with probability acceptance^i."""
-    powers = [limits.speculative_acceptance ** (i + 1) for i in range(limits.num_speculative_tokens)]
-    return np.array([int(power * DRAWS) for power in powers], dtype=np.int64)
+    """Bounds [num_speculative_tokens] of a draw: below the i-th one the first i drafts are accepted."""
+    shares = accepted_shares(limits.speculative_acceptance, limits.num_speculative_tokens)
+    return np.array([int(share * DRAWS) for share in shares], dtype=np.int64)

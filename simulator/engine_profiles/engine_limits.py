@@ -3,6 +3,7 @@
 from typing import Final, Literal
 
 from cluster_specs.lazy_dataclass import dataclass
+from simulator.engine_profiles.acceptance import Acceptance
 from simulator.engine_profiles.answer_chunks import FirstChunk
 from simulator.engine_profiles.graph_modes import GraphMode
 
@@ -75,7 +76,7 @@ class EngineLimits:
     ranks_wait_iters: int = 0  # steps until a rank's prompts start without any on the other ranks; 0 = at once
     ranks_batching_iters: int = 0  # steps they wait once every rank has some
     num_speculative_tokens: int = 0
-    speculative_acceptance: float = 0.0  # probability that one draft token is accepted, given the one before it was
+    speculative_acceptance: Acceptance = 0.0  # of a draft given those before it, or the share of each position
     speculative_seed: int = 0
     draft_step_s: float = 0.0  # time the draft model adds to a step; 0 for drafts looked up in the text
     skips_unused_drafts: bool = False  # it adds none to a step after which nobody verifies drafts

@@ -18,8 +18,13 @@ _IN_PIPELINES: Final = {
 
 
 def draft_refusal(setup: ServerSetup, plan: Plan) -> str | None:
-    """Why the engine does not start the drafts that are asked for on a plan; None if it does."""
+    """Why the engine does not start the drafts that are asked for on a plan; None if it does.
+
+    TensorRT-LLM runs heads of the model inside its last stage.
+    """
     if not setup.overrides.speculative_tokens or plan.pp == 1:
         return None
     engine = setup.profile.engine
+    if engine == "tensorrt-llm" and setup.draft_method == "mtp":
+        return None
     return _IN_PIPELINES.get(engine, f"{engine} is not known to start drafts with pipeline stages")

@@ -6,6 +6,7 @@ from typing import Literal
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.errors import UserError
 from cluster_specs.lazy_dataclass import dataclass
+from simulator.engine_profiles.acceptance import Acceptance
 from simulator.engine_profiles.answer_chunks import FirstChunk
 from simulator.engine_profiles.engine_limits import RouterName
 from simulator.engine_profiles.engine_profile import EngineProfile
@@ -15,6 +16,9 @@ from simulator.feasible.stated_graphs import with_stated_graphs
 from simulator.model.spec import ModelSpec
 from simulator.plan.plan import Plan
 from simulator.workload.parts import Traffic
+
+# Drafts that are looked up in the text, those of a draft model, and those of the model's own heads.
+DraftMethod = Literal["ngram", "draft_model", "mtp"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +39,8 @@ class Overrides:
     cudagraph_mode: GraphMode | None = None  # vLLM: which steps run as one graph, in pieces or without
     max_cudagraph_capture_size: int | None = None  # tokens of the largest captured step
     speculative_tokens: int | None = None
-    speculative_acceptance: float | None = None  # probability that a draft is right, given those before it were
+    speculative_acceptance: Acceptance | None = None  # of a draft given those before it, or the share of each position
+    speculative_method: DraftMethod | None = None  # None: as ``draft_step_s`` says
     stream_interval: int | None = None  # tokens of an answer that the server sends together
     draft_step_s: float | None = None  # what the draft model adds to a step; None for drafts without a model
     batch_wait_timeout_iters: int | None = None
@@ -79,6 +84,19 @@ class ServerSetup:
         )
 
     @property
+    def draft_method(self) -> DraftMethod | None:
+        """Where drafts come from; None without drafts."""
+        stated = self.overrides
+        if not stated.speculative_tokens:
+            return None
+        return stated.speculative_method or ("ngram" if stated.draft_step_s is None else "draft_model")
+
+    @property
+    def loaded_model(self) -> ModelSpec:
+        """The model with what it drafts with: a multi-token-prediction layer, where that is asked for."""
+        return self.model.with_draft_layer() if self.draft_method == "mtp" else self.model
+
+    @property
     def scheduler_recv_interval(self) -> int:
         """Decode steps between two looks for requests that have arrived.
 
@@ -113,5 +131,5 @@ class ServerSetup:
         if self.profile.engine == "vllm" and self.cluster.device.kind == "cpu":
             return "the CPU as its device"
         return self.profile.async_conflict(
-            pp=plan.pp, has_drafts=bool(drafts), has_lookup_drafts=bool(drafts) and self.overrides.draft_step_s is None
+            pp=plan.pp, has_drafts=bool(drafts), has_lookup_drafts=self.draft_method == "ngram"
         )

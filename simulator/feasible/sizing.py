@@ -5,6 +5,7 @@ from typing import Final
 
 from cluster_specs.errors import UserError
 from cluster_specs.lazy_dataclass import dataclass
+from simulator.engine_profiles.acceptance import Acceptance, acceptance_fault
 from simulator.engine_profiles.batch_limits import BatchLimits
 from simulator.engine_profiles.engine_limits import ServerLimits
 from simulator.engine_profiles.engine_profile import EngineProfile
@@ -30,7 +31,7 @@ class Sizing:
     server: ServerLimits
     memory: MemoryBudget
     drafts: int
-    acceptance: float
+    acceptance: Acceptance
     notes: tuple[str, ...]
 
 
@@ -46,7 +47,7 @@ class _Asked:
     sharing_ranks: int  # whose tokens per step are counted together
     tokens: int
     drafts: int
-    acceptance: float
+    acceptance: Acceptance
 
 
 def size_plan(setup: ServerSetup, plan: Plan, workload: Traffic) -> Sizing | Refused:
@@ -113,7 +114,7 @@ def _asked(setup: ServerSetup, plan: Plan, workload: Traffic) -> _Asked:
         budget = max(1, tokens // shared)
     if not chunked:
         budget = max(budget, max_model_len)
-    drafts, acceptance = _drafts(overrides, budget)
+    drafts, acceptance = _drafts(setup, budget)
     return _Asked(
         profile=profile,
         defaults=defaults,
@@ -149,7 +150,7 @@ def _memory_by_sequences(
     """Return the memory of the server as a function of its sequences per step."""
     device, overrides, profile = setup.cluster.device, setup.overrides, asked.profile
     kernel = profile.mxfp4_experts.on(device)
-    model = setup.model.with_expert_layout(EXPERT_LAYOUTS[kernel])
+    model = setup.loaded_model.with_expert_layout(EXPERT_LAYOUTS[kernel])
     run = served(setup.model, plan, setup.profile)
     encoder_rows = kept_rows(profile, setup.model, workload, asked.tokens)
 
@@ -223,13 +224,14 @@ def _max_num_seqs(overrides: Overrides, default: int, budget: int) -> int:
     return stated
 
 
-def _drafts(overrides: Overrides, budget: int) -> tuple[int, float]:
+def _drafts(setup: ServerSetup, budget: int) -> tuple[int, Acceptance]:
     """Draft tokens per step and their acceptance; none unless stated."""
+    overrides = setup.overrides
     drafts, acceptance = overrides.speculative_tokens, overrides.speculative_acceptance
     if not drafts:
-        if acceptance is not None or overrides.draft_step_s is not None:
+        if acceptance is not None or overrides.draft_step_s is not None or overrides.speculative_method is not None:
             raise UserError(
-                "speculative_acceptance and draft_step_s say how drafts fare, but there are none",
+                "speculative_acceptance, speculative_method and draft_step_s say how drafts fare, but there are none",
                 hint="state speculative_tokens as well",
             )
         return 0, 0.0
@@ -238,9 +240,30 @@ def _drafts(overrides: Overrides, budget: int) -> tuple[int, float]:
             f"speculative_tokens is {drafts} without speculative_acceptance",
             hint="the acceptance depends on model, drafts and text: measure it, servers log it",
         )
+    fault = acceptance_fault(acceptance, drafts)
+    if fault is not None:
+        raise UserError(f"speculative_acceptance {fault}", hint="state one number, or a share for each draft of a step")
+    _check_method(setup)
     if drafts >= budget:
         raise UserError(f"speculative_tokens is {drafts}, must be less than max_num_batched_tokens = {budget}")
     return drafts, acceptance
+
+
+def _check_method(setup: ServerSetup) -> None:
+    """Refuse a draft model without its time, a time without a draft model, and heads that a model does not have."""
+    method, step_s = setup.draft_method, setup.overrides.draft_step_s
+    if method == "draft_model" and step_s is None:
+        raise UserError("speculative_method is draft_model without draft_step_s", hint="state what it adds to a step")
+    if method != "draft_model" and step_s is not None:
+        raise UserError(
+            f"draft_step_s is {step_s:g}, but speculative_method {method} has no draft model",
+            hint="leave it out: heads of the model are priced, and looking drafts up takes no time",
+        )
+    if method == "mtp" and not setup.model.draft_layers:
+        raise UserError(
+            f"{setup.model.name} has no multi-token-prediction layer (num_nextn_predict_layers of its config.json)",
+            hint="draft with --speculative-method ngram, or with a draft model",
+        )
 
 
 def _chosen(stated: bool | None, default: bool) -> bool:

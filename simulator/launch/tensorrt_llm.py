@@ -77,8 +77,11 @@ def _options(serving: Serving, start: StartedPlan) -> dict[str, object]:
     drafts: dict[str, object] | None = None
     if start.limits.num_speculative_tokens:
         drafts = {"decoding_type": "NGram", "max_draft_len": start.limits.num_speculative_tokens}
-        if stated.draft_step_s is not None:
+        if serving.draft_method == "draft_model":
             drafts |= {"decoding_type": "DraftTarget", "speculative_model_dir": "DRAFT_MODEL"}
+        elif serving.draft_method == "mtp":
+            count = start.limits.num_speculative_tokens
+            drafts = {"decoding_type": "MTP", "num_nextn_predict_layers": count}
     options = {
         "dtype": DTYPE_NAMES.get(plan.weight_dtype or ""),
         "kv_cache_config": {name: value for name, value in cache.items() if value is not None},

@@ -170,7 +170,8 @@ def _sizes(graphs: GraphCapture, largest: int | None = None) -> list[int]:
 
 def _drafts(serving: Serving, start: StartedPlan) -> Iterator[Flag]:
     if start.limits.num_speculative_tokens:
-        drafts = {"method": "ngram"} if serving.overrides.draft_step_s is None else {"model": "DRAFT_MODEL"}
+        method = serving.draft_method
+        drafts = {"model": "DRAFT_MODEL"} if method == "draft_model" else {"method": str(method)}
         counted = drafts | {"num_speculative_tokens": start.limits.num_speculative_tokens}
         yield "--speculative-config", as_json(counted)
 

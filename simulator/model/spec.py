@@ -19,6 +19,7 @@ from simulator.model.block import Block
 from simulator.model.cell import DEFAULT_KERNELS, Cell, KernelChoices, keeps_state
 from simulator.model.cells.attention import SelfAttention
 from simulator.model.cells.cross_attention import CrossAttention
+from simulator.model.cells.draft_input import DraftInput
 from simulator.model.cells.latent_attention import LatentAttention
 from simulator.model.cells.moe import MixtureOfExperts
 from simulator.model.checkpoint_kv import CheckpointKv
@@ -87,6 +88,7 @@ class ModelSpec:
     positions: Positions = field(default_factory=Positions)  # what scales ``max_position``
     checkpoint_kv: CheckpointKv | None = None  # the KV-cache format the checkpoint states
     checkpoint: str | None = None  # the Hugging Face id it was asked for by
+    draft_layers: int = 0  # multi-token-prediction layers of the checkpoint, none of them among ``layers``
     notes: tuple[str, ...] = field(default=(), compare=False)  # what a reader of an answer should know of the config
     _schemes: frozenset[str] | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -244,6 +246,22 @@ class ModelSpec:
                 )
                 for block in self.unique_blocks
             ),
+        )
+
+    def with_draft_layer(self) -> "ModelSpec":
+        """Return the model with its multi-token-prediction layer behind its last one, which it is like.
+
+        Raises ``ValueError`` for a model that has none.
+        """
+        if self.draft_layers == 0 or self.final_norm is None:
+            raise ValueError(f"{self.name} has no multi-token-prediction layer")
+        entry = DraftInput(hidden=self.hidden_size, dtype=self.dtype, norm=self.final_norm)
+        layer = Block(cells=(entry, *self.unique_blocks[self.layers[-1]].cells))
+        return replace(
+            self,
+            unique_blocks=(*self.unique_blocks, layer),
+            layers=(*self.layers, len(self.unique_blocks)),
+            draft_layers=0,
         )
 
     def _outer_parameters(self) -> int:

@@ -43,10 +43,12 @@ def compile_plan(
     spread: Spread = NO_SPREAD,
     context_tokens: int = 1024,
     has_items: bool = False,
+    drafts: int = 0,
 ) -> CompiledPlan:
     """Price every op one rank of each stage of ``plan`` runs; ``spread`` is that of servers, where it is known.
 
     ``context_tokens`` is what the mean request holds of the KV cache: the power of decode steps follows from it.
+    The last layer of ``model`` makes so many ``drafts`` per step; where it makes none it is a layer like the others.
     ``has_items``: requests hold images or audio, for which the model's encoder runs.
     """
     window = max((call.decode.window for block in model.unique_blocks for call in block.attention(plan)), default=0)
@@ -61,6 +63,8 @@ def compile_plan(
         shared_expert_tokens=profile.shared_expert_tokens,
     )
     stages = _stages(compiler, model)
+    if drafts:
+        compiler.add_drafting(stages[-1], model, drafts)
     factors = profile.load_factors
     if factors.points:
         stages = once_each(stages, lambda stage: _at_load(stage, knots, factors, plan.stage_ranks))
@@ -170,6 +174,23 @@ class _Compiler:
             for scan in block.scans(self.plan):
                 self._add_scan(stage, scan, count)
         return stage
+
+    def add_drafting(self, stage: StageSums, model: ModelSpec, drafts: int) -> None:
+        """Let the last layer make ``drafts`` drafts for every sequence that decodes.
+
+        Its first pass goes over all tokens of the step, as those of the other layers do, which puts their keys into its
+        cache. Each further pass is over one token of every sequence. After each the head chooses a draft.
+        """
+        knots, price = self.knots, self.curves.price
+        layer, times = model.unique_blocks[model.layers[-1]], len(knots.kv)
+        passes = [(op, drafts - 1) for op in layer.token_ops(self.plan, knots.batch, self.kernels)]
+        for op, count in [*passes, *((op, drafts) for op in model.head_ops(self.plan, knots.batch))]:
+            stage.decode.add(label(op), price(op).repeated(times), count)
+        for call in layer.attention(self.plan):
+            kv = np.maximum(1, knots.kv[None, :] // knots.batch[:, None]).ravel()
+            sequences = np.repeat(knots.batch, times)
+            single = replace(call.decode, num_decode=sequences, decode_q=1, decode_kv=kv, decode_kv_max=kv)
+            stage.decode.add("attention", price(single), drafts - 1)
 
     def _started(self, block: Block) -> tuple[int, int]:
         """Count the all-reduces of a block, and the kernels the engine starts for it, whatever the prices hold.

@@ -28,7 +28,13 @@ _SEEING = f"--model qwen2.5-vl-7b --cluster h100-sxm-1 --json {_OPEN}"
 _SEEING_2 = f"--model qwen2.5-vl-7b --cluster h100-sxm-2 --json {_OPEN}"
 _SHARED_EXPERTS = "--model deepseek-v3 --cluster h200-sxm-8 --plan attn.dp8-moe.ep8 --json --engine vllm-0.6"
 _RANKS = "--model deepseek-v3 --cluster h200-sxm-8 --plan attn.dp8-moe.ep8 --json --engine tensorrt-llm-1.0"
+# Options that act on attention-data ranks, or on a model that has a prediction layer.
 _RANKS_WAIT: dict[str, tuple[str, str, str]] = {
+    "--speculative-method": (
+        "{} " + f"{_RANKS} --speculative-tokens 2 --speculative-acceptance 0.5 {_OPEN}",
+        "--speculative-method mtp",
+        "",
+    ),
     "--attention-dp-timeout-iters": ("{} " + f"{_RANKS} {_OPEN}", "--attention-dp-timeout-iters 20", ""),
     "--attention-dp-batching-wait-iters": (
         "{} " + f"{_RANKS} --attention-dp-timeout-iters 20 {_OPEN}",

@@ -70,6 +70,22 @@ def test_json_says_how_drafts_were_set() -> None:
     [
         ({"speculative_tokens": 3}, "without speculative_acceptance"),
         ({"speculative_acceptance": 0.5}, "there are none"),
+        ({"speculative_method": "mtp"}, "there are none"),
+        ({"speculative_tokens": 2, "speculative_acceptance": (0.5, 0.4, 0.3)}, "3 shares for 2 drafts"),
+        ({"speculative_tokens": 2, "speculative_acceptance": 0.5, "speculative_method": "mtp"}, "no multi-token"),
+        (
+            {"speculative_tokens": 2, "speculative_acceptance": 0.5, "speculative_method": "draft_model"},
+            "without draft_step_s",
+        ),
+        (
+            {
+                "speculative_tokens": 2,
+                "speculative_acceptance": 0.5,
+                "speculative_method": "ngram",
+                "draft_step_s": 0.001,
+            },
+            "has no draft model",
+        ),
         ({"draft_step_s": 0.1}, "there are none"),
         ({"speculative_tokens": 8192, "speculative_acceptance": 0.5}, "less than max_num_batched_tokens"),
         ({"speculative_tokens": 2, "speculative_acceptance": 0.5, "plan": "pp2-tp4"}, "vllm starts no drafts"),
@@ -80,3 +96,56 @@ def test_what_cannot_be_simulated_is_refused(settings: dict[str, Any], message: 
     """Half a setting, and layouts whose scheduler is not modelled with drafts, are refused by name."""
     with pytest.raises(UserError, match=message):
         _run(**settings)
+
+
+def _deepseek(plan: str = "tp8", profile: str = "vllm-0.33", **overrides: Any) -> SimulatedPlan:
+    cluster = load_cluster("h200-sxm-8")
+    return simulate(
+        parse_plan(plan),
+        parse_workload("chat-synthetic", limit=40),
+        cluster,
+        AnalyticCosts(cluster),
+        model=load_model("deepseek-v3"),
+        profile=profile,
+        overrides=Overrides(**overrides),
+    )
+
+
+def test_the_prediction_layer_of_deepseek_has_the_published_size() -> None:
+    """DeepSeek's README_WEIGHTS: 11.5 billion parameters beside the shared embedding and head."""
+    model = load_model("deepseek-v3")
+    added = model.with_draft_layer().parameters() - model.parameters()
+    assert added == pytest.approx(11.5e9, rel=0.02)
+    assert load_model("llama-3.1-8b").draft_layers == load_model("kimi-k2").draft_layers == 0
+
+
+def test_a_prediction_layer_takes_memory_cache_and_time() -> None:
+    """Its weights and one more layer of KV are on every rank, and a step takes longer by its passes, more for more."""
+    stated: dict[str, Any] = {"speculative_tokens": 3, "speculative_acceptance": (0.85, 0.7, 0.55)}
+    free = _deepseek(**stated)
+    own = _deepseek(**stated, speculative_method="mtp")
+    layer = own.start.memory.weights_bytes - free.start.memory.weights_bytes
+    assert 11.5e9 / 8 < layer < 2 * 11.5e9 / 8
+    assert own.start.memory.kv_tokens < 61 / 62 * free.start.memory.kv_tokens
+    assert own.metrics["tokens_per_decode"] == free.metrics["tokens_per_decode"]
+    lone = _deepseek(speculative_tokens=1, speculative_acceptance=0.85, speculative_method="mtp")
+    steps = [(run.run.replicas.busy_ps / run.run.replicas.steps).mean() for run in (free, lone, own)]
+    layers = 61 * (steps[2] / steps[0] - 1)
+    assert steps[2] > steps[1]
+    assert 2 < layers < 12  # three passes and three heads
+    assert '"method": "mtp"' in "\n".join(own.launch)
+
+
+def test_a_prediction_layer_drafts_on_attention_ranks_and_in_tensorrt_llm() -> None:
+    """Ranks that step together draft too; the file for TensorRT-LLM names the layer, and stages refuse."""
+    stated: dict[str, Any] = {
+        "speculative_tokens": 1,
+        "speculative_acceptance": 0.85,
+        "speculative_method": "mtp",
+        "profile": "tensorrt-llm-1.2",
+    }
+    ranks = _deepseek("attn.dp8-moe.ep8", **stated)
+    assert ranks.metrics["tokens_per_decode"] > 1.7
+    assert "MTP" in "\n".join(ranks.launch)
+    with pytest.raises(UserError, match="without pipeline stages only"):
+        _deepseek("pp2-tp4", **stated)

@@ -1,7 +1,7 @@
 """DeepSeek-V2, V3, R1, V3.2 and Kimi K2, GLM-4.5 and GLM-5: first layers dense, then routed experts beside shared ones.
 
 DeepSeek's attention is latent; GLM's is grouped and its router fp32 (vLLM ``glm4_moe.py``). Multi-token-prediction
-layers are not part of the model.
+layers are counted apart: they run where they draft (``ModelSpec.with_draft_layer``).
 """
 
 from dataclasses import replace
@@ -25,9 +25,10 @@ _TOPK_METHODS: Final = dict.fromkeys(("glm4_moe", "glm4v_moe_text", "glm4_moe_li
 def read_deepseek(config: HfConfig, name: str) -> ModelSpec:
     """Latent attention in every layer; ``q_lora_rank`` null projects queries directly."""
     decoder = Decoder.read(config)
-    return decoder.assemble(
+    spec = decoder.assemble(
         name, lambda layer: Block(cells=(_latent_attention(decoder, layer), _feed_forward(decoder, layer)))
     )
+    return _with_draft_layers(spec, config)
 
 
 @architecture("deepseek_v32", "glm_moe_dsa", reads=["index_topk"])
@@ -49,7 +50,11 @@ def read_sparse(config: HfConfig, name: str) -> ModelSpec:
         attention = replace(_latent_attention(decoder, layer), index_topk=topk)
         return Block(cells=(indexer, attention, _feed_forward(decoder, layer)))
 
-    return decoder.assemble(name, block)
+    return _with_draft_layers(decoder.assemble(name, block), config)
+
+
+def _with_draft_layers(spec: ModelSpec, config: HfConfig) -> ModelSpec:
+    return replace(spec, draft_layers=config.integer("num_nextn_predict_layers", 0, least=0))
 
 
 def _latent_attention(decoder: Decoder, layer: int) -> LatentAttention:
@@ -84,7 +89,7 @@ def read_glm(config: HfConfig, name: str) -> ModelSpec:
         attention = replace(decoder.attention(layer), qkv_bias=bias, qk_norm="head" if has_norm else "none")
         return Block(cells=(attention, _feed_forward(decoder, layer)))
 
-    return decoder.assemble(name, block)
+    return _with_draft_layers(decoder.assemble(name, block), config)
 
 
 def _feed_forward(decoder: Decoder, layer: int) -> Mlp | MixtureOfExperts:
