@@ -8,6 +8,7 @@ import pytest
 
 from cluster_specs.errors import UserError
 from costmodel.ops.op_types import Attention, Gemm
+from simulator.model.bind_workload import bind_workload
 from simulator.model.encoder import Encoder
 from simulator.model.families.vision import vision_tower
 from simulator.model.hf_config import HfConfig
@@ -15,6 +16,7 @@ from simulator.model.item_rules import FixedImage, PatchGrid
 from simulator.model.load_model import from_hf_config, load_model
 from simulator.model.spec import ModelSpec
 from simulator.plan.plan import Plan
+from simulator.workload.parse import parse_workload
 
 QWEN3_TEXT = {
     "hidden_size": 4096,
@@ -27,6 +29,8 @@ QWEN3_TEXT = {
     "max_position_embeddings": 262144,
     "hidden_act": "silu",
 }
+
+BART_SIDE = {"layers": 12, "attention_heads": 16, "ffn_dim": 4096}
 
 
 def _tower(model: ModelSpec) -> Encoder:
@@ -54,6 +58,18 @@ def test_parameters_are_those_of_the_checkpoints() -> None:
     assert whisper.parameters() == 1_543_490_560
     assert whisper.encoder is not None
     assert round(whisper.encoder.parameters() / 1e6) == 637
+
+
+def test_bart_has_the_parameters_of_its_checkpoint() -> None:
+    """406,291,456 for bart-large, the embedding both sides share counted once; its encoder reads the prompt."""
+    sides = {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in BART_SIDE.items()}
+    config = {"model_type": "bart", "d_model": 1024, "vocab_size": 50265, "activation_function": "gelu", **sides}
+    model = from_hf_config(config | {"max_position_embeddings": 1024}, name="bart-large")
+    assert model.parameters() == 406_291_456
+    served, bound = bind_workload(model, parse_workload("synthetic:isl=700,osl=60,n=3"))
+    assert served.is_encoder_decoder
+    assert bound.items is not None
+    assert bound.items.tokens.tolist() == [700, 700, 700]
 
 
 def test_qwen2_vl_has_the_encoder_its_report_counts() -> None:

@@ -1,4 +1,4 @@
-"""T5 and Whisper: an encoder that runs once per request, and a decoder that attends to it in every layer.
+"""T5, BART and Whisper: an encoder that runs once per request, and a decoder that attends to it in every layer.
 
 Qwen2-Audio has Whisper's encoder as a tower: pairs of its tokens are averaged, projected and stand in the prompt.
 """
@@ -22,6 +22,7 @@ from simulator.model.spec import Embedding, ModelSpec
 
 _KERNEL: Final = 3  # frames of both convolutions
 _FRAMES_PER_S: Final = 100.0
+_BART_OFFSET: Final = 2  # rows of its tables of positions that no position uses
 # What Qwen2AudioEncoderConfig assumes for keys a nested config leaves out.
 _QWEN2_AUDIO: Final = {
     "d_model": 1280,
@@ -122,6 +123,40 @@ def read_whisper(config: HfConfig, name: str) -> ModelSpec:
     )
 
 
+@architecture("bart")
+def read_bart(config: HfConfig, name: str) -> ModelSpec:
+    """Learned positions and a norm behind the embedding on both sides, norms behind each sublayer, none at the end."""
+    config.refuse("quantization_config", because="quantised encoder-decoders are not modelled")
+    dtype, hidden = dtype_of(config), config.integer("d_model")
+    positions = config.integer("max_position_embeddings", 1024)
+    rows = positions + _BART_OFFSET
+    own = _attention(config, "decoder", dtype, has_key_bias=True)
+    seen = _attention(config, "encoder", dtype, has_key_bias=True)
+    cross = CrossAttention(projections=own, encoder_tokens=positions)
+    return ModelSpec(
+        name=name,
+        architecture="bart",
+        hidden_size=hidden,
+        vocab_size=config.integer("vocab_size"),
+        max_position=positions,
+        dtype=dtype,
+        quantisation=None,
+        tied_embeddings=config.flag("tie_word_embeddings", default=True),
+        unique_blocks=(Block(cells=(own, cross, _mlp(config, "decoder", dtype))),),
+        layers=(0,) * config.layers("decoder_layers"),
+        embedding=Embedding(width=hidden, positions=rows, norm=own.norm),
+        final_norm=None,
+        encoder=Encoder(
+            kind="text",
+            dtype=dtype,
+            unique_blocks=(Block(cells=(EncoderAttention(projections=seen), _mlp(config, "encoder", dtype))),),
+            layers=(0,) * config.layers("encoder_layers"),
+            tokens=positions,
+            other_parameters=rows * hidden + seen.norm.parameters(),
+        ),
+    )
+
+
 def qwen2_audio_tower(config: HfConfig, decoder: ModelSpec) -> Encoder | None:
     """Read the ``audio_config`` of Qwen2-Audio; None where it has none."""
     audio = config.section("audio_config", _QWEN2_AUDIO)
@@ -158,7 +193,9 @@ def _audio_encoder(
     )
 
 
-def _attention(config: HfConfig, side: Literal["encoder", "decoder"], dtype: str) -> SelfAttention:
+def _attention(
+    config: HfConfig, side: Literal["encoder", "decoder"], dtype: str, *, has_key_bias: bool = False
+) -> SelfAttention:
     hidden, heads = config.integer("d_model"), config.integer(f"{side}_attention_heads")
     if hidden % heads:
         raise config.fault(f"{side}_attention_heads", f"a divisor of d_model = {hidden}")
@@ -171,7 +208,7 @@ def _attention(config: HfConfig, side: Literal["encoder", "decoder"], dtype: str
         weights=WeightFormat(scheme=dtype),
         norm=Norm(kind="layernorm", width=hidden),
         qkv_bias=True,
-        has_key_bias=False,
+        has_key_bias=has_key_bias,
         output_bias=True,
         has_rope=False,
     )
