@@ -144,7 +144,7 @@ def search(
     from simulator.commands.cannot_act import caps_of, refuse_caps, refuse_covered_limits, refuse_idle_options
     from simulator.commands.made_by import digests, made_by
     from simulator.commands.progress import Progress
-    from simulator.feasible.plan_space import Axes
+    from simulator.feasible.plan_space import Axes, check_axes
     from simulator.plan.pool_plan import parse_layout
     from simulator.report.formats import counted
     from simulator.report.search_report import check_report
@@ -178,6 +178,7 @@ def search(
     serving, workload = bound_to_model(load_serving(**options), workload)
     refuse_idle_options(context, serving, workload, chosen, costs=options["costs"])
     refuse_caps(serving, [("--caps", cap_w) for cap_w in caps] if chosen is None else caps_of(chosen))
+    check_axes(serving.model, serving.cluster, varied, serving.profile.layouts, serving.profile.name)
     if explain_space:
         _explain(context, serving, workload, varied, chosen, as_json=as_json)
         return

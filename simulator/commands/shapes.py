@@ -64,7 +64,7 @@ def shapes(
     """
     from cluster_specs.load import load_cluster
     from simulator.engine_profiles.engine_profile import load_profile
-    from simulator.feasible.plan_space import Axes, enumerate_plans
+    from simulator.feasible.plan_space import Axes, check_axes, enumerate_plans
     from simulator.feasible.server_setup import Overrides
     from simulator.manifest.shapes import collect_shapes
     from simulator.model.extension import load_extensions, refuse_unused
@@ -90,6 +90,8 @@ def shapes(
         more=axes,
     )
     profile = load_profile(engine)
+    for model in read:
+        check_axes(model, spec, varied, profile.layouts, profile.name)
     layouts = [parse_layout(text) for text in plans]
     chosen = _plans_of(layouts)
     found = collect_shapes(

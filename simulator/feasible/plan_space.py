@@ -12,6 +12,7 @@ from typing import Final
 
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.device import DeviceSpec
+from cluster_specs.errors import UserError
 from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import SCHEMES
 from simulator.engine_profiles.layouts import NO_LAYOUTS, Layouts
@@ -52,6 +53,25 @@ def enumerate_plans(
     wanted = axes or Axes()
     totals = range(cluster.num_devices, 0, -1) if wanted.allow_fewer_devices else (cluster.num_devices,)
     return [plan for total in totals for plan in plans_on(model, cluster.device, total, wanted, layouts)]
+
+
+def check_axes(model: ModelSpec, cluster: ClusterSpec, axes: Axes, layouts: Layouts, engine: str) -> None:
+    """Refuse an axis that was asked for and adds no plan; raises ``UserError`` with the axes that would."""
+    plain = replace(axes, more=frozenset())
+    fewest = len(enumerate_plans(model, cluster, plain, layouts))
+    acts = {
+        name: len(enumerate_plans(model, cluster, replace(plain, more=frozenset({name})), layouts)) > fewest
+        for name in (MORE_AXES if axes.more else ())
+    }
+    for name in sorted(axes.more):
+        if not acts[name]:
+            others = ", ".join(other for other in acts if acts[other])
+            raise UserError(
+                f"--axes {name} cannot act: no plan of {model.name} on {cluster.name} under {engine} has it",
+                hint=f"leave it out; these would act: {others}"
+                if others
+                else "leave it out, no other would act either",
+            )
 
 
 def plans_on(

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from cluster_specs.errors import UserError
 from simulator.cli import apex
-from simulator.feasible.plan_space import Axes, enumerate_plans
+from simulator.feasible.plan_space import Axes, check_axes, enumerate_plans
 from simulator.launch import launch_lines
 from simulator.plan.plan import parse_plan
 from simulator.plan.refused import REFUSERS
@@ -99,3 +99,20 @@ def test_layouts_are_started_by_the_engines_own_settings(model: str, engine: str
     start = serving.start(parse_plan(plan), _CHAT)
     assert isinstance(start, StartedPlan), start
     assert said in "\n".join(launch_lines(serving, start))
+
+
+@pytest.mark.parametrize(
+    ("model", "engine", "axis", "others"),
+    [
+        ("llama-3.1-70b", "sglang-0.5", "dcp", "cells, placement, stages"),
+        ("llama-3.1-70b", "vllm-0.33", "redundant", "cells, placement, stages"),
+        ("llama-3.1-70b", "vllm-0.33", "dcp", "cells, placement, stages"),
+    ],
+)
+def test_an_axis_that_adds_no_plan_is_refused(model: str, engine: str, axis: str, others: str) -> None:
+    """What was asked for and cannot act is an error that names the axes which would."""
+    serving = serving_of(model, "h100-sxm-8", engine)
+    axes = Axes(more=frozenset({axis}))
+    with pytest.raises(UserError, match=f"--axes {axis} cannot act") as refused:
+        check_axes(serving.model, serving.cluster, axes, serving.profile.layouts, serving.profile.name)
+    assert others in refused.value.hint
