@@ -186,7 +186,8 @@ def finish_pass_with_drafts(state: State, rep: Replica, has_launched: bool) -> b
     if not has_launched:
         is_stuck = rep.running.count > 0 or rep.is_blocked
         if is_stuck and rep.decision_ps >= rep.end_ps:
-            return False
+            rep.key_ps = NEVER  # until KV has come into a decode pool
+            return rep.receiving > 0
         wait_for_output(state, rep)
     rep.key_ps = rep.decision_ps
     is_empty = rep.running.count == 0 and rep.waiting.count == 0

@@ -26,12 +26,20 @@ def launch_lines(serving: Serving, start: StartedPlan) -> tuple[str, ...]:
 
 
 def pool_launch_lines(serving: Serving, prefill: StartedPlan, decode: StartedPlan) -> tuple[str, ...]:
-    """Return the commands of both pools, joined by vLLM's KV connector over NIXL; a remark for other engines."""
+    """Return the commands of both pools, joined over NIXL; a remark where the engine has no such servers here."""
     reason = _reason(serving, prefill.plan) or _reason(serving, decode.plan)
-    if reason is None and serving.profile.engine != "vllm":
-        reason = f"two pools are started on vLLM alone, not on {serving.profile.engine}"
+    if reason is None and serving.profile.engine not in {"vllm", "sglang"}:
+        reason = f"two pools are started on vLLM and SGLang alone, not on {serving.profile.engine}"
     if reason is not None:
         return (f"# no command: {reason}",)
+    if serving.profile.engine == "sglang":
+        uncached = replace(decode, server=replace(decode.server, enable_prefix_caching=False))
+        return (
+            "# prefill pool; a router in front sends each request to a server of either pool at once",
+            *sglang_lines(serving, prefill, "prefill"),
+            "# decode pool",
+            *sglang_lines(serving, uncached, "decode"),
+        )
     flags = f" --kv-transfer-config {as_json({'kv_connector': 'NixlConnector', 'kv_role': 'kv_both'})}"
     # Drafts run in the decode pool, prefixes are found in the prefill pool: each in that one alone.
     undrafted = replace(prefill, limits=replace(prefill.limits, num_speculative_tokens=0))

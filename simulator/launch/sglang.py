@@ -5,7 +5,7 @@ ranks together.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Literal
 
 from simulator.launch.remarks import (
     DTYPE_NAMES,
@@ -18,11 +18,13 @@ from simulator.launch.remarks import (
 from simulator.launch.shell import Flag, above_one, command
 from simulator.serving import Serving, StartedPlan
 
+PoolName = Literal["prefill", "decode"]
+
 _NO_CHUNKS: Final = -1
 
 
-def sglang_lines(serving: Serving, start: StartedPlan) -> Iterator[str]:
-    """Yield the command of a plan."""
+def sglang_lines(serving: Serving, start: StartedPlan, pool: PoolName | None = None) -> Iterator[str]:
+    """Yield the command of a plan, or of one of two pools: a prefill server spreads prompts over its ranks by room."""
     plan, stated, server = start.plan, serving.overrides, start.server
     is_apart = plan.attention_dp > 1 or start.router != "round_robin"
     replicas = 1 if is_apart else replicas_per_server(plan, serving.cluster.devices_per_host)
@@ -38,7 +40,7 @@ def sglang_lines(serving: Serving, start: StartedPlan) -> Iterator[str]:
         ("--pp-size", above_one(plan.pp)),
         ("--dp-size", above_one(replicas * ranks)),
         ("--enable-dp-attention", True if ranks > 1 else None),
-        ("--load-balance-method", "round_robin" if replicas * ranks > 1 else None),
+        ("--load-balance-method", "round_robin" if replicas * ranks > 1 and pool != "prefill" else None),
         ("--ep-size", above_one(plan.ep)),
         ("--enable-eplb", True if plan.redundant_experts else None),
         ("--ep-num-redundant-experts", plan.redundant_experts or None),
@@ -62,6 +64,8 @@ def sglang_lines(serving: Serving, start: StartedPlan) -> Iterator[str]:
         ("--scheduler-recv-interval", above_one(server.scheduler_recv_interval)),
         ("--disable-radix-cache", None if server.enable_prefix_caching else True),
         ("--disable-overlap-schedule", None if server.async_scheduling else True),
+        ("--disaggregation-mode", pool),
+        ("--disaggregation-transfer-backend", "nixl" if pool is not None else None),
     ]
     yield command(f"python -m sglang.launch_server --model-path {checkpoint(serving, plan)}", flags)
 

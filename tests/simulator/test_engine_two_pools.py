@@ -173,6 +173,46 @@ def test_leaping_equals_stepping_and_nothing_is_lost(first: int, is_sglang: bool
         assert (result.requests.first_token_ps[done] >= result.kv_ready_ps[done]).all(), seed
 
 
+def staged(pool: Pool, *, stages: int, drafts: int) -> Pool:
+    """Return the pool on pipeline stages, or with drafts whose steps may verify all of them."""
+    limits = replace(
+        pool.limits,
+        num_speculative_tokens=drafts,
+        speculative_acceptance=0.7,
+        max_num_batched_tokens=pool.limits.max_num_batched_tokens + drafts,
+        reserves_output=False,
+    )
+    if drafts:
+        limits = replace(limits, async_scheduling=False)
+    tables = linear_tables(
+        max_num_seqs=limits.max_num_seqs,
+        max_num_batched_tokens=limits.max_num_batched_tokens,
+        step_ps=3_000,
+        token_ps=90,
+        decode_kv_ps=7,
+        stages=stages,
+        send_ps=200 if stages > 1 else 0,
+        drafts=drafts,
+    )
+    return replace(pool, limits=limits, tables=tables)
+
+
+@pytest.mark.parametrize(("stages", "drafts"), [(2, 0), (1, 2)])
+def test_stages_and_drafts_in_pools_lose_nothing(stages: int, drafts: int) -> None:
+    """Pipeline stages in either pool, and drafts in the decode pool, on ranks or not: all is served, twice alike."""
+    for seed in range(2000, 2100):
+        prefill, decode, workload, agreed, token_ps = random_case(seed)
+        agreed = replace(agreed, passes_first_token=False)
+        if stages > 1:
+            prefill = staged(prefill, stages=1 + seed % 2, drafts=0)
+        case = prefill, staged(decode, stages=stages, drafts=drafts), workload, agreed, token_ps
+        result = replayed(case)
+        assert_same(result, replayed(case), seed)
+        done = result.requests.is_finished
+        assert done.sum() + sum(result.requests.rejections().values()) == len(workload), seed
+        assert (result.requests.first_token_ps[done] > result.kv_ready_ps[done]).all(), seed
+
+
 @pytest.mark.parametrize("seed", [3, 11])
 def test_compiled_pools_are_the_python_they_are_made_of(seed: int) -> None:
     """The entry run as plain Python gives what its compiled code gives."""

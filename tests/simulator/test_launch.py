@@ -384,6 +384,22 @@ def test_both_pools_are_started_with_the_connector() -> None:
     assert all("NixlConnector" in words[words.index("--kv-transfer-config") + 1] for words in commands)
 
 
+def test_sglang_servers_of_two_pools_say_which_they_are() -> None:
+    """Each pool states its mode and the transfer; prompts find their rank by room, so no other rule is stated there."""
+    plan = parse_layout("prefill.attn.dp2-moe.ep2+decode.attn.dp4-moe.ep4")
+    assert isinstance(plan, PoolPlan)
+    serving = serving_of("mixtral-8x7b", "h100-sxm-8", "sglang-0.5")
+    starts = start_pools(serving, plan, parse_workload("chat-synthetic", limit=20))
+    assert isinstance(starts, PoolStarts)
+    lines = pool_launch_lines(serving, starts.prefill, starts.decode)
+    prefill, decode = (shlex.split(line) for line in lines if not line.startswith("#"))
+    for words, mode in ((prefill, "prefill"), (decode, "decode")):
+        assert words[words.index("--disaggregation-mode") + 1] == mode
+        assert words[words.index("--disaggregation-transfer-backend") + 1] == "nixl"
+    assert ["--load-balance-method" in words for words in (prefill, decode)] == [False, True]
+    assert ["--disable-radix-cache" in words for words in (prefill, decode)] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("plan", "chunk"), [("tp8", 8192), ("attn.dp8-moe.ep8", 1024), ("attn.dp8-moe.ep8-t2048", 2048)]
 )
