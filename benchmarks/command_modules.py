@@ -53,15 +53,15 @@ class Bound:
 
 
 BOUNDS: Final[Mapping[str, Bound]] = {
-    "help": Bound(ours=12),
+    "help": Bound(ours=11),
     "search --help": Bound(ours=26),
-    "clusters": Bound(ours=22),
-    "models": Bound(ours=100),
-    "trace": Bound(ours=75),
-    "simulate": Bound(ours=350),
-    "simulate a generator": Bound(ours=350),
-    "simulate analytic": Bound(ours=350),
-    "search": Bound(ours=360),
+    "clusters": Bound(ours=21),
+    "models": Bound(ours=99),
+    "trace": Bound(ours=74),
+    "simulate": Bound(ours=312),
+    "simulate a generator": Bound(ours=278),
+    "simulate analytic": Bound(ours=312),
+    "search": Bound(ours=326),
 }
 
 

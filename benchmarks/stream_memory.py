@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from simulator.streaming import WHOLE_REQUESTS
+from simulator.workload.parts import WHOLE_REQUESTS
 
 RUN = ("simulate", "--model", "llama-3.2-1b", "--cluster", "h100-sxm-8", "--plan", "dp8", "--json")
 

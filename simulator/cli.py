@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import difflib
 import errno
 import importlib
 import os
@@ -73,6 +72,8 @@ class _LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
+            import difflib
+
             close = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
             if close:
                 raise click.UsageError(f"No such command {cmd_name!r}. Did you mean {close[0]!r}?", ctx)

@@ -31,9 +31,6 @@ from simulator.simulate import SimulatedPlan, measured_plan, work_figures
 from simulator.steps.step_sum import IntervalEnd
 from simulator.workload.parts import WHOLE_HINT, NotStreamableError, WorkloadParts
 
-# What a request takes while a workload is simulated whole: 2 million take 0.9 GB, beside 0.3 GB of code.
-REQUEST_BYTES: Final = 430
-WHOLE_REQUESTS: Final = 2_000_000
 _ENDS: Final[tuple[IntervalEnd, ...]] = ("middle", "low", "high")
 
 

@@ -4,7 +4,6 @@ A few megabytes of gzip can unpack to more than a machine holds, so every reader
 document, of one line, and of what a packed file may grow to.
 """
 
-import gzip
 import io
 import os
 import zlib
@@ -23,8 +22,6 @@ MOST_LINE_BYTES: Final = 16 * 2**20
 _MOST_UNPACKING: Final = 200
 _ALWAYS_UNPACKED_BYTES: Final = 64 * 2**20
 
-_GZIP_FAULTS: Final = (gzip.BadGzipFile, EOFError, zlib.error)
-
 
 class _Unpacked(io.RawIOBase):
     """The content of a gzip file up to a limit, with one error for damage and one for a file that grows too much."""
@@ -32,6 +29,9 @@ class _Unpacked(io.RawIOBase):
     def __init__(self, path: Path, most_bytes: int) -> None:
         super().__init__()
         self._path = path
+        import gzip
+
+        self._faults = (gzip.BadGzipFile, EOFError, zlib.error)
         self._file = gzip.open(path, "rb")  # noqa: SIM115 - closed with this stream
         self._most_bytes = most_bytes
         self._count = 0
@@ -42,7 +42,7 @@ class _Unpacked(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what BufferedReader passes
         try:
             part = self._file.read(len(buffer))
-        except _GZIP_FAULTS as error:
+        except self._faults as error:
             raise UserError(
                 f"{self._path}: damaged gzip file after {self._count} unpacked bytes: {error}",
                 hint="the file is cut short or was changed; copy it again",

@@ -22,6 +22,7 @@ from profiles_db.recordings import (
 from profiles_db.recordings.run import RecordedRun
 from profiles_db.recordings.summarised_run import SummarisedRun
 
+# Of every request; the names are those of ``profiles_db.recordings.tools``.
 _MATCHES: Final[Mapping[str, Callable[[Mapping[str, Any]], bool]]] = {
     vllm_bench_summary.NAME: vllm_bench.matches,
     aiperf.NAME: aiperf.matches,
@@ -29,7 +30,6 @@ _MATCHES: Final[Mapping[str, Callable[[Mapping[str, Any]], bool]]] = {
     inference_perf.NAME: inference_perf.matches,
     llmservingsim.NAME: llmservingsim.matches,
 }
-TOOLS: Final = tuple(_MATCHES)
 INFERENCE_PERF_SUMMARY: Final = "inference-perf-summary"
 # Of a run as a whole; those of `vllm bench serve` have the keys of one with details.
 # AIPerf and inference-perf write both.

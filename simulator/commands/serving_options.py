@@ -14,6 +14,7 @@ from simulator.engine_profiles.graph_modes import MODE_NAMES, MOST_GRAPH_TOKENS
 
 if TYPE_CHECKING:
     from simulator.engine_profiles.acceptance import Acceptance
+    from simulator.model.spec import ModelSpec
     from simulator.serving import Serving
     from simulator.validation.asked import Asked
     from simulator.workload.parts import Traffic
@@ -293,13 +294,9 @@ def load_serving(
     from costmodel.bundled_fits import choose_costs
     from simulator.engine_profiles.engine_profile import load_profile
     from simulator.feasible.server_setup import Overrides
-    from simulator.model.extension import load_extensions, refuse_unused
-    from simulator.model.load_model import load_model
     from simulator.serving import Serving
 
-    loaded = load_extensions(extensions)
-    served = load_model(model)
-    refuse_unused(loaded, served)
+    served = _model_with(model, extensions)
     spec = load_cluster(cluster)
     if usd_per_device_hour is not None:
         spec = spec.model_copy(update={"usd_per_device_hour": usd_per_device_hour})
@@ -311,6 +308,19 @@ def load_serving(
         costs=lambda clock_mhz: choose_costs(costs, spec, clock_mhz, out_of_domain=out_of_domain),
         overrides=Overrides(**{_FIELDS.get(flag, flag): value for flag, value in settings.items()}),
     )
+
+
+def _model_with(model: str, extensions: tuple[Path, ...]) -> "ModelSpec":
+    from simulator.model.load_model import load_model
+
+    if not extensions:
+        return load_model(model)
+    from simulator.model.extension import load_extensions, refuse_unused
+
+    loaded = load_extensions(extensions)
+    served = load_model(model)
+    refuse_unused(loaded, served)
+    return served
 
 
 def bound_to_model(serving: "Serving", workload: "Traffic") -> "tuple[Serving, Traffic]":

@@ -39,9 +39,8 @@ def load_parts(
     if stream is False:
         return None
     from simulator.commands.trace_options import reading_of
-    from simulator.streaming import WHOLE_REQUESTS
     from simulator.workload.parse_parts import may_hold_more
-    from simulator.workload.parts import NotStreamableError
+    from simulator.workload.parts import WHOLE_REQUESTS, NotStreamableError
 
     chosen = reading_of(**reading)
     if stream is None and not may_hold_more(trace, WHOLE_REQUESTS, limit=chosen["limit"]):

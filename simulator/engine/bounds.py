@@ -20,6 +20,11 @@ NEVER: Final = (1 << 63) - 1
 LONGEST_STEP: Final = 1000 * 10**12  # ps, through all stages; 2^-12 ps of it fit into 62 bits
 LONGEST_LEAP: Final = 1 << 62  # 2^-12 ps
 
+# What an entry of the engine returns.
+DONE: Final = -1  # nothing is left before the horizon
+STUCK: Final = -2  # a replica can never go on
+PAUSED: Final = -3  # the budget of turns is used up
+
 # Counters that end a run when they are full (``State.full``).
 STAGE_TIME_FULL: Final = 1  # time summed over pipeline stages
 EPOCHS_FULL: Final = 2

@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from cluster_specs.errors import UserError
 from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine.arena import state_arena
-from simulator.engine.bounds import CLOCK_END, NONE
+from simulator.engine.bounds import CLOCK_END, NONE, PAUSED
 from simulator.engine.checks import check_input
 from simulator.engine.conservation import RunSums
 from simulator.engine.cost_arrays import cost_arrays, cost_cells
 from simulator.engine.costs import Costs
-from simulator.engine.entries import ENTRIES, run_two_pools
 from simulator.engine.interrupt import check_stop
-from simulator.engine.loop import PAUSED
+from simulator.engine.native.abi import ENTRIES
 from simulator.engine.policies import Engine, compiled, entry_for
 from simulator.engine.records import I64
 from simulator.engine.request import FINISHED, UNSENT
@@ -102,7 +101,7 @@ def run_disaggregated(
     transfer_ps = _transfers_ps(transfer_s(workload.prompt_tokens))
     first, second, both = _states(prefill, decode, workload, transfer_ps, agreed, leap=leap)
     costs = cost_arrays(prefill.tables, prefill.limits)
-    _run(engine or compiled(run_two_pools), (first, second), costs, workload.name)
+    _run(engine or compiled("run_two_pools"), (first, second), costs, workload.name)
     assert len(both)  # the states are views of it
     return _result(first, second, workload, agreed)
 

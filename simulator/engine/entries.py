@@ -5,17 +5,18 @@ replica can never go on (STUCK), which is a defect. These are the functions the 
 Each loop is written out, since a kernel calls other kernels by name alone: one loop cannot be handed its scheduler.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from simulator.engine.bounds import CLOCK_END
+from simulator.engine.bounds import CLOCK_END, DONE, STUCK
 from simulator.engine.costs import Costs
 from simulator.engine.drafts import finish_pass_with_drafts, launch_with_drafts
 from simulator.engine.kernel import kernel
 from simulator.engine.leap import finish_pass
 from simulator.engine.lockstep import finish_lockstep_pass, preemptions, step_together
 from simulator.engine.lockstep_pipeline import finish_stages_together, run_stages_together
-from simulator.engine.loop import DONE, next_time, run_to_next_pass
+from simulator.engine.loop import next_time, run_to_next_pass
+from simulator.engine.native.abi import Entry
 from simulator.engine.pipeline import begin_decision, finish_pipeline_pass, launch_stages
 from simulator.engine.scheduler_drafts import schedule_with_drafts
 from simulator.engine.scheduler_sglang import schedule_sglang
@@ -25,9 +26,7 @@ from simulator.engine.state import State
 from simulator.engine.step import launch
 from simulator.engine.tables import group, peer, peer_costs, replica
 
-STUCK: Final = -2
-
-Entry = Callable[[State, Costs], int]
+Kernel = Callable[[State, Costs], int]
 
 
 @kernel
@@ -175,14 +174,14 @@ def run_two_pools(state: State, costs: Costs) -> int:
             return code
 
 
-# A pool of two names its engine by the place in this list (``State.entry``).
-ENTRIES: Final[tuple[Entry, ...]] = (
-    run_v1,
-    run_v0,
-    run_sglang,
-    run_v1_pipeline,
-    run_lockstep,
-    run_v1_with_drafts,
-    run_lockstep_pipeline,
-    run_two_pools,
-)
+# By name, in the order of ``abi.ENTRIES``, which whoever calls compiled code goes by.
+KERNELS: Final[Mapping[Entry, Kernel]] = {
+    "run_v1": run_v1,
+    "run_v0": run_v0,
+    "run_sglang": run_sglang,
+    "run_v1_pipeline": run_v1_pipeline,
+    "run_lockstep": run_lockstep,
+    "run_v1_with_drafts": run_v1_with_drafts,
+    "run_lockstep_pipeline": run_lockstep_pipeline,
+    "run_two_pools": run_two_pools,
+}

@@ -4,7 +4,6 @@ The interpreter delivers Ctrl-C to the main thread alone. Compiled runs come bac
 milliseconds (``State.budget``), which is when the main thread sees the signal, and a worker the flag.
 """
 
-from concurrent.futures import CancelledError
 from contextvars import ContextVar
 from threading import Event
 from typing import Final
@@ -21,4 +20,6 @@ def check_stop() -> None:
     """Raise ``CancelledError`` if this thread has been told to stop."""
     stop = _STOP.get()
     if stop is not None and stop.is_set():
+        from concurrent.futures import CancelledError  # the rest of that package is of no use to one run
+
         raise CancelledError

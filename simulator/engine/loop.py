@@ -11,7 +11,7 @@ the rest is proposed again. A scheduling pass is left to the caller, which knows
 from typing import Final
 
 from simulator.engine.blocks import blocks_for
-from simulator.engine.bounds import NEVER, NONE
+from simulator.engine.bounds import DONE, NEVER, NONE, PAUSED
 from simulator.engine.clients import announce_finish, later, next_arrival, take_arrival, tell_router
 from simulator.engine.commit import commit
 from simulator.engine.costs import Costs
@@ -42,8 +42,6 @@ from simulator.engine.sequences import enqueue, enqueue_behind_received, free_se
 from simulator.engine.state import ALONE, DECODE_POOL, PREFILL_POOL, State
 from simulator.engine.tables import group, peer, replica, request
 
-DONE: Final = -1
-PAUSED: Final = -3
 # Of its KV SGLang leaves these beside the longest prompt and answer; longer answers it cuts (``max_req_len``).
 _SGLANG_SPARE_TOKENS: Final = 2
 

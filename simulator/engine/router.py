@@ -7,8 +7,6 @@ only from the moment it happens. The prefix router takes the replica with the lo
 outstanding.
 """
 
-from typing import Final
-
 from simulator.engine.bounds import NONE
 from simulator.engine.kernel import kernel
 from simulator.engine.leap import steps_decided_before
@@ -16,10 +14,8 @@ from simulator.engine.prefix_cache import match, used_blocks
 from simulator.engine.radix_cache import tokens_found
 from simulator.engine.replica import Replica
 from simulator.engine.request import Request
-from simulator.engine.state import PREFIX_ROUTER, RECORDED_ROUTER, ROUND_ROBIN_ROUTER, VLLM_ROUTER, State
+from simulator.engine.state import PREFIX_ROUTER, RECORDED_ROUTER, ROUND_ROBIN_ROUTER, TICK_PS, VLLM_ROUTER, State
 from simulator.engine.tables import replica, request
-
-TICK_PS: Final = 100_000_000_000
 
 
 @kernel

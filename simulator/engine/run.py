@@ -13,15 +13,15 @@ from simulator.engine.bounds import (
     LAST_EPOCH,
     NEVER,
     NODES_FULL,
+    PAUSED,
     STAGE_TIME_FULL,
+    STUCK,
 )
 from simulator.engine.checks import check_input
 from simulator.engine.conservation import RunSums
 from simulator.engine.cost_arrays import cost_arrays
 from simulator.engine.costs import Costs
-from simulator.engine.entries import STUCK
 from simulator.engine.interrupt import check_stop
-from simulator.engine.loop import PAUSED
 from simulator.engine.policies import Engine, engine_for
 from simulator.engine.request import FINISHED, TIMED_OUT
 from simulator.engine.result import EngineResult, is_under_way, result_from_state

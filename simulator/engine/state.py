@@ -19,6 +19,7 @@ ORCA: Final = 3
 # routers
 ROUND_ROBIN_ROUTER: Final = 0
 VLLM_ROUTER: Final = 1
+TICK_PS: Final = 100_000_000_000  # between two snapshots that vLLM's router judges by
 LEAST_OUTSTANDING_ROUTER: Final = 2
 PREFIX_ROUTER: Final = 3
 RECORDED_ROUTER: Final = 4

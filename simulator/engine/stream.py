@@ -22,10 +22,9 @@ from simulator.engine.cost_arrays import cost_arrays
 from simulator.engine.policies import engine_for
 from simulator.engine.records import I64, PLACE_BYTES, Flags, Rows, taken
 from simulator.engine.result import EngineResult, is_under_way, result_of
-from simulator.engine.router import TICK_PS
 from simulator.engine.rules import first_arrival_s, ps, rules_of
 from simulator.engine.run import run_engine
-from simulator.engine.state import VLLM_ROUTER
+from simulator.engine.state import TICK_PS, VLLM_ROUTER
 from simulator.engine.state_arrays import StateArrays, aligned_zeros
 from simulator.engine_profiles.engine_limits import EngineLimits, RouterName
 from simulator.steps.step_tables import StepTables

@@ -5,7 +5,6 @@ with the package, so whoever reads a config takes `from_hf_config` from there. K
 no cell models are refused; the many metadata keys of real configs are ignored.
 """
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +128,8 @@ def _reader_of(config: HfConfig) -> Reader:
     reader = ARCHITECTURES.get(model_type)
     if reader is None:
         because = _NOT_MODELLED.get(model_type, "")
+        import difflib
+
         close = difflib.get_close_matches(model_type[:40], sorted(ARCHITECTURES), n=4)
         raise UserError(
             f"{config.place}: model_type {shown(model_type)} is not supported{because and f': {because}'}",

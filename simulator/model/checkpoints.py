@@ -9,7 +9,6 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import field
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from cluster_specs.errors import UserError
 from cluster_specs.files.reading import read_document
 from cluster_specs.lazy_dataclass import dataclass
 
+CONFIGS: Final = Path(__file__).parent / "configs"  # those that come with the package
 _ID: Final = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 _MOST_CHARACTERS: Final = 96  # what the hub allows
 _COMMIT: Final = re.compile(r"[\w.-]{1,128}", re.ASCII)
@@ -60,7 +60,7 @@ def find_checkpoint(text: str) -> Checkpoint | None:
 
 def bundled_checkpoints() -> dict[str, Checkpoint]:
     """Every id that a bundled config describes, by its lower-case spelling."""
-    text = (resources.files("simulator.model") / "configs" / "checkpoints.toml").read_text(encoding="utf-8")
+    text = (CONFIGS / "checkpoints.toml").read_text(encoding="utf-8")
     found: dict[str, Checkpoint] = {}
     for bundled, table in tomllib.loads(text).items():
         for name in table.get("ids", ()):

@@ -1,15 +1,20 @@
 """The configs that come with the package, and loading a model by name, by Hugging Face id or by path."""
 
-import difflib
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import shown
 from simulator.model import families  # noqa: F401 - registers the readers that come with the package
 from simulator.model.architectures import from_hf_config
-from simulator.model.checkpoints import Checkpoint, bundled_checkpoints, cache_folder, find_checkpoint, is_checkpoint_id
+from simulator.model.checkpoints import (
+    CONFIGS,
+    Checkpoint,
+    bundled_checkpoints,
+    cache_folder,
+    find_checkpoint,
+    is_checkpoint_id,
+)
 from simulator.model.hf_config import HfConfig
 from simulator.model.spec import ModelSpec
 
@@ -18,8 +23,7 @@ __all__ = ["bundled_models", "from_hf_config", "load_model"]
 
 def bundled_models() -> tuple[str, ...]:
     """Names of the bundled configs, sorted."""
-    folder = resources.files("simulator.model") / "configs"
-    return tuple(sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json")))
+    return tuple(sorted(file.stem for file in CONFIGS.glob("*.json")))
 
 
 def load_model(name_or_path: str | Path) -> ModelSpec:
@@ -51,8 +55,7 @@ def _load_checkpoint(checkpoint: Checkpoint) -> ModelSpec:
 
 
 def _bundled_config(name: str) -> HfConfig:
-    with resources.as_file(resources.files("simulator.model") / "configs" / f"{name}.json") as file:
-        return HfConfig.from_file(file)
+    return HfConfig.from_file(CONFIGS / f"{name}.json")
 
 
 def _exists(text: str) -> bool:
@@ -69,6 +72,8 @@ def _exists(text: str) -> bool:
 
 
 def _not_found(text: str) -> UserError:
+    import difflib
+
     known = [found.name for found in bundled_checkpoints().values()] if "/" in text else bundled_models()
     names = {name.rpartition("/")[2].lower(): name for name in known}
     close = difflib.get_close_matches(text[:100].rpartition("/")[2].lower(), names, n=3, cutoff=0.5)

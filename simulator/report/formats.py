@@ -1,6 +1,5 @@
 """Values and tables as a terminal shows them; the only place where seconds become milliseconds."""
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -107,6 +106,8 @@ def _wrapped(command: str) -> Iterator[str]:
 
 def columns() -> int:
     """Width of the terminal."""
+    import shutil
+
     return shutil.get_terminal_size((_PIPE_COLUMNS, 24)).columns
 
 

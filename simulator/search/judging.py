@@ -14,7 +14,6 @@ from simulator.pools.layouts import Layout, Outcome, Started, measured_layout, r
 from simulator.results.objective import SUSTAINABLE_RATE, Slo
 from simulator.search.capacity import find_capacity
 from simulator.serving import Refusal, Serving, StartedPlan
-from simulator.streaming import check_layout, replay_stream, streamed_plan
 from simulator.workload.parts import NotStreamableError, Traffic, WorkloadParts
 from simulator.workload.workload import Workload
 
@@ -62,6 +61,8 @@ def judged_before(
         return Refusal(plan=begun.plan, reason=found.reason, by=found.by)
     if isinstance(workload, WorkloadParts):
         assert isinstance(begun, StartedPlan)  # others are refused
+        from simulator.streaming import streamed_plan
+
         return streamed_plan(serving, begun, found)
     return measured_layout(serving, begun, found)
 
@@ -70,6 +71,8 @@ def started(serving: Serving, candidate: Candidate, workload: Traffic) -> Starte
     """Start a candidate, or say why it cannot be; one of two pools is started already."""
     if isinstance(workload, Workload):
         return candidate if isinstance(candidate, PoolStarts) else start_layout(serving, candidate, workload)
+    from simulator.streaming import check_layout
+
     plan = plan_of(candidate)
     try:
         check_layout(plan, has_drafts=bool(serving.overrides.speculative_tokens))
@@ -83,4 +86,6 @@ def _replayed(serving: Serving, started: Started, workload: Traffic, slo: Slo) -
     if isinstance(workload, Workload):
         return replay_layout(serving, started, workload, slo)
     assert isinstance(started, StartedPlan)  # others are refused
+    from simulator.streaming import replay_stream
+
     return replay_stream(serving, started, workload, slo, has_interval=False)

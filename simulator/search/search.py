@@ -31,8 +31,7 @@ from simulator.search.judging import Candidate, judge, judged_before, plan_of
 from simulator.search.paired import Versus, effects, versus
 from simulator.serving import Refusal, Serving
 from simulator.simulate import SimulatedPlan
-from simulator.streaming import REQUEST_BYTES, replay_stream
-from simulator.workload.parts import WHOLE_HINT, NotStreamableError, Traffic, WorkloadParts
+from simulator.workload.parts import REQUEST_BYTES, WHOLE_HINT, NotStreamableError, Traffic, WorkloadParts
 from simulator.workload.workload import Workload
 
 _RIVALS: Final = 3  # plans that are compared with the best one: each replays the workload half a dozen times
@@ -342,6 +341,8 @@ def with_intervals(
             if isinstance(workload, Workload):
                 return with_layout_interval(serving, result, workload, slo, of=wanted)
             assert isinstance(result, SimulatedPlan)  # others were refused
+            from simulator.streaming import replay_stream
+
             return replay_stream(serving, result.start, workload, slo)
         except EngineLimitError:
             return result  # at its slow end the plan outlasts the engine's clock: no interval is known

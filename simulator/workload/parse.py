@@ -15,7 +15,6 @@ groups:groups=10,prompts=10,system=100,isl=50,osl=50,rate=2,n=1000   prompts of 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -32,7 +31,6 @@ from simulator.workload.generators.sessions import Sessions, generate_sessions
 from simulator.workload.scale import scale_workload
 from simulator.workload.settings import Settings, mix_of, process_of
 from simulator.workload.span import LONGEST_SPAN_S
-from simulator.workload.traces.read_trace import read_trace
 from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, Workload
 
 # The bundled trace and the text that generates it (`apex trace generate` with it writes the same bytes).
@@ -58,7 +56,7 @@ def parse_workload(
     settings = generator_settings(text, reading)
     if settings is None:
         with trace_file(text) as path:
-            read = read_trace(path, rate_scale=rate_scale, length_scale=length_scale, limit=limit, **reading)
+            read = _read(path, rate_scale=rate_scale, length_scale=length_scale, limit=limit, **reading)
         return with_media(read, images, audio_s)
     workload = _with_timeout(settings, _GENERATORS[settings.scheme](settings))
     settings.refuse_unknown()
@@ -81,8 +79,7 @@ def generator_settings(text: str, reading: Mapping[str, Any]) -> Settings | None
 def trace_file(text: str) -> Iterator[Path]:
     """Find the file of a bundled trace or at a path; raises ``UserError`` where there is none."""
     if text in BUNDLED_TRACES:
-        with resources.as_file(resources.files("simulator.workload") / "data" / f"{text}.csv") as path:
-            yield path
+        yield Path(__file__).parent / "data" / f"{text}.csv"
         return
     if not exists(text):
         raise UserError(
@@ -107,7 +104,7 @@ def synthetic_of(settings: Settings) -> tuple[Synthetic, OpenLoop | CappedLoop]:
     like, cap = settings.word_of("like", ""), settings.number("max_concurrency", 0, int)
     if cap < 0 or (cap == 0 and "max_concurrency" in settings.values):
         raise UserError(f"trace {settings.text}: max_concurrency is {cap}, must be >= 1")
-    source = read_trace(like) if like else None
+    source = _read(like) if like else None
     drawn = Synthetic(
         count=count,
         lengths=mix_of(settings) if source is None else source,
@@ -120,10 +117,17 @@ def synthetic_of(settings: Settings) -> tuple[Synthetic, OpenLoop | CappedLoop]:
     return drawn, CappedLoop(concurrency=cap) if cap else OpenLoop()
 
 
+def _read(file: str | Path, **reading: Any) -> Workload:
+    """Read a trace; what draws its requests imports no reader of files."""
+    from simulator.workload.traces.read_trace import read_trace
+
+    return read_trace(file, **reading)
+
+
 def _closed(settings: Settings) -> Workload:
     trace = settings.word_of("trace", "")
     if trace:
-        source = read_trace(trace, **settings.reading)
+        source = _read(trace, **settings.reading)
         concurrency = settings.number("concurrency", None, int)
         if concurrency < 1:
             raise UserError(f"trace {settings.text}: concurrency is {concurrency}, must be >= 1")
@@ -160,7 +164,7 @@ def _with_timeout(settings: Settings, workload: Workload) -> Workload:
 
 
 def _replay(settings: Settings) -> Workload:
-    source = read_trace(replayed_file(settings), **settings.reading)
+    source = _read(replayed_file(settings), **settings.reading)
     cap = settings.number("max_concurrency", 0, int)
     if "max_concurrency" not in settings.values:
         return source

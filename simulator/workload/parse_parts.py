@@ -9,7 +9,6 @@ from simulator.workload.parse import generator_settings, replayed_file, syntheti
 from simulator.workload.parts import PART_REQUESTS, WHOLE_HINT, NotStreamableError, WorkloadParts, survey
 from simulator.workload.scale import scale_workload
 from simulator.workload.traces.parquet_traces import count_rows, is_parquet
-from simulator.workload.traces.read_trace import iter_trace
 from simulator.workload.workload import Workload
 
 _BLOCK_BYTES: Final = 2**20
@@ -57,7 +56,7 @@ def parse_parts(
 
         def of_file() -> Iterator[Workload]:
             with trace_file(text) as path:
-                yield from iter_trace(path, chunk_requests=part_requests, **cut, **reading)
+                yield from _iter_file(path, chunk_requests=part_requests, **cut, **reading)
 
         return survey(of_file)
     waits = settings.values.keys() & {"max_concurrency", "timeout_s"}
@@ -66,10 +65,16 @@ def parse_parts(
     if settings.scheme == "replay":
         file = replayed_file(settings)
         settings.refuse_unknown()
-        return survey(lambda: iter_trace(file, chunk_requests=part_requests, **cut, **reading))
+        return survey(lambda: _iter_file(file, chunk_requests=part_requests, **cut, **reading))
     drawn, _ = synthetic_of(settings)
     settings.refuse_unknown()
     return survey(lambda: _cut(drawn.iter_parts(part_requests), **cut))
+
+
+def _iter_file(path: str | Path, **reading: Any) -> Iterator[Workload]:
+    from simulator.workload.traces.read_trace import iter_trace
+
+    return iter_trace(path, **reading)
 
 
 def may_hold_more(text: str, most: int, *, limit: int | None = None) -> bool:

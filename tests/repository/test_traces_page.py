@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from profiles_db.recordings.files import TOOLS
+from profiles_db.recordings.tools import TOOLS
 from simulator.cli import main
 from simulator.workload.traces.formats import FORMAT_NAMES
 from simulator.workload.traces.read_trace import read_measured, read_trace

@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from simulator.engine.arena import state_arena
-from simulator.engine.bounds import CLOCK_END, NONE
+from simulator.engine.bounds import CLOCK_END, DONE, NONE, PAUSED
 from simulator.engine.cost_arrays import cost_arrays
 from simulator.engine.costs import Costs
-from simulator.engine.entries import ENTRIES, Entry, run_two_pools
-from simulator.engine.loop import DONE, PAUSED
+from simulator.engine.entries import KERNELS
+from simulator.engine.native.abi import ENTRIES, Entry
 from simulator.engine.native.compiler import compile_engine
 from simulator.engine.native.load import Functions, in_memory
 from simulator.engine.policies import Engine, address, compiled, entry_for, interpreted
@@ -198,6 +198,12 @@ def test_compiled_code_does_what_python_does(name: str, functions: Functions) ->
         assert np.array_equal(other_state.cells, state.cells)
 
 
+def test_entries_have_the_names_and_the_order_they_are_called_by() -> None:
+    """Callers know an entry by its name and by its place, without importing a kernel."""
+    assert tuple(KERNELS) == ENTRIES
+    assert all(kernel.__name__ == name for name, kernel in KERNELS.items())
+
+
 def test_every_entry_is_held_against_python() -> None:
     """The cases above leave no entry out but that of two pools (``test_engine_two_pools``)."""
     reached = set()
@@ -208,7 +214,7 @@ def test_every_entry_is_held_against_python() -> None:
 
     for case in CASES.values():
         served(case, noted)
-    assert reached | {run_two_pools} == set(ENTRIES)
+    assert reached | {"run_two_pools"} == set(ENTRIES)
 
 
 def test_an_object_refers_to_nothing_outside(content: bytes) -> None:

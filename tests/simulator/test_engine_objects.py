@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from simulator.engine.entries import ENTRIES
 from simulator.engine.native import objects
+from simulator.engine.native.abi import ENTRIES
 from simulator.engine.native.linker import LinkError, link, linker_command
 from simulator.engine.native.load import EngineCode, compiled_object
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from simulator.engine.arena import state_arena
+from simulator.engine.bounds import DONE, PAUSED
 from simulator.engine.cost_arrays import cost_arrays
-from simulator.engine.loop import DONE, PAUSED
 from simulator.engine.policies import engine_for
 from simulator.engine.records import PLACE_BYTES, Record, Small
 from simulator.engine.replica import Replica

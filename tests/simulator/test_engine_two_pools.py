@@ -8,7 +8,6 @@ import pytest
 from numpy.typing import NDArray
 
 from simulator.engine.disaggregated import DisaggregatedResult, HandOver, Pool, run_disaggregated
-from simulator.engine.entries import run_two_pools
 from simulator.engine.policies import interpreted
 from simulator.engine_profiles.engine_limits import EngineLimits
 from simulator.steps.step_tables import linear_tables
@@ -217,7 +216,7 @@ def test_stages_and_drafts_in_pools_lose_nothing(stages: int, drafts: int) -> No
 def test_compiled_pools_are_the_python_they_are_made_of(seed: int) -> None:
     """The entry run as plain Python gives what its compiled code gives."""
     case = random_case(seed)
-    assert_same(replayed(case), replayed(case, engine=interpreted(run_two_pools)), seed)
+    assert_same(replayed(case), replayed(case, engine=interpreted("run_two_pools")), seed)
 
 
 def test_a_capped_client_waits_for_answers_of_the_decode_pool() -> None:

@@ -11,10 +11,9 @@ from simulator.results.objective import parse_objective, parse_slo
 from simulator.search import search as searching
 from simulator.search.search import at_once, search, with_intervals
 from simulator.simulate import SimulatedPlan
-from simulator.streaming import REQUEST_BYTES
 from simulator.workload.parse import parse_workload
 from simulator.workload.parse_parts import parse_parts
-from simulator.workload.parts import WHOLE_HINT, NotStreamableError
+from simulator.workload.parts import REQUEST_BYTES, WHOLE_HINT, NotStreamableError
 from tests.simulator.deployments import serving_of
 
 _TRAFFIC = "synthetic:chat,rate=20,n=400,seed=3"

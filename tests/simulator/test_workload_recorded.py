@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cluster_specs.errors import UserError
-from profiles_db.recordings.files import TOOLS
+from profiles_db.recordings.files import _MATCHES
+from profiles_db.recordings.tools import TOOLS
 from simulator.workload.traces.read_trace import read_measured, read_trace
 from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop
 
@@ -97,6 +98,11 @@ def save(tmp_path: Path) -> Save:
         return path
 
     return write
+
+
+def test_clients_are_known_by_the_names_of_their_readers() -> None:
+    """The list of names that needs no reader is that of the readers, in their order."""
+    assert tuple(_MATCHES) == TOOLS
 
 
 def test_every_client_gives_requests_and_times(save: Save) -> None:

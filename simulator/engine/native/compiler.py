@@ -18,7 +18,7 @@ from numba.core.compiler_machinery import PassManager
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import make_concrete_template, signature
 
-from simulator.engine.entries import ENTRIES
+from simulator.engine.entries import KERNELS
 from simulator.engine.kernel import is_kernel
 from simulator.engine.native.abi import FAILED, symbol
 from simulator.engine.native.rows import look_ups, type_of
@@ -48,9 +48,9 @@ def compile_engine() -> bytes:
     exports = ir.Module("exports")
     exports.triple = llvm.get_process_triple()
     names = set()
-    for entry in ENTRIES:
+    for entry, kernel in KERNELS.items():
         name = symbol(entry)
-        _export(exports, name, kernels.compile(entry).fndesc.llvm_func_name)
+        _export(exports, name, kernels.compile(kernel).fndesc.llvm_func_name)
         names.add(name)
     return kernels.codegen.object_of(kernels.libraries(), exports, frozenset(names))
 

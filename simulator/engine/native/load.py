@@ -15,9 +15,8 @@ from typing import Any, Final
 
 from cluster_specs.errors import OutputError, UserError
 from cluster_specs.files.lock import locked
-from simulator.engine.entries import ENTRIES, Entry
 from simulator.engine.native import objects
-from simulator.engine.native.abi import symbol
+from simulator.engine.native.abi import ENTRIES, Entry, symbol
 
 Functions = Mapping[Entry, Callable[[int, int], int]]
 

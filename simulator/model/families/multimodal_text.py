@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from importlib import resources
+from pathlib import Path
 from typing import Any, Final
 
 from cluster_specs.lazy_dataclass import dataclass
@@ -108,6 +108,6 @@ def nested_decoder(
 
 def class_defaults(model_type: str) -> dict[str, Any]:
     """Sizes that the config class of a ``model_type`` assumes, empty for types that are never nested."""
-    text = (resources.files("simulator.model.families") / "class_defaults.toml").read_text(encoding="utf-8")
+    text = (Path(__file__).parent / "class_defaults.toml").read_text(encoding="utf-8")
     table: dict[str, Any] = tomllib.loads(text).get(model_type, {})
     return table

@@ -14,7 +14,7 @@ from typing import Final, Literal, get_args
 from cluster_specs.errors import UserError
 from cluster_specs.files.shown import listed
 from cluster_specs.lazy_dataclass import dataclass
-from profiles_db.recordings.files import TOOLS
+from profiles_db.recordings.tools import TOOLS
 
 TimeUnit = Literal["ns", "us", "ms", "s"]
 UNITS_PER_SECOND: Final[Mapping[TimeUnit, int]] = {"ns": 1_000_000_000, "us": 1_000_000, "ms": 1_000, "s": 1}

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cluster_specs.errors import UserError
 from cluster_specs.files.json_list import iter_list
@@ -11,7 +11,7 @@ from cluster_specs.files.json_text import read_json
 from cluster_specs.files.reading import opened
 from cluster_specs.files.shown import listed
 from cluster_specs.lazy_dataclass import dataclass
-from profiles_db.recordings.files import TOOLS, tool_of
+from profiles_db.recordings.tools import TOOLS
 from simulator.workload.columns import MAX_PLAUSIBLE_TOKENS
 from simulator.workload.parts import PART_REQUESTS, NotStreamableError
 from simulator.workload.scale import scale_workload
@@ -20,9 +20,11 @@ from simulator.workload.traces.data_frames import columns_of
 from simulator.workload.traces.formats import FORMAT_NAMES, TimeUnit, record_format
 from simulator.workload.traces.json_traces import iter_line_records
 from simulator.workload.traces.record_reader import RecordReader, Turns
-from simulator.workload.traces.recorded import Recorded, read_recorded
 from simulator.workload.traces.sharegpt import TextLengths, is_conversation, read_sharegpt
 from simulator.workload.workload import Workload
+
+if TYPE_CHECKING:
+    from simulator.workload.traces.recorded import Recorded
 
 _SHAREGPT: Final = "sharegpt"
 
@@ -104,13 +106,15 @@ def read_trace(
     return scale_workload(workload, rate_scale, length_scale)
 
 
-def read_measured(path: str | Path, *, format: str = "auto", result: int | None = None) -> Recorded:  # noqa: A002
+def read_measured(path: str | Path, *, format: str = "auto", result: int | None = None) -> "Recorded":  # noqa: A002
     """Read a benchmark client's file as requests and the times measured for them; UserError for any other file."""
     file = Path(path)
     reading = _Reading(format=format, columns={}, time_unit=None, block_tokens=None, limit=None, result=result)
     tool = _open(file, reading)
     if not isinstance(tool, str) or tool not in TOOLS:
         raise UserError(f"{file}: holds no measured times", hint=f"times are read from {', '.join(TOOLS)}")
+    from simulator.workload.traces.recorded import read_recorded
+
     return read_recorded(file, tool, result=result)
 
 
@@ -188,7 +192,11 @@ def _open(file: Path, reading: _Reading) -> "str | RecordReader":
 
 
 def _name_of(record: Mapping[str, object]) -> str | None:
-    return _SHAREGPT if is_conversation(record) else tool_of(record)
+    if is_conversation(record):
+        return _SHAREGPT
+    from profiles_db.recordings.files import tool_of  # the readers of all clients
+
+    return tool_of(record)
 
 
 def _may_be_table(container: Container) -> bool:
@@ -201,6 +209,8 @@ def _read_requests_of(file: Path, name: str, reading: _Reading, text: TextLength
     what = "a file of conversations" if name == _SHAREGPT else f"a file of {name}"
     reading.refuse_for(file, what, "columns", "time_unit", "block_tokens", "sort", "turns")
     if name != _SHAREGPT:
+        from simulator.workload.traces.recorded import read_recorded
+
         return read_recorded(file, name, result=reading.result, limit=reading.limit).workload
     reading.refuse_for(file, what, "result")
     return read_sharegpt(file, _conversations(file), reading.limit, text)
