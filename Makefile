@@ -161,7 +161,7 @@ $(VENV)/.core: $(ENGINE) | $(BIN)/python
 	@touch $@
 
 # torch goes first: with a build already there, nothing that depends on it fetches another.
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
+$(VENV)/.dev: pyproject.toml $(ENGINE) | $(BIN)/python
 	$(PIP) $(TORCH)
 	$(PIP) --editable '.[dev,profile,fit,report]'
 	@touch $@ $(VENV)/.core

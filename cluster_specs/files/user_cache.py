@@ -15,3 +15,13 @@ def user_cache() -> Path:
         return Path(stated, "apex")
     own = ("Library", "Caches") if sys.platform == "darwin" else (".cache",)
     return Path(os.path.expanduser("~"), *own, "apex")  # noqa: PTH111 - never raises, unlike Path.home
+
+
+def keep_newest(folder: Path, most: int, pattern: str = "*") -> None:
+    """Remove all but the ``most`` files of a folder that were written last; another process may be doing the same."""
+    try:
+        found = sorted(folder.glob(pattern), key=lambda path: path.lstat().st_mtime_ns)
+        for path in found[: max(0, len(found) - most)]:
+            path.unlink(missing_ok=True)
+    except OSError:  # gone between the two, or not ours to remove
+        return

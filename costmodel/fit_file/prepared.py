@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_specs.errors import OutputError
-from cluster_specs.files.user_cache import user_cache
+from cluster_specs.files.user_cache import keep_newest, user_cache
 from cluster_specs.files.whole import make_folder, write_whole
 from costmodel.fit_file.contents import Artefact, FamilyReport, Provenance
 from costmodel.fit_file.label_json import factors_from_json, factors_to_json
@@ -38,7 +38,7 @@ _DIGEST_BYTES: Final = 16
 _HEAD_AT: Final = 64  # magic, length and digest of the head stand before it
 _ALIGNMENT: Final = 64
 _MOST_BYTES: Final = 2**27  # the largest bundled fit has 3 MB; what is far larger is not hashed for nothing
-_MOST_KEPT: Final = 16  # of 15 MB each
+_MOST_KEPT: Final = 16  # of 15 MB each; of older ones the file was probably replaced
 _ROWS: Final = ("x", "y", "latency_s", "residual")
 _ARRAYS_OF_LABEL: Final = ("trend_log_s", "trend", "log_half_width", "size_edges_s")
 # Sources that decide what a checked fit is: its reader, its checks, and the values it is kept as.
@@ -147,7 +147,7 @@ def _keep(artefact: Artefact, path: Path) -> None:
     try:
         make_folder(path.parent)
         write_whole(path, lambda stream: _write(stream, head, blocks))
-        _forget_oldest(path.parent)
+        keep_newest(path.parent, _MOST_KEPT)
     except OutputError:
         return
 
@@ -184,16 +184,6 @@ def _write(stream: BinaryIO, head: Mapping[str, Any], blocks: list[NDArray[Any]]
     stream.write(content)
     for values in blocks:
         stream.write(_padded(values))
-
-
-def _forget_oldest(folder: Path) -> None:
-    """Keep the fits written last; of others the file was probably replaced."""
-    try:
-        kept = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-        for path in kept[:-_MOST_KEPT]:
-            path.unlink(missing_ok=True)
-    except OSError:  # another process did so first
-        return
 
 
 def _read(path: Path) -> Artefact | None:

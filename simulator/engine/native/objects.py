@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from cluster_specs.errors import OutputError
-from cluster_specs.files.user_cache import user_cache
+from cluster_specs.files.user_cache import keep_newest, user_cache
 from cluster_specs.files.whole import make_folder, write_whole
 from simulator.engine.native.abi import VERSION
 
@@ -79,9 +79,7 @@ def drop_others(path: Path) -> None:
 
 def drop_old(folder: Path) -> None:
     """Remove all but the newest objects of a user's folder."""
-    found = sorted(folder.glob("engine-*"), key=lambda path: path.lstat().st_mtime_ns, reverse=True)
-    for path in found[_KEPT:]:
-        path.unlink(missing_ok=True)
+    keep_newest(folder, _KEPT, "engine-*")
 
 
 def user_folder() -> Path:
