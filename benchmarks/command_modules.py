@@ -17,7 +17,20 @@ from typing import Final
 
 OURS: Final = ("cluster_specs", "profiles_db", "costmodel", "simulator", "profiler")
 # Of these a command that does not use them imports no module.
-HEAVY: Final = ("numba", "llvmlite", "pydantic", "pyarrow", "rich", "pandas", "scipy", "sklearn", "matplotlib", "torch")
+HEAVY: Final = (
+    "numba",
+    "llvmlite",
+    "pydantic",
+    "pyarrow",
+    "rich",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "bokeh",
+    "jinja2",
+    "torch",
+)
 _SERVED: Final = ("--model", "llama-3.1-70b", "--cluster", "h100-sxm-8", "--trace")
 COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "help": ("--help",),

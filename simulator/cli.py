@@ -41,6 +41,7 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "calibrate",
         "Estimate an engine profile's constants from runs of a server.",
     ),
+    "report": ("simulator.commands.report", "report", "Make the page of a search that was saved."),
     "trace": ("simulator.commands.trace", "trace", "Generate, convert or describe a request trace."),
     "models": ("simulator.commands.models", "models", "List bundled models, or show one."),
     "clusters": (

@@ -93,9 +93,9 @@ Metrics of --objective and --slo:
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the JSON to a file.")
 @click.option(
     "--report",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIRECTORY",
-    help="Folder for the answer as index.html with figures.",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also write the answer as a page: one HTML file that loads nothing.",
 )
 @click.option(
     "--state",
@@ -147,15 +147,16 @@ def search(
     from simulator.feasible.plan_space import Axes, check_axes
     from simulator.plan.pool_plan import parse_layout
     from simulator.report.formats import counted
-    from simulator.report.search_report import check_report
     from simulator.results.objective import parse_objectives, parse_slo
     from simulator.search.search import needs_all_requests, with_intervals
     from simulator.search.search import search as run_search
 
     started = time.perf_counter()
-    check_outputs([out, state], input_files(trace, options))
+    check_outputs([out, state, report], input_files(trace, options))
     if report is not None:
-        check_report(report)
+        from simulator.report.search_page import require_page
+
+        require_page("--report")
     (aim, *further), slo = parse_objectives(objectives), parse_slo(slos)
     chosen = list(dict.fromkeys(map(parse_layout, plans))) or None
     varied = Axes(
@@ -285,16 +286,25 @@ def _deliver(
     report: Path | None,
 ) -> None:
     """Write the files that were asked for, print the answer, and say its notes."""
-    from cluster_specs.files.whole import write_text
-    from simulator.report.search_report import write_report
-    from simulator.report.search_table import search_table
+    if as_json or out is not None or report is not None:
+        from simulator.report.search_document import search_document
 
+        document = search_document(found, serving, workload)
     if out is not None:
-        write_text(out, strict_json(found.to_json()) + "\n")
+        from cluster_specs.files.whole import write_text
+
+        write_text(out, strict_json(document) + "\n")
     if report is not None:
-        for path in write_report(report, found, serving, workload, top=top):
-            click.echo(f"wrote {path}", err=True)
-    click.echo(strict_json(found.to_json()) if as_json else search_table(found, serving, workload, top=top))
+        from simulator.report.search_page import write_search_page
+
+        write_search_page(report, document)
+        click.echo(f"wrote {report}", err=True)
+    if as_json:
+        click.echo(strict_json(document))
+    else:
+        from simulator.report.search_table import search_table
+
+        click.echo(search_table(found, serving, workload, top=top))
     for note in found.notes:
         click.echo(note, err=True)
 
@@ -308,6 +318,7 @@ def _inputs(
         "model": serving.model.name,
         "cluster": serving.cluster.name,
         "device": serving.cluster.device.name,
+        "device_memory_bytes": serving.cluster.device.memory_bytes,
         "engine": serving.profile.name,
         "costs": curves.costs.origin,
         "trace": trace,

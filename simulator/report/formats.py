@@ -33,16 +33,16 @@ def title(path: str) -> str:
 
 
 def form_of(path: str) -> Format:
-    """Return the format for a metric, by the unit its name (up to a statistic) ends in."""
+    """Return the format for a metric, by its unit."""
+    return {"frac": share, "bytes": gib, "s": duration}.get(unit_of(path), number)
+
+
+def unit_of(path: str) -> str:
+    """Return the unit that a metric's name (up to a statistic) ends in: s, frac, bytes; nothing for other numbers."""
     head, _, tail = path.rpartition(".")
     name = head if tail in STATISTICS else path
-    if name.endswith("_frac"):
-        return share
-    if name.endswith("_bytes"):
-        return gib
-    if name.endswith("_s") and not name.endswith("_per_s"):
-        return duration
-    return number
+    unit = name.rpartition("_")[2]
+    return unit if unit in {"frac", "bytes"} or (unit == "s" and not name.endswith("_per_s")) else ""
 
 
 def duration(seconds: float | None) -> str:

@@ -116,18 +116,18 @@ def _slowest_part(result: "Outcome", best: "Outcome", parts: tuple[str, ...]) ->
     return part if lost[part] > 0 else ""
 
 
-def refusal_lines(refused: Iterable["Refusal"]) -> Iterable[str]:
-    """Yield one line per reason; reasons that differ in numbers only share it, with the range of each number."""
-    alike: dict[str, list[Refusal]] = {}
-    for refusal in refused:
-        alike.setdefault(_NUMBER.sub("#", refusal.reason), []).append(refusal)
+def refusal_lines(refused: Iterable[tuple[str, str]]) -> Iterable[str]:
+    """Yield one line per reason of (plan, reason); those that differ in numbers only share it, with the ranges."""
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for plan, reason in refused:
+        alike.setdefault(_NUMBER.sub("#", reason), []).append((plan, reason))
     for pattern, group in alike.items():
-        texts = [_NUMBER.findall(refusal.reason) for refusal in group]
+        texts = [_NUMBER.findall(reason) for _, reason in group]
         ranges = iter([_range(position) for position in zip(*texts, strict=True)])
-        reason = re.sub("#", lambda _, ranges=ranges: next(ranges), pattern)  # type: ignore[misc]
-        names = ", ".join(str(refusal.plan) for refusal in group[:_NAMED_REFUSALS])
+        shared = re.sub("#", lambda _, ranges=ranges: next(ranges), pattern)  # type: ignore[misc]
+        names = ", ".join(plan for plan, _ in group[:_NAMED_REFUSALS])
         more = f" and {len(group) - _NAMED_REFUSALS} more" if len(group) > _NAMED_REFUSALS else ""
-        yield f"{reason}: {names}{more}"
+        yield f"{shared}: {names}{more}"
 
 
 def _range(texts: Iterable[str]) -> str:

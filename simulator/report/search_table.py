@@ -23,7 +23,7 @@ def search_table(found: "SearchResult", serving: "Serving", workload: "Traffic",
         if len(found.changing) > top:
             lines.append(f"... and {len(found.changing) - top} more (--top, --json)")
     if found.refused:
-        reasons = list(refusal_lines(found.refused))
+        reasons = list(refusal_lines((str(refusal.plan), refusal.reason) for refusal in found.refused))
         lines += ["", f"refused ({len(found.refused)}):", *(f"  {reason}" for reason in reasons[:top])]
         if len(reasons) > top:
             lines.append(f"  ... and {len(reasons) - top} more reasons (--top, --json)")

@@ -22,7 +22,7 @@ def space_table(space: "PlanSpace", serving: "Serving") -> str:
         f"can start ({len(space.starts)}): {', '.join(space.starts) or 'none'}",
     ]
     for by, meaning in REFUSERS.items():
-        refused = [refusal for refusal in space.refused if refusal.by == by]
+        refused = [(str(refusal.plan), refusal.reason) for refusal in space.refused if refusal.by == by]
         lines.append(f"refused by {by} ({len(refused)})" + (f": {meaning}" if refused else ""))
         lines += [f"  {line}" for line in refusal_lines(refused)]
     if space.left_out:

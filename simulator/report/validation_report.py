@@ -5,16 +5,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from simulator.report.formats import form_of
-from simulator.report.search_report import check_report
 from simulator.report.validation_servers import server_rows, short
 from simulator.validation.predict import ValidatedRun
 from simulator.validation.predict_all import Validation, server_of
 from simulator.validation.summary import agreement, verdict
 
-__all__ = ["check_report", "write_report"]
-
 _METRICS: Final = ("ttft_s.mean", "tpot_s.mean", "itl_s.mean", "e2e_s.mean", "throughput_tokens_per_s")
 _MOST_REASONS: Final = 40
+
+
+def check_report(folder: Path) -> None:
+    """Find out before the work is done that nothing can be drawn or written; raises ``UserError``."""
+    from cluster_specs.extras import require_extra
+    from cluster_specs.files.whole import check_folder
+
+    require_extra("report", "matplotlib", what="--report")
+    missing = (path for path in (*reversed(folder.parents), folder) if not path.exists())
+    check_folder(next(missing, folder / "index.html"))
 
 
 def write_report(folder: Path, found: Validation) -> list[Path]:

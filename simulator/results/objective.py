@@ -106,6 +106,11 @@ class Slo:
         return tuple(limit for limit in self.per_plan if not limit.holds(metrics))
 
 
+def less_is_better(path: str) -> bool | None:
+    """Whether a metric is to be small; None of one that nobody ranks by."""
+    return _PLAIN.get(path, True) if path in metric_paths() else None
+
+
 def parse_objective(text: str) -> Objective:
     """Read an objective; a latency without a statistic means its mean. Raises ``UserError``."""
     path, _ = read_spelling(text)

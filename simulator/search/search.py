@@ -4,7 +4,7 @@ Plans whose number formats change what the model answers are ranked in a list of
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import field, replace
 from itertools import islice
 from typing import Any, Final
@@ -102,13 +102,24 @@ class SearchResult:
             },
             "usual_plan": self._usual_facts(),
             "plans": [
-                {**result.to_json(), **self._facts_here(result, front), "breaks": broken.get(str(result.plan), [])}
-                for result in self.simulated
+                {
+                    **result.to_json(),
+                    **self._facts_here(result, front),
+                    "group": name,
+                    "breaks": broken.get(str(result.plan), []),
+                }
+                for name, results in self._groups()
+                for result in results
             ],
             "rejected": [
                 {"plan": str(refusal.plan), "reason": refusal.reason, "by": refusal.by} for refusal in self.refused
             ],
         }
+
+    def _groups(self) -> Iterator[tuple[str, Iterable[Outcome]]]:
+        """Yield the plans of each list under its name in the JSON; every plan that ran is in one."""
+        yield from (("ranked", self.ranked), ("changing", self.changing))
+        yield "breaking", (result for result, _ in self.breaking)
 
     def _usual_facts(self) -> dict[str, Any] | None:
         """Return the usual plan, its value of the objective over the best plan's, and why it cannot start."""

@@ -25,7 +25,20 @@ MODULES = {
 }
 TOOLS = "dev"  # run, not imported: tests, linters, types
 # Slow to load or not always there: the modules that import one of them whole are themselves imported where used.
-HEAVY = {"llvmlite", "matplotlib", "numba", "pandas", "pynvml", "scipy", "sklearn", "torch", "triton", "vllm"}
+HEAVY = {
+    "bokeh",
+    "jinja2",
+    "llvmlite",
+    "matplotlib",
+    "numba",
+    "pandas",
+    "pynvml",
+    "scipy",
+    "sklearn",
+    "torch",
+    "triton",
+    "vllm",
+}
 COMMANDS = (
     "simulator.cli",
     "simulator.simulate",
@@ -105,7 +118,7 @@ def test_heavy_packages_load_where_they_are_used() -> None:
         heavy |= {name for name, modules in at_once.items() if modules & heavy}
     entries = {*COMMANDS, *(name for name in at_once if name.endswith(".cli") or name.startswith("simulator.commands"))}
     assert not entries & heavy
-    assert {"costmodel.compare.plots", "simulator.report.search_figures"} <= heavy  # the rule sees them
+    assert {"costmodel.compare.plots", "simulator.report.validation_figures"} <= heavy  # the rule sees them
 
 
 def test_tables_and_solvers_are_never_loaded_with_a_module() -> None:
@@ -126,6 +139,7 @@ def test_a_missing_package_is_one_message_that_names_its_extra() -> None:
     ("lacking", "arguments", "message"),
     [
         ("matplotlib", ["compare", "h100-sxm", "h200-sxm", "--out", "plots"], "--out needs matplotlib"),
+        ("bokeh", ["report", "found.json"], "apex report needs bokeh"),
         ("pandas", ["compare", "h100-sxm", "h200-sxm"], "apex compare of two sides needs pandas"),
         (
             "aiohttp",

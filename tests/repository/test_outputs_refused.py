@@ -33,13 +33,13 @@ FILES = {
     " --trace synthetic:isl=20,osl=5,rate=1,n=30 --requests-out {out}",
     "search --out": "search --model tiny-llama --cluster cpu-2 --plan tp1 --trace synthetic:isl=20,osl=5,rate=1,n=3"
     " --out {out}",
+    "search --report": "search --model tiny-llama --cluster cpu-2 --plan tp1"
+    " --trace synthetic:isl=20,osl=5,rate=1,n=3 --report {out}",
 }
 FOLDERS = {
     "import": "import apex-plus {in}/h100/gemm_0.csv --db {out}",
     "db merge": "db merge {in}/db --db {out}",
     "compare": "compare device=h100-sxm,db={in}/db device=h100-sxm,db={in}/db --out {out}",
-    "search --report": "search --model tiny-llama --cluster cpu-2 --plan tp1"
-    " --trace synthetic:isl=20,osl=5,rate=1,n=3 --report {out}",
     "profile": "profile --device cpu --families gemm --dtypes fp32 --db {out}",
 }
 
