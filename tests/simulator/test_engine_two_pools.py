@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from simulator.engine.disaggregated import DisaggregatedResult, HandOver, Pool, run_disaggregated
 from simulator.engine.policies import interpreted
-from simulator.engine_profiles.engine_limits import EngineLimits
+from simulator.engine_profiles.engine_limits import EngineLimits, PipelineRanks
 from simulator.steps.step_tables import linear_tables
 from simulator.workload.workload import CappedLoop, ClosedLoop, OpenLoop, Workload
 from tests.simulator.two_pools_reference import TwoPools
@@ -210,6 +210,27 @@ def test_stages_and_drafts_in_pools_lose_nothing(stages: int, drafts: int) -> No
         done = result.requests.is_finished
         assert done.sum() + sum(result.requests.rejections().values()) == len(workload), seed
         assert (result.requests.first_token_ps[done] > result.kv_ready_ps[done]).all(), seed
+
+
+@pytest.mark.parametrize("needs", ["any", "all"])
+def test_ranks_of_stages_serve_either_pool(needs: PipelineRanks) -> None:
+    """Under both engines' rules for a rank without work all is served, the same again; no KV waits for ever."""
+    for seed in range(2000, 2150):
+        prefill, decode, workload, agreed, token_ps = random_case(seed)
+        rules: dict[str, Any] = {"pipeline_ranks": "any"}
+        if needs == "all":
+            rules = {"pipeline_ranks": "all", "async_pipeline": "returned", "reserves_output": True}
+        pools = [
+            replace(pool, limits=replace(pool.limits, **rules))
+            for pool in (
+                staged(prefill, stages=1 + seed % 3, drafts=0),
+                staged(decode, stages=1 + seed // 3 % 3, drafts=0),
+            )
+        ]
+        case = pools[0], pools[1], workload, replace(agreed, passes_first_token=False), token_ps
+        result = replayed(case)
+        assert_same(result, replayed(case), seed)
+        assert result.requests.is_finished.sum() + sum(result.requests.rejections().values()) == len(workload), seed
 
 
 @pytest.mark.parametrize("seed", [3, 11])
