@@ -5,7 +5,7 @@ Axes that every engine has are not listed: here is what differs, each a fact of 
 
 from typing import Final, Literal
 
-from cluster_specs.files.declared import Field
+from cluster_specs.files.declared import Field, model_validator
 from simulator.engine_profiles.profile_section import ProfileSection, Source
 
 # Which stages take the layers that are left when they cannot be shared out evenly: one each from the second-to-last
@@ -30,6 +30,14 @@ class Layouts(ProfileSection):
     redundant_experts: bool = False  # experts held twice, and moved about by the load they had
     expert_grids: bool = False  # ep may be any part of the ranks, each expert sharded over the rest
     source: Source = _NO_SOURCE
+
+    @model_validator(mode="after")
+    def _rules_have_a_source(self) -> "Layouts":
+        stated = any(getattr(self, name) != getattr(NO_LAYOUTS, name) for name in Layouts.model_fields)
+        if stated and self.source == _NO_SOURCE:
+            msg = "layouts need a source: say where the engine does so"
+            raise ValueError(msg)
+        return self
 
 
 NO_LAYOUTS: Final = Layouts.trusted({})

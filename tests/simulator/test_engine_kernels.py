@@ -15,6 +15,7 @@ from costmodel.pricing.analytic_costs import AnalyticCosts
 from simulator.engine_profiles.batch_limits import BatchLimits
 from simulator.engine_profiles.bundled_profiles import bundled_profiles
 from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
+from simulator.engine_profiles.layouts import Layouts
 from simulator.engine_profiles.load_factors import LoadFactors, LoadPoint
 from simulator.engine_profiles.price_factors import PriceFactors
 from simulator.manifest.shapes import RecordingCosts
@@ -150,14 +151,16 @@ def _tables(model: type[Declared]) -> list[type[Declared]]:
 def test_every_table_states_where_its_figures_come_from() -> None:
     """A profile and each of its tables have a required source, so that no figure comes without one.
 
-    Factors that nobody states are no figures; those that somebody states need their source too. A point of factors by
-    load has its table's.
+    Factors and layouts that nobody states are no figures; those that somebody states need their source too. A point of
+    factors by load has its table's.
     """
-    learnt = (PriceFactors, LoadFactors, LoadPoint)
+    learnt = (PriceFactors, LoadFactors, LoadPoint, Layouts)
     tables = [table for table in _tables(EngineProfile) if table not in learnt]
     assert len(tables) > 10
     with pytest.raises(ValueError, match="factors need a source"):
         PriceFactors(gemm=1.1)
+    with pytest.raises(ValueError, match="layouts need a source"):
+        Layouts(expert_grids=True)
     with pytest.raises(ValueError, match="points need a source"):
         LoadFactors(points=[LoadPoint(tokens=8, ranks=1, weight=0.1)])
     assert [table.__name__ for table in tables if not table.model_fields["source"].is_required()] == []

@@ -18,6 +18,7 @@ from simulator.outputs.chrome_trace import MAX_EVENTS
 from simulator.outputs.iterations import iteration_table
 from simulator.outputs.requests import request_table
 from simulator.outputs.tables import write_table
+from simulator.report.search_document import search_document
 from simulator.results.objective import Limit, Slo, parse_objective
 from simulator.results.saturation import Saturation
 from simulator.search.paired import Versus
@@ -121,7 +122,7 @@ def test_page_names_every_column_and_key(result: SimulatedPlan) -> None:
         saturation=Saturation(verdict="near saturation", low=0.1, high=1.0),
     )
     compared = Versus(metric="e2e_s.mean", ratio=1.1, ratio_low=1.0, ratio_high=1.2, best_is_better_frac=0.95)
-    answer = SearchResult(
+    found = SearchResult(
         ranked=(shown,),
         versus_best={str(result.plan): compared},
         changes={str(result.plan): ("fp8 weights",)},
@@ -130,7 +131,8 @@ def test_page_names_every_column_and_key(result: SimulatedPlan) -> None:
         objective=parse_objective("e2e_s.mean"),
         further=(parse_objective("energy_j"),),
         slo=Slo(per_plan=(Limit(path="e2e_s.mean", bound=1.0, at_most=True),)),
-    ).to_json()
+    )
+    answer = search_document(found, serving_of("llama-3.1-8b"), parse_workload("chat-synthetic", limit=4))
     columns = {name for table in tables for name in table.column_names}
     assert documented == columns | set(answer) | set(answer["plans"][0])
     assert f"{MAX_EVENTS:,} events" in page

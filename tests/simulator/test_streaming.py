@@ -252,7 +252,7 @@ def test_workloads_beyond_two_million_are_streamed_unless_they_cannot_be(capsys:
             trace,
             stream=stream,
             layout=parse_layout(plan),
-            reading={**reading, **rest, "result": None},
+            reading={**reading, **rest, "result": None, "images": None, "audio_s": None},
             serving={"speculative_tokens": None, "prefix_caching": None},
         )
         return None if parts is None else len(parts)
