@@ -6,6 +6,8 @@ of the rank that sends and that of the rank that receives; one that finds either
 each request), vLLM 0.18 ``nixl_connector.py`` (the decode scheduler allocates, then pulls), TensorRT-LLM 1.2
 ``PyExecutor._prepare_disagg_gen_transmission_complete`` and ``_handle_first_token_response`` (the first token comes
 along and is sent to the client before the first step). A request preempted here has lost its KV and computes it anew.
+While any that SGLang has retracted waits nobody else is given blocks (``process_decode_queue``), and one that runs
+again takes those of its whole sequence at once (``resume_retracted_reqs``).
 """
 
 from simulator.engine.blocks import blocks_for
@@ -48,16 +50,36 @@ def send_kv(state: State, req: Request, time: int) -> None:
 
 
 @kernel
+def _lacking_blocks(state: State, rep: Replica) -> int:
+    """KV blocks for what is not computed yet of a retracted request that runs again: it computes its prompt anew."""
+    blocks = 0
+    for place in range(rep.num_partials):
+        req = request(state, list_at(state, rep.partials)[place])
+        blocks += blocks_for(state, req.target) - blocks_for(state, req.computed)
+    return blocks
+
+
+@kernel
 def blocks_for_offer(state: State, rep: Replica, req: Request) -> int:
     """KV blocks that must be free where a request is offered: those of its prompt, and some for each request there."""
     others = rep.running.count + rep.waiting.count + rep.receiving
     kept = 0 if others == 0 else blocks_for(state, state.reserved_tokens * (others + 1))
+    if state.is_sglang:
+        kept += _lacking_blocks(state, rep)
     return blocks_of_prompt(state, req) + kept
+
+
+@kernel
+def _has_retracted(state: State, rep: Replica) -> bool:
+    """Whether a request without KV waits: those wait behind the ones whose KV has come."""
+    return rep.waiting.tail != NONE and request(state, rep.waiting.tail).remote == 0
 
 
 @kernel
 def take_offers(state: State, rep: Replica, time: int) -> None:
     """Take the blocks of the requests offered to a replica, in their order, while there are enough at ``time``."""
+    if state.is_sglang and _has_retracted(state, rep):
+        return
     while rep.offered.head != NONE:
         req = request(state, rep.offered.head)
         if blocks_for_offer(state, rep, req) > free_blocks(state, rep):

@@ -152,24 +152,66 @@ def of_sglang(pool: Pool, *, is_caching: bool) -> Pool:
     return replace(pool, limits=limits, tables=longer)
 
 
+def sglang_case(seed: int) -> tuple[Pool, Pool, Workload, HandOver, int]:
+    """Draw two pools under SGLang's scheduler; the prefill pool of every third case has the radix cache."""
+    prefill, decode, workload, agreed, token_ps = random_case(seed)
+    pools = of_sglang(prefill, is_caching=seed % 3 == 0), of_sglang(decode, is_caching=False)
+    return *pools, workload, replace(agreed, passes_first_token=True), token_ps
+
+
+def assert_leaps_as_steps(case: tuple[Pool, Pool, Workload, HandOver, int], seed: int) -> DisaggregatedResult:
+    """Assert that a case leaping, stepping and repeated gives the same, all of it served; return that."""
+    result = replayed(case)
+    assert_same(result, replayed(case, leap=False), seed)
+    assert_same(result, replayed(case), seed)
+    done = result.requests.is_finished
+    known = done.sum() + sum(result.requests.rejections().values())
+    assert known == len(case[2]), seed
+    assert (result.kv_ready_ps[done] > result.prefill.finish_ps[done]).all(), seed
+    assert (result.requests.first_token_ps[done] >= result.kv_ready_ps[done]).all(), seed
+    return result
+
+
 @pytest.mark.parametrize("is_sglang", [False, True])
 @pytest.mark.parametrize("first", range(1000, 1400, 100))
 def test_leaping_equals_stepping_and_nothing_is_lost(first: int, is_sglang: bool) -> None:
     """A run that leaps over decode steps, one that takes each, and a repeat agree to the picosecond; all is served."""
     for seed in range(first, first + 100):
-        prefill, decode, workload, agreed, token_ps = random_case(seed)
-        if is_sglang:
-            prefill, decode = of_sglang(prefill, is_caching=seed % 3 == 0), of_sglang(decode, is_caching=False)
-            agreed = replace(agreed, passes_first_token=True)
-        case = prefill, decode, workload, agreed, token_ps
-        result = replayed(case)
-        assert_same(result, replayed(case, leap=False), seed)
-        assert_same(result, replayed(case), seed)
-        done = result.requests.is_finished
-        known = done.sum() + sum(result.requests.rejections().values())
-        assert known == len(workload), seed
-        assert (result.kv_ready_ps[done] > result.prefill.finish_ps[done]).all(), seed
-        assert (result.requests.first_token_ps[done] >= result.kv_ready_ps[done]).all(), seed
+        assert_leaps_as_steps(sglang_case(seed) if is_sglang else random_case(seed), seed)
+
+
+@pytest.mark.parametrize("seed", [11934, 11242])
+def test_offers_leave_what_a_retracted_prompt_still_lacks(seed: int) -> None:
+    """No offer takes the blocks that a request which SGLang has retracted needs for the rest of its prompt."""
+    result = assert_leaps_as_steps(sglang_case(seed), seed)
+    assert (result.requests.preemptions > result.prefill.preemptions).any()
+
+
+@pytest.mark.parametrize("offers_first", [False, True])
+def test_who_was_retracted_runs_again_before_an_offer_is_taken(offers_first: bool) -> None:
+    """The second of three loses its blocks to the first; those that come free are its own, not the third prompt's."""
+    tables = linear_tables(max_num_seqs=4, max_num_batched_tokens=16, step_ps=1000, token_ps=0)
+    limits = EngineLimits(
+        policy="sglang",
+        max_num_seqs=4,
+        max_num_batched_tokens=16,
+        max_model_len=100,
+        block_size=1,
+        num_gpu_blocks=60,
+        async_scheduling=False,
+    )
+    small = Pool(tables=tables, limits=limits)
+    large = Pool(tables=tables, limits=replace(limits, num_gpu_blocks=200))
+    three = Workload(
+        name="three",
+        arrival_s=np.zeros(3),
+        prompt_tokens=np.array([20, 20, 35]),
+        output_tokens=np.array([30, 30, 5]),
+    )
+    agreed = HandOver(offers_first=offers_first, passes_first_token=True)
+    result = run_disaggregated(large, small, three, transfer_s=half_ns_per_token, hand_over=agreed)
+    assert result.requests.preemptions.tolist() == [0, 1, 0]
+    assert result.requests.finish_ps[0] < result.requests.finish_ps[1] < result.kv_ready_ps[2]
 
 
 def staged(pool: Pool, *, stages: int, drafts: int) -> Pool:
