@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from simulator.feasible.plan_space import Axes
     from simulator.pools.layouts import Layout
     from simulator.search.judged_plans import JudgedPlans
-    from simulator.search.search import SearchResult
+    from simulator.search.search_result import SearchResult
     from simulator.serving import Serving
     from simulator.workload.parts import Traffic
 

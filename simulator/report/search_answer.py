@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from simulator.pools.layouts import Outcome
     from simulator.results.objective import Limit
     from simulator.search.paired import Versus
-    from simulator.search.search import SearchResult
+    from simulator.search.search_result import SearchResult
     from simulator.serving import Serving
     from simulator.workload.parts import Traffic
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from simulator.report.search_answer import answer_lines, headline
 
 if TYPE_CHECKING:
-    from simulator.search.search import SearchResult
+    from simulator.search.search_result import SearchResult
     from simulator.serving import Serving
     from simulator.workload.parts import Traffic
 

@@ -7,7 +7,7 @@ from simulator.report.search_answer import CHANGING, answer_lines, changing_rank
 from simulator.report.text_table import text_table
 
 if TYPE_CHECKING:
-    from simulator.search.search import SearchResult
+    from simulator.search.search_result import SearchResult
     from simulator.serving import Serving
     from simulator.workload.parts import Traffic
 

@@ -10,7 +10,8 @@ from simulator.feasible.plan_space import Axes
 from simulator.plan.plan import parse_plan
 from simulator.results.objective import SUSTAINABLE_RATE, Metrics, parse_objective, parse_slo
 from simulator.search.capacity import check_capacity, find_capacity
-from simulator.search.search import SearchResult, search
+from simulator.search.search import search
+from simulator.search.search_result import SearchResult
 from simulator.serving import Refusal
 from simulator.simulate import replay
 from simulator.workload.parse import parse_workload

@@ -22,7 +22,7 @@ from simulator.report.search_document import search_document
 from simulator.results.objective import Limit, Slo, parse_objective
 from simulator.results.saturation import Saturation
 from simulator.search.paired import Versus
-from simulator.search.search import SearchResult
+from simulator.search.search_result import SearchResult
 from simulator.simulate import SimulatedPlan, replay
 from simulator.workload.parse import parse_workload
 from tests.simulator.deployments import serving_of, start_of

@@ -14,7 +14,8 @@ from simulator.plan.plan import parse_plan
 from simulator.report.search_answer import answer_lines
 from simulator.results.objective import parse_objective
 from simulator.search.paired import Effects, effects, versus
-from simulator.search.search import SearchResult, search, with_intervals
+from simulator.search.search import search, with_intervals
+from simulator.search.search_result import SearchResult
 from simulator.serving import Serving, StartedPlan
 from simulator.simulate import replay
 from simulator.steps.step_ends import VOLTAGE

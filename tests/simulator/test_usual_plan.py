@@ -6,7 +6,8 @@ from simulator.feasible.plan_space import Axes
 from simulator.plan.plan import parse_plan
 from simulator.report.search_answer import answer_lines
 from simulator.results.objective import parse_objective
-from simulator.search.search import SearchResult, search
+from simulator.search.search import search
+from simulator.search.search_result import SearchResult
 from simulator.workload.parse import parse_workload
 from tests.simulator.deployments import serving_of
 
