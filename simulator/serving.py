@@ -250,6 +250,11 @@ class Serving(ServerSetup):
             return Refused(
                 "SGLang takes a scheduler_recv_interval above 1 without attention data parallelism only", "engine"
             )
+        if self.profile.policy == "sglang" and plan.pp > 1 and 1 in {plan.max_num_seqs, self.overrides.max_num_seqs}:
+            return Refused(
+                "SGLang's pipelines hang with one seat: the next chunk of a prompt would wait for a second",
+                "engine",
+            )
         conflict = self.async_conflict(plan)
         if self.overrides.async_scheduling and conflict is not None:
             return Refused(f"{self.profile.name} does not schedule ahead with {conflict}", "engine")
@@ -262,8 +267,12 @@ class Serving(ServerSetup):
     def _not_simulated(self, plan: Plan) -> str | None:
         """Why the plan is not simulated though the engine may run it."""
         policy = self.profile.policy
-        if policy != "vllm-v1" and plan.pp > 1:
+        if policy not in {"vllm-v1", "sglang"} and plan.pp > 1:
             return f"policy {policy} is simulated without pipeline stages only"
+        if policy == "sglang" and plan.pp > 1 and plan.attention_dp > 1:
+            return "attention data parallelism inside pipeline stages is not simulated for policy sglang"
+        if self.scheduler_recv_interval > 1 and plan.pp > 1:
+            return "a scheduler_recv_interval above 1 is simulated without pipeline stages only"
         if policy not in {"vllm-v1", "sglang"} and plan.attention_dp > 1:
             return f"policy {policy} is simulated without attention data parallelism only"
         if self.overrides.speculative_tokens and policy != "vllm-v1":
@@ -281,7 +290,8 @@ class Serving(ServerSetup):
             most = max(1, workload.client.concurrency)
             if profile.policy == "sglang":
                 # Who is answered keeps a seat until the next decode, and the client's next request is there before.
-                most = max(most, min(2 * most, server.max_num_batched_tokens))
+                # A micro-batch has a share of the seats.
+                most = max(most, min(2 * most * plan.pp, server.max_num_batched_tokens))
             max_num_seqs = min(max_num_seqs, most)
         interval, first_chunk = self.answer_chunks()
         # The mean request's time in the tokeniser stands for everybody's.

@@ -42,11 +42,8 @@ def check_input(
     """Refuse what the engine cannot model, by name; its clock starts at ``origin_s``, else at the first arrival."""
     if limits.policy not in POLICIES:
         raise UserError(f"policy {limits.policy!r} is not modelled by the engine", hint=f"one of {', '.join(POLICIES)}")
-    if limits.policy != "vllm-v1" and tables.stages > 1:
-        raise UserError(
-            f"policy {limits.policy!r} with {tables.stages} pipeline stages is not modelled by the engine",
-            hint="use policy vllm-v1, or a plan without pp",
-        )
+    if tables.stages > 1:
+        _check_stages(tables, limits, attention_dp)
     if limits.policy in {"vllm-v0", "orca"} and limits.enable_prefix_caching:
         raise UserError(
             f"policy {limits.policy!r} with prefix caching is not modelled by the engine",
@@ -87,6 +84,29 @@ def check_input(
     check_items(tables, limits, workload)
     longest = int((workload.prompt_tokens + workload.output_tokens).max())
     check_tables(tables, limits, min(longest, limits.max_model_len))
+
+
+def _check_stages(tables: StepTables, limits: EngineLimits, attention_dp: int) -> None:
+    if limits.policy not in {"vllm-v1", "sglang"}:
+        raise UserError(
+            f"policy {limits.policy!r} with {tables.stages} pipeline stages is not modelled by the engine",
+            hint="use policy vllm-v1 or sglang, or a plan without pp",
+        )
+    if limits.policy != "sglang":
+        return
+    if attention_dp > 1 or limits.scheduler_recv_interval > 1 or limits.async_scheduling:
+        raise UserError(
+            f"policy 'sglang' with {tables.stages} pipeline stages, attention_dp {attention_dp}, "
+            f"scheduler_recv_interval {limits.scheduler_recv_interval} and async_scheduling "
+            f"{limits.async_scheduling} is not modelled by the engine",
+            hint="stages are modelled without the other three; SGLang turns its overlap scheduler off itself",
+        )
+    if limits.max_num_seqs == 1:
+        raise UserError(
+            f"engine limits: max_num_seqs is 1, must be at least 2 for {tables.stages} pipeline stages: a prompt "
+            "longer than a chunk would take SGLang's only seat and wait for one",
+            hint="raise max_num_seqs",
+        )
 
 
 def _check_ranks(tables: StepTables, limits: EngineLimits, attention_dp: int) -> None:

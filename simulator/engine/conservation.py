@@ -8,7 +8,7 @@ resumed prefill gives the token of one decode. What does not add up is a defect 
 import numpy as np
 
 from cluster_specs.lazy_dataclass import dataclass
-from simulator.engine.request import TIMED_OUT
+from simulator.engine.request import ABORTED, TIMED_OUT
 from simulator.engine.result import EngineResult, ReplicaTotals
 from simulator.errors import EngineDefectError
 
@@ -20,7 +20,7 @@ class RunSums:
     requests: int = 0
     finished: int = 0
     rejected: int = 0
-    given_up: int = 0  # of the rejected: those whose client left
+    given_up: int = 0  # of the rejected: those whose client left, or that were aborted
     prompt_tokens: int = 0  # of answered requests, as the rest
     decoded_tokens: int = 0  # all output tokens but the first of each
 
@@ -34,7 +34,7 @@ class RunSums:
             prompts, outputs = result.prompt_tokens, result.output_tokens
         else:
             self.rejected += sum(result.rejections().values())
-            self.given_up += int(np.count_nonzero(result.status == TIMED_OUT))
+            self.given_up += int(np.count_nonzero((result.status == TIMED_OUT) | (result.status == ABORTED)))
             prompts, outputs = result.prompt_tokens[done], result.output_tokens[done]
         self.prompt_tokens += int(prompts.sum())
         self.decoded_tokens += int(outputs.sum()) - int(np.count_nonzero(outputs))

@@ -115,6 +115,8 @@ def _check(prefill: Pool, decode: Pool, workload: Workload, agreed: HandOver) ->
     for name, pool in (("prefill", prefill), ("decode", decode)):
         if pool.limits.policy not in _POLICIES:
             raise UserError(f"a {name} pool is not modelled for policy {pool.limits.policy!r}")
+        if pool.limits.policy == "sglang" and pool.tables.stages > 1:
+            raise UserError(f"a {name} pool under policy sglang is modelled without pipeline stages")
     if decode.limits.enable_prefix_caching:
         raise UserError("a decode pool is modelled without prefix caching")
     if decode.limits.policy == "sglang" and not agreed.passes_first_token:

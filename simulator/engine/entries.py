@@ -22,6 +22,7 @@ from simulator.engine.scheduler_drafts import schedule_with_drafts
 from simulator.engine.scheduler_sglang import schedule_sglang
 from simulator.engine.scheduler_v0 import schedule_v0
 from simulator.engine.scheduler_v1 import schedule_v1
+from simulator.engine.sglang_pipeline import begin_slot, finish_slot, schedule_slot
 from simulator.engine.state import State
 from simulator.engine.step import launch
 from simulator.engine.tables import group, peer, peer_costs, replica
@@ -90,6 +91,22 @@ def run_v1_pipeline(state: State, costs: Costs) -> int:
         if has_work:
             launch_stages(state, costs, rep, grp)
         if not finish_pipeline_pass(state, rep, has_work):
+            return STUCK
+
+
+@kernel
+def run_sglang_pipeline(state: State, costs: Costs) -> int:
+    """SGLang on several pipeline stages."""
+    while True:
+        number = run_to_next_pass(state, costs)
+        if number < 0:
+            return number
+        rep = replica(state, number)
+        grp = begin_slot(state, rep)
+        has_work = schedule_slot(state, rep, grp)
+        if has_work:
+            launch_stages(state, costs, rep, grp)
+        if not finish_slot(state, rep, grp, has_work):
             return STUCK
 
 
@@ -183,5 +200,6 @@ KERNELS: Final[Mapping[Entry, Kernel]] = {
     "run_lockstep": run_lockstep,
     "run_v1_with_drafts": run_v1_with_drafts,
     "run_lockstep_pipeline": run_lockstep_pipeline,
+    "run_sglang_pipeline": run_sglang_pipeline,
     "run_two_pools": run_two_pools,
 }

@@ -27,7 +27,7 @@ def entry_for(tables: StepTables, limits: EngineLimits, attention_dp: int = 1) -
     if limits.num_speculative_tokens:
         return "run_v1_with_drafts"
     if tables.stages > 1:
-        return "run_v1_pipeline"
+        return "run_sglang_pipeline" if limits.policy == "sglang" else "run_v1_pipeline"
     if limits.policy == "sglang":
         return "run_sglang"
     # With chunked prefill V0 walks like V1, and so does Orca.

@@ -24,6 +24,14 @@ class Group(Record):
     last_launch: int  # pipeline: the decision that started its last step
     back_ps: int  # when its tokens are back
 
+    # sglang: what ``Replica`` holds of the running batch at its turn
+    is_blocked: bool
+    over: int
+    over_before: int
+    joined: int
+    was_prefill: bool
+    had_cut: bool
+
 
 class Duration(Record):
     """A sum of times that carries a fraction."""
@@ -146,6 +154,7 @@ class Replica(Record):
     joined: int  # requests whose prompts the last step completed, if it was one of prompts
     was_prefill: bool  # the last step was one of prompts, which have not joined yet
     had_prefill: bool  # the last step was one of prompts
+    had_cut: bool  # and its last prompt was cut
 
     # sglang: prompts whose first token the scheduler has not seen, a ring, and when they are back
     results: int

@@ -21,6 +21,7 @@ LEAVING: Final = 12  # preempted with its last token under way: in the waiting q
 OFFERED: Final = 14  # two pools: waits for blocks in the decode pool
 RECEIVING: Final = 15  # decode pool: its blocks are taken, its KV is not there yet
 SENDING: Final = 16  # prefill pool: computed, blocks held until its KV has left
+ABORTED: Final = 17  # sglang: alone in its micro-batch, and the others have left it no KV
 OVERRUNNING: Final = 13  # sglang: last token scheduled, and it decodes once more because that is not seen yet
 
 

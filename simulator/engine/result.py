@@ -10,6 +10,7 @@ from cluster_specs.lazy_dataclass import dataclass
 from simulator.engine.bounds import OCCUPANCY_BITS
 from simulator.engine.records import I64, Flags, Rows, taken
 from simulator.engine.request import (
+    ABORTED,
     FINISHED,
     LEAVING,
     OFFERED,
@@ -32,6 +33,7 @@ STATUS_NAMES: Final = {
     REJECTED_KV: "rejected: longer than all KV memory",
     REJECTED_BUDGET: "rejected: longer than max_num_batched_tokens",
     TIMED_OUT: "timed out: the client gave up",
+    ABORTED: "aborted: out of KV memory, alone in its micro-batch",
 }
 
 # Columns of the result, and the fields of the requests they come from.

@@ -4,10 +4,11 @@ Source: SGLang 0.5.10 ``ScheduleBatch.retract_decode`` and ``release_req``.
 """
 
 from simulator.engine.bounds import NONE
+from simulator.engine.clients import announce_finish
 from simulator.engine.kernel import kernel
 from simulator.engine.queues import leave
 from simulator.engine.replica import Replica
-from simulator.engine.request import OVERRUNNING, Request
+from simulator.engine.request import ABORTED, OVERRUNNING, Request
 from simulator.engine.sequences import enqueue, forget_release, take_all_blocks
 from simulator.engine.state import State
 from simulator.engine.tables import request
@@ -30,6 +31,17 @@ def retract(state: State, rep: Replica, req: Request, seen: int) -> None:
     if req.first_token_ps > rep.decision_ps:
         req.first_token_ps = NONE
     enqueue(state, rep, req)
+
+
+@kernel
+def abort(state: State, rep: Replica, req: Request) -> None:
+    """Answer the only request of a running batch with an error: it cannot grow, and nobody is left to retract."""
+    take_all_blocks(state, rep, req)
+    rep.preempted -= 1
+    req.preemptions -= 1
+    req.status = ABORTED
+    req.finish_ps = rep.decision_ps
+    announce_finish(state, rep, req, rep.decision_ps)
 
 
 @kernel

@@ -206,21 +206,26 @@ def _end_overrun(state: State, rep: Replica) -> None:
     leave(state, rep.running, req)
     req.generated = req.output
     req.status = FINISHED
-    rep.over += 1
+    if state.stages == 1:
+        rep.over += 1
+    else:
+        group(state, req.group).over += 1
     rep.overrunning -= 1
     if state.has_tree:
         keep_all(state, rep, req, tokens, blocks_for(state, tokens))
     else:
         rep.free += blocks_for(state, tokens)
-    announce_finish(state, rep, req, req.finish_ps)
+    if state.stages == 1:
+        announce_finish(state, rep, req, req.finish_ps)
 
 
 @kernel
 def _see_results(state: State, rep: Replica) -> None:
-    """Take the results that are back by the next decision: prompts join the radix cache, who is over leaves."""
+    """Take the results that are seen by the next decision: prompts join the radix cache, who is over leaves."""
+    seen_ps = rep.decision_ps if state.stages == 1 else rep.seen_ps
     size = 2 * state.max_seqs + 2
     ring = list_at(state, rep.results)
-    while rep.num_results > 0 and ring[2 * rep.first_result + 1] <= rep.decision_ps:
+    while rep.num_results > 0 and ring[2 * rep.first_result + 1] <= seen_ps:
         number = ring[2 * rep.first_result]
         rep.first_result += 1
         if rep.first_result == size:
@@ -229,11 +234,11 @@ def _see_results(state: State, rep: Replica) -> None:
         if number == NONE:
             continue
         req = request(state, number)
-        if number == rep.releasing.head and req.finish_ps <= rep.decision_ps:
+        if number == rep.releasing.head and req.finish_ps <= seen_ps:
             _end_overrun(state, rep)
         else:
             keep_prompt(state, rep, req, req.target)
-    while rep.releasing.head != NONE and request(state, rep.releasing.head).finish_ps <= rep.decision_ps:
+    while rep.releasing.head != NONE and request(state, rep.releasing.head).finish_ps <= seen_ps:
         _end_overrun(state, rep)
 
 

@@ -72,12 +72,13 @@ def decode_reads(grp: Group, batch: int) -> int:
 def finish(state: State, rep: Replica, req: Request, end: int) -> None:
     """Answer a request at ``end``; it keeps slot and blocks until that is seen.
 
-    SGLang's client hears of it then as well: until then the request can be retracted.
+    SGLang's client hears of it then as well: until then the request can be retracted, but for pipelines, in which only
+    a micro-batch that is back is retracted from.
     """
     req.finish_ps = end
     if req.first_token_ps == NONE:
         req.first_token_ps = end
-    if not state.is_sglang or state.pool == PREFILL_POOL:
+    if not state.is_sglang or state.pool == PREFILL_POOL or state.stages > 1:
         announce_output(state, rep, req, end)
     hold_for_release(state, rep, req)
 
@@ -159,7 +160,7 @@ def count_step(state: State, rep: Replica) -> None:
     rep.steps += 1
     rep.prefill_tokens += planned.tokens
     rep.decode_tokens += planned.decodes
-    if planned.decodes > 0:
+    if planned.decodes > 0 and state.stages == 1:
         rep.surplus_tokens += rep.overrunning
     rep.prefill_pairs += planned.pairs
     rep.prefill_kv_reads += planned.reads

@@ -193,8 +193,18 @@ def pools_refusal(serving: Serving, workload: Workload) -> str | None:
     return None
 
 
+def stages_refusal(serving: Serving, plan: Plan) -> str | None:
+    """Why neither pool of that layout can be simulated; None where it can."""
+    if serving.profile.policy == "sglang" and plan.pp > 1:
+        return f"pipeline stages in two pools of {serving.profile.engine} are not simulated"
+    return None
+
+
 def decode_refusal(serving: Serving, plan: Plan) -> str | None:
     """Why a decode pool of that layout cannot be simulated; None where it can."""
+    reason = stages_refusal(serving, plan)
+    if reason is not None:
+        return reason
     rules = serving.profile.pools
     if rules is not None and rules.passes_first_token and plan.pp > 1:
         return f"pipeline stages in a decode pool of {serving.profile.engine} are not simulated"
@@ -209,7 +219,8 @@ def _refusal(serving: Serving, plan: PoolPlan, workload: Workload) -> str | None
     formats = [kv_format(serving.model, side, serving.profile).dtype for side in (plan.prefill, plan.decode)]
     if formats[0] != formats[1]:
         return f"KV formats differ: prefill {formats[0]}, decode {formats[1]}"
-    return pools_refusal(serving, workload) or decode_refusal(serving, plan.decode)
+    refusal = pools_refusal(serving, workload) or stages_refusal(serving, plan.prefill)
+    return refusal or decode_refusal(serving, plan.decode)
 
 
 def _stride(cluster: ClusterSpec, devices: int) -> int:

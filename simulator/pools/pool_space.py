@@ -9,7 +9,7 @@ from itertools import product
 
 from cluster_specs.errors import UserError
 from simulator.feasible.plan_space import Axes, plans_on
-from simulator.pools.disaggregation import PoolStarts, decode_refusal, pools_refusal, prefill_serving
+from simulator.pools.disaggregation import PoolStarts, decode_refusal, pools_refusal, prefill_serving, stages_refusal
 from simulator.serving import Refusal, Serving, StartedPlan
 from simulator.workload.workload import Workload
 
@@ -35,6 +35,10 @@ def enumerate_pools(serving: Serving, workload: Workload, axes: Axes) -> tuple[l
             start = serving.start(plan, workload)
             if isinstance(start, Refusal):
                 refused.append(Refusal(plan=plan, reason=f"as a pool: {start.reason}", by=start.by))
+                continue
+            reason = stages_refusal(serving, plan)
+            if reason is not None:
+                refused.append(Refusal(plan=plan, reason=f"as a pool: {reason}"))
                 continue
             first_start = start if first_server is serving else first_server.start(plan, workload)
             if isinstance(first_start, Refusal):

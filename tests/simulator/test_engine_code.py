@@ -66,6 +66,14 @@ CASES = {
     "sglang": Case(limits=replace(SGLANG, enable_prefix_caching=False)),
     "sglang with a radix cache": Case(limits=replace(SGLANG, enable_prefix_caching=True), has_prefixes=True),
     "pipeline": Case(stages=3),
+    "sglang on stages": Case(
+        stages=3, limits=replace(SGLANG, enable_prefix_caching=True, async_scheduling=False), has_prefixes=True
+    ),
+    "sglang on stages with images": Case(
+        stages=3,
+        limits=replace(SGLANG, enable_prefix_caching=True, encodes_by_request=True, async_scheduling=False),
+        has_images=True,
+    ),
     "drafts": Case(limits=replace(LIMITS, num_speculative_tokens=3, speculative_acceptance=0.6)),
     "ranks that step together": Case(ranks=2, dp=2),
     "ranks of sglang": Case(ranks=2, dp=2, limits=replace(SGLANG, enable_prefix_caching=False)),

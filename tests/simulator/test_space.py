@@ -85,6 +85,8 @@ def test_what_acts_on_simulated_plans_alone_is_refused(option: list[str]) -> Non
     ("model", "engine", "plan", "said"),
     [
         ("llama-3.1-70b", "vllm-0.33", "pp41_39-tp4", "export VLLM_PP_LAYER_PARTITION=41,39"),
+        ("llama-3.1-70b", "sglang-0.5", "pp41_39-tp4", "export SGLANG_PP_LAYER_PARTITION=41,39"),
+        ("llama-3.1-70b", "sglang-0.5", "pp2-tp4", "--pp-size 2"),
         ("qwen3-32b", "sglang-0.5", "attn.dp4-tp2", "--tp-size 8 --dp-size 4 --enable-dp-attention"),
         ("mixtral-8x7b", "sglang-0.5", "tp8-ep2", "--tp-size 8 --ep-size 2"),
         ("mixtral-8x7b", "tensorrt-llm-1.2", "tp8-ep2", "--tp_size 8 --ep_size 2"),

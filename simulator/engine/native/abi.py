@@ -12,6 +12,7 @@ Entry = Literal[
     "run_lockstep",
     "run_v1_with_drafts",
     "run_lockstep_pipeline",
+    "run_sglang_pipeline",
     "run_two_pools",
 ]
 ENTRIES: Final[tuple[Entry, ...]] = get_args(Entry)
