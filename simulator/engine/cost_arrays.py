@@ -1,5 +1,6 @@
 """Lay out the step tables in one array, as compiled code looks costs up."""
 
+from collections.abc import Sequence
 from typing import Final, cast
 
 import numpy as np
@@ -13,7 +14,14 @@ from simulator.steps.step_tables import EncoderTables, StepTables
 
 DRAWS: Final = 1 << 62  # a draw is a whole number below this
 
-
+_OF_ATTENTION: Final = (
+    "decode_ps",
+    "windowed_ps",
+    "prefill_pair_ps",
+    "prefill_kv_ps",
+    "context_ps",
+    "attention_start_ps",
+)
 _NO_ENCODER: Final = EncoderTables(
     token_knots=np.array([0, 1]),
     token_ps=np.zeros(2, dtype=np.int64),
@@ -55,6 +63,8 @@ def cost_cells(tables: StepTables, limits: EngineLimits) -> I64:
         ("context_knots", tables.context_knots),
         ("context", tables.context_ps),
         ("attention_start", tables.attention_start_ps),
+        ("attention_repeats", _repeats(tables, _OF_ATTENTION)),
+        ("stages_alike", _runs(_repeats(tables, (*_OF_ATTENTION, "sample_ps")))),
         ("acceptance", _acceptance_bounds(limits)),
         ("encoder_token_knots", encoder.token_knots),
         ("encoder_tokens", encoder.token_ps),
@@ -79,6 +89,23 @@ def cost_cells(tables: StepTables, limits: EngineLimits) -> I64:
     fields["encoder_ranks"] = encoder.ranks
     fields["encoder_by_request"] = limits.encodes_by_request
     return check_costs(tables, np.concatenate(parts))
+
+
+def _repeats(tables: StepTables, names: Sequence[str]) -> I64:
+    """Return 1 for each stage that costs in all tables of these names what the stage before does."""
+    repeats = np.zeros(tables.stages, dtype=np.int64)
+    by_stage = [np.reshape(getattr(tables, name), (tables.stages, -1)) for name in names]
+    for stage in range(1, tables.stages):
+        repeats[stage] = all(np.array_equal(table[stage], table[stage - 1]) for table in by_stage)
+    return repeats
+
+
+def _runs(repeats: I64) -> I64:
+    """Return for each stage that repeats none how many do so from it on, itself included; 0 for the others."""
+    first = np.flatnonzero(repeats == 0)
+    runs = np.zeros(len(repeats), dtype=np.int64)
+    runs[first] = np.diff(first, append=len(repeats))
+    return runs
 
 
 def _acceptance_bounds(limits: EngineLimits) -> I64:

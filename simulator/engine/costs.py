@@ -29,6 +29,10 @@ class Costs(Record):
     num_context_knots: int
     context: int
     attention_start: int  # per stage: what chunks save where one kernel runs them with the decoding sequences
+    attention_repeats: int  # per stage: 1 where attention costs what it does in the stage before
+    stages_alike: (
+        int  # per stage: how many from it on attend and sample at its cost; 0 where it costs as the one before
+    )
     acceptance: int  # bounds for a draw below 2^62: the i-th draft counts if the draw is below the i-th bound
     pooled: int  # part of a token table that works on the tokens of all attention-data ranks
     padded_mixed: int  # ranks are padded to the most tokens of any up to here, in steps with prefill

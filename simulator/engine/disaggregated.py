@@ -10,7 +10,7 @@ prompt is computed or after, and whether the first token comes along or the last
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +21,18 @@ from simulator.engine.arena import state_arena
 from simulator.engine.bounds import CLOCK_END, NONE, PAUSED
 from simulator.engine.checks import check_input
 from simulator.engine.conservation import RunSums
-from simulator.engine.cost_arrays import cost_arrays, cost_cells
+from simulator.engine.cost_arrays import cost_cells
 from simulator.engine.costs import Costs
 from simulator.engine.interrupt import check_stop
 from simulator.engine.native.abi import ENTRIES
-from simulator.engine.policies import Engine, compiled, entry_for
-from simulator.engine.records import I64
+from simulator.engine.policies import Engine, address, compiled, entry_for
+from simulator.engine.records import I64, PLACE_BYTES, Record, rows_at
 from simulator.engine.request import FINISHED, UNSENT
 from simulator.engine.result import EngineResult, is_under_way, result_from_state, result_of
 from simulator.engine.rules import PS_PER_S, ps, rules_of
 from simulator.engine.run import SLICE_TURNS, raise_for
 from simulator.engine.state import DECODE_POOL, PREFILL_POOL, State
-from simulator.engine.state_arrays import LINE_PLACES, StateArrays, aligned_zeros
+from simulator.engine.state_arrays import StateArrays
 from simulator.engine_profiles.engine_limits import EngineLimits, RouterName
 from simulator.errors import EngineDefectError, EngineLimitError
 from simulator.steps.step_tables import StepTables
@@ -54,6 +54,12 @@ class Pool:
     dp: int = 1
     attention_dp: int = 1
     router: RouterName = "round_robin"
+    costs: I64 | None = None  # what ``cost_cells`` makes of tables and limits, where it is known from another run
+
+    @property
+    def cost_cells(self) -> I64:
+        """Step tables as compiled code looks costs up."""
+        return cost_cells(self.tables, self.limits) if self.costs is None else self.costs
 
     @property
     def schedulers(self) -> int:
@@ -99,10 +105,14 @@ def run_disaggregated(
     agreed = hand_over or HandOver()
     _check(prefill, decode, workload, agreed)
     transfer_ps = _transfers_ps(transfer_s(workload.prompt_tokens))
-    first, second, both = _states(prefill, decode, workload, transfer_ps, agreed, leap=leap)
-    costs = cost_arrays(prefill.tables, prefill.limits)
+    first, second = _states(prefill, decode, workload, transfer_ps, agreed, leap=leap)
+    cells = prefill.cost_cells, decode.cost_cells
+    costs, costs_of_decode = (cast(Costs, rows_at(part, 0, 1, Costs)) for part in cells)
+    first.header.peer = _apart(first.compiled, second.compiled)
+    second.header.peer = -first.header.peer
+    first.header.peer_costs = _apart(first.compiled, costs_of_decode)
     _run(engine or compiled("run_two_pools"), (first, second), costs, workload.name)
-    assert len(both)  # the states are views of it
+    assert all(map(len, cells))  # the compiled engine has their addresses alone
     return _result(first, second, workload, agreed)
 
 
@@ -140,8 +150,8 @@ def _transfers_ps(transfer_s: NDArray[np.float64]) -> I64:
 
 def _states(
     prefill: Pool, decode: Pool, workload: Workload, transfer_ps: I64, agreed: HandOver, *, leap: bool
-) -> tuple[StateArrays, StateArrays, I64]:
-    """Return the states of both pools, and the one array that holds them and the decode pool's step tables."""
+) -> tuple[StateArrays, StateArrays]:
+    """Return the states of both pools."""
     ranks = _drawn_ranks(prefill, len(workload)) if agreed.draws_ranks and prefill.attention_dp > 1 else None
     prompts = replace(workload, output_tokens=np.ones_like(workload.output_tokens), replica=ranks)
     answers = Workload(
@@ -150,7 +160,7 @@ def _states(
         prompt_tokens=workload.prompt_tokens,
         output_tokens=workload.output_tokens,
     )
-    parts = []
+    states = []
     for pool, kind, sent in ((prefill, PREFILL_POOL, prompts), (decode, DECODE_POOL, answers)):
         limits = replace(pool.limits, frontend_s=0.0) if kind == DECODE_POOL else pool.limits
         check_input(pool.tables, limits, sent, pool.dp, pool.attention_dp)
@@ -158,14 +168,10 @@ def _states(
         _state_agreement(rules, kind, agreed)
         rules.entry = ENTRIES.index(entry_for(pool.tables, limits, pool.attention_dp))
         links = prefill.schedulers + decode.schedulers if kind == DECODE_POOL else 0
-        parts.append(state_arena(rules, sent, dp=pool.schedulers, log_rows=0, links=links).cells)
-    parts.append(cost_cells(decode.tables, decode.limits))
-    both, places = _together(parts)
-    first, second = (StateArrays(both[place : place + len(parts[i])]) for i, place in enumerate(places[:2]))
-    first.header.peer, second.header.peer = places[1] - places[0], places[0] - places[1]
-    first.header.peer_costs = places[2] - places[0]
+        states.append(state_arena(rules, sent, dp=pool.schedulers, log_rows=0, links=links))
+    first, second = states
     second.list_at(second.header.transfer_ps, len(workload))[:] = transfer_ps
-    return first, second, both
+    return first, second
 
 
 def _drawn_ranks(prefill: Pool, requests: int) -> I64:
@@ -182,16 +188,9 @@ def _state_agreement(rules: State, kind: int, agreed: HandOver) -> None:
     rules.reserved_tokens = agreed.reserved_tokens
 
 
-def _together(parts: list[I64]) -> tuple[I64, list[int]]:
-    """Lay arrays out in one, each at a line of cache; return it and where they begin."""
-    places, size = [], 0
-    for part in parts:
-        places.append(size)
-        size += len(part) + -len(part) % LINE_PLACES
-    whole = aligned_zeros(size)
-    for place, part in zip(places, parts, strict=True):
-        whole[place : place + len(part)] = part
-    return whole, places
+def _apart(one: Record, other: Record) -> int:
+    """How far the header of another array lies behind the header of one, in int64."""
+    return (address(other) - address(one)) // PLACE_BYTES
 
 
 def _run(engine: Engine, states: tuple[StateArrays, StateArrays], costs: Costs, name: str) -> None:

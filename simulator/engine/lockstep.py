@@ -27,7 +27,7 @@ from simulator.engine.scheduler_v1 import schedule_v1
 from simulator.engine.sequences import release_due
 from simulator.engine.state import SGLANG, State
 from simulator.engine.step import add_occupancy, add_time, apply_tokens, count_step, decode_attention, decode_reads
-from simulator.engine.tables import group, replica
+from simulator.engine.tables import group, list_at, replica
 from simulator.engine.waiting import hold_ranks
 
 
@@ -75,17 +75,27 @@ def _decode_tokens(state: State, rep: Replica) -> int:
 
 @kernel
 def own_work(state: State, costs: Costs, rep: Replica, grp: Group, stage: int) -> tuple[int, int]:
-    """Attention of a rank, of which ``grp`` decodes, in 2^-12 ps, and its sampling in ps."""
+    """Attention of a rank, of which ``grp`` decodes, in 2^-12 ps, and its sampling in ps, which the rank remembers.
+
+    What stages before this one did of the same step has been asked for already.
+    """
     planned = rep.planned
     batch = planned.decodes
     rows = _decode_tokens(state, rep) + planned.prefills
-    attention = prefill_cost(costs, stage, planned.tokens, planned.pairs, planned.reads, batch)
-    attention <<= FRACTION_BITS
-    if state.drafts > 0:
-        attention += attention_with_drafts(state, costs, rep)
-    elif batch > 0:
-        attention += decode_attention(state, costs, grp, stage)
-    return attention, sample_cost(costs, stage, rows) if rows > 0 else 0
+    if rows == 0:
+        rep.step_attention = 0
+        rep.step_sample_ps = 0
+        return 0, 0
+    if list_at(costs, costs.attention_repeats)[stage] == 0:
+        attention = prefill_cost(costs, stage, planned.tokens, planned.pairs, planned.reads, batch)
+        attention <<= FRACTION_BITS
+        if state.drafts > 0:
+            attention += attention_with_drafts(state, costs, rep)
+        elif batch > 0:
+            attention += decode_attention(state, costs, grp, stage)
+        rep.step_attention = attention
+    rep.step_sample_ps = sample_cost(costs, stage, rows)
+    return rep.step_attention, rep.step_sample_ps
 
 
 @kernel
@@ -140,7 +150,8 @@ def _finish_rank(
     grp = group(state, rep.first_group)
     batch = rep.planned.decodes
     rows = batch + rep.planned.prefills
-    attention, sample_ps = own_work(state, costs, rep, grp, 0)
+    attention = rep.step_attention
+    sample_ps = rep.step_sample_ps
     if state.log_capacity > 0 and rows > 0:
         reads = rep.planned.decode_kv if state.drafts > 0 else decode_reads(grp, batch)
         log_planned(state, rep, start, end, reads)

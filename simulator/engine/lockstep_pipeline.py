@@ -138,34 +138,26 @@ def _ready_ps(state: State, first: Replica, host: int) -> int:
 
 
 @kernel
-def _slowest(state: State, costs: Costs, first: Replica, stage: int) -> int:
-    """Time of encoder, attention and sampling on the slowest rank of a stage, in whole ps."""
+def _work_of_ranks(state: State, costs: Costs, first: Replica, stage: int, times: int) -> int:
+    """Time of encoder, attention and sampling on the slowest rank of a stage, in whole ps.
+
+    What every rank does goes to its sums, for ``times`` stages that cost the same.
+    """
     slowest = 0
     for number in range(first.number, first.number + state.ranks):
         rep = replica(state, number)
         attention, sample_ps = own_work(state, costs, rep, _group_of(state, rep), stage)
         own = sample_ps + ((attention + FRACTION_MASK) >> FRACTION_BITS)
         if stage == 0:
-            own += items_cost(costs, rep.planned)
+            encoder_ps = items_cost(costs, rep.planned)
+            own += encoder_ps
+            count_items(rep, encoder_ps)
         slowest = max(slowest, own)
+        rep.busy_ps += times * own
+        rep.bubble_ps -= times * own
+        rep.sample_ps += times * sample_ps
+        add_time(rep.attention, times * attention)
     return slowest
-
-
-@kernel
-def _count_stage(state: State, costs: Costs, rep: Replica, stage: int, token_ps: int, send_ps: int, span: int) -> None:
-    """Add one stage to the sums of a rank, whose device was free or busy with it for ``span`` ps."""
-    attention, sample_ps = own_work(state, costs, rep, _group_of(state, rep), stage)
-    own = token_ps + sample_ps + ((attention + FRACTION_MASK) >> FRACTION_BITS)
-    if stage == 0:
-        encoder_ps = items_cost(costs, rep.planned)
-        own += encoder_ps
-        count_items(rep, encoder_ps)
-    rep.busy_ps += own
-    rep.bubble_ps += span - own
-    rep.token_ps += token_ps
-    rep.sample_ps += sample_ps
-    rep.send_ps += send_ps
-    add_time(rep.attention, attention)
 
 
 @kernel
@@ -175,22 +167,37 @@ def _run_stages(
     """Send the micro-batch of all ranks through the stages: when the first begins, when the last ends."""
     ready = _ready_ps(state, first, host)
     free = list_at(state, first.stage_free)
+    alike = list_at(costs, costs.stages_alike)
     first_start = 0
     end = 0
+    slowest = 0
+    token_ps = 0
+    send_ps = 0
+    span = 0  # that the devices of all stages were free or busy with it
     for stage in range(state.stages):
-        token_ps = ranks_token_cost(costs, stage, most_tokens, all_tokens, state.ranks, prefills)
+        if state.has_items:
+            slowest = _work_of_ranks(state, costs, first, stage, 1)  # the first stage encodes too
+        elif alike[stage] > 0:
+            slowest = _work_of_ranks(state, costs, first, stage, alike[stage])
+        tokens_ps = ranks_token_cost(costs, stage, most_tokens, all_tokens, state.ranks, prefills)
         start = max(ready, free[stage])
-        end = start + token_ps + _slowest(state, costs, first, stage)
-        send_ps = send_cost(costs, stage, most_tokens)
-        span = end - max(free[stage], first.decision_ps)
-        for number in range(first.number, first.number + state.ranks):
-            _count_stage(state, costs, replica(state, number), stage, token_ps, send_ps, span)
+        end = start + tokens_ps + slowest
+        sending_ps = send_cost(costs, stage, most_tokens)
+        span += end - max(free[stage], first.decision_ps)
+        token_ps += tokens_ps
+        send_ps += sending_ps
         free[stage] = end
         if stage == 0:
             first_start = start
             if state.is_async:
                 free[stage] = max(end, start + host)
-        ready = end + send_ps
+        ready = end + sending_ps
+    for number in range(first.number, first.number + state.ranks):
+        rep = replica(state, number)
+        rep.busy_ps += token_ps
+        rep.bubble_ps += span - token_ps
+        rep.token_ps += token_ps
+        rep.send_ps += send_ps
     return first_start, end
 
 

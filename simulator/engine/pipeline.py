@@ -127,12 +127,14 @@ def launch_stages(state: State, costs: Costs, rep: Replica, grp: Group) -> None:
         ready = max(ready, grp.back_ps)
     free = list_at(state, rep.stage_free)
     first_start = 0
+    attention = 0
     for stage in range(state.stages):
         token_ps = token_cost(costs, stage, tokens, planned.prefills)
         sample_ps = sample_cost(costs, stage, rows)
-        attention = prefill_cost(costs, stage, planned.tokens, planned.pairs, planned.reads, batch) << FRACTION_BITS
-        if batch > 0:
-            attention += decode_attention(state, costs, grp, stage)
+        if list_at(costs, costs.attention_repeats)[stage] == 0:
+            attention = prefill_cost(costs, stage, planned.tokens, planned.pairs, planned.reads, batch) << FRACTION_BITS
+            if batch > 0:
+                attention += decode_attention(state, costs, grp, stage)
         duration = token_ps + sample_ps + ((attention + FRACTION_MASK) >> FRACTION_BITS)
         if stage == 0:
             encoder_ps = items_cost(costs, planned)

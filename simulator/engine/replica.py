@@ -17,6 +17,10 @@ class Group(Record):
     firsts: Heap  # same, by the epoch at which the first chunk of an answer is sent; empty where that is one token
     residue: int  # counts of requests by the epoch (mod block size) at which they need a block
     kv_segment: int  # where the last look-up in the tables ended
+    line_batch: int  # sequences and segment for which ``line_cost`` and ``line_slope`` hold in the first stage
+    line_segment: int
+    line_cost: int  # decode attention at the first knot of that segment, in 2^-12 ps
+    line_slope: int
     window_kv: int  # sum of min(kv, window)
     window_open: int  # requests with less KV than the window
     windows: Heap  # same as finishes, by the epoch at which a request fills the window

@@ -120,7 +120,15 @@ def decode_attention(state: State, costs: Costs, grp: Group, stage: int) -> int:
     tokens = grp.decode_kv + batch
     j = kv_segment(costs, tokens, grp.kv_segment)
     grp.kv_segment = j
-    cost, _ = decode_line(costs, costs.decode, stage, batch, j, tokens)
+    if stage == 0:
+        knot = list_at(costs, costs.kv_knots)[j]
+        if grp.line_batch != batch or grp.line_segment != j:
+            grp.line_cost, grp.line_slope = decode_line(costs, costs.decode, 0, batch, j, knot)
+            grp.line_batch = batch
+            grp.line_segment = j
+        cost = grp.line_cost + grp.line_slope * (tokens - knot)
+    else:
+        cost, _ = decode_line(costs, costs.decode, stage, batch, j, tokens)
     if state.window > 0:
         tokens = grp.window_kv + grp.window_open
         j = kv_segment(costs, tokens, grp.window_segment)

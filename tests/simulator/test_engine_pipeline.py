@@ -163,3 +163,19 @@ def test_ranks_hold_one_another_up_by_hand() -> None:
     held = run_replicas(tables, replace(limits, pipeline_ranks="all"), workload, attention_dp=2)
     assert padded.first_token_ps.tolist() == [2 * 10**6, 2 * 10**6, 3 * 10**6]
     assert held.first_token_ps.tolist() == [2 * 10**6, 2 * 10**6, 4 * 10**6]
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("seed", range(10))
+def test_stages_alike_run_as_stages_looked_up_one_by_one(seed: int, ranks: int) -> None:
+    """Tables that differ from stage to stage only where nothing is read give the same run as equal ones."""
+    tables, limits, workload, _ = random_case(seed, "staggered", ranks)
+    windowed = tables.windowed_ps.copy()
+    windowed[1::2] += 1  # without a sliding window nobody attends in it
+    assert tables.window_tokens == 0
+    apart = replace(tables, windowed_ps=windowed)
+    alike, unlike = (run_replicas(one, limits, workload, attention_dp=ranks) for one in (tables, apart))
+    for column in ("first_token_ps", "finish_ps", "status"):
+        np.testing.assert_array_equal(getattr(unlike, column), getattr(alike, column))
+    for total in ("busy_ps", "bubble_ps", "token_ps", "attention_ps", "sample_ps", "send_ps", "host_ps"):
+        np.testing.assert_array_equal(getattr(unlike.replicas, total), getattr(alike.replicas, total))
