@@ -4,6 +4,6 @@ A command states every limit that was simulated, in the flags of that version of
 what was simulated whatever the engine's own defaults are on the machine it starts on (decision 59).
 """
 
-from simulator.launch.commands import launch_lines, pool_launch_lines
+from simulator.launch.commands import decode_command, launch_lines, pool_launch_lines, prefill_command
 
-__all__ = ["launch_lines", "pool_launch_lines"]
+__all__ = ["decode_command", "launch_lines", "pool_launch_lines", "prefill_command"]

@@ -7,7 +7,7 @@ alone, and drafts run in the decode pool alone.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -17,20 +17,21 @@ from cluster_specs.cluster import ClusterSpec
 from cluster_specs.lazy_dataclass import dataclass
 from costmodel.ops.number_formats import SCHEMES
 from costmodel.ops.op_types import Collective
+from simulator.engine.cost_arrays import cost_cells
 from simulator.engine.disaggregated import DisaggregatedResult, HandOver, Pool, run_disaggregated
 from simulator.engine.result import EngineResult
 from simulator.engine_profiles.constant import error_of
-from simulator.engine_profiles.engine_limits import EngineLimits
 from simulator.engine_profiles.engine_profile import EngineProfile
 from simulator.engine_profiles.pool_rules import PoolRules
 from simulator.feasible.engine_support import engines_for
 from simulator.feasible.kv_format import kv_format, served
-from simulator.launch import pool_launch_lines
+from simulator.launch import decode_command, pool_launch_lines, prefill_command
 from simulator.model.spec import ModelSpec
 from simulator.plan.plan import Plan
 from simulator.plan.pool_plan import PoolPlan
+from simulator.pools.shared_sides import SharedSides
 from simulator.results.interval import Interval, metric_intervals, slo_at
-from simulator.results.metrics import Distribution, summarise
+from simulator.results.metrics import Distribution, OfReplicas, summarise, summarise_replicas
 from simulator.results.objective import Slo
 from simulator.results.op_breakdown import op_breakdown
 from simulator.results.run_work import RunWork, run_work, work_metrics
@@ -43,18 +44,6 @@ from simulator.workload.workload import Workload
 I64 = NDArray[np.int64]
 
 _S_PER_PS: Final = 1e-12
-# What a run says of its replicas, and so of one pool.
-_OF_A_POOL: Final = (
-    "utilisation_frac",
-    "kv_use_frac",
-    "kv_peak_frac",
-    "mean_batch_seqs",
-    "steps",
-    "tokens_per_decode",
-    "preemptions",
-    "prefix_hit_frac",
-    "breakdown",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +52,7 @@ class PoolStarts:
 
     prefill: StartedPlan
     decode: StartedPlan
+    shared: SharedSides = field(default_factory=SharedSides, compare=False, repr=False)
 
     @property
     def plan(self) -> PoolPlan:
@@ -156,10 +146,19 @@ def measured_pools(
     serving: Serving, starts: PoolStarts, metrics: dict[str, Any], run: EngineResult | None
 ) -> PoolsResult:
     """Put what was measured of two started pools beside how they are started."""
-    device, profile = serving.cluster.device, serving.profile
-    sides = [engines_for(serving.model, start.plan, device, profile) for start in (starts.prefill, starts.decode)]
+    prefill, decode, kept = starts.prefill, starts.decode, starts.shared
+
+    def engines_of(start: StartedPlan) -> dict[str, str | None]:
+        device, profile = serving.cluster.device, serving.profile
+        return kept.of("engines", start, lambda: engines_for(serving.model, start.plan, device, profile))
+
+    sides = engines_of(prefill), engines_of(decode)
     engines = {engine: sides[0][engine] or sides[1][engine] for engine in sides[0]}
-    launch = pool_launch_lines(serving, starts.prefill, starts.decode)
+    launch = pool_launch_lines(
+        serving,
+        kept.of("prefill command", prefill, lambda: prefill_command(serving, prefill)),
+        kept.of("decode command", decode, lambda: decode_command(serving, decode)),
+    )
     return PoolsResult(starts=starts, metrics=metrics, run=run, engines=engines, launch=launch)
 
 
@@ -246,21 +245,22 @@ def _measure(
     prefill, decode, plan = starts.prefill, starts.decode, starts.plan
     agreed = _hand_over(serving, decode, end)
     done = run_disaggregated(
-        _pool(prefill, end, replace(prefill.limits_at(end), num_speculative_tokens=0)),
-        _pool(decode, end, replace(decode.limits_at(end), enable_prefix_caching=False)),
+        starts.shared.of(f"prefill at {end}", prefill, lambda: _pool(prefill, end, num_speculative_tokens=0)),
+        starts.shared.of(f"decode at {end}", decode, lambda: _pool(decode, end, enable_prefix_caching=False)),
         workload,
         transfer_s=lambda prompt_tokens: _transfer_s(serving, plan, prompt_tokens, end),
         hand_over=agreed,
     )
     wanted = slo_at(end, (slo or Slo()).per_request, prefill.compiled.spread.first_token_frac)
     metrics = summarise(done.requests, wanted).to_json()
-    for name in _OF_A_POOL:
-        del metrics[name]
+    of_decode = {name: metrics.pop(name) for name in OfReplicas.__slots__}
     works = []
-    for name, start, run in (("prefill", prefill, done.prefill), ("decode", decode, done.requests)):
-        whole = summarise(run).to_json()
+    for name, start, run, whole in (
+        ("prefill", prefill, done.prefill, summarise_replicas(done.prefill).to_json()),
+        ("decode", decode, done.requests, of_decode),
+    ):
         shares = whole.pop("breakdown")
-        metrics[name] = {key: whole[key] for key in _OF_A_POOL if key in whole} | shares
+        metrics[name] = whole | shares
         metrics[f"{name}_ops"] = op_breakdown(start.compiled, run)
         works.append(run_work(start.compiled, run, start.plan, serving.cluster, end=end))
     metrics["kv_transfer_s"] = asdict(Distribution.of(_transfers_s(done, agreed)))
@@ -271,10 +271,13 @@ def _measure(
     return metrics, done.requests
 
 
-def _pool(start: StartedPlan, end: IntervalEnd, limits: EngineLimits) -> Pool:
+def _pool(start: StartedPlan, end: IntervalEnd, **changed: Any) -> Pool:
+    tables = start.compiled.tables(end)
+    limits = replace(start.limits_at(end), batch_wait_iters=0, ranks_wait_iters=0, **changed)
     return Pool(
-        tables=start.compiled.tables(end),
-        limits=replace(limits, batch_wait_iters=0, ranks_wait_iters=0),
+        tables=tables,
+        limits=limits,
+        costs=cost_cells(tables, limits),
         dp=start.plan.dp,
         attention_dp=start.plan.attention_dp,
         router=start.router,

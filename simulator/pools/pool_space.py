@@ -10,6 +10,7 @@ from itertools import product
 from cluster_specs.errors import UserError
 from simulator.feasible.plan_space import Axes, plans_on
 from simulator.pools.disaggregation import PoolStarts, decode_refusal, pools_refusal, prefill_serving, stages_refusal
+from simulator.pools.shared_sides import SharedSides
 from simulator.serving import Refusal, Serving, StartedPlan
 from simulator.workload.workload import Workload
 
@@ -50,8 +51,9 @@ def enumerate_pools(serving: Serving, workload: Workload, axes: Axes) -> tuple[l
                 refused.append(Refusal(plan=plan, reason=f"as a decode pool: {reason}"))
             else:
                 seconds[devices].append(start)
+    shared = SharedSides()
     pairs = [
-        PoolStarts(prefill=prefill, decode=decode)
+        PoolStarts(prefill=prefill, decode=decode, shared=shared)
         for first, second in product(sizes, sizes)
         if first + second == cluster.num_devices or (axes.allow_fewer_devices and first + second < cluster.num_devices)
         for prefill, decode in product(firsts[first], seconds[second])

@@ -9,7 +9,7 @@ the span from the first measured send to the last measured finish.
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, field, fields
+from dataclasses import field, fields
 from typing import Any, Final
 
 import numpy as np
@@ -106,6 +106,48 @@ class Breakdown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OfReplicas:
+    """What a run says of its replicas, and so of one pool of two; see ``Metrics``."""
+
+    utilisation_frac: float
+    kv_use_frac: float
+    kv_peak_frac: float
+    mean_batch_seqs: float
+    steps: int
+    tokens_per_decode: float
+    preemptions: int
+    prefix_hit_frac: float
+    breakdown: Breakdown
+
+    @classmethod
+    def of(cls, result: EngineResult, *, hit_tokens: int, prompt_tokens: int) -> "OfReplicas":
+        """Take it from the sums of the replicas; of ``prompt_tokens`` that were answered ``hit_tokens`` were cached."""
+        replicas = result.replicas
+        active_s = over_replicas(replicas.active_ps) * _S_PER_PS
+        span_ps = over_replicas(replicas.last_end_ps) * replicas.stages
+        per_active = 1.0 / active_s if active_s > 0 else np.nan
+        decodes = int((replicas.decode_tokens - replicas.draft_tokens).sum())
+        return cls(
+            utilisation_frac=over_replicas(replicas.busy_ps) / span_ps if span_ps > 0 else np.nan,
+            kv_use_frac=float(replicas.used_block_s.sum()) * per_active / result.num_gpu_blocks,
+            kv_peak_frac=float(replicas.peak_blocks.max()) / result.num_gpu_blocks,
+            mean_batch_seqs=float(replicas.running_s.sum()) * per_active,
+            steps=int(replicas.steps.sum()),
+            tokens_per_decode=1.0 + int(replicas.accepted_tokens.sum()) / decodes if decodes else np.nan,
+            preemptions=int(replicas.preemptions.sum()),
+            prefix_hit_frac=hit_tokens / prompt_tokens if prompt_tokens else np.nan,
+            breakdown=_breakdown(result),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Nested plain values, as those of ``Metrics``."""
+        plain: dict[str, Any] = _plain(self)
+        if not self.breakdown.encoder_frac:
+            del plain["breakdown"]["encoder_frac"]
+        return plain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
     """Summary of one run; see the module for the definitions."""
 
@@ -135,13 +177,15 @@ class Metrics:
 
     def to_json(self) -> dict[str, Any]:
         """Nested plain values, NaN as None; the encoder's share stands where there is an encoder."""
-        plain = {key: _plain(value) for key, value in asdict(self).items()}
+        plain = {name: _plain(getattr(self, name)) for name in self.__slots__}
         if not self.breakdown.encoder_frac:
             del plain["breakdown"]["encoder_frac"]
         return plain
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Distribution | Breakdown | OfReplicas):
+        return {name: _plain(getattr(value, name)) for name in value.__slots__}
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
@@ -202,6 +246,16 @@ class _Counts:
     def duration_s(self) -> float:
         """From the first measured send to the last measured finish."""
         return 0.0 if self.first_arrival_ps is None else (self.last_finish_ps - self.first_arrival_ps) * _S_PER_PS
+
+
+def summarise_replicas(result: EngineResult) -> OfReplicas:
+    """Sum up what ``summarise`` says of a run's replicas alone."""
+    chosen = result.is_finished & result.measured
+    return OfReplicas.of(
+        result,
+        hit_tokens=int(result.hit_tokens[chosen].sum()),
+        prompt_tokens=int(result.prompt_tokens[chosen].sum()),
+    )
 
 
 def summarise(result: EngineResult, slo: RequestSlo | None = None) -> Metrics:
@@ -288,13 +342,10 @@ def _metrics(distributions: dict[str, Distribution], counts: _Counts, result: En
     """Put together requests and the sums of the replicas, which ``result`` holds."""
     duration_s = counts.duration_s
     per_s = 1.0 / duration_s if duration_s > 0 else np.nan
-    replicas = result.replicas
-    active_s = over_replicas(replicas.active_ps) * _S_PER_PS
-    span_ps = over_replicas(replicas.last_end_ps) * replicas.stages
-    per_active = 1.0 / active_s if active_s > 0 else np.nan
-    decodes = int((replicas.decode_tokens - replicas.draft_tokens).sum())
+    own = OfReplicas.of(result, hit_tokens=counts.hit_tokens, prompt_tokens=counts.prompt_tokens)
+    known: dict[str, Any] = {**distributions, **{name: getattr(own, name) for name in OfReplicas.__slots__}}
     return Metrics(
-        **distributions,
+        **known,
         requests=counts.requests,
         finished=counts.finished,
         rejected=counts.rejected,
@@ -304,15 +355,6 @@ def _metrics(distributions: dict[str, Distribution], counts: _Counts, result: En
         throughput_requests_per_s=counts.finished * per_s,
         goodput_requests_per_s=counts.good * per_s,
         slo_attainment_frac=counts.good / counts.requests if counts.requests else np.nan,
-        utilisation_frac=over_replicas(replicas.busy_ps) / span_ps if span_ps > 0 else np.nan,
-        kv_use_frac=float(replicas.used_block_s.sum()) * per_active / result.num_gpu_blocks,
-        kv_peak_frac=float(replicas.peak_blocks.max()) / result.num_gpu_blocks,
-        mean_batch_seqs=float(replicas.running_s.sum()) * per_active,
-        steps=int(replicas.steps.sum()),
-        tokens_per_decode=1.0 + int(replicas.accepted_tokens.sum()) / decodes if decodes else np.nan,
-        preemptions=int(replicas.preemptions.sum()),
-        prefix_hit_frac=counts.hit_tokens / counts.prompt_tokens if counts.prompt_tokens else np.nan,
-        breakdown=_breakdown(result),
     )
 
 

@@ -113,7 +113,8 @@ def _attention_weights(by_op: Mapping[str, StageTotals]) -> Seconds:
 
 
 def _label_totals(stage: StageSums, steps: MeanSteps) -> dict[str, StageTotals]:
-    return {name: steps.totals(Tabled.of(stage, _of_label(name))) for name in stage.labels()}
+    by_label = stage.kept("by label", lambda: {name: Tabled.of(stage, _of_label(name)) for name in stage.labels()})
+    return {name: steps.totals(tabled) for name, tabled in by_label.items()}
 
 
 def _of_label(name: str) -> Quantity:

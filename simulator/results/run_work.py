@@ -23,7 +23,7 @@ from costmodel.ops.roofline import peak_flop_per_s
 from simulator.engine.result import EngineResult, over_replicas
 from simulator.plan.plan import Plan
 from simulator.results.mean_step import MeanSteps, Quantity, StepCounts, Tabled, encoder_total
-from simulator.steps.compiled_plan import CompiledPlan, once_each
+from simulator.steps.compiled_plan import CompiledPlan, StageSums, once_each
 from simulator.steps.step_ends import AWAKE_POWER, VOLTAGE, WORK_ENERGY
 from simulator.steps.step_sum import EnergyParts, IntervalEnd, StepSum
 
@@ -73,16 +73,28 @@ def run_work(
     counted = [StepCounts.of_replica(totals, replica) for replica in range(totals.dp)]
     every = [MeanSteps(compiled.knots, counts) for counts in counted]
 
-    def whole(quantity: Quantity) -> float:
-        stages = once_each(compiled.stages, lambda stage: Tabled.of(stage, quantity))
-        work = sum(plan.tp * sum(steps.totals(tabled).work for tabled in stages) for steps in every)
+    def whole(quantity: Quantity, kept_as: str | None = None) -> float:
+        """Add a quantity up; what is tabled of it is kept with the stages where it has a name."""
+
+        def works_of(steps: MeanSteps) -> Callable[[Tabled], float]:
+            return lambda tables: steps.totals(tables).work
+
+        def tabled(stage: StageSums) -> Tabled:
+            if kept_as is None:
+                return Tabled.of(stage, quantity)
+            return stage.kept(kept_as, lambda: Tabled.of(stage, quantity))
+
+        stages = once_each(compiled.stages, tabled)
+        work = sum(plan.tp * sum(once_each(stages, works_of(steps))) for steps in every)
         return work + sum(plan.tp * encoder_total(compiled.encoder, counts, quantity) for counts in counted)
 
     busy_s = over_replicas(totals.busy_ps) * _S_PER_PS * plan.tp  # the engine sums over stages
     total_s = makespan_s * plan.num_devices
     # What the draft model draws is not known: at least what an idle device does.
     draft_s = over_replicas(totals.draft_ps) * _S_PER_PS * plan.tp
-    energy_j = whole(beyond_awake) + awake_w * (busy_s - draft_s)
+    price = f"{end}, {compiled.spread.step_frac}, {idle_w}, {awake_w}"
+    beyond_j = whole(beyond_awake, f"joules beyond awake, {price}" if only is None else None)
+    energy_j = beyond_j + awake_w * (busy_s - draft_s)
     energy_j += idle_w * (max(0.0, total_s - busy_s) + draft_s)
     log_width = 0.0
     if end != "middle":
@@ -93,8 +105,8 @@ def run_work(
     if only is not None:
         energy_j, log_width = energy_j * math.exp(log_width), 0.0
     return RunWork(
-        flop=whole(lambda total: total.flop),
-        memory_bytes=whole(lambda total: total.io_bytes),
+        flop=whole(lambda total: total.flop, "flop"),
+        memory_bytes=whole(lambda total: total.io_bytes, "io_bytes"),
         energy_j=energy_j if np.isfinite(energy_j) else None,
         busy_device_s=busy_s,
         total_device_s=total_s,

@@ -4,7 +4,8 @@ Tables are made at the best estimate or at either end of its interval (`step_end
 """
 
 from collections.abc import Callable, Container, Sequence
-from typing import Final, Literal, TypeVar
+from dataclasses import field
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,14 @@ class StageSums:
     all_reduces: int  # calls per step
     launches: int  # kernels the host starts one by one in a step that runs without a graph
     decode_tokens: StepSum | None = None  # ``tokens`` in steps without prefill, where a power cap slows them apart
+    _kept: dict[str, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
+
+    def kept(self, name: str, work: Callable[[], Made]) -> Made:
+        """Return what ``work`` makes of the sums, which is done once and goes by ``name``."""
+        if name not in self._kept:
+            self._kept[name] = work()
+        made: Made = self._kept[name]
+        return made
 
     @property
     def tokens_of_decode(self) -> StepSum:

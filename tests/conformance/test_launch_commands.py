@@ -19,13 +19,13 @@ import pytest
 from cluster_specs.cluster import ClusterSpec
 from cluster_specs.device import DeviceSpec
 from cluster_specs.load import load_cluster
-from simulator.launch import launch_lines, pool_launch_lines
+from simulator.launch import launch_lines
 from simulator.launch.vllm import chooses_own_block
 from simulator.plan.pool_plan import PoolPlan, parse_layout
 from simulator.pools.disaggregation import PoolStarts, start_pools
 from simulator.serving import Refusal, Serving, StartedPlan
 from simulator.workload.parse import parse_workload
-from tests.simulator.deployments import serving_of
+from tests.simulator.deployments import launch_of_pools, serving_of
 
 _FOLDER: Final = Path(__file__).parent
 _CONFIGS: Final = Path(__file__).parents[2] / "simulator" / "model" / "configs"
@@ -141,7 +141,7 @@ def _started(case: Case, engine: str) -> tuple[tuple[StartedPlan, tuple[str, ...
     if isinstance(plan, PoolPlan):
         starts = start_pools(serving, plan, workload)
         assert isinstance(starts, PoolStarts), starts.reason
-        lines = pool_launch_lines(serving, starts.prefill, starts.decode)
+        lines = launch_of_pools(serving, starts)
         split = lines.index("# decode pool")
         return (starts.prefill, lines[:split]), (starts.decode, lines[split:])
     start = serving.start(plan, workload)

@@ -6,9 +6,11 @@ from cluster_specs.load import load_cluster
 from costmodel.pricing.analytic_costs import AnalyticCosts
 from simulator.engine_profiles.engine_profile import EngineProfile, load_profile
 from simulator.feasible.server_setup import Overrides
+from simulator.launch import decode_command, pool_launch_lines, prefill_command
 from simulator.model.load_model import load_model
 from simulator.model.spec import ModelSpec
 from simulator.plan.plan import parse_plan
+from simulator.pools.disaggregation import PoolStarts
 from simulator.serving import Serving, StartedPlan
 from simulator.workload.workload import Workload
 
@@ -44,3 +46,9 @@ def start_of(serving: Serving, plan: str, workload: Workload) -> StartedPlan:
     start = serving.start(parse_plan(plan), workload)
     assert isinstance(start, StartedPlan), start
     return start
+
+
+def launch_of_pools(serving: Serving, starts: PoolStarts) -> tuple[str, ...]:
+    """Return the commands of two started pools."""
+    prefill, decode = prefill_command(serving, starts.prefill), decode_command(serving, starts.decode)
+    return pool_launch_lines(serving, prefill, decode)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster_specs.load import load_cluster
-from simulator.launch import launch_lines, pool_launch_lines
+from simulator.launch import launch_lines
 from simulator.launch.remarks import cap_line, clock_line
 from simulator.plan.plan import parse_plan
 from simulator.plan.pool_plan import PoolPlan, parse_layout
@@ -17,7 +17,7 @@ from simulator.pools.disaggregation import PoolStarts, start_pools
 from simulator.serving import Refusal, Serving
 from simulator.simulate import limits_facts
 from simulator.workload.parse import parse_workload
-from tests.simulator.deployments import serving_of, start_of
+from tests.simulator.deployments import launch_of_pools, serving_of, start_of
 
 
 def _lines(serving: Serving, plan: str) -> tuple[str, ...]:
@@ -377,7 +377,7 @@ def test_both_pools_are_started_with_the_connector() -> None:
     serving = serving_of("llama-3.1-8b", "h100-sxm-8")
     starts = start_pools(serving, plan, parse_workload("chat-synthetic", limit=20))
     assert isinstance(starts, PoolStarts)
-    lines = pool_launch_lines(serving, starts.prefill, starts.decode)
+    lines = launch_of_pools(serving, starts)
     commands = [shlex.split(line) for line in lines if not line.startswith("#")]
     assert [words[words.index("--tensor-parallel-size") + 1] for words in commands] == ["4", "2"]
     assert ["--enable-prefix-caching" in words for words in commands] == [True, False]
@@ -391,7 +391,7 @@ def test_sglang_servers_of_two_pools_say_which_they_are() -> None:
     serving = serving_of("mixtral-8x7b", "h100-sxm-8", "sglang-0.5")
     starts = start_pools(serving, plan, parse_workload("chat-synthetic", limit=20))
     assert isinstance(starts, PoolStarts)
-    lines = pool_launch_lines(serving, starts.prefill, starts.decode)
+    lines = launch_of_pools(serving, starts)
     prefill, decode = (shlex.split(line) for line in lines if not line.startswith("#"))
     for words, mode in ((prefill, "prefill"), (decode, "decode")):
         assert words[words.index("--disaggregation-mode") + 1] == mode

@@ -5,7 +5,7 @@ import pytest
 from cluster_specs.errors import UserError
 from simulator.feasible.plan_space import Axes, plans_on
 from simulator.plan.pool_plan import PoolPlan
-from simulator.pools.disaggregation import start_pools
+from simulator.pools.disaggregation import replay_pools, start_pools, with_pools_interval
 from simulator.pools.pool_space import enumerate_pools
 from simulator.results.objective import parse_objective
 from simulator.search.search import search
@@ -70,3 +70,19 @@ def test_what_two_pools_cannot_simulate_is_one_error(profile: str, trace: str, p
     serving = serving_of("llama-3.1-8b", "h100-sxm-2", profile)
     with pytest.raises(UserError, match=part):
         enumerate_pools(serving, parse_workload(trace), Axes(pools=True))
+
+
+def test_pairs_that_share_a_pool_answer_as_each_alone() -> None:
+    """What pairs of a search have in common is made once; every answer and interval is that of the pair by itself."""
+    serving = serving_of("llama-3.1-8b", "h100-sxm-4")
+    pairs, _ = enumerate_pools(serving, _WORKLOAD, Axes())
+    assert len({id(pair.shared) for pair in pairs}) == 1
+    assert len({id(pair.prefill) for pair in pairs}) < len(pairs)
+    for pair in pairs:
+        alone = start_pools(serving, pair.plan, _WORKLOAD)
+        assert not isinstance(alone, Refusal)
+        results = [
+            with_pools_interval(serving, replay_pools(serving, starts, _WORKLOAD), _WORKLOAD)
+            for starts in (pair, alone)
+        ]
+        assert results[0].to_json() == results[1].to_json()
