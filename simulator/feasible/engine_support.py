@@ -78,6 +78,4 @@ def _refusal(newest: EngineProfile, model: ModelSpec, plan: Plan) -> str | None:
             return f"{engine} does not run {scheme} weights"
     if plan.kv_dtype not in {None, "fp8", activation_dtype(plan, model.dtype)}:
         return f"{engine} keeps KV in the activations' format or fp8, not {plan.kv_dtype}"
-    if engine == "sglang" and plan.attention_dp > 1 and plan.pp > 1:
-        return "sglang does not combine attention data parallelism with pipeline stages"
     return None
