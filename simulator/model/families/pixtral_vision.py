@@ -5,12 +5,8 @@ Source: Hugging Face transformers 5, ``modeling_pixtral`` and ``modeling_mistral
 
 from typing import Final
 
-from simulator.model.block import Block
-from simulator.model.cells.attention import SelfAttention
-from simulator.model.cells.encoder_attention import EncoderAttention
-from simulator.model.cells.mlp import FeedForward, Mlp
-from simulator.model.decoder import activation_of
 from simulator.model.encoder import Encoder
+from simulator.model.families.tower_block import tower_block
 from simulator.model.hf_config import HfConfig
 from simulator.model.item_rules import PatchRows
 from simulator.model.linear import Linear, WeightFormat
@@ -41,28 +37,19 @@ def mistral3_tower(config: HfConfig, decoder: ModelSpec) -> Encoder | None:
 
 def pixtral_tower(vision: HfConfig, decoder: ModelSpec, *, merge: int, bias: bool) -> Encoder:
     """Read a tower; ``merge`` x ``merge`` patches become one row, by a matrix of its own where they are several."""
-    width, heads = vision.integer("hidden_size"), vision.integer("num_attention_heads")
-    if width % heads:
-        raise vision.fault("num_attention_heads", f"a divisor of hidden_size = {width}")
     dtype, plain = decoder.dtype, WeightFormat(scheme=decoder.dtype)
+    width = vision.integer("hidden_size")
     norm = Norm(kind="rmsnorm", width=width)
-    attention = SelfAttention(
-        hidden=width,
-        num_heads=heads,
-        num_kv_heads=heads,
-        head_dim=width // heads,
-        dtype=dtype,
-        weights=plain,
-        norm=norm,
-    )
-    feed_forward = FeedForward(
-        hidden=width,
+    block = tower_block(
+        vision,
+        norm,
+        heads_key="num_attention_heads",
+        width_key="hidden_size",
         inter=vision.integer("intermediate_size"),
         dtype=dtype,
-        weights=plain,
-        activation=activation_of(vision, "hidden_act"),
+        has_bias=False,
+        gated=True,
     )
-    block = Block(cells=(EncoderAttention(projections=attention), Mlp(feed_forward=feed_forward, norm=norm)))
 
     def linear(n: int, k: int, *, has_bias: bool = False) -> Linear:
         return Linear(n=n, k=k, weights=plain, dtype=dtype, bias=has_bias)

@@ -10,11 +10,9 @@ from typing import Final, Literal
 
 from cluster_specs.lazy_dataclass import dataclass
 from simulator.model.block import Block, distinct
-from simulator.model.cells.attention import SelfAttention
 from simulator.model.cells.encoder_attention import EncoderAttention
-from simulator.model.cells.mlp import FeedForward, Mlp
-from simulator.model.decoder import activation_of
 from simulator.model.encoder import Encoder
+from simulator.model.families.tower_block import tower_block
 from simulator.model.hf_config import HfConfig
 from simulator.model.item_rules import PatchGrid
 from simulator.model.linear import Linear, WeightFormat
@@ -89,42 +87,32 @@ def qwen_tower(generation: _Generation, config: HfConfig, decoder: ModelSpec) ->
     if vision is None:
         return None
     is_second = generation is QWEN2_VL
-    width = vision.integer("embed_dim" if is_second else "hidden_size")
+    width_key = "embed_dim" if is_second else "hidden_size"
+    width = vision.integer(width_key)
     inter = width * vision.integer("mlp_ratio") if is_second else vision.integer("intermediate_size")
-    heads, patch, merge = (vision.integer(key) for key in ("num_heads", "patch_size", "spatial_merge_size"))
-    if width % heads:
-        raise vision.fault("num_heads", f"a divisor of its width {width}")
+    patch, merge = vision.integer("patch_size"), vision.integer("spatial_merge_size")
     dtype, plain = decoder.dtype, WeightFormat(scheme=decoder.dtype)
     norm = Norm(kind=generation.norm, width=width)
-    attention = SelfAttention(
-        hidden=width,
-        num_heads=heads,
-        num_kv_heads=heads,
-        head_dim=width // heads,
-        dtype=dtype,
-        weights=plain,
-        norm=norm,
-        qkv_bias=True,
-        output_bias=True,
-    )
-    feed_forward = FeedForward(
-        hidden=width,
+    attends_to_all = tower_block(
+        vision,
+        norm,
+        heads_key="num_heads",
+        width_key=width_key,
         inter=inter,
         dtype=dtype,
-        weights=plain,
+        has_bias=True,
         gated=generation.gated,
-        activation=activation_of(vision, "hidden_act"),
-        bias=True,
     )
     windowed = vision.integer("window_size", 0, least=0)
     window_tokens = (windowed // (patch * merge)) ** 2 * merge**2
     whole = vision.integers("fullatt_block_indexes")
 
     def block(layer: int) -> Block:
-        cell = EncoderAttention(projections=attention)
-        if window_tokens and layer not in whole:
-            cell = replace(cell, window_tokens=window_tokens)
-        return Block(cells=(cell, Mlp(feed_forward=feed_forward, norm=norm)))
+        if not window_tokens or layer in whole:
+            return attends_to_all
+        attention, feed_forward = attends_to_all.cells
+        assert isinstance(attention, EncoderAttention)
+        return Block(cells=(replace(attention, window_tokens=window_tokens), feed_forward))
 
     unique, layers = distinct([block(layer) for layer in range(vision.layers("depth"))])
     merged = width * merge**2

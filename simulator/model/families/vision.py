@@ -4,14 +4,10 @@ from dataclasses import replace
 from typing import Final
 
 from simulator.model.architectures import architecture, from_hf_config
-from simulator.model.block import Block
-from simulator.model.cells.attention import SelfAttention
-from simulator.model.cells.encoder_attention import EncoderAttention
-from simulator.model.cells.mlp import FeedForward, Mlp
-from simulator.model.decoder import activation_of
 from simulator.model.encoder import Encoder
 from simulator.model.families.multimodal_text import nested_decoder
 from simulator.model.families.pixtral_vision import PIXTRAL_DEFAULTS, pixtral_tower
+from simulator.model.families.tower_block import tower_block
 from simulator.model.hf_config import HfConfig
 from simulator.model.item_rules import FixedImage, ImageRule
 from simulator.model.linear import Linear, WeightFormat
@@ -82,33 +78,19 @@ def vision_tower(
     patch_bias: bool,
 ) -> Encoder:
     """Read a SigLIP or CLIP ``vision_config``; CLIP has a class token and a norm before the first layer."""
-    width, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-    patch, patches = config.integer("patch_size"), square_patches(config)
-    if width % heads:
-        raise config.fault("num_attention_heads", f"a divisor of hidden_size = {width}")
+    width, patch, patches = config.integer("hidden_size"), config.integer("patch_size"), square_patches(config)
     norm, plain = Norm(kind="layernorm", width=width), WeightFormat(scheme=dtype)
-    attention = SelfAttention(
-        hidden=width,
-        num_heads=heads,
-        num_kv_heads=heads,
-        head_dim=width // heads,
-        dtype=dtype,
-        weights=plain,
-        norm=norm,
-        qkv_bias=True,
-        output_bias=True,
-        has_rope=False,
-    )
-    feed_forward = FeedForward(
-        hidden=width,
+    block = tower_block(
+        config,
+        norm,
+        heads_key="num_attention_heads",
+        width_key="hidden_size",
         inter=config.integer("intermediate_size"),
         dtype=dtype,
-        weights=plain,
+        has_bias=True,
         gated=False,
-        activation=activation_of(config, "hidden_act"),
-        bias=True,
+        has_rope=False,
     )
-    block = Block(cells=(EncoderAttention(projections=attention), Mlp(feed_forward=feed_forward, norm=norm)))
     tokens = patches + (1 if class_token else 0)
     pixels = config.integer("num_channels", 3) * patch * patch
     outer_norms = norm.parameters() * (2 if class_token else 1)
