@@ -37,13 +37,14 @@ def digests(
     workload: "Traffic",
     slo: "Slo",
     options: Mapping[str, Any],
-    objective: "Objective | None" = None,
+    objectives: "Sequence[Objective]" = (),
 ) -> Mapping[str, str]:
     """Return a digest by input that the answer rests on; ``options`` are those of `serving_options`."""
+    from simulator.results.objective import wants_capacity
     from simulator.search.rests_on import rests_on
 
     prices = {name: options[name] for name in ("costs", "out_of_domain", "extensions")}
-    return rests_on(serving, workload, objective, slo, **prices)
+    return rests_on(serving, workload, slo, wants_capacity=wants_capacity(objectives), **prices)
 
 
 def options_of_answer(command: click.Command) -> dict[str, click.Option]:

@@ -185,7 +185,7 @@ def search(
         return
     say_when_compiling()
 
-    rests_on = digests(serving, workload, slo, options, aim) if state or out or as_json else {}
+    rests_on = digests(serving, workload, slo, options, [aim, *further]) if state or out or as_json else {}
     with _kept(state, rests_on) as kept:
         progress = Progress("plan", known=0 if kept is None else kept.found)
         found = run_search(

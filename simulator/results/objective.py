@@ -128,6 +128,11 @@ def parse_objectives(texts: Sequence[str]) -> list[Objective]:
     return objectives
 
 
+def wants_capacity(objectives: Sequence[Objective]) -> bool:
+    """Whether plans are ranked by the most traffic that each takes, which is found by replaying at other rates."""
+    return any(objective.path == SUSTAINABLE_RATE for objective in objectives)
+
+
 def parse_slo(texts: Sequence[str]) -> Slo:
     """Read limits such as ``ttft_s.p99<=2``, ``tpot<50ms`` and ``p99_ttft_ms<=500``. Raises ``UserError``."""
     per_request: dict[str, float] = {}

@@ -14,7 +14,7 @@ import simulator
 from cluster_specs.files.reading import read_document
 from costmodel.bundled_fits import bundled_fit, engine_fits
 from costmodel.extension.load import source_of
-from simulator.results.objective import SUSTAINABLE_RATE, Objective, Slo
+from simulator.results.objective import Slo
 from simulator.serving import Serving
 from simulator.workload.parts import Traffic
 from simulator.workload.workload import Workload
@@ -27,14 +27,17 @@ _DIGITS: Final = 32
 def rests_on(
     serving: Serving,
     workload: Traffic,
-    objective: Objective | None,
     slo: Slo,
     *,
+    wants_capacity: bool,
     costs: Path | None,
     out_of_domain: str,
     extensions: Iterable[Path],
 ) -> Mapping[str, str]:
-    """Return a digest for each input that a plan's metrics depend on; ``costs`` and what follows are the options."""
+    """Return a digest for each input that a plan's metrics depend on; ``costs`` and what follows are the options.
+
+    ``wants_capacity``: the most traffic within ``slo`` is among the metrics.
+    """
     device = serving.cluster.device.name
     if costs is None:
         fits = [path for path in (bundled_fit(device), *engine_fits(device).values()) if path is not None]
@@ -49,7 +52,7 @@ def rests_on(
         "--engine": _digest([repr(serving.profile)]),
         "--costs": _digest([str(costs), out_of_domain, *(read_document(path) for path in fits)]),
         "--trace": _digest(_requests(workload)),
-        "--slo": _digest([repr(slo), str(objective is not None and objective.path == SUSTAINABLE_RATE)]),
+        "--slo": _digest([repr(slo), str(wants_capacity)]),
         "option of the server": _digest([repr(serving.overrides), str(serving.allow_unsupported)]),
     }
 

@@ -19,7 +19,7 @@ from simulator.plan.plan import Plan
 from simulator.plan.refused import Refused
 from simulator.pools.layouts import Layout, Outcome, with_layout_interval
 from simulator.pools.pool_space import enumerate_pools
-from simulator.results.objective import SUSTAINABLE_RATE, Objective, Slo, read_metric
+from simulator.results.objective import SUSTAINABLE_RATE, Objective, Slo, read_metric, wants_capacity
 from simulator.search.capacity import check_capacity
 from simulator.search.fan_out import run_all
 from simulator.search.judged_plans import JudgedPlans
@@ -70,8 +70,8 @@ def search(
         raise UserError("no plan is in coarser formats than the checkpoint's: --formats-together has nothing to do")
     is_apart = not formats_together and len(changes) < len(candidates)
     wanted = slo or Slo()
-    wants_capacity = any(one.path == SUSTAINABLE_RATE for one in objectives)
-    if wants_capacity:
+    finds_capacity = wants_capacity(objectives)
+    if finds_capacity:
         assert isinstance(workload, Workload)  # parts are refused above
         check_capacity(workload, wanted)
     _check_price(serving.cluster, [*(one.path for one in objectives), *(limit.path for limit in wanted.per_plan)])
@@ -81,7 +81,7 @@ def search(
         found = None if kept is None else kept.of(name)
         if found is not None:
             return judged_before(serving, candidate, workload, found)
-        outcome = judge(serving, candidate, workload, wanted, wants_capacity=wants_capacity)
+        outcome = judge(serving, candidate, workload, wanted, wants_capacity=finds_capacity)
         if kept is not None:
             kept.add(name, Refused(outcome.reason, outcome.by) if isinstance(outcome, Refusal) else outcome.metrics)
         return outcome
@@ -97,7 +97,7 @@ def needs_all_requests(objectives: Sequence[Objective], *, pools: bool) -> str |
     """Say why a search cannot go through its workload in parts; None where it can."""
     if pools:
         return "--pools cannot be streamed: requests go from one pool to the other"
-    if any(one.path == SUSTAINABLE_RATE for one in objectives):
+    if wants_capacity(objectives):
         return f"{SUSTAINABLE_RATE} cannot be streamed: the trace is repeated at other rates"
     return None
 

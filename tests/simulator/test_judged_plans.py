@@ -117,3 +117,12 @@ def test_two_searches_do_not_share_a_file(tmp_path: Path) -> None:
         kept_in(state, _INPUTS),
     ):
         pytest.fail("two searches write one file")
+
+
+def test_plans_kept_without_their_capacity_are_not_taken_for_a_search_that_wants_it(tmp_path: Path) -> None:
+    """The most traffic may be a further objective: metrics that lack it would rank last without a word."""
+    state, limit = tmp_path / "state", ("--slo", "ttft_p99<=5s")
+    assert _search("--state", state, *limit).returncode == 0
+    again = _search("--state", state, *limit, "--objective", "e2e_s", "--objective", "sustainable_requests_per_s")
+    assert again.returncode == 2
+    assert "was begun with another --slo" in again.stderr
