@@ -5,13 +5,15 @@ import difflib
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from cluster_specs.errors import UserError
-from cluster_specs.files.json_text import read_json
+from cluster_specs.files.json_text import parse_json
+from cluster_specs.files.reading import read_document
 from cluster_specs.lazy_dataclass import dataclass
 from simulator.commands.made_by import Stated, options_of_answer, read_words, words_for
 
@@ -23,7 +25,6 @@ _HINT: Final = "pass what `apex search --json` or `apex simulate --json` printed
 class SavedAnswer:
     """The JSON of an answer, and the command that made it with its options as they were written."""
 
-    place: str
     document: dict[str, Any]
     command: click.Command
     options: Stated
@@ -36,7 +37,7 @@ class SavedAnswer:
 
 def read_answer(path: Path) -> SavedAnswer:
     """Read a saved answer; raises ``UserError`` for what is none, or does not say how it was made."""
-    place, document = read_json(path, hint=_HINT)[0]
+    place, document = str(path), parse_json(read_document(path, hint=_HINT), str(path), hint=_HINT)
     made_by = document.get("made_by") if isinstance(document, dict) else None
     if not isinstance(made_by, dict):
         raise UserError(f"{place}: does not say what made it (made_by)", hint=f"{_HINT}; versions before 0.1 did not")
@@ -48,7 +49,7 @@ def read_answer(path: Path) -> SavedAnswer:
     if words[0] not in _COMMANDS:
         raise UserError(f"{place}: made_by.command is {words[0]!r}, must be {' or '.join(_COMMANDS)}", hint=_HINT)
     command = _command(words[0])
-    return SavedAnswer(place=place, document=document, command=command, options=read_words(command, words[1:]))
+    return SavedAnswer(document=document, command=command, options=read_words(command, words[1:]))
 
 
 def with_changes(saved: SavedAnswer, changes: Sequence[str]) -> SavedAnswer:
@@ -75,7 +76,7 @@ def with_changes(saved: SavedAnswer, changes: Sequence[str]) -> SavedAnswer:
         kept = options.get(key, ()) if key in seen else ()
         seen.add(key)
         options[key] = (*kept, _value(option, change, value)) if value else ()
-    return SavedAnswer(place=saved.place, document=saved.document, command=saved.command, options=options)
+    return replace(saved, options=options)
 
 
 def run_again(saved: SavedAnswer) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from simulator.engine_profiles.layouts import NO_LAYOUTS, Layouts
 from simulator.feasible.engine_layout import own_mlp_copies, runs_dense_attention_dp
 from simulator.model.linear import FP8, WEIGHT_ONLY, WeightFormat, activation_dtype
 from simulator.model.spec import ModelSpec, stage_layers
-from simulator.plan.plan import Plan, contradiction
+from simulator.plan.plan import Plan, contradiction, divisors
 from simulator.plan.refused import Refused
 
 MORE_AXES: Final = {
@@ -167,8 +167,8 @@ def _format_refusal(model: ModelSpec, plan: Plan, device: DeviceSpec) -> str | N
 
 def _layouts_on(model: ModelSpec, devices: int, axes: Axes, layouts: Layouts) -> Iterator[Plan]:
     """Layouts of exactly so many devices, nothing else about them stated."""
-    for dp in reversed(_divisors(devices)):
-        for pp in _divisors(devices // dp):
+    for dp in reversed(divisors(devices)):
+        for pp in divisors(devices // dp):
             ranks = devices // dp // pp
             for attention_dp in _attention_degrees(model, ranks, axes, layouts):
                 whole = Plan(dp=dp, pp=pp, tp=ranks // attention_dp, attention_dp=attention_dp)
@@ -186,7 +186,7 @@ def _attention_degrees(model: ModelSpec, ranks: int, axes: Axes, layouts: Layout
     """Return the degrees of attention data parallelism; of a dense model one unless more is asked for."""
     if not (model.has_experts or runs_dense_attention_dp(layouts, model) or "cells" in axes.more):
         return [1]
-    return _divisors(ranks)
+    return divisors(ranks)
 
 
 def _feed_forwards(model: ModelSpec, plan: Plan, axes: Axes, layouts: Layouts) -> Iterator[Plan]:
@@ -198,9 +198,9 @@ def _feed_forwards(model: ModelSpec, plan: Plan, axes: Axes, layouts: Layouts) -
     if not model.has_experts:
         yield from (replace(plan, mlp_dp=copies) for copies in _dense_copies(plan, axes, layouts))
         return
-    for copies in _divisors(ranks) if "cells" in axes.more and plan.attention_dp == 1 else (1,):
+    for copies in divisors(ranks) if "cells" in axes.more and plan.attention_dp == 1 else (1,):
         spans = ranks // copies
-        grid = _divisors(spans) if layouts.expert_grids and copies == 1 else dict.fromkeys((1, spans))
+        grid = divisors(spans) if layouts.expert_grids and copies == 1 else dict.fromkeys((1, spans))
         yield from (replace(plan, ep=ep, moe_dp=copies) for ep in grid)
 
 
@@ -209,7 +209,7 @@ def _shared_contexts(model: ModelSpec, plan: Plan, axes: Axes, layouts: Layouts)
     for part in _feed_forwards(model, plan, axes, layouts):
         yield part
         if "dcp" in axes.more and layouts.decode_context:
-            shares = (replace(part, dcp=dcp) for dcp in _divisors(plan.tp)[1:])
+            shares = (replace(part, dcp=dcp) for dcp in divisors(plan.tp)[1:])
             yield from (layout for layout in shares if model.refusal(replace(layout, ep=1, moe_dp=1)) is None)
 
 
@@ -225,7 +225,7 @@ def _dense_copies(plan: Plan, axes: Axes, layouts: Layouts) -> list[int | None]:
     """Return the copies of the feed-forwards of a dense model; None where they are the engine's own."""
     if "cells" not in axes.more:
         return [None]
-    copies = _divisors(plan.stage_ranks) if plan.attention_dp == 1 else [1]
+    copies = divisors(plan.stage_ranks) if plan.attention_dp == 1 else [1]
     own = own_mlp_copies(plan, layouts)
     return [None if number == own else number for number in copies]
 
@@ -249,10 +249,6 @@ def _uneven(model: ModelSpec, pp: int, layouts: Layouts) -> Iterator[tuple[int, 
                 yield tuple(stages)
 
 
-def _divisors(number: int) -> list[int]:
-    return [degree for degree in range(1, number + 1) if number % degree == 0]
-
-
 def smallest_fit(
     model: ModelSpec,
     device: DeviceSpec,
@@ -270,7 +266,7 @@ def smallest_fit(
     cast = weight_dtype or native_cast(model, device)
     count = 1
     while count <= most_devices:
-        for tp in reversed(_divisors(min(count, devices_per_node))):
+        for tp in reversed(divisors(min(count, devices_per_node))):
             plan = Plan(tp=tp, pp=count // tp, weight_dtype=cast, kv_dtype=kv_dtype)
             if count % tp or _format_refusal(model, plan, device):
                 continue

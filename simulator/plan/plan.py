@@ -204,11 +204,15 @@ def contradiction(plan: Plan) -> tuple[str, str] | None:
     return None
 
 
+def divisors(number: int) -> list[int]:
+    """Return the degrees that part ``number`` evenly, least first."""
+    return [degree for degree in range(1, number + 1) if number % degree == 0]
+
+
 def _nearest(name: str, asked: int, whole: int) -> str:
     """Name the divisors of ``whole`` next to a degree that is none."""
-    divisors = [degree for degree in range(1, whole + 1) if whole % degree == 0]
-    below = max((degree for degree in divisors if degree < asked), default=None)
-    above = min((degree for degree in divisors if degree > asked), default=None)
+    below = max((degree for degree in divisors(whole) if degree < asked), default=None)
+    above = min((degree for degree in divisors(whole) if degree > asked), default=None)
     return "the nearest that would do: " + " or ".join(f"{name}{degree}" for degree in (below, above) if degree)
 
 

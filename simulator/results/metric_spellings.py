@@ -10,9 +10,10 @@ LATENCIES: Final = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")
 UNITS_S: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 _STATISTIC: Final = rf"{'|'.join(STATISTICS)}|median"
+_NAME: Final = "|".join(latency.removesuffix("_s") for latency in LATENCIES)
 # vLLM's client calls the time to the last token e2el.
 _LATENCY: Final = re.compile(
-    rf"(?:(?P<before>{_STATISTIC})[_.])?(?P<name>ttft|tpot|itl|e2el?|queue)(?:_(?P<unit>{'|'.join(UNITS_S)}))?"
+    rf"(?:(?P<before>{_STATISTIC})[_.])?(?P<name>e2el|{_NAME})(?:_(?P<unit>{'|'.join(UNITS_S)}))?"
     rf"(?:[_.](?P<after>{_STATISTIC}))?"
 )
 

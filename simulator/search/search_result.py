@@ -65,7 +65,7 @@ class SearchResult:
     def to_json(self) -> dict[str, Any]:
         """Return the whole search as plain values, schema 1."""
         simulated = len(self.simulated)
-        front = {str(result.plan) for result in self.front}
+        front = {str(result.plan) for result in self.front} if self.further else frozenset()
         broken = {str(result.plan): [str(limit) for limit in limits] for result, limits in self.breaking}
         return {
             "schema": 1,
